@@ -2,10 +2,9 @@
 //!
 //! Every holder charges what it allocates and releases it when it is freed: messages
 //! ([`crate::block`]), entries of queues, outgoing frames, read buffers, unfinished publishes,
-//! transactions, the tap, exchanges, queues, bindings, consumers, channels and connections. Charges
-//! are values
-//! that release themselves when they are dropped. What one connection alone holds is counted in its
-//! [`ConnectionHoldings`] too.
+//! transactions, the tap, exchanges, queues, bindings, consumers, channels, connections, users and
+//! vhosts. Charges are values that release themselves when they are dropped. What one connection
+//! alone holds is counted in its [`ConnectionHoldings`] too.
 //!
 //! The account is the process's, as resident memory is; the limit is the largest of the brokers
 //! that run in it.
@@ -25,7 +24,7 @@ use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
 
-pub(crate) use kinds::{CHANNELS, CONNECTIONS, CONSUMERS, KindCharge, TOPOLOGY};
+pub(crate) use kinds::{ACCESS, CHANNELS, CONNECTIONS, CONSUMERS, KindCharge, TOPOLOGY};
 pub(crate) use reads::{ReadRoom, RoomWanted, is_room_wanted};
 
 /// Bytes that a thread may be ahead of or behind the account.

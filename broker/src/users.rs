@@ -8,6 +8,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::memory::{ACCESS, KindCharge};
+
 mod password;
 mod permissions;
 mod scram;
@@ -106,13 +108,30 @@ pub struct LoginRefused;
 #[error("no such user")]
 pub struct NoSuchUser;
 
+/// What a user takes beside its texts: its password and keys, its places in tables.
+const USER_BYTES: usize = 1024;
+
+/// Returns about how much memory a user without permissions uses, in bytes.
+pub(crate) fn footprint(name: &str, tags: &[Tag]) -> usize {
+    let tags = tags.iter().map(|tag| 64 + tag.0.len());
+    USER_BYTES + 2 * name.len() + tags.sum::<usize>()
+}
+
 /// All users of a broker.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Users {
     by_name: BTreeMap<String, User>,
     guest: GuestPolicy,
     /// The key from which SCRAM challenges for unknown names are derived.
     decoy: [u8; 32],
+    /// For all of them.
+    charge: KindCharge,
+}
+
+impl Default for Users {
+    fn default() -> Self {
+        Self::new(GuestPolicy::default())
+    }
 }
 
 impl Users {
@@ -127,6 +146,7 @@ impl Users {
             by_name: BTreeMap::new(),
             guest,
             decoy,
+            charge: ACCESS.charge(0),
         }
     }
 
@@ -186,11 +206,12 @@ impl Users {
 
     /// Adds a user, or replaces the password and tags of an existing one. Permissions stay.
     pub fn put(&mut self, name: &str, password: Option<Credential>, tags: Vec<Tag>) {
-        let permissions = self
-            .by_name
-            .remove(name)
-            .map(|user| user.permissions)
-            .unwrap_or_default();
+        let before = self.by_name.remove(name);
+        let held = before
+            .as_ref()
+            .map_or(0, |user| footprint(name, &user.tags));
+        self.recharge(held, footprint(name, &tags));
+        let permissions = before.map(|user| user.permissions).unwrap_or_default();
         self.by_name.insert(
             name.to_owned(),
             User {
@@ -203,7 +224,20 @@ impl Users {
 
     /// Removes a user and all its permissions. Returns false if there was none.
     pub fn remove(&mut self, name: &str) -> bool {
-        self.by_name.remove(name).is_some()
+        let Some(user) = self.by_name.remove(name) else {
+            return false;
+        };
+        let permissions = user.permissions();
+        let permissions = permissions.map(|(vhost, allowed)| allowed.footprint(vhost));
+        let held = footprint(name, &user.tags) + permissions.sum::<usize>();
+        self.recharge(held, 0);
+        true
+    }
+
+    /// Something that held `before` bytes holds `after` now.
+    fn recharge(&mut self, before: usize, after: usize) {
+        let others = self.charge.bytes().saturating_sub(before);
+        self.charge.set(others + after);
     }
 
     /// Sets a user's permissions in a vhost, which lets the user enter it.
@@ -214,22 +248,31 @@ impl Users {
         permissions: Permissions,
     ) -> Result<(), NoSuchUser> {
         let user = self.by_name.get_mut(name).ok_or(NoSuchUser)?;
-        user.permissions.insert(vhost.to_owned(), permissions);
+        let after = permissions.footprint(vhost);
+        let before = user.permissions.insert(vhost.to_owned(), permissions);
+        self.recharge(before.map_or(0, |before| before.footprint(vhost)), after);
         Ok(())
     }
 
     /// Removes a user's permissions in a vhost. Returns false if there were none.
     pub fn forbid(&mut self, name: &str, vhost: &str) -> bool {
-        self.by_name
-            .get_mut(name)
-            .is_some_and(|user| user.permissions.remove(vhost).is_some())
+        let user = self.by_name.get_mut(name);
+        let Some(before) = user.and_then(|user| user.permissions.remove(vhost)) else {
+            return false;
+        };
+        self.recharge(before.footprint(vhost), 0);
+        true
     }
 
     /// Removes all permissions in a deleted vhost. Returns the names of the users who had some.
     pub fn forget_vhost(&mut self, vhost: &str) -> Vec<String> {
+        let mut held = 0;
         let lost = |(name, user): (&String, &mut User)| {
-            user.permissions.remove(vhost).map(|_| name.clone())
+            held += user.permissions.remove(vhost)?.footprint(vhost);
+            Some(name.clone())
         };
-        self.by_name.iter_mut().filter_map(lost).collect()
+        let names = self.by_name.iter_mut().filter_map(lost).collect();
+        self.recharge(held, 0);
+        names
     }
 }

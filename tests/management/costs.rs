@@ -7,6 +7,7 @@ use std::time::Duration;
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use lapin::{Connection, ConnectionProperties};
+use serde_json::json;
 
 use crate::fixture::Server;
 use crate::http::Answer;
@@ -206,5 +207,124 @@ fn a_list_of_consumers_with_large_arguments_is_rendered_one_at_a_time() {
         assert!(answer.body.len() > CONSUMERS * TABLES * 5, "{path}");
         let more = peak_kib(server.pid()).saturating_sub(before);
         assert!(more < 40 << 10, "{path}: {more} KiB");
+    }
+}
+
+/// Users or vhosts that would together take more than the 4 MiB that a small limit leaves for them.
+fn many(kind: &str) -> serde_json::Value {
+    let named = |number: usize| match kind {
+        "users" => json!({ "name": format!("u{number}"), "password_hash": "", "tags": [] }),
+        _ => json!({ "name": format!("v{number}"), "description": "x".repeat(1000) }),
+    };
+    (0..6000).map(named).collect()
+}
+
+#[test]
+fn users_and_vhosts_fill_their_part_of_the_memory_and_no_more() {
+    let place = Place::new();
+    let server = support::Server::start_with(&place, 0, 0, &["--memory-limit", "64"]);
+    let ask = |method: &str, path: &str, body: &str| server.ask(&place, method, path, body);
+    for kind in ["users", "vhosts"] {
+        let document = json!({ kind: many(kind) }).to_string();
+        let refused = ask("POST", "/api/definitions", &document);
+        assert_eq!(refused.status, 400, "{kind}");
+        let reason = refused.json()["reason"].as_str().unwrap().to_owned();
+        assert!(
+            reason.contains("hold all the memory that they may (4 MiB)"),
+            "{reason}"
+        );
+        let there = ask("GET", &format!("/api/{kind}?columns=name"), "").json();
+        assert_eq!(there.as_array().unwrap().len(), 1, "nothing of it was made");
+    }
+    let long = json!({ "description": "x".repeat(60_000) }).to_string();
+    let mut made = 0;
+    let refused = loop {
+        let answer = ask("PUT", &format!("/api/vhosts/v{made}"), &long);
+        if answer.status != 201 {
+            break answer;
+        }
+        made += 1;
+        assert!(made < 200, "vhosts have no limit");
+    };
+    assert_eq!(refused.status, 400, "{refused:?}");
+    let user = json!({ "password": "x", "tags": vec!["y".repeat(250); 200] }).to_string();
+    assert_eq!(ask("PUT", "/api/users/late", &user).status, 400);
+    // What is there may stay as it is, and what goes makes room.
+    assert_eq!(ask("PUT", "/api/vhosts/v0", &long).status, 204);
+    assert_eq!(ask("DELETE", "/api/vhosts/v0", "").status, 204);
+    assert_eq!(ask("PUT", "/api/users/late", &user).status, 201);
+    assert_eq!(ask("DELETE", "/api/users/late", "").status, 204);
+    assert_eq!(ask("PUT", "/api/vhosts/v0", &long).status, 201);
+}
+
+/// Definitions, the next of a kind of which each document has 200.
+fn two_hundred_more(kind: &str, document: usize) -> serde_json::Value {
+    let numbers = 200 * document..200 * document + 200;
+    match kind {
+        "users" => json!({ "users": numbers.map(user).collect::<Vec<_>>() }),
+        "vhosts" => json!({ "vhosts": numbers.map(vhost).collect::<Vec<_>>() }),
+        _ => {
+            let permitted = |number: usize| {
+                let pattern = "^agent-[a-z]{1,20}$";
+                json!({
+                    "user": format!("u{document}"), "vhost": format!("v{}", number % 200),
+                    "configure": pattern, "write": pattern, "read": pattern,
+                })
+            };
+            json!({
+                "vhosts": (0..200).map(vhost).collect::<Vec<_>>(),
+                "users": [user(document)],
+                "permissions": numbers.map(permitted).collect::<Vec<_>>(),
+            })
+        }
+    }
+}
+
+fn user(number: usize) -> serde_json::Value {
+    json!({ "name": format!("u{number}"), "password_hash": "", "tags": [] })
+}
+
+fn vhost(number: usize) -> serde_json::Value {
+    json!({ "name": format!("v{number}") })
+}
+
+#[test]
+fn a_hundred_thousand_users_permissions_or_vhosts_are_refused_below_the_ceiling() {
+    const LIMIT_MIB: u64 = 64;
+    for kind in ["users", "permissions", "vhosts"] {
+        let place = Place::new();
+        let limit = ["--memory-limit", &LIMIT_MIB.to_string()];
+        let server = support::Server::start_with(&place, 0, 0, &limit);
+        let refused = (0..500).find_map(|document| {
+            let more = two_hundred_more(kind, document).to_string();
+            let answer = server.ask(&place, "POST", "/api/definitions", &more);
+            (answer.status != 204).then_some((document, answer))
+        });
+        let (made, refused) = refused.unwrap_or_else(|| panic!("{kind} have no limit"));
+        assert_eq!(refused.status, 400, "{kind}");
+        // Each vhost has seven exchanges.
+        let full = match kind {
+            "vhosts" => "exchanges, queues and bindings hold all the memory that they may",
+            _ => "users, permissions and vhosts hold all the memory that they may",
+        };
+        assert!(refused.body.contains(full), "{kind}: {}", refused.body);
+        assert!(made > 0, "{kind}: nothing was made");
+        let (peak, ceiling) = (peak_kib(server.pid()) / 1024, LIMIT_MIB / 4 * 5 + 32);
+        println!("{made} documents of 200 {kind}: peak {peak} MiB, ceiling {ceiling} MiB");
+        assert!(peak <= ceiling, "{kind}: {peak} of {ceiling} MiB");
+        let there = server.ask(&place, "GET", "/api/users", "");
+        assert_eq!(there.status, 200, "{kind}: it is served as before");
+    }
+}
+
+#[test]
+fn a_tag_has_at_most_255_bytes() {
+    let server = Server::start();
+    for (bytes, status) in [(256, 400), (255, 201)] {
+        let tags = ["t".repeat(bytes)];
+        let user = json!({ "password": "x", "tags": tags }).to_string();
+        assert_eq!(server.ask("PUT", "/api/users/bob", &user).status, status);
+        let vhost = json!({ "tags": tags }).to_string();
+        assert_eq!(server.ask("PUT", "/api/vhosts/v", &vhost).status, status);
     }
 }

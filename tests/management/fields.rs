@@ -345,6 +345,18 @@ fn refused_for_users_and_vhosts() -> Vec<Refused> {
             json!({ "tags": 5 }),
             json!(["not_a_list_of_tags", 5]),
         ),
+        (
+            "PUT",
+            "/api/permissions/%2F/nobody",
+            json!({ "configure": "", "write": "", "read": "" }),
+            json!("vhost_or_user_not_found"),
+        ),
+        (
+            "PUT",
+            "/api/permissions/nowhere/ada",
+            json!({ "configure": "", "write": "", "read": "" }),
+            json!("vhost_or_user_not_found"),
+        ),
     ]
 }
 

@@ -6,13 +6,31 @@ use std::sync::Arc;
 use super::BrokerState;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{read, write};
+use crate::memory::ACCESS;
 use crate::persist::Ticket;
 use crate::persist::definition::{Definition, QuotaDefinition, VhostDefinition};
 use crate::quotas::{Quota, QuotaScope};
 use crate::registry::ConnectionHandle;
 use crate::vhost::{Labels, Vhost};
 
+/// Refuses what would let users, permissions and vhosts hold more memory than they may. `what` is
+/// what the client asked for, as `make user 'u'`.
+pub(crate) fn check_access_room(bytes: usize, what: impl FnOnce() -> String) -> Result<(), Fault> {
+    if bytes == 0 || ACCESS.has_room(bytes) {
+        return Ok(());
+    }
+    let kind = "users, permissions and vhosts";
+    Err(Fault::no_room(&what(), kind, ACCESS.limit()))
+}
+
 impl BrokerState {
+    /// About how many bytes more a vhost with these labels takes than what there is of it.
+    pub(crate) fn vhost_growth(&self, name: &str, labels: &Labels) -> usize {
+        let known = self.vhost(name);
+        let held = known.map_or(0, |vhost| vhost.labels().footprint(name));
+        labels.footprint(name).saturating_sub(held)
+    }
+
     /// Makes a vhost, or gives the one that is there these labels.
     pub fn put_vhost(&self, name: &str, labels: Labels) -> Result<Ticket, Fault> {
         let known = self.vhost(name);
@@ -20,6 +38,11 @@ impl BrokerState {
             && vhost.labels() == labels
         {
             return Ok(vhost.changed());
+        }
+        let growth = self.vhost_growth(name, &labels);
+        check_access_room(growth, || format!("make vhost '{name}'"))?;
+        if known.is_none() {
+            Vhost::check_room(name)?;
         }
         let definition = VhostDefinition {
             name: name.to_owned(),

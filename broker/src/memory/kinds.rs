@@ -1,5 +1,5 @@
 //! Limits for what lives until a client deletes it: exchanges, queues and bindings, consumers,
-//! channels, connections. Each kind may fill its own part of the memory limit.
+//! channels, connections, users and vhosts. Each kind may fill its own part of the memory limit.
 //!
 //! Pausing publishers frees messages, but none of these. Without a bound, a client that declares or
 //! consumes could fill the account for good, and publishers would wait for ever. What the store
@@ -25,6 +25,8 @@ pub(crate) static CONSUMERS: KindLimit = KindLimit::new(16);
 pub(crate) static CHANNELS: KindLimit = KindLimit::new(16);
 /// Connections that have logged in.
 pub(crate) static CONNECTIONS: KindLimit = KindLimit::new(8);
+/// Users, their permissions, and vhosts.
+pub(crate) static ACCESS: KindLimit = KindLimit::new(16);
 
 impl KindLimit {
     const fn new(divisor: u64) -> Self {
@@ -61,6 +63,11 @@ pub(crate) struct KindCharge {
 }
 
 impl KindCharge {
+    /// The bytes that are charged.
+    pub(crate) fn bytes(&self) -> usize {
+        self.charge.bytes()
+    }
+
     /// Changes the charge to `bytes`.
     pub(crate) fn set(&mut self, bytes: usize) {
         self.kind.held.fetch_add(bytes, Relaxed);

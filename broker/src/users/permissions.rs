@@ -34,10 +34,28 @@ enum PatternError {
 const LONGEST: usize = 256;
 /// The largest compiled expression, in bytes. It bounds the cost of matching one name.
 const COMPILED_BYTES: usize = 64 * 1024;
+/// The first bound that is tried where the size is to be known.
+const SMALL_BYTES: usize = 1024;
 
 /// Compiles an untrusted regular expression within bounds. Refuses an expression that grows when it
 /// is compiled, such as `((a?){30}){30}`.
 pub(crate) fn bounded_regex(text: &str) -> Result<Regex, BadPattern> {
+    compile(text, COMPILED_BYTES)
+}
+
+/// The same, with a bound on its size in bytes that is at most twice as large as it is.
+fn measured_regex(text: &str) -> Result<(Regex, usize), BadPattern> {
+    let mut bound = SMALL_BYTES;
+    loop {
+        match compile(text, bound) {
+            Ok(regex) => return Ok((regex, bound)),
+            Err(_) if bound < COMPILED_BYTES => bound *= 2,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn compile(text: &str, bound: usize) -> Result<Regex, BadPattern> {
     let refuse = |source: PatternError| BadPattern {
         pattern: text.chars().take(LONGEST).collect(),
         source,
@@ -46,7 +64,7 @@ pub(crate) fn bounded_regex(text: &str) -> Result<Regex, BadPattern> {
         return Err(refuse(PatternError::TooLong));
     }
     let mut builder = RegexBuilder::new(text);
-    let built = builder.size_limit(COMPILED_BYTES).build();
+    let built = builder.size_limit(bound).build();
     built.map_err(|error| refuse(error.into()))
 }
 
@@ -56,24 +74,37 @@ struct Pattern {
     source: String,
     /// `None` matches every name.
     regex: Option<Regex>,
+    /// A bound on the size of the compiled form.
+    compiled_bytes: usize,
 }
 
 impl Pattern {
     fn new(source: &str) -> Result<Self, BadPattern> {
         let expression = match source {
-            ".*" => {
-                return Ok(Self {
-                    source: source.to_owned(),
-                    regex: None,
-                });
-            }
+            ".*" => return Ok(Self::any()),
             "" => "^$",
             other => other,
         };
+        let (regex, compiled_bytes) = measured_regex(expression)?;
         Ok(Self {
             source: source.to_owned(),
-            regex: Some(bounded_regex(expression)?),
+            regex: Some(regex),
+            compiled_bytes,
         })
+    }
+
+    fn any() -> Self {
+        Self {
+            source: ".*".to_owned(),
+            regex: None,
+            compiled_bytes: 0,
+        }
+    }
+
+    /// About how much memory it uses, in bytes: its program, and as much again that the matching of
+    /// a name keeps.
+    fn footprint(&self) -> usize {
+        self.source.len() + 2 * self.compiled_bytes
     }
 
     fn matches(&self, name: &str) -> bool {
@@ -97,7 +128,16 @@ pub struct Permissions {
     read: Pattern,
 }
 
+/// What permissions in one vhost take beside their texts and expressions.
+const PERMISSIONS_BYTES: usize = 512;
+
 impl Permissions {
+    /// Returns about how much memory they use for one vhost, in bytes.
+    pub(crate) fn footprint(&self, vhost: &str) -> usize {
+        let patterns = [&self.configure, &self.write, &self.read].map(Pattern::footprint);
+        PERMISSIONS_BYTES + vhost.len() + patterns.iter().sum::<usize>()
+    }
+
     /// Compiles three regular expressions.
     pub fn new(configure: &str, write: &str, read: &str) -> Result<Self, BadPattern> {
         Ok(Self {
@@ -109,14 +149,10 @@ impl Permissions {
 
     /// Allows everything.
     pub fn all() -> Self {
-        let any = || Pattern {
-            source: ".*".to_owned(),
-            regex: None,
-        };
         Self {
-            configure: any(),
-            write: any(),
-            read: any(),
+            configure: Pattern::any(),
+            write: Pattern::any(),
+            read: Pattern::any(),
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use crate::exchange::{Declaration, Exchange, ExchangeType};
 use crate::fault::Fault;
 use crate::lock::{lock, read, write};
-use crate::memory;
+use crate::memory::{self, ACCESS, KindCharge};
 use crate::persist::{DefinitionStore, Stopped, Ticket};
 use crate::queue::{Counters, Queue};
 use crate::stats::ChannelCounters;
@@ -53,11 +53,22 @@ pub struct Labels {
     pub tags: Vec<String>,
 }
 
+/// What a vhost takes beside its texts and its predeclared exchanges.
+const VHOST_BYTES: usize = 2048;
+
+impl Labels {
+    /// Returns about how much memory a vhost with these labels and nothing in it uses, in bytes.
+    pub(crate) fn footprint(&self, name: &str) -> usize {
+        let tags = self.tags.iter().map(|tag| 64 + tag.len());
+        VHOST_BYTES + 2 * name.len() + self.description.len() + tags.sum::<usize>()
+    }
+}
+
 /// One vhost.
 #[derive(Debug)]
 pub struct Vhost {
     name: Arc<str>,
-    labels: RwLock<Labels>,
+    labels: RwLock<(Labels, KindCharge)>,
     /// The sums of all closed channels.
     pub(crate) closed_channels: ChannelCounters,
     /// The sums of all deleted queues.
@@ -105,9 +116,10 @@ impl Vhost {
                 tables.exchanges.insert(exchange.into(), made);
             }
         }
+        let charge = ACCESS.charge(labels.footprint(&name));
         Self {
             name,
-            labels: RwLock::new(labels),
+            labels: RwLock::new((labels, charge)),
             closed_channels: ChannelCounters::default(),
             deleted_queues: Mutex::default(),
             tables: RwLock::new(tables),
@@ -116,6 +128,15 @@ impl Vhost {
             definitions,
             changed: Mutex::new(Ticket::NONE),
         }
+    }
+
+    /// Refuses a new vhost for whose predeclared exchanges there is no room.
+    pub(crate) fn check_room(name: &str) -> Result<(), Fault> {
+        let predeclared = PREDECLARED.iter().filter_map(|(exchange, _)| {
+            let declaration = Self::predeclared(exchange)?;
+            Some(Exchange::<Destination>::footprint(exchange, &declaration))
+        });
+        check_room(predeclared.sum(), || format!("make vhost '{name}'"))
     }
 
     /// Returns the declaration of a predeclared exchange of this name.
@@ -138,11 +159,13 @@ impl Vhost {
 
     /// Returns the description and tags.
     pub fn labels(&self) -> Labels {
-        read(&self.labels).clone()
+        read(&self.labels).0.clone()
     }
 
     pub(crate) fn set_labels(&self, labels: Labels) {
-        *write(&self.labels) = labels;
+        let mut known = write(&self.labels);
+        known.1.set(labels.footprint(&self.name));
+        known.0 = labels;
     }
 
     /// Returns the sums of all deleted queues.

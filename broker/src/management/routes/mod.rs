@@ -185,6 +185,17 @@ pub(super) fn made(was_there: bool) -> Response {
     .into_response()
 }
 
+/// The longest tag of a user or vhost, in bytes.
+const TAG_BYTES: usize = 255;
+
+/// Refuses tags that are too long.
+pub(super) fn check_tags<'t>(mut tags: impl Iterator<Item = &'t str>) -> Result<(), ApiError> {
+    if tags.any(|tag| tag.len() > TAG_BYTES) {
+        return Err(ApiError::bad("a tag has at most 255 bytes"));
+    }
+    Ok(())
+}
+
 /// The real name of an exchange in a path.
 pub(super) fn exchange_name(in_path: &str) -> &str {
     if in_path == "amq.default" {

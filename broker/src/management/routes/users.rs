@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use super::{Routes, limits};
+use crate::broker_state::check_access_room;
 use crate::lock::{read, write};
 use crate::management::auth::Caller;
 use crate::management::held::CallerBody;
@@ -19,7 +20,7 @@ use crate::persist::Ticket;
 use crate::persist::definition::{Definition, PermissionDefinition, UserDefinition};
 use crate::quotas::{Quota, QuotaScope};
 use crate::revocation::{self, Loss};
-use crate::users::{Credential, Operation, PasswordHash, Permissions, Tag, User};
+use crate::users::{self, Credential, Operation, PasswordHash, Permissions, Tag, User};
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -182,6 +183,16 @@ impl UserTags {
     }
 }
 
+impl PreparedUser {
+    /// About how many bytes more it takes than what there is of it.
+    pub(super) fn growth(&self, api: &Api) -> usize {
+        let users = read(&api.broker.users);
+        let known = users.get(&self.name);
+        let held = known.map_or(0, |user| users::footprint(&self.name, &user.tags));
+        users::footprint(&self.name, &self.tags).saturating_sub(held)
+    }
+}
+
 impl UserRequest {
     fn credential(&self) -> Result<Option<Credential>, ApiError> {
         match (&self.password, self.password_hash.as_deref()) {
@@ -260,6 +271,7 @@ pub(super) fn prepare(
         .tags
         .ok_or_else(|| ApiError::bad("tags_not_present"))?
         .into_list();
+    super::check_tags(tags.iter().map(|tag| tag.0.as_str()))?;
     Ok(PreparedUser {
         name: name.to_owned(),
         password,
@@ -330,6 +342,7 @@ async fn make(
     let wanted: UserRequest = super::read(&body)?;
     let quota = wanted.limits()?;
     let user = prepare(&api, &name, wanted)?;
+    check_access_room(user.growth(&api), || format!("make user '{name}'"))?;
     let (was_there, ticket) = put(&api, user)?;
     let limited = limits::merge(&api, (QuotaScope::User, &name), &quota)?;
     super::kept(&api, ticket.max(limited)).await?;
@@ -458,6 +471,19 @@ fn permission_definition(user: &str, vhost: &str, permissions: &Permissions) -> 
     })
 }
 
+/// About how many bytes more these permissions take than those that the user has there.
+pub(super) fn permission_growth(
+    api: &Api,
+    user: &str,
+    vhost: &str,
+    permissions: &Permissions,
+) -> usize {
+    let users = read(&api.broker.users);
+    let known = users.permissions(user, vhost);
+    let held = known.map_or(0, |known| known.footprint(vhost));
+    permissions.footprint(vhost).saturating_sub(held)
+}
+
 /// Lets a user into a vhost.
 pub(super) fn permit(
     api: &Api,
@@ -494,10 +520,16 @@ async fn allow(
     CallerBody { caller, body }: CallerBody,
 ) -> Result<Response, ApiError> {
     caller.administers()?;
-    api.broker.vhost(&vhost).ok_or_else(ApiError::not_found)?;
     let allowed: Allowed = super::read(&body)?;
+    let is_user = read(&api.broker.users).get(&name).is_some();
+    if !is_user || api.broker.vhost(&vhost).is_none() {
+        return Err(ApiError::bad("vhost_or_user_not_found"));
+    }
     let was_there = read(&api.broker.users).may_enter(&name, &vhost);
-    let ticket = permit(&api, &name, &vhost, allowed.compile()?)?;
+    let permissions = allowed.compile()?;
+    let growth = permission_growth(&api, &name, &vhost, &permissions);
+    check_access_room(growth, || format!("let user '{name}' into vhost '{vhost}'"))?;
+    let ticket = permit(&api, &name, &vhost, permissions)?;
     super::kept(&api, ticket).await?;
     Ok(super::made(was_there))
 }

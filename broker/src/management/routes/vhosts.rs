@@ -134,12 +134,14 @@ impl<'de> Deserialize<'de> for VhostTags {
 }
 
 impl VhostRequest {
-    pub(super) fn labels(self) -> Labels {
+    pub(super) fn labels(self) -> Result<Labels, ApiError> {
         let later = self.metadata.unwrap_or_default();
-        Labels {
+        let tags = self.tags.or(later.tags).unwrap_or_default().0;
+        super::check_tags(tags.iter().map(String::as_str))?;
+        Ok(Labels {
             description: self.description.or(later.description).unwrap_or_default(),
-            tags: self.tags.or(later.tags).unwrap_or_default().0,
-        }
+            tags,
+        })
     }
 }
 
@@ -180,7 +182,7 @@ async fn make(
     check_name(&name)?;
     let wanted: VhostRequest = super::read_or_default(&body)?;
     let was_there = api.broker.vhost(&name).is_some();
-    let ticket = put(&api, &caller, &name, wanted.labels())?;
+    let ticket = put(&api, &caller, &name, wanted.labels()?)?;
     super::kept(&api, ticket).await?;
     Ok(super::made(was_there))
 }

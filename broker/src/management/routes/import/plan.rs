@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::super::{bindings, exchanges, limits, queues, users, vhosts};
 use super::called;
+use crate::broker_state::check_access_room;
 use crate::exchange::Declaration;
 use crate::fault::Fault;
 use crate::lock::read;
@@ -148,13 +149,28 @@ impl<'a> ImportPlan<'a> {
                 read(self, line).map_err(|refusal| refusal.about(&called(kind, line)))?;
             }
         }
-        Ok(())
+        self.check_access_room()
+    }
+
+    /// Refuses users, permissions and vhosts that would hold more memory than they may.
+    fn check_access_room(&self) -> Result<(), ApiError> {
+        let api = self.api;
+        let vhosts = self.vhosts.iter();
+        let vhosts = vhosts.map(|(name, labels)| api.broker.vhost_growth(name, labels));
+        let users = self.users.iter().map(|user| user.growth(api));
+        let permissions = self.permissions.iter();
+        let permissions = permissions
+            .map(|(user, vhost, allowed)| users::permission_growth(api, user, vhost, allowed));
+        let growth = vhosts.chain(users).chain(permissions).sum();
+        Ok(check_access_room(growth, || {
+            "bring the document in".to_owned()
+        })?)
     }
 
     fn read_vhost(&mut self, line: &Value) -> Result<(), ApiError> {
         let name = text(line, "name")?;
         vhosts::check_name(name)?;
-        let labels = parse::<vhosts::VhostRequest>(line)?.labels();
+        let labels = parse::<vhosts::VhostRequest>(line)?.labels()?;
         self.vhosts.insert(name.to_owned(), labels);
         Ok(())
     }
