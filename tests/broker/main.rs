@@ -28,5 +28,6 @@ mod support;
 mod topology;
 mod transactions;
 mod truths;
+mod unread;
 mod unreadable;
 mod work_units;

@@ -1,0 +1,45 @@
+//! A client that does not read what it has asked for.
+
+use std::time::{Duration, Instant};
+
+use crate::loaded::{PLAIN, method, publishing};
+use crate::raw::{Raw, short};
+use crate::running::Running;
+
+/// Code of the answer to a look at the exclusive queue of another connection, on a channel that
+/// ends with it.
+fn look(bystander: &mut Raw, channel: u16) -> u16 {
+    bystander.method(channel, (20, 10), &short(""));
+    bystander.expect(channel, (20, 11));
+    let passive = [&b"\0\0"[..], &short("own"), b"\x01\0\0\0\0"].concat();
+    bystander.method(channel, (50, 10), &passive);
+    let (code, _) = bystander.closed().unwrap();
+    bystander.method(channel, (20, 41), b"");
+    code
+}
+
+/// What its sockets take is a few MiB; the rest waits in the broker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_nothing_though_much_waits_for_it_is_cut_off() {
+    let running = Running::with(|config| config.limits.unread = Duration::from_secs(1)).await;
+    let port = running.port();
+    let seen = tokio::task::spawn_blocking(move || {
+        let (mut client, mut bystander) = (Raw::open(port), Raw::open(port));
+        let exclusive = [&b"\0\0"[..], &short("own"), b"\x04\0\0\0\0"].concat();
+        client.method(1, (50, 10), &exclusive);
+        client.expect(1, (50, 11));
+        client.bytes(&publishing(1, ("", "own"), 0, PLAIN, &vec![7; 1_000_000]));
+        let get = method(1, (60, 70), &[&b"\0\0"[..], &short("own"), b"\0"].concat());
+        let nack = method(1, (60, 120), &[&0_u64.to_be_bytes()[..], b"\x03"].concat());
+        client.bytes(&[get, nack].concat().repeat(100));
+        assert_eq!(look(&mut bystander, 2), 405, "it is there");
+        let until = Instant::now() + Duration::from_secs(30);
+        let mut channel = 3;
+        while look(&mut bystander, channel) == 405 {
+            assert!(Instant::now() < until, "it is there for ever");
+            channel += 1;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    seen.await.unwrap();
+}
