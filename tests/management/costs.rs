@@ -62,6 +62,31 @@ fn an_endless_request_head_is_not_collected() {
 }
 
 #[test]
+fn an_expression_or_columns_of_a_user_with_few_rights_stop_no_broker() {
+    let server = with_bob(Server::start());
+    let get = |path: &str| {
+        let answer = server.request("GET", path).password("bob", "pw").send("");
+        (answer.status, answer.body)
+    };
+    let columns: Vec<_> = (0..1600).map(|number| format!("a.b.c{number}")).collect();
+    let (columns, deep) = (columns.join(","), vec!["a"; 100].join("."));
+    for query in [
+        "use_regex=true&name=(((a?)%7B30%7D)%7B30%7D)%7B30%7Dx".to_owned(),
+        format!("use_regex=true&name={}", "a".repeat(257)),
+        format!("columns={columns}"),
+        format!("columns={deep}"),
+        format!("sort={deep}"),
+    ] {
+        for list in ["queues", "exchanges", "bindings", "connections", "vhosts"] {
+            let (status, body) = get(&format!("/api/{list}?{query}"));
+            assert_eq!(status, 400, "{list}?{query}: {body}");
+        }
+    }
+    let (status, body) = get("/api/queues?use_regex=true&name=%5Ea&columns=name");
+    assert_eq!((status, body.as_str()), (200, "[]"));
+}
+
+#[test]
 fn a_large_body_is_not_read_from_a_user_who_may_not_use_it() {
     let server = with_bob(Server::start());
     for path in [

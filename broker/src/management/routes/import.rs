@@ -11,6 +11,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Path, Request, Sta
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
+use tokio::runtime::Handle;
 
 use super::{Routes, kept};
 use crate::management::SharedApi;
@@ -93,7 +94,13 @@ impl Upload {
                 api.holdings.of(&sent.caller.name),
                 api.holdings.of(&sent.caller.name),
             );
-            Self::of_form(&parts.headers, sent.body, holding, copies).await?
+            // All of the form is here, so nothing in it waits: millions of parts would keep a
+            // thread that serves.
+            let reading = move || {
+                let form = Self::of_form(&parts.headers, sent.body, holding, copies);
+                Handle::current().block_on(form)
+            };
+            api.aside(&sent.caller, reading).await?
         } else {
             Self {
                 document: sent.body,
@@ -253,6 +260,7 @@ mod tests {
 
     use super::*;
     use crate::management::held::UserHoldings;
+    use crate::management::tests::TestApi;
 
     fn form(document: &str) -> (HeaderMap, Bytes) {
         let mut headers = HeaderMap::new();
@@ -299,5 +307,19 @@ mod tests {
         let (holding, parser) = (holdings.of(&ada), holdings.of(&ada));
         let refused = Upload::of_form(&headers, body, holding, parser).await;
         assert!(refused.is_err_and(|refusal| refusal.status == StatusCode::SERVICE_UNAVAILABLE));
+    }
+
+    #[tokio::test]
+    async fn a_form_of_many_parts_holds_up_no_thread_that_serves() {
+        let test = TestApi::start().await;
+        let (headers, body) = form("{}");
+        let mut request = Request::new(body.into());
+        *request.headers_mut() = headers;
+        let reading = Upload::receive(&test.api, test.ada(), request);
+        let (upload, has_waited) = test.without_slots(reading).await;
+        let (_, upload) = upload.unwrap();
+        assert_eq!(upload.document.as_ref(), b"{}");
+        assert!(has_waited, "it was read where requests are served");
+        test.stop().await;
     }
 }

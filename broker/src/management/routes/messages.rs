@@ -73,6 +73,8 @@ impl<'de> Deserialize<'de> for AckMode {
 
 /// Messages in one answer; their bodies are bounded by the memory limit.
 const MOST: usize = 10_000;
+/// After so many messages others are served.
+const AT_ONCE: usize = 64;
 /// How long one read of the store may take.
 const LOADING: Duration = Duration::from_secs(10);
 
@@ -176,6 +178,9 @@ async fn take(api: &SharedApi, queue: &Arc<Queue>, count: usize) -> Result<GotMe
             } => {
                 bytes += message.body_len() + message.content().properties.len();
                 taken.messages.push((message, redelivered, left));
+                if taken.messages.len().is_multiple_of(AT_ONCE) {
+                    tokio::task::yield_now().await;
+                }
             }
             // A slice is on its way from the disk, of this queue or another.
             GetResult::Loading if waiting_since.elapsed() < LOADING => {

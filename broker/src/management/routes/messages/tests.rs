@@ -1,12 +1,15 @@
-//! What an answer with messages takes.
+//! What taking messages, and an answer with them, costs.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::FutureExt;
 
 use super::*;
 use crate::management::held::UserHoldings;
+use crate::management::tests::TestApi;
+use crate::vhost::Published;
 
 fn shown(payloads: &[ShownPayload<'_>], holding: &mut UserHolding) -> Result<Vec<u8>, ApiError> {
     let copied = payloads.iter().map(|payload| match payload {
@@ -48,4 +51,34 @@ fn an_answer_takes_no_more_than_its_text_and_is_on_the_account_before_it_is_made
     while others.set(holdings.of_user("ada") + (1 << 20)).is_ok() {}
     let refused = shown(&[ShownPayload::String(&long)], &mut holding);
     assert!(refused.is_err(), "six times as long as text");
+}
+
+#[tokio::test]
+async fn taking_many_messages_holds_up_no_thread_that_serves() {
+    let test = TestApi::start().await;
+    test.declare_queues(1);
+    let vhost = test.api.broker.vhost("/").unwrap();
+    for _ in 0..MOST {
+        let mut effects = test.api.broker.begin();
+        let message = Published {
+            exchange: "",
+            routing_key: "queue-0",
+            properties: &[0, 0],
+            body: b"x",
+        };
+        let published = vhost.publish(message, &mut effects);
+        test.api.broker.end(effects);
+        assert!(published.is_ok());
+    }
+    let queue = vhost.queue("queue-0").unwrap();
+    let api = SharedApi::clone(&test.api);
+    let taken = {
+        let mut taking = std::pin::pin!(take(&api, &queue, MOST));
+        let first = taking.as_mut().now_or_never();
+        assert!(first.is_none(), "all were taken at once");
+        taking.await.unwrap()
+    };
+    assert_eq!(taken.messages.len(), MOST);
+    drop((taken, api));
+    test.stop().await;
 }
