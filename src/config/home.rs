@@ -1,7 +1,7 @@
 //! The folder `~/.cbroker`: where everything lies, and that only its owner can read it.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -157,8 +157,16 @@ impl Home {
 
 /// Writes a file with mode 0600 so that a reader sees the old or the new content, never a part.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    write_private_with(path, |out| out.write_all(content))
+}
+
+/// As [`write_private`], for content that is never whole in memory.
+pub fn write_private_with(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     let draft = draft_beside(path);
-    let written = create_private(&draft, content).and_then(|()| fs::rename(&draft, path));
+    let written = create_private(&draft, write).and_then(|()| fs::rename(&draft, path));
     if written.is_err() {
         let _ = fs::remove_file(&draft);
     }
@@ -169,7 +177,8 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
 /// place.
 pub(super) fn write_private_once(path: &Path, content: &[u8]) -> io::Result<bool> {
     let draft = draft_beside(path);
-    let linked = create_private(&draft, content).and_then(|()| match fs::hard_link(&draft, path) {
+    let created = create_private(&draft, |out| out.write_all(content));
+    let linked = created.and_then(|()| match fs::hard_link(&draft, path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error),
@@ -178,14 +187,18 @@ pub(super) fn write_private_once(path: &Path, content: &[u8]) -> io::Result<bool
     linked
 }
 
-fn create_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
+fn create_private(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
+    let mut out = BufWriter::new(file);
+    write(&mut out)?;
+    out.into_inner()?.sync_all()
 }
 
 fn draft_beside(path: &Path) -> PathBuf {

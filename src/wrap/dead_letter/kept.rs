@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::claimed_id;
-use crate::config::{Home, write_private};
+use crate::config::{Home, write_private_with};
 use crate::envelope::digest;
 use crate::name::SessionName;
 
@@ -134,23 +134,34 @@ pub fn remove_dead_letter(home: &Home, letter: &KeptDeadLetter) -> io::Result<()
     };
     for (file, _) in files(home, &queue) {
         let _lock = lock(&file)?;
-        let (mut rest, mut is_found) = (Vec::new(), false);
+        let (mut place, mut count) = (None, 0);
         for line in lines(&file)? {
             let line = line?;
-            if !is_found && digest(&line, ID_DIGITS) == letter.id {
-                is_found = true;
-            } else {
-                rest.extend_from_slice(&line);
-                rest.push(b'\n');
+            if place.is_none() && digest(&line, ID_DIGITS) == letter.id {
+                place = Some(count);
             }
+            count += 1;
         }
-        match is_found {
-            true if rest.is_empty() => return fs::remove_file(&file),
-            true => return write_private(&file, &rest),
-            false => {}
+        match place {
+            Some(_) if count == 1 => return fs::remove_file(&file),
+            Some(place) => return leave_out(&file, place),
+            None => {}
         }
     }
     Ok(())
+}
+
+/// Writes a file anew without one of its lines. One line at a time is in memory: a file may have
+/// many times what anything else of ours needs.
+fn leave_out(file: &Path, place: usize) -> io::Result<()> {
+    write_private_with(file, |out| {
+        let others = lines(file)?.enumerate().filter(|(at, _)| *at != place);
+        for (_, line) in others {
+            out.write_all(&line?)?;
+            out.write_all(b"\n")?;
+        }
+        Ok(())
+    })
 }
 
 /// Locks the folder of a file until the lock is dropped. Waits for the lock, which is never held
