@@ -75,6 +75,15 @@ async fn answered<T, E: Into<PeerError>>(
     answer.map_err(Into::into)
 }
 
+/// What comes before the deadline. After it nothing does, however much is there already: a flood
+/// must keep nobody waiting for its end.
+async fn before<T>(deadline: tokio::time::Instant, coming: impl Future<Output = T>) -> Option<T> {
+    if tokio::time::Instant::now() >= deadline {
+        return None;
+    }
+    tokio::time::timeout_at(deadline, coming).await.ok()
+}
+
 /// A publish, given up early where the broker says that it takes no messages, and why.
 async fn unless_blocked(
     blockage: &mut Blockage,
@@ -344,5 +353,22 @@ impl Peer {
         self.channel = answered(self.connection.create_channel()).await?;
         self.confirming = false;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use tokio::time::Instant;
+
+    use super::before;
+
+    #[tokio::test]
+    async fn a_flood_makes_nobody_wait_beyond_its_deadline() {
+        let deadline = Instant::now();
+        assert_eq!(before(deadline, ready("one more")).await, None);
+        let deadline = Instant::now() + super::ANSWER_WITHIN;
+        assert_eq!(before(deadline, ready("in time")).await, Some("in time"));
     }
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::topology::{self, PRESENCE_EXCHANGE};
-use super::{PeerError, answered, publish};
+use super::{PeerError, answered, before, publish};
 use futures_util::StreamExt;
 
 /// What a session does at the moment.
@@ -251,8 +251,8 @@ pub(super) async fn ask(
     let mut until = Instant::now() + wait;
     let mut answers: Vec<Answer> = Vec::new();
     while !enough(&answers) {
-        match tokio::time::timeout_at(until, deliveries.next()).await {
-            Ok(Some(Ok(delivery))) => {
+        match before(until, deliveries.next()).await {
+            Some(Some(Ok(delivery))) => {
                 // Nobody else's answer is read: it may be as long as the broker allows.
                 let answer = is_from(&delivery, user)
                     .then(|| serde_json::from_slice::<Answer>(&delivery.data).ok())
@@ -266,8 +266,8 @@ pub(super) async fn ask(
                     until = end.min(Instant::now() + wait);
                 }
             }
-            Ok(Some(Err(error))) => return Err(error.into()),
-            Ok(None) | Err(_) => break,
+            Some(Some(Err(error))) => return Err(error.into()),
+            Some(None) | None => break,
         }
     }
     let _ = answered(channel.close(200, "done".into())).await;

@@ -6,8 +6,9 @@ use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
+use tokio::time::Instant;
 
-use super::{ConnectionFailure, PULSE, PeerError, ReceivedMessage};
+use super::{ConnectionFailure, PULSE, PeerError, ReceivedMessage, before};
 
 const PREFETCH: u16 = 100;
 
@@ -58,10 +59,9 @@ impl ReplyQueue {
         &mut self,
         limit: Duration,
     ) -> Result<Option<ReceivedMessage>, PeerError> {
-        match tokio::time::timeout(limit, self.next()).await {
-            Ok(delivery) => delivery.map(Some),
-            Err(_) => Ok(None),
-        }
+        before(Instant::now() + limit, self.next())
+            .await
+            .transpose()
     }
 }
 
