@@ -219,3 +219,20 @@ fn a_session_of_another_tool_answers_without_a_user() {
     oracle.join().unwrap();
     place.ok(["stop"]);
 }
+
+#[test]
+fn escape_sequences_in_an_answer_do_not_reach_the_terminal_of_who_asked() {
+    let place = Place::new();
+    let _broker = started(&place);
+    client::make_queue(&place, "oracle");
+    let url = place.ok(["status", "--show-url"]);
+    let (attached, is_attached) = sync_channel(1);
+    let oracle = std::thread::spawn(move || {
+        let nasty = "8080\u{1b}]52;c;eA==\u{7}\u{9b}31m\u{202e}\r\nnext";
+        client::answer_one(&url, "oracle", nasty, &attached);
+    });
+    is_attached.recv().unwrap();
+    let answer = place.ok(["ask", "--to", "oracle", "-m", "Which port?"]);
+    assert_eq!(answer, "8080]52;c;eA==31m\nnext\n");
+    oracle.join().unwrap();
+}

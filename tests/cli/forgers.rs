@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::json;
 
-use crate::background_broker::{api, password, started, waiting_send};
+use crate::background_broker::{api, api_get, password, request, started, waiting_send};
 use crate::support::{Place, Wrapped, wait_until};
 
 const NASTY: &str = "a\u{1b}]0;title\u{7}\u{1b}]52;c;eA==\u{7}\u{1b}[2J\u{9b}31m\u{202e}b\r\n\
@@ -136,6 +136,20 @@ fn a_stranger_lets_no_session_confirm_what_another_one_never_had() {
         api(&place, "exchanges/%2f/claudeBroker/publish", &body);
     }
     session.wait_for_submission("the twin");
+    // Nor does the session say anything to a queue of answers that somebody else names.
+    let watched = cbroker::name::SessionName::for_answer(ulid::Ulid::generate());
+    let queue = format!("queues/%2f/{watched}");
+    request(&place, "PUT", &queue, r#"{"durable":true}"#);
+    let twin = json!({"id": "m2", "from": "a", "to": "other",
+        "ts": "2026-01-01T00:00:00.000Z", "message": "the second twin"});
+    let body = json!({"routing_key": "other", "payload": twin.to_string(),
+        "payload_encoding": "string",
+        "properties": {"headers": {"cbroker-receipt-to": watched.as_str()}}});
+    api(&place, "exchanges/%2f/claudeBroker/publish", &body);
+    session.wait_for_submission("the second twin");
+    // What a session says goes out in its order.
+    place.ok(["send", "other", "the last one", "--wait"]);
+    assert_eq!(api_get(&place, &queue)["messages"], 0);
     let ran = sending.wait_with_output().unwrap();
     let shown = String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap();
     assert_eq!(ran.status.code(), Some(4), "{shown}");
