@@ -39,7 +39,8 @@ pub use publish::{Publication, PublishOutcome, When};
 pub use receipt::{Receipt, ReceiptState};
 pub use reply::ReplyQueue;
 pub use topology::{
-    EXCHANGE, GROUPS_EXCHANGE, MAX_LENGTH, PRESENCE_EXCHANGE, QueueState, SESSION_PREFETCH,
+    BELIEVED_EXCHANGES, EXCHANGE, GROUPS_EXCHANGE, MAX_LENGTH, PRESENCE_EXCHANGE, QueueState,
+    SESSION_PREFETCH,
 };
 
 use crate::config::Endpoint;

@@ -53,6 +53,8 @@ const LOADS: usize = 8;
 #[derive(Debug)]
 pub struct BrokerState {
     pub(crate) limits: ClientLimits,
+    /// Exchanges where nobody publishes under another user's name.
+    pub(crate) own_names_at: &'static [&'static str],
     pub(crate) store: Store,
     pub(crate) definitions: DefinitionStore,
     pub(crate) alarms: Arc<Alarms>,
@@ -90,6 +92,7 @@ pub struct BrokerState {
 /// The parts of a new [`BrokerState`].
 pub(crate) struct BrokerParts {
     pub(crate) limits: ClientLimits,
+    pub(crate) own_names_at: &'static [&'static str],
     pub(crate) memory_limit: u64,
     pub(crate) store: Store,
     pub(crate) definitions: DefinitionStore,
@@ -109,6 +112,7 @@ impl BrokerState {
             .collect();
         Self {
             limits: parts.limits,
+            own_names_at: parts.own_names_at,
             store: parts.store,
             definitions: parts.definitions,
             alarms: parts.alarms,

@@ -35,6 +35,9 @@ pub struct BrokerConfig {
     pub memory_limit_bytes: u64,
     /// Limits for clients.
     pub limits: ClientLimits,
+    /// Exchanges where the `user-id` of a message must be its publisher's own name, also if that
+    /// user has the tag `impersonator`.
+    pub own_names_at: &'static [&'static str],
     /// What the program keeps for the first user, for the page.
     pub archive: Option<Arc<dyn Archive>>,
 }
@@ -141,6 +144,7 @@ impl Default for BrokerConfig {
             first_user: None,
             memory_limit_bytes: 0,
             limits: ClientLimits::default(),
+            own_names_at: &[],
             archive: None,
         }
     }

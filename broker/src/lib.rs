@@ -277,6 +277,7 @@ async fn open(config: &BrokerConfig, durable: Waker) -> Result<Arc<BrokerState>,
     let recovery = recovery::recover(&found, config, time::now_ms())?;
     let broker = Arc::new(BrokerState::new(BrokerParts {
         limits: config.limits,
+        own_names_at: config.own_names_at,
         memory_limit: config.memory_limit_bytes,
         store: found.store,
         definitions: found.definitions,

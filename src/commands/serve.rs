@@ -26,6 +26,7 @@ use crate::daemon::{self, RotatingFile, clean_lines};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::peer::BELIEVED_EXCHANGES;
 use crate::platform;
 
 const SOCKET: &str = "broker.sock";
@@ -165,6 +166,7 @@ fn settings(
             password: login.password,
         }),
         memory_limit_bytes: args.memory_limit.map_or(0, |mebibytes| mebibytes << 20),
+        own_names_at: &BELIEVED_EXCHANGES,
         ..broker::BrokerConfig::default()
     })
 }

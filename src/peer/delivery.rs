@@ -5,7 +5,7 @@ use lapin::types::AMQPValue;
 use lapin::{Acker, BasicProperties};
 
 use super::publish::{HOPS, RECEIPT_TO, WHEN, When};
-use super::topology::EXCHANGE;
+use super::topology::{BELIEVED_EXCHANGES, EXCHANGE};
 use super::{answered, presence};
 use crate::name::SessionName;
 
@@ -17,7 +17,7 @@ pub struct ReceivedMessage {
     pub body: Vec<u8>,
     properties: BasicProperties,
     acker: Acker,
-    /// It was published to another session, and came through an additional binding.
+    /// It was published to another session or elsewhere, and came through an additional binding.
     is_copy: bool,
     /// According to the broker, the user of this connection published it, and to this session.
     is_of_own_user: bool,
@@ -33,7 +33,7 @@ pub enum SettleResult {
 }
 
 impl ReceivedMessage {
-    pub(super) fn new(delivery: lapin::message::Delivery) -> Self {
+    fn new(delivery: lapin::message::Delivery) -> Self {
         Self {
             body: delivery.data,
             properties: delivery.properties,
@@ -46,12 +46,21 @@ impl ReceivedMessage {
     /// One that came to the session of this name and user. A copy that was published to another
     /// session, and came through an additional binding, has no known publisher.
     pub(super) fn to_session(user: &str, name: &str, delivery: lapin::message::Delivery) -> Self {
-        let is_to_us =
-            delivery.exchange.as_str() == EXCHANGE && delivery.routing_key.as_str() == name;
-        let is_of_own_user = is_to_us && presence::is_from(&delivery, user);
+        let is_to_us = delivery.routing_key.as_str() == name;
+        let is_of_own_user = is_to_us && presence::is_from(&delivery, user, EXCHANGE);
         Self {
-            is_copy: !is_to_us,
+            is_copy: !(is_to_us && delivery.exchange.as_str() == EXCHANGE),
             is_of_own_user,
+            ..Self::new(delivery)
+        }
+    }
+
+    /// One that came to a queue of answers and receipts. A message that came by another exchange or
+    /// key than these use, through an additional binding, has no known publisher.
+    pub(super) fn to_queue(queue: &str, delivery: lapin::message::Delivery) -> Self {
+        let is_believed = BELIEVED_EXCHANGES.contains(&delivery.exchange.as_str());
+        Self {
+            is_copy: !(is_believed && delivery.routing_key.as_str() == queue),
             ..Self::new(delivery)
         }
     }

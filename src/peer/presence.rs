@@ -254,7 +254,7 @@ pub(super) async fn ask(
         match before(until, deliveries.next()).await {
             Some(Some(Ok(delivery))) => {
                 // Nobody else's answer is read: it may be as long as the broker allows.
-                let answer = is_from(&delivery, user)
+                let answer = is_from(&delivery, user, "")
                     .then(|| serde_json::from_slice::<Answer>(&delivery.data).ok())
                     .flatten();
                 let answer = answer.filter(|answer| {
@@ -274,9 +274,9 @@ pub(super) async fn ask(
     Ok(answers)
 }
 
-/// Whether the broker vouches that this user published it, as it came.
-pub(super) fn is_from(delivery: &lapin::message::Delivery, user: &str) -> bool {
-    vouched_user(&delivery.properties) == Some(user)
+/// Whether the broker vouches that this user published it, as it came, and to this exchange.
+pub(super) fn is_from(delivery: &lapin::message::Delivery, user: &str, exchange: &str) -> bool {
+    delivery.exchange.as_str() == exchange && vouched_user(&delivery.properties) == Some(user)
 }
 
 /// The user that published a message, as checked by the broker. Brokers check `user-id` when a

@@ -17,6 +17,7 @@ pub struct ReplyQueue {
     // Dropping the channel would close it.
     channel: Channel,
     consumer: Consumer,
+    queue: String,
 }
 
 impl ReplyQueue {
@@ -36,7 +37,11 @@ impl ReplyQueue {
         let consumer = channel
             .basic_consume(queue.into(), "".into(), options, FieldTable::default())
             .await?;
-        Ok(Self { channel, consumer })
+        Ok(Self {
+            channel,
+            consumer,
+            queue: queue.to_owned(),
+        })
     }
 
     /// The next message. [`PeerError::Lost`] when the connection or the queue is gone.
@@ -48,7 +53,7 @@ impl ReplyQueue {
             }
         };
         match next {
-            Some(Ok(delivery)) => Ok(ReceivedMessage::new(delivery)),
+            Some(Ok(delivery)) => Ok(ReceivedMessage::to_queue(&self.queue, delivery)),
             Some(Err(error)) => Err(error.into()),
             None => Err(PeerError::Lost(ConnectionFailure::QueueDeleted)),
         }

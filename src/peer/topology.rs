@@ -17,6 +17,12 @@ pub const PRESENCE_EXCHANGE: &str = "claudeBroker.presence";
 /// the group's name. Nothing is published to it, since each member gets a message of its own.
 pub const GROUPS_EXCHANGE: &str = "claudeBroker.groups";
 
+/// Where sessions and commands believe the `user-id` of a message: receipts and answers come by the
+/// default exchange, messages and requests by the other two. RabbitMQ's tag `impersonator` lets a
+/// user publish under any name, and the embedded broker allows that everywhere but here. So a name
+/// that came from another exchange, through a binding, says nothing.
+pub const BELIEVED_EXCHANGES: [&str; 3] = ["", EXCHANGE, PRESENCE_EXCHANGE];
+
 /// The most messages that a queue holds. Beyond that, the oldest are dropped.
 pub const MAX_LENGTH: u32 = 1000;
 

@@ -20,6 +20,7 @@ mod demo;
 mod docker;
 mod everywhere;
 mod fates;
+mod few_rights;
 mod folders;
 mod forgers;
 mod groups;

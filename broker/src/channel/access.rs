@@ -52,15 +52,22 @@ pub(super) fn check_read_queue(context: &ConnectionContext, name: &str) -> Resul
     check(context, Operation::Read, ("queue", name))
 }
 
-/// The `user-id` property must name who publishes.
-pub(super) fn check_user_id(context: &ConnectionContext, claimed: &[u8]) -> Result<(), Fault> {
-    let users = read(&context.broker.users);
-    let is_impersonator = || {
-        users
-            .get(&context.user)
-            .is_some_and(|user| user.tags.iter().any(|tag| tag.0 == "impersonator"))
+/// The `user-id` property must name who publishes. `exchange` is `None` where that was looked at
+/// with the exchange before.
+pub(super) fn check_user_id(
+    context: &ConnectionContext,
+    claimed: &[u8],
+    exchange: Option<&[u8]>,
+) -> Result<(), Fault> {
+    let may_impersonate = || {
+        let own = context.broker.own_names_at;
+        let is_own = |exchange: &[u8]| own.iter().any(|name| name.as_bytes() == exchange);
+        let users = read(&context.broker.users);
+        let user = users.get(&context.user);
+        !exchange.is_some_and(is_own)
+            && user.is_some_and(|user| user.tags.iter().any(|tag| tag.0 == "impersonator"))
     };
-    if claimed == context.user.as_bytes() || is_impersonator() {
+    if claimed == context.user.as_bytes() || may_impersonate() {
         return Ok(());
     }
     let claimed = String::from_utf8_lossy(claimed);

@@ -202,7 +202,7 @@ impl Channel {
         message_properties::check_text("the routing key", view.routing_key)?;
         message_properties::check_text("the exchange's name", view.exchange)?;
         if let Some(user) = properties.user_id {
-            access::check_user_id(&self.context, user)?;
+            access::check_user_id(&self.context, user, Some(view.exchange))?;
         }
         let facts = MessageFacts {
             persistent: properties.delivery_mode == Some(2),

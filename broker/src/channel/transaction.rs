@@ -198,7 +198,7 @@ impl Channel {
             access::check_write_exchange(&self.context, name)?;
         }
         let mut users = rights.users.iter();
-        users.try_for_each(|user| access::check_user_id(&self.context, user))
+        users.try_for_each(|user| access::check_user_id(&self.context, user, None))
     }
 
     pub(super) fn tx_commit(&mut self, effects: &mut Effects) -> Result<Next, Fault> {

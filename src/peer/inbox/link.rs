@@ -280,7 +280,7 @@ impl InboxConnection {
         if !request.concerns(self.options.name.as_str()) || !to.starts_with(SERVER_NAMED) {
             return;
         }
-        let is_own = presence::is_from(delivery, &connections.user);
+        let is_own = presence::is_from(delivery, &connections.user, PRESENCE_EXCHANGE);
         if request.is_control() && !is_own {
             self.tell_of_stranger(delivery);
             return;
