@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use cbroker::wrap::monitor::ChildStatus;
 
+use crate::process::all_arguments;
 use crate::stage::{CBROKER, LIMIT, Stage, Terminal, exists, wait_for};
 
 crate::tests![
@@ -364,14 +365,10 @@ fn the_hooks_end_with_the_session() {
 /// Hooks of this stage that wait to carry a message in.
 fn waiters(stage: &Stage) -> usize {
     let folder = stage.path("home").to_string_lossy().into_owned();
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let lines = processes.map(|process| {
-        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).into_owned()
-    });
-    lines
-        .filter(|line| line.contains("hook\0wait") && line.contains(&folder))
-        .count()
+    // Where a shell or the agent has the line as an argument, the program is in quotation marks.
+    let is_waiter =
+        |line: &&String| line.contains("cbroker hook wait --socket ") && line.contains(&folder);
+    all_arguments().iter().filter(is_waiter).count()
 }
 
 fn a_run_that_answers_gets_its_arguments_untouched() {

@@ -16,6 +16,12 @@ pub(crate) fn arguments(pid: u32) -> String {
     column(pid, "args=")
 }
 
+/// The arguments of every process that runs, with blanks between them.
+pub(crate) fn all_arguments() -> Vec<String> {
+    let listed = ps(&["-A", "-ww", "-o", "args="]);
+    listed.lines().map(str::to_owned).collect()
+}
+
 /// The most memory that a process has had, in KiB. Where the system does not tell that, as on
 /// macOS, it is what the process has now.
 pub(crate) fn peak_kib(pid: u32) -> u64 {
