@@ -32,6 +32,17 @@ pub enum Style {
     Bold,
 }
 
+/// One row of a table.
+#[derive(Debug, Clone, Default)]
+pub struct TableRow {
+    /// How it is highlighted.
+    pub style: Option<Style>,
+    /// A cell for each column.
+    pub cells: Vec<String>,
+    /// What is said of the row on a line of its own below it.
+    pub below: Option<String>,
+}
+
 /// Collects what a command prints, for a program that wants it as a text.
 #[derive(Debug, Clone, Default)]
 pub struct Capture(Arc<Mutex<String>>);
@@ -166,22 +177,17 @@ impl Output {
     }
 
     /// Prints rows as columns under a heading, each in its style. Widths are counted in characters.
-    pub fn table(
-        &self,
-        heading: &[&str],
-        rows: &[(Option<Style>, Vec<String>)],
-    ) -> Result<(), Error> {
+    pub fn table(&self, heading: &[&str], rows: &[TableRow]) -> Result<(), Error> {
         if self.is_json() {
             return Ok(());
         }
-        let styles = rows.iter().map(|(style, _)| *style);
-        let rows: Vec<Vec<String>> = rows
+        let cells: Vec<Vec<String>> = rows
             .iter()
-            .map(|(_, row)| row.iter().map(|cell| clean::line(cell)).collect())
+            .map(|row| row.cells.iter().map(|cell| clean::line(cell)).collect())
             .collect();
         let widths: Vec<usize> = (0..heading.len())
             .map(|column| {
-                let cells = rows
+                let cells = cells
                     .iter()
                     .filter_map(|row| row.get(column))
                     .map(|cell| cell.chars().count());
@@ -201,9 +207,16 @@ impl Output {
         };
         let heading: Vec<String> = heading.iter().map(|cell| (*cell).to_owned()).collect();
         self.line(self.paint(Style::Bold, &spread(&heading)))?;
-        rows.iter().zip(styles).try_for_each(|(row, style)| {
-            let row = spread(row);
-            self.line(style.map_or(row.clone(), |style| self.paint(style, &row)))
+        rows.iter().zip(&cells).try_for_each(|(row, cells)| {
+            let shown = spread(cells);
+            self.line(match row.style {
+                Some(style) => self.paint(style, &shown),
+                None => shown,
+            })?;
+            match &row.below {
+                Some(line) => self.line(format!("  {line}")),
+                None => Ok(()),
+            }
         })
     }
 

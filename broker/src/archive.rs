@@ -1,5 +1,5 @@
 //! What the program around the broker keeps on disk for its user, and the page shows: the
-//! conversation and the dead letters. Depends on nothing.
+//! conversation, the dead letters, and how sessions were opened. Depends on nothing.
 //!
 //! The broker hands JSON texts on and does not look into them.
 
@@ -38,6 +38,9 @@ pub trait Archive: Debug + Send + Sync {
 
     /// One message to the session `queue`, with its whole text if that is kept.
     fn message(&self, queue: &str, id: &str) -> ArchiveAnswer;
+
+    /// The command that opens each session as it was opened last, by the sessions' names.
+    fn openings(&self, hold: ArchiveHold<'_>) -> ArchiveAnswer;
 
     /// The latest dead letters, oldest first, with the beginning of each body. Those of others take
     /// no place of the user's own.

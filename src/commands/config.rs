@@ -3,7 +3,7 @@
 use crate::config::{Config, ValueOrigin};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::output::Output;
+use crate::output::{Output, TableRow};
 
 /// Prints the settings. Passwords are not included.
 pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
@@ -11,13 +11,13 @@ pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     let rows: Vec<_> = config
         .effective
         .iter()
-        .map(|row| {
-            let cells = vec![
+        .map(|row| TableRow {
+            cells: vec![
                 row.key.to_owned(),
                 row.value.clone(),
                 word(row.origin).to_owned(),
-            ];
-            (None, cells)
+            ],
+            ..TableRow::default()
         })
         .collect();
     output.table(&["KEY", "VALUE", "FROM"], &rows)?;

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::name::{GroupName, SessionName};
-use crate::output::{Output, Style};
+use crate::output::{Output, Style, TableRow};
 
 /// Runs one of its verbs.
 pub(super) async fn run(verb: GroupVerb, config: &Config, output: &Output) -> Result<Exit, Error> {
@@ -55,7 +55,10 @@ async fn list(group: Option<&str>, config: &Config, output: &Output) -> Result<E
     }
     let rows: Vec<_> = groups
         .iter()
-        .map(|(group, members)| (None, vec![group.to_string(), names(members).join(", ")]))
+        .map(|(group, members)| TableRow {
+            cells: vec![group.to_string(), names(members).join(", ")],
+            ..TableRow::default()
+        })
         .collect();
     output.table(&["GROUP", "MEMBERS"], &rows)?;
     Ok(Exit::Done)

@@ -10,7 +10,7 @@ use crate::cli::ListArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::output::{Output, Style, age};
+use crate::output::{Output, Style, TableRow, age};
 use crate::peer::Peer;
 
 /// How often `--watch` looks.
@@ -90,18 +90,23 @@ fn print(rows: &[SessionRow], output: &Output) -> Result<(), Error> {
         ));
     }
     let now = Utc::now();
-    let mut cells: Vec<_> = rows
-        .iter()
-        .map(|row| (style(row), cells(row, now)))
-        .collect();
+    let mut table: Vec<_> = rows.iter().map(|row| table_row(row, now)).collect();
     let mut heading = vec!["NAME", "CONSUMERS", "PENDING", "STATE", "SINCE", "AGENT"];
     if rows.iter().any(|row| !row.groups.is_empty()) {
         heading.push("GROUPS");
-        for ((_, cells), row) in cells.iter_mut().zip(rows) {
-            cells.push(row.groups.join(", "));
+        for (shown, row) in table.iter_mut().zip(rows) {
+            shown.cells.push(row.groups.join(", "));
         }
     }
-    output.table(&heading, &cells)
+    output.table(&heading, &table)
+}
+
+fn table_row(row: &SessionRow, now: DateTime<Utc>) -> TableRow {
+    TableRow {
+        style: style(row),
+        cells: cells(row, now),
+        below: row.open.as_ref().map(|open| format!("open it: {open}")),
+    }
 }
 
 fn style(row: &SessionRow) -> Option<Style> {

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::groups::{self, Groups};
-use crate::config::Config;
+use crate::config::{Config, ValueOrigin};
 use crate::envelope::timestamp;
 use crate::error::Error;
 use crate::management::Client;
@@ -20,6 +20,7 @@ use crate::message_history::MessageHistory;
 use crate::name::SessionName;
 use crate::output::Output;
 use crate::peer::{Answer, Peer, PeerState, Presence, QueueState, Request};
+use crate::wrap;
 
 /// How long the next session may take to answer a question to all. A session of another tool never
 /// answers.
@@ -54,6 +55,9 @@ pub(super) struct SessionRow {
     pub(super) reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) agent: Option<String>,
+    /// The command that opens it, where it is closed and messages wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) open: Option<String>,
     /// The same as a value, for what the command decides; `None` where no session answered.
     #[serde(skip)]
     pub(super) answered: Option<Answered>,
@@ -66,8 +70,8 @@ pub(super) struct Answered {
     pub(super) since: DateTime<Utc>,
 }
 
-/// Returns a row for each session, and one for each name without any. Those that need their person
-/// come first.
+/// Returns a row for each session, and one for each name without any: first those that need their
+/// person, then those that have to be opened, then the others.
 pub(super) async fn rows(
     peer: &mut Peer,
     config: &Config,
@@ -97,9 +101,10 @@ pub(super) async fn rows(
     for row in &mut rows {
         if let Ok(name) = SessionName::new(&row.name) {
             row.groups = groups::of_session(&groups, &name);
+            row.open = row.waits_to_be_opened().then(|| how_to_open(&name, config));
         }
     }
-    rows.sort_by_key(|row| !row.needs_its_person());
+    rows.sort_by_key(SessionRow::rank);
     Ok(rows)
 }
 
@@ -140,6 +145,14 @@ pub(super) fn answer_within(consumers: u32) -> Duration {
     }
 }
 
+/// The command that opens a session with the broker of this command.
+fn how_to_open(name: &SessionName, config: &Config) -> String {
+    let is_chosen = config.endpoint_origin == ValueOrigin::Flag;
+    // A password may be part of it.
+    let options: &[&str] = if is_chosen { &["--url", "<url>"] } else { &[] };
+    wrap::how_to_open(&config.home, name, options)
+}
+
 fn consumers(queues: &BTreeMap<SessionName, QueueState>) -> u32 {
     queues.values().map(|queue| queue.consumers).sum()
 }
@@ -173,6 +186,20 @@ impl SessionRow {
         self.answered.is_some_and(|answered| {
             matches!(answered.state, PeerState::NeedsYou | PeerState::Stuck)
         })
+    }
+
+    /// Whether messages wait for a session that is closed.
+    fn waits_to_be_opened(&self) -> bool {
+        self.answered.is_none() && self.consumers == 0 && self.pending > 0
+    }
+
+    /// Its place in the list, the first ones first.
+    fn rank(&self) -> u8 {
+        match (self.needs_its_person(), self.waits_to_be_opened()) {
+            (true, _) => 0,
+            (false, true) => 1,
+            (false, false) => 2,
+        }
     }
 }
 
@@ -281,6 +308,7 @@ fn rows_of(
         since: None,
         reason: None,
         agent: None,
+        open: None,
         answered: None,
     };
     match present {

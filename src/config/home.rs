@@ -96,7 +96,8 @@ impl Home {
         self.folder.join("agents")
     }
 
-    /// `sessions/`: what lives as long as one wrapped session, and the ids that were injected.
+    /// `sessions/`: what lives as long as one wrapped session, the ids that were injected, and how
+    /// each name was opened last.
     pub fn sessions(&self) -> PathBuf {
         self.folder.join("sessions")
     }

@@ -13,7 +13,7 @@
 //! | what is known of this one now | [`agent_state`], [`hooks`], [`foreground`] |
 //! | messages from the broker's delivery to the ack | [`delivery`]: pure, time as an argument |
 //! | the ways in: plugin, API and inbox with one interface, hook and keyboard | [`ways`] |
-//! | how a session begins | [`start`], [`child_env`], [`briefing`] |
+//! | how a session begins | [`start`], [`child_env`], [`briefing`], [`opened`] |
 //! | why a message waits | [`hold`], [`brake`] |
 //! | what must survive a crash | [`disk`], [`seen`], [`dead_letter`], [`spill`] |
 //! | which of all this an installed agent allows | [`probe`] |
@@ -38,6 +38,7 @@ pub mod keys;
 mod log;
 pub mod modes;
 pub mod monitor;
+mod opened;
 mod options;
 pub mod own_status;
 pub mod probe;
@@ -56,6 +57,7 @@ pub use agents::{complaints as profile_complaints, is_agent, use_folder as use_p
 pub use dead_letter::kept::{KeptDeadLetter, dead_letters, each_dead_letter, remove_dead_letter};
 pub use delivery::publisher_mark;
 pub use hidden::run as hidden;
+pub use opened::{all_opened, how_to_open};
 pub use options::{BrokerStart, Fallback, WrapOptions};
 pub use screen_socket::{SessionScreen, screens_of};
 pub use start::{Alone, run, run_without_messages};

@@ -26,6 +26,7 @@ use super::disk::{Disk, Places};
 use super::hooks::{self, HookReport, Hooks};
 use super::log::Log;
 use super::monitor::{Afterlife, ChildStatus};
+use super::opened;
 use super::options::{Fallback, WrapOptions};
 use super::pty::{CommandLine, Program, Shape, find_program};
 use super::screen_socket::{self, ScreenOwner, ScreenQuestion, ScreenSocket};
@@ -91,7 +92,13 @@ fn prepare(config: &Config) -> Result<(Identity, Option<Terminal>), Error> {
     spill::sweep(&config.home.spill(), &["txt"], spill::KEPT, now);
     spill::sweep(
         &config.home.sessions(),
-        &["cred", "hops", "sock", screen_socket::SUFFIX],
+        &[
+            "cred",
+            "hops",
+            "sock",
+            screen_socket::SUFFIX,
+            opened::SUFFIX,
+        ],
         TRACES_KEPT,
         now,
     );
@@ -313,6 +320,9 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         Ok(parts) => parts,
         Err(why) => return run_without_messages(alone, why),
     };
+    if let Err(error) = opened::remember(&config.home, &options) {
+        log.say(&format!("how it was opened is not kept: {error}"));
+    }
     restore_on_panic();
     let parts = Parts {
         terminal,

@@ -1,7 +1,11 @@
 //! What sessions do, as `list`, `list --watch`, `wait`, `pause --all` and `resume --all` see it.
 
+use std::env;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -14,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::client;
-use crate::support::{Place, Server, Wrapped, wait_until};
+use crate::support::{Place, Server, Terminal, Wrapped, binary, wait_until};
 
 /// The states of one name's rows.
 fn states(place: &Place, name: &str) -> Vec<String> {
@@ -40,6 +44,118 @@ fn two_sessions_of_one_name_are_two_rows() {
     assert!(heading.contains("SINCE"), "{table}");
     let rows = table.lines().filter(|line| line.starts_with("backend "));
     assert_eq!(rows.count(), 2, "{table}");
+}
+
+/// A program `claude` that reads a line and ends, for `cbroker --name … claude`.
+fn stand_in(place: &Place) -> String {
+    let programs = place.path().join("bin");
+    fs::create_dir_all(&programs).unwrap();
+    symlink(binary(), programs.join("cbroker")).unwrap();
+    fs::write(programs.join("claude"), "#!/bin/sh\nread line\n").unwrap();
+    fs::set_permissions(programs.join("claude"), Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{}", programs.display(), env::var("PATH").unwrap())
+}
+
+/// Opens a session with a line for the shell, in a folder.
+fn open_by(place: &Place, line: &str, folder: &Path, path: &str) -> Terminal {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", line]).env_clear();
+    for (name, value) in place.command().get_envs() {
+        shell.env(name, value.unwrap_or_default());
+    }
+    Terminal::run({
+        shell.env("PATH", path).current_dir(folder);
+        shell
+    })
+}
+
+#[test]
+fn a_closed_session_with_messages_says_how_to_open_it() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "reviewer", "read this", "--no-start"]);
+    // Only messages have to be looked at; an empty queue is nobody's work.
+    client::make_queue(&place, "empty");
+    let below = |name: &str| -> String {
+        let table = place.ok(["list"]);
+        let mut lines = table.lines().skip_while(|line| !line.starts_with(name));
+        lines.nth(1).unwrap_or_default().to_owned()
+    };
+    let any = "cbroker --name reviewer <agent>";
+    assert_eq!(below("reviewer "), format!("  open it: {any}"));
+    assert_eq!(below("empty "), "");
+    assert_eq!(place.listed("reviewer").unwrap()["open"], any);
+    assert_eq!(place.listed("empty").unwrap()["open"], Value::Null);
+    let url = place.ok(["status", "--show-url"]);
+    let elsewhere = place.json(["list", "-q", "--url", url.trim()]).remove(0);
+    assert_eq!(
+        elsewhere[0]["open"],
+        "cbroker --url <url> --name reviewer <agent>"
+    );
+
+    let folder = place.path().join("my work");
+    fs::create_dir(&folder).unwrap();
+    let path = stand_in(&place);
+    let open = "cbroker --name reviewer --allow-send claude --model opus";
+    let mut session = open_by(&place, open, &folder, &path);
+    let consumers = || place.listed("reviewer").unwrap()["consumers"].clone();
+    let attaches = || wait_until(|| consumers() == 1, || consumers().to_string());
+    attaches();
+    assert_eq!(place.listed("reviewer").unwrap()["open"], Value::Null);
+    session.press(b"\r");
+    assert_eq!(session.ended(), 0);
+    let same = format!(
+        "cd '{}' && cbroker --name reviewer --allow-send claude",
+        folder.display()
+    );
+    wait_until(
+        || below("reviewer ") == format!("  open it: {same}"),
+        || place.ok(["list"]),
+    );
+    // It does what it says, wherever it is entered.
+    let mut session = open_by(&place, &same, place.path(), &path);
+    attaches();
+    session.press(b"\r");
+    session.ended();
+}
+
+#[test]
+fn what_a_session_holds_and_why_and_since_when_is_in_its_row() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let _session = Wrapped::open(&place, "backend", &[]);
+    place.ok(["pause", "backend"]);
+    place.ok(["send", "backend", "x"]);
+    let row = || -> String {
+        let table = place.ok(["list"]);
+        let row = table.lines().find(|line| line.starts_with("backend "));
+        row.unwrap_or_default().to_owned()
+    };
+    wait_until(|| row().contains(" 0 + 1 held "), row);
+    assert!(row().contains(" paused "), "{}", row());
+    let listed = place.listed("backend").unwrap();
+    assert_eq!(
+        (&listed["held"], &listed["reason"]),
+        (&json!(1), &json!("paused"))
+    );
+    let since = listed["since"].as_str().unwrap();
+    assert!(
+        chrono::DateTime::parse_from_rfc3339(since).is_ok(),
+        "{since}"
+    );
+}
+
+#[test]
+fn those_who_need_their_person_come_first_then_those_that_have_to_be_opened() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let _open = Wrapped::open(&place, "alpha", &[]);
+    client::make_queue(&place, "beta");
+    place.ok(["send", "zulu", "x"]);
+    let rows = place.json(["list", "-q"]).remove(0);
+    let rows = rows.as_array().unwrap().iter();
+    let names: Vec<_> = rows.map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["zulu", "alpha", "beta"]);
 }
 
 #[test]

@@ -50,6 +50,11 @@ impl Archive for Kept {
         Err(ArchiveError::Missing)
     }
 
+    fn openings(&self, _hold: ArchiveHold<'_>) -> ArchiveAnswer {
+        let long = format!("cd /{} && cbroker --name gone claude", "folder".repeat(30));
+        Ok(json!({ "gone": long }).to_string())
+    }
+
     fn dead_letters(&self, _hold: ArchiveHold<'_>) -> ArchiveAnswer {
         let letter = |id: &str, raw: &str| {
             json!({

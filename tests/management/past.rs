@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::{Value, json};
 
-use crate::browser::DESK;
+use crate::browser::{DESK, card};
 use crate::fixture;
 use crate::http::{PageLogin, Request};
 use crate::support::{Place, Server, Wrapped, wait_until};
@@ -126,6 +126,30 @@ fn a_long_message_opens_whole_while_it_waits_and_when_it_is_gone() {
     opens();
     let told = place.json(["history"]).remove(0);
     assert_eq!(told["text"], text, "the command line shows it whole too");
+}
+
+#[test]
+fn a_closed_session_with_messages_says_how_to_open_it() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "reviewer", "never opened here"]);
+    let mut session = Wrapped::open(&place, "backend", &[]);
+    let Some(browser) = page(&place) else { return };
+    let how = |name: &str| format!("{}.trim()", card(name, ".how:not([hidden])"));
+    let shown = "'Open it: cbroker --name reviewer <agent>'";
+    browser.until(&format!("{} === {shown}", how("reviewer")));
+    assert_eq!(browser.value(&how("backend")), "", "it is open");
+    assert_eq!(session.leave(), 0);
+    browser.until(&format!("{} === 'Closed'", card("backend", ".pill")));
+    assert_eq!(browser.value(&how("backend")), "", "nothing waits for it");
+    place.ok(["send", "backend", "read this"]);
+    let command = place.listed("backend").unwrap()["open"].clone();
+    let shown = format!("Open it: {}", command.as_str().unwrap());
+    assert!(shown.contains(" && cbroker --name backend run -- "));
+    browser.until(&format!("{} === {}", how("backend"), json!(shown)));
+    let _session = Wrapped::open(&place, "backend", &[]);
+    browser.until(&format!("{} === ''", how("backend")));
+    assert_eq!(browser.errors(), [] as [String; 0]);
 }
 
 #[test]
@@ -302,6 +326,7 @@ fn only_the_brokers_own_user_gets_what_is_kept_on_disk() {
     for (method, path) in [
         ("GET", "/api/messages"),
         ("GET", message.as_str()),
+        ("GET", "/api/openings"),
         ("GET", "/api/dead-letters"),
         ("GET", "/api/dead-letters/abc"),
         ("DELETE", "/api/dead-letters/abc"),
@@ -351,7 +376,7 @@ fn an_administrator_who_sets_the_first_users_password_reads_nothing_of_the_past(
     let set = server.ask_as(bob, "PUT", &format!("/api/users/{name}"), &taken);
     assert_eq!(set.status, 204, "{set:?}");
     let thief = (name.as_str(), "taken");
-    for path in ["/api/messages", "/api/dead-letters"] {
+    for path in ["/api/messages", "/api/openings", "/api/dead-letters"] {
         let refused = server.ask_as(thief, "GET", path, "");
         assert_eq!(refused.status, 401, "{path}: {refused:?}");
         assert!(!refused.body.contains("a secret"));

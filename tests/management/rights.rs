@@ -147,6 +147,7 @@ const ROUTES: &[(Who, &str)] = &[
     (Administrator, "GET /api/dead-letters/{id}"),
     (Administrator, "GET /api/messages"),
     (Administrator, "GET /api/messages/{name}/{id}"),
+    (Administrator, "GET /api/openings"),
     (Administrator, "POST /api/dead-letters/{id}/resend"),
     (Administrator, "DELETE /api/permissions/{vhost}/{user}"),
     (Administrator, "DELETE /api/user-limits/{user}/{name}"),

@@ -2,10 +2,10 @@
 //! JSON.
 //!
 //! The paths and fields are RabbitMQ 3.10's, so its tools work. cbroker's own paths are
-//! `/api/session`, `/api/tap`, `/api/history`, `/api/messages`, `/api/dead-letters` and `…/peek`. A
-//! request passes `guard` (is it for this server, and not from a foreign page), then `auth` (who
-//! sends it), then its route. Routes query the broker and answer with `views`. Depends on all
-//! modules below.
+//! `/api/session`, `/api/tap`, `/api/history`, `/api/messages`, `/api/openings`,
+//! `/api/dead-letters` and `…/peek`. A request passes `guard` (is it for this server, and not from
+//! a foreign page), then `auth` (who sends it), then its route. Routes query the broker and answer
+//! with `views`. Depends on all modules below.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

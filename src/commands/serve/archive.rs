@@ -1,5 +1,5 @@
-//! What this machine keeps for its user, for the page of the broker: the message history and the
-//! dead letters, as `cbroker history` and `cbroker dead` show them.
+//! What this machine keeps for its user, for the page of the broker: the message history, the dead
+//! letters and how sessions were opened, as `cbroker history`, `dead` and `list` show them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use broker::{Archive, ArchiveAnswer, ArchiveError, ArchiveHold};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
 use crate::clean;
@@ -18,7 +18,7 @@ use crate::config::{Config, Credentials};
 use crate::error::Error;
 use crate::message_history::MessageHistory;
 use crate::peer::Peer;
-use crate::wrap::{KeptDeadLetter, each_dead_letter, remove_dead_letter};
+use crate::wrap::{KeptDeadLetter, all_opened, each_dead_letter, remove_dead_letter};
 
 /// So many messages of the conversation are shown; `cbroker history` has all.
 const MOST_MESSAGES: usize = 2000;
@@ -177,6 +177,20 @@ impl Archive for HomeArchive {
             .message(queue, id)
             .map_err(|error| failed(&error))?;
         Ok(text(&json!(found.ok_or(ArchiveError::Missing)?)))
+    }
+
+    fn openings(&self, hold: ArchiveHold<'_>) -> ArchiveAnswer {
+        let mut refused = None;
+        let mut bytes = 0;
+        let mut openings = Map::new();
+        let each = all_opened(&self.config.home).map_err(|error| failed(&error))?;
+        for (name, command) in each {
+            bytes += 2 * (name.len() + command.len());
+            held(hold, &mut refused, bytes)
+                .map_err(|error| refused.take().unwrap_or_else(|| failed(&error)))?;
+            openings.insert(name, command.into());
+        }
+        Ok(text(&openings.into()))
     }
 
     fn dead_letters(&self, hold: ArchiveHold<'_>) -> ArchiveAnswer {

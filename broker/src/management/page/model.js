@@ -238,7 +238,10 @@ export class Model {
   constructor() {
     /** Who is signed in: presences and receipts of this user count. */
     this.user = undefined;
-    /** name → { queue, presences: Map(session → presence), held: Map(session → answer), oldest } */
+    /**
+     * name → { queue, presences: Map(session → presence), held: Map(session → answer), oldest,
+     * opening }
+     */
     this.sessions = new Map();
     /** key → message, in the order in which they came. */
     this.messages = new Map();
@@ -276,6 +279,8 @@ export class Model {
         oldest: undefined,
       };
       keep(this.sessions, name, session, SESSIONS);
+        // The command by which it was opened last; "" where that is not known.
+        opening: undefined,
     }
     return session;
   }
@@ -287,7 +292,10 @@ export class Model {
       if (!isSession(queue.name)) continue;
       if (there.size === SESSIONS) break;
       there.add(queue.name);
-      this.session(queue.name).queue = queue;
+      const session = this.session(queue.name);
+      session.queue = queue;
+      // It may be opened in another way next time.
+      if (queue.consumers) session.opening = undefined;
     }
     for (const [name, session] of this.sessions) {
       if (there.has(name)) continue;
@@ -592,6 +600,16 @@ export class Model {
       (standing?.state === "notify" && standing.held > 0);
     if (!keepsBack) return { state: "waiting" };
     return { state: "held", reason: standing.reason ?? standing.label.toLowerCase() };
+  /** Whether messages wait for a session that is closed. */
+  waitsToBeOpened(session) {
+    return this.standing(session).state === "closed" && this.waiting(session) > 0;
+  }
+
+  /** The closed sessions for which messages wait. */
+  waitToBeOpened() {
+    return [...this.sessions.values()].filter((session) => this.waitsToBeOpened(session));
+  }
+
   }
 
   /** Those who need a person first, then by name. */
@@ -608,7 +626,7 @@ export class Model {
     };
     const rank = (session) => {
       const { state } = this.standing(session);
-      return state === "closed" && this.waiting(session) > 0 ? 1 : (weight[state] ?? 2);
+      return this.waitsToBeOpened(session) ? 1 : (weight[state] ?? 2);
     };
     return [...this.sessions.values()].sort(
       (one, two) => rank(one) - rank(two) || one.name.localeCompare(two.name),

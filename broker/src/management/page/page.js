@@ -3,7 +3,7 @@
 import { $, ask, el, key, part, plain, say, signIn, signOut, soon, toast, when } from "./dom.js";
 import * as control from "./control.js";
 import { drawer } from "./drawer.js";
-import { askConversation, askDead, letters, wholeText } from "./past.js";
+import { askConversation, askDead, askOpenings, letters, wholeText } from "./past.js";
 import { EXCHANGE, GROUPS, isSession, Model, PRESENCE, sessionName, ulid } from "./model.js";
 import * as views from "./views.js";
 
@@ -344,14 +344,18 @@ async function askBroker() {
 
 let lookingBack = false;
 
-/** Asks for what the machine's history and its dead letters have that is new. */
+/** Asks for what the machine's files have that is new. */
 async function lookBack() {
   if (lookingBack || document.hidden) return;
   lookingBack = true;
   try {
-    const [hasTold, hasDead] = await Promise.all([askConversation(model), askDead(model)]);
+    const [hasTold, hasDead, hasOpenings] = await Promise.all([
+      askConversation(model),
+      askDead(model),
+      askOpenings(model),
+    ]);
     if (hasDead) $("dead-list").replaceChildren(letters(model.dead, { sure, changed: lookBack }));
-    if (!hasTold && !hasDead) return;
+    if (!hasTold && !hasDead && !hasOpenings) return;
     drawSessions();
     drawTalk();
     redraw();

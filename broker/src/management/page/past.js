@@ -50,6 +50,18 @@ function parse(text) {
   }
 }
 
+/**
+ * Asks how closed sessions with messages were opened last; true when one is known now. Each is
+ * asked for once while it is closed.
+ */
+export async function askOpenings(model) {
+  const closed = model.waitToBeOpened().filter(({ opening }) => opening === undefined);
+  if (!model.hasArchive || !closed.length) return false;
+  const openings = await ask("GET", "/api/openings");
+  for (const session of closed) session.opening = openings[session.name] ?? "";
+  return true;
+}
+
 /** Asks for the dead letters; true when there are others than before. */
 export async function askDead(model) {
   if (!model.hasArchive) return false;

@@ -74,6 +74,7 @@ function card(session, acts) {
       el("span", { className: "pill" }),
     ),
     el("p", { className: "why" }),
+    el("p", { className: "how" }, "Open it: ", el("code")),
     el("ul", { className: "kept" }),
     el("p", { className: "last" }),
     el("p", { className: "feet" }),
@@ -110,7 +111,7 @@ export function heldText(model, message) {
 
 function fill(child, model, session) {
   const standing = model.standing(session);
-  const [head, why, kept, last, feet, acts] = child.children;
+  const [head, why, how, kept, last, feet, acts] = child.children;
   child.className = `card session is-${standing.state}`;
   say(head.lastChild, standing.label);
   const age = standing.since ? span(model.now() - standing.since) : "";
@@ -120,6 +121,8 @@ function fill(child, model, session) {
   why.hidden = !reason;
   const held = model.held(session).messages;
   keyed(kept, held.slice(0, ON_CARD), {
+  how.hidden = !model.waitsToBeOpened(session);
+  say(how.lastChild, session.opening || `cbroker --name ${session.name} <agent>`);
     key: (message) => message.id,
     make: (message) =>
       el("li", {}, el("b", {}, message.from), ": ", heldText(model, message).slice(0, 300)),

@@ -1,4 +1,5 @@
-//! What the program keeps on disk for its user: the conversation and the dead letters.
+//! What the program keeps on disk for its user: the conversation, the dead letters, and how
+//! sessions were opened.
 //!
 //! The files belong to the system user who runs the broker. The broker's first user stands for that
 //! person where it came over the Unix socket, by a link of `cbroker ui`, or with the password that
@@ -29,6 +30,11 @@ pub(super) fn routes(routes: Routes) -> Routes {
             "/api/messages/{name}/{id}",
             "one message to a session, whole where that is kept",
             message,
+        )
+        .get(
+            "/api/openings",
+            "how each session was opened last on this machine",
+            openings,
         )
         .get(
             "/api/dead-letters",
@@ -121,6 +127,10 @@ async fn message(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     answer(api, caller, move |archive, _| archive.message(&name, &id)).await
+}
+
+async fn openings(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
+    answer(api, caller, |archive, hold| archive.openings(hold)).await
 }
 
 async fn dead_letters(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
