@@ -88,8 +88,7 @@ fn a_message_is_written_with_the_keyboard_alone_and_arrives() {
     browser.until(&format!("{} === 'Closed'", card("backend", ".pill")));
     browser.press("c");
     browser.until("document.getElementById('send-box').open");
-    browser.press("backend\u{e004}\u{e004}hello there");
-    browser.click("#send-go");
+    browser.press("backend\u{e004}\u{e004}hello there\u{e004}\u{e004}\u{e007}");
     browser.until("!document.getElementById('send-box').open");
     let waiting = server.get("/api/queues/%2F/backend/peek").json();
     let envelope: serde_json::Value =
@@ -210,7 +209,22 @@ fn purging_and_deleting_ask_first() {
     browser.click("#sure-go");
     browser.until("!document.getElementById('sure').open");
     eventually("the queue is empty", || (ready() == 0).then_some(()));
+    // What goes with the queue is said before.
+    peer.say(("frontend", "backend"), "01LAST", "hello");
+    let _attached = peer.attach("backend");
+    eventually("the session has the message", || {
+        let queue = server.get("/api/queues/%2F/backend").json();
+        (queue["messages_unacknowledged"] == 1).then_some(())
+    });
     browser.click("#look-body .delete");
+    let said = "document.getElementById('sure-text').textContent";
+    for words in [
+        "for good",
+        "1 message that consumers hold",
+        "A session is attached",
+    ] {
+        browser.until(&format!("{said}.includes({})", json!(words)));
+    }
     browser.click("#sure-go");
     browser.until("!document.getElementById('look').open");
     eventually("the queue is gone", || {
@@ -249,14 +263,23 @@ fn a_used_link_says_so_and_a_phone_needs_no_sideways_scrolling() {
 }
 
 #[test]
-fn a_thousand_queues_and_ten_thousand_messages_leave_it_responsive() {
+fn a_thousand_sessions_and_ten_thousand_messages_leave_it_responsive() {
     let server = Server::start();
     let peer = Peer::connect(&server);
     peer.declare_session("backend");
     let queues: Vec<_> = (0..1000)
         .map(|number| json!({ "name": format!("q{number:04}"), "vhost": "/", "durable": false }))
         .collect();
-    let document = json!({ "queues": queues }).to_string();
+    let bindings: Vec<_> = (0..1000)
+        .map(|number| {
+            let name = format!("q{number:04}");
+            json!({
+                "source": "claudeBroker", "vhost": "/", "destination": name,
+                "destination_type": "queue", "routing_key": name,
+            })
+        })
+        .collect();
+    let document = json!({ "queues": queues, "bindings": bindings }).to_string();
     assert_eq!(
         server.ask("POST", "/api/definitions", &document).status,
         204
@@ -271,6 +294,7 @@ fn a_thousand_queues_and_ten_thousand_messages_leave_it_responsive() {
             &format!("message {number}"),
         );
     }
+    browser.until("document.querySelectorAll('article.session').length === 1001");
     browser.press("2");
     browser.until(&format!("{} === 'message 9999'", text("01M09999", ".text")));
     assert_eq!(

@@ -7,6 +7,7 @@
 
 mod api;
 mod browser;
+mod conversation;
 mod costs;
 mod definitions;
 mod fields;

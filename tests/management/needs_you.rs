@@ -32,7 +32,7 @@ fn inbox(message: &str) -> Value {
 }
 
 /// A broker with the session `backend`, and the page.
-fn with_a_session() -> Option<(Server, Peer, Browser)> {
+pub(crate) fn with_a_session() -> Option<(Server, Peer, Browser)> {
     let server = Server::start();
     let peer = Peer::connect(&server);
     peer.declare_session("backend");
@@ -78,6 +78,13 @@ fn a_card_shows_the_held_text_and_pauses_and_resumes() {
     browser.until("document.title === 'cbroker'");
     browser.click("article[data-key=backend] .resume");
     asked(&peer, &mut questions, "resume");
+    // The same in the drawer.
+    browser.click("article[data-key=backend] .open");
+    browser.click("#look-body .resume");
+    asked(&peer, &mut questions, "resume");
+    peer.publish_as_user("", PAGE, &presence_holding("backend", "idle", None, 0));
+    browser.click("#look-body .pause");
+    asked(&peer, &mut questions, "pause");
     assert_eq!(browser.errors(), [] as [String; 0]);
 }
 
@@ -153,7 +160,7 @@ fn what_is_held_is_taken_in_the_drawer_after_a_question() {
     browser.until(
         "document.querySelector('#look-body .is-held .text')?.textContent === 'please look'",
     );
-    browser.click("#look-body section button");
+    browser.click("#look-body section .take");
     browser.until("document.getElementById('sure').open");
     browser.until("document.getElementById('sure-text').textContent.includes('counts as read')");
     browser.click("#sure-go");
@@ -198,7 +205,7 @@ fn a_long_answer_is_shown_as_far_as_it_goes_and_cannot_be_taken_unread() {
     browser.click("article[data-key=backend]");
     browser.until("document.querySelectorAll('#look-body .message.is-held').length === 2");
     browser.until("document.querySelector('#look-body section code') !== null");
-    let button = "document.querySelector('#look-body section button') === null";
+    let button = "document.querySelector('#look-body section .take') === null";
     assert_eq!(browser.value(button), true);
 }
 
@@ -240,27 +247,6 @@ fn a_purged_message_is_said_to_be_purged() {
 }
 
 #[test]
-fn a_receipt_tells_how_a_message_ended_that_nobody_got() {
-    let Some((_server, peer, browser)) = with_a_session() else {
-        return;
-    };
-    browser.press("2");
-    for (state, words) in [
-        ("expired", "expired"),
-        ("dropped", "dropped: the queue was full"),
-        ("deleted", "deleted with its queue"),
-    ] {
-        let id = format!("01{state}");
-        let sent = crate::peers::envelope(("frontend", "backend"), &id, "hello");
-        peer.publish_as_user("claudeBroker", "backend", &sent);
-        browser.until(&format!("{} === 'waiting'", text(&id, ".pill")));
-        let receipt = json!({ "id": id, "state": state }).to_string();
-        peer.publish_as_user("", "nowhere", &receipt);
-        browser.until(&format!("{} === {}", text(&id, ".pill"), json!(words)));
-    }
-}
-
-#[test]
 fn one_text_goes_to_several_names_as_the_command_line_takes_them() {
     let server = Server::start();
     let peer = Peer::connect(&server);
@@ -288,31 +274,6 @@ fn one_text_goes_to_several_names_as_the_command_line_takes_them() {
         envelope["id"].clone()
     });
     assert_eq!(sent[0], sent[1]);
-}
-
-#[test]
-fn a_thread_is_shown_alone() {
-    let Some((_server, peer, browser)) = with_a_session() else {
-        return;
-    };
-    browser.press("2");
-    peer.say(("frontend", "backend"), "01QUESTION", "which port?");
-    peer.say(("tester", "backend"), "01OTHER", "something else");
-    let mut answer: Value = serde_json::from_str(&crate::peers::envelope(
-        ("api", "backend"),
-        "01ANSWER",
-        "8080",
-    ))
-    .unwrap();
-    answer["correlation_id"] = json!("01QUESTION");
-    peer.publish("claudeBroker", "backend", &answer.to_string());
-    let shown =
-        "[...document.querySelectorAll('#talk-list li')].map((one) => one.dataset.id).join()";
-    browser.until(&format!("{shown} === '01QUESTION,01OTHER,01ANSWER'"));
-    browser.click("#talk-list li[data-id='01ANSWER'] .more button:nth-child(2)");
-    browser.until(&format!("{shown} === '01QUESTION,01ANSWER'"));
-    browser.click("#talk-thread");
-    browser.until(&format!("{shown} === '01QUESTION,01OTHER,01ANSWER'"));
 }
 
 #[test]

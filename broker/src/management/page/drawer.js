@@ -12,8 +12,8 @@ const PAGE = 100;
 const TRUNCATE = 4096;
 
 /**
- * Opens and redraws the drawer; `page` is what leads out of it: jump, thread, whole, compose, sure,
- * round, tell, changed.
+ * Opens and redraws the drawer; `page` is what leads out of it: jump, thread, whole, compose, reply,
+ * sure, round, tell, changed.
  */
 export function drawer(model, page) {
   let opened; // { vhost, name, isSession, path, trail, rest, text }
@@ -150,6 +150,22 @@ export function drawer(model, page) {
           el("span", { className: "pill" }, message.reason ?? message.state ?? "held"),
         ),
         el("p", { className: "text" }, views.heldText(model, message)),
+        el(
+          "p",
+          { className: "more" },
+          el(
+            "button",
+            {
+              className: "quiet",
+              type: "button",
+              onclick: () => {
+                const asHeld = { ...message, to: session.name };
+                page.reply(views.sent(model, message)[0] ?? asHeld);
+              },
+            },
+            "reply",
+          ),
+        ),
       ),
     );
     const rest =
@@ -168,6 +184,7 @@ export function drawer(model, page) {
       : el(
           "button",
           {
+            className: "take",
             type: "button",
             onclick: () =>
               page.sure({

@@ -257,6 +257,8 @@ export class Model {
     this.toldVersion = undefined;
     /** Messages on disk that are older than those here. */
     this.older = 0;
+    /** name → names of the members. */
+    this.groups = new Map();
     /** The dead letters, oldest first, and how many more there are. */
     this.dead = [];
     this.olderDead = 0;
@@ -277,10 +279,10 @@ export class Model {
         presences: new Map(),
         held: new Map(),
         oldest: undefined,
-      };
-      keep(this.sessions, name, session, SESSIONS);
         // The command by which it was opened last; "" where that is not known.
         opening: undefined,
+      };
+      keep(this.sessions, name, session, SESSIONS);
     }
     return session;
   }
@@ -303,6 +305,18 @@ export class Model {
       if (![...session.presences.values()].some((presence) => presence.state !== "gone"))
         this.sessions.delete(name);
     }
+  }
+
+  /** The bindings of the groups' exchange; true when a group has come or gone. */
+  grouped(bindings) {
+    const before = [...this.groups.keys()].join();
+    this.groups = new Map();
+    for (const { routing_key: group, destination, destination_type: kind } of bindings) {
+      if (kind !== "queue" || !NAME.test(group) || !isSession(destination)) continue;
+      if (!this.groups.has(group)) this.groups.set(group, new Set());
+      this.groups.get(group).add(destination);
+    }
+    return [...this.groups.keys()].join() !== before;
   }
 
   /** The first waiting messages of a session's queue. */
@@ -586,6 +600,16 @@ export class Model {
     return Math.max(0, (session.queue?.messages ?? 0) - held);
   }
 
+  /** Whether messages wait for a session that is closed. */
+  waitsToBeOpened(session) {
+    return this.standing(session).state === "closed" && this.waiting(session) > 0;
+  }
+
+  /** The closed sessions for which messages wait. */
+  waitToBeOpened() {
+    return [...this.sessions.values()].filter((session) => this.waitsToBeOpened(session));
+  }
+
   /**
    * What became of a message: one that waits for a session which takes nothing in is held, for that
    * session's reason.
@@ -600,16 +624,6 @@ export class Model {
       (standing?.state === "notify" && standing.held > 0);
     if (!keepsBack) return { state: "waiting" };
     return { state: "held", reason: standing.reason ?? standing.label.toLowerCase() };
-  /** Whether messages wait for a session that is closed. */
-  waitsToBeOpened(session) {
-    return this.standing(session).state === "closed" && this.waiting(session) > 0;
-  }
-
-  /** The closed sessions for which messages wait. */
-  waitToBeOpened() {
-    return [...this.sessions.values()].filter((session) => this.waitsToBeOpened(session));
-  }
-
   }
 
   /** Those who need a person first, then by name. */
@@ -634,11 +648,12 @@ export class Model {
   }
 
   /** Messages that match, oldest first. */
-  search({ text = "", peer = "", state = "", thread = undefined }) {
+  search({ text = "", peer = "", group = undefined, state = "", thread = undefined }) {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     const matches = (message) =>
       (!state || this.fate(message).state === state) &&
       (!peer || message.from === peer || message.to === peer) &&
+      (!group || group.has(message.from) || group.has(message.to)) &&
       (!thread || thread.has(message.id)) &&
       words.every((word) => message.haystack.includes(word));
     return [...this.messages.values()].filter(matches).sort((one, two) => one.at - two.at);

@@ -17,6 +17,7 @@ const { openSession, openQueue, redraw } = drawer(model, {
   thread,
   whole,
   compose,
+  reply,
   sure,
   round,
   tell,
@@ -109,7 +110,7 @@ const acts = {
 const drawSessions = soon(() => call(views.sessions(model, acts)));
 const drawTalk = soon(() => {
   const before = nearEnd();
-  views.talk(model, query(), most, { jump, thread, whole });
+  views.talk(model, query(), most, { jump, thread, whole, reply });
   if (view !== "talk") return;
   if (before) toTheEnd();
   else $("newest").hidden = false;
@@ -245,7 +246,12 @@ async function round() {
   if (asking || document.hidden) return;
   asking = true;
   try {
-    await Promise.all([askSessions(), view === "queues" && askQueues(), askBroker()]);
+    await Promise.all([
+      askSessions(),
+      view === "talk" && askGroups(),
+      view === "queues" && askQueues(),
+      askBroker(),
+    ]);
     askHeld();
   } catch (error) {
     // A user without rights in the vhost is refused with the same status as one who is signed out.
@@ -302,6 +308,13 @@ async function askSessions() {
   for (const queue of mine) if (!queue.messages_ready) model.session(queue.name).oldest = undefined;
   drawSessions();
   if (changed.length) drawTalk();
+}
+
+const groupBindings = async () =>
+  (await isThere(GROUPS)) ? ask("GET", `/api/exchanges/%2F/${GROUPS}/bindings/source`) : [];
+
+async function askGroups() {
+  if (model.grouped(await groupBindings())) drawTalk();
 }
 
 async function askQueues() {
@@ -408,6 +421,7 @@ let threadOf;
 const query = () => ({
   text: $("talk-search").value,
   peer: $("talk-peer").value,
+  group: model.groups.get($("talk-group").value),
   state: $("talk-state").value,
   thread: threadOf && model.thread(threadOf),
 });
@@ -424,7 +438,7 @@ function thread(id) {
 $("talk-thread").addEventListener("click", () => thread());
 for (const form of ["talk-tools", "queue-tools"])
   $(form).addEventListener("submit", (event) => event.preventDefault());
-for (const field of ["talk-search", "talk-peer", "talk-state"]) {
+for (const field of ["talk-search", "talk-peer", "talk-group", "talk-state"]) {
   $(field).addEventListener("input", () => {
     most = 200;
     drawTalk();
@@ -464,12 +478,13 @@ function jump(id) {
   if (!found) return toast("That message is not here any more.");
   $("talk-search").value = "";
   $("talk-peer").value = "";
+  $("talk-group").value = "";
   $("talk-state").value = "";
   thread();
   most = model.messages.size;
   $("look").close();
   show("talk");
-  views.talk(model, query(), most, { jump, thread, whole });
+  views.talk(model, query(), most, { jump, thread, whole, reply });
   const child = [...$("talk-list").children].find((item) => item.dataset.key === found.key);
   setTimeout(() => {
     child?.scrollIntoView({ block: "center" });
@@ -479,8 +494,24 @@ function jump(id) {
 
 // ---------------------------------------------------------------- sending
 
+/** The id of the message that the form answers. */
+let answered;
+
+/** Opens the form for an answer, as the session that was asked gives it. */
+function reply({ id, from, to, replyTo }) {
+  const whom = replyTo ?? from;
+  // Its sender must not choose several, or a group.
+  compose(/^[\w -]+$/.test(whom) ? whom : "");
+  answered = id;
+  $("send-form").elements.from.value = to;
+  say($("send-title"), `Reply to …${id.slice(-6)}`);
+}
+
 function compose(to = "") {
   const form = $("send-form");
+  if (answered !== undefined) form.elements.from.value = "operator";
+  answered = undefined;
+  say($("send-title"), "Send a message");
   form.elements.to.value = to;
   say($("send-error"), "");
   $("names").replaceChildren(
@@ -532,10 +563,7 @@ async function recipients(text, from) {
       continue;
     }
     const group = sessionName(one.slice(1));
-    const bound = (await isThere(GROUPS))
-      ? await ask("GET", `/api/exchanges/%2F/${GROUPS}/bindings/source`)
-      : [];
-    const members = bound.filter(
+    const members = (await groupBindings()).filter(
       (binding) => binding.routing_key === group && binding.destination !== sessionName(from),
     );
     if (!members.length) throw new Error(`Nobody else is in the group @${group}.`);
@@ -550,7 +578,8 @@ async function send(id, to, from, text) {
   if (waiting >= 1000)
     throw new Error(`${to} has 1000 messages waiting; one more would drop the oldest.`);
   const now = new Date();
-  const envelope = { id, from, to, ts: now.toISOString(), message: text };
+  const answers = answered === undefined ? {} : { correlation_id: answered };
+  const envelope = { id, from, to, ts: now.toISOString(), message: text, ...answers };
   const properties = {
     content_type: "application/json",
     message_id: envelope.id,
@@ -558,6 +587,7 @@ async function send(id, to, from, text) {
     priority: 5,
     delivery_mode: 2,
     user_id: model.user,
+    ...answers,
   };
   const order = {
     properties,

@@ -103,11 +103,13 @@ const FRAME = /^\[cbroker peer message [^\]]*\] | \[end\]$/g;
  * The text of a held message: as it was sent where that went by here, else as it would be typed.
  */
 export function heldText(model, message) {
-  const sent = model
-    .withId(message.id)
-    .find((item) => item.isOwn && item.from === message.from && !item.cut);
-  return sent?.text ?? message.line.replace(FRAME, "");
+  const whole = sent(model, message).find((item) => !item.cut);
+  return whole?.text ?? message.line.replace(FRAME, "");
 }
+
+/** A held message as it was sent, where that went by here. */
+export const sent = (model, { id, from }) =>
+  model.withId(id).filter((item) => item.isOwn && item.from === from);
 
 function fill(child, model, session) {
   const standing = model.standing(session);
@@ -119,10 +121,10 @@ function fill(child, model, session) {
   const reason = standing.reason === standing.label.toLowerCase() ? "" : (standing.reason ?? "");
   say(why, reason && standing.state === "held" ? [reason, age].filter(Boolean).join(" · ") : reason);
   why.hidden = !reason;
-  const held = model.held(session).messages;
-  keyed(kept, held.slice(0, ON_CARD), {
   how.hidden = !model.waitsToBeOpened(session);
   say(how.lastChild, session.opening || `cbroker --name ${session.name} <agent>`);
+  const held = model.held(session).messages;
+  keyed(kept, held.slice(0, ON_CARD), {
     key: (message) => message.id,
     make: (message) =>
       el("li", {}, el("b", {}, message.from), ": ", heldText(model, message).slice(0, 300)),
@@ -190,7 +192,7 @@ const ENDS = {
   taken: "taken by a command",
 };
 
-/** One message; `acts` are what leads out of it: jump, thread. */
+/** One message; `acts` are what leads out of it: jump, thread, whole, reply. */
 export function message(model, item, acts) {
   const id = el("span", { className: "id mono", title: item.id }, item.id.slice(-6));
   return el(
@@ -227,22 +229,24 @@ function widen(child, item, acts) {
 const publisher = (item) =>
   item.user ? `published by the user ${item.user}` : "sent by nobody that the broker vouches for";
 
-function more(item, { jump, thread, whole }) {
+const copy = (text) =>
+  navigator.clipboard.writeText(plain(text)).then(
+    () => toast("Copied."),
+    () => toast("The browser does not let this page copy."),
+  );
+
+function more(item, { jump, thread, whole, reply }) {
   const parts = [];
-  const act = (text, onclick) =>
-    el("button", { className: "quiet", type: "button", onclick }, text);
+  const act = (text, onclick, kind = "") =>
+    el("button", { className: `quiet ${kind}`, type: "button", onclick }, text);
   if (item.answers)
     parts.push(
       act(`↩ answers …${item.answers.slice(-6)}`, () => jump(item.answers)),
       act("thread", () => thread(item.id)),
     );
   parts.push(
-    act("copy", () =>
-      navigator.clipboard.writeText(plain(item.text)).then(
-        () => toast("Copied."),
-        () => toast("The browser does not let this page copy."),
-      ),
-    ),
+    act("reply", () => reply(item), "reply"),
+    act("copy", () => copy(item.text), "copy"),
   );
   if (item.cut) parts.push(act(ALL, () => whole(item)));
   if (item.isTold) parts.push(el("span", {}, "from this machine's history"));
@@ -288,10 +292,17 @@ export function talk(model, query, most, acts) {
   say($("count-talk"), model.messages.size ? number(model.messages.size) : "");
   const latest = [...model.messages.values()].reverse();
   const names = new Set(latest.flatMap((item) => [item.from, item.to]));
+  choose("talk-peer", "Every session", names, (name) => name);
+  choose("talk-group", "Every group", model.groups.keys(), (name) => `@${name}`);
+  $("talk-group").hidden = model.groups.size === 0;
+}
+
+/** Fills a list to choose from. */
+function choose(id, all, names, words) {
   const choices = ["", ...[...names].slice(0, CHOICES).sort()];
-  keyed($("talk-peer"), choices, {
+  keyed($(id), choices, {
     key: (name) => name,
-    make: (name) => el("option", { value: name }, name || "Every session"),
+    make: (name) => el("option", { value: name }, name ? words(name) : all),
     update: () => {},
   });
 }
