@@ -40,7 +40,7 @@ use crate::users::Users;
 use crate::vhost::{DeleteCondition, Vhost};
 use crate::wakeup::Wakeup;
 
-pub(crate) use administration::check_access_room;
+pub(crate) use administration::{check_access_room, permission_definition};
 pub(crate) use busy_mark::BusyMark;
 
 /// What all queues together read at the start.

@@ -1,5 +1,5 @@
-//! Changes of vhosts and limits, as administrators make them: in memory and in the store. Relies on
-//! `vhost`, `quotas` and `persist`.
+//! Changes of vhosts, of rights in them, and of limits, as administrators make them: in memory and
+//! in the store. Relies on `vhost`, `users`, `quotas` and `persist`.
 
 use std::sync::Arc;
 
@@ -8,9 +8,12 @@ use crate::fault::{Fault, ReplyCode};
 use crate::lock::{read, write};
 use crate::memory::ACCESS;
 use crate::persist::Ticket;
-use crate::persist::definition::{Definition, QuotaDefinition, VhostDefinition};
+use crate::persist::definition::{
+    Definition, PermissionDefinition, QuotaDefinition, VhostDefinition,
+};
 use crate::quotas::{Quota, QuotaScope};
 use crate::registry::ConnectionHandle;
+use crate::users::{Operation, Permissions};
 use crate::vhost::{Labels, Vhost};
 
 /// Refuses what would let users, permissions and vhosts hold more memory than they may. `what` is
@@ -59,11 +62,46 @@ impl BrokerState {
         Ok(ticket)
     }
 
-    /// Deletes a vhost with everything in it, and ends the connections to it.
+    /// Lets a user into a vhost. `None` if there is no such user or vhost.
+    pub(crate) fn permit(
+        &self,
+        user: &str,
+        vhost: &str,
+        permissions: Permissions,
+    ) -> Result<Option<Ticket>, Fault> {
+        let definition = permission_definition(user, vhost, &permissions);
+        // Held to the end: a vhost that goes meanwhile takes this right away afterwards, and the
+        // store gets changes in their order.
+        let mut users = write(&self.users);
+        if self.vhost(vhost).is_none() || users.permit(user, vhost, permissions).is_err() {
+            return Ok(None);
+        }
+        Ok(Some(self.definitions.save(&definition)?))
+    }
+
+    /// Takes every right in a vhost away that is not there any more.
+    fn forget_rights_in(&self, vhost: &str) -> Result<Ticket, Fault> {
+        let mut users = write(&self.users);
+        let mut last = Ticket::NONE;
+        for name in users.forget_vhost(vhost) {
+            let right = permission_definition(&name, vhost, &Permissions::all());
+            last = last.max(self.definitions.forget(&right)?);
+        }
+        drop(users);
+        self.permissions_changed();
+        Ok(last)
+    }
+
+    /// Deletes a vhost with everything in it and all rights there, and ends the connections to it.
     pub fn remove_vhost(self: &Arc<Self>, name: &str) -> Result<Ticket, Fault> {
+        let _one_commit = self.definitions.together();
         let Some(vhost) = write(&self.vhosts).remove(name) else {
             return Ok(Ticket::NONE);
         };
+        // The rights go first: a vhost that is large may need several commits, and none must leave
+        // somebody with a way into one that is made under its name. Nobody gets a new one, because
+        // the vhost is not there any more.
+        let rights = self.forget_rights_in(name)?;
         let fault = Fault::connection(
             ReplyCode::ConnectionForced,
             format!("vhost '{name}' is deleted"),
@@ -85,7 +123,7 @@ impl BrokerState {
         };
         let unlimited = self.change_quota(QuotaScope::Vhost, name, |_| ())?;
         let gone = self.definitions.forget(&Definition::Vhost(definition))?;
-        Ok(emptied?.max(unlimited).max(gone))
+        Ok(rights.max(emptied?).max(unlimited).max(gone))
     }
 
     /// Changes the limits of a vhost or user. One that is not there has none.
@@ -125,4 +163,20 @@ impl BrokerState {
             self.definitions.save(&definition)?
         })
     }
+}
+
+/// What the store keeps of a right.
+pub(crate) fn permission_definition(
+    user: &str,
+    vhost: &str,
+    permissions: &Permissions,
+) -> Definition {
+    let source = |operation| permissions.source(operation).to_owned();
+    Definition::Permission(PermissionDefinition {
+        user: user.to_owned(),
+        vhost: vhost.to_owned(),
+        configure: source(Operation::Configure),
+        write: source(Operation::Write),
+        read: source(Operation::Read),
+    })
 }

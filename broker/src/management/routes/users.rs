@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use super::{Routes, limits};
-use crate::broker_state::check_access_room;
+use crate::broker_state::{check_access_room, permission_definition};
 use crate::lock::{read, write};
 use crate::management::auth::Caller;
 use crate::management::held::CallerBody;
@@ -17,10 +17,10 @@ use crate::management::paging::{Listed, Listing};
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
-use crate::persist::definition::{Definition, PermissionDefinition, UserDefinition};
+use crate::persist::definition::{Definition, UserDefinition};
 use crate::quotas::{Quota, QuotaScope};
 use crate::revocation::{self, Loss};
-use crate::users::{self, Credential, Operation, PasswordHash, Permissions, Tag, User};
+use crate::users::{self, Credential, PasswordHash, Permissions, Tag, User};
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -460,17 +460,6 @@ impl Allowed {
     }
 }
 
-fn permission_definition(user: &str, vhost: &str, permissions: &Permissions) -> Definition {
-    let source = |operation| permissions.source(operation).to_owned();
-    Definition::Permission(PermissionDefinition {
-        user: user.to_owned(),
-        vhost: vhost.to_owned(),
-        configure: source(Operation::Configure),
-        write: source(Operation::Write),
-        read: source(Operation::Read),
-    })
-}
-
 /// About how many bytes more these permissions take than those that the user has there.
 pub(super) fn permission_growth(
     api: &Api,
@@ -491,27 +480,9 @@ pub(super) fn permit(
     vhost: &str,
     permissions: Permissions,
 ) -> Result<Ticket, ApiError> {
-    let definition = permission_definition(user, vhost, &permissions);
-    let ticket = {
-        let mut users = write(&api.broker.users);
-        let permitted = users.permit(user, vhost, permissions);
-        permitted.map_err(|_| ApiError::not_found())?;
-        save(api, &definition)
-    };
+    let ticket = api.broker.permit(user, vhost, permissions);
     revocation::restrict(&api.broker, user, vhost);
-    ticket
-}
-
-/// A vhost goes: so does everybody's way into it.
-pub(super) fn forget_vhost(api: &Api, vhost: &str) -> Result<Ticket, ApiError> {
-    let ticket = {
-        let mut users = write(&api.broker.users);
-        let names = users.forget_vhost(vhost);
-        let permission = |name: &String| permission_definition(name, vhost, &Permissions::all());
-        forget(api, &names.iter().map(permission).collect::<Vec<_>>())
-    };
-    api.broker.permissions_changed();
-    ticket
+    ticket?.ok_or_else(ApiError::not_found)
 }
 
 async fn allow(
@@ -551,4 +522,24 @@ async fn forbid(
     revocation::restrict(&api.broker, &name, &vhost);
     super::kept(&api, ticket?).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::management::tests::TestApi;
+    use crate::vhost::Labels;
+
+    #[tokio::test]
+    async fn a_right_in_a_vhost_that_goes_meanwhile_does_not_wait_for_the_next_of_its_name() {
+        let test = TestApi::start().await;
+        let ada = |vhost: &str| read(&test.api.broker.users).may_enter("ada", vhost);
+        assert!(test.api.broker.put_vhost("v", Labels::default()).is_ok());
+        assert!(permit(&test.api, "ada", "v", Permissions::all()).is_ok());
+        assert!(test.api.broker.remove_vhost("v").is_ok());
+        assert!(!ada("v"), "it went with the vhost");
+        assert!(permit(&test.api, "ada", "v", Permissions::all()).is_err());
+        assert!(!ada("v"), "it was given for a vhost that is not there");
+        test.stop().await;
+    }
 }

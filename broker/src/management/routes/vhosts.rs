@@ -197,13 +197,7 @@ async fn delete(
     if name == "/" {
         return Err(ApiError::bad("the vhost '/' always exists"));
     }
-    // The rights go first: a vhost that is large may need several commits, and none must leave
-    // somebody with a way into one that is made under its name.
-    let ticket = {
-        let _one_commit = api.broker.definitions.together();
-        let rights = super::users::forget_vhost(&api, &name)?;
-        rights.max(api.broker.remove_vhost(&name)?)
-    };
+    let ticket = api.broker.remove_vhost(&name)?;
     super::kept(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
 }

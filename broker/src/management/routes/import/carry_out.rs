@@ -165,3 +165,21 @@ impl Done {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::read;
+    use crate::management::tests::TestApi;
+
+    #[tokio::test]
+    async fn an_import_that_fails_leaves_no_right_in_the_vhost_that_it_had_made() {
+        let test = TestApi::start().await;
+        let made = vhosts::put(&test.api, &test.ada(), "v", Labels::default());
+        assert!(made.is_ok());
+        assert!(read(&test.api.broker.users).may_enter("ada", "v"));
+        Done(vec![DoneStep::Vhost("v".to_owned(), None)]).undo(&test.api);
+        assert!(!read(&test.api.broker.users).may_enter("ada", "v"));
+        test.stop().await;
+    }
+}
