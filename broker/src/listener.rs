@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
@@ -30,6 +31,13 @@ use crate::registry::SocketEnd;
 const GREETING: usize = 256;
 /// The pause after a failed accept, which usually means that file descriptors ran out.
 const REST: Duration = Duration::from_millis(100);
+
+/// After so long without a byte from a client, the system asks whether it is there: one whose
+/// machine lost its power or its network says nothing.
+const SILENT: Duration = Duration::from_mins(1);
+/// How often it is asked again, and how many times in vain before the connection counts as broken.
+const ASK_EVERY: Duration = Duration::from_secs(15);
+const ASKED_IN_VAIN: u32 = 4;
 
 /// Accepts clients without TLS.
 pub(crate) async fn serve_tcp(broker: Arc<BrokerState>, listener: TcpListener) {
@@ -166,8 +174,8 @@ async fn accept<S>(broker: &BrokerState, accepted: std::io::Result<S>) -> Option
     }
 }
 
-/// Sets `TCP_NODELAY`, reads the addresses and takes a place until the login. Small writes should
-/// leave at once, because the writer has already gathered what can be sent together.
+/// Sets the socket's options, reads the addresses and takes a place until the login. Small writes
+/// should leave at once, because the writer has already gathered what can be sent together.
 async fn prepare(
     broker: &BrokerState,
     stream: &TcpStream,
@@ -177,10 +185,21 @@ async fn prepare(
         port: address.port(),
     };
     stream.set_nodelay(true).ok()?;
+    notice_dead_peers(stream).ok()?;
     let peer = stream.peer_addr().ok()?;
     let local = stream.local_addr().ok()?;
     let place = broker.login_places.take(LoginPeer { peer, local }).await;
     Some((end(peer), end(local), place))
+}
+
+/// Makes the system break a connection whose client is gone without a word, also where there is no
+/// heartbeat and where nothing is read from it. A client whose system answers is kept, however long
+/// it rests; so `TCP_USER_TIMEOUT`, which ends those that have not read for a while, is not set.
+fn notice_dead_peers(stream: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, SILENT)?;
+    sockopt::set_tcp_keepintvl(stream, ASK_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, ASKED_IN_VAIN)?;
+    sockopt::set_socket_keepalive(stream, true)
 }
 
 /// A Unix socket that only this system user can open. Its file is removed on drop.

@@ -10,6 +10,8 @@ mod bodies;
 mod clocks;
 mod credit;
 mod crowds;
+#[cfg(target_os = "linux")]
+mod dead_peers;
 mod doors;
 mod full_at_start;
 mod kills;
