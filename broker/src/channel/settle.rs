@@ -8,9 +8,7 @@
 use super::fan_out::Continuation;
 use super::{Channel, ChannelMode, Next};
 use crate::delivery::effects::Effects;
-use crate::delivery::ledger::{
-    Credit, TakenDeliveries, UnknownTag, UnsettledDelivery, Which, credit_consumers,
-};
+use crate::delivery::ledger::{Credit, UnknownTag, UnsettledDelivery, Which, credit_consumers};
 use crate::fault::{Fault, ReplyCode};
 use crate::memory;
 use crate::queue::Disposition;
@@ -22,8 +20,6 @@ use crate::wire::reply;
 pub(super) const AT_ONCE: usize = 1024;
 /// Room for deliveries that a channel keeps between two settles.
 const KEPT_TAKEN: usize = 64;
-/// So many deliveries in memory are moved in the time of one step.
-const MOVED_IN_ONE: usize = 256;
 
 /// A settle that may take more than one unit of work. What it names is bounded by its last tag, so
 /// deliveries that come meanwhile do not belong to it.
@@ -135,9 +131,7 @@ impl Channel {
         };
         let mut taken = std::mem::take(&mut self.taken);
         let known = self.ledger.take(which, credit, AT_ONCE, &mut taken);
-        if let Ok(TakenDeliveries { moved, .. }) = &known {
-            let moved = u32::try_from(moved / MOVED_IN_ONE).unwrap_or(u32::MAX);
-            effects.spend(moved);
+        if known.is_ok() {
             if !is_recovery {
                 self.view.counters.settled.add_alone(taken.len() as u64);
             }
@@ -152,7 +146,7 @@ impl Channel {
         if taken.capacity() <= KEPT_TAKEN {
             self.taken = taken;
         }
-        Ok(known?.rest)
+        Ok(known?)
     }
 
     /// Gives deliveries to their queues, those that follow each other together, and leaves `taken`
@@ -243,7 +237,7 @@ impl Channel {
             if let Err(fault) = self.hand_back(&mut taken, requeue, effects) {
                 tracing::debug!(%fault, "deliveries of a closed channel could not be returned");
             }
-            if !rest.is_ok_and(|taken| taken.rest.is_some()) {
+            if !rest.is_ok_and(|rest| rest.is_some()) {
                 return true;
             }
         }

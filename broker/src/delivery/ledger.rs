@@ -6,7 +6,8 @@
 //!
 //! # Cost
 //! A delivery is added at the back and usually taken from the front. One in the middle is found by
-//! binary search.
+//! binary search and leaves its place empty; when most places are empty, the others close up. So
+//! clients that settle in any order pay the same for each delivery.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -26,6 +27,34 @@ pub(crate) struct UnsettledDelivery {
     pub(crate) entry: QueuedMessage,
     /// `None` for `basic.get`.
     pub(crate) consumer: Option<Arc<Consumer>>,
+}
+
+/// A place in the order of tags.
+#[derive(Debug)]
+enum Slot {
+    Open(UnsettledDelivery),
+    /// The delivery with this tag was taken from between others.
+    Empty(u64),
+}
+
+impl Slot {
+    fn tag(&self) -> u64 {
+        match self {
+            Self::Open(delivery) => delivery.tag,
+            Self::Empty(tag) => *tag,
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Open(_))
+    }
+
+    fn into_delivery(self) -> Option<UnsettledDelivery> {
+        match self {
+            Self::Open(delivery) => Some(delivery),
+            Self::Empty(_) => None,
+        }
+    }
 }
 
 /// The channel has no unsettled delivery with this tag.
@@ -48,10 +77,12 @@ pub(crate) struct Ledger {
 #[derive(Debug, Default)]
 pub(crate) struct OpenDeliveries {
     last_tag: u64,
-    /// Ordered by ascending tag.
-    deliveries: VecDeque<UnsettledDelivery>,
+    /// Ordered by ascending tag. The first and the last are open.
+    slots: VecDeque<Slot>,
+    /// How many slots are open.
+    count: usize,
     used: u32,
-    /// What `deliveries` hold, and how much of it is counted in the holdings of the connection.
+    /// What deliveries hold, and how much of it is counted in the holdings of the connection.
     bytes: usize,
     reported_bytes: usize,
 }
@@ -75,13 +106,70 @@ impl OpenDeliveries {
             self.used += 1;
         }
         self.bytes += entry.footprint();
-        self.deliveries.push_back(UnsettledDelivery {
+        self.count += 1;
+        self.slots.push_back(Slot::Open(UnsettledDelivery {
             tag: self.last_tag,
             queue: Arc::clone(queue),
             entry,
             consumer: consumer.cloned(),
-        });
+        }));
         self.last_tag
+    }
+
+    /// Index of the open slot with this tag.
+    fn position(&self, tag: u64) -> Result<usize, UnknownTag> {
+        if self.slots.front().is_some_and(|slot| slot.tag() == tag) {
+            return Ok(0);
+        }
+        let at = self.slots.binary_search_by_key(&tag, Slot::tag);
+        let open = at.ok().filter(|at| self.slots[*at].is_open());
+        open.ok_or(UnknownTag(tag))
+    }
+
+    /// Takes one delivery.
+    fn take_one(&mut self, tag: u64, into: &mut Vec<UnsettledDelivery>) -> Result<(), UnknownTag> {
+        let at = self.position(tag)?;
+        let slot = if at == 0 {
+            self.slots.pop_front()
+        } else {
+            let slot = self.slots.get_mut(at);
+            slot.map(|slot| std::mem::replace(slot, Slot::Empty(tag)))
+        };
+        into.extend(slot.and_then(Slot::into_delivery));
+        self.count -= 1;
+        self.close_up();
+        Ok(())
+    }
+
+    /// Takes deliveries from the front up to a tag, or all for 0, out of at most `most` slots.
+    /// Returns the last tag that was named when there are more.
+    fn take_front(
+        &mut self,
+        tag: u64,
+        most: usize,
+        into: &mut Vec<UnsettledDelivery>,
+    ) -> Result<Option<u64>, UnknownTag> {
+        let named = match tag {
+            0 => self.slots.len(),
+            tag => self.position(tag)? + 1,
+        };
+        let last = self.slots.get(named.wrapping_sub(1)).map(Slot::tag);
+        let before = into.len();
+        let taken = self.slots.drain(..named.min(most));
+        into.extend(taken.filter_map(Slot::into_delivery));
+        self.count -= into.len() - before;
+        self.close_up();
+        Ok(last.filter(|_| named > most))
+    }
+
+    /// Removes empty slots at both ends, and all of them where they are more than the open ones.
+    fn close_up(&mut self) {
+        while self.slots.pop_front_if(|slot| !slot.is_open()).is_some() {}
+        while self.slots.pop_back_if(|slot| !slot.is_open()).is_some() {}
+        if self.slots.len() > 2 * self.count {
+            self.slots.retain(Slot::is_open);
+        }
+        memory::give_back_room(&mut self.slots);
     }
 }
 
@@ -135,40 +223,23 @@ impl Ledger {
     }
 
     /// Removes the deliveries that an ack, nack or reject names, at most `most` of them. `UpTo(0)`
-    /// means all.
+    /// means all. Returns what was named and not taken.
     pub(crate) fn take(
         &self,
         which: Which,
         credit: Credit,
         most: usize,
         into: &mut Vec<UnsettledDelivery>,
-    ) -> Result<TakenDeliveries, UnknownTag> {
+    ) -> Result<Option<Which>, UnknownTag> {
         let mut open = lock(&self.open);
         let start = into.len();
-        let (mut rest, mut moved) = (None, 0);
-        match which {
+        let rest = match which {
             Which::One(tag) => {
-                let at = position(&open.deliveries, tag).ok_or(UnknownTag(tag))?;
-                if at == 0 {
-                    into.extend(open.deliveries.pop_front());
-                } else {
-                    moved = at.min(open.deliveries.len() - at);
-                    into.extend(open.deliveries.remove(at));
-                }
+                open.take_one(tag, into)?;
+                None
             }
-            Which::UpTo(tag) => {
-                let count = match tag {
-                    0 => open.deliveries.len(),
-                    tag => position(&open.deliveries, tag).ok_or(UnknownTag(tag))? + 1,
-                };
-                if count > most {
-                    let last = open.deliveries.get(count - 1);
-                    rest = last.map(|last| Which::UpTo(last.tag));
-                }
-                into.extend(open.deliveries.drain(..count.min(most)));
-            }
-        }
-        memory::give_back_room(&mut open.deliveries);
+            Which::UpTo(tag) => open.take_front(tag, most, into)?.map(Which::UpTo),
+        };
         let taken = into[start..].iter().map(|taken| taken.entry.footprint());
         open.bytes = open.bytes.saturating_sub(taken.sum());
         self.report(&mut open);
@@ -176,7 +247,7 @@ impl Ledger {
             open.used -= credit_consumers(&into[start..]);
             self.used.store(open.used, Relaxed);
         }
-        Ok(TakenDeliveries { rest, moved })
+        Ok(rest)
     }
 
     /// Returns the channel-wide credit for `settled` deliveries that were taken with
@@ -190,16 +261,18 @@ impl Ledger {
         self.with_deliveries(|open| {
             let footprints = deliveries.iter().map(|delivery| delivery.entry.footprint());
             open.bytes += footprints.sum::<usize>();
-            open.deliveries.extend(deliveries);
+            open.count += deliveries.len();
+            // An empty slot may have the tag of a delivery that comes back.
+            open.slots.retain(Slot::is_open);
+            open.slots.extend(deliveries.into_iter().map(Slot::Open));
             // Two ascending runs, which this sort merges.
-            let all = open.deliveries.make_contiguous();
-            all.sort_by_key(|delivery| delivery.tag);
+            open.slots.make_contiguous().sort_by_key(Slot::tag);
         });
     }
 
     /// Returns the number of unsettled deliveries.
     pub(crate) fn len(&self) -> usize {
-        lock(&self.open).deliveries.len()
+        lock(&self.open).count
     }
 }
 
@@ -238,22 +311,4 @@ pub(crate) enum Which {
     One(u64),
     /// This tag and all before it.
     UpTo(u64),
-}
-
-/// The result of [`Ledger::take`].
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct TakenDeliveries {
-    /// What was named and not taken.
-    pub(crate) rest: Option<Which>,
-    /// How many other deliveries had to be moved.
-    pub(crate) moved: usize,
-}
-
-fn position(deliveries: &VecDeque<UnsettledDelivery>, tag: u64) -> Option<usize> {
-    if deliveries.front()?.tag == tag {
-        return Some(0);
-    }
-    deliveries
-        .binary_search_by_key(&tag, |delivery| delivery.tag)
-        .ok()
 }

@@ -14,7 +14,7 @@ use super::consumer::{Consumer, Subscription};
 use super::message::{Message, MessageFacts};
 use super::{ConfirmMode, Disposition, GetMode, GetResult, PublishResult, Queue, QueueIdentity};
 use crate::delivery::effects::Effects;
-use crate::delivery::ledger::{Credit, Ledger, Which};
+use crate::delivery::ledger::{Credit, Ledger, UnknownTag, Which};
 use crate::delivery::outbox::{Frames, Outbox};
 use crate::wire::content::{Lane, MessageContent};
 use crate::wire::frame::{self, ParsedFrame};
@@ -39,7 +39,13 @@ enum Act {
         nth: usize,
         disposition: Disposition,
     },
+    SettleUpTo {
+        nth: usize,
+        disposition: Disposition,
+    },
     SettleAll(Disposition),
+    /// A transaction that settles every other delivery is rolled back.
+    RollBack,
     Get,
     Consume {
         no_ack: bool,
@@ -68,7 +74,10 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(ttl_ms, priority)| Act::Publish { ttl_ms, priority }),
         4 => (0usize..8, disposition())
             .prop_map(|(nth, disposition)| Act::Settle { nth, disposition }),
+        1 => (0usize..8, disposition())
+            .prop_map(|(nth, disposition)| Act::SettleUpTo { nth, disposition }),
         1 => disposition().prop_map(Act::SettleAll),
+        1 => Just(Act::RollBack),
         2 => Just(Act::Get),
         2 => (any::<bool>(), 0u32..3)
             .prop_map(|(no_ack, prefetch)| Act::Consume { no_ack, prefetch }),
@@ -119,6 +128,13 @@ impl World {
                     self.settle(Which::One(tag), disposition, &mut effects);
                 }
             }
+            Act::SettleUpTo { nth, disposition } => {
+                let tags = self.tags();
+                if let Some(&tag) = tags.get(nth % tags.len().max(1)) {
+                    self.settle(Which::UpTo(tag), disposition, &mut effects);
+                }
+            }
+            Act::RollBack => self.roll_back(),
             Act::SettleAll(disposition) => self.settle(Which::UpTo(0), disposition, &mut effects),
             Act::Get => self.get(&mut effects),
             Act::Consume { no_ack, prefetch } => self.consume((no_ack, prefetch), &mut effects),
@@ -175,11 +191,11 @@ impl World {
     }
 
     fn settle(&mut self, which: Which, disposition: Disposition, effects: &mut Effects) {
-        let mut taken = Vec::new();
-        let all = usize::MAX;
-        self.ledger
-            .take(which, Credit::Now, all, &mut taken)
-            .unwrap();
+        let (mut taken, mut rest) = (Vec::new(), Some(which));
+        while let Some(which) = rest {
+            // More than two at once take several steps.
+            rest = self.ledger.take(which, Credit::Now, 2, &mut taken).unwrap();
+        }
         for delivery in &taken {
             let id = id_of(&delivery.entry.message);
             let tag = delivery.tag;
@@ -198,6 +214,22 @@ impl World {
         self.queue
             .settle(taken.into_iter(), disposition, effects)
             .unwrap();
+    }
+
+    /// Takes every other delivery, newest first, and gives them back.
+    fn roll_back(&self) {
+        let mut tags = self.tags();
+        tags.sort_unstable();
+        let mut taken = Vec::new();
+        for tag in tags.into_iter().rev().skip(1).step_by(2) {
+            let which = Which::One(tag);
+            self.ledger
+                .take(which, Credit::Later, 1, &mut taken)
+                .unwrap();
+            let again = self.ledger.take(which, Credit::Later, 1, &mut Vec::new());
+            assert_eq!(again, Err(UnknownTag(tag)), "it was taken");
+        }
+        self.ledger.put_back(taken);
     }
 
     fn get(&mut self, effects: &mut Effects) {
