@@ -102,6 +102,15 @@ fn a_message_is_written_with_the_keyboard_alone_and_arrives() {
         "{}.includes('1 waiting')",
         card("backend", ".feet")
     ));
+    // Sessions and queues are gone to, opened and closed.
+    for view in ["1", "3"] {
+        browser.press(view);
+        browser.until("document.querySelector('main > section:not([hidden]) [data-key]') !== null");
+        browser.press("j\u{e007}");
+        browser.until("document.getElementById('look').open");
+        browser.press("\u{e00c}");
+        browser.until("!document.getElementById('look').open");
+    }
 }
 
 #[test]

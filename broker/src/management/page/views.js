@@ -349,7 +349,10 @@ function row(queue, open) {
     ...Array.from({ length: 7 }, (_, place) => el("td", { className: place > 1 ? "num" : "" })),
   );
   made.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") go();
+    if (event.key !== "Enter") return;
+    // Else the same key presses the button that has the focus then, which closes the drawer.
+    event.preventDefault();
+    go();
   });
   return made;
 }
