@@ -70,6 +70,10 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     let here = SocketAddr::new(host, addresses.amqp.port());
     archive.listens_at(format!("amqp://{here}"));
     tell(&addresses, output)?;
+    if args.background {
+        // Nobody sees what it prints.
+        tracing::info!("listening at amqp://{}", addresses.amqp);
+    }
     let mut every = tokio::time::interval(GIVE_BACK_EVERY);
     loop {
         tokio::select! {

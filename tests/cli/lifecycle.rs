@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -53,6 +53,8 @@ fn the_broker_runs_in_the_background_until_it_is_stopped_and_keeps_what_waits() 
         "{started:?}"
     );
     let first = own.record();
+    let api = u16::try_from(first["management_port"].as_u64().unwrap()).unwrap();
+    TcpStream::connect((Ipv4Addr::LOCALHOST, api)).expect("the API is open when it has started");
     let again = place.ok(["start"]);
     assert!(again.starts_with("broker already runs at "), "{again}");
     assert_eq!(own.record(), first, "a second start changes nothing");
@@ -227,10 +229,18 @@ fn the_log_is_shown_and_followed() {
     own.start();
     own.0.ok(["send", "--to", "a", "-m", "x"]);
     wait_until(
-        || own.0.ok(["logs"]).contains("user=cbroker"),
+        || own.0.ok(["logs"]).contains("listening at amqp://"),
         || own.0.ok(["logs"]),
     );
     assert_eq!(own.0.ok(["logs", "-n", "1"]).lines().count(), 1);
+    // Clients come and go without a line.
+    assert_eq!(own.0.ok(["logs"]).lines().count(), 1);
+    let before = own.0.ok(["logs"]);
+    for _ in 0..3 {
+        own.0.ok(["send", "--to", "a", "-m", "x"]);
+        own.0.ok(["list"]);
+    }
+    assert_eq!(own.0.ok(["logs"]), before);
     let mut command = own.0.command();
     command
         .args(["logs", "-f", "-n", "0"])

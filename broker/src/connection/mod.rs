@@ -106,14 +106,14 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: Accepted) {
     drop(place);
     match greeted {
         Ok(Ok(context)) => {
-            tracing::info!(
+            tracing::debug!(
                 connection = %connection.name, user = %context.user, vhost = %context.vhost.name(),
                 "open"
             );
             let beating = heartbeat::start(&broker, &connection);
             reader::run(context, input).await;
             beating.abort();
-            tracing::info!(connection = %connection.name, "closed");
+            tracing::debug!(connection = %connection.name, "closed");
         }
         Ok(Err(end)) => tracing::info!(connection = %connection.name, %end, "refused"),
         Err(reason) => {
