@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::everywhere;
 use crate::support::{Place, free_port, skip, wait_until};
@@ -13,11 +14,16 @@ const CONTAINER: &str = "cbroker-lavinmq";
 const VOLUME: &str = "cbroker-data";
 const PASSWORD: &str = "a-password-of-the-tests-only";
 
+/// The container's name is one for the whole engine, so its tests run one after another.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// The engine with nothing of ours in it; cleared again at the end.
-struct Engine;
+pub(crate) struct Engine {
+    _alone: MutexGuard<'static, ()>,
+}
 
 impl Engine {
-    fn find() -> Option<Self> {
+    pub(crate) fn find() -> Option<Self> {
         if std::env::var_os("CBROKER_TEST_DOCKER").is_none() {
             // CI starts an engine where the machine allows it, and says so where it does not.
             eprintln!("skipped: CBROKER_TEST_DOCKER names no Docker engine");
@@ -27,8 +33,10 @@ impl Engine {
             skip("the Docker engine does not answer");
             return None;
         }
+        let alone = ONE_AT_A_TIME.lock();
+        let alone = alone.unwrap_or_else(PoisonError::into_inner);
         Self::clear();
-        Some(Self)
+        Some(Self { _alone: alone })
     }
 
     fn clear() {
@@ -44,7 +52,7 @@ impl Drop for Engine {
     }
 }
 
-fn docker(arguments: &[&str]) -> (bool, String) {
+pub(crate) fn docker(arguments: &[&str]) -> (bool, String) {
     let output = Command::new("docker")
         .args(arguments)
         .stdin(Stdio::null())

@@ -18,6 +18,7 @@ mod crashes;
 mod dead;
 mod demo;
 mod docker;
+mod docker_moves;
 mod everywhere;
 mod fates;
 mod few_rights;
