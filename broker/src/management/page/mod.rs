@@ -16,7 +16,7 @@ const CONTROL: &str = include_str!("control.js");
 const DRAWER: &str = include_str!("drawer.js");
 const PAST: &str = include_str!("past.js");
 const SCRIPT: &str = include_str!("page.js");
-const STYLE: &str = include_str!("page.css");
+const STYLE: &str = concat!(include_str!("frame.css"), include_str!("views.css"));
 
 pub(super) fn routes(routes: Routes) -> Routes {
     let script = |text| move || async move { file("text/javascript; charset=utf-8", text) };
