@@ -32,6 +32,7 @@ mod messages;
 mod metrics;
 mod openapi;
 mod overview;
+mod permissions;
 mod publish;
 mod queues;
 mod session;
@@ -71,6 +72,7 @@ impl Routes {
         let routes = bindings::routes(routes);
         let routes = vhosts::routes(routes);
         let routes = users::routes(routes);
+        let routes = permissions::routes(routes);
         let routes = definitions::routes(routes);
         let routes = import::routes(routes);
         let routes = limits::routes(routes);

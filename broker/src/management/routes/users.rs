@@ -1,5 +1,4 @@
-//! Users and permissions: for administrators. What a user loses ends at once, at the page and on
-//! its connections.
+//! Users: for administrators. What a user loses ends at once, at the page and on its connections.
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -38,28 +37,6 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .get("/api/users/{user}", "one user", show)
         .put("/api/users/{user}", "make or change a user", make)
         .delete("/api/users/{user}", "delete a user", delete)
-        .get(
-            "/api/users/{user}/permissions",
-            "what a user may touch",
-            permissions_of,
-        )
-        .get("/api/permissions", "all permissions", permissions)
-        .get(
-            "/api/permissions/{vhost}/{user}",
-            "a user's permissions in a vhost",
-            permission,
-        )
-        .put(
-            "/api/permissions/{vhost}/{user}",
-            "let a user into a vhost",
-            allow,
-        )
-        .delete(
-            "/api/permissions/{vhost}/{user}",
-            "shut a user out of a vhost",
-            forbid,
-        )
-        .get("/api/topic-permissions", "none", super::overview::none)
         .get("/api/global-parameters", "none", super::overview::none)
         .get("/api/policies", "none", super::overview::none)
         .get("/api/operator-policies", "none", super::overview::none)
@@ -323,7 +300,7 @@ fn save(api: &Api, definition: &Definition) -> Result<Ticket, ApiError> {
 }
 
 /// Forgets definitions in one commit.
-fn forget(api: &Api, definitions: &[Definition]) -> Result<Ticket, ApiError> {
+pub(super) fn forget(api: &Api, definitions: &[Definition]) -> Result<Ticket, ApiError> {
     let _one_commit = api.broker.definitions.together();
     let mut last = Ticket::NONE;
     for definition in definitions {
@@ -402,144 +379,4 @@ async fn delete_several(
         remove(&api, &caller, &name).await?;
     }
     Ok(StatusCode::NO_CONTENT)
-}
-
-async fn permissions_of(
-    State(api): State<SharedApi>,
-    Path(name): Path<String>,
-    caller: Caller,
-) -> Result<Json<Value>, ApiError> {
-    if *caller.name != name {
-        caller.administers()?;
-    }
-    let users = read(&api.broker.users);
-    let user = users.get(&name).ok_or_else(ApiError::not_found)?;
-    Ok(Json(all_of(&name, user).collect()))
-}
-
-fn all_of<'a>(name: &'a str, user: &'a User) -> impl Iterator<Item = Value> + 'a {
-    user.permissions()
-        .map(move |(vhost, permissions)| views::permission(name, vhost, permissions))
-}
-
-async fn permissions(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
-    caller.administers()?;
-    let shared = SharedApi::clone(&api);
-    let work = move || {
-        let users = read(&shared.broker.users);
-        let each = users.iter().flat_map(|(name, user)| all_of(name, user));
-        Ok(each.collect())
-    };
-    api.work_out(&caller, work).await
-}
-
-async fn permission(
-    State(api): State<SharedApi>,
-    Path((vhost, name)): Path<(String, String)>,
-    caller: Caller,
-) -> Result<Json<Value>, ApiError> {
-    caller.administers()?;
-    let users = read(&api.broker.users);
-    let found = users
-        .permissions(&name, &vhost)
-        .ok_or_else(ApiError::not_found)?;
-    Ok(Json(views::permission(&name, &vhost, found)))
-}
-
-/// Three expressions; also a line of the definitions.
-#[derive(Debug, Deserialize)]
-pub(super) struct Allowed {
-    configure: String,
-    write: String,
-    read: String,
-}
-
-impl Allowed {
-    pub(super) fn compile(&self) -> Result<Permissions, ApiError> {
-        Ok(Permissions::new(&self.configure, &self.write, &self.read)?)
-    }
-}
-
-/// About how many bytes more these permissions take than those that the user has there.
-pub(super) fn permission_growth(
-    api: &Api,
-    user: &str,
-    vhost: &str,
-    permissions: &Permissions,
-) -> usize {
-    let users = read(&api.broker.users);
-    let known = users.permissions(user, vhost);
-    let held = known.map_or(0, |known| known.footprint(vhost));
-    permissions.footprint(vhost).saturating_sub(held)
-}
-
-/// Lets a user into a vhost.
-pub(super) fn permit(
-    api: &Api,
-    user: &str,
-    vhost: &str,
-    permissions: Permissions,
-) -> Result<Ticket, ApiError> {
-    let ticket = api.broker.permit(user, vhost, permissions);
-    revocation::restrict(&api.broker, user, vhost);
-    ticket?.ok_or_else(ApiError::not_found)
-}
-
-async fn allow(
-    State(api): State<SharedApi>,
-    Path((vhost, name)): Path<(String, String)>,
-    CallerBody { caller, body }: CallerBody,
-) -> Result<Response, ApiError> {
-    caller.administers()?;
-    let allowed: Allowed = super::read(&body)?;
-    let is_user = read(&api.broker.users).get(&name).is_some();
-    if !is_user || api.broker.vhost(&vhost).is_none() {
-        return Err(ApiError::bad("vhost_or_user_not_found"));
-    }
-    let was_there = read(&api.broker.users).may_enter(&name, &vhost);
-    let permissions = allowed.compile()?;
-    let growth = permission_growth(&api, &name, &vhost, &permissions);
-    check_access_room(growth, || format!("let user '{name}' into vhost '{vhost}'"))?;
-    let ticket = permit(&api, &name, &vhost, permissions)?;
-    super::kept(&api, ticket).await?;
-    Ok(super::made(was_there))
-}
-
-async fn forbid(
-    State(api): State<SharedApi>,
-    Path((vhost, name)): Path<(String, String)>,
-    caller: Caller,
-) -> Result<StatusCode, ApiError> {
-    caller.administers()?;
-    let gone = permission_definition(&name, &vhost, &Permissions::all());
-    let ticket = {
-        let mut users = write(&api.broker.users);
-        if !users.forbid(&name, &vhost) {
-            return Err(ApiError::not_found());
-        }
-        forget(&api, &[gone])
-    };
-    revocation::restrict(&api.broker, &name, &vhost);
-    super::kept(&api, ticket?).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::management::tests::TestApi;
-    use crate::vhost::Labels;
-
-    #[tokio::test]
-    async fn a_right_in_a_vhost_that_goes_meanwhile_does_not_wait_for_the_next_of_its_name() {
-        let test = TestApi::start().await;
-        let ada = |vhost: &str| read(&test.api.broker.users).may_enter("ada", vhost);
-        assert!(test.api.broker.put_vhost("v", Labels::default()).is_ok());
-        assert!(permit(&test.api, "ada", "v", Permissions::all()).is_ok());
-        assert!(test.api.broker.remove_vhost("v").is_ok());
-        assert!(!ada("v"), "it went with the vhost");
-        assert!(permit(&test.api, "ada", "v", Permissions::all()).is_err());
-        assert!(!ada("v"), "it was given for a vhost that is not there");
-        test.stop().await;
-    }
 }

@@ -165,7 +165,7 @@ pub(super) fn put(
     if was_there {
         return Ok(ticket);
     }
-    Ok(ticket.max(super::users::permit(
+    Ok(ticket.max(super::permissions::permit(
         api,
         &caller.name,
         name,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::{limits, users, vhosts};
+use super::super::{limits, permissions, users, vhosts};
 use super::named;
 use super::plan::{BindingLine, ImportPlan};
 use crate::delivery::effects::Effects;
@@ -49,7 +49,7 @@ impl ImportPlan<'_> {
             last = last.max(users::put(self.api, user)?.1);
         }
         for (user, vhost, permissions) in std::mem::take(&mut self.permissions) {
-            last = last.max(users::permit(self.api, &user, &vhost, permissions)?);
+            last = last.max(permissions::permit(self.api, &user, &vhost, permissions)?);
         }
         for (user, limits) in std::mem::take(&mut self.user_limits) {
             let place = (QuotaScope::User, user.as_str());

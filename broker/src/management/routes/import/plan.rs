@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::super::{bindings, exchanges, limits, queues, users, vhosts};
+use super::super::{bindings, exchanges, limits, permissions, queues, users, vhosts};
 use super::called;
 use crate::broker_state::check_access_room;
 use crate::exchange::Declaration;
@@ -159,8 +159,9 @@ impl<'a> ImportPlan<'a> {
         let vhosts = vhosts.map(|(name, labels)| api.broker.vhost_growth(name, labels));
         let users = self.users.iter().map(|user| user.growth(api));
         let permissions = self.permissions.iter();
-        let permissions = permissions
-            .map(|(user, vhost, allowed)| users::permission_growth(api, user, vhost, allowed));
+        let permissions = permissions.map(|(user, vhost, allowed)| {
+            permissions::permission_growth(api, user, vhost, allowed)
+        });
         let growth = vhosts.chain(users).chain(permissions).sum();
         Ok(check_access_room(growth, || {
             "bring the document in".to_owned()
@@ -210,7 +211,7 @@ impl<'a> ImportPlan<'a> {
             return Err(ApiError::bad(format!("no user '{user}'")));
         }
         self.check_vhost(vhost)?;
-        let allowed = parse::<users::Allowed>(line)?.compile()?;
+        let allowed = parse::<permissions::Allowed>(line)?.compile()?;
         let line = (user.to_owned(), vhost.to_owned(), allowed);
         self.permissions.push(line);
         Ok(())
