@@ -1,6 +1,7 @@
 //! Attacks on sessions by broker users with few rights, or with a tag that lets them name others.
 //! Each test is named after one.
 
+use cbroker::peer;
 use futures_util::StreamExt;
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeBindOptions,
@@ -31,7 +32,8 @@ async fn bob(place: &Place) -> (Connection, Channel) {
     let url = place.ok(["status", "--show-url"]);
     let (_, address) = url.trim().split_once('@').unwrap();
     let url = format!("amqp://bob:pw@{address}");
-    let connection = Connection::connect(&url, ConnectionProperties::default());
+    let (properties, runtime) = (ConnectionProperties::default(), peer::runtime::current());
+    let connection = Connection::connect_with_runtime(&url, properties, runtime);
     let connection = connection.await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let confirms = ConfirmSelectOptions::default();
