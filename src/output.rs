@@ -325,18 +325,36 @@ mod tests {
         }
     }
 
+    const NASTY: &str = "a\u{1b}]0;title\u{7}b\u{1b}]52;c;eA==\u{7}\u{1b}[2J\
+                         \u{9b}31m\u{202e}c\nROW  d\u{1b}[1me";
+
     #[test]
     fn a_peer_s_escape_sequences_do_not_reach_the_terminal_and_our_styles_do() {
-        let nasty = "a\u{1b}]0;title\u{7}b\u{1b}]52;c;eA==\u{7}\u{1b}[2J\
-                     \u{9b}31m\u{202e}c\nROW  d\u{1b}[1me";
         let output = output(true);
-        let shown = output.safe(&format!("{} {nasty}", output.paint(Style::Good, nasty)));
+        let shown = output.safe(&format!("{} {NASTY}", output.paint(Style::Good, NASTY)));
         assert_eq!(shown.matches('\u{1b}').count(), 2, "{shown:?}");
         assert!(
             shown.starts_with("\u{1b}[32ma") && shown.contains("\u{1b}[0m a"),
             "{shown:?}"
         );
         let acts = |c: char| c != '\u{1b}' && (c.is_control() || clean::is_hidden(c));
+        assert!(!shown.contains(acts), "{shown:?}");
+    }
+
+    #[test]
+    fn escape_sequences_in_notices_and_errors_do_not_reach_the_terminal() {
+        let capture = Capture::default();
+        let output = Output {
+            capture: Some(capture.clone()),
+            volume: Volume::Verbose(1),
+            ..output(true)
+        };
+        output.notice(NASTY);
+        output.detail(NASTY);
+        output.error(&Error::new(NASTY).because(NASTY).hint(NASTY));
+        let shown = capture.take();
+        assert_eq!(shown.lines().count(), 4, "{shown:?}");
+        let acts = |c: char| c != '\n' && (c.is_control() || clean::is_hidden(c));
         assert!(!shown.contains(acts), "{shown:?}");
     }
 
