@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -201,17 +202,23 @@ fn for_a_session_too_busy_to_say_who_it_is_no_stranger_answers() {
     place.ok(["stop"]);
 }
 
+/// A session of another tool that answers one question. Attached when this returns.
+fn oracle_that_answers(place: &Place, answer: &'static str) -> JoinHandle<()> {
+    client::make_queue(place, "oracle");
+    let url = place.ok(["status", "--show-url"]);
+    let (attached, is_attached) = sync_channel(1);
+    let oracle = std::thread::spawn(move || {
+        client::answer_one(&url, "oracle", answer, &attached);
+    });
+    is_attached.recv().unwrap();
+    oracle
+}
+
 #[test]
 fn a_session_of_another_tool_answers_without_a_user() {
     let place = Place::new();
     let _broker = started(&place);
-    client::make_queue(&place, "oracle");
-    let url = place.ok(["status", "--show-url"]);
-    let (attached, is_attached) = sync_channel(1);
-    let oracle = std::thread::spawn(move || {
-        client::answer_one(&url, "oracle", "port 8080", &attached);
-    });
-    is_attached.recv().unwrap();
+    let oracle = oracle_that_answers(&place, "port 8080");
     assert_eq!(
         place.ok(["ask", "--to", "oracle", "-m", "Which port?"]),
         "port 8080\n"
@@ -224,14 +231,8 @@ fn a_session_of_another_tool_answers_without_a_user() {
 fn escape_sequences_in_an_answer_do_not_reach_the_terminal_of_who_asked() {
     let place = Place::new();
     let _broker = started(&place);
-    client::make_queue(&place, "oracle");
-    let url = place.ok(["status", "--show-url"]);
-    let (attached, is_attached) = sync_channel(1);
-    let oracle = std::thread::spawn(move || {
-        let nasty = "8080\u{1b}]52;c;eA==\u{7}\u{9b}31m\u{202e}\r\nnext";
-        client::answer_one(&url, "oracle", nasty, &attached);
-    });
-    is_attached.recv().unwrap();
+    let nasty = "8080\u{1b}]52;c;eA==\u{7}\u{9b}31m\u{202e}\r\nnext";
+    let oracle = oracle_that_answers(&place, nasty);
     let answer = place.ok(["ask", "--to", "oracle", "-m", "Which port?"]);
     assert_eq!(answer, "8080]52;c;eA==31m\nnext\n");
     oracle.join().unwrap();

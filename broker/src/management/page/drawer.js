@@ -12,8 +12,8 @@ const PAGE = 100;
 const TRUNCATE = 4096;
 
 /**
- * Opens and redraws the drawer; `page` is what leads out of it: jump, thread, whole, compose, reply,
- * sure, round, tell, changed.
+ * Opens and redraws the drawer. It calls these functions of `page`: jump, thread, whole, compose,
+ * reply, sure, round, tell, changed.
  */
 export function drawer(model, page) {
   let opened; // { vhost, name, isSession, path, trail, rest, text }

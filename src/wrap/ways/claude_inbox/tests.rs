@@ -240,6 +240,16 @@ async fn where_only_something_else_was_accepted_the_text_is_given_up() {
     assert_eq!(stage.said().await, WayReport::Unseen(7));
 }
 
+/// An inbox of a session whose hooks do not say what permissions are asked for, and its socket.
+async fn of_unknown_mode() -> (Stage, UnixListener) {
+    let mut stage = Stage::new();
+    stage.is_unsaid = true;
+    let socket = stage.socket("1.sock");
+    stage.hook("1.sock", std::process::id());
+    assert_eq!(stage.said().await, WayReport::Open);
+    (stage, socket)
+}
+
 /// The next errand, of a hook that goes on waiting.
 async fn errand_of(waiting: &mut mpsc::Receiver<Errand>) -> Errand {
     let errand = tokio::time::timeout(LIMIT, waiting.recv()).await;
@@ -248,13 +258,9 @@ async fn errand_of(waiting: &mut mpsc::Receiver<Errand>) -> Errand {
 
 #[tokio::test]
 async fn where_permissions_may_not_be_asked_for_only_a_hook_that_waits_writes() {
-    // The line came from here where the hook was gone. Claude Code held it behind a dialog, in
-    // which the person's next Enter denied it.
-    let mut stage = Stage::new();
-    stage.is_unsaid = true;
-    let _socket = stage.socket("1.sock");
-    stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, WayReport::Open);
+    // After the hook had ended, the wrap wrote the line itself. Claude Code held it behind a
+    // dialog, and the person's next Enter denied it.
+    let (mut stage, _socket) = of_unknown_mode().await;
     let (errands, waiting) = mpsc::channel::<Errand>(1);
     stage.inbox.hook_waits(Porter::new(&errands));
     drop((errands, waiting));
@@ -286,11 +292,7 @@ async fn where_permissions_may_not_be_asked_for_only_a_hook_that_waits_writes() 
 
 #[tokio::test]
 async fn an_errand_that_a_hook_could_not_do_is_done_by_the_next_one() {
-    let mut stage = Stage::new();
-    stage.is_unsaid = true;
-    let _socket = stage.socket("1.sock");
-    stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, WayReport::Open);
+    let (mut stage, _socket) = of_unknown_mode().await;
     let (errands, mut waiting) = mpsc::channel::<Errand>(1);
     stage.inbox.hook_waits(Porter::new(&errands));
     stage.deliver(7);
