@@ -292,7 +292,7 @@ async fn where_permissions_may_not_be_asked_for_only_a_hook_that_waits_writes() 
 
 #[tokio::test]
 async fn an_errand_that_a_hook_could_not_do_is_done_by_the_next_one() {
-    let (mut stage, _socket) = of_unknown_mode().await;
+    let (stage, _socket) = of_unknown_mode().await;
     let (errands, mut waiting) = mpsc::channel::<Errand>(1);
     stage.inbox.hook_waits(Porter::new(&errands));
     stage.deliver(7);
