@@ -61,6 +61,19 @@ fn no_file_is_too_long() {
 }
 
 #[test]
+fn no_file_of_the_page_is_too_long() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/broker/src/management/page");
+    let files: Vec<_> = std::fs::read_dir(folder).unwrap().collect();
+    assert!(files.len() > 10, "{folder} has moved");
+    let long = files.into_iter().filter_map(|file| {
+        let path = file.unwrap().path();
+        let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+        (lines > MOST_LINES).then(|| format!("{} has {lines} lines", path.display()))
+    });
+    assert_none(&long.collect::<Vec<_>>());
+}
+
+#[test]
 fn no_file_or_type_has_a_vague_name() {
     let vague = |source: &Source| {
         let in_path = source

@@ -295,7 +295,7 @@ fn a_long_message_whose_json_has_a_text_nested_or_twice_is_not_shown_as_another_
     let Some(browser) = signed_in(&server, &DESK) else {
         return;
     };
-    let script = r#"import('/model.js').then(({ envelope }) => {
+    let script = r#"import('/envelope.js').then(({ envelope }) => {
         const head = '"id":"1","from":"a","to":"b","ts":"t"';
         const rest = ',"rest":"' + 'y'.repeat(5000);
         const text = (json) => envelope(json)?.message ?? null;

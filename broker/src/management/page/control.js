@@ -2,7 +2,7 @@
 // queue that does not exist; the tap shows them on their way.
 
 import { ask } from "./dom.js";
-import { LISTENING, PRESENCE } from "./model.js";
+import { LISTENING, PRESENCE } from "./names.js";
 
 /** Resolves once the question is published. */
 export async function question(model, body) {

@@ -149,3 +149,23 @@ export function soon(work, ms = 120) {
     }, ms);
   };
 }
+
+/** Children of `parent` in the order of `keys`, made or updated one by one. */
+export function keyed(parent, items, { key, make, update }) {
+  const there = new Map([...parent.children].map((child) => [child.dataset.key, child]));
+  let place = null;
+  for (const item of items) {
+    const name = String(key(item));
+    let child = there.get(name);
+    if (child) there.delete(name);
+    else {
+      child = make(item);
+      child.dataset.key = name;
+    }
+    update(child, item);
+    const wanted = place ? place.nextSibling : parent.firstChild;
+    if (wanted !== child) parent.insertBefore(child, wanted);
+    place = child;
+  }
+  for (const child of there.values()) child.remove();
+}

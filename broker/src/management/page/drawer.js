@@ -3,7 +3,7 @@
 
 import * as control from "./control.js";
 import { $, ask, el, number, part, say, soon, toast } from "./dom.js";
-import { envelope } from "./model.js";
+import { envelope } from "./envelope.js";
 import { letters } from "./past.js";
 import * as views from "./views.js";
 

@@ -9,31 +9,65 @@ use axum::response::{IntoResponse, Response};
 use super::routes::Routes;
 
 const HTML: &str = include_str!("index.html");
-const DOM: &str = include_str!("dom.js");
-const MODEL: &str = include_str!("model.js");
-const VIEWS: &str = include_str!("views.js");
-const CONTROL: &str = include_str!("control.js");
-const DRAWER: &str = include_str!("drawer.js");
-const PAST: &str = include_str!("past.js");
-const SCRIPT: &str = include_str!("page.js");
 const STYLE: &str = concat!(include_str!("frame.css"), include_str!("views.css"));
 
+/// A script's path, what it is for, and its text.
+type Script = (&'static str, &'static str, &'static str);
+
+const SCRIPTS: [Script; 14] = [
+    (
+        "/page.js",
+        "what keys and buttons do",
+        include_str!("page.js"),
+    ),
+    ("/door.js", "signing in", include_str!("door.js")),
+    (
+        "/compose.js",
+        "the form that sends",
+        include_str!("compose.js"),
+    ),
+    ("/sure.js", "asking back", include_str!("sure.js")),
+    (
+        "/control.js",
+        "what it asks of sessions",
+        include_str!("control.js"),
+    ),
+    (
+        "/drawer.js",
+        "one queue, looked into",
+        include_str!("drawer.js"),
+    ),
+    ("/past.js", "what is kept on disk", include_str!("past.js")),
+    ("/views.js", "what it shows", include_str!("views.js")),
+    (
+        "/broker.js",
+        "the view of the broker",
+        include_str!("broker.js"),
+    ),
+    ("/model.js", "what it knows", include_str!("model.js")),
+    ("/message.js", "one message", include_str!("message.js")),
+    (
+        "/envelope.js",
+        "the JSON of messages",
+        include_str!("envelope.js"),
+    ),
+    ("/names.js", "names on the broker", include_str!("names.js")),
+    ("/dom.js", "how it shows and asks", include_str!("dom.js")),
+];
+
 pub(super) fn routes(routes: Routes) -> Routes {
-    let script = |text| move || async move { file("text/javascript; charset=utf-8", text) };
-    routes
+    let routes = routes
         .get("/", "the page", || async {
             file("text/html; charset=utf-8", HTML)
         })
         .get("/page.css", "its looks", || async {
             file("text/css; charset=utf-8", STYLE)
+        });
+    SCRIPTS.iter().fold(routes, |routes, (path, what, text)| {
+        routes.get(path, what, move || async move {
+            file("text/javascript; charset=utf-8", text)
         })
-        .get("/page.js", "its script", script(SCRIPT))
-        .get("/control.js", "what it asks of sessions", script(CONTROL))
-        .get("/drawer.js", "one queue, looked into", script(DRAWER))
-        .get("/past.js", "what is kept on disk", script(PAST))
-        .get("/views.js", "what it shows", script(VIEWS))
-        .get("/model.js", "what it knows", script(MODEL))
-        .get("/dom.js", "how it shows and asks", script(DOM))
+    })
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {
@@ -46,15 +80,14 @@ fn file(kind: &'static str, text: &'static str) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::{CONTROL, DOM, DRAWER, HTML, MODEL, PAST, SCRIPT, STYLE, VIEWS};
+    use super::{HTML, SCRIPTS, STYLE};
 
     const SVG: &str = "http://www.w3.org/2000/svg";
 
     #[test]
     fn the_page_is_small_and_asks_nobody_else() {
-        let files = [
-            HTML, STYLE, SCRIPT, CONTROL, DRAWER, PAST, VIEWS, MODEL, DOM,
-        ];
+        let scripts = SCRIPTS.iter().map(|(_, _, text)| *text);
+        let files: Vec<_> = [HTML, STYLE].into_iter().chain(scripts).collect();
         assert!(files.iter().map(|file| file.len()).sum::<usize>() < 128 * 1024);
         for text in files {
             let addresses = text.matches("://").count();
@@ -78,11 +111,10 @@ mod tests {
             "srcdoc",
             "DOMParser",
         ];
-        for (script, sink) in [SCRIPT, CONTROL, DRAWER, PAST, VIEWS, MODEL, DOM]
-            .iter()
-            .flat_map(|script| sinks.map(|sink| (script, sink)))
-        {
-            assert!(!script.contains(sink), "{sink}");
+        for (path, _, script) in SCRIPTS {
+            for sink in sinks {
+                assert!(!script.contains(sink), "{path}: {sink}");
+            }
         }
     }
 }

@@ -1,23 +1,29 @@
 // What this page knows: sessions from presence and queues, messages from the tap and from peeking.
 // No DOM.
 //
-// The broker passes bytes and knows no envelope; this file alone understands them. Whatever does
-// not look as it should is ignored, never trusted.
-//
 // Whoever may publish can write what looks like a presence, a receipt or a message. So, as `cbroker
 // list` and `send --wait` do, presences and receipts count only with the `user_id` of the signed-in
 // user: publishing refuses every name but the publisher's own. Only the vhost in sight counts, an
 // ack counts only in the queue that the message was sent to, and a message is known by its id, its
 // queue, its bytes and its user. Every map has a bound; the oldest entry goes first.
 
-/** The vhost that this page shows. */
-export const VHOST = "/";
-export const EXCHANGE = "claudeBroker";
-export const PRESENCE = "claudeBroker.presence";
-/** A member's queue is bound to it by the name of the group. */
-export const GROUPS = "claudeBroker.groups";
-/** Answers to our question go nowhere; the tap shows them on their way. */
-export const LISTENING = "amq.gen-cbroker-page";
+import { envelope, HELD, inbox, isText, parse } from "./envelope.js";
+import {
+  become,
+  BETWEEN,
+  digest,
+  haystack,
+  isSame,
+  knowsMore,
+  OVER,
+  pick,
+  RECEIPTS,
+  SETTLED,
+  TOLD,
+} from "./message.js";
+import { EXCHANGE, isSession, LISTENING, NAME, PRESENCE, VHOST, WRAP } from "./names.js";
+
+/** Messages that are kept. */
 const KEEP = 10000;
 /** Characters of all messages that are kept. */
 const KEEP_TEXT = 1 << 24;
@@ -27,211 +33,11 @@ const PRESENCES = 16;
 /** Messages of other users that are found by one id. */
 const SAME_ID = 16;
 const LASTS = 2 * SESSIONS;
-/** A name as the command line writes it. */
-const NAME = /^[a-z][a-zA-Z0-9]{0,63}$/;
-/** A session's own id. */
-const WRAP = /^[0-9A-Za-z]{1,64}$/;
-const ASKING = /^ask[0-9A-HJKMNP-TV-Z]{26}$/;
-/** Held messages of one session that are shown. */
-const HELD = 100;
-/** What the history on disk says, as states of a message here. */
-const TOLD = {
-  sent: "sent",
-  confirmed: "sent",
-  unconfirmed: "sent",
-  received: "sent",
-  returned: "sent",
-  held: "held",
-  "handed-over": "held",
-  delivered: "delivered",
-  answered: "delivered",
-  repeated: "delivered",
-  "dead-lettered": "refused",
-  purged: "gone",
-  deleted: "gone",
-  dropped: "gone",
-  expired: "gone",
-};
-/** What became of it. Nothing changes it any more. */
-const OVER = ["delivered", "refused", "gone"];
-/** Words for what is between. */
-const BETWEEN = {
-  "handed-over": "the agent has it, and has not read it yet",
-  unconfirmed: "not confirmed",
-  received: "received",
-  returned: "back in its queue",
-};
-/** What receipts say, as states of a message here. */
-const RECEIPTS = {
-  held: "held",
-  "handed-over": "held",
-  delivered: "delivered",
-  "dead-lettered": "refused",
-  purged: "gone",
-  deleted: "gone",
-  dropped: "gone",
-  expired: "gone",
-};
-
-/**
- * How the one who took a message settled it. What must not go in, and what went, is rejected. No
- * session gets a message by asking for one: a command took it, such as a purge, and the history
- * says which.
- */
-const SETTLED = { acked: "delivered", rejected: "gone", taken: "gone" };
-
-/**
- * `my-backend`, `my_backend` and `My Backend` are `myBackend`, as on the command line. Fails where
- * it is no name.
- */
-export function sessionName(text) {
-  const parts = text.split(/[-_\s]+/u).filter(Boolean);
-  const joined = parts
-    .map((part) => part[0].toUpperCase() + part.slice(1))
-    .join("")
-    .replace(/[^a-zA-Z0-9]/g, "");
-  const name = joined.slice(0, 1).toLowerCase() + joined.slice(1);
-  if (!NAME.test(name))
-    throw new Error(
-      `“${text}” is not a session's name: letters and digits, a letter first, at most 64.`,
-    );
-  return name;
-}
-
-/** Whether a queue of this name is a session's, by the rule of the command line. */
-export const isSession = (name) => NAME.test(name) && !ASKING.test(name);
-
-/** Whether brokers or commands made a queue for themselves. */
-export const isInternal = (name) => name.startsWith("amq.") || ASKING.test(name);
-
-const isText = (value) => typeof value === "string" && value !== "";
-
-/** An envelope, also from an excerpt that was cut off; undefined where it is none. */
-export function envelope(text, properties = {}) {
-  const whole = parse(text);
-  if (whole)
-    return isText(whole.id) && isText(whole.from) && isText(whole.to) && isText(whole.message)
-      ? whole
-      : undefined;
-  const found = cutFields(text);
-  if (!found) return undefined;
-  const cut = { cut: true };
-  for (const name of ["id", "from", "to", "ts", "message", "reply_to", "correlation_id"])
-    cut[name] = found.get(name);
-  cut.id ??= properties.message_id;
-  return isText(cut.id) && isText(cut.from) && isText(cut.to) && isText(cut.message)
-    ? cut
-    : undefined;
-}
-
-function parse(text) {
-  try {
-    const value = JSON.parse(text);
-    return value !== null && typeof value === "object" && !Array.isArray(value) ? value : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-const TOKEN = /\s*("(?:[^"\\]|\\.)*(?:"|\\?$)|[{}[\],:]|[^\s{}[\],:"]+)/sy;
-
-/**
- * The texts of an object in JSON whose end is missing, by their names; not those of objects in it.
- * Undefined where a name is there twice: sessions refuse such a message.
- */
-function cutFields(text) {
-  const found = new Map();
-  let depth = 0;
-  let name;
-  TOKEN.lastIndex = 0;
-  for (let match; (match = TOKEN.exec(text));) {
-    const token = match[1];
-    if (depth === 0 && (token !== "{" || found.size)) return undefined;
-    if (token === "{" || token === "[") depth++;
-    else if (token === "}" || token === "]") depth--;
-    else if (depth > 1 || token === ":") continue;
-    else if (token === ",") name = undefined;
-    else if (name === undefined) {
-      name = parseText(token);
-      if (name === undefined) break;
-      if (found.has(name)) return undefined;
-      found.set(name, undefined);
-    } else if (token[0] === '"') found.set(name, parseText(token) ?? cutText(token));
-  }
-  return found;
-}
-
-function parseText(token) {
-  try {
-    return JSON.parse(token);
-  } catch {
-    return undefined;
-  }
-}
-
-/** A text whose end is missing, perhaps in the middle of an escape. */
-function cutText(token) {
-  const text =
-    parseText(`${token}"`) ?? parseText(`${token.replace(/\\(u[0-9a-fA-F]{0,3})?$/, "")}"`);
-  return text === undefined ? undefined : `${text}…`;
-}
-
-/** A text of a session's own answer whose end is missing, wherever it stands. */
-function field(text, name) {
-  const found = new RegExp(`"${name}"\\s*:\\s*("(?:[^"\\\\]|\\\\.)*(?:"|\\\\?$))`, "s").exec(text);
-  return found ? (parseText(found[1]) ?? cutText(found[1])) : undefined;
-}
-
-/**
- * What a session says that it holds. The tap shows the beginning of a long answer: its first whole
- * messages, or the beginning of the first.
- */
-function inbox(text) {
-  const whole = parse(text);
-  if (whole) return { found: whole, isCut: false };
-  for (
-    let end = text.lastIndexOf("},{"), tries = 0;
-    end > 0 && tries < HELD;
-    end = text.lastIndexOf("},{", end - 1), tries++
-  ) {
-    const found = parse(`${text.slice(0, end)}}]}`);
-    if (found) return { found, isCut: true };
-  }
-  const found = { messages: [{}] };
-  for (const name of ["kind", "name", "session"]) found[name] = field(text, name);
-  for (const name of ["id", "from", "reason", "line"]) found.messages[0][name] = field(text, name);
-  return { found, isCut: true };
-}
-
-/** A number for some text, 53 bits of it. */
-function digest(text) {
-  let [one, two] = [0xdeadbeef, 0x41c6ce57];
-  for (let place = 0; place < text.length; place++) {
-    const unit = text.charCodeAt(place);
-    one = Math.imul(one ^ unit, 2654435761);
-    two = Math.imul(two ^ unit, 1597334677);
-  }
-  one = Math.imul(one ^ (one >>> 16), 2246822507) ^ Math.imul(two ^ (two >>> 13), 3266489909);
-  two = Math.imul(two ^ (two >>> 16), 2246822507) ^ Math.imul(one ^ (one >>> 13), 3266489909);
-  return 4294967296 * (2097151 & two) + (one >>> 0);
-}
 
 /** Adds to a map of at most `most` entries; the oldest go. */
 function keep(map, key, value, most) {
   map.set(key, value);
   while (map.size > most) map.delete(map.keys().next().value);
-}
-
-/** A new ULID. */
-export function ulid(now = Date.now()) {
-  const letters = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-  let time = "";
-  for (let place = 0, rest = now; place < 10; place++, rest = Math.floor(rest / 32))
-    time = letters[rest % 32] + time;
-  return (
-    time +
-    Array.from(crypto.getRandomValues(new Uint8Array(16)), (octet) => letters[octet % 32]).join("")
-  );
 }
 
 export class Model {
@@ -658,54 +464,4 @@ export class Model {
       words.every((word) => message.haystack.includes(word));
     return [...this.messages.values()].filter(matches).sort((one, two) => one.at - two.at);
   }
-}
-
-/**
- * Whether the history says more of a message's end than what went by: an ack there may be a
- * session's refusal, and what a command took may be purged.
- */
-const knowsMore = (told, seen) =>
-  OVER.includes(told.state) &&
-  (!OVER.includes(seen.state) ||
-    (seen.state === "delivered" && told.state !== "delivered") ||
-    (seen.state === "gone" && seen.end === "taken"));
-
-/** Takes over what became of the same message. */
-function become(message, { state, reason, end }) {
-  Object.assign(message, { state, reason, end });
-}
-
-/** Whose a message is as far as the history says it too. */
-function publisherOf({ isTold, isOwn, publisher }) {
-  return (isTold ? publisher === undefined : isOwn) ? "own" : "other";
-}
-
-/** Whether both are one message: others can use its id again, also for the same text. */
-function isSame(one, two) {
-  if (publisherOf(one) !== publisherOf(two)) return false;
-  if (one.isTold && two.isTold && one.publisher !== two.publisher) return false;
-  if (one.queue !== two.queue || one.from !== two.from) return false;
-  const [short, long] = one.text.length < two.text.length ? [one, two] : [two, one];
-  return short.cut ? long.text.startsWith(short.text.slice(0, -1)) : short.text === long.text;
-}
-
-const haystack = ({ id, from, to, text, files }) =>
-  [id, from, to, text, ...files].join("\n").toLowerCase();
-
-function pick(found) {
-  const files = Array.isArray(found.files) ? found.files.filter(isText) : [];
-  const optional = (name) => (isText(found[name]) ? found[name] : undefined);
-  const message = {
-    id: found.id,
-    from: found.from,
-    to: found.to,
-    text: found.message,
-    files,
-    replyTo: optional("reply_to"),
-    answers: optional("correlation_id"),
-    priority: optional("priority"),
-    cut: found.cut === true,
-  };
-  message.haystack = haystack(message);
-  return message;
 }

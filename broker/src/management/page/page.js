@@ -1,10 +1,15 @@
-// The page: signing in, the live stream, the rounds of asking, and what keys and buttons do.
+// The page: the live stream, the rounds of asking, and what keys and buttons do.
 
-import { $, ask, el, key, part, plain, say, signIn, signOut, soon, toast, when } from "./dom.js";
+import * as broker from "./broker.js";
+import { composer } from "./compose.js";
 import * as control from "./control.js";
+import { $, ask, key, part, plain, say, soon, toast, when } from "./dom.js";
+import { enter } from "./door.js";
 import { drawer } from "./drawer.js";
+import { Model } from "./model.js";
+import { EXCHANGE, GROUPS, isSession, PRESENCE } from "./names.js";
 import { askConversation, askDead, askOpenings, letters, wholeText } from "./past.js";
-import { EXCHANGE, GROUPS, isSession, Model, PRESENCE, sessionName, ulid } from "./model.js";
+import { sure } from "./sure.js";
 import * as views from "./views.js";
 
 const model = new Model();
@@ -12,6 +17,7 @@ const VIEWS = ["sessions", "talk", "queues", "broker"];
 let view = "sessions";
 let most = 200;
 let queuePage = 1;
+const { compose, reply } = composer(model, { groupBindings, sent: round });
 const { openSession, openQueue, redraw } = drawer(model, {
   jump,
   thread,
@@ -24,65 +30,7 @@ const { openSession, openQueue, redraw } = drawer(model, {
   changed: () => lookBack(),
 });
 
-// ---------------------------------------------------------------- signing in
-
-async function enter() {
-  const token = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (token) history.replaceState(null, "", location.pathname);
-  try {
-    if (token) await redeem(token);
-  } catch (error) {
-    const used = "This link was used already or is older than a minute. Run cbroker ui again.";
-    return knock(error.status === 401 ? used : error.message);
-  }
-  try {
-    begin(await ask("GET", "/api/session"));
-  } catch (error) {
-    knock(error.status === 401 ? "" : error.message);
-  }
-}
-
-/**
- * Signs in by a link. Another page may have sent this browser to a link of its author: then a
- * person is asked.
- */
-async function redeem(token) {
-  try {
-    await signIn({ token });
-  } catch (error) {
-    if (error.status !== 409) throw error;
-    const { user, instead_of: before } = error.body;
-    const title = before ? `Sign in as ${user} instead of ${before}?` : `Sign in as ${user}?`;
-    const text =
-      "A link brought you here. If you did not ask for it, cancel: " +
-      "whoever made it would see what you do as this user.";
-    const act = () => signIn({ token, confirmed: true });
-    await sure({ title, text, go: `Sign in as ${user}`, act });
-  }
-}
-
-function knock(error) {
-  $("app").hidden = true;
-  $("door").hidden = false;
-  say($("door-error"), error);
-}
-
-$("door-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const { username, password } = event.target.elements;
-  try {
-    await signIn({ username: username.value, password: password.value });
-    password.value = "";
-    begin(await ask("GET", "/api/session"));
-  } catch (error) {
-    say($("door-error"), error.status === 401 ? "Wrong name or password." : error.message);
-  }
-});
-
-$("leave").addEventListener("click", async () => {
-  await signOut();
-  location.reload();
-});
+// ---------------------------------------------------------------- once signed in
 
 function begin(user) {
   $("door").hidden = true;
@@ -310,8 +258,9 @@ async function askSessions() {
   if (changed.length) drawTalk();
 }
 
-const groupBindings = async () =>
-  (await isThere(GROUPS)) ? ask("GET", `/api/exchanges/%2F/${GROUPS}/bindings/source`) : [];
+async function groupBindings() {
+  return (await isThere(GROUPS)) ? ask("GET", `/api/exchanges/%2F/${GROUPS}/bindings/source`) : [];
+}
 
 async function askGroups() {
   if (model.grouped(await groupBindings())) drawTalk();
@@ -341,9 +290,9 @@ async function askBroker() {
     ask("GET", "/api/history"),
     ask("GET", "/api/connections"),
   ]);
-  views.facts(overview, nodes[0]);
-  views.plots(past);
-  views.links(links, (link) =>
+  broker.facts(overview, nodes[0]);
+  broker.plots(past);
+  broker.links(links, (link) =>
     sure({
       title: "Close this connection?",
       text: `${link.name} (${link.user}). Most clients connect again at once.`,
@@ -492,159 +441,6 @@ function jump(id) {
   }, 250);
 }
 
-// ---------------------------------------------------------------- sending
-
-/** The id of the message that the form answers. */
-let answered;
-
-/** Opens the form for an answer, as the session that was asked gives it. */
-function reply({ id, from, to, replyTo }) {
-  const whom = replyTo ?? from;
-  // Its sender must not choose several, or a group.
-  compose(/^[\w -]+$/.test(whom) ? whom : "");
-  answered = id;
-  $("send-form").elements.from.value = to;
-  say($("send-title"), `Reply to …${id.slice(-6)}`);
-}
-
-function compose(to = "") {
-  const form = $("send-form");
-  if (answered !== undefined) form.elements.from.value = "operator";
-  answered = undefined;
-  say($("send-title"), "Send a message");
-  form.elements.to.value = to;
-  say($("send-error"), "");
-  $("names").replaceChildren(
-    ...[...model.sessions.keys()].sort().map((name) => el("option", { value: name })),
-  );
-  $("send-box").showModal();
-  form.elements[to ? "message" : "to"].focus();
-}
-
-$("send").addEventListener("click", () => compose());
-$("send-form").elements.message.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey))
-    $("send-form").requestSubmit($("send-go"));
-});
-$("send-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const { to, from, message } = event.target.elements;
-  try {
-    const names = await recipients(to.value, from.value);
-    const id = ulid();
-    for (const name of names) await send(id, name, sessionName(from.value), message.value);
-    message.value = "";
-    $("send-box").close();
-    toast(`Sent to ${names.join(", ")}.`);
-    round();
-  } catch (error) {
-    say($("send-error"), error.message);
-  }
-});
-
-/** What a session's queue is, exactly as the command line declares it. */
-const QUEUE = {
-  durable: true,
-  auto_delete: false,
-  arguments: { "x-message-ttl": 86400000, "x-max-length": 1000, "x-overflow": "drop-head" },
-};
-
-/**
- * The sessions that `backend, my-tester, @reviewers` stands for. The sender is left out of groups.
- */
-async function recipients(text, from) {
-  const names = new Set();
-  for (const one of text
-    .split(",")
-    .map((part) => part.trim())
-    .filter(Boolean)) {
-    if (!one.startsWith("@")) {
-      names.add(sessionName(one));
-      continue;
-    }
-    const group = sessionName(one.slice(1));
-    const members = (await groupBindings()).filter(
-      (binding) => binding.routing_key === group && binding.destination !== sessionName(from),
-    );
-    if (!members.length) throw new Error(`Nobody else is in the group @${group}.`);
-    for (const { destination } of members) names.add(destination);
-  }
-  if (!names.size) throw new Error("To whom?");
-  return [...names];
-}
-
-async function send(id, to, from, text) {
-  const waiting = model.sessions.get(to)?.queue?.messages ?? 0;
-  if (waiting >= 1000)
-    throw new Error(`${to} has 1000 messages waiting; one more would drop the oldest.`);
-  const now = new Date();
-  const answers = answered === undefined ? {} : { correlation_id: answered };
-  const envelope = { id, from, to, ts: now.toISOString(), message: text, ...answers };
-  const properties = {
-    content_type: "application/json",
-    message_id: envelope.id,
-    timestamp: Math.floor(now / 1000),
-    priority: 5,
-    delivery_mode: 2,
-    user_id: model.user,
-    ...answers,
-  };
-  const order = {
-    properties,
-    routing_key: to,
-    payload: JSON.stringify(envelope),
-    payload_encoding: "string",
-  };
-  const publish = () => ask("POST", `/api/exchanges/%2F/${EXCHANGE}/publish`, order);
-  const sent = await publish().catch((error) => {
-    if (error.message.includes("NOT_FOUND")) return { routed: false };
-    throw error;
-  });
-  if (sent.routed) return;
-  const agreed = await sure({
-    title: `${to} is a new name`,
-    text: "No session has had it yet. The message waits until one opens under it.",
-    go: "Send all the same",
-    act: () => make(to),
-  });
-  if (!agreed) throw new Error("Not sent.");
-  if (!(await publish()).routed) throw new Error("No queue took the message.");
-}
-
-async function make(name) {
-  await ask("PUT", `/api/exchanges/%2F/${EXCHANGE}`, { type: "direct", durable: true });
-  await ask("PUT", `/api/queues/%2F/${part(name)}`, QUEUE);
-  await ask("POST", `/api/bindings/%2F/e/${EXCHANGE}/q/${part(name)}`, { routing_key: name });
-}
-
-// ---------------------------------------------------------------- asking back
-
-/** Resolves to whether it was done. */
-function sure({ title, text, go, act }) {
-  say($("sure-title"), title);
-  say($("sure-text"), text);
-  say($("sure-error"), "");
-  say($("sure-go"), go);
-  const box = $("sure");
-  box.showModal();
-  // A key that was on its way confirms nothing.
-  box.querySelector("[data-close]").focus();
-  return new Promise((resolve) => {
-    let done = false;
-    $("sure-go").onclick = async (event) => {
-      event.preventDefault();
-      try {
-        await act();
-        done = true;
-        box.close();
-      } catch (error) {
-        say($("sure-error"), error.message);
-      }
-    };
-    box.onclose = () => resolve(done);
-  });
-}
-
 for (const button of document.querySelectorAll("[data-close]"))
   button.addEventListener("click", () => button.closest("dialog").close());
 
@@ -700,4 +496,4 @@ addEventListener("visibilitychange", () => round());
 addEventListener("hashchange", () => {
   if (new URLSearchParams(location.hash.slice(1)).has("token")) location.reload();
 });
-enter();
+enter(begin);

@@ -2,7 +2,7 @@
 // whole, and the dead letters. Only the broker's own user gets it.
 
 import { ask, el, part, say, toast, when } from "./dom.js";
-import { VHOST } from "./model.js";
+import { VHOST } from "./names.js";
 
 /** Messages of one queue that are looked through for a whole text. */
 const LOOKED_AT = 1000;
