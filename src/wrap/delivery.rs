@@ -321,7 +321,7 @@ impl Deliveries {
         self.keyboard.keys(bytes, now)
     }
 
-    /// The same for answers and reports of the terminal: they are nobody's typing.
+    /// The same for answers and reports of the terminal: no person typed them.
     pub fn reports<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         self.keyboard.reports(bytes)
     }

@@ -58,7 +58,8 @@ pub fn executes(processes: &BTreeMap<i32, ForegroundProcess>, foreground: i32) -
         .map(|(_, process)| shown(process).to_owned())
 }
 
-/// Whether an agent stands above this process; `None` where it is not of the foreground.
+/// Whether an agent is an ancestor of this process; `None` if the process is not part of the
+/// foreground.
 fn descends(
     processes: &BTreeMap<i32, ForegroundProcess>,
     pid: i32,

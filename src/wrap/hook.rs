@@ -25,7 +25,7 @@ use super::ways::claude_plugin::stream;
 pub(super) const VERB: &str = "hook";
 /// The event under which the waiter runs.
 pub(super) const WAIT: &str = "wait";
-/// The wrap's answer to a waiter that nobody needs.
+/// The wrap's answer to a waiter that is not needed.
 pub(super) const GO: u8 = b'-';
 /// The wrap's answer before a text.
 pub(super) const TAKE: u8 = b'+';
@@ -40,9 +40,9 @@ pub(super) const NOT_PASSED: u8 = b'0';
 /// The answer: it may have been.
 const PERHAPS_PASSED: u8 = b'?';
 
-/// A wrap that does not take the input within this is as good as gone.
+/// A wrap that does not take the input within this counts as gone.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// An inbox that does not take a line within this is as good as gone.
+/// An inbox that does not take a line within this counts as gone.
 const INBOX_PATIENCE: Duration = Duration::from_secs(2);
 /// Larger inputs are cut: only their beginning is of interest. A prompt may be 64 KiB, a tool's
 /// result larger.
@@ -126,7 +126,7 @@ fn send_event(wrap: &mut UnixStream, token: &str, event: &str) -> io::Result<()>
     message.push(b'\n');
     let mut input = io::stdin().lock();
     (&mut input).take(INPUT_LIMIT).read_to_end(&mut message)?;
-    // An agent must be able to say all that it has to say.
+    // The agent must be able to write all of its input.
     io::copy(&mut input, &mut io::sink())?;
     let length = u32::try_from(message.len() - LENGTH).map_err(io::Error::other)?;
     message[..LENGTH].copy_from_slice(&length.to_be_bytes());

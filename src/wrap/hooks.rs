@@ -31,7 +31,7 @@ pub(super) use waiter::Waiter;
 
 /// Larger than the client sends.
 const INPUT_LIMIT: u32 = (1 << 20) + 256;
-/// A hook that does not finish its sentence is no hook.
+/// A hook that does not send all of its input within this is ignored.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The socket is asked again so long after it gave no connection.
 const AGAIN: Duration = Duration::from_millis(100);

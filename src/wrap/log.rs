@@ -1,4 +1,4 @@
-//! `~/.cbroker/logs/<name>.log`: what a session would say if its screen were its own.
+//! `~/.cbroker/logs/<name>.log`: what a session reports, since its screen belongs to the program.
 //!
 //! Relies on the standard library and chrono.
 

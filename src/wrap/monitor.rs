@@ -52,9 +52,9 @@ const STACK: usize = 64 * 1024;
 /// What becomes of the program when the wrap is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Afterlife {
-    /// It hears the hang-up of its terminal, and goes on where it wants to.
+    /// It gets the hang-up of its terminal, and may continue.
     Free,
-    /// It ends soon after, whatever it wants.
+    /// The monitor ends it soon after.
     None,
 }
 
@@ -181,7 +181,7 @@ fn lead(command: &[OsString], ends_with_wrap: bool) -> io::Result<()> {
 
 fn run(program: Pid) -> io::Result<ChildStatus> {
     rustix::process::kill_process(program, Signal::CONT)?;
-    // The gate's own stop is no news: what is reported starts with its continuation.
+    // The gate's own stop is not reported: reports start with its continuation.
     consume_state_change(program)?;
     watch(program)
 }

@@ -1,4 +1,4 @@
-//! Claude Code's own word for what it does: `sessions/PID.json` in its folder, one file a process.
+//! What Claude Code reports about itself: `sessions/PID.json` in its folder, one file a process.
 //!
 //! Seen with 2.1.332: `idle`, `busy`, and `waiting` with what it waits for; and the session and its
 //! folder, which name the transcript: `projects/FOLDER/SESSION.jsonl`, where FOLDER has a dash for

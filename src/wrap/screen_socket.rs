@@ -150,7 +150,7 @@ async fn answer(
 pub async fn screens_of(name: &SessionName, home: &Home) -> Vec<SessionScreen> {
     let mut screens = Vec::new();
     for socket in sockets(home) {
-        // One that does not answer has ended, or is of another name.
+        // One that does not answer has ended, or has another name.
         let asked = tokio::time::timeout(PATIENCE, ask(&socket, name)).await;
         screens.extend(asked.ok().and_then(Result::ok).flatten());
     }

@@ -1,4 +1,4 @@
-//! Texts too long to type: a file for the agent to read, and a line that names it.
+//! Texts that are too long to type: a file that the agent reads, and a line that names it.
 //!
 //! The folder is bounded: while its texts have more than [`FOLDER_BYTES`], a new one replaces the
 //! oldest. Only texts whose message was delivered at least [`READ_WITHIN`] ago are replaced, never

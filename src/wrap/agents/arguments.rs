@@ -1,8 +1,7 @@
 //! The arguments of `claude`: whether they make an interactive session, and how ours join them.
 //!
 //! A second `--settings` or `--append-system-prompt` replaces the first, so the user's own values
-//! are merged with ours and the result stands in front, where a subcommand cannot take offence at
-//! it.
+//! are merged with ours and the result stands in front, where no subcommand can refuse it.
 //!
 //! Relies on `serde_json` for the settings.
 

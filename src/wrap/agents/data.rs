@@ -36,7 +36,7 @@ struct Agents {
 
 /// Says where the user's profiles are. Must come before the first use of a profile.
 pub fn use_folder(folder: PathBuf) {
-    // A second folder is none: profiles do not change while the program runs.
+    // A second call has no effect: profiles do not change while the program runs.
     let _first = FOLDER.set(folder);
 }
 

@@ -1,9 +1,9 @@
 //! The line that text goes to in agents that draw no box between two rules: whether it has the
 //! cursor, and is empty.
 //!
-//! Only the rows at the cursor speak of now. What stands elsewhere on the screen is history,
-//! written by anybody: a question that was answered stays there, and so does an answer that reads
-//! like a question.
+//! Only the rows at the cursor show the present state. What stands elsewhere on the screen is
+//! history, written by anybody: a question that was answered stays there, and so does an answer
+//! that reads like a question.
 //!
 //! Relies on `vt100` for the cursor.
 

@@ -91,8 +91,8 @@ impl Reading {
                     .map_or_else(History::default, |_| History::of(&rows)),
             };
         };
-        // What stands above is history, written by anybody; only the rows around the input speak of
-        // now.
+        // What stands above is history, written by anybody; only the rows around the input show
+        // the present state.
         let below = &rows[found.last + 1..];
         let is_elsewhere = shows(below, profile.other_views)
             || shows(std::slice::from_ref(&found.suggestion), profile.other_views);
@@ -146,7 +146,7 @@ fn shows_row(rows: &[String], texts: &[&str]) -> bool {
 struct Found {
     /// Its last row.
     last: usize,
-    /// Rows above it that speak of now as well.
+    /// Rows above it that show the present state too.
     status: std::ops::Range<usize>,
     input: Input,
     /// What stands above it, where it is a line.

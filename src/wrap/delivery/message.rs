@@ -15,9 +15,10 @@ use crate::wrap::hold::Hold;
 use crate::wrap::seen::Publisher;
 use crate::wrap::ways::{Timing, Way};
 
-/// A hold shorter than this is no news for a sender.
+/// A hold shorter than this is not reported to the sender.
 const NEWS_AFTER: Duration = Duration::from_millis(500);
-/// A reason that comes back within this is none either: some change with every blink of the screen.
+/// A reason that comes back within this is not reported again: some change with every frame of the
+/// screen.
 const NEWS_AGAIN: Duration = Duration::from_mins(1);
 /// Further deliveries of one message that are kept: they count among those that a session may have.
 const SPARES: usize = 4;
@@ -67,7 +68,7 @@ pub struct InFlightMessage {
     pub hops_to_pass_on: u32,
     /// Where its sender waits for receipts.
     pub receipt_to: Option<String>,
-    /// The broker's hand; `None` when the connection was lost.
+    /// The broker's delivery; `None` when the connection was lost.
     pub delivery: Option<ReceivedMessage>,
     /// Further deliveries of it, which was sent twice: settled with it, so that no ack says too
     /// early that it arrived.
@@ -188,7 +189,7 @@ fn timing(when: When) -> Timing {
 pub struct Table {
     last: u64,
     messages: BTreeMap<MessageKey, InFlightMessage>,
-    /// Deliveries that are no messages, until they are buried.
+    /// Deliveries that are no messages, until their dead letters are on disk.
     dead: BTreeMap<MessageKey, ReceivedMessage>,
 }
 

@@ -1,5 +1,5 @@
-//! The session's hold of a hook that waits: it carries one text in by ending, and until then writes
-//! lines to the agent's inbox.
+//! The session's handle of a hook that waits: the hook carries one text in by ending, and until
+//! then writes lines to the agent's inbox.
 //!
 //! Relies on the ways that use it.
 

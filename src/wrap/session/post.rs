@@ -172,7 +172,7 @@ impl Post {
         self.parts.disk.ask(Job::Hops(None));
     }
 
-    /// The last acks, and goodbye to the broker: what is not acked is back in its queue then.
+    /// Sends the last acks and closes the connection: what is not acked is back in its queue then.
     pub(super) async fn close(mut self, table: &mut Table, limit: Duration) {
         let finishing = async {
             while table.has_unfinished() {

@@ -1,5 +1,5 @@
-//! Signals, stops and ends: what happens to the wrap happens to the program, and the other way
-//! round.
+//! Signals, stops and ends: those of the wrap are passed on to the program, and the program's stop
+//! and end become the wrap's.
 //!
 //! When the program stops, the terminal is given back and the wrap stops too, so that the shell
 //! takes over; when the shell continues the wrap, it continues the program.
@@ -17,7 +17,7 @@ use crate::wrap::relay::Moved;
 
 /// How soon our own continuation is heard after a stop; without one the system did not stop us.
 const CONTINUED_WITHIN: Duration = Duration::from_millis(50);
-/// Acks and goodbyes after the program's end.
+/// How long the last acks and the close of the connection may take after the program's end.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// What the program wrote last is shown before the session ends; a background process that holds
 /// the terminal, and is silent for this long, does not delay the end. Nor does one that writes

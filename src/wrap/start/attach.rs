@@ -80,7 +80,7 @@ pub(super) fn attach_within(options: &WrapOptions) -> Duration {
     }
 }
 
-/// The error of a broker that says nothing.
+/// The error for a broker that does not answer.
 pub(super) fn silent(options: &WrapOptions, config: &Config) -> Error {
     let address = &config.endpoint.address;
     let error = match options.broker_start {

@@ -80,7 +80,7 @@ impl InboxAddress {
     }
 }
 
-/// The session's hold of this way. Its task ends when this is dropped.
+/// The session's handle of this way. Its task ends when this is dropped.
 #[derive(Debug)]
 pub struct ClaudeInbox {
     texts: mpsc::Sender<Submission>,
@@ -265,7 +265,7 @@ impl Work {
         }
     }
 
-    /// Somebody may write to the socket, or may be able to soon.
+    /// A permitted process can write to the socket, or is expected to be able to soon.
     fn has_writer(&self) -> bool {
         let is_expected = self.porter_until.is_some_and(|at| Instant::now() < at);
         let waits = || self.porters.borrow().as_ref().is_some_and(Porter::waits);

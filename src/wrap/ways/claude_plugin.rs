@@ -57,7 +57,7 @@ const NO_PROCESS: &str = "no process of Claude Code takes messages by the plugin
 /// Texts handed over at once.
 const ORDERS: usize = 64;
 
-/// The session's hold of this way. Its task ends when this is dropped.
+/// The session's handle of this way. Its task ends when this is dropped.
 #[derive(Debug)]
 pub struct Plugin {
     texts: Sender<Submission>,

@@ -61,7 +61,7 @@ const TEXTS: usize = 64;
 /// Why the way is closed.
 const NO_THREAD: &str = "no thread of this session is found";
 
-/// The session's hold of this way. Its task ends when this is dropped.
+/// The session's handle of this way. Its task ends when this is dropped.
 #[derive(Debug)]
 pub struct Codex {
     texts: Sender<Submission>,

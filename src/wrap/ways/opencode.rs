@@ -88,7 +88,7 @@ impl OpencodeSetup {
     }
 }
 
-/// The session's hold of this way. Its task ends when this is dropped.
+/// The session's handle of this way. Its task ends when this is dropped.
 #[derive(Debug)]
 pub struct Opencode {
     texts: Sender<Submission>,

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::platform;
 
-/// A socket that does not take a line within this is as good as gone.
+/// A socket that does not take a line within this counts as gone.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What became of a line.
