@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::checkpoint::{Meta, Rows};
 use crate::disk::{LogFile, is_refused, set_aside, to_usize};
@@ -97,6 +98,7 @@ pub(crate) fn open(folder: &Path, options: &Options) -> Result<RecoveredStore, O
     }
     recovery.drop_void_segments();
     recovery.restore().map_err(failed("read"))?;
+    recovery.keep_unnamed_bodies().map_err(failed("read"))?;
     Ok(recovery.finish())
 }
 
@@ -194,6 +196,7 @@ impl Recovery<'_> {
 
     fn put_aside(&mut self, file: &LogFile, why: &str) -> io::Result<()> {
         let aside = set_aside(self.slots.disk.as_ref(), self.folder, &file.path)?;
+        self.slots.bytes.fetch_sub(file.length, Ordering::Relaxed);
         let (path, aside) = (file.path.display(), aside.display());
         let line = format!("{path} {why}; it is kept in {aside}");
         self.report.lost(line);
@@ -357,6 +360,19 @@ impl Recovery<'_> {
         let place = format!("{length} bytes of segment {segment} at {from}");
         let line = format!("{place} are damaged; a copy is kept: {kept}");
         self.report.lost(line);
+    }
+
+    /// Puts large bodies aside that no record names, where a damaged frame may have named them.
+    fn keep_unnamed_bodies(&mut self) -> io::Result<()> {
+        let segments = &mut self.index.segments.all;
+        if segments.values().any(|segment| segment.is_damaged) {
+            let is_unnamed = |_: &u64, body: &mut Segment| body.is_body && body.live == 0;
+            let unnamed: Vec<_> = segments.extract_if(.., is_unnamed).collect();
+            for (_, body) in unnamed {
+                self.put_aside(&body.file, "is named by no record that can be read")?;
+            }
+        }
+        Ok(())
     }
 
     fn finish(self) -> RecoveredStore {

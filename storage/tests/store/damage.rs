@@ -300,8 +300,8 @@ fn everything_damaged_at_once_still_opens() {
     }
 }
 
-#[test]
-fn a_damaged_or_missing_large_body_costs_itself_alone() {
+/// Three messages, the second of them large.
+fn with_a_large_body() -> SimulatedDisk {
     let disk = SimulatedDisk::new();
     let folder = tempfile::tempdir().unwrap();
     let opened = open(&disk, folder.path());
@@ -314,7 +314,12 @@ fn a_damaged_or_missing_large_body_costs_itself_alone() {
             .unwrap();
         wait(&opened.store, ticket);
     }
-    let sound = disk.after_kill();
+    disk.after_kill()
+}
+
+#[test]
+fn a_damaged_or_missing_large_body_costs_itself_alone() {
+    let sound = with_a_large_body();
     let path = logs(&sound)
         .into_iter()
         .find(|path| path.to_string_lossy().contains("body-"))
@@ -342,6 +347,34 @@ fn a_damaged_or_missing_large_body_costs_itself_alone() {
         assert!(is_whole || numbers == [0, 2], "{damage:?}: {numbers:?}");
         assert!(is_whole || is_reported, "{damage:?}");
     }
+}
+
+#[test]
+fn a_large_body_is_kept_when_the_record_that_names_it_is_damaged() {
+    let sound = with_a_large_body();
+    let is_body = |path: &Path| path.to_string_lossy().contains("body-");
+    let (bodies, segments): (Vec<_>, Vec<_>) =
+        logs(&sound).into_iter().partition(|path| is_body(path));
+    let whole = sound.bytes(&bodies[0]);
+    let mut kept = 0;
+    for path in segments {
+        let bytes = sound.bytes(&path);
+        for (at, _) in frames(&bytes) {
+            let disk = sound.after_kill();
+            let mut bytes = bytes.clone();
+            bytes[at as usize + 40] ^= 1;
+            disk.replace(&path, bytes);
+            let (numbers, _) = read_with_large(&disk);
+            let mut files = disk.files().into_iter();
+            let aside = files.find(|path| path.starts_with("set-aside") && is_body(path));
+            assert_eq!(aside.is_some(), !numbers.contains(&1), "{numbers:?}");
+            if let Some(aside) = aside {
+                assert!(disk.bytes(&aside) == whole, "{aside:?}");
+                kept += 1;
+            }
+        }
+    }
+    assert!(kept > 0, "no frame names the body");
 }
 
 /// The numbers that are left of the queue with a large body, and whether damage was reported.
