@@ -211,6 +211,38 @@ fn limits_move_with_the_definitions() {
 }
 
 #[test]
+fn a_user_of_few_rights_brings_no_more_queues_into_a_vhost_than_its_limit() {
+    let server = server();
+    set(&server, "/api/vhost-limits/lim/max-queues", 1);
+    let user = r#"{"password":"pw","tags":"management"}"#;
+    assert_eq!(server.ask("PUT", "/api/users/bob", user).status, 201);
+    let all = r#"{"configure":".*","write":".*","read":".*"}"#;
+    let path = "/api/permissions/lim/bob";
+    assert_eq!(server.ask("PUT", path, all).status, 201);
+    let queue = |name: &str| json!({ "name": name, "durable": true });
+    let document = |names: &[&str]| {
+        let queues: Vec<_> = names.iter().map(|name| queue(name)).collect();
+        json!({ "queues": queues }).to_string()
+    };
+    let bring_in = |names: &[&str]| {
+        let request = server.request("POST", "/api/definitions/lim");
+        request.password("bob", "pw").send(&document(names))
+    };
+    let answer = bring_in(&["a", "b"]);
+    let reason = answer.json()["reason"].to_string();
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(
+        reason.contains("queue limit in vhost 'lim' (1)"),
+        "{reason}"
+    );
+    assert_eq!(server.get("/api/queues/lim").json(), json!([]));
+    assert_eq!(bring_in(&["a"]).status, 204);
+    // An administrator may bring back what was there before the limit.
+    let answer = server.ask("POST", "/api/definitions/lim", &document(&["a", "b"]));
+    assert_eq!(answer.status, 204, "{answer:?}");
+}
+
+#[test]
 fn what_is_no_limit_is_refused_in_rabbitmqs_words() {
     let server = server();
     let (vhost, user) = (

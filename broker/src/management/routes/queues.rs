@@ -142,7 +142,7 @@ impl QueueRequest {
             is_server_named: false,
             arguments: table_from_json(self.arguments.as_ref())?,
             connection: 0,
-            // Not the vhost's own: what a document brings in was let in once.
+            // That of the vhost is for those who ask for one queue.
             limit: api.broker.limits.queues,
         })
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::super::{limits, permissions, users, vhosts};
 use super::named;
 use super::plan::{BindingLine, ImportPlan};
+use crate::admission;
 use crate::delivery::effects::Effects;
 use crate::fault::Fault;
 use crate::management::Api;
@@ -42,7 +43,7 @@ impl ImportPlan<'_> {
             last = last.max(vhosts::put(self.api, caller, &name, labels)?);
         }
         last = last.max(self.make_exchanges(done)?);
-        last = last.max(self.make_queues(done, effects)?);
+        last = last.max(self.make_queues(caller, done, effects)?);
         last = last.max(self.make_bindings(done)?);
         // Behind everything that may fail: what a user loses ends at once and cannot be undone.
         for user in std::mem::take(&mut self.users) {
@@ -82,12 +83,22 @@ impl ImportPlan<'_> {
         Ok(last)
     }
 
-    fn make_queues(&mut self, done: &mut Done, effects: &mut Effects) -> Result<Ticket, ApiError> {
+    fn make_queues(
+        &mut self,
+        caller: &Caller,
+        done: &mut Done,
+        effects: &mut Effects,
+    ) -> Result<Ticket, ApiError> {
         let mut last = Ticket::NONE;
         for ((vhost, name), line) in std::mem::take(&mut self.queues) {
             let there = self.find(&vhost)?;
             let is_new = there.queue(&name).is_none();
-            let declared = there.declare_queue(line.declare(self.api, &name)?, effects);
+            let mut declare = line.declare(self.api, &name)?;
+            // What an administrator brings in was let in once, and may exceed the limit of now.
+            if caller.administers().is_err() {
+                declare.limit = admission::queue_limit(&self.api.broker, &vhost);
+            }
+            let declared = there.declare_queue(declare, effects);
             let declared = declared.map_err(about(&named("queue", &name, &vhost)))?;
             last = last.max(declared.ticket);
             if is_new {
