@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use crate::fault::{Fault, ReplyCode};
 use crate::users::BadPattern;
 
+/// The longest reason in bytes. It quotes what was sent, which may be as long as a body.
+const REASON_BYTES: usize = 1024;
+
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ApiError {
@@ -22,12 +25,16 @@ impl ApiError {
         Self {
             status,
             error,
-            reason: Value::String(reason.into()),
+            reason: Value::String(shortened(reason.into())),
         }
     }
 
     /// 400 with a reason that is not a text: RabbitMQ says `["not_integer","x"]`.
     pub(super) fn bad_value(reason: Value) -> Self {
+        let text = reason.to_string();
+        if text.len() > REASON_BYTES {
+            return Self::bad(text);
+        }
         Self {
             status: StatusCode::BAD_REQUEST,
             error: "bad_request",
@@ -80,6 +87,16 @@ impl ApiError {
     }
 }
 
+/// A reason whose end is left out where it is too long.
+fn shortened(mut reason: String) -> String {
+    if reason.len() > REASON_BYTES {
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES));
+        reason.push('…');
+        reason.shrink_to_fit();
+    }
+    reason
+}
+
 /// The topology's refusals in HTTP's terms, as RabbitMQ maps them.
 impl From<Fault> for ApiError {
     fn from(fault: Fault) -> Self {
@@ -105,5 +122,28 @@ impl IntoResponse for ApiError {
             Json(json!({ "error": self.error, "reason": self.reason })),
         )
             .into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_holds_no_more_than_a_little_of_what_was_sent() {
+        let long = "ä".repeat(1 << 20);
+        for refusal in [
+            ApiError::bad(format!("no destination_type '{long}'")),
+            ApiError::bad_value(json!(["not_integer", long])),
+            ApiError::bad("wrong").about(&long),
+            ApiError::from(Fault::precondition(long.clone())),
+        ] {
+            let reason = refusal.reason.to_string();
+            assert!(reason.len() < 2 * REASON_BYTES, "{} bytes", reason.len());
+        }
+        let short = ApiError::bad_value(json!(["not_integer", "x"]));
+        assert_eq!(short.reason, json!(["not_integer", "x"]));
     }
 }

@@ -237,9 +237,16 @@ fn named(kind: &str, name: &str, vhost: &str) -> String {
     format!("{kind} '{name}' in vhost '{vhost}'")
 }
 
+/// The longest name that a refusal quotes, in bytes.
+const NAME_BYTES: usize = 255;
+
 /// What a refusal calls a line.
 fn called(kind: &str, line: &Value) -> String {
-    let field = |field: &str| line.get(field).and_then(Value::as_str);
+    // A name may be as long as the document.
+    let field = |field: &str| {
+        let text = line.get(field)?.as_str()?;
+        Some(&text[..text.floor_char_boundary(NAME_BYTES)])
+    };
     let place = field("vhost").map_or(String::new(), |vhost| format!(" in vhost '{vhost}'"));
     match kind {
         "binding" => {
