@@ -1,8 +1,8 @@
 //! Limits of vhosts and users, which administrators set. Feature flags: there are none.
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -62,48 +62,63 @@ async fn enable(Path(_name): Path<String>, caller: Caller) -> Result<StatusCode,
 }
 
 /// The limits of those that `is_seen` chooses, each with its name in the field `field`.
-fn list(api: &Api, scope: QuotaScope, field: &str, is_seen: impl Fn(&str) -> bool) -> Json<Value> {
-    let quotas = read(&api.broker.quotas);
-    let seen = quotas.iter(scope).filter(|(name, _)| is_seen(name));
-    let line = |(name, quota)| json!({ field: name, "value": views::limits(quota) });
-    Json(seen.map(line).collect())
+async fn list(
+    api: &SharedApi,
+    caller: &Caller,
+    (scope, field): (QuotaScope, &'static str),
+    is_seen: impl Fn(&str) -> bool + Send + 'static,
+) -> Result<Response, ApiError> {
+    let shared = SharedApi::clone(api);
+    let work = move || {
+        let quotas = read(&shared.broker.quotas);
+        let seen = quotas.iter(scope).filter(|(name, _)| is_seen(name));
+        let line = |(name, quota)| json!({ field: name, "value": views::limits(quota) });
+        Ok(seen.map(line).collect())
+    };
+    api.work_out(caller, work).await
 }
 
-async fn of_vhosts(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
+/// Which vhosts a caller gets the limits of.
+fn sees(caller: Caller) -> impl Fn(&str) -> bool {
     let sees_all = caller.rank() >= Rank::Monitoring;
-    let is_seen = |name: &str| sees_all || caller.sees(name);
-    Ok(list(&api, QuotaScope::Vhost, "vhost", is_seen))
+    move |name| sees_all || caller.sees(name)
+}
+
+async fn of_vhosts(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
+    let is_seen = sees(caller.clone());
+    list(&api, &caller, (QuotaScope::Vhost, "vhost"), is_seen).await
 }
 
 async fn of_vhost(
     State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     caller.vhost(&api, &vhost)?;
-    Ok(list(&api, QuotaScope::Vhost, "vhost", |name| name == vhost))
+    let is_it = move |name: &str| name == vhost;
+    list(&api, &caller, (QuotaScope::Vhost, "vhost"), is_it).await
 }
 
-async fn of_users(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
+async fn of_users(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
     caller.administers()?;
-    Ok(list(&api, QuotaScope::User, "user", |_| true))
+    list(&api, &caller, (QuotaScope::User, "user"), |_| true).await
 }
 
 async fn of_user(
     State(api): State<SharedApi>,
     Path(user): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     caller.is_or_administers(&user)?;
     find_user(&api, &user)?;
-    Ok(list(&api, QuotaScope::User, "user", |name| name == user))
+    let is_it = move |name: &str| name == user;
+    list(&api, &caller, (QuotaScope::User, "user"), is_it).await
 }
 
-async fn parameters(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
-    let sees_all = caller.rank() >= Rank::Monitoring;
-    Ok(Json(as_parameters(&api, |name| {
-        sees_all || caller.sees(name)
-    })))
+async fn parameters(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
+    let (shared, is_seen) = (SharedApi::clone(&api), sees(caller.clone()));
+    api.work_out(&caller, move || Ok(as_parameters(&shared, is_seen)))
+        .await
 }
 
 /// The limits of vhosts as RabbitMQ keeps and exports them.
@@ -263,4 +278,31 @@ async fn free_user(
     caller.administers()?;
     find_user(&api, &user)?;
     free(&api, (QuotaScope::User, &user), &name).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::management::tests::TestApi;
+
+    #[tokio::test]
+    async fn a_list_of_limits_of_many_vhosts_and_users_holds_up_no_thread_that_serves() {
+        let test = TestApi::start().await;
+        let state = || State(SharedApi::clone(&test.api));
+        let root = || Path("/".to_owned());
+        let ada = || Path("ada".to_owned());
+        for (answer, has_waited) in [
+            test.without_slots(of_vhosts(state(), test.ada())).await,
+            test.without_slots(of_vhost(state(), root(), test.ada()))
+                .await,
+            test.without_slots(of_users(state(), test.ada())).await,
+            test.without_slots(of_user(state(), ada(), test.ada()))
+                .await,
+            test.without_slots(parameters(state(), test.ada())).await,
+        ] {
+            assert!(answer.is_ok());
+            assert!(has_waited, "it was made where requests are served");
+        }
+        test.stop().await;
+    }
 }

@@ -50,13 +50,15 @@ async fn permissions_of(
     State(api): State<SharedApi>,
     Path(name): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
-    if *caller.name != name {
-        caller.administers()?;
-    }
-    let users = read(&api.broker.users);
-    let user = users.get(&name).ok_or_else(ApiError::not_found)?;
-    Ok(Json(all_of(&name, user).collect()))
+) -> Result<Response, ApiError> {
+    caller.is_or_administers(&name)?;
+    let shared = SharedApi::clone(&api);
+    let work = move || {
+        let users = read(&shared.broker.users);
+        let user = users.get(&name).ok_or_else(ApiError::not_found)?;
+        Ok(all_of(&name, user).collect())
+    };
+    api.work_out(&caller, work).await
 }
 
 fn all_of<'a>(name: &'a str, user: &'a User) -> impl Iterator<Item = Value> + 'a {
@@ -171,6 +173,17 @@ mod tests {
     use super::*;
     use crate::management::tests::TestApi;
     use crate::vhost::Labels;
+
+    #[tokio::test]
+    async fn the_permissions_of_a_user_in_many_vhosts_hold_up_no_thread_that_serves() {
+        let test = TestApi::start().await;
+        let state = State(SharedApi::clone(&test.api));
+        let request = permissions_of(state, Path("ada".to_owned()), test.ada());
+        let (answer, has_waited) = test.without_slots(request).await;
+        assert!(answer.is_ok());
+        assert!(has_waited, "they were listed where requests are served");
+        test.stop().await;
+    }
 
     #[tokio::test]
     async fn a_right_in_a_vhost_that_goes_meanwhile_does_not_wait_for_the_next_of_its_name() {

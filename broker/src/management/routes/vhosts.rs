@@ -18,7 +18,7 @@ use crate::management::paging::{Listed, Listing};
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
-use crate::users::{Permissions, Rank};
+use crate::users::{Permissions, Rank, User};
 use crate::vhost::{Labels, Vhost};
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -215,18 +215,19 @@ async fn permissions(
     State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     caller.administers()?;
     api.broker.vhost(&vhost).ok_or_else(ApiError::not_found)?;
-    let users = read(&api.broker.users);
-    let of = |(name, user): (&str, &crate::users::User)| {
-        Some(views::permission(
-            name,
-            &vhost,
-            user.permissions_in(&vhost)?,
-        ))
+    let shared = SharedApi::clone(&api);
+    let work = move || {
+        let users = read(&shared.broker.users);
+        let of = |(name, user): (&str, &User)| {
+            let found = user.permissions_in(&vhost)?;
+            Some(views::permission(name, &vhost, found))
+        };
+        Ok(users.iter().filter_map(of).collect())
     };
-    Ok(Json(users.iter().filter_map(of).collect()))
+    api.work_out(&caller, work).await
 }
 
 #[cfg(test)]
@@ -235,13 +236,18 @@ mod tests {
     use crate::management::tests::TestApi;
 
     #[tokio::test]
-    async fn the_sums_over_a_vhost_of_many_queues_hold_up_no_thread_that_serves() {
+    async fn what_many_queues_or_users_of_a_vhost_add_up_to_holds_up_no_thread_that_serves() {
         let test = TestApi::start().await;
         let api = SharedApi::clone(&test.api);
         let request = show(State(api), Path("/".to_owned()), test.ada());
         let (answer, has_waited) = test.without_slots(request).await;
         assert!(answer.is_ok());
         assert!(has_waited, "it was made where requests are served");
+        let state = State(SharedApi::clone(&test.api));
+        let request = permissions(state, Path("/".to_owned()), test.ada());
+        let (answer, has_waited) = test.without_slots(request).await;
+        assert!(answer.is_ok());
+        assert!(has_waited, "the permissions of many users were made there");
         test.stop().await;
     }
 }
