@@ -11,10 +11,10 @@
 //! second use of an id changes nothing of the first.
 
 mod files;
+mod latest;
 mod texts;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::BTreeSet;
 use std::io;
 
 use chrono::{DateTime, Utc};
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Home;
 use crate::envelope::{Envelope, timestamp};
+use latest::LatestMessages;
 
 /// So much of a text is kept.
 const TEXT_BYTES: usize = 16 << 10;
@@ -123,21 +124,6 @@ impl MessageText {
             whole: is_cut.then(|| texts::name(whole)),
             correlation_id: envelope.correlation_id.clone(),
             to_keep: is_cut.then(|| whole.clone()),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        let correlation_id = self.correlation_id.as_ref().map_or(0, String::len);
-        self.from.len() + self.text.len() + correlation_id
-    }
-
-    /// Cuts the text to `bytes`.
-    fn cut_to(&mut self, bytes: usize) {
-        let end = self.text.floor_char_boundary(bytes);
-        if end < self.text.len() {
-            self.cut_from.get_or_insert(self.text.len());
-            self.text.truncate(end);
-            self.text.shrink_to_fit();
         }
     }
 }
@@ -288,26 +274,26 @@ impl MessageHistory {
     /// to `text_bytes`.
     pub fn conversation(&self, text_bytes: usize) -> io::Result<Vec<ToldMessage>> {
         let all = self.latest(text_bytes, usize::MAX, &mut |_| Ok(()))?;
-        Ok(all.messages.into())
+        Ok(all.messages)
     }
 
-    /// Returns the latest `most` of them. `hold` is told the bytes that they take while they are
-    /// read, and ends the reading with an error.
+    /// Returns the latest `most` of them that the user published, and as many of others. `hold` is
+    /// told the bytes that they take while they are read, and ends the reading with an error.
     pub fn latest(
         &self,
         text_bytes: usize,
         most: usize,
         hold: &mut dyn FnMut(usize) -> io::Result<()>,
     ) -> io::Result<Conversation> {
-        let mut conversation = Conversation::default();
+        let mut latest = LatestMessages::new(text_bytes, most);
         let mut held = Ok(());
         self.each(|entry| {
             if held.is_ok() {
-                conversation.add(entry, (text_bytes, most));
-                held = hold(conversation.bytes());
+                latest.add(entry);
+                held = hold(latest.bytes());
             }
         })?;
-        held.map(|()| conversation)
+        held.map(|()| latest.into_conversation())
     }
 
     /// Returns the first message of this id to a session, with its whole text if that is kept; one
@@ -348,61 +334,12 @@ fn like(ids: &BTreeSet<String>, text: &str) -> BTreeSet<String> {
 }
 
 /// Messages in the order of their first events.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Conversation {
     /// The latest ones.
-    pub messages: VecDeque<ToldMessage>,
+    pub messages: Vec<ToldMessage>,
     /// How many went before them.
     pub older: usize,
-    /// The places of messages, counted from the first of all. A hash takes less than an id and a
-    /// session, and nobody can choose it.
-    places: HashMap<u64, usize>,
-    hasher: RandomState,
-    /// The bytes of `messages`.
-    bytes: usize,
-}
-
-impl Conversation {
-    fn add(&mut self, entry: HistoryEntry, (text_bytes, most): (usize, usize)) {
-        let id_and_session = (&entry.id, &entry.session);
-        let key = self.hasher.hash_one((id_and_session, &entry.publisher));
-        let any = self.hasher.hash_one(id_and_session);
-        let known = self.places.get(&key).copied();
-        // The user's own command may report on a message that another user published.
-        let is_news = entry.message.is_none() && entry.publisher.is_none();
-        let other = is_news.then(|| self.places.get(&any).copied());
-        if let Some(place) = known.or(other.flatten()) {
-            if let Some(told) = place.checked_sub(self.older) {
-                self.messages[told].follow(entry);
-            }
-        } else if let Some(mut message) = entry.message {
-            message.cut_to(text_bytes);
-            let place = self.older + self.messages.len();
-            self.places.insert(key, place);
-            self.places.insert(any, place);
-            let told = ToldMessage {
-                ts: entry.ts,
-                id: entry.id,
-                to: entry.session,
-                publisher: entry.publisher,
-                message,
-                state: entry.event,
-                detail: entry.detail,
-            };
-            self.bytes += told.bytes();
-            self.messages.push_back(told);
-            if self.messages.len() > most
-                && let Some(oldest) = self.messages.pop_front()
-            {
-                self.older += 1;
-                self.bytes -= oldest.bytes();
-            }
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        self.bytes + self.places.capacity() * (size_of::<(u64, usize)>() + 1)
-    }
 }
 
 impl ToldMessage {
@@ -413,11 +350,6 @@ impl ToldMessage {
             self.state = event.event;
             self.detail = event.detail;
         }
-    }
-
-    /// What it takes in memory, about; a change of its state does not count.
-    fn bytes(&self) -> usize {
-        size_of::<Self>() + self.id.len() + self.to.len() + self.message.bytes()
     }
 }
 

@@ -253,6 +253,27 @@ mod tests {
     }
 
     #[test]
+    fn strangers_without_end_take_no_place_of_the_users_messages_among_the_latest() {
+        let (_folder, history) = history();
+        history.note(&says("mine", None)).unwrap();
+        for number in 0..10 {
+            let publisher = number.to_string();
+            history.note(&says("theirs", Some(&publisher))).unwrap();
+        }
+        history.note(&event(HistoryEvent::Delivered, None)).unwrap();
+        let latest = history.latest(100, 3, &mut |_| Ok(())).unwrap();
+        let shown = latest.messages.iter();
+        let texts: Vec<_> = shown
+            .map(|told| (&*told.message.text, told.state))
+            .collect();
+        assert_eq!((texts.len(), latest.older), (4, 7));
+        assert!(
+            texts.contains(&("mine", HistoryEvent::Delivered)),
+            "{texts:?}"
+        );
+    }
+
+    #[test]
     fn the_latest_messages_alone_take_memory() {
         let (_folder, history) = history();
         for number in 0..10 {

@@ -20,7 +20,8 @@ use crate::message_history::MessageHistory;
 use crate::peer::Peer;
 use crate::wrap::{KeptDeadLetter, all_opened, each_dead_letter, remove_dead_letter};
 
-/// So many messages of the conversation are shown; `cbroker history` has all.
+/// So many messages of the conversation are shown that the user published, and so many of others;
+/// `cbroker history` has all.
 const MOST_MESSAGES: usize = 2000;
 /// So many of the user's own dead letters, and so many of others; the latest ones.
 const MOST_LETTERS: usize = 500;
