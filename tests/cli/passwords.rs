@@ -1,5 +1,6 @@
 //! The password of the local broker, the page's cookie, and what the doctor says of the listeners.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
@@ -21,6 +22,17 @@ fn sign_in(place: &Place) -> PageLogin {
 fn signed_in(place: &Place, login: &PageLogin) -> u16 {
     let asked = Request::to_url(&management_url(place), "GET", "/api/session");
     asked.signed_in(login).send("").status
+}
+
+/// When each open connection was opened: those over the Unix socket have no name of their own.
+fn connections(place: &Place) -> BTreeSet<String> {
+    let request = Request::to_url(&management_url(place), "GET", "/api/connections");
+    let all = request
+        .password("cbroker", &password(place))
+        .send("")
+        .json();
+    let opened = all.as_array().unwrap().iter();
+    opened.map(|one| one["connected_at"].to_string()).collect()
 }
 
 fn management_url(place: &Place) -> String {
@@ -101,6 +113,8 @@ fn a_new_password_shuts_out_the_old_one_and_the_session_comes_back_by_itself() {
     let _broker = started(&place);
     let old = place.ok(["status", "--show-url"]);
     let session = Wrapped::open(&place, "backend", &[]);
+    let before = connections(&place);
+    assert!(!before.is_empty());
     place.ok(["rotate"]);
     let new = place.ok(["status", "--show-url"]);
     assert_ne!(old, new);
@@ -108,6 +122,8 @@ fn a_new_password_shuts_out_the_old_one_and_the_session_comes_back_by_itself() {
     assert_eq!(refused.code, 3, "{refused:?}");
     place.ok(["send", "--to", "backend", "-m", "still here"]);
     session.wait_for_submission("still here");
+    let after = connections(&place);
+    assert!(before.is_disjoint(&after), "{before:?} {after:?}");
     place.ok(["restart"]);
     place.ok(["send", "--to", "backend", "-m", "after a restart"]);
     session.wait_for_submission("after a restart");
