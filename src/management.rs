@@ -188,11 +188,13 @@ impl Client {
         Ok(consumers)
     }
 
-    /// Returns the names of the queues that are bound to the sessions' exchange.
+    /// Returns the names of the queues that are bound to the sessions' exchange as sessions are: by
+    /// their own names.
     pub async fn session_names(&self) -> Result<Vec<String>, ManagementError> {
         let bindings = self.queue_bindings(EXCHANGE).await?;
         let mut names: Vec<String> = bindings
             .into_iter()
+            .filter(|binding| binding.routing_key == binding.destination)
             .map(|binding| binding.destination)
             .collect();
         names.sort();

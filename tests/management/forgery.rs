@@ -259,7 +259,8 @@ fn what_others_publish_without_end_leaves_the_page_s_memory_bounded() {
         for (let number = 0; number < 11000; number++) say(number, 'x');
         within.push(model.messages.size === 10000, model.lasts.size <= 4000);
         for (let number = 0; number < 6000; number++) say(`0${number}`, 'x'.repeat(4000));
-        within.push(model.size <= 1 << 24, model.messages.size > 1000, model.ids.size <= 10000);
+        within.push(model.room.all.size <= 1 << 24, model.messages.size > 1000);
+        within.push(model.ids.size <= 10000);
         for (let number = 0; number < 3000; number++) announce(`n${number}`, number);
         for (let number = 0; number < 100; number++) announce('one', number);
         within.push(model.sessions.size <= 2000, model.session('one').presences.size === 16);
@@ -271,6 +272,80 @@ fn what_others_publish_without_end_leaves_the_page_s_memory_bounded() {
     let all = ["true"; 8].join(",");
     browser.until("window.within !== undefined");
     assert_eq!(browser.value("window.within"), json!(all));
+}
+
+#[test]
+fn queues_that_a_stranger_binds_without_end_push_no_open_session_off_the_page() {
+    let server = Server::start();
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    let script = r"import('/model.js').then(({ Model }) => {
+        const model = new Model();
+        model.user = 'ada';
+        model.seen({ what: 'published', at_ms: 1, vhost: '/', encoding: 'string',
+            properties: { user_id: 'ada' }, body_bytes: 1, exchange: 'claudeBroker.presence',
+            routing_key: '', excerpt: JSON.stringify({ kind: 'state', state: 'idle',
+                name: 'backend', session: '1' }) });
+        const foreign = Array.from({ length: 5000 }, (_, number) => ({ name: `q${number}` }));
+        const backend = { name: 'backend', messages: 7 };
+        for (let round = 0; round < 3; round++) model.queues([...foreign, backend]);
+        const shown = model.sessions.get('backend');
+        window.shown = [shown?.presences.size, shown?.queue?.messages, model.sessions.size].join();
+    }) && true";
+    assert_eq!(browser.value(script), true);
+    browser.until("window.shown !== undefined");
+    assert_eq!(browser.value("window.shown"), json!("1,7,2000"));
+}
+
+#[test]
+fn what_a_stranger_publishes_without_end_pushes_no_message_of_the_users_off_the_page() {
+    let server = Server::start();
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    let script = r"import('/model.js').then(({ Model }) => {
+        const model = new Model();
+        model.user = 'ada';
+        const say = (user, id, message) => model.seen({ what: 'published', at_ms: 1, vhost: '/',
+            encoding: 'string', body_bytes: 1, properties: { user_id: user },
+            exchange: 'claudeBroker', routing_key: 'backend',
+            excerpt: JSON.stringify({ id, from: 'frontend', to: 'backend', message }) });
+        for (let number = 0; number < 100; number++) say('ada', `own${number}`, 'x');
+        for (let number = 0; number < 11000; number++) say('bob', `bob${number}`, 'x');
+        for (let number = 0; number < 6000; number++) say('bob', `l${number}`, 'x'.repeat(4000));
+        const own = [...model.messages.values()].filter(({ isOwn }) => isOwn).length;
+        const all = [...model.messages.values()];
+        const size = all.reduce((sum, { haystack }) => sum + haystack.length, 0);
+        const room = model.room;
+        window.kept = [own, room.all.size === size, room.all.count === all.length,
+            room.others.count === all.length - own].join();
+    }) && true";
+    assert_eq!(browser.value(script), true);
+    browser.until("window.kept !== undefined");
+    assert_eq!(browser.value("window.kept"), json!("100,true,true,true"));
+}
+
+#[test]
+fn a_stranger_who_takes_a_sessions_name_says_nothing_in_its_name_on_its_card() {
+    let (server, bob) = with_bob();
+    let ada = Peer::connect(&server);
+    for name in ["backend", "tester"] {
+        ada.declare_session(name);
+    }
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    // It goes to the session whose words it wants to be, and says that it went elsewhere.
+    let forged = envelope(("backend", "tester"), "01FORGED", "I agree");
+    bob.publish_as_user("claudeBroker", "backend", &forged);
+    let last = card("backend", ".last");
+    browser.until(&format!("{last} === 'backend: I agree'"));
+    browser.press("2");
+    let peers = "[...document.querySelectorAll('li[data-id=\"01FORGED\"] .peer')]";
+    browser.until(&format!("{peers}.length === 2"));
+    let route = browser.value(&format!("{peers}.map((peer) => peer.textContent).join()"));
+    assert_eq!(route, "backend,backend");
 }
 
 #[test]
@@ -356,6 +431,14 @@ fn queues_that_a_stranger_binds_are_no_sessions_unless_they_are_named_like_one()
         let path = format!("/api/bindings/%2F/e/claudeBroker/{kind}/{name}");
         bob("POST", &path, &json!({ "routing_key": name }).to_string());
     }
+    // Nor is one that hears what goes to a session.
+    bob("PUT", "/api/queues/%2F/listener", "{}");
+    let path = "/api/bindings/%2F/e/claudeBroker/q/listener";
+    bob(
+        "POST",
+        path,
+        &json!({ "routing_key": "backend" }).to_string(),
+    );
     // With a message, it is looked into too.
     server.publish("my-backend", "not for the page");
     let Some(browser) = signed_in(&server, &DESK) else {

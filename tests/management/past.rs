@@ -88,6 +88,32 @@ fn a_new_page_on_a_new_broker_knows_what_was_said_and_what_became_of_it() {
 }
 
 #[test]
+fn a_strangers_message_is_called_one_by_a_page_that_is_opened_later_too() {
+    let place = Place::new();
+    let mut server = Server::start(&place);
+    {
+        let session = Wrapped::open(&place, "backend", &[]);
+        let forged = json!({
+            "id": "01JD3ZQ8V4MZ5X0000000FORGE", "from": "frontend", "to": "backend",
+            "ts": "2026-01-01T00:00:00.000Z", "message": "a stranger's text",
+        });
+        publish(&place, &server, "backend", &forged.to_string());
+        session.wait_for_submission("a stranger's text");
+        place.ok(["send", "backend", "my own", "--from", "frontend"]);
+        session.wait_for_submission("my own");
+    }
+    server.kill_and_restart(&place);
+    let Some(browser) = page(&place) else { return };
+    browser.press("2");
+    let mark = "sent by nobody that the broker vouches for";
+    let is_marked = |text: &str| format!("{}.includes('{mark}')", said(text, ".more"));
+    browser.until(&format!("{} !== ''", said("my own", ".more")));
+    browser.until(&format!("{} !== ''", said("a stranger", ".more")));
+    assert_eq!(browser.value(&is_marked("a stranger")), true);
+    assert_eq!(browser.value(&is_marked("my own")), false);
+}
+
+#[test]
 fn a_long_message_opens_whole_while_it_waits_and_when_it_is_gone() {
     let place = Place::new();
     let _server = Server::start(&place);

@@ -78,7 +78,7 @@ export function become(message, { state, reason, end }) {
 }
 
 /** Whose a message is as far as the history says it too. */
-function publisherOf({ isTold, isOwn, publisher }) {
+export function publisherOf({ isTold, isOwn, publisher }) {
   return (isTold ? publisher === undefined : isOwn) ? "own" : "other";
 }
 
@@ -89,6 +89,41 @@ export function isSame(one, two) {
   if (one.queue !== two.queue || one.from !== two.from) return false;
   const [short, long] = one.text.length < two.text.length ? [one, two] : [two, one];
   return short.cut ? long.text.startsWith(short.text.slice(0, -1)) : short.text === long.text;
+}
+
+/** Messages that are kept, and their characters. */
+const KEEP = { count: 10000, size: 1 << 24 };
+
+/** What messages take. Those of other users take half of it at most, once there is no more. */
+export class MessageRoom {
+  constructor() {
+    this.all = { count: 0, size: 0 };
+    this.others = { count: 0, size: 0 };
+  }
+
+  /** Counts messages and characters that came or went, like this one. */
+  count(message, messages, characters) {
+    const taken = publisherOf(message) === "own" ? [this.all] : [this.all, this.others];
+    for (const one of taken) {
+      one.count += messages;
+      one.size += characters;
+    }
+  }
+
+  isFull() {
+    return this.all.count > KEEP.count || this.all.size > KEEP.size;
+  }
+
+  /** Which message goes, but for the one that was added; `messages` begin with the oldest. */
+  oldest(messages, added) {
+    const { count, size } = this.others;
+    const areMany = count > KEEP.count / 2 || size > KEEP.size / 2;
+    for (const message of messages) {
+      if (message === added) continue;
+      if (!areMany || publisherOf(message) === "other") return message;
+    }
+    return undefined;
+  }
 }
 
 /** What a search looks at. */

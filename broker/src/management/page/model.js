@@ -15,6 +15,7 @@ import {
   haystack,
   isSame,
   knowsMore,
+  MessageRoom,
   OVER,
   pick,
   RECEIPTS,
@@ -23,10 +24,6 @@ import {
 } from "./message.js";
 import { EXCHANGE, isSession, LISTENING, NAME, PRESENCE, VHOST, WRAP } from "./names.js";
 
-/** Messages that are kept. */
-const KEEP = 10000;
-/** Characters of all messages that are kept. */
-const KEEP_TEXT = 1 << 24;
 const SESSIONS = 2000;
 /** Wraps of one name. */
 const PRESENCES = 16;
@@ -53,8 +50,8 @@ export class Model {
     this.messages = new Map();
     /** id → keys of messages. */
     this.ids = new Map();
-    /** Characters in messages. */
-    this.size = 0;
+    /** What they take. */
+    this.room = new MessageRoom();
     /** name → what was said last to or by it. */
     this.lasts = new Map();
     this.missed = 0;
@@ -88,15 +85,24 @@ export class Model {
         // The command by which it was opened last; "" where that is not known.
         opening: undefined,
       };
-      keep(this.sessions, name, session, SESSIONS);
+      this.sessions.set(name, session);
+      if (this.sessions.size > SESSIONS) this.sessions.delete(this.leastWanted(session).name);
     }
     return session;
+  }
+
+  /** The oldest session beside this one that says nothing of itself, or the oldest of all. */
+  leastWanted(added) {
+    const others = [...this.sessions.values()].filter((session) => session !== added);
+    return others.find(({ presences }) => presences.size === 0) ?? others[0];
   }
 
   /** The queues that are bound to the exchange of the sessions, as they are now. */
   queues(list) {
     const there = new Set();
-    for (const queue of list) {
+    // Others can bind any number of queues: those of the user's open sessions come first.
+    const isOpen = ({ name }) => this.sessions.get(name)?.presences.size > 0;
+    for (const queue of [...list.filter(isOpen), ...list.filter((queue) => !isOpen(queue))]) {
       if (!isSession(queue.name)) continue;
       if (there.size === SESSIONS) break;
       there.add(queue.name);
@@ -202,7 +208,8 @@ export class Model {
     const done = state === "waiting" ? undefined : at;
     const isOwn = this.isOwn(properties);
     const facts = { key, user, isOwn, state, at, queue, done, end, reason: undefined };
-    const message = { ...pick(found), ...facts };
+    // Its sender can name any recipient, and it goes where it goes.
+    const message = { ...pick({ ...found, to: queue }), ...facts };
     const told = this.toldAs(message);
     if (told) {
       this.forget(told);
@@ -221,16 +228,17 @@ export class Model {
     // Own ones are always found, however often others use the id again.
     if (message.isOwn || keys.size < SAME_ID) keys.add(message.key);
     this.ids.set(message.id, keys);
-    this.size += message.haystack.length;
-    for (const oldest of this.messages.values()) {
-      if (oldest === message || (this.messages.size <= KEEP && this.size <= KEEP_TEXT)) break;
+    this.room.count(message, 1, message.haystack.length);
+    while (this.room.isFull()) {
+      const oldest = this.room.oldest(this.messages.values(), message);
+      if (!oldest) break;
       this.forget(oldest);
     }
   }
 
   forget(message) {
     this.messages.delete(message.key);
-    this.size -= message.haystack.length;
+    this.room.count(message, -1, -message.haystack.length);
     const rest = this.ids.get(message.id);
     rest?.delete(message.key);
     if (!rest?.size) this.ids.delete(message.id);
@@ -238,11 +246,11 @@ export class Model {
 
   /** The whole text of a message that was cut. */
   widen(message, text) {
-    this.size -= message.haystack.length;
+    this.room.count(message, 0, -message.haystack.length);
     message.text = text;
     message.cut = false;
     message.haystack = haystack(message);
-    this.size += message.haystack.length;
+    this.room.count(message, 0, message.haystack.length);
   }
 
   /** What the history says of the same message. */

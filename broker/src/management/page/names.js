@@ -35,6 +35,13 @@ export function sessionName(text) {
 /** Whether a queue of this name is a session's, by the rule of the command line. */
 export const isSession = (name) => NAME.test(name) && !ASKING.test(name);
 
+/**
+ * Whether a binding of the sessions' exchange is a session's: its queue is bound by its own name.
+ * Anybody who may can bind anything.
+ */
+export const isOfSession = ({ destination_type: kind, destination, routing_key: key }) =>
+  kind === "queue" && key === destination && isSession(destination);
+
 /** Whether brokers or commands made a queue for themselves. */
 export const isInternal = (name) => name.startsWith("amq.") || ASKING.test(name);
 

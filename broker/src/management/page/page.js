@@ -7,7 +7,7 @@ import { $, ask, key, part, plain, say, soon, toast, when } from "./dom.js";
 import { enter } from "./door.js";
 import { drawer } from "./drawer.js";
 import { Model } from "./model.js";
-import { EXCHANGE, GROUPS, isSession, PRESENCE } from "./names.js";
+import { EXCHANGE, GROUPS, isOfSession, PRESENCE } from "./names.js";
 import { askConversation, askDead, askOpenings, letters, wholeText } from "./past.js";
 import { sure } from "./sure.js";
 import * as views from "./views.js";
@@ -234,9 +234,7 @@ async function askSessions() {
   const bound = (await isThere(EXCHANGE))
     ? await ask("GET", `/api/exchanges/%2F/${EXCHANGE}/bindings/source`)
     : [];
-  // Anybody who may can bind anything to the exchange.
-  const queues = bound.filter((binding) => binding.destination_type === "queue");
-  const names = new Set(queues.map((binding) => binding.destination).filter(isSession));
+  const names = new Set(bound.filter(isOfSession).map(({ destination }) => destination));
   const all = names.size ? await ask("GET", `/api/queues/%2F?columns=${COLUMNS}`) : [];
   const mine = all.filter((queue) => names.has(queue.name));
   const before = new Map(

@@ -2,6 +2,7 @@
 // place, so that focus, selection and scrolling survive an update.
 
 import { $, bytes, el, hue, keyed, number, plain, say, span, toast, when } from "./dom.js";
+import { publisherOf } from "./message.js";
 import { isInternal } from "./names.js";
 
 const peer = (name) => {
@@ -91,6 +92,9 @@ export function heldText(model, message) {
 export const sent = (model, { id, from }) =>
   model.withId(id).filter((item) => item.isOwn && item.from === from);
 
+/** What a session says goes to another one: in its own queue others can use its name. */
+const isSaidBy = ({ name }, { from, to }) => from === name && to !== name;
+
 function fill(child, model, session) {
   const standing = model.standing(session);
   const [head, why, how, kept, last, feet, acts] = child.children;
@@ -117,7 +121,7 @@ function fill(child, model, session) {
   say(
     last,
     message
-      ? `${message.from === session.name ? `to ${message.to}` : message.from}: ${message.text.slice(0, 300)}`
+      ? `${isSaidBy(session, message) ? `to ${message.to}` : message.from}: ${message.text.slice(0, 300)}`
       : "nothing said yet",
   );
   const waiting = model.waiting(session);
@@ -205,9 +209,11 @@ function widen(child, item, acts) {
   child.lastChild.replaceWith(more(item, acts));
 }
 
-/** Who published a message that is not the signed-in user's. */
-const publisher = (item) =>
-  item.user ? `published by the user ${item.user}` : "sent by nobody that the broker vouches for";
+/** Who published a message that is not the signed-in user's. The history knows no names. */
+function publisher({ isTold, publisher: mark, user }) {
+  if (isTold ? mark === "-" : !user) return "sent by nobody that the broker vouches for";
+  return isTold ? "published by another user" : `published by the user ${user}`;
+}
 
 const copy = (text) =>
   navigator.clipboard.writeText(plain(text)).then(
@@ -230,7 +236,7 @@ function more(item, { jump, thread, whole, reply }) {
   );
   if (item.cut) parts.push(act(ALL, () => whole(item)));
   if (item.isTold) parts.push(el("span", {}, "from this machine's history"));
-  else if (!item.isOwn) parts.push(el("span", {}, publisher(item)));
+  if (publisherOf(item) !== "own") parts.push(el("span", {}, publisher(item)));
   if (item.replyTo) parts.push(el("span", {}, `reply to ${item.replyTo}`));
   if (item.priority && item.priority !== "normal")
     parts.push(el("span", {}, `${item.priority} priority`));
