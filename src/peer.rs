@@ -34,7 +34,9 @@ pub use cause::{BrokerText, ConnectionFailure, OtherConsumer, SignInFailure};
 pub use delivery::{ReceivedMessage, SettleResult};
 pub use error::{BLOCKED_HINT, PeerError, RefusedSignIn};
 pub use inbox::{Attached, Inbox, InboxEvent, InboxOptions, Outlet, ReplyTo, Sharing, Whereabouts};
-pub use presence::{Answer, HeldMessage, PeerState, Presence, Removal, Request, RequestScope};
+pub use presence::{
+    Answer, HeldMessage, PeerState, Presence, Removal, Request, RequestScope, this_host,
+};
 pub use publish::{Publication, PublishOutcome, When};
 pub use receipt::{Receipt, ReceiptState};
 pub use reply::ReplyQueue;

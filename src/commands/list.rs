@@ -5,13 +5,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::connect::{self, Autostart};
-use super::sessions::{self, SessionRow};
+use super::sessions::{self, Need, SessionRow};
 use crate::cli::ListArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Output, Style, TableRow, age};
-use crate::peer::Peer;
+use crate::peer::{Peer, PeerState, this_host};
 
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -105,22 +105,43 @@ fn table_row(row: &SessionRow, now: DateTime<Utc>) -> TableRow {
     TableRow {
         style: style(row),
         cells: cells(row, now),
-        below: row.open.as_ref().map(|open| format!("open it: {open}")),
+        below: advice(row),
     }
 }
 
 fn style(row: &SessionRow) -> Option<Style> {
-    if row.needs_its_person() {
-        Some(Style::Warning)
-    } else if row.consumers == 0 && row.pending == 0 {
-        Some(Style::Dim)
-    } else {
-        None
+    match row.need() {
+        Some(Need::Answer | Need::ClearBox) => Some(Style::Bad),
+        Some(Need::Open | Need::LetGo) => Some(Style::Warning),
+        None => (row.consumers == 0 && row.pending == 0).then_some(Style::Dim),
     }
+}
+
+/// What its person can do.
+fn advice(row: &SessionRow) -> Option<String> {
+    let name = &row.name;
+    let said = match row.need()? {
+        Need::Answer => match &row.host {
+            Some(host) if *host != this_host() => format!("answer in its terminal on {host}"),
+            _ => format!("answer in its terminal; to see it from here: cbroker screen {name}"),
+        },
+        Need::ClearBox => {
+            "a message stands in its input box: press Enter there, or clear it".to_owned()
+        }
+        Need::Open => format!("open it: {}", row.open.as_ref()?),
+        Need::LetGo => match row.answered?.state {
+            PeerState::Draft => "send or clear the draft in its terminal".to_owned(),
+            PeerState::Paused => format!("let it go on: cbroker resume {name}"),
+            _ => format!("read what it holds: cbroker inbox {name}"),
+        },
+    };
+    Some(said)
 }
 
 fn cells(row: &SessionRow, now: DateTime<Utc>) -> Vec<String> {
     let state = match &row.reason {
+        // What to do about it stands below the row.
+        _ if row.need() == Some(Need::ClearBox) => PeerState::Stuck.word().to_owned(),
         Some(reason) if !row.state.contains(reason.as_str()) => {
             format!("{}; held: {reason}", row.state)
         }

@@ -58,9 +58,25 @@ pub(super) struct SessionRow {
     /// The command that opens it, where it is closed and messages wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) open: Option<String>,
+    /// The machine on which it runs.
+    #[serde(skip)]
+    pub(super) host: Option<String>,
     /// The same as a value, for what the command decides; `None` where no session answered.
     #[serde(skip)]
     pub(super) answered: Option<Answered>,
+}
+
+/// What a session needs of its person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Its agent asks something.
+    Answer,
+    /// A message stands in its agent's box.
+    ClearBox,
+    /// It is closed, and messages wait.
+    Open,
+    /// It holds messages until its person does something, which its state says.
+    LetGo,
 }
 
 /// What a session answered.
@@ -71,7 +87,8 @@ pub(super) struct Answered {
 }
 
 /// Returns a row for each session, and one for each name without any: first those that need their
-/// person, then those that have to be opened, then the others.
+/// person, then those for which messages wait until a person does something, then the others that
+/// are open.
 pub(super) async fn rows(
     peer: &mut Peer,
     config: &Config,
@@ -101,7 +118,7 @@ pub(super) async fn rows(
     for row in &mut rows {
         if let Ok(name) = SessionName::new(&row.name) {
             row.groups = groups::of_session(&groups, &name);
-            row.open = row.waits_to_be_opened().then(|| how_to_open(&name, config));
+            row.open = (row.need() == Some(Need::Open)).then(|| how_to_open(&name, config));
         }
     }
     rows.sort_by_key(SessionRow::rank);
@@ -181,24 +198,33 @@ pub(super) async fn rows_named(
 }
 
 impl SessionRow {
-    /// Whether messages or the agent wait for the person at this session.
-    pub(super) fn needs_its_person(&self) -> bool {
-        self.answered.is_some_and(|answered| {
-            matches!(answered.state, PeerState::NeedsYou | PeerState::Stuck)
-        })
+    /// What it needs of its person, if anything.
+    pub(super) fn need(&self) -> Option<Need> {
+        let Some(answered) = self.answered else {
+            return (self.consumers == 0 && self.pending > 0).then_some(Need::Open);
+        };
+        match answered.state {
+            PeerState::NeedsYou => Some(Need::Answer),
+            PeerState::Stuck => Some(Need::ClearBox),
+            PeerState::Draft | PeerState::Paused | PeerState::Notify if self.held > 0 => {
+                Some(Need::LetGo)
+            }
+            _ => None,
+        }
     }
 
-    /// Whether messages wait for a session that is closed.
-    fn waits_to_be_opened(&self) -> bool {
-        self.answered.is_none() && self.consumers == 0 && self.pending > 0
+    /// Whether its agent waits for its person.
+    pub(super) fn needs_its_person(&self) -> bool {
+        matches!(self.need(), Some(Need::Answer | Need::ClearBox))
     }
 
     /// Its place in the list, the first ones first.
     fn rank(&self) -> u8 {
-        match (self.needs_its_person(), self.waits_to_be_opened()) {
-            (true, _) => 0,
-            (false, true) => 1,
-            (false, false) => 2,
+        match self.need() {
+            Some(Need::Answer | Need::ClearBox) => 0,
+            Some(Need::Open | Need::LetGo) => 1,
+            None if self.consumers > 0 || self.answered.is_some() => 2,
+            None => 3,
         }
     }
 }
@@ -309,6 +335,7 @@ fn rows_of(
         reason: None,
         agent: None,
         open: None,
+        host: None,
         answered: None,
     };
     match present {
@@ -319,6 +346,7 @@ fn rows_of(
                 since: Some(timestamp(presence.since)),
                 reason: presence.reason.clone(),
                 agent: Some(presence.agent.clone()),
+                host: Some(presence.host.clone()),
                 answered: Some(Answered {
                     state: presence.state,
                     since: presence.since,

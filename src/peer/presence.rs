@@ -187,6 +187,12 @@ impl Presence {
     }
 }
 
+/// The name of this machine, as its sessions announce it.
+pub fn this_host() -> String {
+    let system = rustix::system::uname();
+    system.nodename().to_string_lossy().into_owned()
+}
+
 impl PeerState {
     /// The state in a word or two.
     pub fn word(self) -> &'static str {

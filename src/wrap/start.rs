@@ -37,7 +37,7 @@ use crate::config::{Config, DeliveryWay, Environment, Volume, write_session_addr
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::message_history::MessageHistory;
-use crate::peer::{Inbox, Peer, PeerState, Presence};
+use crate::peer::{Inbox, Peer, PeerState, Presence, this_host};
 use attach::{attach, attach_within, silent, without_broker};
 
 /// Traces of sessions that were killed are removed after this; longer than any session lasts.
@@ -467,10 +467,7 @@ fn card(options: &WrapOptions, profile: &Profile, identity: &Identity) -> Presen
         held: 0,
         since: Utc::now(),
         pid: std::process::id(),
-        host: rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
+        host: this_host(),
     }
 }
 

@@ -132,7 +132,7 @@ fn a_hostile_message_is_shown_as_text() {
         json!(hostile)
     ));
     browser.press("1");
-    browser.click("article[data-key=backend]");
+    browser.click("article[data-key=backend] .open");
     browser.until("document.querySelector('#look-body .rest .text') !== null");
     assert_eq!(browser.value("window.pwned === undefined"), true);
     assert_eq!(
@@ -154,7 +154,7 @@ fn all_that_waits_is_looked_through_page_by_page() {
         return;
     };
     browser.until("document.querySelector('article[data-key=backend]') !== null");
-    browser.click("article[data-key=backend]");
+    browser.click("article[data-key=backend] .open");
     let first = "document.querySelector('#look-body .rest .text')?.textContent";
     let pages = "document.querySelector('#look-body .pager span')?.textContent";
     browser.until(&format!("{pages} === '1–100 of 230'"));
@@ -207,7 +207,7 @@ fn purging_and_deleting_ask_first() {
         return;
     };
     browser.until("document.querySelector('article[data-key=backend]') !== null");
-    browser.click("article[data-key=backend]");
+    browser.click("article[data-key=backend] .open");
     browser.until("document.querySelector('#look-body .acts') !== null");
     let ready = || server.get("/api/queues/%2F/backend").json()["messages"].clone();
     browser.click("#look-body .purge");

@@ -13,6 +13,7 @@ mod definitions;
 mod fields;
 mod fixture;
 mod forgery;
+mod glance;
 mod halves;
 mod limits;
 mod looks;

@@ -156,7 +156,7 @@ fn what_is_held_is_taken_in_the_drawer_after_a_question() {
     let Some((peer, mut questions, _attached, browser)) = with_a_held_message(&server) else {
         return;
     };
-    browser.click("article[data-key=backend]");
+    browser.click("article[data-key=backend] .open");
     browser.until(
         "document.querySelector('#look-body .is-held .text')?.textContent === 'please look'",
     );
@@ -202,7 +202,7 @@ fn a_long_answer_is_shown_as_far_as_it_goes_and_cannot_be_taken_unread() {
         "{}.startsWith('frontend: the firstfrontend: xxx')",
         card("backend", ".kept")
     ));
-    browser.click("article[data-key=backend]");
+    browser.click("article[data-key=backend] .open");
     browser.until("document.querySelectorAll('#look-body .message.is-held').length === 2");
     browser.until("document.querySelector('#look-body section code') !== null");
     let button = "document.querySelector('#look-body section .take') === null";
@@ -236,7 +236,7 @@ fn a_purged_message_is_said_to_be_purged() {
     // The question says how many wait when it is asked.
     peer.settle();
     browser.until("document.querySelector('article[data-key=backend]') !== null");
-    browser.click("article[data-key=backend]");
+    browser.click("article[data-key=backend] .open");
     browser.click("#look-body .purge");
     browser.until("document.getElementById('sure-text').textContent.includes('1 message')");
     browser.click("#sure-go");
@@ -277,6 +277,88 @@ fn one_text_goes_to_several_names_as_the_command_line_takes_them() {
 }
 
 #[test]
+fn one_text_goes_to_a_group_and_not_to_its_sender() {
+    let server = Server::start();
+    let peer = Peer::connect(&server);
+    for name in ["api", "docs", "tester"] {
+        peer.declare_session(name);
+    }
+    let exchange = r#"{"type":"direct","durable":true}"#;
+    let path = "/api/exchanges/%2F/claudeBroker.groups";
+    assert_eq!(server.ask("PUT", path, exchange).status, 201);
+    for member in ["api", "docs"] {
+        let path = format!("/api/bindings/%2F/e/claudeBroker.groups/q/{member}");
+        let bound = server.ask("POST", &path, r#"{"routing_key":"codeOwners"}"#);
+        assert_eq!(bound.status, 201);
+    }
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    let waits = |name: &str| {
+        let path = format!("/api/queues/%2F/{name}/peek");
+        let waiting = server.get(&path).json();
+        let waiting = waiting.as_array().unwrap().iter();
+        let texts = waiting.map(|one| {
+            let envelope: Value = serde_json::from_str(one["payload"].as_str().unwrap()).unwrap();
+            assert_eq!(envelope["to"], name);
+            envelope["message"].as_str().unwrap().to_owned()
+        });
+        texts.collect::<Vec<_>>()
+    };
+    browser.until(&format!("{} === 'Closed'", card("tester", ".pill")));
+    let send = |to: &str, from: &str, text: &str| {
+        browser.press("c");
+        browser.until("document.getElementById('send-box').open");
+        browser.value(&format!(
+            "document.getElementById('send-form').elements.from.value = '{from}'"
+        ));
+        browser.press(&format!("{to}\u{e004}\u{e004}{text}"));
+        browser.click("#send-go");
+    };
+    // As on the command line: spelled otherwise, and a member that is also named gets it once.
+    send("@code-owners, docs", "operator", "rebase");
+    browser.until("!document.getElementById('send-box').open");
+    send("@codeOwners,tester", "docs", "from docs");
+    browser.until("!document.getElementById('send-box').open");
+    assert_eq!(waits("api"), ["rebase", "from docs"]);
+    assert_eq!(waits("docs"), ["rebase"]);
+    assert_eq!(waits("tester"), ["from docs"]);
+    send("@nobody", "operator", "x");
+    browser.until(
+        "document.getElementById('send-error').textContent === \
+         'Nobody else is in the group @nobody.'",
+    );
+}
+
+#[test]
+fn a_message_is_written_from_a_card_and_a_held_one_is_answered_in_the_drawer() {
+    let server = Server::start();
+    let Some((peer, _questions, _attached, browser)) = with_a_held_message(&server) else {
+        return;
+    };
+    peer.declare_session("frontend");
+    let fields = "(({ to, from }) => `${from.value} to ${to.value}`)\
+                  (document.getElementById('send-form').elements)";
+    browser.click("article[data-key=backend] .send");
+    browser.until("document.getElementById('send-box').open");
+    assert_eq!(browser.value(fields), "operator to backend");
+    browser.click("#send-box [data-close]");
+    browser.click("article[data-key=backend] .open");
+    browser.click("#look-body .is-held .more button");
+    browser.until("document.getElementById('send-box').open");
+    assert_eq!(browser.value(fields), "backend to frontend");
+    browser.press("I looked");
+    browser.click("#send-go");
+    browser.until("!document.getElementById('send-box').open");
+    let waiting = server.get("/api/queues/%2F/frontend/peek").json();
+    let answer: Value = serde_json::from_str(waiting[0]["payload"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        (&answer["message"], &answer["correlation_id"]),
+        (&json!("I looked"), &json!("01HELD"))
+    );
+}
+
+#[test]
 fn queues_that_brokers_and_commands_made_for_themselves_are_folded_away() {
     let server = Server::start();
     let peer = Peer::connect(&server);
@@ -300,11 +382,11 @@ fn while_the_broker_is_away_the_page_says_so_and_goes_on_by_itself() {
     };
     browser.until(&format!("{} === 'Closed'", card("backend", ".pill")));
     let gone = "!document.getElementById('gone').hidden && \
-                document.body.classList.contains('stale')";
+                getComputedStyle(document.querySelector('article')).filter === 'grayscale(1)'";
     drop(peer);
     let server = server.restart_after(|| browser.until(gone));
     browser.until("document.getElementById('gone').hidden");
-    browser.until("!document.body.classList.contains('stale')");
+    browser.until("getComputedStyle(document.querySelector('article')).filter === 'none'");
     browser.until("document.getElementById('live').textContent === 'live'");
     eventually("the new broker is asked", || {
         (server.get("/api/queues/%2F/backend").status == 200).then_some(())

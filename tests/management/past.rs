@@ -139,7 +139,7 @@ fn a_long_message_opens_whole_while_it_waits_and_when_it_is_gone() {
     opens();
     // Also among what waits in its queue.
     browser.press("1");
-    browser.click("article[data-key=backend]");
+    browser.click("article[data-key=backend] .open");
     browser.click("#look-body section:first-of-type .more button");
     let waiting = "document.querySelector('#look-body section:first-of-type .text').textContent";
     browser.until(&format!("{waiting}.length === {}", text.len()));
@@ -203,7 +203,7 @@ fn a_dead_letter_is_read_and_sent_again_or_dropped_on_the_page() {
     let card = "document.querySelector('article[data-key=backend] .feet')?.textContent ?? ''";
     browser.until(&format!("({card}).includes('2 dead letters')"));
     // The whole text, and what can be done with it, are in the session's drawer too.
-    browser.click("article[data-key=backend]");
+    browser.click("article[data-key=backend] .open");
     browser.until("document.querySelectorAll('#look-body .dead li').length === 2");
     let letters = place.json(["dead"]);
     let id = |beginning: &str| {

@@ -17,6 +17,7 @@ mod claude;
 mod delivery;
 mod faults;
 mod floods;
+mod glance;
 mod hooks;
 mod ids;
 mod inbox;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
                     child_env::TESTS,
                     faults::TESTS,
                     floods::TESTS,
+                    glance::TESTS,
                     hooks::TESTS,
                     ids::TESTS,
                     inbox::TESTS,

@@ -30,6 +30,8 @@ const PRESENCES = 16;
 /** Messages of other users that are found by one id. */
 const SAME_ID = 16;
 const LASTS = 2 * SESSIONS;
+/** Waiting messages of one session that its card may show. */
+const FIRST = 2;
 
 /** Adds to a map of at most `most` entries; the oldest go. */
 function keep(map, key, value, most) {
@@ -43,7 +45,7 @@ export class Model {
     this.user = undefined;
     /**
      * name → { queue, presences: Map(session → presence), held: Map(session → answer), oldest,
-     * opening }
+     * first, opening }
      */
     this.sessions = new Map();
     /** key → message, in the order in which they came. */
@@ -82,6 +84,8 @@ export class Model {
         presences: new Map(),
         held: new Map(),
         oldest: undefined,
+        // The first messages that wait in its queue.
+        first: [],
         // The command by which it was opened last; "" where that is not known.
         opening: undefined,
       };
@@ -135,6 +139,7 @@ export class Model {
   peeked(name, messages) {
     const session = this.session(name);
     session.oldest = messages.length ? messages[0].published_ms : undefined;
+    session.first = [];
     for (const {
       payload,
       payload_bytes: bytes,
@@ -147,6 +152,8 @@ export class Model {
       // Copies in a queue that somebody bound to another session's name are no messages to it.
       if (exchange !== EXCHANGE || to !== name) continue;
       const found = encoding === "string" ? envelope(payload, properties) : undefined;
+      if (found && session.first.length < FIRST)
+        session.first.push({ id: found.id, from: found.from, text: found.message });
       if (found)
         this.message(found, {
           state: "waiting",
@@ -388,7 +395,7 @@ export class Model {
       idle: ["idle", "Idle"],
       busy: ["busy", "Busy"],
       "needs-you": ["held", "Needs you"],
-      draft: ["held", "Draft"],
+      draft: ["draft", "Draft"],
       stuck: ["held", "Stuck"],
       starting: ["starting", "Starting"],
       paused: ["paused", "Paused"],
@@ -414,6 +421,12 @@ export class Model {
     return Math.max(0, (session.queue?.messages ?? 0) - held);
   }
 
+  /** Nothing waits in a session's queue. */
+  emptied(session) {
+    session.oldest = undefined;
+    session.first = [];
+  }
+
   /** Whether messages wait for a session that is closed. */
   waitsToBeOpened(session) {
     return this.standing(session).state === "closed" && this.waiting(session) > 0;
@@ -434,31 +447,34 @@ export class Model {
     const session = this.sessions.get(message.queue ?? message.to);
     const standing = session && this.standing(session);
     const keepsBack =
-      ["held", "paused"].includes(standing?.state) ||
+      ["held", "draft", "paused"].includes(standing?.state) ||
       (standing?.state === "notify" && standing.held > 0);
     if (!keepsBack) return { state: "waiting" };
     return { state: "held", reason: standing.reason ?? standing.label.toLowerCase() };
   }
 
-  /** Those who need a person first, then by name. */
+  /**
+   * What a session needs of its person: `asks`, `stuck`, `open`, or `keeps` where messages wait for
+   * what only the person does; undefined where it is nothing.
+   */
+  need(session) {
+    const { state, label, held } = this.standing(session);
+    if (state === "held") return label === "Stuck" ? "stuck" : "asks";
+    if (this.waitsToBeOpened(session)) return "open";
+    return held && ["draft", "paused", "notify"].includes(state) ? "keeps" : undefined;
+  }
+
+  /** Those who need a person first, then those for whom messages wait, the closed ones last. */
   ordered() {
-    const weight = {
-      held: 0,
-      starting: 2,
-      busy: 2,
-      idle: 2,
-      attached: 2,
-      notify: 2,
-      paused: 1,
-      closed: 3,
-    };
     const rank = (session) => {
-      const { state } = this.standing(session);
-      return this.waitsToBeOpened(session) ? 1 : (weight[state] ?? 2);
+      const need = this.need(session);
+      if (need) return need === "asks" || need === "stuck" ? 0 : 1;
+      return this.standing(session).state === "closed" ? 3 : 2;
     };
-    return [...this.sessions.values()].sort(
-      (one, two) => rank(one) - rank(two) || one.name.localeCompare(two.name),
-    );
+    return [...this.sessions.values()]
+      .map((session) => ({ session, place: rank(session) }))
+      .sort((one, two) => one.place - two.place || one.session.name.localeCompare(two.session.name))
+      .map(({ session }) => session);
   }
 
   /** Messages that match, oldest first. */

@@ -251,7 +251,7 @@ async function askSessions() {
     ).catch(() => []);
     model.peeked(queue.name, waiting);
   }
-  for (const queue of mine) if (!queue.messages_ready) model.session(queue.name).oldest = undefined;
+  for (const queue of mine) if (!queue.messages_ready) model.emptied(model.session(queue.name));
   drawSessions();
   if (changed.length) drawTalk();
 }

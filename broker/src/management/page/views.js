@@ -15,6 +15,15 @@ const peer = (name) => {
 
 /** Held messages on a card; the drawer shows all. */
 const ON_CARD = 2;
+/** So many sessions of a kind are named at the top. */
+const NAMED = 3;
+/** What is said of the sessions that need something: of one, of several, and how it is coloured. */
+const NEEDS = {
+  asks: ["needs you", "need you", "held"],
+  stuck: ["is stuck", "are stuck", "held"],
+  open: ["waits to be opened", "wait to be opened", "waiting"],
+  keeps: ["keeps messages back", "keep messages back", "waiting"],
+};
 
 /** Draws the cards; returns the sessions that need somebody, and why. */
 export function sessions(model, acts) {
@@ -27,6 +36,7 @@ export function sessions(model, acts) {
     update: (child, session) => fill(child, model, session),
   });
   $("no-sessions").hidden = list.length > 0;
+  todo(model, list);
   const all = list.map((session) => ({ name: session.name, ...model.standing(session) }));
   const calling = all.filter(({ state }) => state === "held");
   say($("count-sessions"), list.length ? String(calling.length || list.length) : "");
@@ -35,6 +45,42 @@ export function sessions(model, acts) {
     calling.length === 1 ? "1 session needs you" : `${calling.length} sessions need you`;
   $("count-sessions").title = calling.length ? words : `${list.length} sessions`;
   return calling;
+}
+
+/** Says at the top, in one line, which sessions need something of their person. */
+function todo(model, list) {
+  const names = { asks: [], stuck: [], open: [], keeps: [] };
+  for (const session of list) names[model.need(session)]?.push(session.name);
+  const kinds = Object.entries(names).filter(([, those]) => those.length);
+  const line = $("todo");
+  line.hidden = list.length === 0;
+  const text = JSON.stringify(kinds);
+  if (line.dataset.text === text) return;
+  line.dataset.text = text;
+  const parts = kinds.map(([kind, those]) => {
+    const [one, several, colour] = NEEDS[kind];
+    const named = those.slice(0, NAMED).flatMap((name, place) => [
+      place ? ", " : "",
+      el("b", {}, name),
+    ]);
+    const rest = those.length > NAMED ? ` and ${number(those.length - NAMED)} more` : "";
+    const words = `${rest} ${those.length === 1 ? one : several}`;
+    return el("span", { className: `is-${colour}` }, ...named, words);
+  });
+  const said = parts.flatMap((part, place) => (place ? ["\u00a0· ", part] : [part]));
+  line.replaceChildren(...(parts.length ? said : ["No session needs you."]));
+}
+
+/** What its person can do, and the command where there is one. */
+function advice(model, session) {
+  const { name } = session;
+  const need = model.need(session);
+  if (need === "open") return ["Open it: ", session.opening || `cbroker --name ${name} <agent>`];
+  if (need === "asks")
+    return ["Answer in its terminal; to see it from here: ", `cbroker screen ${name}`];
+  if (need === "keeps" && model.standing(session).state === "draft")
+    return ["Send or clear the draft in its terminal.", ""];
+  return ["", ""];
 }
 
 function card(session, acts) {
@@ -55,7 +101,7 @@ function card(session, acts) {
       el("span", { className: "pill" }),
     ),
     el("p", { className: "why" }),
-    el("p", { className: "how" }, "Open it: ", el("code")),
+    el("p", { className: "how" }, el("span"), el("code")),
     el("ul", { className: "kept" }),
     el("p", { className: "last" }),
     el("p", { className: "feet" }),
@@ -98,25 +144,31 @@ const isSaidBy = ({ name }, { from, to }) => from === name && to !== name;
 function fill(child, model, session) {
   const standing = model.standing(session);
   const [head, why, how, kept, last, feet, acts] = child.children;
-  child.className = `card session is-${standing.state}`;
+  const wants = model.need(session) === "open" ? " is-waiting" : "";
+  child.className = `card session is-${standing.state}${wants}`;
   say(head.lastChild, standing.label);
   const age = standing.since ? span(model.now() - standing.since) : "";
   head.lastChild.title = age ? `${standing.label} for ${age}` : standing.label;
   const reason = standing.reason === standing.label.toLowerCase() ? "" : (standing.reason ?? "");
   say(why, reason && standing.state === "held" ? [reason, age].filter(Boolean).join(" · ") : reason);
   why.hidden = !reason;
-  how.hidden = !model.waitsToBeOpened(session);
-  say(how.lastChild, session.opening || `cbroker --name ${session.name} <agent>`);
-  const held = model.held(session).messages;
-  keyed(kept, held.slice(0, ON_CARD), {
+  const [words, command] = advice(model, session);
+  how.hidden = !words;
+  say(how.firstChild, words);
+  say(how.lastChild, command);
+  how.lastChild.hidden = !command;
+  const held = model.held(session).messages.slice(0, ON_CARD);
+  const texts = wants
+    ? session.first
+    : held.map((message) => ({ ...message, text: heldText(model, message) }));
+  keyed(kept, texts, {
     key: (message) => message.id,
-    make: (message) =>
-      el("li", {}, el("b", {}, message.from), ": ", heldText(model, message).slice(0, 300)),
+    make: ({ from, text }) => el("li", {}, el("b", {}, from), ": ", text.slice(0, 300)),
     update: () => {},
   });
-  kept.hidden = held.length === 0;
+  kept.hidden = texts.length === 0;
   offer(acts, standing);
-  last.hidden = held.length > 0;
+  last.hidden = texts.length > 0;
   const message = model.lasts.get(session.name);
   say(
     last,
