@@ -47,7 +47,9 @@ pub(super) async fn run(
         }
         RequestScope::All => {
             let attached = sessions::attached(&mut peer, config, output).await?;
-            (attached, sessions::NEXT_ANSWER_WITHIN)
+            // Who holds everything back must hear of each, also where a machine is busy.
+            let within = attached.map_or(sessions::NEXT_ANSWER_WITHIN, sessions::answer_within);
+            (attached, within)
         }
     };
     let enough =

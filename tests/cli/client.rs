@@ -130,6 +130,19 @@ pub(crate) fn make_queue_with(place: &Place, name: &str, ttl_ms: u64) {
     });
 }
 
+/// Makes a queue for each of these sessions.
+pub(crate) fn make_queues(place: &Place, names: &[String]) {
+    let endpoint = endpoint(place);
+    run(async {
+        let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
+        for name in names {
+            let name = SessionName::new(name).unwrap();
+            peer.ensure_queue(&name, 86_400_000).await.unwrap();
+        }
+        peer.close().await;
+    });
+}
+
 /// What a queue was declared with, as its broker's refusals tell.
 pub(crate) fn arguments(place: &Place, name: &str) -> Option<DeclareArguments> {
     let (endpoint, name) = (endpoint(place), SessionName::new(name).unwrap());
