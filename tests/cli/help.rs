@@ -104,6 +104,10 @@ fn the_bare_command_and_the_version_say_what_this_is() {
             .ok(["--help"])
             .contains("--name NAME [OPTIONS] claude")
     );
+    // The same as verbs.
+    assert_eq!(place.ok(["version"]), place.ok(["--version"]));
+    assert_eq!(place.ok(["help"]), place.ok(["--help"]));
+    assert_eq!(place.ok(["help", "send"]), place.ok(["send", "--help"]));
 }
 
 #[test]
