@@ -84,15 +84,15 @@ impl Archive for Kept {
 }
 
 /// A broker on which much happens, and the page once it shows that.
-struct Busy {
-    browser: Browser,
+pub(crate) struct Busy {
+    pub(crate) browser: Browser,
     _server: Server,
     _peer: Peer,
     _attached: Vec<lapin::Consumer>,
 }
 
 impl Busy {
-    fn open() -> Option<Self> {
+    pub(crate) fn open() -> Option<Self> {
         let server = Server::start_with_archive(Arc::new(Kept));
         let peer = Peer::connect(&server);
         let long_name = "aVeryLongNameOfASessionThatNobodyWouldTypeTwiceButSomeScriptDoes";
@@ -140,7 +140,7 @@ impl Busy {
     }
 
     /// Shows each view and box one after another, and looks at each.
-    fn each_view(&self, look: impl Fn(&str)) {
+    pub(crate) fn each_view(&self, look: impl Fn(&str)) {
         let browser = &self.browser;
         browser.press("1");
         browser.until("!document.getElementById('sessions').hidden");

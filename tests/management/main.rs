@@ -15,6 +15,7 @@ mod fixture;
 mod forgery;
 mod glance;
 mod halves;
+mod keyboard;
 mod limits;
 mod looks;
 mod needs_you;
