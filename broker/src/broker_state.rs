@@ -6,6 +6,7 @@
 
 mod administration;
 mod busy_mark;
+mod every_queue;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -25,7 +26,6 @@ use crate::fault::Fault;
 use crate::lock::{lock, read};
 use crate::login_places::LoginPlaces;
 use crate::login_throttle::LoginThrottle;
-use crate::memory;
 use crate::memory_watch::MemoryWatch;
 use crate::persist::definition::SessionDefinition;
 use crate::persist::{DefinitionStore, Store, Ticket};
@@ -332,39 +332,6 @@ impl BrokerState {
             self.set_memory_high(seen.is_over);
         }
         seen.is_soon_again
-    }
-
-    /// Raises or ends the alarm about memory; at its end every queue may go on.
-    pub(crate) fn set_memory_high(self: &Arc<Self>, is_high: bool) {
-        if !self.alarms.set_memory_high(is_high) {
-            return;
-        }
-        memory::set_alarm(is_high);
-        if is_high {
-            crate::block::pool::empty();
-            self.unload_queues();
-            return;
-        }
-        let mut effects = self.begin();
-        for queue in self.vhosts().iter().flat_map(|vhost| vhost.queues()) {
-            if let Err(error) = queue.pump(&mut effects) {
-                tracing::debug!(queue = %queue.name(), %error, "not handed out");
-            }
-        }
-        self.end(effects);
-    }
-
-    /// While memory is short, leaves to the store what it has and nobody takes. Again and again,
-    /// since what was not yet safe, or not yet given back, may be so a moment later.
-    pub(crate) fn unload_queues(self: &Arc<Self>) {
-        if !memory::is_short() {
-            return;
-        }
-        let mut effects = self.begin();
-        for queue in self.vhosts().iter().flat_map(|vhost| vhost.queues()) {
-            queue.unload(&mut effects);
-        }
-        self.end(effects);
     }
 
     /// Hands out what waited until a client settles or memory is free.

@@ -307,7 +307,7 @@ async fn watch_memory(broker: Arc<BrokerState>) {
         if since_aged >= LOOK {
             since_aged = Duration::ZERO;
             block::pool::age();
-            broker.unload_queues();
+            broker.unload_queues().await;
         }
         if memory::take_waiting() {
             broker.pump_waiting().await;
@@ -319,14 +319,14 @@ async fn watch_memory(broker: Arc<BrokerState>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::delivery::confirms::{ConfirmState, Confirms};
     use crate::persist::definition::{Definition, VhostDefinition};
 
     /// An empty broker without listeners, and what must live as long.
-    async fn opened() -> (Arc<BrokerState>, (wakeup::Wakeup, tempfile::TempDir)) {
+    pub(crate) async fn opened() -> (Arc<BrokerState>, (wakeup::Wakeup, tempfile::TempDir)) {
         let folder = tempfile::tempdir().unwrap();
         let config = BrokerConfig {
             data_dir: folder.path().join("data"),
@@ -335,6 +335,27 @@ mod tests {
         let (waker, wakeup) = wakeup::channel().unwrap();
         let broker = open(&config, waker).await.unwrap();
         (broker, (wakeup, folder))
+    }
+
+    /// A durable queue.
+    pub(crate) fn declare(broker: &Arc<BrokerState>, name: &str) -> Arc<queue::Queue> {
+        let declare = vhost::Declare {
+            name,
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            is_server_named: false,
+            arguments: wire::table::Table::new(),
+            connection: 1,
+            limit: usize::MAX,
+        };
+        let mut effects = broker.begin();
+        let declared = broker
+            .vhost("/")
+            .unwrap()
+            .declare_queue(declare, &mut effects);
+        broker.end(effects);
+        declared.unwrap().queue
     }
 
     /// The thread that waits for sockets finds the store's progress in a pipe. When that failed,
@@ -377,18 +398,8 @@ mod tests {
     async fn a_get_where_the_store_has_stopped_is_refused_with_541() {
         let (broker, _kept) = opened().await;
         let vhost = broker.vhost("/").unwrap();
+        let queue = declare(&broker, "q");
         let mut effects = broker.begin();
-        let declare = vhost::Declare {
-            name: "q",
-            durable: true,
-            exclusive: false,
-            auto_delete: false,
-            is_server_named: false,
-            arguments: wire::table::Table::new(),
-            connection: 1,
-            limit: 1,
-        };
-        let queue = vhost.declare_queue(declare, &mut effects).unwrap().queue;
         let content = vhost::Published {
             exchange: "",
             routing_key: "q",

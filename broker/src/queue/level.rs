@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::message::Message;
 use super::queued::{Persistence, QueuedMessage};
+use crate::delivery::effects::Effects;
 use crate::memory;
 use crate::persist::WindowBudget;
 
@@ -24,6 +25,8 @@ const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 const REFILL_BYTES: usize = 2 * 1024 * 1024;
 /// What every level may keep, however little is left for all.
 const LEAST_BYTES: usize = 64 * 1024;
+/// Messages that are looked at for one step of the budget of a unit of work.
+const LOOKS_A_STEP: u32 = 16;
 
 /// A part of a level, looked at.
 #[derive(Debug)]
@@ -220,7 +223,12 @@ impl PriorityLevel {
     ///
     /// While clients hold messages of the queue, what they may have had stays: the store would give
     /// it once more.
-    pub(super) fn unload(&mut self, rest: UnloadRest, is_some_unsettled: bool) -> Option<u64> {
+    pub(super) fn unload(
+        &mut self,
+        rest: UnloadRest,
+        is_some_unsettled: bool,
+        effects: &mut Effects,
+    ) -> Option<u64> {
         let least = match rest {
             UnloadRest::Head => LEAST_BYTES,
             UnloadRest::Nothing => 0,
@@ -230,11 +238,19 @@ impl PriorityLevel {
         } else {
             0
         };
-        let is_kept = |entry: &QueuedMessage| entry.persistence == Persistence::Appended;
-        let in_memory = self.returned.values().chain(&self.head);
-        let free = in_memory.filter(|entry| entry.position >= first_free);
-        let bytes: usize = free.clone().map(QueuedMessage::footprint).sum();
-        if bytes <= 2 * least || !free.clone().all(is_kept) {
+        let returned = self.returned.range(first_free..).map(|(_, entry)| entry);
+        let mut free = returned.chain(
+            self.head
+                .iter()
+                .filter(|entry| entry.position >= first_free),
+        );
+        let mut count = 0;
+        let bytes = free.try_fold(0, |bytes, entry| {
+            count += 1;
+            (entry.persistence == Persistence::Appended).then(|| bytes + entry.footprint())
+        });
+        effects.spend(count / LOOKS_A_STEP);
+        if bytes.is_none_or(|bytes| bytes <= 2 * least) {
             return None;
         }
         let mut all: Vec<_> = std::mem::take(&mut self.returned).into_values().collect();
@@ -260,7 +276,10 @@ impl PriorityLevel {
             .map(|entry| entry.message.body_len() as u64)
             .sum::<u64>();
         let given_back = dropped.iter().filter(|entry| entry.redelivered);
-        given_back.map(|entry| entry.position).max()
+        let last = given_back.map(|entry| entry.position).max();
+        effects.spend(u32::try_from(dropped.len()).unwrap_or(u32::MAX));
+        effects.free(dropped);
+        last
     }
 
     pub(super) fn report(&mut self, budget: &WindowBudget) {

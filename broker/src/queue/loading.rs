@@ -52,7 +52,7 @@ impl Queue {
     pub(crate) fn unload(self: &Arc<Self>, effects: &mut Effects) {
         if memory::is_short() {
             self.with(|state| {
-                state.unload(self);
+                state.unload(self, effects);
                 limits::arm(self, state, effects);
             });
         }
@@ -115,7 +115,7 @@ impl Queue {
         }
         if wanted.need == LoadNeed::Soon {
             self.with(|state| {
-                state.unload_unwanted(self);
+                state.unload_unwanted(self, effects);
                 limits::arm(self, state, effects);
             });
         }

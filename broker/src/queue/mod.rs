@@ -246,7 +246,7 @@ impl Queue {
             limits::enforce(self, &mut state, effects);
             state.pump(self, effects)?;
             if memory::is_short() {
-                state.unload(self);
+                state.unload(self, effects);
                 limits::arm(self, &mut state, effects);
             }
             return Ok(());

@@ -6,6 +6,7 @@ use super::amount::Amount;
 use super::browse::QueuePosition;
 use super::level::{Head, LoadNeed, LoadRequest, PriorityLevel, Stretch, UnloadRest, is_scarce};
 use super::queued::QueuedMessage;
+use crate::delivery::effects::Effects;
 use crate::persist::WindowBudget;
 
 /// The ready messages of one queue.
@@ -101,9 +102,10 @@ impl ReadyMessages {
         level: u8,
         rest: UnloadRest,
         is_some_unsettled: bool,
+        effects: &mut Effects,
     ) -> Option<u64> {
         let level = self.levels.get_mut(usize::from(level))?;
-        let given_back = level.unload(rest, is_some_unsettled);
+        let given_back = level.unload(rest, is_some_unsettled, effects);
         level.report(&self.budget);
         given_back
     }

@@ -354,7 +354,7 @@ impl QueueState {
 
     /// Leaves what the store has to the store. Where a consumer takes messages, each level keeps a
     /// head.
-    pub(super) fn unload(&mut self, queue: &Arc<Queue>) {
+    pub(super) fn unload(&mut self, queue: &Arc<Queue>, effects: &mut Effects) {
         if self.is_deleted {
             return;
         }
@@ -365,15 +365,15 @@ impl QueueState {
         };
         let is_some_unsettled = self.unsettled > 0;
         for (level, before) in (0..).zip(&mut self.delivered_before) {
-            let given_back = self.ready.unload(level, rest, is_some_unsettled);
+            let given_back = self.ready.unload(level, rest, is_some_unsettled, effects);
             *before = (*before).max(given_back);
         }
     }
 
     /// While memory is short, leaves to the store what was read and no consumer takes.
-    pub(super) fn unload_unwanted(&mut self, queue: &Arc<Queue>) {
+    pub(super) fn unload_unwanted(&mut self, queue: &Arc<Queue>, effects: &mut Effects) {
         if self.ready.is_scarce() && !self.consumers.has_willing(queue) {
-            self.unload(queue);
+            self.unload(queue, effects);
         }
     }
 

@@ -133,7 +133,8 @@ impl World {
                 }
             }
             Act::Unload(rest) => {
-                self.level.unload(rest, !self.held.is_empty());
+                let mut effects = Effects::new(0);
+                self.level.unload(rest, !self.held.is_empty(), &mut effects);
             }
             Act::Ask => {
                 let wanted = self.level.wants(0, LoadNeed::Soon, &self.budget);
@@ -213,7 +214,7 @@ fn of_what_is_left_to_the_store_the_deadline_is_known() {
     assert!(level.is_due_in_store(0), "it must be read to know");
     let wanted = level.wants(0, LoadNeed::Soon, &short).unwrap();
     level.fill(wanted, vec![queued(2, None, Persistence::Appended)]);
-    level.unload(UnloadRest::Nothing, false);
+    level.unload(UnloadRest::Nothing, false, &mut Effects::new(0));
     assert_eq!(level.deadline_in_store_ms(), Some(1500));
 }
 
@@ -233,11 +234,41 @@ fn an_unloaded_level_keeps_what_a_client_may_have_had() {
     }
     let (first, second) = (level.pop().unwrap(), level.pop().unwrap());
     level.give_back(first);
-    level.unload(UnloadRest::Nothing, true);
+    level.unload(UnloadRest::Nothing, true, &mut Effects::new(0));
     assert_eq!(level.gap_from(), Some(3));
     assert_eq!(level.pop().unwrap().position, 1);
     assert!(matches!(level.front(), Head::InStore));
     level.give_back(second);
-    level.unload(UnloadRest::Nothing, false);
+    level.unload(UnloadRest::Nothing, false, &mut Effects::new(0));
     assert_eq!(level.gap_from(), Some(2));
+}
+
+/// Else a client that gives very many messages back one by one would make the queue look at all of
+/// them each time.
+#[test]
+fn what_must_stay_in_memory_is_not_looked_at() {
+    let (mut level, plenty) = (PriorityLevel::default(), budget(false));
+    let count = 4 * u64::from(LOOKS_A_STEP);
+    let mut held = Vec::new();
+    for position in 1..=count {
+        level.push(queued(position, None, Persistence::Appended), true, &plenty);
+        held.push(level.pop().unwrap());
+    }
+    for entry in held.drain(1..) {
+        level.give_back(entry);
+    }
+    let mut effects = Effects::new(0);
+    assert_eq!(level.unload(UnloadRest::Nothing, true, &mut effects), None);
+    assert_eq!(effects.spent(), 0);
+}
+
+#[test]
+fn unloading_is_work_of_the_unit_of_work() {
+    let (mut level, plenty) = (PriorityLevel::default(), budget(false));
+    for position in 1..=8 {
+        level.push(queued(position, None, Persistence::Appended), true, &plenty);
+    }
+    let mut effects = Effects::new(0);
+    level.unload(UnloadRest::Nothing, false, &mut effects);
+    assert_eq!(effects.spent(), 8);
 }
