@@ -26,7 +26,10 @@ const LOAD: Duration = Duration::from_secs(3);
 /// seen by [`STEPS`], which no load of the machine changes.
 const ANSWER: Duration = Duration::from_mins(1);
 /// How often the API must answer, one after the other, while the load goes on.
-const ANSWERS: u32 = 20;
+const ANSWERS: usize = 20;
+/// How long half of its answers may take at most. A broker that is busy with one client for seconds
+/// gives none so soon; the other half is for a machine that runs other tests.
+const SOON: Duration = Duration::from_secs(1);
 /// How much may be done in one unit of work, whatever the load is: twice its own budget, where a
 /// last step of it was long, and what follows from that step.
 pub(crate) const STEPS: u64 = 3 * 8192;
@@ -145,17 +148,18 @@ impl Loaded {
     /// under the ceiling.
     #[track_caller]
     pub(crate) fn bear(mut self, what: &str, clients: Vec<Raw>) {
-        let (started, mut slowest, mut answers) = (Instant::now(), Duration::ZERO, 0);
-        while started.elapsed() < LOAD || answers < ANSWERS {
+        let (started, mut answers) = (Instant::now(), Vec::new());
+        while started.elapsed() < LOAD || answers.len() < ANSWERS {
             let mut head = [0; 12];
             let asked = Instant::now();
             let mut stream = self.ask("/api/overview");
             let answered = stream.read_exact(&mut head);
             answered.unwrap_or_else(|error| panic!("{what}: the API is silent: {error}"));
             assert_eq!(&head, b"HTTP/1.1 200");
-            slowest = slowest.max(asked.elapsed());
-            answers += 1;
+            answers.push(asked.elapsed());
         }
+        answers.sort_unstable();
+        let (usual, slowest) = (answers[answers.len() / 2], answers[answers.len() - 1]);
         assert!(
             started.elapsed() < ANSWER,
             "{what}: the API gave {ANSWERS} answers in {:?}",
@@ -163,9 +167,14 @@ impl Loaded {
         );
         let (peak, steps) = (self.peak_mib(), self.longest_work_unit());
         println!(
-            "{what}: peak {peak} MiB, ceiling {CEILING_MIB} MiB, slowest answer of the API {} ms, \
-             at most {steps} steps before others were served",
+            "{what}: peak {peak} MiB, ceiling {CEILING_MIB} MiB, answers of the API in {} ms, the \
+             slowest in {} ms, at most {steps} steps before others were served",
+            usual.as_millis(),
             slowest.as_millis()
+        );
+        assert!(
+            usual <= SOON,
+            "{what}: the API usually answers in {usual:?}"
         );
         assert!(peak <= CEILING_MIB, "{what}: {peak} of {CEILING_MIB} MiB");
         assert!(steps <= STEPS, "{what}: {steps} steps in one unit of work");

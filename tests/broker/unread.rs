@@ -2,20 +2,48 @@
 
 use std::time::{Duration, Instant};
 
-use crate::loaded::{PLAIN, method, publishing};
+use crate::loaded::{PLAIN, declare, declaring, method, publishing};
 use crate::raw::{Raw, short};
 use crate::running::Running;
 
-/// Code of the answer to a look at the exclusive queue of another connection, on a channel that
-/// ends with it.
-fn look(bystander: &mut Raw, channel: u16) -> u16 {
+/// Code of the answer to a look at a queue that is missing or another connection's, on a channel
+/// that ends with it.
+fn look(bystander: &mut Raw, channel: u16, queue: &str) -> u16 {
     bystander.method(channel, (20, 10), &short(""));
     bystander.expect(channel, (20, 11));
-    let passive = [&b"\0\0"[..], &short("own"), b"\x01\0\0\0\0"].concat();
+    let passive = [&b"\0\0"[..], &short(queue), b"\x01\0\0\0\0"].concat();
     bystander.method(channel, (50, 10), &passive);
     let (code, _) = bystander.closed().unwrap();
     bystander.method(channel, (20, 41), b"");
     code
+}
+
+/// A get, and a nack that puts the message back.
+fn get_and_nack(queue: &str) -> Vec<u8> {
+    let get = method(1, (60, 70), &[&b"\0\0"[..], &short(queue), b"\0"].concat());
+    let nack = method(1, (60, 120), &[&0_u64.to_be_bytes()[..], b"\x03"].concat());
+    [get, nack].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_answers_that_a_client_does_not_read_waits_until_it_reads_them() {
+    let running = Running::new().await;
+    let port = running.port();
+    let seen = tokio::task::spawn_blocking(move || {
+        let (mut client, mut bystander) = (Raw::open(port), Raw::open(port));
+        declare(&mut client, "q");
+        client.bytes(&publishing(1, ("", "q"), 0, PLAIN, &vec![7; 1_000_000]));
+        client.bytes(&get_and_nack("q").repeat(40));
+        client.method(1, (50, 10), &declaring("behind", b"\0"));
+        for channel in 2..12 {
+            assert_eq!(look(&mut bystander, channel, "behind"), 404);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        while !client.next().unwrap().2.starts_with(&[0, 50, 0, 11]) {}
+        bystander.method(1, (50, 10), &declaring("behind", b"\x01"));
+        bystander.expect(1, (50, 11));
+    });
+    seen.await.unwrap();
 }
 
 /// What its sockets take is a few MiB; the rest waits in the broker.
@@ -29,13 +57,11 @@ async fn a_client_that_reads_nothing_though_much_waits_for_it_is_cut_off() {
         client.method(1, (50, 10), &exclusive);
         client.expect(1, (50, 11));
         client.bytes(&publishing(1, ("", "own"), 0, PLAIN, &vec![7; 1_000_000]));
-        let get = method(1, (60, 70), &[&b"\0\0"[..], &short("own"), b"\0"].concat());
-        let nack = method(1, (60, 120), &[&0_u64.to_be_bytes()[..], b"\x03"].concat());
-        client.bytes(&[get, nack].concat().repeat(100));
-        assert_eq!(look(&mut bystander, 2), 405, "it is there");
+        client.bytes(&get_and_nack("own").repeat(100));
+        assert_eq!(look(&mut bystander, 2, "own"), 405, "it is there");
         let until = Instant::now() + Duration::from_secs(30);
         let mut channel = 3;
-        while look(&mut bystander, channel) == 405 {
+        while look(&mut bystander, channel, "own") == 405 {
             assert!(Instant::now() < until, "it is there for ever");
             channel += 1;
             std::thread::sleep(Duration::from_millis(100));
