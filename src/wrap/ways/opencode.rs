@@ -6,8 +6,11 @@
 //! | idle | `prompt_async`: a turn of its own; a draft in the box stays |
 //! | a turn runs, or a dialog stands | the text waits here for the turn's end |
 //! | the same, and it may come between two tools | it is sent at once; the next step takes it |
-//! | the first screen | a session is begun and shown, then as idle; a draft stays |
+//! | the first screen | a session is begun and shown, then as idle; a draft stays ¹ |
 //! | a session that is not known | the way is closed |
+//!
+//! ¹ A program that is still starting does not hear what it shall show. Once the session has a title
+//! and the terminal's title does not name it, it is shown again.
 //!
 //! The proof is an answer that was begun to the prompt, or to a later one.
 //!
@@ -19,11 +22,10 @@
 
 mod http;
 mod sessions;
+mod setup;
+mod showing;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::io;
-use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use hyper::Method;
@@ -38,6 +40,9 @@ use super::{
 };
 use http::{Events, HttpError, Server};
 use sessions::{SessionNews, Sessions};
+use showing::{LookResult, Showing};
+
+pub use setup::{OpencodeSetup, PASSWORD};
 
 /// Pause between attempts to reach the server.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -49,44 +54,8 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(15);
 const GIVEN_UP: usize = 64;
 /// Texts handed over at once.
 const TEXTS: usize = 64;
-/// The variable in which opencode finds the password of its server.
-pub const PASSWORD: &str = "OPENCODE_SERVER_PASSWORD";
 /// Why the way is closed.
 const NO_SESSION: &str = "no session of opencode's is on the screen";
-
-/// What opencode is started with.
-#[derive(Clone, Debug)]
-pub struct OpencodeSetup {
-    port: u16,
-    password: String,
-}
-
-impl OpencodeSetup {
-    /// A port that is free now, and a random password.
-    ///
-    /// # Errors
-    /// When there is no free port or no random number.
-    pub fn new() -> io::Result<Self> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        Ok(Self {
-            port: free.local_addr()?.port(),
-            password: format!("{:032x}", u128::from_be_bytes(random)),
-        })
-    }
-
-    /// Its arguments, which stand in front of the person's.
-    pub fn arguments(&self) -> [OsString; 4] {
-        let port = self.port.to_string();
-        ["--port", &port, "--hostname", "127.0.0.1"].map(OsString::from)
-    }
-
-    /// Its environment.
-    pub fn environment(&self) -> (OsString, OsString) {
-        (PASSWORD.into(), self.password.clone().into())
-    }
-}
 
 /// The session's handle of this way. Its task ends when this is dropped.
 #[derive(Debug)]
@@ -111,6 +80,7 @@ impl Opencode {
             sessions: Sessions::default(),
             events: None,
             in_flight: BTreeMap::new(),
+            showing: None,
             unreached_since: Instant::now(),
             resumes,
             is_open: false,
@@ -182,6 +152,8 @@ struct Work {
     sessions: Sessions,
     events: Option<Events>,
     in_flight: BTreeMap<SubmissionNumber, InFlight>,
+    /// The session that we began last, until it is on the screen.
+    showing: Option<Showing>,
     /// When the server was last lost, or looked for first.
     unreached_since: Instant,
     /// A session of the person's choice is about to be shown, so none is begun before.
@@ -253,14 +225,15 @@ impl Work {
         }
     }
 
-    /// When a request may be made again, or a text is given up.
+    /// When a request may be made again, a text is given up, or the screen is looked at.
     fn next_look(&self) -> Option<Instant> {
         let times = self.in_flight.values().filter_map(|text| match text.stage {
             Progress::Waits(again) => again,
             Progress::Unknown(until) => Some(until),
             Progress::Sent | Progress::GivenUp => None,
         });
-        times.min()
+        let looks = self.showing.iter().map(Showing::look_at);
+        times.chain(looks).min()
     }
 
     /// Gives up what does not show among the prompts; what waited for this moment goes on.
@@ -288,6 +261,22 @@ impl Work {
             self.report(WayReport::Unseen(number)).await;
         }
         self.forget_oldest();
+        self.show_again(now).await;
+    }
+
+    /// Shows the session that we began once more, where the screen shows another one.
+    async fn show_again(&mut self, now: Instant) {
+        let due = self.showing.as_mut().filter(|one| now >= one.look_at());
+        let Some(showing) = due else {
+            return;
+        };
+        let session = showing.session().to_owned();
+        match showing.look(self.sessions.sight(&session), now) {
+            LookResult::Wait => {}
+            // Where that fails, the next look tries again.
+            LookResult::Show => drop(self.select(&session).await),
+            LookResult::Over => self.showing = None,
+        }
     }
 
     fn forget_oldest(&mut self) {
@@ -383,19 +372,23 @@ impl Work {
             .ask(Method::POST, "/session", Some(&json!({})))
             .await?;
         let id = begun["id"].as_str().ok_or(HttpError::Answer)?.to_owned();
-        let shown = json!({"sessionID": id});
-        let shown = self
-            .server
-            .ask(Method::POST, "/tui/select-session", Some(&shown))
-            .await;
-        if let Err(error) = shown {
+        if let Err(error) = self.select(&id).await {
             let path = format!("/session/{id}");
             let _stays_empty = self.server.ask(Method::DELETE, &path, None).await;
             return Err(error);
         }
         self.sessions.learn(&begun);
         self.sessions.shows(&id);
+        self.showing = Some(Showing::of(&id, Instant::now()));
         Ok(id)
+    }
+
+    /// Asks the program to show a session.
+    async fn select(&self, session: &str) -> Result<(), HttpError> {
+        let shown = json!({"sessionID": session});
+        let path = "/tui/select-session";
+        let asked = self.server.ask(Method::POST, path, Some(&shown)).await;
+        asked.map(|_| ())
     }
 
     async fn prompt(&mut self, session: &str, number: SubmissionNumber, words: &str) {
@@ -454,6 +447,7 @@ impl Work {
     /// The server has ended: what it has may have been read.
     async fn lost(&mut self, error: &HttpError) {
         self.events = None;
+        self.showing = None;
         self.unreached_since = Instant::now();
         self.sessions = Sessions::default();
         if std::mem::replace(&mut self.is_open, false) {

@@ -17,6 +17,8 @@ use crate::wrap::ways::transcript::ids_in;
 const TITLE: &str = "OC | ";
 /// The terminal's title elsewhere.
 const NO_TITLE: &str = "OpenCode";
+/// What begins the title of a session that has none of its own yet.
+const UNTITLED: &str = "New session";
 /// What stands at the end of a title that was cut.
 const CUT: &str = "...";
 
@@ -50,6 +52,17 @@ pub(super) struct PromptSettings {
     pub(super) model: Option<(String, String)>,
 }
 
+/// Whether a session that was begun is on the screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// It has no title yet, so the terminal's cannot tell.
+    Unknown,
+    /// The first screen is shown in its place.
+    Hidden,
+    /// It is shown, or the person chose another one.
+    Settled,
+}
+
 /// The sessions of one server.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
@@ -73,6 +86,16 @@ impl Sessions {
     pub(super) fn shows(&mut self, id: &str) {
         self.known.entry(id.to_owned()).or_default();
         self.current = Some(id.to_owned());
+    }
+
+    /// Whether the session that was begun last is on the screen.
+    pub(super) fn sight(&self, id: &str) -> Sight {
+        let known = self.known.get(id);
+        match known.filter(|_| self.current.as_deref() == Some(id)) {
+            Some(known) if !known.has_title() => Sight::Unknown,
+            Some(_) if self.is_first_screen => Sight::Hidden,
+            _ => Sight::Settled,
+        }
     }
 
     /// What the last prompt of this session ran with.
@@ -120,9 +143,8 @@ impl Sessions {
             }
         } else if title == NO_TITLE {
             // A session that has no title yet has this one too.
-            let has_title = |known: &KnownSession| !known.title.starts_with("New session");
             let current = self.current.as_ref().and_then(|id| self.known.get(id));
-            if current.is_some_and(has_title) {
+            if current.is_some_and(KnownSession::has_title) {
                 self.current = None;
             }
         }
@@ -179,6 +201,11 @@ impl Sessions {
 }
 
 impl KnownSession {
+    /// It has one of its own, which the terminal shows.
+    fn has_title(&self) -> bool {
+        !self.title.is_empty() && !self.title.starts_with(UNTITLED)
+    }
+
     /// A prompt, or an answer that was begun: what was said before that is in the model's context.
     fn message(&mut self, message: &Value) -> Option<SessionNews> {
         let id = message["id"].as_str()?;

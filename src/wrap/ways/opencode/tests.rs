@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -306,6 +307,37 @@ async fn on_the_first_screen_a_session_is_begun_and_shown_before_the_prompt() {
     let (path, body) = fake.request().await;
     assert_eq!(path, "/session/s9/prompt_async");
     assert_eq!(body["parts"][0]["text"], LINE);
+}
+
+#[tokio::test]
+async fn a_session_that_a_slow_program_did_not_show_is_shown_again() {
+    let (mut fake, way, mut told) = at_the_first_screen("204 No Content", false).await;
+    assert_eq!(told.fate().await, WayReport::Open);
+    assert!(way.deliver(submission(Timing::Idle)));
+    let shown = ("/tui/select-session".to_owned(), json!({"sessionID": "s9"}));
+    assert_eq!(fake.request().await, shown);
+    assert_eq!(fake.request().await.0, "/session/s9/prompt_async");
+    // It has a title now, and the terminal still has that of the first screen.
+    let info = json!({"id": "s9", "title": "Find a bug"});
+    fake.send("session.updated", &json!({"sessionID": "s9", "info": info}));
+    assert_eq!(fake.request().await, shown);
+    way.titled("OC | Find a bug");
+    let more = tokio::time::timeout(3 * showing::EVERY, fake.posted.recv()).await;
+    assert!(more.is_err(), "{more:?}");
+}
+
+#[tokio::test]
+async fn a_session_that_the_person_left_for_another_is_not_shown_again() {
+    let (mut fake, way, mut told) = at_the_first_screen("204 No Content", false).await;
+    assert_eq!(told.fate().await, WayReport::Open);
+    assert!(way.deliver(submission(Timing::Idle)));
+    assert_eq!(fake.request().await.0, "/tui/select-session");
+    assert_eq!(fake.request().await.0, "/session/s9/prompt_async");
+    let info = json!({"id": "s9", "title": "Find a bug"});
+    fake.begins("s1");
+    fake.send("session.updated", &json!({"sessionID": "s9", "info": info}));
+    let more = tokio::time::timeout(3 * showing::EVERY, fake.posted.recv()).await;
+    assert!(more.is_err(), "{more:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,44 @@
+//! What opencode is started with, so that its server is this session's alone: a port and a password.
+//!
+//! Relies on the standard library and on `getrandom`.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+
+/// The variable in which opencode finds the password of its server.
+pub const PASSWORD: &str = "OPENCODE_SERVER_PASSWORD";
+
+/// What opencode is started with.
+#[derive(Clone, Debug)]
+pub struct OpencodeSetup {
+    pub(super) port: u16,
+    pub(super) password: String,
+}
+
+impl OpencodeSetup {
+    /// A port that is free now, and a random password.
+    ///
+    /// # Errors
+    /// When there is no free port or no random number.
+    pub fn new() -> io::Result<Self> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Ok(Self {
+            port: free.local_addr()?.port(),
+            password: format!("{:032x}", u128::from_be_bytes(random)),
+        })
+    }
+
+    /// Its arguments, which stand in front of the person's.
+    pub fn arguments(&self) -> [OsString; 4] {
+        let port = self.port.to_string();
+        ["--port", &port, "--hostname", "127.0.0.1"].map(OsString::from)
+    }
+
+    /// Its environment.
+    pub fn environment(&self) -> (OsString, OsString) {
+        (PASSWORD.into(), self.password.clone().into())
+    }
+}
