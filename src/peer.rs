@@ -129,15 +129,29 @@ impl Peer {
         &self.user
     }
 
-    /// Looks at a queue without changing anything. `None`: there is none of that name.
+    /// Looks at a queue without changing anything. `None`: there is none of that name. Any other
+    /// queue can be looked at afterwards, also where this one is refused.
     pub async fn look(&mut self, queue: &SessionName) -> Result<Option<QueueState>, PeerError> {
         self.blockage.check()?;
-        match answered(topology::look(&self.channel, queue)).await {
-            Err(PeerError::NoSuchQueue) => {
-                self.renew_channel().await?;
-                Ok(None)
-            }
+        let found = answered(topology::look(&self.channel, queue)).await;
+        if let Err(PeerError::NoSuchQueue | PeerError::InUse(_) | PeerError::Refused(_)) = found {
+            self.renew_channel().await?;
+        }
+        match found {
+            Err(PeerError::NoSuchQueue) => Ok(None),
             other => other.map(Some),
+        }
+    }
+
+    /// The same, where a queue that another connection holds alone, or that this user may not look
+    /// at, is none of the sessions': anybody who may can bind such a queue like one of theirs.
+    pub async fn look_among_sessions(
+        &mut self,
+        queue: &SessionName,
+    ) -> Result<Option<QueueState>, PeerError> {
+        match self.look(queue).await {
+            Err(PeerError::InUse(_) | PeerError::Refused(_)) => Ok(None),
+            other => other,
         }
     }
 

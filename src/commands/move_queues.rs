@@ -130,7 +130,7 @@ async fn move_all(from: &Config, to: &Config, output: &Output) -> Result<(), Err
     let groups = groups::all(from).await.unwrap_or_default();
     let mut carried = Vec::new();
     for name in &names {
-        if source.look(name).await?.is_none() {
+        if source.look_among_sessions(name).await?.is_none() {
             continue;
         }
         let arguments = arguments(&mut source, name, from, output).await?;
@@ -166,7 +166,7 @@ async fn move_all(from: &Config, to: &Config, output: &Output) -> Result<(), Err
 /// Refuses to move an attached queue: its session would take messages during the move, and would
 /// stay on the old broker.
 async fn refuse_attached(source: &mut Peer, name: &SessionName) -> Result<(), Error> {
-    match source.look(name).await? {
+    match source.look_among_sessions(name).await? {
         Some(state) if state.consumers > 0 => {
             Err(Error::new(format!("a session is attached to `{name}`"))
                 .because("its messages cannot be moved while it takes them")

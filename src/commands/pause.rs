@@ -99,7 +99,8 @@ async fn scope(name: Option<&str>, config: &Config) -> Result<RequestScope, Erro
 async fn attached(peer: &mut Peer, names: &[String]) -> Result<u32, Error> {
     let mut consumers = 0;
     for name in names {
-        let queue = peer.look(&session_name(name, "NAME")?).await?;
+        let name = session_name(name, "NAME")?;
+        let queue = peer.look_among_sessions(&name).await?;
         consumers += queue.map_or(0, |queue| queue.consumers);
     }
     Ok(consumers)

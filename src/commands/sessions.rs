@@ -236,7 +236,7 @@ async fn look(
     queues: &mut BTreeMap<SessionName, QueueState>,
 ) -> Result<(), Error> {
     for name in names {
-        if let Some(queue) = peer.look(&name).await? {
+        if let Some(queue) = peer.look_among_sessions(&name).await? {
             queues.insert(name, queue);
         }
     }

@@ -5,7 +5,7 @@ use cbroker::peer;
 use futures_util::StreamExt;
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeBindOptions,
-    ExchangeDeclareOptions, QueueBindOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -128,6 +128,43 @@ fn a_user_who_may_write_to_presence_alone_pauses_reads_and_takes_nothing() {
     assert_eq!(answers.len(), 1, "{answers:?}");
     place.ok(["send", "backend", "not held"]);
     session.wait_for_submission("not held");
+}
+
+/// Has bob hold this queue for his connection alone, bound like a session's and into a group.
+async fn hold_alone(channel: &Channel, name: &str, group: &str) {
+    let alone = QueueDeclareOptions::exclusive();
+    let declared = channel.queue_declare(name.into(), alone, FieldTable::default());
+    declared.await.unwrap();
+    for (exchange, key) in [("claudeBroker", name), ("claudeBroker.groups", group)] {
+        let options = QueueBindOptions::default();
+        let arguments = FieldTable::default();
+        let bound =
+            channel.queue_bind(name.into(), exchange.into(), key.into(), options, arguments);
+        bound.await.unwrap();
+    }
+}
+
+#[test]
+fn a_queue_that_a_user_holds_alone_stops_no_command_for_other_sessions() {
+    let place = Place::new();
+    let _broker = started(&place);
+    let session = Wrapped::open(&place, "backend", &["--group", "team"]);
+    with_bob(&place, "", ["^aaa$", "^aaa$", r"^claudeBroker(\.groups)?$"]);
+    run(async {
+        let (_connection, channel) = bob(&place).await;
+        hold_alone(&channel, "aaa", "team").await;
+        let place = &place;
+        let paused = place.json(["pause", "--all"]);
+        assert_eq!(paused[0][0]["name"], "backend", "{paused:?}");
+        assert_eq!(place.listed("backend").unwrap()["state"], "paused");
+        place.ok(["resume", "--all"]);
+        place.ok(["pause", "@team"]);
+        place.ok(["resume", "@team"]);
+        // The recipient that is refused comes first.
+        let sent = place.run(["send", "@team", "to all of you"]);
+        assert_ne!(sent.code, 0, "{sent:?}");
+    });
+    session.wait_for_submission("to all of you");
 }
 
 /// The properties of a message in the name of the sessions' own user.

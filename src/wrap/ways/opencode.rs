@@ -9,8 +9,8 @@
 //! | the first screen | a session is begun and shown, then as idle; a draft stays ¹ |
 //! | a session that is not known | the way is closed |
 //!
-//! ¹ A program that is still starting does not hear what it shall show. Once the session has a title
-//! and the terminal's title does not name it, it is shown again.
+//! ¹ A program that is still starting does not hear what it shall show. Once the session has a
+//! title and the terminal's title does not name it, it is shown again.
 //!
 //! The proof is an answer that was begun to the prompt, or to a later one.
 //!

@@ -1,4 +1,5 @@
-//! What opencode is started with, so that its server is this session's alone: a port and a password.
+//! What opencode is started with, so that its server is this session's alone: a port and a
+//! password.
 //!
 //! Relies on the standard library and on `getrandom`.
 
