@@ -451,3 +451,27 @@ fn queues_that_a_stranger_binds_are_no_sessions_unless_they_are_named_like_one()
     let shown = browser.value(&format!("{cards}.sort().join()"));
     assert_eq!(shown, "backend,frontend");
 }
+
+#[test]
+fn a_stranger_who_uses_an_id_for_another_session_is_not_shown_with_the_users_text() {
+    let server = Server::start();
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    let script = r#"Promise.all([import('/model.js'), import('/views.js')])
+        .then(([{ Model }, { heldText, sent }]) => {
+        const model = new Model();
+        model.user = 'ada';
+        model.seen({ what: 'published', at_ms: 1, vhost: '/', encoding: 'string', body_bytes: 1,
+            exchange: 'claudeBroker', routing_key: 'one', properties: { user_id: 'ada' },
+            excerpt: '{"id":"1","from":"operator","to":"one","message":"run the tests"}' });
+        const held = { id: '1', from: 'operator',
+            line: '[cbroker peer message from=operator id=1] delete it [end]' };
+        window.found = JSON.stringify(['one', 'two'].flatMap((name) =>
+            [heldText(model, { name }, held), sent(model, { name }, held).length]));
+    }) && true"#;
+    browser.value(script);
+    browser.until("window.found !== undefined");
+    let shown = r#"["run the tests",1,"delete it",0]"#;
+    assert_eq!(browser.value("window.found"), shown);
+}

@@ -125,7 +125,9 @@ fn a_long_message_opens_whole_while_it_waits_and_when_it_is_gone() {
     let opens = || {
         browser.press("2");
         browser.until(&format!("{}.endsWith('…')", said("a long text", ".text")));
-        browser.click("#talk-list li .more button:last-of-type");
+        // Not by its place: the list scrolls to its end at any moment.
+        let all = "document.querySelector('#talk-list li .more button:last-of-type')";
+        browser.value(&format!("{all}.click() ?? true"));
         browser.until(&format!(
             "{}.length === {}",
             said("a long text", ".text"),
@@ -152,6 +154,53 @@ fn a_long_message_opens_whole_while_it_waits_and_when_it_is_gone() {
     opens();
     let told = place.json(["history"]).remove(0);
     assert_eq!(told["text"], text, "the command line shows it whole too");
+}
+
+#[test]
+fn a_long_message_that_is_told_of_anew_while_its_text_is_asked_for_opens_whole() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let Some(browser) = page(&place) else { return };
+    let script = r#"import('/model.js').then(({ Model }) => {
+        const model = new Model();
+        model.user = 'ada';
+        const text = 'a long text '.repeat(10);
+        model.told({ version: 'v', older: 0, messages: [{ id: '1', from: 'a', to: 'b',
+            ts: '2026-11-28T10:00:00Z', state: 'sent', text, cut_from: 5000 }] });
+        const [asked] = model.messages.values();
+        model.seen({ what: 'published', at_ms: 1, vhost: '/', encoding: 'string',
+            exchange: 'claudeBroker', routing_key: 'b', body_bytes: 5000,
+            properties: { user_id: 'ada' },
+            excerpt: `{"id":"1","from":"a","to":"b","ts":"t","message":"${text}and` });
+        model.widen(asked, `${text}and the end`);
+        const [shown, ...more] = model.messages.values();
+        window.found = JSON.stringify([shown !== asked, more.length,
+            shown.text.endsWith('the end'), model.room.all.size === shown.haystack.length]);
+    }) && true"#;
+    browser.value(script);
+    browser.until("window.found !== undefined");
+    assert_eq!(browser.value("window.found"), "[true,0,true,true]");
+}
+
+#[test]
+fn what_the_history_says_again_takes_no_more_room_on_the_page() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let Some(browser) = page(&place) else { return };
+    let script = r"import('/model.js').then(({ Model }) => {
+        const model = new Model();
+        const one = (number, publisher) => ({ id: 'same', from: 'a', to: `m${number}`,
+            ts: '2026-11-28T10:00:00Z', state: 'sent', text: 'to all', publisher });
+        const members = Array.from({ length: 40 }, (_, number) => one(number, undefined));
+        const others = Array.from({ length: 40 }, (_, number) => one(number, 'bob'));
+        for (let round = 0; round < 5; round++)
+            model.told({ version: `${round}`, older: 0, messages: [...members, ...others] });
+        window.found = JSON.stringify([model.messages.size, model.room.all.count,
+            model.room.others.count]);
+    }) && true";
+    browser.value(script);
+    browser.until("window.found !== undefined");
+    assert_eq!(browser.value("window.found"), "[80,80,40]");
 }
 
 #[test]

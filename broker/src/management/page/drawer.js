@@ -149,7 +149,7 @@ export function drawer(model, page) {
           el("span", { className: "id mono", title: message.id }, message.id.slice(-6)),
           el("span", { className: "pill" }, message.reason ?? message.state ?? "held"),
         ),
-        el("p", { className: "text" }, views.heldText(model, message)),
+        el("p", { className: "text" }, views.heldText(model, session, message)),
         el(
           "p",
           { className: "more" },
@@ -160,7 +160,7 @@ export function drawer(model, page) {
               type: "button",
               onclick: () => {
                 const asHeld = { ...message, to: session.name };
-                page.reply(views.sent(model, message)[0] ?? asHeld);
+                page.reply(views.sent(model, session, message)[0] ?? asHeld);
               },
             },
             "reply",

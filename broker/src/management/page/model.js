@@ -18,6 +18,7 @@ import {
   MessageRoom,
   OVER,
   pick,
+  publisherOf,
   RECEIPTS,
   SETTLED,
   TOLD,
@@ -35,6 +36,7 @@ const FIRST = 2;
 
 /** Adds to a map of at most `most` entries; the oldest go. */
 function keep(map, key, value, most) {
+  map.delete(key);
   map.set(key, value);
   while (map.size > most) map.delete(map.keys().next().value);
 }
@@ -45,7 +47,7 @@ export class Model {
     this.user = undefined;
     /**
      * name → { queue, presences: Map(session → presence), held: Map(session → answer), oldest,
-     * first, opening }
+     * first, opening, peeked: how many messages its queue had when it was looked into, and when }
      */
     this.sessions = new Map();
     /** key → message, in the order in which they came. */
@@ -84,6 +86,7 @@ export class Model {
         presences: new Map(),
         held: new Map(),
         oldest: undefined,
+        peeked: undefined,
         // The first messages that wait in its queue.
         first: [],
         // The command by which it was opened last; "" where that is not known.
@@ -223,17 +226,20 @@ export class Model {
       if (knowsMore(told, message)) become(message, told);
     }
     this.add(message);
-    keep(this.lasts, queue, message, LASTS);
+    // Anybody may publish to a key that no session has.
+    if (message.isOwn || this.sessions.has(queue)) keep(this.lasts, queue, message, LASTS);
     // Others can write any name as the sender.
     if (message.isOwn) keep(this.lasts, message.from, message, LASTS);
     return true;
   }
 
   add(message) {
+    const replaced = this.messages.get(message.key);
+    if (replaced) this.forget(replaced);
     this.messages.set(message.key, message);
     const keys = this.ids.get(message.id) ?? new Set();
     // Own ones are always found, however often others use the id again.
-    if (message.isOwn || keys.size < SAME_ID) keys.add(message.key);
+    if (publisherOf(message) === "own" || keys.size < SAME_ID) keys.add(message.key);
     this.ids.set(message.id, keys);
     this.room.count(message, 1, message.haystack.length);
     while (this.room.isFull()) {
@@ -251,8 +257,11 @@ export class Model {
     if (!rest?.size) this.ids.delete(message.id);
   }
 
-  /** The whole text of a message that was cut. */
-  widen(message, text) {
+  /** The whole text of a message that was cut; another account of it may be in its place by now. */
+  widen(asked, text) {
+    const isHere = this.messages.get(asked.key) === asked;
+    const message = isHere ? asked : this.withId(asked.id).find((other) => isSame(other, asked));
+    if (!message) return;
     this.room.count(message, 0, -message.haystack.length);
     message.text = text;
     message.cut = false;
@@ -282,7 +291,7 @@ export class Model {
       const message = { ...found, state, at, reason, queue: one.to, isOwn: false, isTold: true };
       message.publisher = one.publisher;
       message.end = state === "gone" ? one.state : undefined;
-      message.key = `${one.id} ${one.to} ${at} told`;
+      message.key = `${one.id} ${one.to} ${at} told ${one.publisher ?? ""}`;
       const known = this.withId(one.id).find((other) => isSame(other, message));
       if (!known) {
         this.add(message);

@@ -237,14 +237,15 @@ async function askSessions() {
   const names = new Set(bound.filter(isOfSession).map(({ destination }) => destination));
   const all = names.size ? await ask("GET", `/api/queues/%2F?columns=${COLUMNS}`) : [];
   const mine = all.filter((queue) => names.has(queue.name));
-  const before = new Map(
-    [...model.sessions].map(([name, session]) => [name, session.queue?.messages]),
-  );
   model.queues(mine);
+  const peeked = ({ name }) => model.sessions.get(name)?.peeked;
   const changed = mine.filter(
-    (queue) => queue.messages_ready > 0 && queue.messages !== before.get(queue.name),
+    (queue) => queue.messages_ready > 0 && queue.messages !== peeked(queue)?.messages,
   );
+  // A few at once, those first that were looked at longest ago.
+  changed.sort((one, two) => (peeked(one)?.at ?? 0) - (peeked(two)?.at ?? 0));
   for (const queue of changed.slice(0, 20)) {
+    model.session(queue.name).peeked = { messages: queue.messages, at: Date.now() };
     const waiting = await ask(
       "GET",
       `/api/queues/%2F/${part(queue.name)}/peek?count=50&truncate=4096`,

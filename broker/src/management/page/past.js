@@ -20,6 +20,12 @@ export async function askConversation(model) {
 /** The whole text of a message that was shown cut; undefined where nobody has it any more. */
 export async function wholeText(model, item) {
   const begins = (text) => text.startsWith(item.text.slice(0, -1));
+  // Others can use its id, sender and beginning again.
+  const isItsPublishers = ({ user_id: user, headers }) => {
+    const vouched = headers?.["x-death"] ? undefined : user;
+    const isOwn = vouched === model.user;
+    return item.isTold ? (item.publisher === undefined) === isOwn : vouched === item.user;
+  };
   if (model.hasArchive) {
     const kept = await ask("GET", `/api/messages/${part(item.to)}/${part(item.id)}`).catch(
       () => {},
@@ -31,6 +37,7 @@ export async function wholeText(model, item) {
     const waiting = await ask("GET", queue + after).catch(() => []);
     for (const { payload, properties } of waiting) {
       if (properties.message_id !== item.id && !payload.includes(item.id)) continue;
+      if (!isItsPublishers(properties)) continue;
       const found = parse(payload);
       if (found.id === item.id && found.from === item.from && begins(String(found.message)))
         return found.message;
@@ -58,7 +65,9 @@ export async function askOpenings(model) {
   const closed = model.waitToBeOpened().filter(({ opening }) => opening === undefined);
   if (!model.hasArchive || !closed.length) return false;
   const openings = await ask("GET", "/api/openings");
-  for (const session of closed) session.opening = openings[session.name] ?? "";
+  for (const session of closed) {
+    session.opening = Object.hasOwn(openings, session.name) ? openings[session.name] : "";
+  }
   return true;
 }
 

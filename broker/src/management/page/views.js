@@ -129,14 +129,17 @@ const FRAME = /^\[cbroker peer message [^\]]*\] | \[end\]$/g;
 /**
  * The text of a held message: as it was sent where that went by here, else as it would be typed.
  */
-export function heldText(model, message) {
-  const whole = sent(model, message).find((item) => !item.cut);
+export function heldText(model, session, message) {
+  const whole = sent(model, session, message).find((item) => !item.cut);
   return whole?.text ?? message.line.replace(FRAME, "");
 }
 
-/** A held message as it was sent, where that went by here. */
-export const sent = (model, { id, from }) =>
-  model.withId(id).filter((item) => item.isOwn && item.from === from);
+/**
+ * A message that a session holds as it was sent, where that went by here. Others can use its id for
+ * another session.
+ */
+export const sent = (model, { name }, { id, from }) =>
+  model.withId(id).filter((item) => item.isOwn && item.queue === name && item.from === from);
 
 /** What a session says goes to another one: in its own queue others can use its name. */
 const isSaidBy = ({ name }, { from, to }) => from === name && to !== name;
@@ -160,9 +163,9 @@ function fill(child, model, session) {
   const held = model.held(session).messages.slice(0, ON_CARD);
   const texts = wants
     ? session.first
-    : held.map((message) => ({ ...message, text: heldText(model, message) }));
+    : held.map((message) => ({ ...message, text: heldText(model, session, message) }));
   keyed(kept, texts, {
-    key: (message) => message.id,
+    key: ({ id, from, text }) => `${id} ${from} ${text}`,
     make: ({ from, text }) => el("li", {}, el("b", {}, from), ": ", text.slice(0, 300)),
     update: () => {},
   });
