@@ -179,6 +179,9 @@ impl Committer {
                     self.log.release_bodies();
                     self.relieve(&batches, &mut relieved)?;
                     if self.wait_for_room(&mut batches) == Demand::Close {
+                        // Copies must not take the room of acks, nor fail a stop that has no more
+                        // to write.
+                        self.compaction = Compaction::default();
                         self.relieve(&batches, &mut relieved)?;
                         is_last_try = true;
                     }

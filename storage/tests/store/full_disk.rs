@@ -135,9 +135,11 @@ fn what_is_written_after_a_segment_could_not_be_begun_survives() {
         .store
         .append(other, Sequence(0), &[&text], Urgency::Confirmed)
         .unwrap();
-    for number in 0..2 {
-        opened.store.settle(queue, Sequence(number)).unwrap();
-    }
+    // One call: two could fall into two commits.
+    opened
+        .store
+        .settle_all(queue, Sequence(0), Sequence(1))
+        .unwrap();
     wait_until_left(&disk, queue, 1);
     assert!(opened.store.durable() < waits, "there was no room for it");
     disk.set_longest_write(None);
