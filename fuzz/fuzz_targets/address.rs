@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use cbroker::config::Address;
+use cbroker::config::{Address, Endpoint, Login, LoginGuard};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else {
@@ -12,6 +12,16 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(address) = Address::parse(text) else {
         return;
     };
-    let again = Address::parse(&address.secret_url());
+    let login = Login {
+        user: address.user.clone().unwrap_or_default(),
+        password: address.password.clone().unwrap_or_default(),
+    };
+    let endpoint = Endpoint {
+        address: address.clone(),
+        login,
+        ca_cert: None,
+        guard: LoginGuard::AsGiven,
+    };
+    let again = Address::parse(&endpoint.secret_url());
     assert!(again.is_ok_and(|again| again.is_same_place(&address)));
 });

@@ -13,6 +13,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     };
     if let Ok(definition) = Definition::decode(key, value) {
         assert_eq!(definition.key(), key);
-        assert_eq!(Definition::decode(&definition.key(), &definition.value()), Ok(definition));
+        assert_eq!(
+            Definition::decode(&definition.key(), &definition.value()),
+            Ok(definition)
+        );
     }
 });
