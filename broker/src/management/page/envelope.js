@@ -1,5 +1,5 @@
-// The JSON texts of messages and of sessions' answers, whole or cut off: the tap and a peek show the
-// beginning of a long one. No DOM.
+// The JSON texts of messages and of sessions' answers, whole or cut off: the tap and a peek show
+// the beginning of a long one. No DOM.
 //
 // The broker passes bytes and knows no envelope. Whatever does not look as it should is ignored,
 // never trusted.
