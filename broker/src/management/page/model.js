@@ -54,10 +54,10 @@ export class Model {
     this.messages = new Map();
     /** id → keys of messages. */
     this.ids = new Map();
-    /** What they take. */
     this.room = new MessageRoom();
-    /** name → what was said last to or by it. */
+    /** name → what was said last to or by it; of unknown names, as anybody makes many, in strays. */
     this.lasts = new Map();
+    this.strays = new Map();
     this.missed = 0;
     /** Whether the signed-in user gets what is kept on disk; which state of it is known. */
     this.hasArchive = false;
@@ -226,8 +226,8 @@ export class Model {
       if (knowsMore(told, message)) become(message, told);
     }
     this.add(message);
-    // Anybody may publish to a key that no session has.
-    if (message.isOwn || this.sessions.has(queue)) keep(this.lasts, queue, message, LASTS);
+    const lasts = message.isOwn || this.sessions.has(queue) ? this.lasts : this.strays;
+    keep(lasts, queue, message, LASTS);
     // Others can write any name as the sender.
     if (message.isOwn) keep(this.lasts, message.from, message, LASTS);
     return true;
@@ -260,7 +260,7 @@ export class Model {
   /** The whole text of a message that was cut; another account of it may be in its place by now. */
   widen(asked, text) {
     const isHere = this.messages.get(asked.key) === asked;
-    const message = isHere ? asked : this.withId(asked.id).find((other) => isSame(other, asked));
+    const message = isHere ? asked : this.withId(asked.id).find((one) => isSame(one, asked));
     if (!message) return;
     this.room.count(message, 0, -message.haystack.length);
     message.text = text;

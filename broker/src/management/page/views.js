@@ -172,13 +172,9 @@ function fill(child, model, session) {
   kept.hidden = texts.length === 0;
   offer(acts, standing);
   last.hidden = texts.length > 0;
-  const message = model.lasts.get(session.name);
-  say(
-    last,
-    message
-      ? `${isSaidBy(session, message) ? `to ${message.to}` : message.from}: ${message.text.slice(0, 300)}`
-      : "nothing said yet",
-  );
+  const message = model.lasts.get(session.name) ?? model.strays.get(session.name);
+  const spoke = message && (isSaidBy(session, message) ? `to ${message.to}` : message.from);
+  say(last, message ? `${spoke}: ${message.text.slice(0, 300)}` : "nothing said yet");
   const waiting = model.waiting(session);
   const first = standing.presences[0];
   const facts = [];
