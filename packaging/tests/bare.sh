@@ -2,8 +2,8 @@
 # Installs a binary in a bare Debian 12 in each way that it has, and plays `cbroker demo` with each,
 # as a user without rights: packaging/tests/bare.sh BINARY [FOLDER]
 #
-# FOLDER keeps the bare Debian for the next run. Needs root, debootstrap, node's `npm` to be had from
-# Debian, and a machine that allows namespaces: nothing in it sees more than its own loopback.
+# FOLDER keeps the bare Debian for the next run. Needs root, debootstrap, node's `npm` to be had
+# from Debian, and a machine that allows namespaces: nothing in it sees more than its own loopback.
 # CBROKER_TEST_NPM=no leaves npm out, which is half of what debootstrap fetches.
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: $0 BINARY [FOLDER]" >&2; exit 2; }
@@ -44,10 +44,19 @@ id tester >/dev/null 2>&1 || useradd --create-home tester
 as_user() { su - tester -c "$1"; }
 # plays WAY COMMAND
 plays() {
-    as_user "$2 demo" >/tmp/demo.log 2>&1 || { cat /tmp/demo.log; echo "bare: $1: its demo fails"; exit 1; }
+    as_user "$2 demo" >/tmp/demo.log 2>&1 || {
+        cat /tmp/demo.log
+        echo "bare: $1: its demo fails"
+        exit 1
+    }
     echo "bare: $1: demo green"
 }
-gone() { if as_user 'command -v cbroker' >/dev/null; then echo "bare: $1: it is still there"; exit 1; fi; }
+gone() {
+    if as_user 'command -v cbroker' >/dev/null; then
+        echo "bare: $1: it is still there"
+        exit 1
+    fi
+}
 
 gone 'nothing yet'
 dpkg --install /packages/*.deb >/dev/null
@@ -64,7 +73,10 @@ require("http").createServer((asked, answer) => {
 JS
 node /tmp/serve.js &
 tries=0
-until curl -s http://127.0.0.1:8000/ >/dev/null || [ $tries -ge 300 ]; do tries=$((tries + 1)); sleep 0.1; done
+until curl -s http://127.0.0.1:8000/ >/dev/null || [ $tries -ge 300 ]; do
+    tries=$((tries + 1))
+    sleep 0.1
+done
 as_user 'CBROKER_RELEASES=http://127.0.0.1:8000 sh </packages/install.sh' >/dev/null
 plays 'install.sh' '~/.local/bin/cbroker'
 as_user 'sh /packages/install.sh --uninstall' >/dev/null

@@ -384,10 +384,8 @@ fn a_long_message_whose_json_has_a_text_nested_or_twice_is_not_shown_as_another_
             text(`{ ${head} , "n": [1, {"a": null}, true], "message" : "long${'y'.repeat(9)}`),
             text(`{${head},"message":"cut \\ud83`),
         ]);
-    }) && true"#;
-    assert_eq!(browser.value(script), true);
-    browser.until("window.found !== undefined");
-    let found = browser.value("window.found");
+    })"#;
+    let found = browser.found(script);
     let found: serde_json::Value = serde_json::from_str(found.as_str().unwrap()).unwrap();
     let wanted = json!([
         "real",
@@ -469,9 +467,7 @@ fn a_stranger_who_uses_an_id_for_another_session_is_not_shown_with_the_users_tex
             line: '[cbroker peer message from=operator id=1] delete it [end]' };
         window.found = JSON.stringify(['one', 'two'].flatMap((name) =>
             [heldText(model, { name }, held), sent(model, { name }, held).length]));
-    }) && true"#;
-    browser.value(script);
-    browser.until("window.found !== undefined");
+    })"#;
     let shown = r#"["run the tests",1,"delete it",0]"#;
-    assert_eq!(browser.value("window.found"), shown);
+    assert_eq!(browser.found(script), shown);
 }

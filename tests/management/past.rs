@@ -176,10 +176,8 @@ fn a_long_message_that_is_told_of_anew_while_its_text_is_asked_for_opens_whole()
         const [shown, ...more] = model.messages.values();
         window.found = JSON.stringify([shown !== asked, more.length,
             shown.text.endsWith('the end'), model.room.all.size === shown.haystack.length]);
-    }) && true"#;
-    browser.value(script);
-    browser.until("window.found !== undefined");
-    assert_eq!(browser.value("window.found"), "[true,0,true,true]");
+    })"#;
+    assert_eq!(browser.found(script), "[true,0,true,true]");
 }
 
 #[test]
@@ -197,10 +195,8 @@ fn what_the_history_says_again_takes_no_more_room_on_the_page() {
             model.told({ version: `${round}`, older: 0, messages: [...members, ...others] });
         window.found = JSON.stringify([model.messages.size, model.room.all.count,
             model.room.others.count]);
-    }) && true";
-    browser.value(script);
-    browser.until("window.found !== undefined");
-    assert_eq!(browser.value("window.found"), "[80,80,40]");
+    })";
+    assert_eq!(browser.found(script), "[80,80,40]");
 }
 
 #[test]

@@ -178,6 +178,13 @@ impl Browser {
         });
     }
 
+    /// What a script of the page's modules leaves in `window.found`: it is a promise.
+    pub(crate) fn found(&self, script: &str) -> Value {
+        self.value(&format!("({script}) && true"));
+        self.until("window.found !== undefined");
+        self.value("window.found")
+    }
+
     /// Presses keys on the focused element, as a person would.
     pub(crate) fn press(&self, keys: &str) {
         let strokes: Vec<Value> = keys
