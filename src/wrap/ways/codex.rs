@@ -30,7 +30,7 @@ use super::{
 };
 use daemon::next;
 use link::{Link, LinkError, Question};
-use local::{Local, QueueError};
+use local::{Found, Local, QueueError};
 pub use setup::{Mark, Setup, home};
 use threads::{Status, Threads};
 
@@ -60,6 +60,7 @@ const BEGINS_WITHIN: Duration = Duration::from_mins(5);
 const TEXTS: usize = 64;
 /// Why the way is closed.
 const NO_THREAD: &str = "no thread of this session is found";
+const NO_TURN: &str = "`codex queue` takes nothing before the thread's first turn";
 
 /// The session's handle of this way. Its task ends when this is dropped.
 #[derive(Debug)]
@@ -117,14 +118,26 @@ enum Progress {
     Ended(Instant),
 }
 
+/// What was last told of the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// That it is coming, or nothing.
+    Coming,
+    Open,
+    /// Why it is closed.
+    Closed(&'static str),
+}
+
 struct Work {
     setup: Setup,
     threads: Threads,
     link: Option<Link>,
     local: Option<Local>,
+    /// The thread is in a process without the daemon, and has had no turn.
+    is_turnless: bool,
     in_flight: BTreeMap<SubmissionNumber, InFlight>,
     proof: Proof,
-    is_open: bool,
+    told: Told,
     began: Instant,
     pause: Duration,
     /// When to look for the thread again.
@@ -141,9 +154,10 @@ impl Work {
             setup,
             link: None,
             local: None,
+            is_turnless: false,
             in_flight: BTreeMap::new(),
             proof: Proof::default(),
-            is_open: false,
+            told: Told::Coming,
             began: Instant::now(),
             pause: FIRST_PAUSE,
             search_at: Instant::now(),
@@ -154,7 +168,8 @@ impl Work {
 
     async fn run(mut self, mut texts: Receiver<Submission>) {
         loop {
-            let search_at = (!self.is_open || self.local.is_some()).then_some(self.search_at);
+            let is_searching = self.told != Told::Open || self.local.is_some();
+            let search_at = is_searching.then_some(self.search_at);
             let due = search_at.into_iter().chain(self.next_look()).min();
             tokio::select! {
                 text = texts.recv() => match text {
@@ -191,21 +206,31 @@ impl Work {
         let _session_ended = self.reporter.send(report).await;
     }
 
-    async fn tell_open(&mut self) {
-        if self.threads.current().is_some() {
+    /// Tells whether the way is open, if that is news.
+    async fn tell(&mut self) {
+        let has_thread = self.threads.current().is_some();
+        if has_thread {
             self.local = None;
+            self.is_turnless = false;
         }
-        let is_open = self.threads.current().is_some() || self.local.is_some();
-        if is_open == std::mem::replace(&mut self.is_open, is_open) {
+        let told = if has_thread || self.local.is_some() {
+            Told::Open
+        } else if self.is_turnless {
+            Told::Closed(NO_TURN)
+        } else if self.told == Told::Coming {
+            Told::Coming
+        } else {
+            Told::Closed(NO_THREAD)
+        };
+        if told == std::mem::replace(&mut self.told, told) {
             return;
         }
         self.pause = FIRST_PAUSE;
-        self.report(if is_open {
-            WayReport::Open
-        } else {
-            WayReport::Closed(NO_THREAD.to_owned())
-        })
-        .await;
+        match told {
+            Told::Coming => {}
+            Told::Open => self.report(WayReport::Open).await,
+            Told::Closed(why) => self.report(WayReport::Closed(why.to_owned())).await,
+        }
     }
 
     /// Looks for the thread: with the daemon, then in the processes below us.
@@ -223,21 +248,9 @@ impl Work {
             Some(_) => {}
         }
         if self.threads.current().is_none() {
-            let home = self.setup.home.clone();
-            let us = i32::try_from(std::process::id()).unwrap_or_default();
-            let found = tokio::task::spawn_blocking(move || {
-                let local = Local::find(us, &home);
-                let starts_daemon = local.is_none() && local::starts_daemon(us, &home);
-                (local, starts_daemon)
-            });
-            let (local, starts_daemon) = found.await.unwrap_or_default();
-            self.local = local;
-            let begins = self.link.is_some() && self.began.elapsed() < BEGINS_WITHIN;
-            if self.local.is_none() && (starts_daemon || begins) {
-                self.report(WayReport::Starting).await;
-            }
+            self.search_locally().await;
         }
-        self.tell_open().await;
+        self.tell().await;
         self.search_at = Instant::now() + self.pause;
         let longest = if self.began.elapsed() < STARTS_WITHIN {
             START_PAUSE
@@ -245,6 +258,30 @@ impl Work {
             LAST_PAUSE
         };
         self.pause = (self.pause * 2).min(longest);
+    }
+
+    /// Looks for the thread in the processes below us.
+    async fn search_locally(&mut self) {
+        let home = self.setup.home.clone();
+        let us = i32::try_from(std::process::id()).unwrap_or_default();
+        let found = tokio::task::spawn_blocking(move || {
+            let found = Local::find(us, &home);
+            let starts_daemon =
+                !matches!(found, Found::Thread(_)) && local::starts_daemon(us, &home);
+            (found, starts_daemon)
+        });
+        let (found, starts_daemon) = found.await.unwrap_or_default();
+        let begins = self.link.is_some() && self.began.elapsed() < BEGINS_WITHIN;
+        self.is_turnless = found == Found::NoTurn && !starts_daemon;
+        let is_coming = starts_daemon || (begins && found == Found::Nothing);
+        self.local = match found {
+            Found::Thread(local) => Some(local),
+            Found::NoTurn | Found::Nothing => None,
+        };
+        if self.local.is_none() && is_coming {
+            self.told = Told::Coming;
+            self.report(WayReport::Starting).await;
+        }
     }
 
     fn set(&mut self, number: SubmissionNumber, stage: Progress) {
@@ -260,22 +297,28 @@ impl Work {
             .insert(number, InFlight { submission, stage });
         if self.threads.current().is_some() {
             self.move_on().await;
-        } else if let Some(local) = self.local.clone() {
-            self.queue(number, &local).await;
+        } else if self.local.is_some() {
+            self.queue(number).await;
         } else {
             self.not_taken(number, NO_THREAD.to_owned(), Refusal::Failed)
                 .await;
         }
     }
 
-    async fn queue(&mut self, number: SubmissionNumber, local: &Local) {
+    async fn queue(&mut self, number: SubmissionNumber) {
+        // The person may have begun another thread since the last search.
+        self.search_locally().await;
+        self.tell().await;
+        let Some(local) = self.local.clone() else {
+            self.not_taken(number, NO_THREAD.to_owned(), Refusal::Elsewhere)
+                .await;
+            return;
+        };
         let Some(text) = self.in_flight.get(&number) else {
             return;
         };
         let Submission { ids, text, .. } = &text.submission;
-        // A thread without turns has no rollout yet: it is followed when it is there.
-        self.proof
-            .expect(number, ids.clone(), local.rollout().as_deref());
+        self.proof.expect(number, ids.clone(), Some(&local.rollout));
         match local.queue(&self.setup.program, text).await {
             Ok(()) => self.set(number, Progress::Sent(Instant::now())),
             Err(QueueError::Refused(why)) => self.not_taken(number, why, Refusal::Failed).await,
@@ -289,7 +332,7 @@ impl Work {
 
     /// Tells what the thread does, and starts what waits for it.
     async fn move_on(&mut self) {
-        self.tell_open().await;
+        self.tell().await;
         let Some(thread) = self.threads.current().cloned() else {
             return;
         };
@@ -342,7 +385,7 @@ impl Work {
             }
         }
         self.search_at = Instant::now() + FIRST_PAUSE;
-        self.tell_open().await;
+        self.tell().await;
     }
 
     async fn lose(&mut self, number: SubmissionNumber) {
@@ -369,9 +412,8 @@ impl Work {
             .local
             .as_ref()
             .is_some_and(|local| !process::is_alive(local.pid));
-        let rollout = self.local.as_ref().and_then(Local::rollout);
-        if let Some(rollout) = rollout.filter(|_| !self.in_flight.is_empty()) {
-            self.proof.follow(&rollout);
+        if let Some(local) = self.local.as_ref().filter(|_| !self.in_flight.is_empty()) {
+            self.proof.follow(&local.rollout);
         }
         for (number, stage) in self.proof.look().await {
             if stage == Stage::InContext && self.in_flight.remove(&number).is_some() {
@@ -396,7 +438,7 @@ impl Work {
             for number in numbers(self, &|_| true) {
                 self.lose(number).await;
             }
-            self.tell_open().await;
+            self.tell().await;
         }
     }
 }

@@ -34,34 +34,57 @@ pub(super) enum QueueError {
     Unknown,
 }
 
-/// A process of Codex's that holds a thread.
+/// What runs below us without the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Found {
+    /// No process that holds a thread.
+    #[default]
+    Nothing,
+    /// One whose thread has had no turn: `codex queue` refuses it (`no rollout found`).
+    NoTurn,
+    /// One whose thread takes texts.
+    Thread(Local),
+}
+
+/// A process of Codex's that holds a thread which has had a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Local {
     pub(super) pid: i32,
     pub(super) thread: String,
+    /// The file that holds the thread's history.
+    pub(super) rollout: PathBuf,
 }
 
 impl Local {
-    /// The one among the processes that descend from `us`.
-    pub(super) fn find(us: i32, home: &Path) -> Option<Self> {
-        let locks = home.canonicalize().ok()?.join(LOCKS);
-        below(us).find_map(|pid| {
-            let held = platform::open_files(pid)
-                .into_iter()
+    /// Looks among the processes that descend from `us`.
+    pub(super) fn find(us: i32, home: &Path) -> Found {
+        let Ok(home) = home.canonicalize() else {
+            return Found::Nothing;
+        };
+        let locks = home.join(LOCKS);
+        let found = below(us).find_map(|pid| {
+            let files = platform::open_files(pid);
+            let held = files
+                .iter()
                 .filter(|file| file.parent() == Some(&locks))
-                .filter_map(|file| file.file_stem()?.to_str().map(str::to_owned))
+                .filter_map(|file| file.file_stem()?.to_str())
                 .filter(|name| !name.starts_with('.'));
             // Ids begin with the time, so the newest is the greatest.
-            held.max().map(|thread| Self { pid, thread })
-        })
-    }
-
-    /// The file that holds its history, once there is one.
-    pub(super) fn rollout(&self) -> Option<PathBuf> {
-        let ending = format!("{}.jsonl", self.thread);
-        platform::open_files(self.pid)
-            .into_iter()
-            .find(|file| file.to_string_lossy().ends_with(&ending))
+            let thread = held.max()?.to_owned();
+            let ending = format!("{thread}.jsonl");
+            let mut histories = files
+                .iter()
+                .filter(|file| file.to_string_lossy().ends_with(&ending));
+            Some(histories.next().map_or(Found::NoTurn, |rollout| {
+                let rollout = rollout.clone();
+                Found::Thread(Self {
+                    pid,
+                    thread,
+                    rollout,
+                })
+            }))
+        });
+        found.unwrap_or_default()
     }
 
     /// Puts a text into its queue.
@@ -146,13 +169,14 @@ mod tests {
         let locks = home.path().join(LOCKS);
         fs::create_dir(&locks).unwrap();
         let us = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(Local::find(us, home.path()), None);
-        let script =
-            "exec 3>$0/01a.lock 4>$0/01b.lock 5>$1/r-01b.jsonl 6>$0/.coordination.lock; read x";
+        assert_eq!(Local::find(us, home.path()), Found::Nothing);
+        let script = "exec 3>$0/01a.lock 4>$0/01b.lock 5>$1/r-01a.jsonl 6>$0/.coordination.lock
+            read x; exec 7>$1/r-01b.jsonl; echo; read x";
         let mut child = std::process::Command::new("sh")
             .args(["-c", script])
             .args([&locks, home.path()])
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
@@ -162,13 +186,20 @@ mod tests {
         {
             tokio::task::yield_now().await;
         }
-        let found = Local::find(us, home.path()).unwrap();
-        let thread = "01b".to_owned();
-        assert_eq!(found, Local { pid, thread });
-        assert!(found.rollout().unwrap().ends_with("r-01b.jsonl"));
+        assert_eq!(Local::find(us, home.path()), Found::NoTurn);
+        let mut to_child = child.stdin.take().unwrap();
+        to_child.write_all(b"go\n").unwrap();
+        let mut said = [0];
+        child.stdout.take().unwrap().read_exact(&mut said).unwrap();
+        let local = Local {
+            pid,
+            thread: "01b".to_owned(),
+            rollout: home.path().canonicalize().unwrap().join("r-01b.jsonl"),
+        };
+        assert_eq!(Local::find(us, home.path()), Found::Thread(local));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(Local::find(us, home.path()), None);
+        assert_eq!(Local::find(us, home.path()), Found::Nothing);
     }
 
     #[tokio::test]
@@ -204,6 +235,7 @@ mod tests {
         let local = Local {
             pid: 1,
             thread: "01a".to_owned(),
+            rollout: PathBuf::new(),
         };
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("codex");

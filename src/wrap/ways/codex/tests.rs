@@ -380,6 +380,57 @@ async fn a_session_of_somebody_else_never_opens_the_way() {
     assert!(is_failure, "{refused:?}");
 }
 
+/// A program that holds the lock of a thread from the start and its history from the line `go` on;
+/// as `codex queue` it writes the text into that history.
+#[cfg(target_os = "linux")]
+const WITHOUT_DAEMON: &str = r#"#!/bin/sh
+folder=$(dirname "$0")
+if [ "$1" = queue ]; then
+    [ "$2 $3" = "--thread 01a" ] || exit 1
+    row='{"type":"response_item","payload":{"type":"message","role":"user","content":['
+    printf '%s{"type":"input_text","text":"%s"}]}}\n' "$row" "$5" >>"$folder/r-01a.jsonl"
+    exit
+fi
+exec 3>"$folder/thread-writer-locks/01a.lock"
+read -r go
+exec 4>>"$folder/r-01a.jsonl"
+read -r end
+"#;
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_thread_without_the_daemon_is_queued_to_from_its_first_turn_on() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::{Command, Stdio};
+
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().canonicalize().unwrap();
+    fs::create_dir(folder.join("thread-writer-locks")).unwrap();
+    let program = folder.join("codex");
+    fs::write(&program, WITHOUT_DAEMON).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut codex = Command::new(&program)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mark = Mark::new(folder.join("01MARK")).unwrap();
+    let setup = Setup {
+        home: folder.clone(),
+        program: program.into(),
+        mark,
+    };
+    let (way, mut told) = start(setup);
+    assert_eq!(told.fate().await, WayReport::Closed(NO_TURN.to_owned()));
+    let mut keys = codex.stdin.take().unwrap();
+    keys.write_all(b"go\n").unwrap();
+    assert_eq!(told.fate().await, WayReport::Open);
+    assert!(way.deliver(submission(Timing::Idle)));
+    assert_eq!(told.fate().await, WayReport::InContext(1));
+    drop(keys);
+    codex.wait().unwrap();
+    assert_eq!(told.fate().await, WayReport::Closed(NO_THREAD.to_owned()));
+}
+
 #[test]
 fn the_home_is_where_the_environment_says() {
     let named = home(Some(Path::new("/c")), Some(Path::new("/h")));
