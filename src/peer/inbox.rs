@@ -90,10 +90,11 @@ pub enum InboxEvent {
     Attached(Attached),
     /// A message.
     Delivery(Box<ReceivedMessage>),
-    /// The broker is away; attempts go on. Deliveries that are still open will come again.
+    /// The broker is away, or another client has the queue alone; attempts go on. Deliveries that
+    /// are still open will come again.
     Lost(PeerError),
-    /// The broker refuses permanently, or another session has the queue exclusively. No more events
-    /// follow.
+    /// The broker refuses permanently, or this session wants to be alone at the queue and is not.
+    /// No more events follow.
     Refused(PeerError),
     /// A request was ignored, because it does not come from this session's own user. Reported
     /// once.

@@ -167,6 +167,32 @@ fn a_queue_that_a_user_holds_alone_stops_no_command_for_other_sessions() {
     session.wait_for_submission("to all of you");
 }
 
+#[test]
+fn a_name_that_a_user_holds_alone_keeps_no_program_from_running() {
+    // It ended with "the broker refused", and the program never ran.
+    let place = Place::new();
+    let _broker = started(&place);
+    with_bob(
+        &place,
+        "",
+        ["^held$", "^held$", r"^claudeBroker(\.groups)?$"],
+    );
+    let session = run(async {
+        let (_connection, channel) = bob(&place).await;
+        hold_alone(&channel, "held", "team").await;
+        let session = Wrapped::open_unattached(&place, "held", &[]);
+        session.terminal.wait_for("runs without messages");
+        session
+    });
+    let is_attached = || {
+        let row = place.listed("held");
+        row.is_some_and(|row| row["consumers"] == 1 && row["state"] != "unknown")
+    };
+    wait_until(is_attached, || session.terminal.shown());
+    place.ok(["send", "--to", "held", "-m", "now it is ours"]);
+    session.wait_for_submission("now it is ours");
+}
+
 /// The properties of a message in the name of the sessions' own user.
 fn as_owner() -> BasicProperties {
     BasicProperties::default()

@@ -104,7 +104,7 @@ impl InboxConnection {
                     }
                 }
                 // A broker that was there once is coming back, whatever it says while it starts.
-                Err(error) if was_attached || error.is_passing() => error,
+                Err(error) if was_attached || self.may_pass(&error) => error,
                 Err(error) => {
                     let _ = self.events.send(InboxEvent::Refused(error)).await;
                     return;
@@ -122,6 +122,13 @@ impl InboxConnection {
                 () = tokio::time::sleep(backoff.next_pause(chance())) => {}
             }
         }
+    }
+
+    /// Whether another attempt may succeed. A client that has the queue alone leaves some day, and
+    /// only who wants to be alone too is refused for it.
+    fn may_pass(&self, error: &PeerError) -> bool {
+        let is_shared = self.options.sharing == Sharing::Shared;
+        error.is_passing() || (is_shared && matches!(error, PeerError::InUse(_)))
     }
 
     async fn attach(&self) -> Result<(AttachedConnections, Attached), PeerError> {

@@ -102,7 +102,7 @@ pub(super) fn without_broker(
     }
     if config.volume != Volume::Quiet {
         eprintln!(
-            "cbroker: {} (the program runs without messages until the broker answers)",
+            "cbroker: {} (the program runs without messages until the session attaches)",
             error.summary()
         );
     }
