@@ -177,11 +177,16 @@ impl Api {
             _ => {}
         }
     }
+}
 
-    fn tick(&self) {
-        self.rates.observe(&self.broker, Instant::now());
-        self.open_or_close_tap();
+/// Looks at the counters on a thread of its own, because that visits all queues and channels.
+async fn tick(api: &SharedApi) {
+    let looking = Arc::clone(api);
+    let look = move || looking.rates.observe(&looking.broker, Instant::now());
+    if let Err(error) = tokio::task::spawn_blocking(look).await {
+        tracing::error!(%error, "the counters could not be looked at");
     }
+    api.open_or_close_tap();
 }
 
 /// Serves until the future is dropped.
@@ -205,7 +210,7 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, about: About, doors: Doors) 
     let mut ticks = tokio::time::interval(EVERY);
     loop {
         ticks.tick().await;
-        api.tick();
+        tick(&api).await;
     }
 }
 

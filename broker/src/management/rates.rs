@@ -281,12 +281,12 @@ impl Looks {
             // A channel that closes between the two looks is in neither for a moment: totals never
             // fall.
             let mut channels = counted(&vhost.closed_channels);
-            for connection in &connections {
-                let is_here = connection
-                    .opened
-                    .get()
-                    .is_some_and(|opened| opened.vhost == *vhost.name());
-                for channel in connection.channels().iter().filter(|_| is_here) {
+            let is_here = |connection: &&Arc<ConnectionHandle>| {
+                let opened = connection.opened.get();
+                opened.is_some_and(|opened| opened.vhost == *vhost.name())
+            };
+            for connection in connections.iter().filter(is_here) {
+                for channel in &connection.channels() {
                     for (sum, count) in channels.iter_mut().zip(channel_counts(channel)) {
                         *sum += count;
                     }
@@ -349,6 +349,7 @@ impl Looks {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::sync::mpsc::sync_channel;
     use std::thread;
@@ -356,6 +357,7 @@ mod tests {
 
     use super::super::tests::TestApi;
     use super::{Rates, Track};
+    use crate::lock::lock;
     use crate::vhost::DeleteCondition;
 
     #[test]
@@ -365,6 +367,30 @@ mod tests {
         assert_eq!(track.step([30, 2], 2.0), [20, 0]);
         assert!((track.rates[0] - 10.0).abs() < f64::EPSILON);
         assert!((track.rates[1] + 1.0).abs() < f64::EPSILON);
+    }
+
+    /// While somebody else looks, only a thread of the ticker's own waits for it.
+    #[tokio::test]
+    async fn the_ticker_keeps_no_serving_thread() {
+        let test = TestApi::start().await;
+        let api = Arc::clone(&test.api);
+        let (looks, is_looking) = sync_channel(1);
+        let (end, ended) = sync_channel(1);
+        let somebody = thread::spawn(move || {
+            let _looking = lock(&api.rates.looking);
+            looks.send(()).unwrap();
+            ended.recv_timeout(Duration::from_mins(1)).is_ok()
+        });
+        is_looking.recv().unwrap();
+        let ticking = async {
+            super::super::tick(&test.api).await;
+        };
+        let serving = async {
+            end.send(()).unwrap();
+        };
+        tokio::join!(ticking, serving);
+        assert!(somebody.join().unwrap(), "nothing else ran meanwhile");
+        test.stop().await;
     }
 
     /// Once a writer waits for the tables, no further reader gets them.
