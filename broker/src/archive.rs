@@ -3,21 +3,30 @@
 //!
 //! The broker hands JSON texts on and does not look into them.
 
+use std::error::Error;
 use std::fmt::Debug;
+use std::io;
 
 /// The answer to a request for something that is kept: a JSON text.
 pub type ArchiveAnswer = Result<String, ArchiveError>;
 
 /// Why there is no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// Nothing of that name is kept.
+    #[error("nothing of that name is kept")]
     Missing,
-    /// It could not be done. The text is for a person.
-    Failed(String),
+    /// The disk does not give it.
+    #[error("cannot read what is kept: {0}")]
+    Unreadable(#[from] io::Error),
+    /// It could not be sent again.
+    #[error("it was not sent: {0}")]
+    NotSent(#[source] Box<dyn Error + Send + Sync>),
     /// Another user may have published it, and the request did not agree to that.
+    #[error("the broker does not vouch that your user published it; yes=true sends it as yours")]
     NotVouched,
     /// It would take more memory than the caller may hold.
+    #[error("this user makes the broker hold too much already")]
     TooMuch,
 }
 

@@ -453,12 +453,11 @@ impl Channel {
     }
 }
 
-fn undecodable(error: method::MethodError) -> Fault {
-    match error {
-        method::MethodError::Undecodable(text) => Fault::connection(ReplyCode::FrameError, text),
-        method::MethodError::Unknown { class, method } => Fault::connection(
-            ReplyCode::NotImplemented,
-            format!("unknown method {class}.{method}"),
-        ),
-    }
+#[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
+fn undecodable(error: method::MethodError<'_>) -> Fault {
+    let code = match error {
+        method::MethodError::Undecodable(_) => ReplyCode::FrameError,
+        method::MethodError::Unknown { .. } => ReplyCode::NotImplemented,
+    };
+    Fault::connection(code, error.to_string())
 }

@@ -184,7 +184,7 @@ impl Greeting<'_> {
             let front = self
                 .input
                 .front(GREETING_BYTES)
-                .map_err(|error| Fault::connection(ReplyCode::FrameError, error.0))?;
+                .map_err(|error| Fault::connection(ReplyCode::FrameError, error.to_string()))?;
             match front {
                 ParsedFrame::Partial { needed } => self.more(needed).await?,
                 ParsedFrame::Whole(whole) if whole.kind == frame::HEARTBEAT => {

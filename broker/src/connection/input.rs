@@ -60,7 +60,7 @@ impl ReadBuffer {
     }
 
     /// What stands at the front.
-    pub(super) fn front(&self, limit: u32) -> Result<ParsedFrame<'_>, FrameError> {
+    pub(super) fn front(&self, limit: u32) -> Result<ParsedFrame<'_>, FrameError<'_>> {
         frame::parse(self.waiting(), limit)
     }
 

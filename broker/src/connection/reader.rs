@@ -272,7 +272,7 @@ impl ConnectionReader {
                 Ok(ParsedFrame::Partial { needed }) => break StopReason::Partial(needed),
                 Err(error) => {
                     break StopReason::Fault(
-                        Fault::connection(ReplyCode::FrameError, error.0),
+                        Fault::connection(ReplyCode::FrameError, error.to_string()),
                         (0, 0),
                     );
                 }
@@ -393,8 +393,8 @@ impl ConnectionReader {
                 Ok(Next::On)
             }
             Ok(Method::ConnectionCloseOk) => Ok(Next::Closed),
-            Err(method::MethodError::Undecodable(text)) => {
-                Err(Fault::connection(ReplyCode::FrameError, text))
+            Err(error @ method::MethodError::Undecodable(_)) => {
+                Err(Fault::connection(ReplyCode::FrameError, error.to_string()))
             }
             _ => Err(Fault::connection(
                 ReplyCode::ChannelError,

@@ -60,12 +60,23 @@ pub(crate) enum ParsedFrame<'a> {
     },
 }
 
-/// Bytes that are not a frame. The text goes into a 501 `FRAME_ERROR`.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct FrameError(pub(crate) String);
+/// Bytes that are not a frame, shown as in the text of RabbitMQ's 501 `FRAME_ERROR`.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FrameError<'a> {
+    /// The payload is longer than was agreed.
+    #[error("type {kind}, all octets = <<>>: {{frame_too_large,{size},{most}}}")]
+    TooLarge { kind: u8, size: u32, most: u32 },
+    /// Something else stands where the frame ends.
+    #[error("{}: {{invalid_frame_end_marker,{end}}}", quote(*kind, payload))]
+    NoEnd {
+        kind: u8,
+        payload: &'a [u8],
+        end: u8,
+    },
+}
 
 /// Parses the frame at the front of `buffer`. `limit` is the negotiated frame-max, 0 for no limit.
-pub(crate) fn parse(buffer: &[u8], limit: u32) -> Result<ParsedFrame<'_>, FrameError> {
+pub(crate) fn parse(buffer: &[u8], limit: u32) -> Result<ParsedFrame<'_>, FrameError<'_>> {
     let Some((head, rest)) = buffer.split_first_chunk::<7>() else {
         return Ok(ParsedFrame::Partial { needed: OVERHEAD });
     };
@@ -75,9 +86,7 @@ pub(crate) fn parse(buffer: &[u8], limit: u32) -> Result<ParsedFrame<'_>, FrameE
     // eight bytes around it.
     if limit != 0 && size > limit {
         let most = limit.saturating_sub(8);
-        return Err(FrameError(format!(
-            "type {kind}, all octets = <<>>: {{frame_too_large,{size},{most}}}"
-        )));
+        return Err(FrameError::TooLarge { kind, size, most });
     }
     let size = size as usize;
     let Some(end) = rest.get(size) else {
@@ -87,10 +96,8 @@ pub(crate) fn parse(buffer: &[u8], limit: u32) -> Result<ParsedFrame<'_>, FrameE
     };
     let payload = &rest[..size];
     if *end != END {
-        return Err(FrameError(format!(
-            "{}: {{invalid_frame_end_marker,{end}}}",
-            quote(kind, payload)
-        )));
+        let end = *end;
+        return Err(FrameError::NoEnd { kind, payload, end });
     }
     Ok(ParsedFrame::Whole(Frame {
         kind,
@@ -143,7 +150,7 @@ mod tests {
     fn a_frame_above_the_limit_is_refused_before_its_payload_came() {
         let error = parse(&[1, 0, 1, 0, 0, 0x23, 0x28], 4096).unwrap_err();
         assert_eq!(
-            error.0,
+            error.to_string(),
             "type 1, all octets = <<>>: {frame_too_large,9000,4088}"
         );
     }
@@ -158,7 +165,7 @@ mod tests {
     fn a_wrong_end_octet_is_refused() {
         let error = parse(&[1, 0, 1, 0, 0, 0, 1, 5, 0], 0).unwrap_err();
         assert_eq!(
-            error.0,
+            error.to_string(),
             "type 1, all octets = <<5>>: {invalid_frame_end_marker,0}"
         );
     }

@@ -7,11 +7,13 @@ use super::cursor::{ByteCursor, MalformedField};
 use super::erlang;
 
 /// Why a method frame cannot be decoded.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum MethodError {
-    /// A malformed method (501); holds the reply text.
-    Undecodable(String),
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum MethodError<'a> {
+    /// A malformed method (501), and as much of it as is shown.
+    #[error("cannot decode {}", erlang::binary(.0))]
+    Undecodable(&'a [u8]),
     /// AMQP 0-9-1 has no method with these numbers, or only a server sends it.
+    #[error("unknown method {class}.{method}")]
     Unknown { class: u16, method: u16 },
 }
 
@@ -179,13 +181,10 @@ pub(crate) enum Method<'a> {
 }
 
 /// Decodes the payload of a method frame.
-pub(crate) fn decode(payload: &[u8]) -> Result<Method<'_>, MethodError> {
+pub(crate) fn decode(payload: &[u8]) -> Result<Method<'_>, MethodError<'_>> {
     let mut cursor = ByteCursor::new(payload);
     let (Ok(class), Ok(method)) = (cursor.u16(), cursor.u16()) else {
-        return Err(MethodError::Undecodable(format!(
-            "cannot decode {}",
-            erlang::binary(payload)
-        )));
+        return Err(MethodError::Undecodable(payload));
     };
     let arguments = cursor.rest();
     let decoded = match class {
@@ -208,10 +207,7 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Method<'_>, MethodError> {
         Ok(None) => return Err(MethodError::Unknown { class, method }),
         Ok(Some(_)) | Err(MalformedField) => {
             let shown = &arguments[..arguments.len().min(64)];
-            return Err(MethodError::Undecodable(format!(
-                "cannot decode {}",
-                erlang::binary(shown)
-            )));
+            return Err(MethodError::Undecodable(shown));
         }
     };
     Ok(known)

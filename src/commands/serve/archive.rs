@@ -73,7 +73,7 @@ impl HomeArchive {
             }
             Ok(())
         };
-        each_dead_letter(&self.config.home, None, take).map_err(|error| failed(&error))?;
+        each_dead_letter(&self.config.home, None, take)?;
         found.ok_or(ArchiveError::Missing)
     }
 
@@ -97,15 +97,23 @@ impl HomeArchive {
 
     async fn send_again(&self, letter: &KeptDeadLetter) -> Result<Value, ArchiveError> {
         let url = self.url.get().ok_or(ArchiveError::Missing)?;
-        let told = |error: &Error| ArchiveError::Failed(error.summary());
-        let here = self.config.for_url(url).map_err(|error| told(&error))?;
+        let here = self.config.for_url(url).map_err(not_sent)?;
         let peer = Peer::connect(&here.endpoint, "dead").await;
-        let mut peer = peer.map_err(|error| told(&error.into()))?;
+        let mut peer = peer.map_err(not_sent)?;
         let sent = dead::send_again(letter, &mut peer, &here).await;
         peer.close().await;
-        let envelope = sent.map_err(|error| told(&error))?;
+        let envelope = sent.map_err(not_sent)?;
         Ok(json!({ "id": envelope.id, "to": envelope.to }))
     }
+}
+
+/// A failed command of ours as the cause of another error: what and why, for a person.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.summary())]
+struct Cause(#[source] Error);
+
+fn not_sent(error: impl Into<Error>) -> ArchiveError {
+    ArchiveError::NotSent(Box::new(Cause(error.into())))
 }
 
 /// Tells `hold` what is held now. What it says is kept in `refused`: readers of files know their
@@ -162,7 +170,7 @@ impl Archive for HomeArchive {
         let mut refused = None;
         let mut hold = |bytes| held(hold, &mut refused, bytes);
         let told = history.latest(EXCERPT_BYTES, MOST_MESSAGES, &mut hold);
-        let mut told = told.map_err(|error| refused.unwrap_or_else(|| failed(&error)))?;
+        let mut told = told.map_err(|error| refused.unwrap_or(error.into()))?;
         for one in &mut told.messages {
             // The name of a file is nothing for the page.
             one.message.whole = None;
@@ -173,10 +181,7 @@ impl Archive for HomeArchive {
     }
 
     fn message(&self, queue: &str, id: &str) -> ArchiveAnswer {
-        let found = self
-            .history()
-            .message(queue, id)
-            .map_err(|error| failed(&error))?;
+        let found = self.history().message(queue, id)?;
         Ok(text(&json!(found.ok_or(ArchiveError::Missing)?)))
     }
 
@@ -184,18 +189,18 @@ impl Archive for HomeArchive {
         let mut refused = None;
         let mut bytes = 0;
         let mut openings = Map::new();
-        let each = all_opened(&self.config.home).map_err(|error| failed(&error))?;
+        let each = all_opened(&self.config.home)?;
         for (name, command) in each {
             bytes += 2 * (name.len() + command.len());
             held(hold, &mut refused, bytes)
-                .map_err(|error| refused.take().unwrap_or_else(|| failed(&error)))?;
+                .map_err(|error| refused.take().unwrap_or(error.into()))?;
             openings.insert(name, command.into());
         }
         Ok(text(&openings.into()))
     }
 
     fn dead_letters(&self, hold: ArchiveHold<'_>) -> ArchiveAnswer {
-        let stamps = self.stamps().map_err(|error| failed(&error))?;
+        let stamps = self.stamps()?;
         let mut known = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((as_of, all)) = &*known
             && *as_of == stamps
@@ -209,7 +214,7 @@ impl Archive for HomeArchive {
             held(hold, &mut refused, own.bytes + others.bytes)
         };
         each_dead_letter(&self.config.home, None, take)
-            .map_err(|error| refused.unwrap_or_else(|| failed(&error)))?;
+            .map_err(|error| refused.unwrap_or(error.into()))?;
         own.thin_out();
         others.thin_out();
         let older = own.older + others.older;
@@ -228,7 +233,7 @@ impl Archive for HomeArchive {
 
     fn drop_dead_letter(&self, id: &str) -> ArchiveAnswer {
         let letter = self.letter(id)?;
-        remove_dead_letter(&self.config.home, &letter).map_err(|error| failed(&error))?;
+        remove_dead_letter(&self.config.home, &letter)?;
         Ok(text(&json!({ "id": letter.id, "queue": letter.queue })))
     }
 
@@ -254,8 +259,4 @@ fn excerpt(letter: &KeptDeadLetter) -> Value {
 
 fn text(value: &Value) -> String {
     clean::json(&value.to_string())
-}
-
-fn failed(error: &io::Error) -> ArchiveError {
-    ArchiveError::Failed(format!("cannot read what is kept: {error}"))
 }

@@ -87,20 +87,19 @@ async fn answer(
     let mut holding = api.holdings.of(&caller.name);
     let asking = move || {
         let mut hold = |bytes| holding.set(bytes).map_err(|_| ArchiveError::TooMuch);
-        let text = ask(&*archive, &mut hold).map_err(refusal)?;
+        let text = ask(&*archive, &mut hold).map_err(|error| refusal(&error))?;
         held::held(text.into_bytes(), holding)
     };
     Ok(held::json_response(api.aside(&caller, asking).await?))
 }
 
-fn refusal(error: ArchiveError) -> ApiError {
+fn refusal(error: &ArchiveError) -> ApiError {
     match error {
         ArchiveError::Missing => ApiError::not_found(),
-        ArchiveError::Failed(why) => ApiError::bad(why),
-        ArchiveError::NotVouched => ApiError::bad(
-            "the broker does not vouch that your user published it; yes=true sends it as yours",
-        ),
-        ArchiveError::TooMuch => ApiError::busy("this user makes the broker hold too much already"),
+        ArchiveError::TooMuch => ApiError::busy(error.to_string()),
+        ArchiveError::Unreadable(_) | ArchiveError::NotSent(_) | ArchiveError::NotVouched => {
+            ApiError::bad(error.to_string())
+        }
     }
 }
 
