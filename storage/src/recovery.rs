@@ -130,14 +130,15 @@ impl Recovery<'_> {
 
     /// Sorts a file by its header.
     fn found(&mut self, file: Arc<LogFile>) -> io::Result<()> {
-        let mut block = vec![0; to_usize(BLOCK)];
-        // A sector that cannot be read is as good as a damaged one.
-        let _ = file.read(&mut block, 0);
+        let mut block = vec![0; to_usize(BLOCK.min(file.length))];
+        let is_read = file.read(&mut block, 0).is_ok();
         self.foreign = self.foreign.or(SegmentHeader::foreign_version(&block));
         let whole = file.length == self.slots.segment_bytes;
         match SegmentHeader::parse(&block) {
             _ if self.foreign.is_some() => {}
-            None if block.iter().all(|byte| *byte == 0) => return self.found_unused(file),
+            None if is_read && block.iter().all(|byte| *byte == 0) => {
+                return self.found_unused(file);
+            }
             None => return self.put_aside(&file, "has no readable header"),
             Some(header) => return self.found_segment(header, file, whole),
         }

@@ -449,3 +449,24 @@ fn a_sector_that_cannot_be_read_costs_what_was_in_it() {
         }
     }
 }
+
+#[test]
+fn a_file_whose_header_cannot_be_read_is_kept() {
+    // It passed for one that was never used: a segment was written over, and a body removed.
+    for sound in [filled(true).0, with_a_large_body()] {
+        for path in logs(&sound) {
+            let bytes = sound.bytes(&path);
+            let disk = sound.after_kill();
+            disk.set_bad_byte(&path, 10);
+            let folder = tempfile::tempdir().unwrap();
+            let opened = open(&disk, folder.path());
+            let losses = opened.report.losses.join(" ");
+            assert!(losses.contains("no readable header"), "{path:?}: {losses}");
+            drop(opened);
+            let is_kept = |aside: &std::path::PathBuf| {
+                aside.starts_with("set-aside") && disk.bytes(aside) == bytes
+            };
+            assert!(disk.files().iter().any(is_kept), "{path:?}");
+        }
+    }
+}
