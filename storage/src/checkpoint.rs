@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::disk::{Disk, FileDisk, is_no_room, is_refused, set_aside, to_usize};
 use crate::engine::{Change, Engine, snapshots};
-use crate::frame::{Record, VERSION, push, records};
+use crate::frame::{VERSION, push};
 use crate::index::{FramePlace, Index, Tail};
 use crate::terms::{Definitions, OpenReport, Options, ParseFailure, Stored};
 
@@ -49,6 +49,8 @@ pub(crate) struct Image {
     pub(crate) meta: Meta,
     /// The records of each table; none where those on the disk still count.
     records: Vec<(u64, Option<Vec<u8>>)>,
+    /// All definitions, if they changed.
+    definitions: Option<Vec<Stored>>,
 }
 
 impl Image {
@@ -74,18 +76,12 @@ impl Image {
             records.push((number, is_new.then(|| index.runs(|of| of == number))));
         }
         records.push((OPEN_EXTENTS, Some(index.runs(|number| !is_sealed(number)))));
-        Self { meta, records }
-    }
-
-    /// All definitions, if they changed.
-    fn definitions(&self) -> Option<Vec<Stored>> {
-        let mut tables = self.records.iter();
-        let (_, bytes) = tables.find(|(content, _)| *content == DEFINITIONS)?;
-        let puts = records(bytes.as_ref()?).filter_map(|record| match record {
-            Ok((Record::Put(key, value), _)) => Some((key.to_vec(), value.to_vec())),
-            _ => None,
-        });
-        Some(puts.collect())
+        let definitions = has_new.then(|| index.definitions.clone().into_iter().collect());
+        Self {
+            meta,
+            records,
+            definitions,
+        }
     }
 }
 
@@ -146,15 +142,11 @@ fn checked(bytes: &[u8], length: u64, sum: u64) -> io::Result<&[u8]> {
 /// Applies the last checkpoint to an index without queues. What it says of itself is empty where
 /// there is none.
 fn load(engine: &dyn Engine, index: &mut Index) -> io::Result<Meta> {
-    let mut is_empty = true;
-    engine.scan(&[], &[u8::MAX], &mut |_, _| {
-        is_empty = false;
-        ControlFlow::Break(())
-    })?;
-    if is_empty {
+    let rows = read_rows(engine, 0)?;
+    if rows.is_empty() {
+        // What a first checkpoint that was cut short has left does not count.
         return Ok(Meta::default());
     }
-    let rows = read_rows(engine, 0)?;
     let (sum, meta): (u64, Vec<u8>) = read(&rows)?;
     let (version, meta): (u16, Meta) = read(checked(&meta, meta.len() as u64, sum)?)?;
     if version != VERSION {
@@ -167,7 +159,7 @@ fn load(engine: &dyn Engine, index: &mut Index) -> io::Result<Meta> {
         index.apply(records, place).map_err(|_| damaged())?;
     }
     index.changed.clear();
-    (index.checkpoint, index.tail, index.defined) = (meta.commit, meta.tail, meta.defined);
+    (index.tail, index.defined) = (meta.tail, meta.defined);
     Ok(meta)
 }
 
@@ -293,9 +285,9 @@ impl Rows {
                 return Err(io::Error::other(what));
             }
         }
-        if let Some((all, format)) = image.definitions().zip(self.options.definitions) {
+        if let Some((all, format)) = image.definitions.as_ref().zip(self.options.definitions) {
             let (disk, commit) = (self.options.disk.as_ref(), image.meta.commit);
-            save_definitions(disk, &self.folder, (format, commit), &all)?;
+            save_definitions(disk, &self.folder, (format, commit), all)?;
         }
         if let Some(engine) = &self.engine {
             self.meta = write(engine.as_ref(), &self.meta, image)?;

@@ -81,13 +81,7 @@ impl Committer {
     pub(crate) fn run(mut self) -> Result<(), Stopped> {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.serve()))
             .unwrap_or_else(|_| Err(Stopped::because("the committer panicked")));
-        match &outcome {
-            Ok(()) => self.handover.end(),
-            Err(stopped) => {
-                tracing::error!("{stopped}");
-                self.handover.stop(stopped);
-            }
-        }
+        self.handover.end(outcome.clone());
         self.keeper.close(outcome.is_ok());
         outcome
     }
@@ -176,7 +170,6 @@ impl Committer {
                     if !self.is_short {
                         tracing::warn!(%error, "a commit waits for room");
                     }
-                    self.log.release_bodies();
                     self.relieve(&batches, &mut relieved)?;
                     if self.wait_for_room(&mut batches) == Demand::Close {
                         // Copies must not take the room of acks, nor fail a stop that has no more

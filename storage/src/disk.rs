@@ -1,7 +1,8 @@
 //! The file system as the store uses it, and the lock of a folder.
 //!
 //! Every operation on the log and on `definitions.json` goes through [`Disk`], so that tests can
-//! fail each of them. Only the lock and sled use the file system directly.
+//! fail each of them. Only the lock and sled use the file system directly. What each operating
+//! system is asked for in its own way stands at the end.
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
@@ -13,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FallocateFlags, FlockOperation, StatVfsMountFlags, fallocate, flock, statvfs};
 use rustix::io::Errno;
 
-use crate::platform;
 use crate::terms::OpenError;
 
 /// Only the user that runs the store may read its files.
@@ -231,13 +231,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Creates the folder where it is missing and locks it for this process.
 pub(crate) fn lock_folder(folder: &Path) -> Result<File, OpenError> {
-    let failed = |doing| {
-        move |source| OpenError::Io {
-            folder: folder.to_owned(),
-            doing,
-            source,
-        }
-    };
+    let failed = |doing| OpenError::io(folder, doing);
     fs::create_dir_all(folder).map_err(failed("created"))?;
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false);
@@ -261,4 +255,81 @@ pub(crate) fn lock_folder(folder: &Path) -> Result<File, OpenError> {
         .and_then(|()| lock.rewind())
         .and_then(|()| writeln!(lock, "{}", std::process::id()));
     Ok(lock)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+compile_error!("the store runs on Linux and macOS");
+
+/// Linux.
+#[cfg(target_os = "linux")]
+mod platform {
+    use std::fs::File;
+    use std::io;
+    use std::path::Path;
+
+    use rustix::fs::statfs;
+    use rustix::io::Errno;
+
+    /// The numbers of ext4 and xfs. btrfs writes nothing over what was written.
+    const IN_PLACE: [i64; 2] = [0xEF53, 0x5846_5342];
+
+    /// Makes what was written to a file durable.
+    pub(crate) fn sync_data(file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    /// The same, with all that the file system knows of the file or folder.
+    pub(crate) fn sync_all(file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    /// Whether the file system has no way to allocate blocks ahead.
+    pub(crate) fn cannot_allocate(error: Errno) -> bool {
+        matches!(error, Errno::OPNOTSUPP | Errno::NOSYS)
+    }
+
+    /// Whether what was written is surely overwritten where it lies.
+    pub(crate) fn writes_in_place(path: &Path) -> bool {
+        statfs(path).is_ok_and(|found| IN_PLACE.contains(&found.f_type))
+    }
+}
+
+/// macOS: compiled for it, and not yet run there.
+#[cfg(target_os = "macos")]
+mod platform {
+    use std::fs::File;
+    use std::io;
+    use std::path::Path;
+
+    use rustix::fs::{fcntl_fullfsync, fsync};
+    use rustix::io::{Errno, retry_on_intr};
+
+    /// Makes what was written to a file durable. `fsync` alone leaves it in the drive's cache.
+    pub(crate) fn sync_data(file: &File) -> io::Result<()> {
+        match retry_on_intr(|| fcntl_fullfsync(file)) {
+            // File systems of other machines and old drives have no more than `fsync`.
+            Err(Errno::NOTSUP | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY) => {
+                Ok(retry_on_intr(|| fsync(file))?)
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+
+    /// The same, with all that the file system knows of the file or folder.
+    pub(crate) fn sync_all(file: &File) -> io::Result<()> {
+        sync_data(file)
+    }
+
+    /// Whether the file system has no way to allocate blocks ahead.
+    pub(crate) fn cannot_allocate(error: Errno) -> bool {
+        matches!(
+            error,
+            Errno::NOTSUP | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS
+        )
+    }
+
+    /// Whether what was written is surely overwritten where it lies: APFS writes elsewhere.
+    pub(crate) fn writes_in_place(_path: &Path) -> bool {
+        false
+    }
 }

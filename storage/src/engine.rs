@@ -44,13 +44,35 @@ const CACHE_BYTES: u64 = 1 << 20;
 /// Opens an engine in a folder.
 pub type OpenIndex = fn(&Path) -> io::Result<Box<dyn Engine>>;
 
-/// Opens sled.
+/// Opens or creates the rows of sled in a folder. A panic of sled's comes back as an error.
 pub fn open_sled(folder: &Path) -> io::Result<Box<dyn Engine>> {
-    Ok(Box::new(Sled::open(folder)?))
+    guarded(|| {
+        // A kill during an opening leaves one unfinished, which can make the next opening fail.
+        for snapshot in snapshots(folder) {
+            if snapshot
+                .extension()
+                .is_some_and(|kind| kind == "generating")
+            {
+                let _ = std::fs::remove_file(snapshot);
+            }
+        }
+        let config = sled::Config::new().path(folder).segment_size(SEGMENT_BYTES);
+        let db = config
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .open()?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).open(folder.join("db"))?;
+        db.flush()?;
+        file.sync_all()?;
+        FileDisk.sync_folder(folder)?;
+        let sled: Box<dyn Engine> = Box::new(Sled { db: Some(db), file });
+        Ok(sled)
+    })
 }
 
 /// sled, with the syncs that it leaves out.
-pub struct Sled {
+struct Sled {
     /// Taken when it is closed.
     db: Option<sled::Db>,
     file: File,
@@ -65,34 +87,6 @@ impl Drop for Sled {
             drop(db);
             Ok(())
         });
-    }
-}
-
-impl Sled {
-    /// Opens or creates the rows in a folder. A panic of sled's comes back as an error.
-    pub fn open(folder: &Path) -> io::Result<Self> {
-        guarded(|| {
-            // A kill during an opening leaves one unfinished, which can make the next opening fail.
-            for snapshot in snapshots(folder) {
-                if snapshot
-                    .extension()
-                    .is_some_and(|kind| kind == "generating")
-                {
-                    let _ = std::fs::remove_file(snapshot);
-                }
-            }
-            let config = sled::Config::new().path(folder).segment_size(SEGMENT_BYTES);
-            let db = config
-                .cache_capacity(CACHE_BYTES)
-                .flush_every_ms(None)
-                .open()?;
-            let mut options = OpenOptions::new();
-            let file = options.read(true).write(true).open(folder.join("db"))?;
-            db.flush()?;
-            file.sync_all()?;
-            FileDisk.sync_folder(folder)?;
-            Ok(Self { db: Some(db), file })
-        })
     }
 }
 

@@ -137,6 +137,9 @@ impl<'a> Extent<'a> {
     }
 }
 
+/// Bytes of a run.
+type Bounds = std::ops::Range<usize>;
+
 /// The extents of one queue in one segment.
 #[derive(Debug)]
 pub(crate) struct ExtentRun {
@@ -196,13 +199,14 @@ impl ExtentRun {
         &self.packed[self.start..]
     }
 
-    /// The extents with sequences from `first` to `last`, each with the byte behind it.
-    fn between(&self, first: u64, last: u64) -> impl Iterator<Item = (Extent<'_>, usize)> {
-        let mut rest = self.packed();
+    /// The extents with sequences from `first` to `last`, each with the bytes that it has here.
+    fn between(&self, first: u64, last: u64) -> impl Iterator<Item = (Extent<'_>, Bounds)> {
+        let mut begin = self.start;
         let extents = std::iter::from_fn(move || {
+            let rest = &self.packed[begin..];
             let (extent, behind) = postcard::take_from_bytes::<Extent<'_>>(rest).ok()?;
-            rest = behind;
-            Some((extent, self.packed.len() - rest.len()))
+            let end = self.packed.len() - behind.len();
+            Some((extent, std::mem::replace(&mut begin, end)..end))
         });
         let older = extents.skip_while(move |(extent, _)| extent.heads.last() < first);
         older.take_while(move |(extent, _)| extent.heads.first <= last)
@@ -237,33 +241,22 @@ impl ExtentRun {
         is_sound.then(|| Bytes::from(bytes).slice(CRC..))
     }
 
-    /// The byte behind the extents that end at or before a sequence.
-    fn end_of(&self, last: u64) -> usize {
-        let all = self.between(0, u64::MAX);
-        let extents = all.take_while(|(extent, _)| extent.heads.last() <= last);
-        extents.last().map_or(self.start, |(_, end)| end)
-    }
-
     /// The extents before and behind those with sequences from `first` to `last`.
     fn without(&self, first: u64, last: u64) -> (Option<Self>, Option<Self>) {
-        let before = first.checked_sub(1).map(|last| self.end_of(last));
-        let before = before.unwrap_or(self.start);
+        let end = self.packed.len();
+        let before = self.between(first, u64::MAX).next();
+        let before = before.map_or(end, |(_, at)| at.start);
         let behind = self.between(0, last).last();
-        let behind = behind.map_or(self.start, |(_, end)| end);
+        let behind = behind.map_or(self.start, |(_, at)| at.end);
         let part = |from, to| Self::over(self.segment, self.packed[from..to].to_vec());
-        (part(self.start, before), part(behind, self.packed.len()))
+        (part(self.start, before), part(behind, end))
     }
 
     /// The first extent that is not gone: its first sequence, and the byte where it begins.
     fn first_kept(&self, is_gone: impl Fn(Heads<'_>) -> bool) -> Option<(u64, usize)> {
-        let mut begin = self.start;
-        for (Extent { heads, .. }, end) in self.between(0, u64::MAX) {
-            if !is_gone(heads) {
-                return Some((heads.first, begin));
-            }
-            begin = end;
-        }
-        None
+        let mut all = self.between(0, u64::MAX);
+        let (kept, at) = all.find(|(extent, _)| !is_gone(extent.heads))?;
+        Some((kept.heads.first, at.start))
     }
 
     /// Forgets the extents before one that [`first_kept`](Self::first_kept) gave.

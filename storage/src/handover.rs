@@ -108,16 +108,15 @@ impl Handover {
         self.stopped.get().cloned().map_or(Ok(()), Err)
     }
 
-    /// Latches the failure, first one wins, and announces it.
-    pub(crate) fn stop(&self, stopped: &Stopped) {
-        if self.stopped.set(stopped.clone()).is_ok() {
-            (self.progress)(StoreEvent::Stopped(stopped.clone()));
+    /// Latches the end, once. A failure is announced.
+    pub(crate) fn end(&self, outcome: Result<(), Stopped>) {
+        let failure = outcome.err();
+        let closed = || Stopped::because("it was closed");
+        let _ = self.stopped.set(failure.clone().unwrap_or_else(closed));
+        if let Some(stopped) = failure {
+            tracing::error!("{stopped}");
+            (self.progress)(StoreEvent::Stopped(stopped));
         }
-    }
-
-    /// Latches the ordinary end, which is not reported.
-    pub(crate) fn end(&self) {
-        let _ = self.stopped.set(Stopped::because("it was closed"));
     }
 
     /// Changes what waits of a queue, under its shard's lock. Of a dropped queue nothing waits any
@@ -189,11 +188,8 @@ impl Handover {
     /// What waits of a queue, as a reader needs it.
     pub(crate) fn look(&self, queue: QueueId, from: Sequence, limit_bytes: usize) -> Look {
         let shard = self.shard(queue);
-        let look = shard
-            .queues
-            .get(&queue)
-            .map(|waiting| waiting.look(from, limit_bytes));
-        look.unwrap_or_default()
+        let waiting = shard.queues.get(&queue);
+        waiting.map_or_else(Look::default, |waiting| waiting.look(from, limit_bytes))
     }
 
     /// Closes the batch that gathers and returns its number, and how soon it was wanted. Everything

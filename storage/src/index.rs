@@ -52,8 +52,6 @@ pub(crate) struct Index {
     /// The last commit applied, and where the log ended with it.
     pub(crate) commit: u64,
     pub(crate) tail: Tail,
-    /// The commit of the last durable checkpoint.
-    pub(crate) checkpoint: u64,
     /// The last commit that changed a definition and is in a durable checkpoint.
     pub(crate) defined: u64,
     /// Definition records up to this commit are known from elsewhere.

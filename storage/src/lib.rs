@@ -38,7 +38,6 @@ mod handover;
 mod index;
 mod log;
 mod pending;
-mod platform;
 mod recovery;
 mod store;
 mod terms;

@@ -4,6 +4,7 @@
 //! marked free and synced before their slot may be written again ([`Slots::free`]). The header of a
 //! new segment, its snapshot and its first commit are one write and one sync.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -210,6 +211,16 @@ struct Active {
     is_reserve: bool,
 }
 
+/// A large body on the disk that no frame names yet.
+struct WrittenBody {
+    /// Of its file.
+    number: u64,
+    /// Its extent.
+    packed: Vec<u8>,
+    /// Held, so that it is not taken for dead.
+    _file: Arc<LogFile>,
+}
+
 /// Appends frames. Owned by the committer.
 pub(crate) struct LogWriter {
     pub(crate) slots: Arc<Slots>,
@@ -218,8 +229,9 @@ pub(crate) struct LogWriter {
     tail: Tail,
     /// The next frame begins a new segment.
     is_sealed: bool,
-    /// Large bodies whose frame is not written yet: they must not be taken for dead.
-    bodies: Vec<Arc<LogFile>>,
+    /// Large bodies whose frame is not written yet, by queue and sequence: a frame that found no
+    /// room names them once there is some.
+    bodies: BTreeMap<(u64, u64), WrittenBody>,
 }
 
 impl LogWriter {
@@ -232,7 +244,7 @@ impl LogWriter {
             index,
             active: None,
             is_sealed: false,
-            bodies: Vec::new(),
+            bodies: BTreeMap::new(),
         }
     }
 
@@ -297,7 +309,11 @@ impl LogWriter {
         let mut index = lock(&self.index);
         index.tail = self.tail;
         let applied = index.apply(frame.body(), place);
-        self.bodies.clear();
+        if purpose == Purpose::Messages && !self.bodies.is_empty() {
+            self.bodies.clear();
+            // One whose message went while it waited for room has no name.
+            index.segments.may_free = true;
+        }
         applied.map_err(io::Error::other)?;
         Ok(begins)
     }
@@ -374,13 +390,16 @@ impl LogWriter {
         Ok(offset)
     }
 
-    /// Writes one large body to a file of its own and makes it durable. Returns the number of the
+    /// Writes one large body to a file of its own, once, and makes it durable. Returns the number of the
     /// file and the packed extent.
     pub(crate) fn write_body(
         &mut self,
         (queue, sequence): (u64, u64),
         body: &[u8],
     ) -> io::Result<(u64, Vec<u8>)> {
+        if let Some(written) = self.bodies.get(&(queue, sequence)) {
+            return Ok((written.number, written.packed.clone()));
+        }
         let (number, body_length) = (self.tail.next_number, body.len() as u64);
         let lengths = Heads::pack(&[body_length]);
         let heads = Heads::new(sequence, 1, &lengths);
@@ -401,15 +420,15 @@ impl LogWriter {
             return Err(error);
         }
         self.tail.next_number += 1;
-        self.bodies.push(Arc::clone(&file));
+        let packed = Extent::pack(heads, BLOCK);
+        let written = WrittenBody {
+            number,
+            packed: packed.clone(),
+            _file: Arc::clone(&file),
+        };
+        self.bodies.insert((queue, sequence), written);
         let segments = &mut lock(&self.index).segments;
         segments.all.insert(number, Segment::new(file, true));
-        Ok((number, Extent::pack(heads, BLOCK)))
-    }
-
-    /// The frame that was to name the large bodies was not written.
-    pub(crate) fn release_bodies(&mut self) {
-        self.bodies.clear();
-        lock(&self.index).segments.may_free = true;
+        Ok((number, packed))
     }
 }

@@ -49,13 +49,7 @@ struct Recovery<'a> {
 /// Opens whatever is in the folder. Its lock must be held.
 pub(crate) fn open(folder: &Path, options: &Options) -> Result<RecoveredStore, OpenError> {
     let owned = || folder.to_owned();
-    let failed = |doing| {
-        move |source| OpenError::Io {
-            folder: owned(),
-            doing,
-            source,
-        }
-    };
+    let failed = |doing| OpenError::io(folder, doing);
     let disk = options.disk.as_ref();
     let log_folder = folder.join("log");
     let entries = disk.list(folder).map_err(failed("listed"))?;
@@ -84,16 +78,13 @@ pub(crate) fn open(folder: &Path, options: &Options) -> Result<RecoveredStore, O
     recovery.find_segments().map_err(failed("read"))?;
     if let Some(found) = recovery.foreign {
         let (folder, known) = (owned(), VERSION);
-        let newer = OpenError::Newer {
+        if found < known {
+            return Err(OpenError::OldFormat { folder });
+        }
+        return Err(OpenError::Newer {
             folder,
             found,
             known,
-        };
-        let is_newer = found > VERSION;
-        return Err(if is_newer {
-            newer
-        } else {
-            OpenError::OldFormat { folder: owned() }
         });
     }
     recovery.drop_void_segments();

@@ -109,11 +109,7 @@ impl Store {
             let thread = std::thread::Builder::new().name("store".to_owned());
             thread.spawn(move || committer.run())
         });
-        let committer = started.map_err(|source| OpenError::Io {
-            folder: folder.to_owned(),
-            doing: "served",
-            source,
-        })?;
+        let committer = started.map_err(OpenError::io(folder, "served"))?;
         handover.signal.set_committer(committer.thread());
         let running = Mutex::new(Some((committer, held)));
         let inner = Arc::new(Inner {

@@ -1,6 +1,6 @@
 //! What the store and its caller exchange: numbers, progress, options, what was found, and errors.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -228,6 +228,18 @@ pub enum OpenError {
         /// The store's folder.
         folder: PathBuf,
     },
+}
+
+impl OpenError {
+    /// An error of the system's while something was being done, as a participle.
+    pub(crate) fn io(folder: &Path, doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let folder = folder.to_owned();
+        move |source| Self::Io {
+            folder,
+            doing,
+            source,
+        }
+    }
 }
 
 fn holder_text(holder: Option<u32>) -> String {

@@ -127,7 +127,7 @@ impl KeeperThread {
     fn checkpoint(&mut self) {
         let image = {
             let index = lock(&self.index);
-            if index.commit <= index.checkpoint {
+            if index.commit <= self.rows.meta.commit {
                 return;
             }
             Image::of(&index, &self.rows.meta)
@@ -136,7 +136,6 @@ impl KeeperThread {
             Ok(()) => {
                 self.has_warned = false;
                 let (mut index, meta) = (lock(&self.index), &image.meta);
-                index.checkpoint = index.checkpoint.max(meta.commit);
                 index.defined = index.defined.max(meta.defined);
                 index.changed.retain(|_, commit| *commit > meta.commit);
             }

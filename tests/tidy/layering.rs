@@ -15,7 +15,6 @@ const CRATES: [Layers; 3] = [
         ranks: &[
             // The options name the disk and the engine that they choose, and those the errors.
             ("terms", 0),
-            ("platform", 0),
             ("disk", 0),
             ("engine", 0),
             ("frame", 1),

@@ -282,3 +282,39 @@ fn a_nearly_full_disk_is_reported_before_commits_wait() {
     disk.set_free_bytes(u64::MAX);
     told(&StoreEvent::Room);
 }
+
+#[test]
+fn a_large_body_is_written_once_while_its_record_finds_no_room() {
+    let disk = SimulatedDisk::new();
+    let (_folder, opened) = open_on(&disk);
+    let store = &opened.store;
+    crate::support::fill(store, QueueId(1), 0..1, 30);
+    fill_disk(&disk);
+    let (large, small) = (1_200_000, 1_000_000);
+    // There is room for the body, and not for the segment that all of it needs.
+    disk.set_free_bytes(large as u64 + 100_000);
+    let before = disk.written();
+    let together = store.together();
+    let mut last = storage::Ticket::NONE;
+    for (queue, length) in [(2, large), (3, small), (4, small)] {
+        let queue = QueueId(queue);
+        let text = body(queue, 0, length);
+        let ticket = store.append(queue, Sequence(0), &[&text], Urgency::Confirmed);
+        last = ticket.unwrap();
+    }
+    drop(together);
+    let written = || disk.written() - before;
+    crate::support::until(|| written() >= large as u64, "the body is written");
+    // It was written again at each attempt.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(store.durable() < last, "there is room for the record");
+    disk.set_free_bytes(u64::MAX);
+    wait(store, last);
+    let written = written();
+    assert!(
+        written < 2 * (large + small) as u64,
+        "{written} bytes were written"
+    );
+    assert_eq!(left_after_kill(&disk, QueueId(2)), 1);
+    opened.store.close().unwrap();
+}
