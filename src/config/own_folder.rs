@@ -4,7 +4,7 @@
 //! cbroker's is left as it is, rights and all. A folder that was taken holds [`MARK`] from then on.
 
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -22,6 +22,8 @@ pub(super) struct FolderKind {
     telling: &'static [&'static str],
     /// Names that other folders have too.
     common: &'static [&'static str],
+    /// A folder with files that begin in a way that no others do.
+    marked: Option<(&'static str, &'static [u8])>,
 }
 
 /// `~/.cbroker`.
@@ -36,12 +38,30 @@ pub(super) const HOME: FolderKind = FolderKind {
         "sessions",
         "start.lock",
     ],
+    marked: None,
 };
 
-/// The store of the embedded broker.
+/// The store of the embedded broker, in its format of today and in the first one, which is refused
+/// by name.
 const STORE: FolderKind = FolderKind {
-    telling: &["witness", "rows", "rows.new", "rows.old"],
-    common: &["journal", "lock", "reserve", "set-aside", "suspect"],
+    telling: &[
+        "definitions.json",
+        "witness",
+        "rows",
+        "rows.new",
+        "rows.old",
+    ],
+    common: &[
+        "index",
+        "journal",
+        "lock",
+        "log",
+        "reserve",
+        "set-aside",
+        "suspect",
+    ],
+    // Every segment of the log begins so (docs/storage.md).
+    marked: Some(("log", b"cbrklog")),
 };
 
 /// Why a folder is not ours.
@@ -83,7 +103,8 @@ pub(super) fn objection(folder: &Path, kind: FolderKind) -> io::Result<Option<No
         return Ok((about.mode() & STICKY != 0).then_some(NotOurs::Shared));
     }
     let foreign = names.iter().find(|name| !kind.knows(name));
-    let is_told = || names.iter().any(|name| is_one_of(name, kind.telling));
+    let has_name = |name: &String| is_one_of(name, kind.telling);
+    let is_told = || names.iter().any(has_name) || kind.is_marked(folder);
     Ok(match foreign {
         Some(name) => Some(NotOurs::Holds(name.clone())),
         None if !is_told() => Some(NotOurs::Holds(names.swap_remove(0))),
@@ -132,6 +153,21 @@ impl FolderKind {
     fn knows(self, name: &str) -> bool {
         is_one_of(name, self.telling) || is_one_of(name, self.common)
     }
+
+    /// Whether a file in it begins as only ours do.
+    fn is_marked(self, folder: &Path) -> bool {
+        let begins = |file: &Path, with: &[u8]| {
+            let mut start = vec![0; with.len()];
+            let read = fs::File::open(file).and_then(|mut file| file.read_exact(&mut start));
+            read.is_ok() && start == with
+        };
+        self.marked.is_some_and(|(name, with)| {
+            let entries = fs::read_dir(folder.join(name)).into_iter().flatten();
+            let is_file = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_file());
+            let mut files = entries.flatten().filter(is_file);
+            files.any(|file| begins(&file.path(), with))
+        })
+    }
 }
 
 /// Drafts of ours and of editors have more before or after the name.
@@ -168,6 +204,7 @@ mod tests {
             &["logs", "data"],
             &["credentials", "notes.txt"],
             &["rowser", "lock"],
+            &["index", "log"],
         ] {
             let folder = folder_with(names);
             for kind in [HOME, STORE] {
@@ -196,6 +233,10 @@ mod tests {
             (HOME, &["config.toml", ".config.toml.swp", "config.toml~"]),
             (HOME, &["credentials", "logs", "data"]),
             (STORE, &["lock", "rows", "journal", LOST_AND_FOUND]),
+            (
+                STORE,
+                &["definitions.json", "index", "lock", "log", "set-aside"],
+            ),
         ] {
             let folder = folder_with(names);
             claim(folder.path(), kind).unwrap();
@@ -203,6 +244,10 @@ mod tests {
             fs::write(folder.path().join("a later file"), "").unwrap();
             claim(folder.path(), kind).unwrap();
         }
+        let folder = folder_with(&["lock"]);
+        fs::create_dir(folder.path().join("log")).unwrap();
+        fs::write(folder.path().join("log/000001.log"), "cbrklog and more").unwrap();
+        claim(folder.path(), STORE).unwrap();
         let folder = folder_with(&[]);
         let new = folder.path().join("a/b");
         claim(&new, HOME).unwrap();

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Place, Ran};
+use crate::support::{Place, Ran, Server};
 
 /// A folder that all users may read, with a file of another user in it.
 fn foreign_folder(place: &Place) -> std::path::PathBuf {
@@ -98,4 +98,24 @@ fn a_home_of_somebody_else_s_files_is_refused_by_every_command_and_keeps_its_rig
     let ran = ended(wrap);
     assert_eq!(ran.code, 7, "the program runs without messages: {ran:?}");
     assert_untouched(&folder);
+}
+
+#[test]
+fn a_store_that_was_copied_without_its_hidden_files_is_served() {
+    // It was refused as somebody else's: it holds `log`.
+    let place = Place::new();
+    let mut server = Server::start(&place);
+    place.ok(["send", "--to", "backend", "-m", "from the backup"]);
+    server.kill();
+    let copy = place.path().join("restored");
+    std::fs::create_dir(&copy).unwrap();
+    let script = "cp -r \"$1\"/* \"$2\"";
+    let mut copying = Command::new("sh");
+    let copying = copying.args(["-c", script, "sh"]);
+    let copied = copying.arg(place.home().join("data")).arg(&copy).status();
+    assert!(copied.unwrap().success());
+    let more = ["--data-dir", copy.to_str().unwrap()];
+    let _server = Server::start_with(&place, 0, 0, &more);
+    let row = place.listed("backend").unwrap();
+    assert_eq!(row["pending"], 1, "{row}");
 }
