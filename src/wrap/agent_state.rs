@@ -388,6 +388,15 @@ impl AgentState {
         self.suspension()
             .or_else(|| executes.map(|(program, _)| Hold::Executes(program.clone())))
             .or_else(|| self.obstacle_of_agent())
+            .or_else(|| self.waits_for_person())
+    }
+
+    /// The process says that it waits for the person, perhaps for a dialog that is not drawn yet.
+    fn waits_for_person(&self) -> Option<Hold> {
+        match &self.own_status {
+            Some((status @ OwnStatus::Waiting(_), _)) => status.hold(),
+            _ => None,
+        }
     }
 
     fn suspension(&self) -> Option<Hold> {

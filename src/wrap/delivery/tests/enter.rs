@@ -1,6 +1,7 @@
 //! Paste, see it, then Enter: what is waited for, what stops it, and what follows.
 
 use super::*;
+use crate::wrap::own_status::OwnStatus;
 
 #[test]
 fn enter_waits_for_the_redraw_however_long_it_takes() {
@@ -44,6 +45,24 @@ fn a_dialog_that_opens_after_the_paste_is_never_answered() {
         "and it is said why"
     );
     assert_eq!(play.enters(), 0);
+}
+
+#[test]
+fn no_enter_while_the_process_says_that_it_waits_for_the_person() {
+    // A dialog says so before it is drawn.
+    let waiting = || Some(OwnStatus::Waiting("permission".into()));
+    let mut play = Play::claude();
+    play.offer("x");
+    play.agent.own_status(waiting(), play.now);
+    play.shows_text();
+    play.passes(ms(60_000));
+    assert_eq!(play.enters(), 0);
+    play.agent.own_status(Some(OwnStatus::Idle), play.now);
+    play.passes(ms(1000));
+    assert_eq!(play.enters(), 1);
+    play.agent.own_status(waiting(), play.now);
+    play.passes(ms(60_000));
+    assert_eq!(play.enters(), 1, "nor is it pressed once more");
 }
 
 #[test]
