@@ -47,7 +47,11 @@ fn exchange(kind: ExchangeType, count: u32, key: impl Fn(u32) -> String) -> Exch
 
 fn routed(exchange: &Exchange<u32>, key: &str, headers: &Table) -> u32 {
     let mut hits = 0;
-    exchange.route(key, || Some(headers.clone()), &mut |_| hits += 1);
+    let mut steps = RoutingSteps::default();
+    exchange.route(&[key.as_bytes()], Some(headers), &mut steps, &mut |_| {
+        hits += 1;
+        true
+    });
     hits
 }
 

@@ -18,6 +18,7 @@ mod kills;
 mod loaded;
 mod login;
 mod loopback;
+mod many_keys;
 mod memory;
 mod promises;
 mod raw;

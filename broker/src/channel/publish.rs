@@ -287,6 +287,8 @@ impl Channel {
         let route = vhost
             .route(exchange, &keys, headers)
             .ok_or_else(|| Fault::no_exchange(exchange, vhost.name()))?;
+        effects.spend(route.steps);
+        route.check_whole()?;
         let targets: TargetQueues = route.queues.into();
         effects.count(&route.flow, targets.len());
         if route.is_lasting && generation == vhost.generation() {

@@ -13,7 +13,11 @@ use std::collections::HashMap;
 
 use super::BindError;
 use super::bindings::BindingSlot;
+use super::steps::RoutingSteps;
 use crate::wire::table::{Table, Value};
+
+/// Arguments of one binding that are compared in one step.
+const COMPARED_IN_A_STEP: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MatchMode {
@@ -176,14 +180,25 @@ impl<D: Clone> HeadersIndex<D> {
         }
     }
 
-    pub(super) fn route<'a>(&'a self, headers: &Table, hit: &mut impl FnMut(&'a D)) {
+    pub(super) fn route<'a>(
+        &'a self,
+        headers: Option<&Table>,
+        steps: &mut RoutingSteps,
+        hit: &mut impl FnMut(&'a D) -> bool,
+    ) {
         let found: HashMap<&[u8], HeaderTest> = headers
-            .iter()
+            .into_iter()
+            .flat_map(Table::iter)
             .map(|(name, value)| (name.as_bytes(), HeaderTest::of(value)))
             .collect();
+        steps.add(found.len());
         let mut test = |slot: &BindingSlot| {
-            if let Some(spec) = self.specs.get(slot).filter(|spec| spec.matches(&found)) {
-                hit(&spec.destination);
+            let Some(spec) = self.specs.get(slot).filter(|_| !steps.are_too_many()) else {
+                return;
+            };
+            steps.add(1);
+            if spec.matches(&found, steps) {
+                steps.report(std::iter::once(&spec.destination), hit);
             }
         };
         self.always.iter().for_each(&mut test);
@@ -199,13 +214,20 @@ impl<D: Clone> HeadersIndex<D> {
 }
 
 impl<D> Spec<D> {
-    fn matches(&self, found: &HashMap<&[u8], HeaderTest>) -> bool {
+    fn matches(&self, found: &HashMap<&[u8], HeaderTest>, steps: &mut RoutingSteps) -> bool {
         // An `any` binding is filed under each of its values, so being found is a match.
         self.mode == MatchMode::Any
-            || self.asks.iter().all(|(name, wanted)| {
-                found
-                    .get(&**name)
-                    .is_some_and(|value| *wanted == HeaderTest::Present || wanted == value)
-            })
+            || self
+                .asks
+                .iter()
+                .enumerate()
+                .all(|(number, (name, wanted))| {
+                    steps.add(usize::from(
+                        number % COMPARED_IN_A_STEP == COMPARED_IN_A_STEP - 1,
+                    ));
+                    found
+                        .get(&**name)
+                        .is_some_and(|value| *wanted == HeaderTest::Present || wanted == value)
+                })
     }
 }

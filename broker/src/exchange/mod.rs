@@ -21,6 +21,7 @@ use crate::wire::table::{Table, Value};
 
 mod bindings;
 mod headers;
+mod steps;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ mod topic;
 pub use bindings::Binding;
 use bindings::Bindings;
 use headers::HeadersIndex;
+pub use steps::RoutingSteps;
 use targets::{KeyedTargets, Targets};
 use topic::Trie;
 
@@ -377,19 +379,36 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
             .filter_map(|slot| self.bindings.get(slot))
     }
 
-    /// Calls `hit` for each destination of a message. A destination may be reported more than once.
-    /// Only a headers exchange evaluates `headers`.
+    /// Calls `hit` for each destination of a message with these routing keys, and counts the steps.
+    /// A destination may be reported more than once; `hit` returns whether it is new. Only a
+    /// headers exchange evaluates `headers`. Fanout and headers exchanges have the same
+    /// destinations whatever the keys are.
+    ///
+    /// Where the steps become too many, some destinations are not reported.
     pub fn route<'a>(
         &'a self,
-        key: impl AsRef<[u8]>,
-        headers: impl FnOnce() -> Option<Table>,
-        hit: &mut impl FnMut(&'a D),
+        keys: &[&[u8]],
+        headers: Option<&Table>,
+        steps: &mut RoutingSteps,
+        hit: &mut impl FnMut(&'a D) -> bool,
     ) {
         match &self.router {
-            Router::Direct(targets) => targets.matching(key.as_ref()).for_each(hit),
-            Router::Fanout(targets) => targets.iter().for_each(hit),
-            Router::Topic(trie) => trie.route(key.as_ref(), hit),
-            Router::Headers(index) => index.route(&headers().unwrap_or_default(), hit),
+            Router::Fanout(targets) => steps.report(targets.iter(), hit),
+            Router::Headers(index) => index.route(headers, steps, hit),
+            Router::Direct(targets) => {
+                for key in keys {
+                    if steps.are_too_many() {
+                        return;
+                    }
+                    steps.add(1);
+                    steps.report(targets.matching(key), hit);
+                }
+            }
+            Router::Topic(trie) => {
+                for key in keys {
+                    trie.route(key, steps, hit);
+                }
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 
-use super::{Bound, Declaration, Exchange, ExchangeType, Unbound};
+use super::{Bound, Declaration, Exchange, ExchangeType, RoutingSteps, Unbound};
 use crate::wire::table::{ShortString, Table, Value};
 
 fn declaration(kind: ExchangeType) -> Declaration {
@@ -31,8 +31,10 @@ fn table(entries: &[(&str, Value)]) -> Table {
 /// Returns the destinations of a message, sorted and without duplicates.
 fn routed(exchange: &Exchange<u32>, key: &str, headers: &Table) -> Vec<u32> {
     let mut hits = Vec::new();
-    exchange.route(key, || Some(headers.clone()), &mut |destination| {
-        hits.push(*destination);
+    let mut steps = RoutingSteps::default();
+    exchange.route(&[key.as_bytes()], Some(headers), &mut steps, &mut |hit| {
+        hits.push(*hit);
+        true
     });
     hits.sort_unstable();
     hits.dedup();
@@ -199,7 +201,10 @@ proptest! {
                 .map(|(destination, _)| destination)
                 .collect();
             let mut hits = Vec::new();
-            topic.route(&key, || None, &mut |destination| hits.push(*destination));
+            topic.route(&[key.as_bytes()], None, &mut RoutingSteps::default(), &mut |hit| {
+                hits.push(*hit);
+                true
+            });
             hits.sort_unstable();
             prop_assert_eq!(hits, expected, "of {:?} for {:?}", held, key);
         }
@@ -385,4 +390,27 @@ fn ten_thousand_bindings_come_and_go() {
         }
         assert!(exchange.is_unused());
     }
+}
+
+#[test]
+fn patterns_that_all_match_each_word_end_with_too_many_steps() {
+    const WORDS: u32 = 12;
+    let mut topic = exchange(ExchangeType::Topic);
+    // Each word of the key may be the next one of nearly every pattern.
+    for number in 0..1_u32 << WORDS {
+        let words = (0..WORDS).map(|word| {
+            if number & (1 << word) == 0 {
+                "a"
+            } else {
+                "#.a"
+            }
+        });
+        let pattern = words.collect::<Vec<_>>().join(".");
+        topic.bind(&number, pattern, Table::new()).unwrap();
+    }
+    let key = ["a"; 127].join(".");
+    let mut steps = RoutingSteps::default();
+    topic.route(&[key.as_bytes()], None, &mut steps, &mut |_| true);
+    assert!(steps.are_too_many());
+    assert!(steps.taken() < RoutingSteps::MOST + 1000);
 }

@@ -3,11 +3,12 @@
 //! Routing advances a set of active nodes through the key word by word and never backtracks, so
 //! each word of a key costs at most the nodes of the trie, even for `#.a.#.a.#`. A node can be
 //! added to the set only once for each word: it has one parent, and `opened` prevents the one
-//! exception, entering a `#` again that is still active.
+//! exception, entering a `#` again that is still active. Each addition counts as a step.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
+use super::steps::RoutingSteps;
 use super::targets::Targets;
 
 type NodeId = usize;
@@ -163,18 +164,24 @@ impl<D: Clone + Eq + Hash> Trie<D> {
         parent
     }
 
-    pub(super) fn route<'a>(&'a self, key: &[u8], hit: &mut impl FnMut(&'a D)) {
+    pub(super) fn route<'a>(
+        &'a self,
+        key: &[u8],
+        steps: &mut RoutingSteps,
+        hit: &mut impl FnMut(&'a D) -> bool,
+    ) {
         let mut walk = TopicWalk {
             trie: self,
             active: Vec::new(),
             opened: HashSet::new(),
+            steps,
         };
         walk.enter(ROOT);
         for word in words(key) {
             walk.advance(word);
         }
         for id in walk.active {
-            self.nodes[id].targets.iter().for_each(&mut *hit);
+            walk.steps.report(self.nodes[id].targets.iter(), hit);
         }
     }
 }
@@ -185,6 +192,7 @@ struct TopicWalk<'a, D> {
     active: Vec<NodeId>,
     /// Nodes below a `#` whose own `#` child is active already.
     opened: HashSet<NodeId>,
+    steps: &'a mut RoutingSteps,
 }
 
 impl<D: Clone + Eq + Hash> TopicWalk<'_, D> {
@@ -192,6 +200,7 @@ impl<D: Clone + Eq + Hash> TopicWalk<'_, D> {
     fn enter(&mut self, mut id: NodeId) {
         loop {
             self.active.push(id);
+            self.steps.add(1);
             let node = &self.trie.nodes[id];
             let Some(hash) = node.hash else { return };
             if node.is_under_hash && !self.opened.insert(id) {
@@ -202,10 +211,15 @@ impl<D: Clone + Eq + Hash> TopicWalk<'_, D> {
     }
 
     fn advance(&mut self, word: &[u8]) {
+        self.steps.add(1);
         for id in std::mem::take(&mut self.active) {
+            if self.steps.are_too_many() {
+                return;
+            }
             let node = &self.trie.nodes[id];
             if node.step == WalkStep::Hash {
                 self.active.push(id);
+                self.steps.add(1);
             }
             if let Some(&child) = node.words.get(word) {
                 self.enter(child);

@@ -72,6 +72,13 @@ impl Vhost {
         let Some(route) = self.route(&target.exchange, &keys, Some(&headers)) else {
             return Ok(());
         };
+        effects.spend(route.steps);
+        if !route.is_whole {
+            tracing::warn!(
+                queue = %letter.queue.name(),
+                "finding the queues of a dead letter is too much work, so some do not get it"
+            );
+        }
         let message = restamped(
             letter,
             &target.exchange,

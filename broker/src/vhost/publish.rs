@@ -26,6 +26,8 @@ impl Vhost {
                 headers.as_ref(),
             )
             .ok_or_else(|| Fault::no_exchange(content.exchange, self.name()))?;
+        effects.spend(route.steps);
+        route.check_whole()?;
         let facts = MessageFacts {
             persistent: properties.delivery_mode == Some(2),
             priority: properties.priority.unwrap_or(0),

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{Destination, Tables, Vhost};
-use crate::exchange::{Exchange, ExchangeType};
+use crate::exchange::{Exchange, ExchangeType, RoutingSteps};
+use crate::fault::Fault;
 use crate::lock::read;
 use crate::queue::Queue;
 use crate::stats::Flow;
@@ -20,16 +21,56 @@ pub(crate) struct QueueRoute {
     pub(crate) is_lasting: bool,
     /// The counters of the exchange that was published to.
     pub(crate) flow: Arc<Flow>,
+    /// The work that it was to find it, in steps of a unit of work.
+    pub(crate) steps: u32,
+    /// False if finding it was too much work, so that queues are missing.
+    pub(crate) is_whole: bool,
+}
+
+impl QueueRoute {
+    /// Refuses a message for which queues are missing.
+    pub(crate) fn check_whole(&self) -> Result<(), Fault> {
+        if self.is_whole {
+            return Ok(());
+        }
+        let reason = format!(
+            "invalid message: finding its queues takes more than {} steps",
+            RoutingSteps::MOST
+        );
+        Err(Fault::precondition(reason))
+    }
 }
 
 /// The traversal of the exchanges for one message.
 struct ExchangeWalk<'a> {
     tables: &'a Tables,
     headers: Option<&'a Table>,
-    exchanges: Vec<&'a Exchange<Destination>>,
-    seen: HashSet<&'a str>,
+    exchanges: FoundExchanges<'a>,
     found: RoutedQueues,
+    steps: RoutingSteps,
     is_lasting: bool,
+}
+
+/// The exchanges found.
+struct FoundExchanges<'a> {
+    tables: &'a Tables,
+    /// Those that are not visited yet.
+    left: Vec<&'a Exchange<Destination>>,
+    seen: HashSet<&'a str>,
+}
+
+impl FoundExchanges<'_> {
+    /// Adds an exchange if it exists, and returns whether it is new.
+    fn add(&mut self, name: &str) -> bool {
+        let Some((name, exchange)) = self.tables.exchanges.get_key_value(name) else {
+            return false;
+        };
+        let is_new = self.seen.insert(name);
+        if is_new {
+            self.left.push(exchange);
+        }
+        is_new
+    }
 }
 
 /// The queues found, without duplicates, in the order in which they were found.
@@ -44,7 +85,8 @@ struct RoutedQueues {
 const FEW: usize = 16;
 
 impl RoutedQueues {
-    fn add(&mut self, queue: &Arc<Queue>) {
+    /// Returns whether the queue is new.
+    fn add(&mut self, queue: &Arc<Queue>) -> bool {
         let is_new = if self.queues.len() < FEW {
             !self.queues.iter().any(|other| Arc::ptr_eq(other, queue))
         } else {
@@ -56,12 +98,13 @@ impl RoutedQueues {
         if is_new {
             self.queues.push(Arc::clone(queue));
         }
+        is_new
     }
 }
 
 impl Vhost {
     /// Finds the queues for a message. The first of `keys` is its routing key; the others come from
-    /// its CC and BCC headers. Returns `None` if the exchange does not exist.
+    /// its CC and BCC headers, and may repeat. Returns `None` if the exchange does not exist.
     pub(crate) fn route(
         &self,
         exchange: &str,
@@ -70,18 +113,26 @@ impl Vhost {
     ) -> Option<QueueRoute> {
         let tables = read(&self.tables);
         let first = tables.exchanges.get(exchange)?;
+        let keys = distinct(keys);
         let mut walk = ExchangeWalk {
             tables: &tables,
             headers,
-            exchanges: vec![first],
-            seen: HashSet::from([exchange]),
+            exchanges: FoundExchanges {
+                tables: &tables,
+                left: vec![first],
+                seen: HashSet::from([exchange]),
+            },
             found: RoutedQueues::default(),
+            steps: RoutingSteps::default(),
             is_lasting: keys.len() == 1,
         };
-        while let Some(exchange) = walk.exchanges.pop() {
-            walk.visit(exchange, keys);
+        while let Some(exchange) = walk.exchanges.left.pop() {
+            walk.visit(exchange, &keys);
         }
+        let steps = walk.steps.taken() + walk.found.queues.len();
         Some(QueueRoute {
+            steps: u32::try_from(steps).unwrap_or(u32::MAX),
+            is_whole: !walk.steps.are_too_many(),
             queues: walk.found.queues,
             is_lasting: walk.is_lasting,
             flow: Arc::clone(first.flow()),
@@ -89,48 +140,61 @@ impl Vhost {
     }
 }
 
+/// The keys without repetitions, in their order.
+fn distinct<'a>(keys: &[&'a [u8]]) -> Vec<&'a [u8]> {
+    let mut seen = HashSet::with_capacity(keys.len());
+    let keys = keys.iter().copied();
+    keys.filter(|key| seen.insert(*key)).collect()
+}
+
 impl<'a> ExchangeWalk<'a> {
     fn visit(&mut self, exchange: &'a Exchange<Destination>, keys: &[&[u8]]) {
         if exchange.kind() == ExchangeType::Headers {
             self.is_lasting = false;
         }
-        let mut hits: Vec<&'a Destination> = Vec::new();
-        let mut queues: Vec<&'a str> = Vec::new();
-        for &key in keys {
-            if exchange.name().is_empty() {
-                let name = std::str::from_utf8(key).ok();
-                queues.extend(
-                    name.and_then(|name| self.tables.queues.get_key_value(name))
-                        .map(|(name, _)| &**name),
-                );
-            } else {
-                exchange.route(key, || self.headers.cloned(), &mut |hit| hits.push(hit));
-            }
-        }
-        if hits.is_empty() && queues.is_empty() {
-            if let Some(alternate) = exchange.alternate() {
-                self.follow(alternate);
-            }
-            return;
-        }
-        for hit in hits {
-            match hit {
-                Destination::Queue(name) => queues.push(name),
-                Destination::Exchange(name) => self.follow(name),
-            }
-        }
-        for name in queues {
-            if let Some(queue) = self.tables.queues.get(name) {
-                self.found.add(queue);
-            }
+        let has_matched = if exchange.name().is_empty() {
+            self.visit_default(keys)
+        } else {
+            self.visit_bound(exchange, keys)
+        };
+        if !has_matched && let Some(alternate) = exchange.alternate() {
+            self.exchanges.add(alternate);
         }
     }
 
-    fn follow(&mut self, name: &str) {
-        if let Some((name, exchange)) = self.tables.exchanges.get_key_value(name)
-            && self.seen.insert(name)
-        {
-            self.exchanges.push(exchange);
+    /// The default exchange, where each key is the name of a queue. Returns whether one is.
+    fn visit_default(&mut self, keys: &[&[u8]]) -> bool {
+        let names = keys.iter().filter_map(|key| std::str::from_utf8(key).ok());
+        self.steps.add(keys.len());
+        let mut has_matched = false;
+        for queue in names.filter_map(|name| self.tables.queues.get(name)) {
+            has_matched = true;
+            self.found.add(queue);
         }
+        has_matched
+    }
+
+    /// Any other exchange. Returns whether a binding matched.
+    fn visit_bound(&mut self, exchange: &'a Exchange<Destination>, keys: &[&[u8]]) -> bool {
+        let mut has_matched = false;
+        let Self {
+            tables,
+            headers,
+            exchanges,
+            found,
+            steps,
+            ..
+        } = self;
+        exchange.route(keys, *headers, steps, &mut |destination| {
+            has_matched = true;
+            match destination {
+                Destination::Queue(name) => {
+                    let queue = tables.queues.get(name);
+                    queue.is_some_and(|queue| found.add(queue))
+                }
+                Destination::Exchange(name) => exchanges.add(name),
+            }
+        });
+        has_matched
     }
 }
