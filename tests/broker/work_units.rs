@@ -198,6 +198,22 @@ fn very_many_messages_that_expire_at_once_do_so_in_many_turns() {
     assert_short_turns(&loaded, "messages that expire");
 }
 
+/// One publish may drop as many messages as it has bytes.
+#[test]
+fn very_many_messages_that_a_large_one_pushes_out_go_in_many_turns() {
+    let loaded = Loaded::start();
+    let mut client = patient(&loaded);
+    declare(&mut client, "dead");
+    let most = [&b"I"[..], &MANY.to_be_bytes()].concat();
+    declare_with_dead_letters(&mut client, "q", "dead", &[("x-max-length-bytes", &most)]);
+    publish_many(&mut client, "q");
+    assert_eq!(ready(&mut client, "q"), MANY);
+    client.bytes(&publishing(1, ("", "q"), 0, PLAIN, &vec![7; MANY as usize]));
+    wait_for_ready(&mut client, "dead", MANY);
+    assert_eq!(ready(&mut client, "q"), 1);
+    assert_short_turns(&loaded, "messages that are pushed out");
+}
+
 #[test]
 fn a_connection_with_many_exclusive_queues_ends_in_many_turns() {
     const QUEUES: u32 = 1_500;

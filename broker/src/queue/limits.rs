@@ -59,11 +59,13 @@ pub(super) fn enforce(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut 
     while !effects.is_overspent() && expire(queue, state, effects, Strictness::Reached) {}
     let arguments = &queue.identity.arguments;
     if arguments.overflow == Overflow::DropHead {
-        while is_over(state, arguments) {
+        // Here too.
+        while is_over(state, arguments) && !effects.is_overspent() {
             let Some(entry) = state.ready.pop() else {
                 break;
             };
             state.counters.dropped += 1;
+            effects.spend(1);
             QueueState::discard(queue, entry, Reason::MaxLength, effects);
         }
     }
@@ -115,12 +117,34 @@ pub(super) fn expire(
     true
 }
 
-/// Asks the clock to call when the next head expires or the lease ends.
+/// Asks the clock to call when there is something to do: at once where a unit of work was too short
+/// for what is too much, else when the next head expires, the lease ends or the store is asked
+/// again.
 pub(super) fn arm(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut Effects) {
-    if !state.may_expire || state.is_deleted {
+    if state.is_deleted {
         return;
     }
     let arguments = &queue.identity.arguments;
+    let is_unfinished = effects.is_overspent()
+        && arguments.overflow == Overflow::DropHead
+        && is_over(state, arguments);
+    let next = is_unfinished
+        .then_some(effects.now_ms)
+        .into_iter()
+        .chain(state.unreadable_until(effects))
+        .chain(next_deadline(state, arguments, effects))
+        .min();
+    if let Some(next) = next.filter(|next| *next < state.armed_ms) {
+        state.armed_ms = next;
+        effects.timers.push((next, Arc::downgrade(queue)));
+    }
+}
+
+/// When the next head expires or the lease ends.
+fn next_deadline(state: &QueueState, arguments: &QueueArguments, effects: &Effects) -> Option<u64> {
+    if !state.may_expire {
+        return None;
+    }
     let head = state
         .ready
         .heads()
@@ -137,13 +161,7 @@ pub(super) fn arm(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut Effe
         .expires_ms
         .filter(|_| state.consumers.is_empty())
         .map(|ms| state.used_ms.saturating_add(ms));
-    let Some(next) = head.into_iter().chain(lease).min() else {
-        return;
-    };
-    if next < state.armed_ms {
-        state.armed_ms = next;
-        effects.timers.push((next, Arc::downgrade(queue)));
-    }
+    head.into_iter().chain(lease).min()
 }
 
 /// True when the queue was unused for as long as `x-expires` allows.

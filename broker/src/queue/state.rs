@@ -406,15 +406,19 @@ impl QueueState {
 
     /// The store could not give the next messages back: it is asked again after [`UNREADABLE_MS`].
     pub(super) fn set_unreadable(&mut self, queue: &Arc<Queue>, effects: &mut Effects) {
-        let until_ms = effects.now_ms + UNREADABLE_MS;
-        self.unreadable_until_ms = until_ms;
-        effects.timers.push((until_ms, Arc::downgrade(queue)));
+        self.unreadable_until_ms = effects.now_ms + UNREADABLE_MS;
+        limits::arm(queue, self, effects);
+    }
+
+    /// When the store may be asked again, if it has just failed.
+    pub(super) fn unreadable_until(&self, effects: &Effects) -> Option<u64> {
+        Some(self.unreadable_until_ms).filter(|until_ms| *until_ms > effects.now_ms)
     }
 
     /// True while the store is not asked for the next messages, because it has just failed to give
     /// them.
     pub(super) fn is_unreadable(&self, effects: &Effects) -> bool {
-        effects.now_ms < self.unreadable_until_ms
+        self.unreadable_until(effects).is_some()
     }
 
     /// Notes whether messages wait for want of consumers that take them.
