@@ -2,7 +2,7 @@
 //! (weakly).
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::{Mutex, Weak};
 use std::time::Duration;
 
@@ -15,6 +15,10 @@ use crate::time::now_ms;
 /// The longest sleep. The runtime's timer stops while the machine is suspended, so the deadlines
 /// are checked again after this time.
 const LONGEST: Duration = Duration::from_mins(1);
+/// How often deadlines of deleted queues are removed, however few they are.
+const TIDY_EVERY_MS: u64 = 60_000;
+/// Entries that are kept however few of them are in use.
+const KEPT_ENTRIES: usize = 64;
 
 /// The deadlines that queues have set.
 #[derive(Debug, Default)]
@@ -23,43 +27,73 @@ pub(crate) struct Clock {
     earlier: Notify,
 }
 
+/// The address of a queue. It stays its own while there is a weak reference to it.
+type QueueKey = usize;
+
 #[derive(Debug, Default)]
 struct Times {
-    heap: BinaryHeap<Reverse<(u64, u64)>>,
-    queues: std::collections::HashMap<u64, Weak<Queue>>,
-    next: u64,
+    /// The deadlines in `queues`, and some that an earlier one has replaced.
+    heap: BinaryHeap<Reverse<(u64, QueueKey)>>,
+    /// The deadline of each queue that has one.
+    queues: HashMap<QueueKey, (u64, Weak<Queue>)>,
+    /// How many deadlines the last [`Self::tidy`] left.
+    tidied: usize,
+    next_tidy_ms: u64,
 }
 
-impl Clock {
-    /// Sets a deadline for a queue.
-    pub(crate) fn arm(&self, at_ms: u64, queue: Weak<Queue>) {
-        let mut times = lock(&self.times);
-        let is_first = times
-            .heap
-            .peek()
-            .is_none_or(|Reverse((first, _))| at_ms < *first);
-        let id = times.next;
-        times.next += 1;
-        times.heap.push(Reverse((at_ms, id)));
-        times.queues.insert(id, queue);
-        drop(times);
-        if is_first {
-            self.earlier.notify_one();
+impl Times {
+    /// Sets the deadline of a queue unless it has an earlier one.
+    fn arm(&mut self, at_ms: u64, queue: Weak<Queue>) {
+        let key = queue.as_ptr().addr();
+        if self.queues.get(&key).is_some_and(|(set, _)| *set <= at_ms) {
+            return;
+        }
+        self.heap.push(Reverse((at_ms, key)));
+        self.queues.insert(key, (at_ms, queue));
+        if self.heap.len() > 2 * self.tidied + KEPT_ENTRIES {
+            self.tidy();
         }
     }
 
+    /// Removes the deadlines of queues that are gone and those that were replaced. Otherwise they
+    /// would stay until their time, which may be ten years away.
+    fn tidy(&mut self) {
+        self.queues.retain(|_, (_, queue)| queue.strong_count() > 0);
+        self.queues.shrink_to(KEPT_ENTRIES);
+        self.tidied = self.queues.len();
+        let times = self.queues.iter();
+        self.heap = times.map(|(key, (at, _))| Reverse((*at, *key))).collect();
+    }
+
     /// Removes and returns the queues whose deadline is at or before `now_ms`.
-    fn due(&self, now_ms: u64) -> Vec<Weak<Queue>> {
-        let mut times = lock(&self.times);
+    fn due(&mut self, now_ms: u64) -> Vec<Weak<Queue>> {
+        if now_ms >= self.next_tidy_ms {
+            self.next_tidy_ms = now_ms.saturating_add(TIDY_EVERY_MS);
+            self.tidy();
+        }
         let mut due = Vec::new();
-        while let Some(&Reverse((at, id))) = times.heap.peek() {
-            if at > now_ms {
-                break;
+        while let Some(&Reverse((at, key))) = self.heap.peek().filter(|first| first.0.0 <= now_ms) {
+            self.heap.pop();
+            let is_set = self.queues.get(&key).is_some_and(|(set, _)| *set == at);
+            if is_set && let Some((_, queue)) = self.queues.remove(&key) {
+                due.push(queue);
             }
-            times.heap.pop();
-            due.extend(times.queues.remove(&id));
         }
         due
+    }
+}
+
+impl Clock {
+    /// Sets the deadline of a queue unless it has an earlier one. A queue has one deadline; it sets
+    /// the next one when it has been called.
+    pub(crate) fn arm(&self, at_ms: u64, queue: Weak<Queue>) {
+        let mut times = lock(&self.times);
+        let first = times.heap.peek().map(|Reverse((first, _))| *first);
+        times.arm(at_ms, queue);
+        drop(times);
+        if first.is_none_or(|first| at_ms < first) {
+            self.earlier.notify_one();
+        }
     }
 
     fn until_first(&self, now_ms: u64) -> Duration {
@@ -73,7 +107,7 @@ impl Clock {
     pub(crate) async fn next_due(&self) -> Vec<Weak<Queue>> {
         loop {
             let now = now_ms();
-            let due = self.due(now);
+            let due = lock(&self.times).due(now);
             if !due.is_empty() {
                 return due;
             }
@@ -82,5 +116,67 @@ impl Clock {
                 () = self.earlier.notified() => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::queue::QueueIdentity;
+    use crate::queue::arguments::QueueArguments;
+    use crate::wire::table::Table;
+
+    const FAR_MS: u64 = 1 << 50;
+
+    fn queue() -> Arc<Queue> {
+        let identity = QueueIdentity {
+            name: "q".into(),
+            vhost: "/".into(),
+            durable: false,
+            auto_delete: false,
+            owner: None,
+            arguments: QueueArguments::default(),
+            table: Table::new(),
+        };
+        Arc::new(Queue::new(identity, None, 0))
+    }
+
+    #[test]
+    fn deadlines_of_deleted_queues_and_replaced_ones_are_removed() {
+        let clock = Clock::default();
+        for _ in 0..10_000 {
+            clock.arm(FAR_MS, Arc::downgrade(&queue()));
+        }
+        let queue = queue();
+        for earlier in 0..10_000 {
+            clock.arm(FAR_MS - earlier, Arc::downgrade(&queue));
+        }
+        let mut times = lock(&clock.times);
+        assert!(times.queues.len() < 200, "{}", times.queues.len());
+        assert!(times.heap.len() < 200, "{}", times.heap.len());
+        assert_eq!(times.due(FAR_MS - 10_000).len(), 0);
+        assert_eq!(times.due(FAR_MS - 9_999).len(), 1);
+        assert_eq!(times.due(FAR_MS).len(), 0, "it is called once");
+    }
+
+    #[test]
+    fn a_queue_is_called_at_its_earliest_deadline() {
+        let clock = Clock::default();
+        let (first, second) = (queue(), queue());
+        clock.arm(30, Arc::downgrade(&first));
+        clock.arm(10, Arc::downgrade(&first));
+        clock.arm(20, Arc::downgrade(&second));
+        clock.arm(40, Arc::downgrade(&first));
+        let mut times = lock(&clock.times);
+        let mut called = |now_ms| -> Vec<_> {
+            let due = times.due(now_ms);
+            due.iter().map(Weak::as_ptr).collect()
+        };
+        assert_eq!(called(9), []);
+        assert_eq!(called(10), [Arc::as_ptr(&first)]);
+        assert_eq!(called(100), [Arc::as_ptr(&second)]);
+        assert_eq!(called(100), []);
     }
 }
