@@ -172,6 +172,8 @@ fn a_name_that_a_user_holds_alone_keeps_no_program_from_running() {
     // It ended with "the broker refused", and the program never ran.
     let place = Place::new();
     let _broker = started(&place);
+    // It makes the exchanges.
+    let _other = Wrapped::open(&place, "other", &["--group", "team"]);
     with_bob(
         &place,
         "",
