@@ -99,8 +99,18 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
 /// does each segment and each large body of the store.
 fn allow_open_files() {
     let limit = getrlimit(Resource::Nofile);
-    let current = limit.maximum;
+    let current = open_files(&limit, platform::OPEN_FILES_LIMIT);
     let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
+}
+
+/// Returns the highest soft limit that the hard one and the system's own one allow, and never less
+/// than the soft limit is already. `None` is no limit.
+fn open_files(limit: &Rlimit, of_system: Option<u64>) -> Option<u64> {
+    let Some(of_system) = of_system else {
+        return limit.maximum;
+    };
+    let allowed = limit.maximum.map_or(of_system, |hard| hard.min(of_system));
+    limit.current.map(|soft| soft.max(allowed))
 }
 
 /// Refuses to listen beyond loopback without TLS, except with `--insecure`: passwords would be
@@ -343,5 +353,23 @@ impl ServeSignals {
                 _ = self.hangup.recv() => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_as_the_system_lets_a_process_ask_for() {
+        let limit = |current, maximum| Rlimit { current, maximum };
+        assert_eq!(open_files(&limit(Some(256), None), None), None);
+        assert_eq!(open_files(&limit(Some(256), Some(500)), None), Some(500));
+        let most = Some(10_240);
+        assert_eq!(open_files(&limit(Some(256), None), most), most);
+        assert_eq!(open_files(&limit(Some(256), Some(500)), most), Some(500));
+        let more = Some(20_000);
+        assert_eq!(open_files(&limit(more, None), most), more, "never less");
+        assert_eq!(open_files(&limit(None, None), most), None);
     }
 }

@@ -20,14 +20,17 @@ const LABEL: &str = "dev.cbroker.broker";
 struct Service {
     file: PathBuf,
     text: String,
+    /// Once the file is there and before `load`: what may fail, because nothing is loaded.
+    renew: Vec<Vec<String>>,
     /// Once the file is there.
     load: Vec<Vec<String>>,
     /// While the file is still there.
     unload: Vec<Vec<String>>,
     /// Once the file is gone.
     forget: Vec<Vec<String>>,
-    /// Succeeds while the service runs.
+    /// Succeeds while the service runs, and prints `sign_of_life` then.
     is_active: Vec<String>,
+    sign_of_life: &'static str,
 }
 
 /// What `service status` prints.
@@ -53,6 +56,9 @@ pub(super) fn run(verb: &ServiceVerb, config: &Config, output: &Output) -> Resul
         ServiceVerb::Install => {
             write(&service.file, &service.text)?;
             output.line(format!("wrote {file}"))?;
+            for command in &service.renew {
+                let _not_loaded = printed(command);
+            }
             tell(&service.load)?;
             output.line("the broker starts with your session from now on")?;
         }
@@ -81,7 +87,7 @@ fn status(service: &Service, output: &Output) -> Result<Exit, Error> {
         file: service.file.display().to_string(),
         installed: written.is_some(),
         current: written.as_deref() == Some(&*service.text),
-        active: written.is_some() && succeeds(&service.is_active),
+        active: written.is_some() && service.is_active(),
     };
     output.json(&status)?;
     let installed = if !status.installed {
@@ -101,12 +107,20 @@ fn status(service: &Service, output: &Output) -> Result<Exit, Error> {
     })
 }
 
-fn succeeds(command: &[String]) -> bool {
+impl Service {
+    fn is_active(&self) -> bool {
+        printed(&self.is_active).is_some_and(|text| text.contains(self.sign_of_life))
+    }
+}
+
+/// What a command prints; `None` where it fails.
+fn printed(command: &[String]) -> Option<String> {
     let [program, arguments @ ..] = command else {
-        return false;
+        return None;
     };
-    let told = Command::new(program).args(arguments).output();
-    told.is_ok_and(|told| told.status.success())
+    let output = Command::new(program).args(arguments).output().ok()?;
+    let succeeds = output.status.success();
+    succeeds.then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn systemd(config: &Config) -> Result<Service, Error> {
@@ -125,6 +139,7 @@ fn systemd(config: &Config) -> Result<Service, Error> {
     Ok(Service {
         file: folder.join("systemd/user").join(UNIT),
         text,
+        renew: Vec::new(),
         load: vec![
             words("systemctl --user daemon-reload"),
             words(&format!("systemctl --user enable --now {UNIT}")),
@@ -132,6 +147,7 @@ fn systemd(config: &Config) -> Result<Service, Error> {
         unload: vec![words(&format!("systemctl --user disable --now {UNIT}"))],
         forget: vec![words("systemctl --user daemon-reload")],
         is_active: words(&format!("systemctl --user is-active --quiet {UNIT}")),
+        sign_of_life: "",
     })
 }
 
@@ -155,10 +171,14 @@ fn launchd(config: &Config) -> Result<Service, Error> {
     let path = file.display().to_string();
     let call = |verb: &str| vec!["launchctl".to_owned(), verb.to_owned(), path.clone()];
     Ok(Service {
+        // It takes no file of a service that it has.
+        renew: vec![call("unload")],
         load: vec![call("load")],
         unload: vec![call("unload")],
         forget: Vec::new(),
+        // It lists what is loaded, and the process of what runs.
         is_active: words(&format!("launchctl list {LABEL}")),
+        sign_of_life: "\"PID\" =",
         file,
         text,
     })
@@ -222,4 +242,31 @@ fn xml(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(is_active: &str, sign_of_life: &'static str) -> Service {
+        Service {
+            file: PathBuf::new(),
+            text: String::new(),
+            renew: Vec::new(),
+            load: Vec::new(),
+            unload: Vec::new(),
+            forget: Vec::new(),
+            is_active: words(is_active),
+            sign_of_life,
+        }
+    }
+
+    #[test]
+    fn a_service_that_is_only_loaded_does_not_run() {
+        let pid = "\"PID\" =";
+        assert!(service("echo { \"Label\" = \"x\"; \"PID\" = 7; };", pid).is_active());
+        assert!(!service("echo { \"Label\" = \"x\"; \"LastExitStatus\" = 0; };", pid).is_active());
+        assert!(!service("false", "").is_active());
+        assert!(service("true", "").is_active());
+    }
 }

@@ -16,6 +16,10 @@ use super::Services;
 pub(crate) const IS_OPENED_BY_OPEN: bool = false;
 /// Who starts a program with the user's session.
 pub(crate) const SERVICES: Services = Services::Systemd;
+/// How many files a process may ask to have open, beside the hard limit.
+pub(crate) const OPEN_FILES_LIMIT: Option<u64> = None;
+/// The longest line, in bytes, for a terminal that collects lines itself: the kernel cuts at 4,095.
+pub(crate) const CANONICAL_LIMIT: usize = 4_000;
 /// Whether the sockets of other users are seen too.
 pub(crate) const SEES_ALL_SOCKETS: bool = true;
 

@@ -17,6 +17,14 @@ pub(crate) const IS_OPENED_BY_OPEN: bool = true;
 /// Who starts a program with the user's session.
 #[cfg(target_os = "macos")]
 pub(crate) const SERVICES: Services = Services::Launchd;
+/// How many files a process may ask to have open, beside the hard limit: `OPEN_MAX`. More is
+/// refused (`EINVAL`), and so is no limit, which is what the hard limit says.
+#[cfg(target_os = "macos")]
+pub(crate) const OPEN_FILES_LIMIT: Option<u64> = Some(10_240);
+/// The longest line, in bytes, for a terminal that collects lines itself: the kernel cuts at
+/// `MAX_CANON`, 1,024.
+#[cfg(target_os = "macos")]
+pub(crate) const CANONICAL_LIMIT: usize = 1_000;
 /// Whether the sockets of other users are seen too.
 #[cfg(target_os = "macos")]
 pub(crate) const SEES_ALL_SOCKETS: bool = false;

@@ -22,8 +22,6 @@ use crate::envelope::{DeliveryMark, Envelope, digest, disarm};
 
 /// Longest line that is typed, in bytes.
 pub(super) const LINE_LIMIT: usize = 64 * 1024;
-/// Longest line for a terminal that collects lines itself: the kernel cuts at 4,095 bytes.
-pub(super) const CANONICAL_LIMIT: usize = 4_000;
 /// So many hexadecimal digits of the file's SHA-256 stand in the line.
 const DIGEST_DIGITS: usize = 12;
 /// How long a spilled text is kept at most.
@@ -153,6 +151,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::platform::CANONICAL_LIMIT;
 
     fn envelope(id: &str) -> Envelope {
         let body = serde_json::json!({"id": id, "from": "a", "to": "b", "ts": "t", "message": id,

@@ -4,8 +4,9 @@
 //! `tests/store/power.rs` preloads it into a child that runs a store on the real engine, and then
 //! builds from the record what a power cut could have left. `CBROKER_POWER_ROOT` names the
 //! folder, `CBROKER_POWER_LOG` the record. Relies on the dynamic linker: each function here
-//! stands before the one of the same name in the C library.
+//! stands before the one of the same name in the C library. Linux only.
 
+#![cfg(target_os = "linux")]
 #![allow(
     unsafe_code,
     reason = "functions of the C library can only be replaced and called as such"

@@ -67,7 +67,7 @@ impl Stranger {
     /// Prints why and returns `None` where this is not root, who alone can start a program of
     /// another user.
     fn listen(host: &str, port: u16) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
+        if !rustix::process::geteuid().is_root() || !cfg!(target_os = "linux") {
             eprintln!("skipped: a listener of another user can only be started by root");
             return None;
         }

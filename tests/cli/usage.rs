@@ -176,7 +176,9 @@ fn the_service_is_written_for_the_user_s_own_service_manager() {
     } else {
         "systemctl"
     };
-    std::fs::write(bin.join(manager), "#!/bin/sh\necho \"$@\" >> calls\n").unwrap();
+    // What launchctl prints of a service that runs.
+    let script = "#!/bin/sh\necho \"$@\" >> calls\necho '\t\"PID\" = 1;'\n";
+    std::fs::write(bin.join(manager), script).unwrap();
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(bin.join(manager), executable).unwrap();
     let path = format!("{}:/usr/bin:/bin", bin.display());

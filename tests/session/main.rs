@@ -21,6 +21,7 @@ mod glance;
 mod hooks;
 mod ids;
 mod inbox;
+#[cfg(target_os = "linux")]
 mod launchers;
 mod passthrough;
 mod plugin;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
                     inbox::TESTS,
                     plugin::TESTS,
                     queued::TESTS,
+                    #[cfg(target_os = "linux")]
                     launchers::TESTS,
                     removal::TESTS,
                     scenes::TESTS,

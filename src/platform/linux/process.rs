@@ -46,11 +46,14 @@ pub(crate) fn program_name(pid: u32) -> Option<String> {
     Some(name.trim().to_owned())
 }
 
-/// The ids of all processes.
-pub(crate) fn pids() -> Vec<i32> {
+/// All processes that run, by their ids.
+pub(crate) fn processes() -> BTreeMap<i32, Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.collect()
+    let processes = entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        Some((pid, look(pid)?))
+    });
+    processes.collect()
 }
 
 /// The files that a process has open, where this user may see them.

@@ -1,5 +1,6 @@
 //! Processes, as `ps` and `lsof` list them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -7,11 +8,11 @@ use crate::platform::Process;
 
 /// What a program prints; empty where it cannot be run.
 pub(super) fn printed(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output();
+    output(Command::new(program).args(arguments))
+}
+
+fn output(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output();
     output.map_or_else(
         |_| String::new(),
         |output| String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -19,8 +20,12 @@ pub(super) fn printed(program: &str, arguments: &[&str]) -> String {
 }
 
 /// When a process started, in the system's format. `None` if it does not exist or is a zombie.
+///
+/// It is compared with what another process read, which may have another time zone and language.
 pub(crate) fn began(pid: u32) -> Option<String> {
-    let text = printed("ps", &["-o", "stat=,lstart=", "-p", &pid.to_string()]);
+    let mut ps = Command::new("ps");
+    ps.args(["-o", "stat=,lstart=", "-p", &pid.to_string()]);
+    let text = output(ps.env("TZ", "UTC0").env("LC_ALL", "C"));
     let (state, began) = text.trim().split_once(char::is_whitespace)?;
     (!state.starts_with('Z')).then(|| began.trim().to_owned())
 }
@@ -31,7 +36,22 @@ pub(crate) fn look(pid: i32) -> Option<Process> {
         "ps",
         &["-ww", "-o", "stat=,ppid=,args=", "-p", &pid.to_string()],
     );
-    let mut words = line.split_whitespace();
+    parse(line.split_whitespace())
+}
+
+/// All processes that run, by their ids.
+pub(crate) fn processes() -> BTreeMap<i32, Process> {
+    let all = printed("ps", &["-axww", "-o", "pid=,stat=,ppid=,args="]);
+    let processes = all.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let pid = words.next()?.parse().ok()?;
+        Some((pid, parse(words)?))
+    });
+    processes.collect()
+}
+
+/// Parses state, parent and arguments. `None` for a zombie.
+fn parse<'line>(mut words: impl Iterator<Item = &'line str>) -> Option<Process> {
     let state = words.next()?;
     let parent = words.next()?.parse().ok()?;
     (!state.starts_with('Z')).then(|| Process {
@@ -42,17 +62,9 @@ pub(crate) fn look(pid: i32) -> Option<Process> {
 
 /// A process's name.
 pub(crate) fn program_name(pid: u32) -> Option<String> {
-    let path = printed("ps", &["-o", "comm=", "-p", &pid.to_string()]);
+    let path = printed("ps", &["-ww", "-o", "comm=", "-p", &pid.to_string()]);
     let name = path.trim().rsplit('/').next().unwrap_or_default();
     Some(name.to_owned()).filter(|name| !name.is_empty())
-}
-
-/// The ids of all processes.
-pub(crate) fn pids() -> Vec<i32> {
-    let all = printed("ps", &["-axo", "pid="]);
-    all.lines()
-        .filter_map(|line| line.trim().parse().ok())
-        .collect()
 }
 
 /// The files that a process has open, where this user may see them.
@@ -90,14 +102,38 @@ mod tests {
         assert_eq!(u32::try_from(seen.parent).unwrap(), std::process::id());
         // Linux's own way says the same.
         #[cfg(target_os = "linux")]
-        assert_eq!(Some(seen), crate::platform::look(pid));
-        assert!(pids().contains(&pid));
+        assert_eq!(Some(&seen), crate::platform::look(pid).as_ref());
+        #[cfg(target_os = "linux")]
+        assert_eq!(Some(&seen), crate::platform::processes().get(&pid));
+        assert_eq!(Some(&seen), processes().get(&pid));
         assert_eq!(program_name(child.id()).as_deref(), Some("sleep"));
         assert!(began(child.id()).is_some());
         assert_eq!(began(child.id()), began(child.id()));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!((look(pid), began(child.id())), (None, None));
+    }
+
+    const ZONED: &str = "CBROKER_TEST_ZONED";
+
+    #[test]
+    fn a_start_reads_the_same_in_every_time_zone() {
+        if std::env::var_os(ZONED).is_some() {
+            println!(
+                "it began {}",
+                began(std::os::unix::process::parent_id()).unwrap()
+            );
+            return;
+        }
+        let here = format!("it began {}\n", began(std::process::id()).unwrap());
+        for zone in ["JST-9", "PST8"] {
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            let name = "platform::macos::process::tests::a_start_reads_the_same_in_every_time_zone";
+            child.args(["--exact", name, "--nocapture"]);
+            let output = child.env(ZONED, "1").env("TZ", zone).output().unwrap();
+            let there = String::from_utf8_lossy(&output.stdout);
+            assert!(there.contains(&here), "{zone}: {there}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::peer::{
     Attached, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage,
     SettleResult,
 };
+use crate::platform;
 use crate::wrap::brake::{Brake, Passing};
 use crate::wrap::dead_letter::{DeadBody, claimed_id};
 use crate::wrap::delivery::{InFlightMessage, MessageKey, State, Table, publisher};
@@ -394,7 +395,7 @@ impl Session {
         }
         let lines_only = self.program.reads_lines() && !self.modes.takes_paste();
         let limit = if lines_only {
-            spill::CANONICAL_LIMIT
+            platform::CANONICAL_LIMIT
         } else {
             spill::LINE_LIMIT
         };
@@ -466,7 +467,7 @@ fn compose(
     match spill::spill(
         (&parts.spill, &parts.card.name),
         envelope,
-        limit.max(spill::CANONICAL_LIMIT),
+        limit.max(platform::CANONICAL_LIMIT),
     ) {
         Ok((short, file)) => (both(&short), Some(file)),
         Err(error) => {

@@ -8,13 +8,18 @@ const GENERATIONS: usize = 64;
 
 /// Whether `pid` is `ancestor` or descends from it.
 pub fn descends_from(pid: i32, ancestor: i32) -> bool {
+    is_below(pid, ancestor, |pid| look(pid).map(|found| found.parent))
+}
+
+/// The same, where `parent_of` knows the processes.
+pub(super) fn is_below(pid: i32, ancestor: i32, parent_of: impl Fn(i32) -> Option<i32>) -> bool {
     let mut at = pid;
     for _ in 0..GENERATIONS {
         if at == ancestor {
             return true;
         }
-        match look(at) {
-            Some(process) if process.parent > 0 => at = process.parent,
+        match parent_of(at) {
+            Some(parent) if parent > 0 => at = parent,
             _ => return false,
         }
     }

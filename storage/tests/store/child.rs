@@ -12,7 +12,6 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit};
 use storage::{Options, QueueId, Sequence, Settled, Store, StoreEvent, Ticket, Urgency};
 
 use crate::model::{Fate, Model};
@@ -24,8 +23,6 @@ pub(crate) const FOLDER: &str = "CBROKER_STORE_CHILD";
 /// How many calls each of its clients makes.
 const CALLS: &str = "CBROKER_STORE_CHILD_CALLS";
 const SEED: &str = "CBROKER_STORE_CHILD_SEED";
-/// How many bytes of memory the child may use beyond those that it begins with.
-pub(crate) const MEMORY: &str = "CBROKER_STORE_CHILD_MEMORY";
 const CLIENTS: u64 = 3;
 
 /// Long ones are cut into parts, most share a row.
@@ -92,23 +89,11 @@ fn works_until_it_is_killed() {
             let random = Random(number(SEED) * 31 + client.queue.0);
             scope.spawn(|| client.run(random, number(CALLS)));
         }
-        if std::env::var_os(MEMORY).is_some() {
-            limit_memory(number(MEMORY));
-        }
+        #[cfg(target_os = "linux")]
+        #[cfg(target_os = "linux")]
+        crate::out_of_memory::limit_as_asked();
     });
     opened.store.close().unwrap();
-}
-
-/// Allocations fail from here on once they need so much more than there is.
-fn limit_memory(more: u64) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let mut lines = status.lines();
-    let size = lines.find_map(|line| line.strip_prefix("VmSize:")).unwrap();
-    let kib: u64 = size.split_whitespace().next().unwrap().parse().unwrap();
-    let limit = Some((kib << 10) + more);
-    let (current, maximum) = (limit, limit);
-    let limit = Rlimit { current, maximum };
-    rustix::process::setrlimit(Resource::As, limit).unwrap();
 }
 
 /// Small segments and frequent checkpoints, so that little work meets all of it.

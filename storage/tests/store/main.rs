@@ -19,9 +19,14 @@ mod hostile;
 mod index_files;
 mod kill;
 mod model;
+#[cfg(target_os = "linux")]
 mod open_files;
+#[cfg(target_os = "linux")]
+mod out_of_memory;
+#[cfg(target_os = "linux")]
 mod power;
 mod random;
+#[cfg(target_os = "linux")]
 mod scale;
 mod simulated_disk;
 mod space;

@@ -80,7 +80,8 @@ fn pass_on(session: &mut BufReader<UnixStream>) -> io::Result<()> {
         if session.buffer().is_empty() {
             let mut ends = [
                 PollFd::new(session.get_ref(), PollFlags::IN),
-                PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::empty()),
+                // Linux reports a hangup unasked; macOS only where it is asked for.
+                PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::HUP),
             ];
             poll(&mut ends, None)?;
             if !ends[1].revents().is_empty() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::platform;
+use crate::platform::{self, Process};
 use crate::wrap::ways::process;
 
 /// Where threads' locks are, below Codex's home.
@@ -62,7 +62,7 @@ impl Local {
             return Found::Nothing;
         };
         let locks = home.join(LOCKS);
-        let found = below(us).find_map(|pid| {
+        let found = below(us).into_iter().find_map(|pid| {
             let files = platform::open_files(pid);
             let held = files
                 .iter()
@@ -139,19 +139,24 @@ pub(super) fn starts_daemon(us: i32, home: &Path) -> bool {
     let is_lock = |file: &PathBuf| {
         file.parent() == Some(&locks) && file.extension().is_some_and(|ending| ending == "lock")
     };
-    below(us).any(|pid| platform::open_files(pid).iter().any(is_lock))
-}
-
-/// Processes that descend from `us`, without those of the daemon.
-fn below(us: i32) -> impl Iterator<Item = i32> {
-    platform::pids()
+    below(us)
         .into_iter()
-        .filter(move |&pid| pid != us && process::descends_from(pid, us) && !is_daemon(pid))
+        .any(|pid| platform::open_files(pid).iter().any(is_lock))
 }
 
-/// The daemon holds locks too, of every session's threads.
-fn is_daemon(pid: i32) -> bool {
-    process::look(pid).is_none_or(|found| found.arguments.iter().any(|word| word == DAEMON))
+/// Processes that descend from `us`, without those of the daemon, which holds locks too, of every
+/// session's threads.
+fn below(us: i32) -> Vec<i32> {
+    let all = platform::processes();
+    let parent_of = |pid| all.get(&pid).map(|found| found.parent);
+    let is_daemon = |found: &Process| found.arguments.iter().any(|word| word == DAEMON);
+    let others = all
+        .iter()
+        .filter(|&(&pid, found)| pid != us && !is_daemon(found));
+    others
+        .map(|(&pid, _)| pid)
+        .filter(|&pid| process::is_below(pid, us, parent_of))
+        .collect()
 }
 
 #[cfg(all(test, target_os = "linux"))]
