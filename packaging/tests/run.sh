@@ -2,7 +2,7 @@
 # Packs a binary in each way and installs it from there: packaging/tests/run.sh BINARY [WAY…]
 # The ways: archive installer formula deb npm image. A way whose tool is missing is left out, and
 # said; with CBROKER_TEST_OUTSIDE=required that is a failure. CBROKER_TEST_DEMO=1 also plays
-# `cbroker demo` with each installed program.
+# `cbroker demo` with each installed program; in the image it is played always.
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: $0 BINARY [WAY…]" >&2; exit 2; }
 tests=$(cd "$(dirname "$0")" && pwd)
@@ -107,6 +107,15 @@ serve_releases() {
     url=http://127.0.0.1:$port
 }
 
+# from_readme MORE: the README's own line, with MORE at its end, from the server on loopback.
+from_readme() {
+    local line
+    line=$(grep '^curl .*/latest/download/install\.sh | sh$' "$packaging/../README.md") ||
+        fail "the README has no line to install by"
+    line=${line//https:\/\/github.com\/cbroker\/cbroker\/releases/$url}
+    line=${line//=https/=http}
+    CBROKER_RELEASES=$url HOME=$scratch/user sh -euc "$line$1"
+}
 installer() { CBROKER_RELEASES=$url HOME=$scratch/user sh "$packaging/install.sh" "$@"; }
 
 try_installer() {
@@ -115,8 +124,9 @@ try_installer() {
     mkdir -p "$prefix/share/man/man1"
     touch "$prefix/share/man/man1/other.1"
 
-    # As users run it: from a pipe, the latest release, into the home.
-    CBROKER_RELEASES=$url HOME=$scratch/user sh <"$packaging/install.sh" >"$scratch/log"
+    # As the README has it: from a pipe, the latest release, into the home.
+    cp "$packaging/install.sh" "$releases/latest/download"
+    from_readme '' >"$scratch/log"
     grep -q 'has the right SHA-256 sum' "$scratch/log" || fail "it does not say what it checked"
     grep -qF "add $prefix/bin to your PATH" "$scratch/log" || fail "it does not speak of PATH"
     has "$prefix"
@@ -128,7 +138,11 @@ try_installer() {
     has "$prefix"
     [ ! -e "$prefix/share/doc/cbroker/older" ] || fail "a file of the version before is left"
 
-    installer --uninstall >"$scratch/log"
+    # Backquotes of Markdown.
+    # shellcheck disable=SC2016
+    grep -qF '`sh -s -- --uninstall`' "$packaging/../README.md" ||
+        fail "the README does not say how to uninstall"
+    from_readme ' -s -- --uninstall' >"$scratch/log"
     [ -e "$prefix/share/man/man1/other.1" ] || fail "it removed a file of others"
     rm "$prefix/share/man/man1/other.1"
     is_empty "$scratch/user"
@@ -226,7 +240,8 @@ try_image() {
         sleep 0.2
     done
     docker logs "$name" >>"$scratch/log" 2>&1 || true
-    local user status
+    local user status demo=0
+    docker exec "$name" /usr/bin/cbroker demo >"$scratch/demo" 2>&1 || demo=$?
     user=$(docker inspect --format '{{.Config.User}}' "$name")
     docker stop --time 120 "$name" >/dev/null
     status=$(docker inspect --format '{{.State.ExitCode}}' "$name")
@@ -236,6 +251,7 @@ try_image() {
     [ -n "$url" ] || fail "the broker in the container does not answer ($tries tries)"
     [ "$user" = 10001:10001 ] || fail "the broker in the container runs as '$user'"
     [ "$status" -eq 0 ] || fail "the broker in the container ends with $status"
+    [ "$demo" -eq 0 ] || { cat "$scratch/demo" >>"$scratch/log"; fail "the image's demo fails"; }
 }
 
 ways=("$@")
