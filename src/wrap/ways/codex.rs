@@ -30,7 +30,7 @@ use super::{
 };
 use daemon::next;
 use link::{Link, LinkError, Question};
-use local::{Found, Local, QueueError};
+use local::{Local, LocalSearch, QueueError};
 pub use setup::{Mark, Setup, home};
 use threads::{Status, Threads};
 
@@ -267,16 +267,16 @@ impl Work {
         let found = tokio::task::spawn_blocking(move || {
             let found = Local::find(us, &home);
             let starts_daemon =
-                !matches!(found, Found::Thread(_)) && local::starts_daemon(us, &home);
+                !matches!(found, LocalSearch::Thread(_)) && local::starts_daemon(us, &home);
             (found, starts_daemon)
         });
         let (found, starts_daemon) = found.await.unwrap_or_default();
         let begins = self.link.is_some() && self.began.elapsed() < BEGINS_WITHIN;
-        self.is_turnless = found == Found::NoTurn && !starts_daemon;
-        let is_coming = starts_daemon || (begins && found == Found::Nothing);
+        self.is_turnless = found == LocalSearch::NoTurn && !starts_daemon;
+        let is_coming = starts_daemon || (begins && found == LocalSearch::Nothing);
         self.local = match found {
-            Found::Thread(local) => Some(local),
-            Found::NoTurn | Found::Nothing => None,
+            LocalSearch::Thread(local) => Some(local),
+            LocalSearch::NoTurn | LocalSearch::Nothing => None,
         };
         if self.local.is_none() && is_coming {
             self.told = Told::Coming;

@@ -36,7 +36,7 @@ pub(super) enum QueueError {
 
 /// What runs below us without the daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum LocalSearch {
     /// No process that holds a thread.
     #[default]
     Nothing,
@@ -57,9 +57,9 @@ pub(super) struct Local {
 
 impl Local {
     /// Looks among the processes that descend from `us`.
-    pub(super) fn find(us: i32, home: &Path) -> Found {
+    pub(super) fn find(us: i32, home: &Path) -> LocalSearch {
         let Ok(home) = home.canonicalize() else {
-            return Found::Nothing;
+            return LocalSearch::Nothing;
         };
         let locks = home.join(LOCKS);
         let found = below(us).into_iter().find_map(|pid| {
@@ -75,9 +75,9 @@ impl Local {
             let mut histories = files
                 .iter()
                 .filter(|file| file.to_string_lossy().ends_with(&ending));
-            Some(histories.next().map_or(Found::NoTurn, |rollout| {
+            Some(histories.next().map_or(LocalSearch::NoTurn, |rollout| {
                 let rollout = rollout.clone();
-                Found::Thread(Self {
+                LocalSearch::Thread(Self {
                     pid,
                     thread,
                     rollout,
@@ -174,7 +174,7 @@ mod tests {
         let locks = home.path().join(LOCKS);
         fs::create_dir(&locks).unwrap();
         let us = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(Local::find(us, home.path()), Found::Nothing);
+        assert_eq!(Local::find(us, home.path()), LocalSearch::Nothing);
         let script = "exec 3>$0/01a.lock 4>$0/01b.lock 5>$1/r-01a.jsonl 6>$0/.coordination.lock
             read x; exec 7>$1/r-01b.jsonl; echo; read x";
         let mut child = std::process::Command::new("sh")
@@ -191,7 +191,7 @@ mod tests {
         {
             tokio::task::yield_now().await;
         }
-        assert_eq!(Local::find(us, home.path()), Found::NoTurn);
+        assert_eq!(Local::find(us, home.path()), LocalSearch::NoTurn);
         let mut to_child = child.stdin.take().unwrap();
         to_child.write_all(b"go\n").unwrap();
         let mut said = [0];
@@ -201,10 +201,10 @@ mod tests {
             thread: "01b".to_owned(),
             rollout: home.path().canonicalize().unwrap().join("r-01b.jsonl"),
         };
-        assert_eq!(Local::find(us, home.path()), Found::Thread(local));
+        assert_eq!(Local::find(us, home.path()), LocalSearch::Thread(local));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(Local::find(us, home.path()), Found::Nothing);
+        assert_eq!(Local::find(us, home.path()), LocalSearch::Nothing);
     }
 
     #[tokio::test]
