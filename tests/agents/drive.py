@@ -20,8 +20,10 @@ from room import CannotIsolate, Room
 import scenes, views, endings, tools  # noqa: E401, F401  Each adds its scenes, in this order.
 from tally import KINDS, Tally, Wrong
 
-# Played twice, with Claude Code; the others once, with the first three.
-SHORT = ["idle", "draft", "dialog_allowed", "busy", "killed"]
+# How often the short form plays each scene: with Claude Code, and with the others.
+SHORT_CLAUDE = {"idle": 2, "draft": 2, "dialog_allowed": 2, "busy": 2, "killed": 2,
+                "answer_by_mcp": 1}
+SHORT = {"idle": 1, "draft": 1, "dialog_allowed": 1, "answer_by_mcp": 1}
 
 
 def play_once(room, scene):
@@ -62,15 +64,15 @@ def play(room, scene, times, tally):
     print(f"{scene.__name__:<24} {good} of {times} ({time.time() - began:.0f} s)", flush=True)
 
 
-def drive(room, names, times, options=()):
-    """Plays the scenes of the room's agent; the counts."""
-    agent, tally = room.agent.name, Tally(times)
+def drive(room, plays, options=()):
+    """Plays the scenes of the room's agent, each so often; the counts."""
+    agent, tally = room.agent.name, Tally(plays)
     room.options = options
     room.open()
     try:
         for scene in SCENES:
-            if agent in scene.agents and (not names or scene.__name__ in names):
-                play(room, scene, times, tally)
+            if agent in scene.agents and scene.__name__ in plays:
+                play(room, scene, plays[scene.__name__], tally)
     finally:
         room.close()
     return tally
@@ -97,21 +99,21 @@ def main():
         if program is None:
             packages = options.packages or os.path.join(options.root, "packages")
             program, version = install(packages, agent, version)
-        names, times = only, options.times
+        plays = dict.fromkeys(only or (each.__name__ for each in SCENES), options.times)
         if options.short:
-            names, times = (SHORT, 2) if agent == "claude" else (SHORT[:3], 1)
+            plays = SHORT_CLAUDE if agent == "claude" else SHORT
         print(f"{agent} {version}", flush=True)
         folder = os.path.join(options.root, agent)
         room = Room(folder, options.cbroker, AGENTS[agent], program)
         ways = ("--delivery", options.delivery) if options.delivery else ()
-        tally = drive(room, names, times, ways)
+        tally = drive(room, plays, ways)
         print(tally.table(), flush=True)
         results[f"{agent} {version}"] = tally.scenes
         bad = tally.bad()
         if bad and options.short:
             print(f"PLAYED AGAIN, since it failed: {', '.join(bad)}", flush=True)
             room = Room(f"{folder}-again", options.cbroker, AGENTS[agent], program)
-            tally = drive(room, bad, times, ways)
+            tally = drive(room, {scene: plays[scene] for scene in bad}, ways)
             print(tally.table(), flush=True)
             bad = tally.bad()
         is_good &= not bad

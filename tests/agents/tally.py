@@ -19,10 +19,10 @@ def share(delays, part):
 
 
 class Tally:
-    """Counts of the scenes, each played `times` times."""
+    """Counts of the scenes; `plays` says how often each is played."""
 
-    def __init__(self, times):
-        self.times, self.scenes = times, {}
+    def __init__(self, plays):
+        self.plays, self.scenes = plays, {}
 
     def count(self, scene, kind, delay):
         counts = self.scenes.setdefault(scene, dict.fromkeys(KINDS, 0) | {"delays": []})
@@ -33,7 +33,7 @@ class Tally:
     def bad(self):
         """The scenes in which not every message was delivered once, or too few were played."""
         return [scene for scene, counts in self.scenes.items()
-                if counts[KINDS[0]] != self.times or any(counts[kind] for kind in KINDS[1:-1])]
+                if counts[KINDS[0]] != self.plays[scene] or any(counts[kind] for kind in KINDS[1:-1])]
 
     def table(self):
         """A Markdown table of the scenes; the delays are from `send` to the model's request."""
