@@ -264,14 +264,8 @@ fn on_loopback_and_without_a_password() {
     assert!(!all.contains(PASSWORD));
 }
 
-/// As `docker compose -f compose/lavinmq.compose.yml up` would make it.
+/// By the name alone: with the stored user, and without cbroker.
 fn made_by_hand(place: &Place, (port, management): (&str, &str)) {
-    let compose = Path::new(env!("CARGO_MANIFEST_DIR")).join("compose/lavinmq.compose.yml");
-    let compose = fs::read_to_string(compose).unwrap();
-    assert!(
-        compose.contains(&format!("container_name: {CONTAINER}"))
-            && compose.contains(&format!("name: {VOLUME}"))
-    );
     let (made, _) = docker(&[
         "run",
         "--env",
@@ -300,4 +294,54 @@ fn made_by_hand(place: &Place, (port, management): (&str, &str)) {
         "it is recognised as the same one"
     );
     assert_eq!(place.ok(["stop"]), "broker stopped; its data stays\n");
+}
+
+/// As `docker compose -f compose/lavinmq.compose.yml up` makes it: it names no user, so guest is
+/// the one. Guest signs in from loopback alone, so the broker in it has the host's network; the
+/// ports that are published for it stand in what the engine says of it all the same.
+#[test]
+fn a_container_that_compose_made_is_used_as_guest() {
+    let Some(_engine) = Engine::find() else {
+        return;
+    };
+    let compose = Path::new(env!("CARGO_MANIFEST_DIR")).join("compose/lavinmq.compose.yml");
+    let compose = fs::read_to_string(compose).unwrap();
+    assert!(
+        compose.contains(&format!("container_name: {CONTAINER}"))
+            && compose.contains(&format!("name: {VOLUME}"))
+            && !compose.contains("LAVINMQ_DEFAULT_USER")
+    );
+    build_image(&Place::new());
+    let place = Place::with_docker();
+    // A user of another broker of before, whom this one does not know.
+    fs::create_dir_all(place.home()).unwrap();
+    let credentials = "version = 1\nuser = \"cbroker\"\npassword = \"of another broker\"\n";
+    fs::write(place.home().join("credentials"), credentials).unwrap();
+    let (port, management) = (free_port().to_string(), free_port().to_string());
+    let volume = format!("{VOLUME}:/var/lib/lavinmq");
+    let published = [(&port, 5672), (&management, 15672)]
+        .map(|(outside, inside)| format!("127.0.0.1:{outside}:{inside}"));
+    let mut arguments = vec!["run", "--detach", "--name", CONTAINER, "--network", "host"];
+    arguments.extend(["--volume", &volume]);
+    for published in &published {
+        arguments.extend(["--publish", published]);
+    }
+    arguments.extend([IMAGE, "--allow-guest", "--port", &port]);
+    arguments.extend(["--mgmt-port", &management]);
+    assert!(docker(&arguments).0);
+    wait_until(
+        || place.run(["list"]).code == 0,
+        || format!("{:?}", place.run(["list"])),
+    );
+    let status = place.json(["status"]).remove(0);
+    assert_eq!(
+        (&status["kind"], &status["user"]),
+        (&"container".into(), &"guest".into()),
+        "{status}"
+    );
+    place.ok(["send", "someone", "x"]);
+    assert_eq!(place.listed("someone").unwrap()["pending"], 1);
+    assert_eq!(place.ok(["stop"]), "broker stopped; its data stays\n");
+    assert!(place.ok(["start"]).starts_with("broker started"));
+    assert_eq!(place.listed("someone").unwrap()["pending"], 1);
 }
