@@ -48,6 +48,24 @@ fn a_message_to_a_group_reaches_every_member_but_its_sender() {
 }
 
 #[test]
+fn a_session_joins_as_many_groups_as_it_is_told_to() {
+    everywhere(|place, name| {
+        let (crew, night) = (name("crew"), name("night"));
+        let member = name("member");
+        let session = Wrapped::open(place, &member, &["--group", &crew, "--group", &night]);
+        assert_eq!(
+            place.listed(&member).unwrap()["groups"],
+            json!([crew, night])
+        );
+        for group in [&crew, &night] {
+            let text = format!("to {group}");
+            place.ok(["send", &format!("@{group}"), &text]);
+            session.wait_for_submission(&text);
+        }
+    });
+}
+
+#[test]
 fn the_receipts_of_a_group_come_from_each_member() {
     everywhere(|place, name| {
         let group = name("crew");

@@ -12,6 +12,8 @@ crate::tests![
     a_home_on_a_full_or_read_only_disk_keeps_nobody_from_working,
     whoever_wants_no_program_without_messages_gets_none,
     a_known_agent_is_wrapped_without_the_word_run,
+    a_probe_says_which_signals_an_agent_gives,
+    a_probe_says_what_an_agent_asks_instead_of_its_prompt,
 ];
 
 const PROGRAM: [&str; 3] = ["sh", "-c", "echo it ran; exit 5"];
@@ -102,4 +104,35 @@ fn a_known_agent_is_wrapped_without_the_word_run() {
     // What is no agent needs the word.
     let output = stage.cbroker(&["--name", "peer", "sink"]).output();
     assert_eq!(output.unwrap().status.code(), Some(2));
+}
+
+/// What `doctor --probe` says of the agent that this stage calls `claude`.
+fn probed(stage: &Stage, quirks: &str) -> String {
+    let mut doctor = stage.cbroker(&["doctor", "--probe", "claude"]);
+    let output = doctor.env("AGENT", quirks).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn a_probe_says_which_signals_an_agent_gives() {
+    let stage = Stage::new();
+    let said = probed(&stage, "");
+    for line in [
+        "✓ paste        bracketed paste",
+        "✓ prompt       empty, looks as in claude",
+        "✓ title        \"✳ Claude Code\"",
+        "✓ hooks        the hook SessionStart",
+        "✓ second way   a hook waits",
+        "✓ send         ",
+    ] {
+        assert!(said.contains(line), "no `{line}` in\n{said}");
+    }
+}
+
+fn a_probe_says_what_an_agent_asks_instead_of_its_prompt() {
+    let stage = Stage::new();
+    let said = probed(&stage, "trust");
+    assert!(
+        said.contains("✗ prompt       a dialog is open instead: "),
+        "{said}"
+    );
 }
