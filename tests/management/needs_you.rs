@@ -88,6 +88,49 @@ fn a_card_shows_the_held_text_and_pauses_and_resumes() {
     assert_eq!(browser.errors(), [] as [String; 0]);
 }
 
+/// What one of two wraps of `backend` says of itself.
+fn twin(session: &str, pid: u32, (state, reason): (&str, Option<&str>)) -> String {
+    let mut twin: Value =
+        serde_json::from_str(&presence_holding("backend", state, reason, 0)).unwrap();
+    twin["session"] = session.into();
+    twin["pid"] = pid.into();
+    twin.to_string()
+}
+
+#[test]
+fn two_sessions_of_one_name_are_one_card_that_counts_them_and_a_drawer_that_names_each() {
+    let Some((_server, peer, browser)) = with_a_session() else {
+        return;
+    };
+    let _attached = [peer.attach("backend"), peer.attach("backend")];
+    let dialog = ("needs-you", Some("permission for Bash"));
+    for twin in [twin("01one", 7, ("busy", None)), twin("01two", 8, dialog)] {
+        peer.publish_as_user("claudeBroker.presence", "", &twin);
+    }
+    // The card says what the one that needs its person says.
+    browser.until(&format!("{} === 'Needs you'", card("backend", ".pill")));
+    let facts = card("backend", "");
+    browser.until(&format!("{facts}.includes('2 wraps share it')"));
+    assert_eq!(
+        browser.value("document.querySelectorAll('article.session').length"),
+        1
+    );
+    browser.click("article[data-key=backend] .open");
+    for line in [
+        "claude on here, process 8, needs-you: permission for Bash",
+        "claude on here, process 7, busy",
+    ] {
+        let drawer = "document.getElementById('look-body').textContent";
+        browser.until(&format!("{drawer}.includes({})", json!(line)));
+    }
+    // One of them ends: the card is the other's.
+    let gone = twin("01two", 8, ("closed", None));
+    peer.publish_as_user("claudeBroker.presence", "", &gone);
+    browser.until(&format!("{} === 'Busy'", card("backend", ".pill")));
+    browser.until(&format!("!{facts}.includes('wraps share it')"));
+    assert_eq!(browser.errors(), [] as [String; 0]);
+}
+
 #[test]
 fn a_page_in_the_background_tells_when_a_session_begins_to_need_its_person() {
     let server = Server::start();

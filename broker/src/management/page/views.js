@@ -25,7 +25,11 @@ const NEEDS = {
   keeps: ["keeps messages back", "keep messages back", "waiting"],
 };
 
-/** Draws the cards; returns the sessions that need somebody, and why. */
+/**
+ * Draws the cards; returns the sessions that need somebody, and why. A card is a name: the sessions
+ * of one name share its queue, and are paused and asked together. It says what the one says that
+ * needs its person most; the drawer has each of them.
+ */
 export function sessions(model, acts) {
   const list = model.ordered();
   $("dead").hidden = model.dead.length === 0;
