@@ -15,16 +15,16 @@ use serde_json::json;
 use crate::config::{Config, write_private};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::management::Client;
+use crate::management::{Client, ManagementError};
 use crate::output::Output;
 use crate::platform;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
-/// Opens the page. Always prints the address.
+/// Opens the page. Prints the address too.
 pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     let base = config.management.url.trim_end_matches('/');
-    let token = Client::new(config, API_WITHIN)?.sign_in_path().await.ok();
+    let token = sign_in_path(&Client::new(config, API_WITHIN)?).await?;
     let url = format!("{base}{}", token.as_deref().unwrap_or("/"));
     let was_opened = !output.is_json() && open(config, &url, token.is_some());
     output.json(&json!({ "url": url }))?;
@@ -35,6 +35,20 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
         output.notice("the address works once, within a minute");
     }
     Ok(Exit::Done)
+}
+
+/// The part of the page's address that signs in. `None` for a broker without such tokens: its own
+/// page asks for a login.
+///
+/// # Errors
+/// Where no broker, or one that refuses the login, or another user's program answers: its page
+/// would be shown as the broker's.
+async fn sign_in_path(api: &Client) -> Result<Option<String>, Error> {
+    match api.sign_in_path().await {
+        Ok(path) => Ok(Some(path)),
+        Err(ManagementError::Status { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Opens a browser only on a graphical desktop; a text browser would take over the terminal.

@@ -1,6 +1,7 @@
 //! A broker that the user names: its management options, and what works without an API.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 
 use crate::everywhere::everywhere;
@@ -130,8 +131,25 @@ fn the_browser_is_given_a_private_file_and_never_the_token_in_its_arguments() {
             .unwrap()
             .contains(url.trim())
     );
-    let elsewhere = place.ok(["ui", "--mgmt-url", "https://far.invalid"]);
-    assert_eq!(elsewhere.trim(), "https://far.invalid/");
+    place
+        .run(["ui", "--mgmt-url", "https://far.invalid"])
+        .fails(3, "no management API answers at https://far.invalid");
+}
+
+#[test]
+fn the_own_page_of_a_broker_without_sign_in_links_is_opened() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answering = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.is_empty()), "the end of the head");
+        let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+        (&stream).write_all(answer).unwrap();
+    });
+    let opened = Place::new().ok(["ui", "--mgmt-url", &url]);
+    assert_eq!(opened.trim(), format!("{url}/"));
+    answering.join().unwrap();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use base64::Engine;
@@ -186,7 +187,26 @@ fn another_user_who_takes_the_ports_after_a_crash_gets_no_password() {
         assert!(ran.err.contains("python3 (process "), "{ran:?}");
         assert!(ran.err.contains("of user nobody"), "{ran:?}");
     }
-    place.run(["ui"]);
+    let opened = place.home().join("opened");
+    let opener = place.home().join("bin");
+    std::fs::create_dir(&opener).unwrap();
+    let program = opener.join("xdg-open");
+    std::fs::write(&program, format!("#!/bin/sh\n: > '{}'\n", opened.display())).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    for arguments in [&["ui"][..], &["ui", "--json"]] {
+        let mut command = place.command();
+        let path = format!("{}:{}", opener.display(), std::env::var("PATH").unwrap());
+        command
+            .args(arguments)
+            .env("DISPLAY", ":0")
+            .env("PATH", path);
+        let ran = command.output().unwrap();
+        assert_eq!(ran.status.code(), Some(3), "{ran:?}");
+        assert_eq!(String::from_utf8_lossy(&ran.stdout), "", "no address");
+        let told = String::from_utf8_lossy(&ran.stderr);
+        assert!(told.contains("of user nobody"), "{told}");
+    }
+    assert!(!opened.exists(), "his page was opened");
     place.run(["status"]);
     let doctor = place.run(["doctor"]);
     assert!(
