@@ -34,7 +34,7 @@ use crate::queue::level::LoadRequest;
 use crate::quotas::Quotas;
 use crate::registry::ConnectionHandle;
 use crate::stats::Totals;
-use crate::tap::Tap;
+use crate::tap::{Tap, TapQueue, TapReaders};
 use crate::time::now_ms;
 use crate::users::Users;
 use crate::vhost::{DeleteCondition, Vhost};
@@ -360,6 +360,24 @@ impl BrokerState {
     /// Every open connection.
     pub fn connections(&self) -> Vec<Arc<ConnectionHandle>> {
         lock(&self.connections).values().cloned().collect()
+    }
+
+    /// A queue as the tap names it. No queue may be locked.
+    pub(crate) fn tap_queue(&self, queue: &Queue) -> TapQueue {
+        let readers = match queue.identity.owner {
+            None => TapReaders::Permitted,
+            Some(owner) => {
+                let connection = lock(&self.connections).get(&owner).cloned();
+                let opened = connection.as_ref().and_then(|found| found.opened.get());
+                opened.map_or(TapReaders::Gone, |opened| {
+                    TapReaders::Connection(Arc::clone(&opened.user))
+                })
+            }
+        };
+        TapQueue {
+            name: Arc::clone(queue.name()),
+            readers,
+        }
     }
 
     /// Tells every connection to end, and cuts those that are still there after `patience`.

@@ -56,15 +56,35 @@ pub struct TapEvent {
     /// The routing key.
     pub routing_key: Box<[u8]>,
     /// The queue in which it was settled.
-    pub queue: Option<Box<str>>,
+    pub queue: Option<TapQueue>,
     /// The first [`QUEUES`] queues that a published message was routed to.
-    pub routed: Box<[Arc<str>]>,
+    pub routed: Box<[TapQueue]>,
     /// Encoded properties: flags and values.
     pub properties: Box<[u8]>,
     /// The first [`EXCERPT_BYTES`] of the body.
     pub excerpt: Box<[u8]>,
     /// The size of the whole body in bytes.
     pub body_bytes: u64,
+}
+
+/// A queue that a line names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TapQueue {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Who can read from it.
+    pub readers: TapReaders,
+}
+
+/// Who can read from a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TapReaders {
+    /// Users with the permission.
+    Permitted,
+    /// The one connection that may use it, which is this user's.
+    Connection(Arc<str>),
+    /// Nobody any more: the one connection that may use it is gone.
+    Gone,
 }
 
 /// The recent traffic of the broker.
@@ -89,10 +109,9 @@ struct TapEntry {
 impl TapEvent {
     /// Returns the memory that this line uses, in bytes.
     fn footprint(&self) -> usize {
-        let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
         let names = self.exchange.len() + self.routing_key.len() + self.vhost.len();
-        let routed = self.routed.len() * size_of::<Arc<str>>();
-        let parts = names + text(&self.queue) + routed + self.properties.len();
+        let routed = self.routed.len() * size_of::<TapQueue>();
+        let parts = names + routed + self.properties.len();
         size_of::<Self>() + parts + self.excerpt.len() + 4 * ALLOCATION_BYTES
     }
 }

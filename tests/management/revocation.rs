@@ -247,6 +247,45 @@ fn who_may_read_names_of_the_server_alone_hears_no_answer_of_another_user() {
 }
 
 #[test]
+fn a_queue_of_one_connection_lets_no_other_user_read_what_it_gets() {
+    let server = with_bob("monitoring");
+    permit(
+        &server,
+        r#"{"configure":"^$","write":"^$","read":"^(amq\\..*|own|marker)$"}"#,
+    );
+    server.ask("PUT", "/api/queues/%2F/marker", "{}");
+    let of_bob = tap(&server);
+    let owner = server.request("GET", "/api/tap");
+    let owner = owner.signed_in(&server.sign_in()).open("");
+    let peer = Peer::connect(&server);
+    peer.declare_session("backend");
+    // Where a command waits for answers, and where a session hears questions.
+    peer.declare_own("own");
+    let mut questions = peer.hear_questions();
+    peer.publish_as_user("", "own", "a held text");
+    peer.publish("", "own", "a nameless text");
+    peer.take("own");
+    peer.publish_as_user("claudeBroker.presence", "", "a question");
+    peer.next(&mut questions);
+    server.publish("marker", "the end");
+    let heard = |mut stream: BufReader<TcpStream>| {
+        let mut heard = String::new();
+        while !heard.contains("the end") {
+            assert!(stream.read_line(&mut heard).unwrap() > 0, "{heard}");
+        }
+        heard
+    };
+    let texts = ["a held text", "a nameless text", "a question"];
+    let owners = heard(BufReader::new(owner));
+    let bobs = heard(of_bob);
+    for text in texts {
+        assert!(owners.contains(text), "{text}: {owners}");
+        assert!(!bobs.contains(text), "{text}: {bobs}");
+    }
+    assert!(bobs.contains(r#""routing_key":"own""#), "{bobs}");
+}
+
+#[test]
 fn what_the_tap_kept_is_shown_by_the_rights_of_now() {
     let server = with_bob("monitoring");
     let first = tap(&server);

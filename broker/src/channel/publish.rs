@@ -347,7 +347,7 @@ impl Channel {
             routed: targets
                 .iter()
                 .take(QUEUES)
-                .map(|queue| Arc::clone(queue.name()))
+                .map(|queue| self.context.broker.tap_queue(queue))
                 .collect(),
             properties: content.properties.into(),
             excerpt: content.body[..content.body.len().min(EXCERPT_BYTES)].into(),

@@ -251,7 +251,8 @@ impl Channel {
     ) {
         for delivery in taken {
             let content = delivery.entry.message.content();
-            self.context.broker.tap.note(TapEvent {
+            let broker = &self.context.broker;
+            broker.tap.note(TapEvent {
                 what: match disposition {
                     Disposition::Ack if delivery.consumer.is_none() => What::Taken,
                     Disposition::Ack => What::Acked,
@@ -262,7 +263,7 @@ impl Channel {
                 vhost: (&**delivery.queue.vhost()).into(),
                 exchange: content.exchange.into(),
                 routing_key: content.routing_key.into(),
-                queue: Some((&**delivery.queue.name()).into()),
+                queue: Some(broker.tap_queue(&delivery.queue)),
                 routed: Box::default(),
                 properties: content.properties.into(),
                 excerpt: content.body[..content.body.len().min(EXCERPT_BYTES)].into(),

@@ -219,7 +219,7 @@ fn show(api: &SharedApi, vhost: &Vhost, message: &Published<'_>) {
     let keys = [message.routing_key.as_bytes()];
     let route = vhost.route(message.exchange, &keys, headers.as_ref());
     let queues = route.iter().flat_map(|route| &route.queues);
-    let routed = queues.take(QUEUES).map(|queue| Arc::clone(queue.name()));
+    let routed = queues.take(QUEUES).map(|queue| api.broker.tap_queue(queue));
     let excerpt = &message.body[..message.body.len().min(EXCERPT_BYTES)];
     api.broker.tap.note(TapEvent {
         what: What::Published,

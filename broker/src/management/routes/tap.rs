@@ -25,7 +25,7 @@ use super::Routes;
 use crate::management::auth::Caller;
 use crate::management::refusal::ApiError;
 use crate::management::{SharedApi, views};
-use crate::tap::{Batch, TapEvent, TapListener, What};
+use crate::tap::{Batch, TapEvent, TapListener, TapQueue, TapReaders, What};
 use crate::users::Operation;
 
 /// Lines in one event at most. Each may carry 4 KiB of a body, and many taps that begin at once
@@ -130,21 +130,31 @@ async fn over(life: Option<Duration>) {
     }
 }
 
-/// Whether the caller can read the message from a queue. A message that went to no queue belongs to
-/// those who could have bound a queue to its exchange. An answer to a place that is no queue, as
-/// the page has one, is for the user who wrote it: nobody else could have taken it from there.
+/// Whether the caller can read the message from a queue. From a queue of one connection, that
+/// connection's user can, and the one who wrote the message. A message that went to no queue
+/// belongs to those who could have bound a queue to its exchange. An answer to a place that is no
+/// queue, as the page has one, is for the user who wrote it: nobody else could have taken it from
+/// there.
 fn may_read(caller: &Caller, seen: &TapEvent) -> bool {
     let may = |name: &str| caller.may(&seen.vhost, Operation::Read, name).is_ok();
+    let is_own = || views::properties(&seen.properties)["user_id"] == *caller.name;
+    let may_take = |queue: &TapQueue| {
+        may(&queue.name)
+            && match &queue.readers {
+                TapReaders::Permitted => true,
+                TapReaders::Connection(user) => *user == caller.name || is_own(),
+                TapReaders::Gone => is_own(),
+            }
+    };
     match &seen.queue {
-        Some(queue) => may(queue),
+        Some(queue) => may_take(queue),
         None if seen.routed.is_empty() && seen.exchange.is_empty() => {
             let key = String::from_utf8_lossy(&seen.routing_key);
             let is_answer = key.starts_with("amq.");
-            let is_own = || views::properties(&seen.properties)["user_id"] == *caller.name;
             may("") && may(&key) && (!is_answer || is_own())
         }
         None if seen.routed.is_empty() => may(&String::from_utf8_lossy(&seen.exchange)),
-        None => seen.routed.iter().any(|queue| may(queue)),
+        None => seen.routed.iter().any(may_take),
     }
 }
 
@@ -172,7 +182,7 @@ fn line(seen: &TapEvent, is_open: bool) -> Value {
         "vhost": seen.vhost,
         "exchange": String::from_utf8_lossy(&seen.exchange),
         "routing_key": String::from_utf8_lossy(&seen.routing_key),
-        "queue": seen.queue,
+        "queue": seen.queue.as_ref().map(|queue| &*queue.name),
         "properties": properties,
         "excerpt": excerpt,
         "encoding": encoding,
