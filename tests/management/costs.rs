@@ -235,6 +235,50 @@ fn a_list_of_consumers_with_large_arguments_is_rendered_one_at_a_time() {
     }
 }
 
+/// What a refused document adds at most to the memory of a new broker, in percent of its own size.
+fn growth(document: &str, reason: &str) -> u64 {
+    let place = Place::new();
+    let server = support::Server::start(&place);
+    // What the first request of a kind loads is no part of it.
+    let little = server.ask(&place, "POST", "/api/definitions/%2F", "{}");
+    assert_eq!(little.status, 204, "{little:?}");
+    forget_peak(server.pid());
+    let before = peak_kib(server.pid());
+    let answer = server.ask(&place, "POST", "/api/definitions/%2F", document);
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.body.contains(reason), "{answer:?}");
+    let more = peak_kib(server.pid()).saturating_sub(before) << 10;
+    let growth = more * 100 / document.len() as u64;
+    println!("{} bytes: {growth} percent", document.len());
+    growth
+}
+
+#[test]
+fn a_value_as_large_as_its_document_is_not_copied_before_it_is_refused() {
+    let long = "a".repeat(60 << 20);
+    for field in ["durable", "name", "auto_delete", "arguments"] {
+        let document =
+            format!(r#"{{"queues":[{{"name":"q","durable":true,"{field}":"{long}"}}]}}"#);
+        let growth = growth(&document, "has at most 1 MiB");
+        assert!(growth < 250, "{field}: {growth} percent");
+    }
+    let document = format!(r#"{{"rabbit_version":"{long}","queues":[]}}"#);
+    let growth = growth(&document, "has at most 1 MiB");
+    assert!(growth < 250, "{growth} percent");
+}
+
+#[test]
+fn arguments_of_a_document_are_in_memory_once() {
+    let long = "a".repeat(1 << 19);
+    let queue = |name: usize| {
+        format!(r#"{{"name":"q{name}","durable":true,"arguments":{{"x":"{long}"}}}},"#)
+    };
+    let queues: String = (0..120).map(queue).collect();
+    let document = format!(r#"{{"queues":[{queues}{{"name":"last","durable":5}}]}}"#);
+    let growth = growth(&document, "not_boolean");
+    assert!(growth < 300, "{growth} percent");
+}
+
 /// Users or vhosts that would together take more than the 4 MiB that a small limit leaves for them.
 fn many(kind: &str) -> serde_json::Value {
     let named = |number: usize| match kind {

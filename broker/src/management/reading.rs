@@ -1,7 +1,9 @@
 //! The JSON of requests, and what is said of it where it means nothing. Relies on `refusal`.
 
+use std::fmt;
+
 use axum::body::Bytes;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
@@ -10,7 +12,7 @@ use super::refusal::ApiError;
 /// A JSON body, whatever its content type says: tools forget it.
 pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
     let is_object = body.trim_ascii_start().first() == Some(&b'{');
-    if !is_object || serde_json::from_slice::<serde::de::IgnoredAny>(body).is_err() {
+    if !is_object || serde_json::from_slice::<IgnoredAny>(body).is_err() {
         return Err(ApiError::bad("not_json"));
     }
     interpret(&mut serde_json::Deserializer::from_slice(body))
@@ -21,7 +23,7 @@ pub(super) fn interpret<'de, T, D>(json: D) -> Result<T, ApiError>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
-    D::Error: std::fmt::Display,
+    D::Error: fmt::Display,
 {
     serde_path_to_error::deserialize(json).map_err(|error| {
         let field = error.path().to_string();
@@ -88,7 +90,7 @@ pub(super) fn check_routing_key(key: &str) -> Result<(), ApiError> {
 
 /// A text or a number that means a whole number: tools send both.
 pub(super) fn integer<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
-    let value = Value::deserialize(from)?;
+    let value = from.deserialize_any(Brief)?;
     let number = match &value {
         Value::Number(number) => number.as_i64(),
         Value::String(text) => text.parse().ok(),
@@ -100,11 +102,78 @@ pub(super) fn integer<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Erro
 /// `true`, `false`, or one of these as a text: `rabbitmqadmin` sends claims so, and so do old
 /// tools.
 pub(super) fn claim<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
-    match Value::deserialize(from)? {
+    match from.deserialize_any(Brief)? {
         Value::Bool(claim) => Ok(claim),
         Value::String(text) if text == "true" => Ok(true),
         Value::String(text) if text == "false" => Ok(false),
         other => Err(because(&json!(["not_boolean", other]))),
+    }
+}
+
+/// The longest text that a refusal quotes, in bytes.
+const QUOTED_BYTES: usize = 64;
+
+/// What a refusal quotes of a value.
+pub(super) fn quoted(value: &Value) -> Value {
+    match value {
+        Value::String(text) => shortened(text),
+        Value::Array(_) => json!("[…]"),
+        Value::Object(_) => json!("{…}"),
+        other => other.clone(),
+    }
+}
+
+fn shortened(text: &str) -> Value {
+    let end = text.floor_char_boundary(QUOTED_BYTES);
+    if end == text.len() {
+        json!(text)
+    } else {
+        json!(format!("{}…", &text[..end]))
+    }
+}
+
+/// Reads a value that is short where it is right. Of another one it keeps what [`quoted`] shows.
+struct Brief;
+
+impl<'de> Visitor<'de> for Brief {
+    type Value = Value;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a short value")
+    }
+
+    fn visit_bool<E>(self, claim: bool) -> Result<Value, E> {
+        Ok(json!(claim))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(json!(number))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(json!(number))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+        Ok(json!(number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(shortened(text))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(quoted(&json!([])))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
+        while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(quoted(&json!({})))
     }
 }
 
@@ -155,6 +224,14 @@ mod tests {
             (
                 r#"{"count":1,"durable":null}"#,
                 json!(["not_boolean", null]),
+            ),
+            (
+                r#"{"count":1,"durable":[{"a":["b"]}]}"#,
+                json!(["not_boolean", "[…]"]),
+            ),
+            (
+                &format!(r#"{{"count":"{}5"}}"#, "0".repeat(64)),
+                json!(["not_integer", format!("{}…", "0".repeat(64))]),
             ),
             (
                 r#"{"count":1,"durable":"a at line 1"}"#,

@@ -22,8 +22,10 @@ use crate::persist::Ticket;
 
 mod carry_out;
 mod plan;
+mod weight;
 
 use plan::ImportPlan;
+use weight::weigh;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -199,38 +201,17 @@ fn carry_out(
     into: Option<&str>,
 ) -> Result<Ticket, ApiError> {
     let mut holding = api.holdings.of(&caller.name);
-    weigh(document, &mut holding)?;
+    holding.set(weigh(document)?)?;
     let document = serde_json::from_slice(document).ok();
     let Some(Value::Object(document)) = document else {
         return Err(ApiError::bad("failed_to_parse_json"));
     };
     let mut plan = ImportPlan::new(api, into);
-    plan.read(&Value::Object(document))?;
+    plan.read(document)?;
     if into.is_some() {
         plan.check_caller(caller)?;
     }
     plan.carry_out(caller)
-}
-
-/// What a value costs in the tree of a document, with its key and the room for more.
-const VALUE_BYTES: usize = 64;
-/// What an object costs beside its values: a map has room for eleven, however few it holds.
-const OBJECT_BYTES: usize = 700;
-/// The largest tree.
-const TREE_BYTES: usize = 256 * 1024 * 1024;
-
-/// Refuses a document that would be too large as a tree, before it is one.
-fn weigh(document: &[u8], holding: &mut UserHolding) -> Result<(), ApiError> {
-    let cost = |byte: &u8| match byte {
-        b',' | b'[' | b':' => VALUE_BYTES,
-        b'{' => VALUE_BYTES + OBJECT_BYTES,
-        _ => 1,
-    };
-    let bytes = document.iter().map(cost).sum();
-    if bytes > TREE_BYTES {
-        return Err(ApiError::bad("the document is too large"));
-    }
-    holding.set(bytes)
 }
 
 fn named(kind: &str, name: &str, vhost: &str) -> String {

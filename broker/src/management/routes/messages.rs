@@ -66,7 +66,12 @@ impl<'de> Deserialize<'de> for AckMode {
             Some("ack_requeue_false") => Self::AckRequeueFalse,
             Some("reject_requeue_true") => Self::RejectRequeueTrue,
             Some("reject_requeue_false") => Self::RejectRequeueFalse,
-            _ => return Err(super::because(&json!(["unsupported_ackmode", value]))),
+            _ => {
+                return Err(super::because(&json!([
+                    "unsupported_ackmode",
+                    super::quoted(&value)
+                ])));
+            }
         })
     }
 }

@@ -13,7 +13,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::reading::{
-    because, check_routing_key, claim, integer, interpret, read, read_or_default, routing_key,
+    because, check_routing_key, claim, integer, interpret, quoted, read, read_or_default,
+    routing_key,
 };
 use super::refusal::ApiError;
 use super::{Api, SharedApi, page};

@@ -119,7 +119,7 @@ async fn show(
 
 /// What a queue is to be; also a line of the definitions. As at RabbitMQ, it is transient unless
 /// something else is said.
-#[derive(Debug, Default, PartialEq, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct QueueRequest {
     #[serde(default, deserialize_with = "super::claim")]
     durable: bool,

@@ -93,7 +93,7 @@ impl ImportPlan<'_> {
         for ((vhost, name), line) in std::mem::take(&mut self.queues) {
             let there = self.find(&vhost)?;
             let is_new = there.queue(&name).is_none();
-            let mut declare = line.declare(self.api, &name)?;
+            let mut declare = line.declare(self.api, &name);
             // What an administrator brings in was let in once, and may exceed the limit of now.
             if caller.administers().is_err() {
                 declare.limit = admission::queue_limit(&self.api.broker, &vhost);

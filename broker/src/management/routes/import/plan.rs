@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::super::{bindings, exchanges, limits, permissions, queues, users, vhosts};
 use super::called;
@@ -49,17 +49,23 @@ type VhostAndName = (String, String);
 /// A queue as it is to be.
 #[derive(PartialEq)]
 pub(super) struct QueueLine {
-    wanted: queues::QueueRequest,
+    durable: bool,
+    auto_delete: bool,
     arguments: Table,
 }
 
 impl QueueLine {
-    pub(super) fn declare<'l>(&self, api: &Api, name: &'l str) -> Result<Declare<'l>, ApiError> {
-        Ok(Declare {
+    pub(super) fn declare<'l>(&self, api: &Api, name: &'l str) -> Declare<'l> {
+        Declare {
             is_server_named: is_server_named(name),
+            name,
+            durable: self.durable,
+            exclusive: false,
+            auto_delete: self.auto_delete,
             arguments: self.arguments.clone(),
-            ..self.wanted.declare(api, name)?
-        })
+            connection: 0,
+            limit: api.broker.limits.queues,
+        }
     }
 }
 
@@ -125,7 +131,8 @@ impl<'a> ImportPlan<'a> {
         }
     }
 
-    pub(super) fn read(&mut self, document: &Value) -> Result<(), ApiError> {
+    /// Reads a document, of which each line goes when it is read: the plan takes its place.
+    pub(super) fn read(&mut self, mut document: Map<String, Value>) -> Result<(), ApiError> {
         type PlanReader<'a> = fn(&mut ImportPlan<'a>, &Value) -> Result<(), ApiError>;
         let whole: [(&str, &str, PlanReader<'a>); 3] = [
             ("vhosts", "vhost", Self::read_vhost),
@@ -140,13 +147,13 @@ impl<'a> ImportPlan<'a> {
         ];
         let whole = whole.into_iter().filter(|_| self.into.is_none());
         for (section, kind, read) in whole.chain(topology).collect::<Vec<_>>() {
-            let lines = match document.get(section) {
+            let lines = match document.remove(section) {
                 None | Some(Value::Null) => continue,
                 Some(Value::Array(lines)) => lines,
                 Some(_) => return Err(ApiError::bad(format!("{section} must be a list"))),
             };
             for line in lines {
-                read(self, line).map_err(|refusal| refusal.about(&called(kind, line)))?;
+                read(self, &line).map_err(|refusal| refusal.about(&called(kind, &line)))?;
             }
         }
         self.check_access_room()
@@ -275,8 +282,7 @@ impl<'a> ImportPlan<'a> {
         if line.get("durable").is_none() {
             return Err(ApiError::bad("[{key_missing,durable}]"));
         }
-        let wanted: queues::QueueRequest = parse(line)?;
-        let declare = wanted.declare(self.api, name)?;
+        let declare = parse::<queues::QueueRequest>(line)?.declare(self.api, name)?;
         if !is_server_named(name) {
             check_name("queue", name)?;
         }
@@ -288,8 +294,12 @@ impl<'a> ImportPlan<'a> {
         {
             there.check_same(&queue, &declare)?;
         }
-        let arguments = declare.arguments;
-        let (place, line) = ((vhost, name.to_owned()), QueueLine { wanted, arguments });
+        let line = QueueLine {
+            durable: declare.durable,
+            auto_delete: declare.auto_delete,
+            arguments: declare.arguments,
+        };
+        let place = (vhost, name.to_owned());
         match self.queues.get(&place) {
             Some(before) if *before != line => {
                 return Err(ApiError::bad("it comes twice, with other properties"));
@@ -374,7 +384,7 @@ impl<'a> ImportPlan<'a> {
         }
         for ((vhost, name), line) in &self.queues {
             self.check_name_of_server(caller, vhost, name)?;
-            queues::check_caller(caller, vhost, &line.declare(self.api, name)?)?;
+            queues::check_caller(caller, vhost, &line.declare(self.api, name))?;
         }
         for (vhost, line) in &self.bindings {
             bindings::check_caller(caller, vhost, (&line.source, &line.destination))?;
