@@ -178,6 +178,15 @@ impl LoginThrottle {
         Ok(true)
     }
 
+    /// The user of this machine at the other end of a connection over loopback, where the system
+    /// tells.
+    pub(crate) async fn local_user(&self, client: LoginPeer) -> Option<u32> {
+        match self.look_ups.user_of(client).await? {
+            Source::LocalUser(user) => Some(user),
+            Source::Network(_) => None,
+        }
+    }
+
     /// Records a wrong password.
     pub(crate) async fn wrong(&self, attempt: LoginAttempt) {
         let Some(from) = attempt.from else { return };
@@ -209,7 +218,8 @@ impl LoginPeer {
         Source::Network(network(self.peer.ip()))
     }
 
-    fn is_local(self) -> bool {
+    /// Whether the client is on this machine, by its address.
+    pub(crate) fn is_local(self) -> bool {
         self.peer.ip().to_canonical().is_loopback()
     }
 

@@ -18,10 +18,13 @@ use macos::PEER_CLOSED;
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    STEADY, local_user::users_of, machine_memory_bytes, open_descriptors, resident_bytes,
+    STEADY, UNMAPPED_USER, local_user::users_of, machine_memory_bytes, open_descriptors,
+    resident_bytes,
 };
 #[cfg(target_os = "macos")]
-pub(crate) use macos::{STEADY, machine_memory_bytes, open_descriptors, resident_bytes, users_of};
+pub(crate) use macos::{
+    STEADY, UNMAPPED_USER, machine_memory_bytes, open_descriptors, resident_bytes, users_of,
+};
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 compile_error!("cbroker runs on Linux and macOS");
 

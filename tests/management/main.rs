@@ -15,6 +15,7 @@ mod fixture;
 mod forgery;
 mod glance;
 mod halves;
+mod held_port;
 mod keyboard;
 mod limits;
 mod looks;

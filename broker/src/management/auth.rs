@@ -4,7 +4,8 @@
 //! authentication is refused to requests with an `Origin`, so that a browser's remembered password
 //! is of no use to a page, and a cookie changes nothing unless our own `Origin` came with it. A
 //! cookie counts only with its key, which the page sends beside it: pages of other ports can plant
-//! cookies here, and see ours, but not the key.
+//! cookies here, and see ours, but not the key. Over loopback both count only from the system user
+//! who signed in: another one may have held the port while the broker was down, and got both.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,14 +13,14 @@ use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::http_listener::RemoteEnd;
 use super::refusal::ApiError;
-use super::sessions::{Fingerprint, SignedIn};
+use super::sessions::{Fingerprint, Place, SignedIn};
 use super::{Api, HttpScheme, SharedApi};
 use crate::lock::read;
 use crate::login_throttle::LoginPeer;
@@ -30,8 +31,6 @@ use crate::vhost::Vhost;
 
 /// The header with the key of the page's session.
 const PAGE_KEY: &str = "x-cbroker-key";
-/// The path of the tap.
-const TAP: &str = "/api/tap";
 
 /// A user who may use the API.
 #[derive(Debug, Clone)]
@@ -93,7 +92,7 @@ async fn identify(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
         Some(value) => by_password(parts, api, value).await?,
         None => match by_socket(parts, api) {
             Some(name) => Caller::of(api, name, SignIn::Socket, true)?,
-            None => by_cookie(parts, api)?,
+            None => by_cookie(parts, api).await?,
         },
     };
     check_rank(&caller.user)?;
@@ -190,7 +189,7 @@ fn credentials(value: &HeaderValue) -> Option<(String, String)> {
     Some((name.to_owned(), password.to_owned()))
 }
 
-fn by_cookie(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
+async fn by_cookie(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
     // A page at another port of this host is of the same site, so its requests bring the cookie.
     let site = parts.headers.get("sec-fetch-site");
     let is_own = |site: &HeaderValue| matches!(site.as_bytes(), b"same-origin" | b"none");
@@ -199,16 +198,15 @@ fn by_cookie(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
             "the request comes from a foreign page",
         ));
     }
-    let key = page_key(&parts.headers).or_else(|| key_of_tap(&parts.uri));
-    let key = key.ok_or_else(ApiError::login)?;
-    let found = cookies(&parts.headers, api).find_map(|cookie| signed_in(api, cookie, key));
+    let found = signed_in(parts, api).await;
     let (found, is_owner) = found.ok_or_else(ApiError::login)?;
     if !parts.method.is_safe() && !parts.headers.contains_key(header::ORIGIN) {
         return Err(ApiError::suspicious(
             "a change by cookie must come from our own page",
         ));
     }
-    if let Some(renewed) = found.renewed
+    let renewed = api.sessions().extend(&found.id, now_ms());
+    if let Some(renewed) = renewed
         && let Err(error) = api.broker.definitions.save(&Definition::Session(renewed))
     {
         tracing::warn!(%error, "a session of the page may end with the broker");
@@ -221,27 +219,40 @@ pub(super) fn page_key(headers: &HeaderMap) -> Option<&str> {
     headers.get(PAGE_KEY)?.to_str().ok()
 }
 
-/// The same in the address of the tap: browsers send no header of the page's there.
-fn key_of_tap(uri: &Uri) -> Option<&str> {
-    let query = uri.query().filter(|_| uri.path() == TAP)?;
-    query.split('&').find_map(|pair| pair.strip_prefix("key="))
+/// The session of the request's cookies and key, while its user has the password that it signed in
+/// with, and whether it is the owner's. Only from where it was opened.
+async fn signed_in(parts: &Parts, api: &Api) -> Option<(SignedIn, bool)> {
+    let key = page_key(&parts.headers)?;
+    let found: Vec<_> = {
+        let sessions = api.sessions();
+        let now = now_ms();
+        let cookies = cookies(&parts.headers, api);
+        cookies
+            .filter_map(|cookie| sessions.find(cookie, key, now))
+            .collect()
+    };
+    if found.is_empty() {
+        return None;
+    }
+    let place = place(parts, api).await;
+    let users = read(&api.broker.users);
+    found.into_iter().find_map(|found| {
+        let is_owner = found.is_of_owner(users.get(&found.user)?, place)?;
+        Some((found, is_owner))
+    })
 }
 
-/// The session of this cookie and key, while its user has the password that it signed in with, and
-/// whether it is the owner's.
-fn signed_in(api: &Api, cookie: &str, key: &str) -> Option<(SignedIn, bool)> {
-    let found = api.sessions().user(cookie, key, now_ms())?;
-    let users = read(&api.broker.users);
-    let user = users.get(&found.user)?;
-    let is_owner = found.is_of_owner(user)?;
-    Some((found, is_owner))
+/// Where a request comes from.
+pub(super) async fn place(parts: &Parts, api: &Api) -> Place {
+    match parts.extensions.get::<RemoteEnd>() {
+        Some(peer) => peer.place(&api.broker.throttle).await,
+        None => Place::UnknownLocalUser,
+    }
 }
 
 /// The user whose session the request's cookies belong to, where there is one.
-pub(super) fn present(headers: &HeaderMap, api: &Api) -> Option<Arc<str>> {
-    let key = page_key(headers)?;
-    let found = cookies(headers, api).find_map(|cookie| signed_in(api, cookie, key));
-    found.map(|(found, _)| found.user)
+pub(super) async fn present(parts: &Parts, api: &Api) -> Option<Arc<str>> {
+    signed_in(parts, api).await.map(|(found, _)| found.user)
 }
 
 /// Cookies know no ports, so the name does: two brokers on one machine do not sign each other's

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -24,11 +24,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use super::sessions::Place;
 use super::write_deadline::{SPAN, WriteDeadline};
 use crate::listener::UnixSocket;
 use crate::lock::lock;
 use crate::login_places::{LoginPlace, LoginPlaces};
-use crate::login_throttle::LoginPeer;
+use crate::login_throttle::{LoginPeer, LoginThrottle};
+use crate::platform;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// From the moment that a request could come to the end of its head.
@@ -51,6 +53,8 @@ pub(super) struct RemoteEnd {
     /// Whether the peer runs as the same user of the machine as this broker. The kernel reports
     /// this for a Unix socket.
     pub(super) is_same_user: bool,
+    /// Where the peer is, once it was looked up.
+    place: Arc<OnceLock<Place>>,
     visit: Arc<ConnectionPermit>,
 }
 
@@ -58,6 +62,42 @@ impl RemoteEnd {
     /// Records the login of a user on this connection.
     pub(super) fn signed_in(&self, user: &str) {
         self.visit.promote(user);
+    }
+
+    /// Where the peer is. Over loopback this looks up its system user, at the first time.
+    pub(super) async fn place(&self, look_ups: &LoginThrottle) -> Place {
+        if let Some(place) = self.place.get() {
+            return *place;
+        }
+        let (Some(peer), Some(local)) = (self.address, self.local) else {
+            return Place::UnknownLocalUser;
+        };
+        let client = LoginPeer { peer, local };
+        if !client.is_local() {
+            return Place::Network;
+        }
+        // The kernel's table may leave out a socket while others come and go, so a second look is
+        // worth it, and what was not found is looked up again at the next request.
+        for _ in 0..2 {
+            if let Some(user) = look_ups.local_user(client).await
+                && Some(user) != platform::UNMAPPED_USER
+            {
+                return *self.place.get_or_init(|| Place::LocalUser(user));
+            }
+        }
+        Place::UnknownLocalUser
+    }
+
+    /// The far end of a connection of this system user, for unit tests.
+    #[cfg(test)]
+    pub(super) fn of_user(user: u32) -> Self {
+        Self {
+            address: None,
+            local: None,
+            is_same_user: false,
+            place: Arc::new(OnceLock::from(Place::LocalUser(user))),
+            visit: Arc::<Visitors>::default().admit(None),
+        }
     }
 
     /// A number that no other connection has.
@@ -226,6 +266,7 @@ impl Door {
             address: Some(peer),
             local: Some(local),
             is_same_user: false,
+            place: Arc::default(),
             visit: self.visitors.admit(Some(place)),
         })
     }
@@ -250,10 +291,15 @@ impl Door {
 
     async fn greet_local(self, stream: UnixStream) {
         let own = rustix::process::geteuid().as_raw();
+        let user = stream.peer_cred().map(|peer| peer.uid()).ok();
         let peer = RemoteEnd {
             address: None,
             local: None,
-            is_same_user: stream.peer_cred().is_ok_and(|peer| peer.uid() == own),
+            is_same_user: user == Some(own),
+            place: Arc::new(
+                user.map(Place::LocalUser)
+                    .map_or_else(OnceLock::new, OnceLock::from),
+            ),
             visit: self.visitors.admit(None),
         };
         self.converse(stream, peer).await;
@@ -380,6 +426,7 @@ mod tests {
             address: None,
             local: None,
             is_same_user: true,
+            place: Arc::default(),
             visit: door.visitors.admit(None),
         };
         let (mut client, server) = tokio::io::duplex(1024);

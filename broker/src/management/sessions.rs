@@ -9,6 +9,10 @@
 //! A session has two secrets of 256 random bits. Browsers send its cookie to every port of the
 //! host, and a page of any port can plant one. Its key is in the page's local storage, which other
 //! ports neither see nor change: a cookie counts only with the key that was made for it.
+//!
+//! Both reach whoever holds the port while no broker does. So a session counts only where it was
+//! opened ([`Place`]): over loopback, for the same system user. Where the system does not tell
+//! users apart, it is not stored and ends with the broker, before anybody else can hold the port.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -52,6 +56,34 @@ impl ProvenUser {
     }
 }
 
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Network,
+    /// A system user of this machine.
+    LocalUser(u32),
+    /// This machine, from a user that the system does not tell.
+    UnknownLocalUser,
+}
+
+impl Place {
+    /// What a session that is opened here remembers in place of its user's digest.
+    fn bind(self, credential: &[u8]) -> Vec<u8> {
+        let place = match self {
+            Self::Network => return credential.to_vec(),
+            Self::LocalUser(user) => format!("system user {user}"),
+            Self::UnknownLocalUser => "a system user".to_owned(),
+        };
+        let bound = Sha256::new().chain_update(credential).chain_update(place);
+        bound.finalize().to_vec()
+    }
+
+    /// Whether the sessions that are opened here outlive the broker.
+    fn is_stored(self) -> bool {
+        self != Self::UnknownLocalUser
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Token {
     identity: ProvenUser,
@@ -72,9 +104,11 @@ pub(super) enum Issuer {
 #[derive(Debug, Clone)]
 struct PageSession {
     user: Arc<str>,
+    /// The digest of [`digest`], bound to a [`Place`].
     credential: Vec<u8>,
     ends_ms: u64,
-    stored_ends_ms: u64,
+    /// `None` for one that is not stored.
+    stored_ends_ms: Option<u64>,
 }
 
 impl PageSession {
@@ -101,8 +135,6 @@ pub(super) struct SignedIn {
     pub(super) id: Fingerprint,
     pub(super) user: Arc<str>,
     credential: Vec<u8>,
-    /// To be stored, where the session's end has moved far enough.
-    pub(super) renewed: Option<SessionDefinition>,
 }
 
 /// A new session.
@@ -111,7 +143,8 @@ pub(super) struct OpenedSession {
     /// The cookie's value.
     pub(super) cookie: String,
     pub(super) key: String,
-    pub(super) stored: SessionDefinition,
+    /// To be stored; `None` for one that ends with the broker.
+    pub(super) stored: Option<SessionDefinition>,
     pub(super) forgotten: Vec<SessionDefinition>,
 }
 
@@ -145,10 +178,11 @@ fn digest(user: &User, is_owner: bool) -> Vec<u8> {
 }
 
 impl SignedIn {
-    /// Whether the session is the owner's; `None` where the user has another password by now.
-    pub(super) fn is_of_owner(&self, user: &User) -> Option<bool> {
+    /// Whether the session is the owner's; `None` where the user has another password by now, or
+    /// the session was opened in another place.
+    pub(super) fn is_of_owner(&self, user: &User, place: Place) -> Option<bool> {
         let mut both = [false, true].into_iter();
-        both.find(|is_owner| digest(user, *is_owner) == self.credential)
+        both.find(|is_owner| place.bind(&digest(user, *is_owner)) == self.credential)
     }
 }
 
@@ -182,7 +216,7 @@ impl PageSessions {
                         user: definition.user.as_str().into(),
                         credential: definition.credential,
                         ends_ms: definition.ends_ms,
-                        stored_ends_ms: definition.ends_ms,
+                        stored_ends_ms: Some(definition.ends_ms),
                     };
                     self.signed_in.insert(id, session);
                 }
@@ -233,10 +267,11 @@ impl PageSessions {
         (token.ends > now).then_some(token.identity)
     }
 
-    /// A session for this user.
+    /// A session for this user, to be used from this place.
     pub(super) fn sign_in(
         &mut self,
         identity: ProvenUser,
+        place: Place,
         now_ms: u64,
     ) -> Result<OpenedSession, getrandom::Error> {
         let (cookie, key) = (secret()?, secret()?);
@@ -254,12 +289,12 @@ impl PageSessions {
         let ends_ms = now_ms + self.life_ms;
         let session = PageSession {
             user: identity.user,
-            credential: identity.credential,
+            credential: place.bind(&identity.credential),
             ends_ms,
-            stored_ends_ms: ends_ms,
+            stored_ends_ms: place.is_stored().then_some(ends_ms),
         };
         let id = session_id(&cookie, &key);
-        let stored = session.definition(&id);
+        let stored = place.is_stored().then(|| session.definition(&id));
         self.signed_in.insert(id, session);
         Ok(OpenedSession {
             cookie,
@@ -269,24 +304,27 @@ impl PageSessions {
         })
     }
 
-    /// Returns the session of a cookie and its key, and extends its life.
-    pub(super) fn user(&mut self, cookie: &str, key: &str, now_ms: u64) -> Option<SignedIn> {
+    /// Returns the session of a cookie and its key. Whether it counts is still to be looked at.
+    pub(super) fn find(&self, cookie: &str, key: &str, now_ms: u64) -> Option<SignedIn> {
         let id = session_id(cookie, key);
-        let session = self.signed_in.get_mut(&id)?;
-        if session.ends_ms <= now_ms {
-            return None;
-        }
-        session.ends_ms = session.ends_ms.max(now_ms + self.life_ms);
-        let is_due = session.ends_ms >= session.stored_ends_ms + RENEWAL_MS;
-        if is_due {
-            session.stored_ends_ms = session.ends_ms;
-        }
-        Some(SignedIn {
+        let session = self.signed_in.get(&id)?;
+        (session.ends_ms > now_ms).then(|| SignedIn {
             id,
             user: Arc::clone(&session.user),
             credential: session.credential.clone(),
-            renewed: is_due.then(|| session.definition(&id)),
         })
+    }
+
+    /// Extends the life of a session that was used. Returns what must be stored, where its end has
+    /// moved far enough.
+    pub(super) fn extend(&mut self, id: &Fingerprint, now_ms: u64) -> Option<SessionDefinition> {
+        let session = self.signed_in.get_mut(id)?;
+        session.ends_ms = session.ends_ms.max(now_ms + self.life_ms);
+        if session.ends_ms < session.stored_ends_ms? + RENEWAL_MS {
+            return None;
+        }
+        session.stored_ends_ms = Some(session.ends_ms);
+        Some(session.definition(id))
     }
 
     /// When this session ends; `None` where it has been signed out.
@@ -323,126 +361,4 @@ impl PageSessions {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
-
-    use std::time::{Duration, Instant};
-
-    use super::{Issuer, MOST_OF_USER, PageSessions, ProvenUser, RENEWAL_MS, TOKEN_LIFE};
-
-    const NOW: u64 = 1_000_000;
-    const SESSION_LIFE_MS: u64 = 12 * 60 * 60 * 1000;
-
-    fn none() -> PageSessions {
-        PageSessions::new(Duration::from_millis(SESSION_LIFE_MS))
-    }
-
-    fn identity(user: &str) -> ProvenUser {
-        ProvenUser {
-            user: user.into(),
-            credential: vec![1],
-        }
-    }
-
-    /// A cookie and its key.
-    type Secrets = (String, String);
-
-    fn opened(sessions: &mut PageSessions, user: &str, now_ms: u64) -> Secrets {
-        let opened = sessions.sign_in(identity(user), now_ms).unwrap();
-        (opened.cookie, opened.key)
-    }
-
-    fn user(sessions: &mut PageSessions, of: &Secrets, now_ms: u64) -> Option<String> {
-        sessions
-            .user(&of.0, &of.1, now_ms)
-            .map(|found| found.user.to_string())
-    }
-
-    #[test]
-    fn a_token_works_once_and_for_a_minute() {
-        let (mut sessions, now) = (none(), Instant::now());
-        let token = sessions.issue(identity("ada"), Issuer::Own, now).unwrap();
-        assert_eq!(sessions.redeem("wrong", now), None);
-        let seen = sessions.look_up(&token, now).unwrap();
-        assert_eq!((&*seen.0, seen.1), ("ada", Issuer::Own));
-        assert_eq!(sessions.redeem(&token, now), Some(identity("ada")));
-        assert_eq!(
-            sessions.redeem(&token, now),
-            None,
-            "a replayed token is worth nothing"
-        );
-        let late = sessions.issue(identity("ada"), Issuer::Own, now).unwrap();
-        assert_eq!(sessions.look_up(&late, now + TOKEN_LIFE), None);
-        assert_eq!(sessions.redeem(&late, now + TOKEN_LIFE), None);
-    }
-
-    #[test]
-    fn a_session_lives_on_while_it_is_used() {
-        let mut sessions = none();
-        let cookie = opened(&mut sessions, "ada", NOW);
-        let later = NOW + SESSION_LIFE_MS - 1;
-        assert_eq!(user(&mut sessions, &cookie, later).as_deref(), Some("ada"));
-        let after = later + 60_000;
-        assert_eq!(user(&mut sessions, &cookie, after).as_deref(), Some("ada"));
-        assert_eq!(user(&mut sessions, &cookie, after + SESSION_LIFE_MS), None);
-    }
-
-    #[test]
-    fn a_session_survives_a_restart_and_its_end_is_stored_now_and_then() {
-        let mut sessions = none();
-        let open = sessions.sign_in(identity("ada"), NOW).unwrap();
-        let secrets = (open.cookie, open.key);
-        let (cookie, key) = (&secrets.0, &secrets.1);
-        let found = sessions.user(cookie, key, NOW + 1000).unwrap();
-        assert_eq!(found.renewed, None, "not at each request");
-        let found = sessions.user(cookie, key, NOW + RENEWAL_MS).unwrap();
-        let stored = found.renewed.unwrap();
-        assert!(!stored.id.contains(cookie), "only their hash is stored");
-        let mut later = none();
-        assert_eq!(later.restore(vec![stored], NOW), []);
-        assert_eq!(user(&mut later, &secrets, NOW).as_deref(), Some("ada"));
-        let ended = none().restore(vec![open.stored], NOW + 2 * SESSION_LIFE_MS);
-        assert_eq!(ended.len(), 1);
-    }
-
-    #[test]
-    fn signing_out_and_a_changed_password_end_it() {
-        let mut sessions = none();
-        let one = opened(&mut sessions, "ada", NOW);
-        let two = opened(&mut sessions, "ada", NOW);
-        let bob = opened(&mut sessions, "bob", NOW);
-        assert!(sessions.sign_out(&one.0, &one.1).is_some());
-        assert_eq!(user(&mut sessions, &one, NOW), None);
-        assert_eq!(sessions.forget("ada").len(), 1);
-        assert_eq!(user(&mut sessions, &two, NOW), None);
-        assert!(sessions.is_anybody_in(NOW));
-        assert_eq!(user(&mut sessions, &bob, NOW).as_deref(), Some("bob"));
-    }
-
-    #[test]
-    fn a_cookie_counts_with_its_own_key_alone() {
-        let mut sessions = none();
-        let ada = opened(&mut sessions, "ada", NOW);
-        let bob = opened(&mut sessions, "bob", NOW);
-        let (cookie, key) = (ada.0.clone(), bob.1.clone());
-        for wrong in [
-            (cookie.clone(), key),
-            (cookie, String::new()),
-            (ada.1, ada.0),
-        ] {
-            assert_eq!(user(&mut sessions, &wrong, NOW), None, "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn the_number_of_sessions_of_a_user_is_bounded_and_another_user_keeps_its_own() {
-        let mut sessions = none();
-        let bob = opened(&mut sessions, "bob", NOW - 1);
-        let first = opened(&mut sessions, "ada", NOW);
-        for later in 1..=MOST_OF_USER as u64 {
-            opened(&mut sessions, "ada", NOW + later);
-        }
-        assert_eq!(user(&mut sessions, &first, NOW), None, "the oldest went");
-        assert_eq!(user(&mut sessions, &bob, NOW).as_deref(), Some("bob"));
-    }
-}
+mod tests;

@@ -11,6 +11,9 @@ pub(crate) const PEER_CLOSED: PollFlags = PollFlags::RDHUP;
 /// A clock that counts while the machine is suspended and that cannot be set.
 pub(crate) const STEADY: ClockId = ClockId::Boottime;
 
+/// What the kernel calls every user who has no number in this process's user namespace.
+pub(crate) const UNMAPPED_USER: Option<u32> = Some(65534);
+
 /// Resident memory of this process.
 pub(crate) fn resident_bytes() -> Option<u64> {
     bytes_of("/proc/self/status", "VmRSS:")

@@ -18,6 +18,9 @@ pub(crate) const PEER_CLOSED: PollFlags = PollFlags::HUP;
 /// A clock that counts while the machine sleeps and that cannot be set.
 pub(crate) const STEADY: ClockId = ClockId::Monotonic;
 
+/// macOS has no user namespaces.
+pub(crate) const UNMAPPED_USER: Option<u32> = None;
+
 /// Resident memory of this process.
 #[expect(unsafe_code, reason = "the system has a C interface")]
 pub(crate) fn resident_bytes() -> Option<u64> {

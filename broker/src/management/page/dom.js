@@ -73,6 +73,8 @@ export async function ask(method, path, body) {
   const answer = await fetch(path, {
     method,
     credentials: "same-origin",
+    // What another program answers at this port must not be taken for the broker's word later.
+    cache: "no-store",
     headers: { "x-cbroker-key": key(), ...kind },
     body: body === undefined ? undefined : JSON.stringify(body),
   });

@@ -22,7 +22,8 @@ async function redeem(token) {
   }
 }
 
-function knock(error) {
+/** Shows the form. */
+export function knock(error) {
   $("app").hidden = true;
   $("door").hidden = false;
   say($("door-error"), error);

@@ -14,7 +14,7 @@ const STYLE: &str = concat!(include_str!("frame.css"), include_str!("views.css")
 /// A script's path, what it is for, and its text.
 type Script = (&'static str, &'static str, &'static str);
 
-const SCRIPTS: [Script; 14] = [
+const SCRIPTS: [Script; 16] = [
     (
         "/page.js",
         "what keys and buttons do",
@@ -52,6 +52,16 @@ const SCRIPTS: [Script; 14] = [
         include_str!("envelope.js"),
     ),
     ("/names.js", "names on the broker", include_str!("names.js")),
+    (
+        "/calling.js",
+        "calling the person",
+        include_str!("calling.js"),
+    ),
+    (
+        "/stream.js",
+        "a stream of events",
+        include_str!("stream.js"),
+    ),
     ("/dom.js", "how it shows and asks", include_str!("dom.js")),
 ];
 

@@ -1,14 +1,16 @@
 // The page: the live stream, the rounds of asking, and what keys and buttons do.
 
 import * as broker from "./broker.js";
+import { call } from "./calling.js";
 import { composer } from "./compose.js";
 import * as control from "./control.js";
-import { $, ask, key, part, plain, say, soon, toast, when } from "./dom.js";
-import { enter } from "./door.js";
+import { $, ask, part, say, soon, toast, when } from "./dom.js";
+import { enter, knock } from "./door.js";
 import { drawer } from "./drawer.js";
 import { Model } from "./model.js";
 import { EXCHANGE, GROUPS, isOfSession, PRESENCE } from "./names.js";
 import { askConversation, askDead, askOpenings, letters, wholeText } from "./past.js";
+import { listen } from "./stream.js";
 import { sure } from "./sure.js";
 import * as views from "./views.js";
 
@@ -32,19 +34,38 @@ const { openSession, openQueue, redraw } = drawer(model, {
 
 // ---------------------------------------------------------------- once signed in
 
+/** Aborts what goes on by itself, once the session has ended. */
+const ended = new AbortController();
+let rounds = [];
+
 function begin(user) {
+  // Signed in anew: nothing stays of what the user before saw.
+  if (ended.signal.aborted) return location.reload();
   $("door").hidden = true;
   $("app").hidden = false;
   model.user = user.name;
   model.hasArchive = user.archive === true;
   say($("who"), `Signed in as ${user.name}`);
   show(VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "sessions");
-  listen();
+  listen("/api/tap", ended.signal, { open, lost: () => stale("reconnecting"), hear });
   round();
   lookBack();
-  setInterval(round, 3000);
-  setInterval(lookBack, 5000);
-  setInterval(drawSessions, 5000);
+  rounds = [
+    setInterval(round, 3000),
+    setInterval(lookBack, 5000),
+    setInterval(drawSessions, 5000),
+  ];
+}
+
+/**
+ * Shows the door where the session has ended. Without loading the page again: another program may
+ * hold the port, and its script would run here.
+ */
+function end() {
+  ended.abort();
+  for (const each of rounds) clearInterval(each);
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+  knock("");
 }
 
 // ---------------------------------------------------------------- the live stream
@@ -68,37 +89,31 @@ function nearEnd() {
   return view !== "talk" || innerHeight + scrollY > document.body.scrollHeight - 160;
 }
 
-function listen() {
-  const tap = new EventSource(`/api/tap?key=${part(key())}`);
-  tap.addEventListener("open", () => {
-    fresh();
-    who();
-  });
-  tap.addEventListener("seen", (event) => {
-    let changed = false;
-    const lines = JSON.parse(event.data);
-    for (const line of lines) changed = model.seen(line) || changed;
-    // The history says what for.
-    if (lines.some(({ what }) => what === "taken")) setTimeout(lookBack, 300);
-    if (lines.length)
-      model.skew =
-        Math.abs(lines.at(-1).at_ms - Date.now()) > 5000 && lines.length === 1
-          ? lines.at(-1).at_ms - Date.now()
-          : model.skew;
-    if (!changed) return;
-    askHeldSoon();
-    drawSessions();
-    drawTalk();
-    redraw();
-  });
-  tap.addEventListener("missed", (event) => {
-    model.missed += Number(event.data) || 0;
-    drawTalk();
-  });
-  tap.addEventListener("error", () => {
-    stale("reconnecting");
-    if (tap.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
-  });
+function open() {
+  fresh();
+  who();
+}
+
+function hear(kind, data) {
+  if (kind === "missed") {
+    model.missed += Number(data) || 0;
+    return drawTalk();
+  }
+  let changed = false;
+  const lines = JSON.parse(data);
+  for (const line of lines) changed = model.seen(line) || changed;
+  // The history says what for.
+  if (lines.some(({ what }) => what === "taken")) setTimeout(lookBack, 300);
+  if (lines.length)
+    model.skew =
+      Math.abs(lines.at(-1).at_ms - Date.now()) > 5000 && lines.length === 1
+        ? lines.at(-1).at_ms - Date.now()
+        : model.skew;
+  if (!changed) return;
+  askHeldSoon();
+  drawSessions();
+  drawTalk();
+  redraw();
 }
 
 /** Asks every session to say how it is. */
@@ -156,42 +171,12 @@ function stale(why) {
   document.body.classList.add("stale");
 }
 
-// ---------------------------------------------------------------- calling the person
-
-let calling = new Set();
-
-/**
- * Says in the title how many sessions need somebody, and tells of new ones where that is wanted.
- */
-function call(sessions) {
-  document.title = sessions.length ? `(${sessions.length}) cbroker` : "cbroker";
-  const isWanted =
-    localStorage.getItem("notify") === "yes" && window.Notification?.permission === "granted";
-  for (const { name, label, reason } of sessions) {
-    if (!isWanted || calling.has(name) || !document.hidden) continue;
-    new Notification(plain(`${name}: ${label}`), { body: plain(reason ?? ""), tag: name });
-  }
-  calling = new Set(sessions.map(({ name }) => name));
-}
-
-$("notify").addEventListener("click", async () => {
-  const isOn = localStorage.getItem("notify") === "yes";
-  if (!isOn && (await window.Notification?.requestPermission()) !== "granted")
-    return toast("The browser allows no notifications from this page.");
-  localStorage.setItem("notify", isOn ? "no" : "yes");
-  toast(
-    isOn
-      ? "No notifications any more."
-      : "While this page is in the background, a notification tells when a session needs you.",
-  );
-});
-
 // ---------------------------------------------------------------- rounds
 
 let asking = false;
 
 async function round() {
-  if (asking || document.hidden) return;
+  if (asking || document.hidden || ended.signal.aborted) return;
   asking = true;
   try {
     await Promise.all([
@@ -203,7 +188,7 @@ async function round() {
     askHeld();
   } catch (error) {
     // A user without rights in the vhost is refused with the same status as one who is signed out.
-    if (error.status === 401 && (await isSignedOut())) location.reload();
+    if (error.status === 401 && (await isSignedOut())) return end();
     found.clear();
     stale("no answer");
   } finally {

@@ -22,7 +22,7 @@ use crate::management::auth::{self, Caller, SignIn};
 use crate::management::held;
 use crate::management::http_listener::RemoteEnd;
 use crate::management::refusal::ApiError;
-use crate::management::sessions::{Issuer, ProvenUser, TOKEN_LIFE};
+use crate::management::sessions::{Issuer, Place, ProvenUser, TOKEN_LIFE};
 use crate::management::{Api, HttpScheme, SharedApi};
 use crate::persist::definition::Definition;
 use crate::time::now_ms;
@@ -109,7 +109,7 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
             let now = Instant::now();
             let link = api.sessions().look_up(&token, now);
             let (user, issuer) = link.ok_or_else(ApiError::login)?;
-            let before = auth::present(&parts.headers, &api);
+            let before = auth::present(&parts, &api).await;
             let is_expected = match &before {
                 Some(before) => *before == user,
                 None => issuer == Issuer::Own,
@@ -126,7 +126,8 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
             ProvenUser::new(username.into(), &user, is_owner)
         }
     };
-    enter(&api, identity).await
+    let place = auth::place(&parts, &api).await;
+    enter(&api, identity, place).await
 }
 
 /// What the bytes of a connection without a login are counted under. No user has such a name.
@@ -136,18 +137,19 @@ fn account(connection: u64) -> Arc<str> {
 
 /// Opens a session for a user that has proven who it is. Its password may have been changed since:
 /// such a session counts for nothing, because it is known by the password of before.
-async fn enter(api: &SharedApi, identity: ProvenUser) -> Result<Response, ApiError> {
+async fn enter(api: &SharedApi, identity: ProvenUser, place: Place) -> Result<Response, ApiError> {
     let user = Arc::clone(&identity.user);
     {
         let users = read(&api.broker.users);
         auth::check_rank(users.get(&user).ok_or_else(ApiError::login)?)?;
     }
-    let opened = api.sessions().sign_in(identity, now_ms());
+    let opened = api.sessions().sign_in(identity, place, now_ms());
     let opened = opened.map_err(no_randomness)?;
     api.forget_sessions(opened.forgotten);
-    let stored = Definition::Session(opened.stored);
-    let saved = api.broker.definitions.save(&stored);
-    super::kept(api, saved.map_err(Fault::from)?).await?;
+    if let Some(stored) = opened.stored {
+        let saved = api.broker.definitions.save(&Definition::Session(stored));
+        super::kept(api, saved.map_err(Fault::from)?).await?;
+    }
     api.open_or_close_tap();
     let life = api.sessions().life();
     let cookie = set_cookie(api, &opened.cookie, life.as_secs());
@@ -204,26 +206,45 @@ async fn sign_out(State(api): State<SharedApi>, headers: HeaderMap, _caller: Cal
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
+    use axum::extract::FromRequestParts;
+    use axum::http::request::Parts;
+
     use super::*;
     use crate::lock::write;
     use crate::management::tests::TestApi;
     use crate::users::{Credential, Tag};
 
-    /// Whether the session of an answer counts.
-    fn counts(api: &Api, answer: &Response, key: &str) -> bool {
-        let mut headers = HeaderMap::new();
-        let cookie = &answer.headers()[header::SET_COOKIE];
-        headers.insert(header::COOKIE, cookie.clone());
-        headers.insert("x-cbroker-key", HeaderValue::from_str(key).unwrap());
-        auth::present(&headers, api).is_some()
-    }
+    const HERE: Place = Place::LocalUser(1000);
 
-    async fn entered(api: &SharedApi, identity: ProvenUser) -> bool {
-        let mut answer = enter(api, identity).await.unwrap();
+    /// A request of the page that has a session, by a system user.
+    async fn opened(api: &SharedApi, identity: ProvenUser, user: u32) -> Parts {
+        let mut answer = enter(api, identity, HERE).await.unwrap();
         let body = std::mem::take(answer.body_mut());
         let body = axum::body::to_bytes(body, 10_000).await.unwrap();
         let told: Value = serde_json::from_slice(&body).unwrap();
-        counts(api, &answer, told["key"].as_str().unwrap())
+        let request = Request::get("/api/session")
+            .header(header::COOKIE, &answer.headers()[header::SET_COOKIE])
+            .header("x-cbroker-key", told["key"].as_str().unwrap())
+            .extension(RemoteEnd::of_user(user));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    async fn entered(api: &SharedApi, identity: ProvenUser) -> bool {
+        let request = opened(api, identity, 1000).await;
+        auth::present(&request, api).await.is_some()
+    }
+
+    #[tokio::test]
+    async fn another_system_user_with_the_cookie_and_the_key_is_not_signed_in() {
+        let test = TestApi::start().await;
+        let ada = test.ada();
+        let proven = || ProvenUser::new(Arc::clone(&ada.name), &ada.user, false);
+        for (user, is_in) in [(1000, true), (1001, false), (0, false)] {
+            let mut request = opened(&test.api, proven(), user).await;
+            let caller = Caller::from_request_parts(&mut request, &test.api).await;
+            assert_eq!(caller.is_ok(), is_in, "{user}");
+        }
+        test.stop().await;
     }
 
     #[tokio::test]

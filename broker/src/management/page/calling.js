@@ -1,0 +1,31 @@
+// Calling the person: the title of the page, and notifications.
+
+import { $, plain, toast } from "./dom.js";
+
+let calling = new Set();
+
+/**
+ * Says in the title how many sessions need somebody, and tells of new ones where that is wanted.
+ */
+export function call(sessions) {
+  document.title = sessions.length ? `(${sessions.length}) cbroker` : "cbroker";
+  const isWanted =
+    localStorage.getItem("notify") === "yes" && window.Notification?.permission === "granted";
+  for (const { name, label, reason } of sessions) {
+    if (!isWanted || calling.has(name) || !document.hidden) continue;
+    new Notification(plain(`${name}: ${label}`), { body: plain(reason ?? ""), tag: name });
+  }
+  calling = new Set(sessions.map(({ name }) => name));
+}
+
+$("notify").addEventListener("click", async () => {
+  const isOn = localStorage.getItem("notify") === "yes";
+  if (!isOn && (await window.Notification?.requestPermission()) !== "granted")
+    return toast("The browser allows no notifications from this page.");
+  localStorage.setItem("notify", isOn ? "no" : "yes");
+  toast(
+    isOn
+      ? "No notifications any more."
+      : "While this page is in the background, a notification tells when a session needs you.",
+  );
+});

@@ -1,0 +1,58 @@
+// A stream of server-sent events. It is read with `fetch`, which sends the session's key in a
+// header: an EventSource could only put it into the address.
+
+import { key } from "./dom.js";
+
+/** How long it waits after a stream has ended. */
+const PAUSE_MS = 3000;
+
+/**
+ * Listens until the signal aborts, and connects again where a stream ends. Calls `open` and `lost`,
+ * and for each event `hear` with its kind and its data.
+ */
+export async function listen(path, signal, { open, lost, hear }) {
+  while (!signal.aborted) {
+    try {
+      const headers = { "x-cbroker-key": key() };
+      const [credentials, cache] = ["same-origin", "no-store"];
+      const answer = await fetch(path, { credentials, cache, headers, signal });
+      if (answer.ok) {
+        open();
+        await read(answer.body, hear);
+      } else await answer.body?.cancel();
+    } catch {
+      // It is lost.
+    }
+    if (!signal.aborted) lost();
+    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+  }
+}
+
+/** Reads the events of a body to its end. */
+async function read(body, hear) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let [rest, kind, data] = ["", "", ""];
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      if (line.startsWith("event: ")) kind = line.slice(7);
+      else if (line.startsWith("data: ")) data = line.slice(6);
+      else if (line === "") {
+        if (data) tell(hear, kind, data);
+        [kind, data] = ["", ""];
+      }
+    }
+  }
+}
+
+/** An event that cannot be understood ends no stream. */
+function tell(hear, kind, data) {
+  try {
+    hear(kind, data);
+  } catch (error) {
+    reportError(error);
+  }
+}
