@@ -296,6 +296,8 @@ fn a_thousand_sessions_and_ten_thousand_messages_leave_it_responsive() {
     let Some(browser) = signed_in(&server, &DESK) else {
         return;
     };
+    browser.until("document.querySelectorAll('article.session').length === 1001");
+    count_new_elements(&browser);
     for number in 0..10_000 {
         peer.say(
             ("frontend", "backend"),
@@ -303,17 +305,51 @@ fn a_thousand_sessions_and_ten_thousand_messages_leave_it_responsive() {
             &format!("message {number}"),
         );
     }
-    browser.until("document.querySelectorAll('article.session').length === 1001");
     browser.press("2");
     browser.until(&format!("{} === 'message 9999'", text("01M09999", ".text")));
     assert_eq!(
         browser.value("document.querySelectorAll('#talk-list li').length <= 200"),
         true
     );
+    // What an update makes anew is bounded by the rows in sight, not by what there is.
+    let most = &browser.value("most");
+    assert!(
+        most.as_u64().unwrap() <= MOST_NEW_ELEMENTS,
+        "{most} at once"
+    );
+    let all = &browser.value("all");
+    assert!(all.as_u64().unwrap() <= 10_000 * NEW_FOR_A_MESSAGE, "{all}");
     browser.press("/01M00042");
     browser.until(&format!("{} === 'message 42'", text("01M00042", ".text")));
     browser.value("document.activeElement.blur() ?? true");
     browser.press("3");
     browser.until("document.getElementById('queue-page').textContent === '1 / 21'");
     browser.until("document.querySelectorAll('#queue-rows tr').length === 50");
+    // The count would notice cards that are made again.
+    let again = "const list = document.getElementById('session-list');";
+    browser.run(&format!(
+        "{again} list.append(list.cloneNode(true)); done();"
+    ));
+    browser.until(&format!("most > {MOST_NEW_ELEMENTS}"));
+}
+
+/// Elements that one update may make: 200 rows of a conversation.
+const MOST_NEW_ELEMENTS: u64 = 200 * NEW_FOR_A_MESSAGE;
+/// Elements that a message may need.
+const NEW_FOR_A_MESSAGE: u64 = 40;
+
+/// From here on, `most` is the highest number of elements that were made in one update, and `all`
+/// the number of all.
+fn count_new_elements(browser: &Browser) {
+    browser.run(
+        "window.most = window.all = 0;
+         const size = (node) => (node.querySelectorAll ? 1 + node.querySelectorAll('*').length : 0);
+         new MutationObserver((changes) => {
+           const made = changes.flatMap(({ addedNodes }) => [...addedNodes]);
+           const count = made.reduce((sum, node) => sum + size(node), 0);
+           window.all += count;
+           window.most = Math.max(window.most, count);
+         }).observe(document.body, { childList: true, subtree: true });
+         done();",
+    );
 }
