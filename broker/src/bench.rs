@@ -12,6 +12,7 @@ use crate::delivery::outbox::{Frames, Outbox, OutboxTake};
 use crate::persist::Ticket;
 use crate::queue::arguments::QueueArguments;
 use crate::queue::consumer::{Consumer, Subscription};
+use crate::queue::dead_letter::Spread;
 use crate::queue::message::{MessageBuilder, MessageFacts};
 use crate::queue::{ConfirmMode, Disposition, Queue, QueueIdentity};
 use crate::wire::content::{self, Lane};
@@ -28,6 +29,7 @@ const FACTS: MessageFacts = MessageFacts {
     priority: 0,
     published_ms: 0,
     ttl_ms: None,
+    spread: Spread::NONE,
 };
 
 /// How the consumer of a [`HandOff`] acknowledges its messages.

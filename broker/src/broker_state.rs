@@ -6,6 +6,7 @@
 
 mod administration;
 mod busy_mark;
+mod dead_lettering;
 mod every_queue;
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,6 +20,7 @@ use crate::alarms::{AlarmState, Alarms};
 use crate::clock::Clock;
 use crate::config::ClientLimits;
 use crate::delivery::budget::StepBudget;
+use crate::delivery::cascade::LetterBacklog;
 use crate::delivery::confirms::{Confirms, Left};
 use crate::delivery::effects::{Effects, REMOVAL};
 use crate::delivery::outbox::Outbox;
@@ -85,6 +87,8 @@ pub struct BrokerState {
     busy: AtomicU32,
     /// Channels whose confirms wait for the store.
     awaiting: Mutex<Vec<Arc<Confirms>>>,
+    /// Dead letters that units of work had no budget for.
+    letters: LetterBacklog,
     /// Notified whenever a queue has loaded a slice.
     pub(crate) loaded: Notify,
 }
@@ -132,6 +136,7 @@ impl BrokerState {
             next_id: AtomicU64::new(1),
             busy: AtomicU32::new(0),
             awaiting: Mutex::default(),
+            letters: LetterBacklog::default(),
             loaded: Notify::new(),
         }
     }
@@ -199,10 +204,8 @@ impl BrokerState {
     /// Carries out the effects so far of a unit of work that goes on. No lock may be held.
     pub(crate) fn carry_out(self: &Arc<Self>, effects: &mut Effects) {
         loop {
-            if let Some(letter) = effects.next_dead_letter() {
-                if let Some(vhost) = self.vhost(letter.queue.vhost()) {
-                    vhost.dead_letter(&letter, effects);
-                }
+            if !effects.dead.is_empty() {
+                self.route_dead_letters(effects);
             } else if let Some(queue) = effects.unused.pop() {
                 effects.spend(REMOVAL);
                 if let Some(vhost) = self.vhost(queue.vhost()) {

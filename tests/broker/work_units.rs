@@ -21,9 +21,14 @@ fn text(value: &str) -> Vec<u8> {
     [&b"S"[..], &long(value.as_bytes())].concat()
 }
 
-/// A queue whose dead letters go to `to`.
-fn declare_with_dead_letters(client: &mut Raw, queue: &str, to: &str, more: &[(&str, &[u8])]) {
-    let (exchange, key) = (text(""), text(to));
+/// A queue whose dead letters go to an exchange, with a routing key.
+fn declare_with_dead_letters(
+    client: &mut Raw,
+    queue: &str,
+    (exchange, key): (&str, &str),
+    more: &[(&str, &[u8])],
+) {
+    let (exchange, key) = (text(exchange), text(key));
     let mut entries: Vec<(&str, &[u8])> = vec![
         ("x-dead-letter-exchange", &exchange),
         ("x-dead-letter-routing-key", &key),
@@ -32,6 +37,18 @@ fn declare_with_dead_letters(client: &mut Raw, queue: &str, to: &str, more: &[(&
     let declare = [&b"\0\0"[..], &short(queue), b"\0", &arguments(&entries)].concat();
     client.method(1, (50, 10), &declare);
     client.expect(1, (50, 11));
+}
+
+fn declare_fanout(client: &mut Raw, exchange: &str) {
+    let names = [short(exchange), short("fanout")].concat();
+    client.method(1, (40, 10), &[&b"\0\0"[..], &names, b"\0\0\0\0\0"].concat());
+    client.expect(1, (40, 11));
+}
+
+fn bind(client: &mut Raw, queue: &str, exchange: &str) {
+    let names = [short(queue), short(exchange), short("")].concat();
+    client.method(1, (50, 20), &[&b"\0\0"[..], &names, b"\0\0\0\0\0"].concat());
+    client.expect(1, (50, 21));
 }
 
 /// Ready messages of a queue.
@@ -73,7 +90,7 @@ fn patient(loaded: &Loaded) -> Raw {
 fn holding(loaded: &Loaded) -> (Raw, Raw) {
     let (mut holder, mut other) = (patient(loaded), patient(loaded));
     declare(&mut other, "dead");
-    declare_with_dead_letters(&mut other, "q", "dead", &[]);
+    declare_with_dead_letters(&mut other, "q", ("", "dead"), &[]);
     let consume = [&b"\0\0"[..], &short("q"), &short("t"), b"\0\0\0\0\0"].concat();
     holder.method(1, (60, 20), &consume);
     holder.expect(1, (60, 21));
@@ -191,7 +208,7 @@ fn very_many_messages_that_expire_at_once_do_so_in_many_turns() {
     let mut client = patient(&loaded);
     declare(&mut client, "dead");
     let ttl = [&b"I"[..], &3_000_u32.to_be_bytes()].concat();
-    declare_with_dead_letters(&mut client, "q", "dead", &[("x-message-ttl", &ttl)]);
+    declare_with_dead_letters(&mut client, "q", ("", "dead"), &[("x-message-ttl", &ttl)]);
     publish_many(&mut client, "q");
     wait_for_ready(&mut client, "dead", MANY);
     assert_eq!(ready(&mut client, "q"), 0);
@@ -205,13 +222,39 @@ fn very_many_messages_that_a_large_one_pushes_out_go_in_many_turns() {
     let mut client = patient(&loaded);
     declare(&mut client, "dead");
     let most = [&b"I"[..], &MANY.to_be_bytes()].concat();
-    declare_with_dead_letters(&mut client, "q", "dead", &[("x-max-length-bytes", &most)]);
+    declare_with_dead_letters(
+        &mut client,
+        "q",
+        ("", "dead"),
+        &[("x-max-length-bytes", &most)],
+    );
     publish_many(&mut client, "q");
     assert_eq!(ready(&mut client, "q"), MANY);
     client.bytes(&publishing(1, ("", "q"), 0, PLAIN, &vec![7; MANY as usize]));
     wait_for_ready(&mut client, "dead", MANY);
     assert_eq!(ready(&mut client, "q"), 1);
     assert_short_turns(&loaded, "messages that are pushed out");
+}
+
+#[test]
+fn a_message_that_dies_in_queues_that_multiply_it_does_so_in_many_turns() {
+    const WIDTH: u32 = 20;
+    let loaded = Loaded::start();
+    let mut client = patient(&loaded);
+    let full = [&b"I"[..], &0_u32.to_be_bytes()].concat();
+    for level in 0..4 {
+        declare_fanout(&mut client, &format!("f{level}"));
+    }
+    for (level, number) in (0..3).flat_map(|level| (0..WIDTH).map(move |number| (level, number))) {
+        let (queue, next) = (format!("{level}-{number}"), format!("f{}", level + 1));
+        declare_with_dead_letters(&mut client, &queue, (&next, ""), &[("x-max-length", &full)]);
+        bind(&mut client, &queue, &format!("f{level}"));
+    }
+    declare(&mut client, "end");
+    bind(&mut client, "end", "f3");
+    client.bytes(&publishing(1, ("f0", ""), 0, PLAIN, b"x"));
+    wait_for_ready(&mut client, "end", WIDTH.pow(3));
+    assert_short_turns(&loaded, "a cascade of dead letters");
 }
 
 #[test]

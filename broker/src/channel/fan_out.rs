@@ -199,6 +199,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::queue::arguments::QueueArguments;
+    use crate::queue::dead_letter::Spread;
     use crate::queue::message::MessageFacts;
     use crate::queue::{Queue, QueueIdentity};
     use crate::wire::content::MessageContent;
@@ -229,6 +230,7 @@ mod tests {
             priority: 0,
             published_ms: 0,
             ttl_ms: None,
+            spread: Spread::NONE,
         };
         let message = Message::assemble(content, facts);
         FanOut::new(message, targets.into(), true, PublishReply::Never)

@@ -13,6 +13,7 @@ use super::{Channel, ChannelMode, Next, access, message_properties};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind, MemoryLevel};
+use crate::queue::dead_letter::Spread;
 use crate::queue::message::{Message, MessageBuilder, MessageFacts};
 use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, What};
 use crate::wire::content;
@@ -212,6 +213,7 @@ impl Channel {
                 .expiration
                 .map(message_properties::ttl_ms)
                 .transpose()?,
+            spread: Spread::NONE,
         };
         let is_plain = message_properties::is_nothing(&properties)?;
         match known {

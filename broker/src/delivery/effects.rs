@@ -15,6 +15,7 @@ use std::time::Instant;
 use crate::delivery::budget::{FULL_STEPS, StepBudget};
 use crate::delivery::confirms::Confirms;
 use crate::delivery::outbox::Outbox;
+use crate::memory::EntryCharge;
 use crate::queue::Queue;
 use crate::queue::dead_letter::Reason;
 use crate::queue::level::LoadRequest;
@@ -30,6 +31,21 @@ pub(crate) struct DeadLetter {
     pub(crate) reason: Reason,
     /// The level and position to settle in the store after the message was dead-lettered.
     pub(crate) stored: Option<(u8, u64)>,
+    pub(crate) _charge: EntryCharge,
+}
+
+impl DeadLetter {
+    /// The message has left its queue: the store forgets it there.
+    pub(crate) fn settle(&self) {
+        if let (Some((level, position)), Some(store)) = (self.stored, self.queue.store())
+            && let Err(error) = store.settle(level, position)
+        {
+            tracing::debug!(
+                queue = %self.queue.name(), %error,
+                "the original of a dead letter could not be settled"
+            );
+        }
+    }
 }
 
 /// What one unit of work counted for an exchange: one locked addition for each run of messages
@@ -48,8 +64,8 @@ impl Tally {
     }
 }
 
-/// What a dead letter costs, in steps.
-const DEAD_LETTER: u32 = 4;
+/// What a dead letter costs in advance, in steps.
+pub(crate) const DEAD_LETTER: u32 = 4;
 /// What it costs to delete a queue, in steps.
 pub(crate) const REMOVAL: u32 = 32;
 /// Units of work between two looks at the clock.

@@ -13,12 +13,14 @@
 //! - [`outbox`]: the frames of one connection that are not sent yet.
 //! - [`confirms`]: the publishes of one channel that are not confirmed yet.
 //! - [`effects`]: the side effects of one unit of work.
+//! - [`cascade`]: dead letters on their way, and those that wait for a later unit of work.
 //! - [`budget`]: how much one unit of work may do.
 //!
-//! `queue` and the first four use each other, and nothing above them. Lock order: queue → ledger →
+//! `queue` and the first five use each other, and nothing above them. Lock order: queue → ledger →
 //! outbox, and queue → confirms → outbox.
 
 pub(crate) mod budget;
+pub(crate) mod cascade;
 pub(crate) mod confirms;
 pub(crate) mod effects;
 pub(crate) mod ledger;

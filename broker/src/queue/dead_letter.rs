@@ -3,9 +3,10 @@
 //!
 //! As RabbitMQ 3.10: one entry for each pair of queue and reason, the newest in front, counted up
 //! where it is there already; the first death keeps headers of its own. The `x-last-death-…`
-//! headers are those of RabbitMQ 3.13. Relies on field tables alone; the time is an argument.
+//! headers are those of RabbitMQ 3.13. Beyond RabbitMQ, [`Spread`] bounds how often one message is
+//! multiplied. Relies on field tables alone; the time is an argument.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::wire::table::{ShortString, Table, Value};
 
@@ -168,27 +169,70 @@ fn counted_up(death: Value) -> Value {
     Value::Table(counted)
 }
 
-/// Whether a dead letter with these headers, its newest death noted, must not enter `queue` again:
+/// The queues that a dead letter with these headers, its newest death noted, must not enter again:
 /// it has died there before, and nobody has rejected it since, so it would go round for ever.
-pub fn is_cycle(headers: &Table, queue: &str, reason: Reason) -> bool {
-    if reason == Reason::Rejected {
-        return false;
+pub fn queues_of_cycle(headers: &Table, reason: Reason) -> HashSet<&[u8]> {
+    let deaths = match headers.get("x-death") {
+        Some(Value::Array(deaths)) if reason != Reason::Rejected => deaths.as_slice(),
+        _ => &[],
+    };
+    let automatic = deaths.iter().map_while(|death| match death {
+        Value::Table(death) if bytes_of(death, "reason") != Some(b"rejected") => Some(death),
+        // A client wished for it, or put it there: the round was not automatic.
+        _ => None,
+    });
+    automatic
+        .filter_map(|death| bytes_of(death, "queue"))
+        .collect()
+}
+
+/// How far dead-lettering has carried and multiplied a message since a client rejected it or
+/// published it.
+///
+/// A message that goes to one queue after the other makes [`Spread::CHAIN`] moves at most. From the
+/// first move to several queues on, which is free, each doubling counts as four moves. So one
+/// message becomes some 50,000 at most beyond that first move, however the queues lie. It fits in
+/// seven bits, with which the message is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spread(u8);
+
+impl Spread {
+    /// Moves to a single queue, and the value from which on there are several copies.
+    const CHAIN: u8 = 64;
+    /// The largest value.
+    const MOST: u8 = 127;
+
+    /// That of a message which a client published or rejected.
+    pub const NONE: Self = Self(0);
+
+    /// Takes it from the seven bits of [`Spread::bits`].
+    pub(super) const fn from_bits(bits: u8) -> Self {
+        Self(bits & Self::MOST)
     }
-    let Some(Value::Array(deaths)) = headers.get("x-death") else {
-        return false;
-    };
-    let died_here = |death: &Value| match death {
-        Value::Table(death) => bytes_of(death, "queue") == Some(queue.as_bytes()),
-        _ => false,
-    };
-    let Some(last_time) = deaths.iter().position(died_here) else {
-        return false;
-    };
-    deaths[..=last_time].iter().all(|death| match death {
-        Value::Table(death) => bytes_of(death, "reason") != Some(b"rejected"),
-        // A client put it there, and so the round was not automatic.
-        _ => false,
-    })
+
+    pub(super) const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The spread after a move to this many queues; `None` when the message has spread too far for
+    /// it.
+    pub fn after_move(self, queues: usize) -> Option<Self> {
+        let is_multiplied = self.0 >= Self::CHAIN;
+        let after = match queues {
+            0 | 1 if is_multiplied => self.0.saturating_add(1),
+            0 | 1 => Some(self.0 + 1).filter(|moves| *moves < Self::CHAIN)?,
+            _ if is_multiplied => self.0.saturating_add(doublings_by_four(queues)),
+            _ => (Self::CHAIN + doublings_by_four(queues)).min(Self::MOST),
+        };
+        (after <= Self::MOST).then_some(Self(after))
+    }
+}
+
+/// Four times the binary logarithm of a number of copies, rounded up.
+#[expect(clippy::cast_possible_truncation, reason = "it is at most 80")]
+fn doublings_by_four(copies: usize) -> u8 {
+    let copies = copies.min(1 << 20) as u128;
+    copies.pow(4).next_power_of_two().trailing_zeros() as u8
 }
 
 fn bytes_of<'a>(table: &'a Table, field: &str) -> Option<&'a [u8]> {
@@ -199,7 +243,7 @@ fn bytes_of<'a>(table: &'a Table, field: &str) -> Option<&'a [u8]> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-    use super::{Death, Reason, is_cycle};
+    use super::{Death, Reason, Spread, queues_of_cycle};
     use crate::wire::table::{Table, Value};
 
     fn death(queue: &str, reason: Reason) -> Death<'_> {
@@ -232,6 +276,10 @@ mod tests {
                 )
             })
             .collect()
+    }
+
+    fn is_cycle(headers: &Table, queue: &str, reason: Reason) -> bool {
+        queues_of_cycle(headers, reason).contains(queue.as_bytes())
     }
 
     fn text<'a>(headers: &'a Table, name: &str) -> Option<&'a str> {
@@ -352,5 +400,31 @@ mod tests {
             "the reject lies between"
         );
         assert!(is_cycle(&headers, "c", Reason::Expired));
+    }
+
+    /// Moves of this width one after the other, as far as they are allowed.
+    fn moves(mut spread: Spread, queues: usize) -> u32 {
+        let mut count = 0;
+        while let Some(next) = spread.after_move(queues) {
+            (spread, count) = (next, count + 1);
+        }
+        count
+    }
+
+    #[test]
+    fn a_message_spreads_to_a_bounded_number_of_copies() {
+        let fresh = Spread::NONE;
+        assert_eq!(moves(fresh, 1), 63, "a chain");
+        for (queues, levels) in [(2, 15), (3, 9), (8, 5), (60, 2), (1_500, 1), (1 << 30, 1)] {
+            assert_eq!(moves(fresh, queues), levels, "{queues} queues");
+        }
+        let wide = fresh.after_move(10_000).unwrap();
+        assert_eq!(moves(wide, 1), 9, "a chain behind a wide move");
+        let mut chain = fresh;
+        for _ in 0..63 {
+            chain = chain.after_move(1).unwrap();
+        }
+        assert_eq!(moves(chain, 10_000), 1, "the first wide move is free");
+        assert_eq!(Spread::from_bits(wide.bits()), wide);
     }
 }

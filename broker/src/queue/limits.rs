@@ -11,6 +11,7 @@ use super::message::Message;
 use super::queued::QueuedMessage;
 use super::state::QueueState;
 use crate::delivery::effects::{DeadLetter, Effects};
+use crate::memory::EntryCharge;
 
 /// Whether a message whose time is exactly now has expired. A fresh one with a time to live of 0
 /// may still be handed to a consumer that waits, but not kept.
@@ -48,6 +49,7 @@ pub(super) fn refuse(
             message: message.clone(),
             reason: Reason::MaxLength,
             stored: None,
+            _charge: EntryCharge::new(),
         };
         effects.add_dead_letter(letter);
     }

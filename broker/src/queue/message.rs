@@ -7,7 +7,7 @@
 //! | at | what |
 //! |---|---|
 //! | 0 | version of this layout, 1 |
-//! | 1 | bit 0: persistent |
+//! | 1 | bit 0: persistent; bits 1 to 7: how far dead-lettering has spread it |
 //! | 2 | priority |
 //! | 3 | length of the properties, 4 octets |
 //! | 7 | time of publishing, milliseconds since 1970, 8 octets |
@@ -19,6 +19,7 @@
 //! # Cost
 //! One allocation and one copy a message; a large one is put together where it stays.
 
+use super::dead_letter::Spread;
 use crate::block::{Block, Filling, LARGE_BYTES};
 use crate::wire::content::MessageContent;
 
@@ -45,6 +46,8 @@ pub struct MessageFacts {
     pub published_ms: u64,
     /// From the `expiration` property.
     pub ttl_ms: Option<u64>,
+    /// Nothing for what was published.
+    pub spread: Spread,
 }
 
 /// A published message.
@@ -166,7 +169,7 @@ impl MessageBuilder {
 
 /// Writes the facts where the layout has them.
 fn note(facts: MessageFacts, bytes: &mut [u8]) {
-    bytes[1] = if facts.persistent { PERSISTENT } else { 0 };
+    bytes[1] = facts.spread.bits() << 1 | u8::from(facts.persistent);
     bytes[2] = facts.priority;
     bytes[7..15].copy_from_slice(&facts.published_ms.to_be_bytes());
     bytes[15..23].copy_from_slice(&facts.ttl_ms.unwrap_or(NO_TTL).to_be_bytes());
@@ -277,6 +280,7 @@ impl Message {
             priority: self.priority(),
             published_ms: self.published_ms(),
             ttl_ms: (ttl != NO_TTL).then_some(ttl),
+            spread: Spread::from_bits(self.0[1] >> 1),
         }
     }
 }
@@ -300,6 +304,7 @@ mod tests {
                 priority: 7,
                 published_ms: 1000,
                 ttl_ms: Some(50),
+                spread: Spread::NONE.after_move(60).unwrap(),
             },
         )
     }
@@ -313,6 +318,7 @@ mod tests {
         assert_eq!(back.content().routing_key, b"a.b");
         assert!(back.is_persistent());
         assert_eq!(back.priority(), 7);
+        assert_eq!(back.facts(), message.facts());
     }
 
     #[test]

@@ -271,6 +271,7 @@ impl QueueState {
                 message: entry.message,
                 reason,
                 stored,
+                _charge: EntryCharge::new(),
             });
         } else if Self::settle_in_store_and_confirm(queue, &entry, effects).is_err() {
             // The store says so itself, once and loudly; the next publish is refused with it.

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::arguments::QueueArguments;
 use super::browse::Most;
 use super::consumer::{Consumer, Subscription};
+use super::dead_letter::Spread;
 use super::message::{Message, MessageFacts};
 use super::{ConfirmMode, Disposition, GetMode, GetResult, PublishResult, Queue, QueueIdentity};
 use crate::delivery::effects::Effects;
@@ -170,6 +171,7 @@ impl World {
             priority,
             published_ms: effects.now_ms,
             ttl_ms,
+            spread: Spread::NONE,
         };
         let message = Message::assemble(content, facts);
         self.places.insert(id, MessagePlace::Ready);

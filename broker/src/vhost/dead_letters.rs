@@ -1,10 +1,13 @@
 //! Where dead letters go. Depends on `routing`.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::Vhost;
-use crate::delivery::effects::{DeadLetter, Effects};
-use crate::persist::Stopped;
-use crate::queue::ConfirmMode;
-use crate::queue::dead_letter::{Death, is_cycle};
+use crate::delivery::cascade::LetterRoute;
+use crate::delivery::effects::{DEAD_LETTER, DeadLetter, Effects};
+use crate::queue::Queue;
+use crate::queue::dead_letter::{Death, Reason, Spread, queues_of_cycle};
 use crate::queue::message::{Message, MessageFacts};
 use crate::time::wall_ms;
 use crate::wire::content::{MessageContent, PROPERTIES_BYTES};
@@ -18,36 +21,35 @@ const X_DEATH: &str = "x-death";
 /// The keys that a message had when it died, its own first.
 const ROUTING_KEYS: &str = "routing-keys";
 
+/// Bytes of a message that are copied for one step, beyond what a letter costs in any case.
+const COPIED_A_STEP: usize = 4096;
+/// Bytes of properties that are decoded and encoded for one step, beyond [`FEW_PROPERTIES`].
+const RECODED_A_STEP: usize = 16;
+/// Properties of so many bytes cost nothing extra.
+const FEW_PROPERTIES: usize = 1024;
+/// How often it is logged that a message has spread too far.
+const TOLD_EVERY_MS: u64 = 10_000;
+
 impl Vhost {
-    /// Publishes a dead letter and settles the original in the store, both in one commit: after a
-    /// crash the message is in one place.
-    pub(crate) fn dead_letter(&self, letter: &DeadLetter, effects: &mut Effects) {
-        let _move = self.definitions.together();
-        if let Err(error) = self.route_dead_letter(letter, effects) {
-            tracing::debug!(
-                queue = %letter.queue.name(), %error,
-                "a message could not be dead-lettered and stays in its queue"
-            );
-            return;
-        }
-        if let (Some((level, position)), Some(store)) = (letter.stored, letter.queue.store())
-            && let Err(error) = store.settle(level, position)
-        {
-            tracing::debug!(
-                queue = %letter.queue.name(), %error,
-                "the original of a dead letter could not be settled"
-            );
-        }
+    /// Finds out where a dead letter goes. What its route hands to the store, and that the original
+    /// is settled there, is one commit: after a crash the message is in one place.
+    pub(crate) fn dead_letter(&self, letter: DeadLetter, effects: &mut Effects) -> LetterRoute {
+        let together = self.definitions.together();
+        let way = self.letter_way(&letter, effects);
+        let way = way.unwrap_or_else(|| (letter.message.clone(), Vec::new()));
+        LetterRoute::new(letter, way, together)
     }
 
-    fn route_dead_letter(&self, letter: &DeadLetter, effects: &mut Effects) -> Result<(), Stopped> {
-        let Some(target) = &letter.queue.identity.arguments.dead_letters else {
-            return Ok(());
-        };
+    /// The message to send and its queues; `None` when it goes nowhere.
+    fn letter_way(
+        &self,
+        letter: &DeadLetter,
+        effects: &mut Effects,
+    ) -> Option<(Message, Vec<Arc<Queue>>)> {
+        let target = letter.queue.identity.arguments.dead_letters.as_ref()?;
         let content = letter.message.content();
-        let Ok(properties) = Properties::scan(content.properties) else {
-            return Ok(());
-        };
+        spend_on_copy(&content, effects);
+        let properties = Properties::scan(content.properties).ok()?;
         let mut headers = properties
             .headers
             .and_then(|raw| Table::decode(raw).ok())
@@ -69,39 +71,63 @@ impl Vhost {
             None => routing_keys(content.routing_key, &headers),
         };
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let Some(route) = self.route(&target.exchange, &keys, Some(&headers)) else {
-            return Ok(());
-        };
-        effects.spend(route.steps);
+        let route = self.route(&target.exchange, &keys, Some(&headers))?;
+        effects.spend(route.steps.saturating_sub(DEAD_LETTER));
         if !route.is_whole {
             tracing::warn!(
                 queue = %letter.queue.name(),
                 "finding the queues of a dead letter is too much work, so some do not get it"
             );
         }
-        let message = restamped(
-            letter,
-            &target.exchange,
-            keys[0],
-            (&properties, &headers),
-            effects,
-        );
         effects.count(&route.flow, route.queues.len());
-        for queue in route.queues {
-            if !is_cycle(&headers, queue.name(), letter.reason) {
-                queue.publish(&message, ConfirmMode::Nothing, effects)?;
-            }
+        let mut queues = route.queues;
+        let closed = queues_of_cycle(&headers, letter.reason);
+        queues.retain(|queue| !closed.contains(queue.name().as_bytes()));
+        let facts = letter.message.facts();
+        let spread_before = match letter.reason {
+            Reason::Rejected => Spread::NONE,
+            Reason::Expired | Reason::MaxLength => facts.spread,
+        };
+        let Some(spread) = spread_before.after_move(queues.len()) else {
+            self.tell_of_spread(letter, queues.len(), effects.now_ms);
+            return None;
+        };
+        let facts = MessageFacts {
+            published_ms: effects.now_ms,
+            ttl_ms: None,
+            spread,
+            ..facts
+        };
+        let place = (target.exchange.as_str(), keys[0]);
+        let message = restamped(&content, place, (&properties, &headers), facts);
+        Some((message, queues))
+    }
+
+    fn tell_of_spread(&self, letter: &DeadLetter, queues: usize, now_ms: u64) {
+        let told_ms = self.spread_told_ms.load(Relaxed);
+        if told_ms == 0 || now_ms >= told_ms.saturating_add(TOLD_EVERY_MS) {
+            self.spread_told_ms.store(now_ms, Relaxed);
+            tracing::warn!(
+                queue = %letter.queue.name(), vhost = %self.name, queues,
+                "a message was dropped: dead-lettering alone has moved or multiplied it too often"
+            );
         }
-        Ok(())
     }
 }
 
+/// A letter that is large, or has large headers, takes longer than others.
+fn spend_on_copy(content: &MessageContent<'_>, effects: &mut Effects) {
+    let recoded = content.properties.len().saturating_sub(FEW_PROPERTIES) / RECODED_A_STEP;
+    let steps = content.body.len() / COPIED_A_STEP + recoded;
+    effects.spend(u32::try_from(steps).unwrap_or(u32::MAX));
+}
+
+/// A dead message with new headers, on its way to an exchange with a routing key.
 fn restamped(
-    letter: &DeadLetter,
-    exchange: &str,
-    key: &[u8],
+    content: &MessageContent<'_>,
+    (exchange, key): (&str, &[u8]),
     (properties, headers): (&Properties<'_>, &Table),
-    effects: &Effects,
+    facts: MessageFacts,
 ) -> Message {
     let mut raw = encoded(properties, headers);
     if raw.len() > PROPERTIES_BYTES {
@@ -111,16 +137,9 @@ fn restamped(
         exchange: exchange.as_bytes(),
         routing_key: key,
         properties: &raw,
-        body: letter.message.content().body,
+        body: content.body,
     };
-    Message::assemble(
-        content,
-        MessageFacts {
-            published_ms: effects.now_ms,
-            ttl_ms: None,
-            ..letter.message.facts()
-        },
-    )
+    Message::assemble(content, facts)
 }
 
 fn encoded(properties: &Properties<'_>, headers: &Table) -> Vec<u8> {

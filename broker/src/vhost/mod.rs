@@ -80,6 +80,8 @@ pub struct Vhost {
     definitions: DefinitionStore,
     /// The ticket of the newest change to durable topology.
     changed: Mutex<Ticket>,
+    /// When it was last logged that dead-lettering has multiplied a message too often; 0 for never.
+    spread_told_ms: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -127,6 +129,7 @@ impl Vhost {
             replies: Mutex::default(),
             definitions,
             changed: Mutex::new(Ticket::NONE),
+            spread_told_ms: AtomicU64::new(0),
         }
     }
 

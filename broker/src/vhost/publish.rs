@@ -3,6 +3,7 @@
 use super::{QueueRoute, Vhost};
 use crate::delivery::effects::Effects;
 use crate::fault::Fault;
+use crate::queue::dead_letter::Spread;
 use crate::queue::message::{Message, MessageFacts};
 use crate::queue::{ConfirmMode, PublishResult};
 use crate::wire::content::MessageContent;
@@ -35,6 +36,7 @@ impl Vhost {
             ttl_ms: properties
                 .expiration
                 .and_then(|text| std::str::from_utf8(text).ok()?.parse().ok()),
+            spread: Spread::NONE,
         };
         let message = Message::assemble(content.wire(), facts);
         deliver_to(&route, &message, effects)

@@ -222,6 +222,7 @@ impl Buf for Sending<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::queue::dead_letter::Spread;
     use crate::queue::message::MessageFacts;
     use crate::wire::content::MessageContent;
 
@@ -237,6 +238,7 @@ mod tests {
             priority: 0,
             published_ms: 0,
             ttl_ms: None,
+            spread: Spread::NONE,
         };
         Message::assemble(content, facts)
     }

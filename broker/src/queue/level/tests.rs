@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::memory::EntryCharge;
+use crate::queue::dead_letter::Spread;
 use crate::queue::message::MessageFacts;
 use crate::wire::content::MessageContent;
 
@@ -28,6 +29,7 @@ fn queued(position: u64, ttl_ms: Option<u64>, persistence: Persistence) -> Queue
         priority: 0,
         published_ms: 1000,
         ttl_ms,
+        spread: Spread::NONE,
     };
     QueuedMessage {
         position,

@@ -1,0 +1,90 @@
+//! Routes dead letters at the end of a unit of work, and those that it has no budget for in units
+//! of work of their own. Relies on `vhost` for their routes and on `delivery/cascade.rs`.
+
+use std::sync::Arc;
+
+use super::BrokerState;
+use crate::delivery::budget::FULL_STEPS;
+use crate::delivery::cascade::{Cascade, CascadeStep};
+use crate::delivery::effects::Effects;
+
+/// What a unit of work may spend on its dead letters beyond what it has spent before, in steps. It
+/// is enough for as many as a unit of work collects, where each goes to one queue.
+const ALLOWANCE: u32 = FULL_STEPS / 2;
+
+impl BrokerState {
+    /// Routes the dead letters so far. What the allowance is too small for, and what must stay
+    /// behind letters of its queue that wait already, follows in later units of work.
+    pub(super) fn route_dead_letters(self: &Arc<Self>, effects: &mut Effects) {
+        let until = effects.spent().saturating_add(ALLOWANCE);
+        while let Some(letter) = effects.next_dead_letter() {
+            let must_wait = effects.spent() >= until || self.letters.has(&letter.queue);
+            let mut cascade = Cascade::new(letter);
+            if (must_wait || !self.advance(&mut cascade, until, effects))
+                && self.letters.add(cascade)
+            {
+                tokio::spawn(Arc::clone(self).route_waiting_letters());
+            }
+        }
+    }
+
+    /// Routes a letter and those that follow from it, until the unit of work has spent `until`
+    /// steps. True when none is left.
+    fn advance(&self, cascade: &mut Cascade, until: u32, effects: &mut Effects) -> bool {
+        while let Some(step) = cascade.next() {
+            if effects.spent() >= until {
+                cascade.put_back(step);
+                return false;
+            }
+            let route = match step {
+                CascadeStep::Route(route) => Some(route),
+                CascadeStep::Letter(letter) => self
+                    .vhost(letter.queue.vhost())
+                    .map(|vhost| vhost.dead_letter(letter, effects)),
+            };
+            let Some(mut route) = route else { continue };
+            let made_before = effects.dead.len();
+            let is_done = route.offer(until, effects);
+            cascade.follow(effects.dead.drain(made_before..));
+            if !is_done {
+                // First, since its commit waits for it.
+                cascade.put_back(CascadeStep::Route(route));
+            }
+        }
+        true
+    }
+
+    /// Routes what waits, one unit of work after the other.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "it is spawned by what it calls, so its type must say that it is Send"
+    )]
+    fn route_waiting_letters(self: Arc<Self>) -> impl Future<Output = ()> + Send + 'static {
+        async move {
+            loop {
+                tokio::task::yield_now().await;
+                let mut effects = self.begin();
+                let is_done = self.route_some_letters(&mut effects);
+                self.end(effects);
+                if is_done {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Routes what waits as far as the budget allows; true when nothing is left.
+    fn route_some_letters(&self, effects: &mut Effects) -> bool {
+        while !effects.is_spent() {
+            let Some(mut cascade) = self.letters.begin_turn() else {
+                return true;
+            };
+            self.advance(&mut cascade, effects.limit().steps(), effects);
+            self.letters.end_turn(cascade);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! Dead letters that multiply, on one thread and without a store.
+
+#![allow(clippy::unwrap_used)]
+use std::sync::Arc;
+
+use super::super::BrokerState;
+use crate::exchange::{Declaration, ExchangeType};
+use crate::queue::Queue;
+use crate::queue::browse::Most;
+use crate::tests::opened;
+use crate::vhost::{BindRequest, Declare, Destination, Published};
+use crate::wire::table::{Table, Value};
+
+fn declare_fanout(broker: &Arc<BrokerState>, name: &str) {
+    let declaration = Declaration {
+        kind: ExchangeType::Fanout,
+        durable: false,
+        auto_delete: false,
+        internal: false,
+        arguments: Table::new(),
+    };
+    let vhost = broker.vhost("/").unwrap();
+    vhost.declare_exchange(name, declaration).unwrap();
+}
+
+/// A queue that is bound to a fanout, and always full where it has dead letters.
+fn declare(broker: &Arc<BrokerState>, name: &str, source: &str, dead: Option<&str>) -> Arc<Queue> {
+    let vhost = broker.vhost("/").unwrap();
+    let mut arguments = Table::new();
+    if let Some(exchange) = dead {
+        arguments.set("x-dead-letter-exchange", Value::text(exchange));
+        arguments.set("x-max-length", Value::Int(0));
+    }
+    let declare = Declare {
+        name,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        is_server_named: false,
+        arguments,
+        connection: 1,
+        limit: usize::MAX,
+    };
+    let mut effects = broker.begin();
+    let queue = vhost.declare_queue(declare, &mut effects).unwrap().queue;
+    broker.end(effects);
+    let bind = BindRequest {
+        source,
+        destination: Destination::Queue(Arc::clone(queue.name())),
+        key: b"".into(),
+        arguments: Table::new(),
+        connection: 1,
+    };
+    vhost.bind(bind).unwrap();
+    queue
+}
+
+/// Publishes these messages to a fanout in one unit of work.
+fn publish(broker: &Arc<BrokerState>, exchange: &str, bodies: std::ops::Range<u32>) {
+    let vhost = broker.vhost("/").unwrap();
+    let mut effects = broker.begin();
+    for body in bodies {
+        let content = Published {
+            exchange,
+            routing_key: "",
+            properties: b"\0\0",
+            body: &body.to_be_bytes(),
+        };
+        assert!(vhost.publish(content, &mut effects).unwrap());
+    }
+    broker.end(effects);
+}
+
+/// Lets others run, on the one thread of a test, until the queue has so many messages.
+async fn wait_for(queue: &Queue, count: u64) {
+    for _ in 0..100_000 {
+        if queue.counts().0 == count {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("{} of {count} in {}", queue.counts().0, queue.name());
+}
+
+/// On the one thread of this test, others run between two units of work and at no other time.
+#[tokio::test]
+async fn a_dead_letter_for_thousands_of_queues_takes_many_units_of_work() {
+    let (broker, _kept) = opened().await;
+    declare_fanout(&broker, "first");
+    declare_fanout(&broker, "dead");
+    declare(&broker, "full", "first", Some("dead"));
+    let queues: Vec<_> = (0..5_000)
+        .map(|number| declare(&broker, &format!("q{number}"), "dead", None))
+        .collect();
+    publish(&broker, "first", 0..1);
+    let at_once = queues.iter().filter(|queue| queue.counts().0 == 1).count();
+    assert!(
+        (1..3_000).contains(&at_once),
+        "{at_once} in one unit of work"
+    );
+    for queue in &queues {
+        wait_for(queue, 1).await;
+    }
+    broker.store.clone().close().unwrap();
+}
+
+#[tokio::test]
+async fn one_message_is_multiplied_so_often_and_no_more() {
+    const WIDTH: u64 = 60;
+    let (broker, _kept) = opened().await;
+    let names = ["f0", "f1", "f2", "f3"];
+    for name in names {
+        declare_fanout(&broker, name);
+    }
+    declare(&broker, "full", "f0", Some("f1"));
+    let level = |level: usize| {
+        let declare = |number| {
+            let dead = names.get(level + 1).copied();
+            declare(&broker, &format!("{level}-{number}"), names[level], dead)
+        };
+        (0..WIDTH).map(declare).collect::<Vec<_>>()
+    };
+    let levels = [level(1), level(2), level(3)];
+    publish(&broker, "f0", 0..1);
+    let came = |queue: &Arc<Queue>| queue.snapshot().counters.published;
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(levels[0].iter().all(|queue| came(queue) == 1));
+    assert!(levels[1].iter().all(|queue| came(queue) == WIDTH));
+    assert!(levels[2].iter().all(|queue| came(queue) == 0));
+    broker.store.clone().close().unwrap();
+}
+
+#[tokio::test]
+async fn the_dead_letters_of_a_queue_stay_in_order_where_they_wait() {
+    const AT_ONCE: u32 = 5_000;
+    let (broker, _kept) = opened().await;
+    declare_fanout(&broker, "first");
+    declare_fanout(&broker, "dead");
+    declare(&broker, "full", "first", Some("dead"));
+    let queues = ["a", "b", "c"].map(|name| declare(&broker, name, "dead", None));
+    publish(&broker, "first", 0..AT_ONCE);
+    // A later unit of work, that could route its own at once.
+    publish(&broker, "first", AT_ONCE..AT_ONCE + 1);
+    let most = Most {
+        messages: usize::MAX,
+        bytes: usize::MAX,
+    };
+    for queue in &queues {
+        wait_for(queue, u64::from(AT_ONCE) + 1).await;
+        let waiting = queue.browse(None, most).unwrap();
+        let body = |one: &crate::queue::browse::WaitingMessage| {
+            u32::from_be_bytes(one.message.content().body.try_into().unwrap())
+        };
+        assert!(waiting.iter().map(body).eq(0..=AT_ONCE), "{}", queue.name());
+    }
+    broker.store.clone().close().unwrap();
+}
