@@ -144,13 +144,14 @@ impl QueueView {
     }
 
     /// Reads messages that wait behind a position and leaves them where they are. May block on the
-    /// disk.
-    pub(crate) fn browse(
+    /// disk. `hold` is told before of the bytes that it takes, and may refuse.
+    pub(crate) fn browse<E: From<ReadFailed>>(
         &self,
         after: Option<QueuePosition>,
         most: Most,
-    ) -> Result<Vec<WaitingMessage>, ReadFailed> {
-        self.0.browse(after, most)
+        hold: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<Vec<WaitingMessage>, E> {
+        self.0.browse(after, most, hold)
     }
 }
 

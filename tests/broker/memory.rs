@@ -374,6 +374,30 @@ fn deliveries_from_many_queues_that_nobody_settles() {
 }
 
 #[test]
+fn a_peek_at_a_queue_of_large_messages() {
+    const COUNT: usize = 12;
+    const LARGE: usize = 14 << 20;
+    let loaded = Loaded::start();
+    let names = filled(&loaded, (1, COUNT), LARGE);
+    let (mut after, mut seen) = (String::new(), 0);
+    loop {
+        let path = format!(
+            "/api/queues/%2F/{}/peek?count=50&truncate=10{after}",
+            names[0]
+        );
+        let (status, body) = loaded.answer("GET", &path, "");
+        assert_eq!(status, 200, "{body}");
+        let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let page = page.as_array().unwrap();
+        let Some(last) = page.last() else { break };
+        seen += page.len();
+        after = format!("&after={}", last["cursor"].as_str().unwrap());
+    }
+    assert_eq!(seen, COUNT);
+    loaded.bear("a peek at large messages", Vec::new());
+}
+
+#[test]
 fn what_an_unsettling_client_held_goes_back_to_the_store_when_it_leaves() {
     let mut loaded = Loaded::start();
     let names = filled(&loaded, (40, 20), 200_000);

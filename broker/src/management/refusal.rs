@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::fault::{Fault, ReplyCode};
+use crate::persist::ReadFailed;
 use crate::users::BadPattern;
 
 /// The longest reason in bytes. It quotes what was sent, which may be as long as a body.
@@ -106,6 +107,12 @@ impl From<Fault> for ApiError {
             ReplyCode::InternalError => Self::failed(fault.reason),
             _ => Self::bad(fault.reason),
         }
+    }
+}
+
+impl From<ReadFailed> for ApiError {
+    fn from(error: ReadFailed) -> Self {
+        Self::failed(error.to_string())
     }
 }
 

@@ -4,10 +4,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use bytes::Bytes;
+
 use super::Queue;
 use super::level::Stretch;
 use super::message::Message;
-use crate::persist::ReadFailed;
+use crate::persist::{QueueStore, ReadFailed};
 
 /// What one read of the store brings.
 const SLICE_BYTES: usize = 1024 * 1024;
@@ -27,7 +29,8 @@ pub(crate) struct WaitingMessage {
     pub(crate) redelivered: bool,
 }
 
-/// How much one look may bring; a single message always fits.
+/// How much one look may bring, in messages and in their stored bytes; a single message always
+/// fits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Most {
     pub(crate) messages: usize,
@@ -55,23 +58,37 @@ impl FromStr for QueuePosition {
 impl Queue {
     /// The messages that wait behind `after`, in the order in which they would be handed out.
     /// Nothing changes.
-    pub(crate) fn browse(
+    ///
+    /// `hold` is told of the bytes that the reading takes in all, before each slice is read and
+    /// when it is known how large it was, and may refuse.
+    pub(crate) fn browse<E: From<ReadFailed>>(
         &self,
         after: Option<QueuePosition>,
         most: Most,
-    ) -> Result<Vec<WaitingMessage>, ReadFailed> {
+        hold: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<Vec<WaitingMessage>, E> {
         let (stretches, delivered_before) = self.with(|state| {
             let stretches = state.ready.stretches(after, most.messages);
             (stretches, state.delivered_before.clone())
         });
+        let mut reading = StoreReading {
+            held_bytes: 0,
+            hold,
+            has_some: false,
+            is_refused: false,
+        };
         let mut found = Vec::new();
         let mut bytes = 0;
         for mut stretch in stretches {
-            let left = most.messages - found.len();
+            let left = Most {
+                messages: most.messages - found.len(),
+                bytes: most.bytes.saturating_sub(bytes),
+            };
             let before = delivered_before[usize::from(stretch.level)];
-            self.read_gap(&mut stretch, left, before)?;
-            for (position, (message, redelivered)) in stretch.seen.into_iter().take(left) {
-                bytes += message.body_len();
+            reading.has_some = !found.is_empty();
+            self.read_gap(&mut stretch, left, before, &mut reading)?;
+            for (position, (message, redelivered)) in stretch.seen.into_iter().take(left.messages) {
+                bytes += message.footprint();
                 if bytes > most.bytes && !found.is_empty() {
                     return Ok(found);
                 }
@@ -84,23 +101,44 @@ impl Queue {
                     redelivered,
                 });
             }
+            if reading.is_refused {
+                break;
+            }
         }
         Ok(found)
     }
 
-    /// Adds what only the store holds, until the stretch has `wanted` messages without a hole
-    /// before any of them.
-    fn read_gap(
+    /// Adds what only the store holds, until the stretch has as much as `wanted` without a hole
+    /// before any of it.
+    fn read_gap<E: From<ReadFailed>>(
         &self,
         stretch: &mut Stretch,
-        wanted: usize,
+        wanted: Most,
         delivered_before: Option<u64>,
-    ) -> Result<(), ReadFailed> {
+        reading: &mut StoreReading<impl FnMut(usize) -> Result<(), E>>,
+    ) -> Result<(), E> {
         let (Some(mut from), Some(store)) = (stretch.gap, self.store()) else {
             return Ok(());
         };
-        while stretch.seen.range(..from).count() < wanted {
-            let slice = store.read(stretch.level, from, SLICE_BYTES)?;
+        loop {
+            let before = stretch.seen.range(..from);
+            let (messages, bytes) = before.fold((0, 0), |(messages, bytes), (_, (message, _))| {
+                (messages + 1, bytes + message.footprint())
+            });
+            if messages >= wanted.messages || bytes >= wanted.bytes {
+                break;
+            }
+            let limit_bytes = SLICE_BYTES.min(wanted.bytes - bytes);
+            let slice = match reading.slice(store, (stretch.level, from), limit_bytes) {
+                // What there is already may be shown.
+                Err(StoreReadingEnd::Refused(_)) if reading.has_some || messages > 0 => {
+                    reading.is_refused = true;
+                    break;
+                }
+                Err(StoreReadingEnd::Refused(refusal)) => return Err(refusal),
+                Err(StoreReadingEnd::Failed(error)) => return Err(error.into()),
+                Ok(slice) => slice,
+            };
             let Some((last, _)) = slice.last() else {
                 return Ok(());
             };
@@ -118,5 +156,39 @@ impl Queue {
         }
         stretch.seen.split_off(&from);
         Ok(())
+    }
+}
+
+/// What was read of the store, and who holds it.
+struct StoreReading<H> {
+    held_bytes: usize,
+    hold: H,
+    /// Some messages were found before.
+    has_some: bool,
+    /// Nothing more is shown: it would hold too much.
+    is_refused: bool,
+}
+
+/// Why a slice was not read.
+enum StoreReadingEnd<E> {
+    /// It would hold too much.
+    Refused(E),
+    Failed(ReadFailed),
+}
+
+impl<E, H: FnMut(usize) -> Result<(), E>> StoreReading<H> {
+    /// Reads a slice of about `limit_bytes`; a single message may be larger.
+    fn slice(
+        &mut self,
+        store: &QueueStore,
+        (level, from): (u8, u64),
+        limit_bytes: usize,
+    ) -> Result<Vec<(u64, Bytes)>, StoreReadingEnd<E>> {
+        (self.hold)(self.held_bytes + limit_bytes).map_err(StoreReadingEnd::Refused)?;
+        let read = store.read(level, from, limit_bytes);
+        let slice = read.map_err(StoreReadingEnd::Failed)?;
+        self.held_bytes += slice.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+        (self.hold)(self.held_bytes).map_err(StoreReadingEnd::Refused)?;
+        Ok(slice)
     }
 }

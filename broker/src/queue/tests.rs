@@ -17,6 +17,7 @@ use super::{ConfirmMode, Disposition, GetMode, GetResult, PublishResult, Queue, 
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, Ledger, UnknownTag, Which};
 use crate::delivery::outbox::{Frames, Outbox};
+use crate::persist::ReadFailed;
 use crate::wire::content::{Lane, MessageContent};
 use crate::wire::frame::{self, ParsedFrame};
 use crate::wire::table::{Table, Value};
@@ -309,7 +310,10 @@ impl World {
             messages: usize::MAX,
             bytes: usize::MAX,
         };
-        let waiting = self.queue.browse(None, everything).unwrap();
+        let waiting = self
+            .queue
+            .browse(None, everything, |_| Ok::<_, ReadFailed>(()))
+            .unwrap();
         let ready: Vec<u64> = waiting.iter().map(|one| id_of(&one.message)).collect();
         let mut sorted = ready.clone();
         sorted.sort_unstable();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::BrokerState;
 use crate::exchange::{Declaration, ExchangeType};
+use crate::persist::ReadFailed;
 use crate::queue::Queue;
 use crate::queue::browse::Most;
 use crate::tests::opened;
@@ -149,7 +150,9 @@ async fn the_dead_letters_of_a_queue_stay_in_order_where_they_wait() {
     };
     for queue in &queues {
         wait_for(queue, u64::from(AT_ONCE) + 1).await;
-        let waiting = queue.browse(None, most).unwrap();
+        let waiting = queue
+            .browse(None, most, |_| Ok::<_, ReadFailed>(()))
+            .unwrap();
         let body = |one: &crate::queue::browse::WaitingMessage| {
             u32::from_be_bytes(one.message.content().body.try_into().unwrap())
         };

@@ -249,7 +249,7 @@ struct Peek {
 }
 
 impl Peek {
-    /// Messages in one answer, and their bodies together.
+    /// Messages in one answer, and their bytes together.
     const MOST: usize = 1000;
     const MOST_BYTES: usize = 16 * 1024 * 1024;
 
@@ -286,8 +286,7 @@ async fn peek(
     // A long queue is read from the disk.
     let mut holding = api.holdings.of(&caller.name);
     let looking = move || {
-        let failed = |error: &dyn std::fmt::Display| ApiError::failed(error.to_string());
-        let seen = queue.browse(after, most).map_err(|error| failed(&error))?;
+        let seen = queue.browse(after, most, |bytes| holding.set(bytes))?;
         let shown = seen.iter().map(|waiting| {
             let (mut one, payload) = views::message(&waiting.message, Encoding::Auto, truncate);
             one["redelivered"] = json!(waiting.redelivered);
