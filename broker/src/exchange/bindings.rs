@@ -28,6 +28,8 @@ pub(super) struct Held<D> {
     pub(super) destination: D,
     pub(super) key: Box<[u8]>,
     pub(super) arguments: Table,
+    /// Where its slot stands among those of its destination.
+    place: usize,
     _charge: KindCharge,
 }
 
@@ -87,10 +89,12 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
         if self.slots.contains_key(&identity) {
             return None;
         }
+        let of_destination = self.by_destination.entry(destination.clone()).or_default();
         let held = Held {
             destination: destination.clone(),
             key: key.into(),
             arguments,
+            place: of_destination.len(),
             _charge: TOPOLOGY.charge(bytes),
         };
         let slot = self.free.pop().unwrap_or(self.held.len());
@@ -100,10 +104,7 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
             self.held[slot] = Some(held);
         }
         self.slots.insert(identity, slot);
-        self.by_destination
-            .entry(destination.clone())
-            .or_default()
-            .push(slot);
+        of_destination.push(slot);
         Some(slot)
     }
 
@@ -126,7 +127,13 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
             &held.arguments,
         ));
         if let Some(slots) = self.by_destination.get_mut(&held.destination) {
-            slots.retain(|&other| other != slot);
+            slots.swap_remove(held.place);
+            let moved = slots
+                .get(held.place)
+                .and_then(|&slot| self.held.get_mut(slot));
+            if let Some(Some(moved)) = moved {
+                moved.place = held.place;
+            }
             if slots.is_empty() {
                 self.by_destination.remove(&held.destination);
             }
@@ -139,11 +146,10 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
         self.held.get(slot)?.as_ref().map(view)
     }
 
-    pub(super) fn slots_of(&self, destination: &D) -> Vec<BindingSlot> {
-        self.by_destination
-            .get(destination)
-            .cloned()
-            .unwrap_or_default()
+    /// The slots of the bindings to a destination, the newest last where none was removed.
+    pub(super) fn slots_of(&self, destination: &D) -> &[BindingSlot] {
+        let slots = self.by_destination.get(destination);
+        slots.map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Binding<'_, D>> {

@@ -9,7 +9,7 @@
 //! them, an `all` binding under the one that the fewest other bindings share. A message is compared
 //! only with the bindings filed under one of its own headers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::BindError;
 use super::bindings::BindingSlot;
@@ -95,9 +95,9 @@ struct Spec<D> {
 #[derive(Debug)]
 pub(super) struct HeadersIndex<D> {
     specs: HashMap<BindingSlot, Spec<D>>,
-    filed: HashMap<Box<[u8]>, HashMap<HeaderTest, Vec<BindingSlot>>>,
+    filed: HashMap<Box<[u8]>, HashMap<HeaderTest, BTreeSet<BindingSlot>>>,
     /// `all` bindings without arguments to compare; they match every message.
-    always: Vec<BindingSlot>,
+    always: BTreeSet<BindingSlot>,
 }
 
 impl<D> Default for HeadersIndex<D> {
@@ -105,7 +105,7 @@ impl<D> Default for HeadersIndex<D> {
         Self {
             specs: HashMap::new(),
             filed: HashMap::new(),
-            always: Vec::new(),
+            always: BTreeSet::new(),
         }
     }
 }
@@ -135,10 +135,10 @@ impl<D: Clone> HeadersIndex<D> {
                 .or_default()
                 .entry(wanted.clone())
                 .or_default()
-                .push(slot);
+                .insert(slot);
         }
         if mode == MatchMode::All && asks.is_empty() {
-            self.always.push(slot);
+            self.always.insert(slot);
         }
         self.specs.insert(
             slot,
@@ -156,20 +156,20 @@ impl<D: Clone> HeadersIndex<D> {
         self.filed
             .get(name)
             .and_then(|values| values.get(wanted))
-            .map_or(0, Vec::len)
+            .map_or(0, BTreeSet::len)
     }
 
     pub(super) fn remove(&mut self, slot: BindingSlot) {
         let Some(spec) = self.specs.remove(&slot) else {
             return;
         };
-        self.always.retain(|&other| other != slot);
+        self.always.remove(&slot);
         for (name, wanted) in spec.filed {
             let Some(values) = self.filed.get_mut(&name) else {
                 continue;
             };
             if let Some(slots) = values.get_mut(&wanted) {
-                slots.retain(|&other| other != slot);
+                slots.remove(&slot);
                 if slots.is_empty() {
                     values.remove(&wanted);
                 }

@@ -347,12 +347,12 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
 
     /// Removes every binding to `destination` and returns their keys and arguments.
     pub fn remove_destination(&mut self, destination: &D) -> Vec<(Box<[u8]>, Table)> {
-        let slots = self.bindings.slots_of(destination);
-        slots
-            .into_iter()
-            .filter_map(|slot| self.forget(slot))
-            .map(|held| (held.key, held.arguments))
-            .collect()
+        let newest = |bindings: &Bindings<D>| bindings.slots_of(destination).last().copied();
+        let mut removed = Vec::with_capacity(self.bindings.slots_of(destination).len());
+        while let Some(held) = newest(&self.bindings).and_then(|slot| self.forget(slot)) {
+            removed.push((held.key, held.arguments));
+        }
+        removed
     }
 
     fn forget(&mut self, slot: bindings::BindingSlot) -> Option<bindings::Held<D>> {
@@ -373,10 +373,8 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
 
     /// Iterates over the bindings to one destination.
     pub fn bindings_to(&self, destination: &D) -> impl Iterator<Item = Binding<'_, D>> {
-        self.bindings
-            .slots_of(destination)
-            .into_iter()
-            .filter_map(|slot| self.bindings.get(slot))
+        let slots = self.bindings.slots_of(destination).iter();
+        slots.filter_map(|&slot| self.bindings.get(slot))
     }
 
     /// Calls `hit` for each destination of a message with these routing keys, and counts the steps.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::{Bound, Declaration, Exchange, ExchangeType, RoutingSteps, Unbound};
@@ -215,7 +217,7 @@ proptest! {
         steps in proptest::collection::vec((any::<bool>(), 0..80_u32), 0..400),
     ) {
         let mut fanout = exchange(ExchangeType::Fanout);
-        let mut expected = std::collections::BTreeSet::new();
+        let mut expected = BTreeSet::new();
         for (is_bind, destination) in steps {
             if is_bind {
                 fanout.bind(&destination, "", Table::new()).unwrap();
@@ -413,4 +415,33 @@ fn patterns_that_all_match_each_word_end_with_too_many_steps() {
     topic.route(&[key.as_bytes()], None, &mut steps, &mut |_| true);
     assert!(steps.are_too_many());
     assert!(steps.taken() < RoutingSteps::MOST + 1000);
+}
+
+#[test]
+fn bindings_of_one_destination_go_in_any_order() {
+    for kind in [
+        ExchangeType::Direct,
+        ExchangeType::Fanout,
+        ExchangeType::Topic,
+        ExchangeType::Headers,
+    ] {
+        let mut exchange = exchange(kind);
+        let number = |number: i64| table(&[("number", Value::Long(number))]);
+        let mut left: BTreeSet<i64> = (0..1_000).collect();
+        for &at in &left {
+            exchange.bind(&1, "k", number(at)).unwrap();
+        }
+        for step in 0..900 {
+            let gone = step * 7 % 1_000;
+            assert!(left.remove(&gone));
+            assert_eq!(exchange.unbind(&1, "k", &number(gone)), Unbound::Removed);
+        }
+        let known = exchange.bindings_to(&1).map(|binding| {
+            let number = binding.arguments.get("number");
+            number.and_then(Value::as_integer).unwrap()
+        });
+        assert_eq!(known.collect::<BTreeSet<_>>(), left, "{kind}");
+        assert_eq!(exchange.remove_destination(&1).len(), left.len());
+        assert!(exchange.is_unused());
+    }
 }

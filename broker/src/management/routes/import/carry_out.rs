@@ -125,8 +125,7 @@ impl ImportPlan<'_> {
 
 fn is_bound(vhost: &Vhost, line: &BindingLine) -> bool {
     let is_there = vhost.with_exchange(&line.source, |exchange| {
-        let mut bindings = exchange.bindings_to(&line.destination);
-        bindings.any(|known| *known.key == *line.key && *known.arguments == line.arguments)
+        exchange.has_binding(&line.destination, line.key.as_ref(), &line.arguments)
     });
     is_there.unwrap_or_default()
 }
