@@ -7,6 +7,7 @@
 mod administration;
 mod busy_mark;
 mod dead_lettering;
+mod detaching;
 mod every_queue;
 
 use std::collections::{BTreeMap, HashMap};
@@ -174,6 +175,9 @@ impl BrokerState {
             .raise_to(effects.spent().into());
         if !effects.garbage.is_empty() {
             tokio::task::spawn_blocking(move || drop(effects.garbage));
+        }
+        if !effects.detaching.is_empty() {
+            tokio::spawn(Arc::clone(self).go_on_detaching(effects.detaching));
         }
         if !effects.unpumped.is_empty() {
             tokio::spawn(Arc::clone(self).go_on_pumping(effects.unpumped));

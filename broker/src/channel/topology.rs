@@ -257,6 +257,10 @@ impl Channel {
             access::check_read_queue(&self.context, &name)?;
             access::check_write_exchange(&self.context, &letters.exchange)?;
         }
+        if self.context.vhost.is_detaching(&name) {
+            // The old queue of this name is not quite gone.
+            return Ok(Next::Again);
+        }
         let declared = self.context.vhost.declare_queue(
             Declare {
                 name: &name,

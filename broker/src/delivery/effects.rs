@@ -92,6 +92,8 @@ pub(crate) struct Effects {
     tally: Option<Tally>,
     /// Queues with messages for consumers that this budget was too small for.
     pub(crate) unpumped: Vec<Arc<Queue>>,
+    /// Vhosts and queues of theirs that were deleted and have bindings left.
+    pub(crate) detaching: Vec<(Arc<str>, Arc<str>)>,
     /// Messages that are gone, to be freed outside the unit of work because they are many.
     pub(crate) garbage: Vec<QueuedMessage>,
     limit: StepBudget,
@@ -120,6 +122,7 @@ impl Effects {
             confirms: Vec::new(),
             tally: None,
             unpumped: Vec::new(),
+            detaching: Vec::new(),
             garbage: Vec::new(),
             limit: StepBudget::FULL,
             spent: 0,

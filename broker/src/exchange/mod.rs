@@ -345,14 +345,21 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         }
     }
 
-    /// Removes every binding to `destination` and returns their keys and arguments.
-    pub fn remove_destination(&mut self, destination: &D) -> Vec<(Box<[u8]>, Table)> {
+    /// Removes at most so many bindings to `destination` and returns their keys and arguments.
+    pub fn remove_destination(&mut self, destination: &D, most: usize) -> Vec<(Box<[u8]>, Table)> {
         let newest = |bindings: &Bindings<D>| bindings.slots_of(destination).last().copied();
-        let mut removed = Vec::with_capacity(self.bindings.slots_of(destination).len());
-        while let Some(held) = newest(&self.bindings).and_then(|slot| self.forget(slot)) {
+        let mut removed = Vec::new();
+        while removed.len() < most
+            && let Some(held) = newest(&self.bindings).and_then(|slot| self.forget(slot))
+        {
             removed.push((held.key, held.arguments));
         }
         removed
+    }
+
+    /// Whether there is a binding to `destination`.
+    pub fn leads_to(&self, destination: &D) -> bool {
+        !self.bindings.slots_of(destination).is_empty()
     }
 
     fn forget(&mut self, slot: bindings::BindingSlot) -> Option<bindings::Held<D>> {

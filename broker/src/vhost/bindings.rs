@@ -93,7 +93,7 @@ impl Vhost {
             return Ok(Ticket::NONE);
         }
         let (is_last, is_auto_delete) = (exchange.is_unused(), exchange.declaration().auto_delete);
-        if exchange.bindings_to(&bind.destination).next().is_none() {
+        if !exchange.leads_to(&bind.destination) {
             tables.forget_source(&bind.destination, bind.source);
         }
         let binding = Binding {
@@ -133,40 +133,6 @@ impl Vhost {
         }
     }
 
-    /// Removes every binding to a destination, and the auto-delete exchanges that lose their last
-    /// binding by this.
-    pub(super) fn detach(
-        &self,
-        tables: &mut Tables,
-        destination: &Destination,
-    ) -> Result<Ticket, Fault> {
-        let mut ticket = Ticket::NONE;
-        for source in tables.sources.remove(destination).unwrap_or_default() {
-            let Some(exchange) = tables.exchanges.get_mut(&source) else {
-                continue;
-            };
-            let removed = exchange.remove_destination(destination);
-            let goes = exchange.is_unused() && exchange.declaration().auto_delete;
-            if exchange.declaration().durable {
-                for (key, arguments) in &removed {
-                    let binding = Binding {
-                        destination,
-                        key,
-                        arguments,
-                    };
-                    ticket = ticket.max(
-                        self.definitions
-                            .forget(&self.binding_definition(&source, &binding))?,
-                    );
-                }
-            }
-            if goes {
-                ticket = ticket.max(self.drop_exchange(tables, &source)?);
-            }
-        }
-        Ok(ticket)
-    }
-
     /// Deletes a binding's record from the store, if it can have one.
     pub(super) fn forget_binding(
         &self,
@@ -175,10 +141,11 @@ impl Vhost {
         binding: &Binding<'_, Destination>,
     ) -> Result<Ticket, Fault> {
         let is_kept = match binding.destination {
-            Destination::Queue(name) => tables
-                .queues
-                .get(name)
-                .is_some_and(|queue| queue.store().is_some()),
+            Destination::Queue(name) => {
+                let queue = tables.queues.get(name);
+                queue.is_some_and(|queue| queue.store().is_some())
+                    || tables.detaching.contains_key(name)
+            }
             Destination::Exchange(_) => true,
         };
         if !is_kept || !source.declaration().durable {

@@ -1,7 +1,5 @@
 //! Declares and deletes exchanges. Depends on `bindings` for the bindings from and to them.
 
-use std::sync::Arc;
-
 use super::{Destination, PREDECLARED, Tables, Vhost, check_name, check_room};
 use crate::delivery::effects::Effects;
 use crate::exchange::{Declaration, Exchange};
@@ -67,6 +65,13 @@ impl Vhost {
             return Err(Fault::refused(reason));
         }
         let mut tables = write(&self.tables);
+        if condition.unused {
+            // What leads to a deleted queue is no use.
+            let deleted: Vec<_> = tables.detaching.keys().cloned().collect();
+            for queue in deleted {
+                self.finish_detaching(&mut tables, &queue)?;
+            }
+        }
         let Some(exchange) = tables.exchanges.get(name) else {
             return Ok(Ticket::NONE);
         };
@@ -106,7 +111,7 @@ impl Vhost {
             ticket = ticket.max(self.forget_binding(tables, &exchange, &binding)?);
             tables.forget_source(binding.destination, &name);
         }
-        ticket = ticket.max(self.detach(tables, &Destination::Exchange(Arc::clone(&name)))?);
+        ticket = ticket.max(self.detach(tables, &name)?);
         let is_predeclared = PREDECLARED
             .iter()
             .any(|(predeclared, _)| **predeclared == *name);

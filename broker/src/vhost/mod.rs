@@ -20,6 +20,7 @@ use crate::wire::table::Table;
 mod bindings;
 mod dead_letters;
 mod definitions;
+mod detaching;
 mod exchanges;
 mod publish;
 mod queues;
@@ -90,6 +91,8 @@ struct Tables {
     queues: HashMap<Arc<str>, Arc<Queue>>,
     /// For each destination, the exchanges that have bindings to it.
     sources: HashMap<Destination, HashSet<Arc<str>>>,
+    /// The same for queues that were deleted and to which bindings are left.
+    detaching: HashMap<Arc<str>, HashSet<Arc<str>>>,
 }
 
 /// The exchanges that every vhost has.

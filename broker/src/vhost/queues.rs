@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Destination, Vhost, check_name, check_room};
+use super::{Vhost, check_name, check_room};
 use crate::delivery::effects::{Effects, REMOVAL};
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, write};
@@ -65,6 +65,7 @@ impl Vhost {
             drop(tables);
             return self.declared_already(queue, &declare, effects);
         }
+        self.finish_detaching(&mut tables, declare.name)?;
         if tables.queues.len() >= declare.limit {
             let reason = format!(
                 "cannot declare queue '{}': queue limit in vhost '{}' ({}) is reached",
@@ -198,9 +199,10 @@ impl Vhost {
         }
         tables.queues.remove(queue.name());
         self.move_on();
-        // The queue, its bindings and its messages are deleted in one commit.
+        // The queue, its messages and its bindings, where they are not very many, are deleted in
+        // one commit.
         let whole = self.definitions.together();
-        let mut ticket = self.detach(&mut tables, &Destination::Queue(Arc::clone(queue.name())))?;
+        let mut ticket = self.begin_detaching(&mut tables, queue.name(), effects)?;
         drop(tables);
         if let Some(store) = queue.store() {
             store.drop_all(queue.identity.arguments.max_priority.unwrap_or(0))?;

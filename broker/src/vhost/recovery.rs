@@ -8,7 +8,7 @@ use crate::exchange::{Declaration, Exchange, ExchangeType};
 use crate::lock::write;
 use crate::persist::Recovered;
 use crate::persist::definition::{
-    BindingDefinition, DestinationKind, ExchangeDefinition, QueueDefinition,
+    BindingDefinition, Definition, DestinationKind, ExchangeDefinition, QueueDefinition,
 };
 use crate::queue::arguments::QueueArguments;
 use crate::queue::{Queue, QueueIdentity};
@@ -83,7 +83,8 @@ impl Vhost {
             .insert(Arc::clone(queue.name()), Arc::new(queue));
     }
 
-    /// Restores a binding if both its ends exist.
+    /// Restores a binding if both its ends exist. One to a queue that does not is left from its
+    /// deletion, which a crash cut short, and is forgotten: a new queue of that name has none.
     pub(crate) fn recover_binding(&self, definition: &BindingDefinition) {
         let mut tables = write(&self.tables);
         let is_there = match definition.kind {
@@ -103,6 +104,12 @@ impl Vhost {
             .get_mut(definition.source.as_str())
             .filter(|_| is_there)
         else {
+            if !is_there && definition.kind == DestinationKind::Queue {
+                let forgotten = Definition::Binding(definition.clone());
+                if let Err(error) = self.definitions.forget(&forgotten) {
+                    tracing::warn!(%error, "a binding to a deleted queue is left");
+                }
+            }
             return tracing::warn!(
                 source = %definition.source, destination = %definition.destination,
                 "a binding was not restored: its source or destination is missing"

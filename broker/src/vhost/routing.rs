@@ -174,7 +174,7 @@ impl<'a> ExchangeWalk<'a> {
         has_matched
     }
 
-    /// Any other exchange. Returns whether a binding matched.
+    /// Any other exchange. Returns whether a binding to something that exists matched.
     fn visit_bound(&mut self, exchange: &'a Exchange<Destination>, keys: &[&[u8]]) -> bool {
         let mut has_matched = false;
         let Self {
@@ -186,13 +186,17 @@ impl<'a> ExchangeWalk<'a> {
             ..
         } = self;
         exchange.route(keys, *headers, steps, &mut |destination| {
-            has_matched = true;
             match destination {
                 Destination::Queue(name) => {
                     let queue = tables.queues.get(name);
+                    // It may lead to a queue that was deleted a moment ago.
+                    has_matched |= queue.is_some();
                     queue.is_some_and(|queue| found.add(queue))
                 }
-                Destination::Exchange(name) => exchanges.add(name),
+                Destination::Exchange(name) => {
+                    has_matched = true;
+                    exchanges.add(name)
+                }
             }
         });
         has_matched
