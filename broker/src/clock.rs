@@ -28,14 +28,14 @@ pub(crate) struct Clock {
 }
 
 /// The address of a queue. It stays its own while there is a weak reference to it.
-type QueueKey = usize;
+type QueueAddress = usize;
 
 #[derive(Debug, Default)]
 struct Times {
     /// The deadlines in `queues`, and some that an earlier one has replaced.
-    heap: BinaryHeap<Reverse<(u64, QueueKey)>>,
+    heap: BinaryHeap<Reverse<(u64, QueueAddress)>>,
     /// The deadline of each queue that has one.
-    queues: HashMap<QueueKey, (u64, Weak<Queue>)>,
+    queues: HashMap<QueueAddress, (u64, Weak<Queue>)>,
     /// How many deadlines the last [`Self::tidy`] left.
     tidied: usize,
     next_tidy_ms: u64,

@@ -390,8 +390,8 @@ impl LogWriter {
         Ok(offset)
     }
 
-    /// Writes one large body to a file of its own, once, and makes it durable. Returns the number of the
-    /// file and the packed extent.
+    /// Writes one large body to a file of its own, once, and makes it durable. Returns the
+    /// number of the file and the packed extent.
     pub(crate) fn write_body(
         &mut self,
         (queue, sequence): (u64, u64),
