@@ -5,6 +5,7 @@
 //! [`Envelope::to_line`] (`line`).
 
 mod forgery;
+mod json_text;
 mod line;
 mod parse;
 
@@ -18,6 +19,7 @@ use ulid::Ulid;
 
 pub use crate::clean::Breaks;
 pub use forgery::disarm;
+pub use json_text::JsonText;
 pub use line::DeliveryMark;
 pub use parse::{DEFAULT_LIMIT_BYTES, Invalid, is_id};
 
@@ -48,10 +50,11 @@ pub struct Envelope {
     /// Information only; the order of messages does not depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
-    /// Strings from `--meta`; any JSON object from other tools.
+    /// An object of strings from `--meta`; any JSON object from other tools.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub metadata: Option<Map<String, Value>>,
-    /// Fields that this version does not know. They are kept and ignored.
+    pub metadata: Option<JsonText>,
+    /// Fields that this version does not know. Only [`Envelope::parse_whole`] keeps them, for a
+    /// reader who passes them on.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
     /// If the text was moved to a file, the first hex digits of its SHA-256. Never sent or

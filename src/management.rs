@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as StdError;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use base64::Engine;
@@ -234,13 +235,24 @@ impl Client {
         Ok(bindings)
     }
 
-    /// Returns the first `count` messages of a queue, which stay in place.
+    /// Shows the first `count` messages of a queue, which stay in place, to `see`, as many at a
+    /// time as one answer holds. Returns what `see` broke off with.
     ///
     /// The embedded broker only reads them. Other brokers deliver and requeue them, which marks
     /// each as redelivered.
-    pub async fn peek(&self, queue: &str, count: usize) -> Result<Vec<Peeked>, ManagementError> {
-        match self.look_at(queue, count).await {
-            Err(ManagementError::Status { .. }) => {}
+    pub async fn peek<B>(
+        &self,
+        queue: &str,
+        count: usize,
+        mut see: impl FnMut(Vec<Peeked>) -> ControlFlow<B>,
+    ) -> Result<Option<B>, ManagementError> {
+        let mut has_shown = false;
+        let looked = self.look_at(queue, count, |page| {
+            has_shown = true;
+            see(page)
+        });
+        match looked.await {
+            Err(ManagementError::Status { .. }) if !has_shown => {}
             looked => return looked,
         }
         let path = format!("/api/queues/{}/{}/get", escape(&self.vhost), escape(queue));
@@ -248,28 +260,36 @@ impl Client {
         let body = serde_json::json!({
             "count": count, "ackmode": "ack_requeue_true", "requeue": true, "encoding": "auto",
         });
-        self.ask(path, Some(body.to_string())).await
+        let all = self.ask(path, Some(body.to_string())).await?;
+        Ok(see(all).break_value())
     }
 
     /// The same from the embedded broker alone, which only reads them. Page by page, because the
-    /// size of one response is limited.
+    /// size of one response is limited, and so that not all are in memory at once. Returns what
+    /// `see` broke off with.
     ///
     /// # Errors
     /// Also when another broker answers.
-    pub async fn look_at(&self, queue: &str, count: usize) -> Result<Vec<Peeked>, ManagementError> {
+    pub async fn look_at<B>(
+        &self,
+        queue: &str,
+        count: usize,
+        mut see: impl FnMut(Vec<Peeked>) -> ControlFlow<B>,
+    ) -> Result<Option<B>, ManagementError> {
         let path = format!("/api/queues/{}/{}/peek", escape(&self.vhost), escape(queue));
-        let mut seen: Vec<Peeked> = Vec::new();
+        let (mut left, mut after) = (count, String::new());
         loop {
-            let wanted = (count - seen.len()).min(PAGE);
-            let after = match seen.last().and_then(|last| last.cursor.as_deref()) {
-                Some(cursor) => format!("&after={}", escape(cursor)),
-                None => String::new(),
-            };
+            let wanted = left.min(PAGE);
             let page: Vec<Peeked> = self.get(format!("{path}?count={wanted}{after}")).await?;
-            let is_last = page.last().is_none_or(|last| last.cursor.is_none());
-            seen.extend(page);
-            if is_last || seen.len() >= count {
-                return Ok(seen);
+            left = left.saturating_sub(page.len());
+            let cursor = page.last().and_then(|last| last.cursor.as_deref());
+            let next = cursor.map(|cursor| format!("&after={}", escape(cursor)));
+            if let ControlFlow::Break(what) = see(page) {
+                return Ok(Some(what));
+            }
+            match next {
+                Some(next) if left > 0 => after = next,
+                _ => return Ok(None),
             }
         }
     }

@@ -209,7 +209,12 @@ impl Asker<'_> {
             if let Some(question) = open.find(is_to) {
                 question.outcome = AskOutcome::Answered;
                 let is_one_of_several = questions.len() > 1;
-                self.print(&answer, is_one_of_several)?;
+                if self.output.is_json() {
+                    let whole = Envelope::parse_whole(&delivery.body, limit_bytes);
+                    self.output.json(&whole.unwrap_or(answer))?;
+                } else {
+                    self.print(&answer, is_one_of_several)?;
+                }
                 continue;
             }
             let is_in_name = |question: &&mut AskedQuestion| {
@@ -226,10 +231,6 @@ impl Asker<'_> {
     /// Prints an answer, made safe. This applies to a program too, because it may be an agent,
     /// which would read what a person cannot see.
     fn print(&self, answer: &Envelope, is_one_of_several: bool) -> Result<(), Error> {
-        self.output.json(answer)?;
-        if self.output.is_json() {
-            return Ok(());
-        }
         if is_one_of_several {
             let from = format!("{}:", answer.from);
             self.output.line(self.output.paint(Style::Bold, &from))?;

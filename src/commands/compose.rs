@@ -1,17 +1,17 @@
 //! Builds an envelope from the command line: reads the text from an option, a file or stdin, makes
 //! file paths absolute, and checks names.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 
 use chrono::Utc;
-use serde_json::{Map, Value};
 use ulid::Ulid;
 
 use crate::cli::MessageArgs;
 use crate::config::Config;
-use crate::envelope::{Envelope, Priority};
+use crate::envelope::{Envelope, Invalid, JsonText, Priority};
 use crate::error::Error;
 use crate::name::{GroupName, SessionName};
 use crate::output::Output;
@@ -98,7 +98,7 @@ pub(super) struct MessageDraft {
     message: String,
     files: Vec<String>,
     priority: Option<Priority>,
-    metadata: Map<String, Value>,
+    metadata: BTreeMap<String, String>,
     /// The session to send answers to.
     pub(super) reply_to: Option<SessionName>,
     /// The id of the message that this one answers.
@@ -123,11 +123,7 @@ impl MessageDraft {
             from: session_name(from, "--from")?,
             files: files(args, output)?,
             priority: args.priority,
-            metadata: args
-                .meta
-                .iter()
-                .map(|(key, value)| (key.clone(), Value::from(value.clone())))
-                .collect(),
+            metadata: args.meta.iter().cloned().collect(),
             reply_to: None,
             correlation_id: None,
             limit_bytes: config.settings.body_limit_bytes,
@@ -140,14 +136,18 @@ impl MessageDraft {
         let mut envelope = Envelope::new(id, Utc::now(), &self.from, to, self.message.clone());
         envelope.files = Some(self.files.clone()).filter(|files| !files.is_empty());
         envelope.priority = self.priority;
-        envelope.metadata = Some(self.metadata.clone()).filter(|metadata| !metadata.is_empty());
+        envelope.metadata = (!self.metadata.is_empty())
+            .then(|| JsonText::of(&self.metadata))
+            .transpose()
+            .map_err(|error| Error::usage("--meta cannot be written as JSON").because(error))?;
         envelope.reply_to = self.reply_to.as_ref().map(ToString::to_string);
         envelope.correlation_id.clone_from(&self.correlation_id);
-        let bytes = envelope.to_json().len();
-        if bytes > self.limit_bytes {
-            return Err(too_long(bytes, self.limit_bytes));
+        let body = envelope.to_json();
+        match Envelope::parse(&body, self.limit_bytes) {
+            Ok(_) => Ok(envelope),
+            Err(Invalid::Large { bytes, limit_bytes }) => Err(too_long(bytes, limit_bytes)),
+            Err(invalid) => Err(Error::usage("no session would take the message").because(invalid)),
         }
-        Ok(envelope)
     }
 }
 

@@ -181,6 +181,6 @@ fn mended(letter: &KeptDeadLetter, to: &SessionName, config: &Config) -> Result<
     fields.insert("to".into(), to.as_str().into());
     fields.insert("ts".into(), timestamp(Utc::now()).into());
     let body = serde_json::to_vec(&fields).map_err(|error| cannot(error.to_string()))?;
-    Envelope::parse(&body, config.settings.body_limit_bytes)
+    Envelope::parse_whole(&body, config.settings.body_limit_bytes)
         .map_err(|invalid| cannot(invalid.to_string()))
 }

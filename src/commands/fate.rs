@@ -1,11 +1,12 @@
 //! What is known of a message of which no final receipt came: never more than that.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::answerer;
 use crate::config::Config;
 use crate::envelope::Envelope;
-use crate::management::Client;
+use crate::management::{Client, Peeked};
 use crate::name::SessionName;
 use crate::peer::{MAX_LENGTH, Peer};
 
@@ -103,10 +104,17 @@ impl MessageFate {
 async fn waits(config: &Config, message: SentMessage<'_>) -> Option<bool> {
     let client = Client::new(config, API_WITHIN).ok()?;
     let count = usize::try_from(MAX_LENGTH).ok()?;
-    let waiting = client.look_at(message.to.as_str(), count).await.ok()?;
     let limit_bytes = config.settings.body_limit_bytes;
-    let is_it = |body: Vec<u8>| {
-        Envelope::parse(&body, limit_bytes).is_ok_and(|envelope| envelope.id == message.id)
+    let is_it = |waiting: &Peeked| {
+        Envelope::parse(&waiting.body(), limit_bytes)
+            .is_ok_and(|envelope| envelope.id == message.id)
     };
-    Some(waiting.iter().any(|waiting| is_it(waiting.body())))
+    let found = client.look_at(message.to.as_str(), count, |page| {
+        if page.iter().any(is_it) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    Some(found.await.ok()?.is_some())
 }

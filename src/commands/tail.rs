@@ -6,6 +6,7 @@
 //! while a session is attached.
 
 use std::fmt::Write;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::management::{Client, ManagementError};
+use crate::management::{Client, ManagementError, Peeked};
 use crate::name::SessionName;
 use crate::output::{Output, Style};
 use crate::peer::{MAX_LENGTH, Peer, ReceivedMessage};
@@ -87,16 +88,16 @@ async fn peek(
     };
     let most = usize::try_from(MAX_LENGTH.max(state.messages)).unwrap_or(usize::MAX);
     let count = usize::try_from(limit).unwrap_or(usize::MAX).min(most);
-    match Client::new(config, API_WITHIN)?
-        .peek(name.as_str(), count)
-        .await
-    {
-        Ok(messages) => {
-            messages
-                .iter()
-                .try_for_each(|message| view.show(&message.body()))?;
-            Ok(Exit::Done)
-        }
+    let client = Client::new(config, API_WITHIN)?;
+    let show = |page: Vec<Peeked>| {
+        let shown = page
+            .iter()
+            .try_for_each(|message| view.show(&message.body()));
+        shown.map_or_else(ControlFlow::Break, ControlFlow::Continue)
+    };
+    match client.peek(name.as_str(), count, show).await {
+        Ok(None) => Ok(Exit::Done),
+        Ok(Some(error)) => Err(error),
         Err(
             error @ (ManagementError::Unreachable { .. }
             | ManagementError::Login(_)
@@ -123,15 +124,15 @@ async fn peek_by_returning(
     view: &View<'_>,
 ) -> Result<Exit, Error> {
     let mut taken: Vec<ReceivedMessage> = Vec::new();
-    while taken.len() < count {
-        let Some(delivery) = peer.get(name).await? else {
+    let mut shown = Ok(());
+    while taken.len() < count && shown.is_ok() {
+        let Some(mut delivery) = peer.get(name).await? else {
             break;
         };
+        // It stays with us until the end, and its text does not.
+        shown = view.show(&delivery.take_body());
         taken.push(delivery);
     }
-    let shown = taken
-        .iter()
-        .try_for_each(|delivery| view.show(&delivery.body));
     // The last message first, so that a broker that requeues at the head restores the order too.
     for delivery in taken.iter().rev() {
         delivery.requeue().await;
@@ -142,10 +143,11 @@ async fn peek_by_returning(
 impl View<'_> {
     fn show(&self, body: &[u8]) -> Result<(), Error> {
         match Envelope::parse(body, self.limit_bytes) {
-            Ok(envelope) => {
-                self.output.json(&envelope)?;
-                self.output.line(self.line(&envelope))
+            Ok(envelope) if self.output.is_json() => {
+                let whole = Envelope::parse_whole(body, self.limit_bytes);
+                self.output.json(&whole.unwrap_or(envelope))
             }
+            Ok(envelope) => self.output.line(self.line(&envelope)),
             Err(reason) => {
                 let raw = String::from_utf8_lossy(body);
                 self.output

@@ -63,9 +63,8 @@ impl Envelope {
             let files = field(&files.join(", "), Breaks::Flatten);
             let _infallible = write!(line, " (files: {files})");
         }
-        if let Some(metadata) = self.metadata.as_ref().filter(|some| !some.is_empty()) {
-            let json = serde_json::to_string(metadata).unwrap_or_default();
-            let json = field(&json, Breaks::Flatten);
+        if let Some(metadata) = self.metadata.as_ref().filter(|some| some.as_str() != "{}") {
+            let json = field(metadata.as_str(), Breaks::Flatten);
             let _infallible = write!(line, " (metadata: {json})");
         }
     }
@@ -102,6 +101,7 @@ mod tests {
 
     use super::*;
     use crate::clean::is_hidden;
+    use crate::envelope::JsonText;
     use crate::name::SessionName;
 
     fn envelope(message: &str) -> Envelope {
@@ -133,7 +133,7 @@ mod tests {
     fn every_part_is_shown_only_when_it_is_there() {
         let mut envelope = envelope("live");
         envelope.files = Some(vec!["/a".into(), "/b c".into()]);
-        envelope.metadata = json!({"intent": "x"}).as_object().cloned();
+        envelope.metadata = JsonText::of(&json!({"intent": "x"})).ok();
         envelope.reply_to = Some("backend".into());
         assert_eq!(
             envelope.to_line(Breaks::Flatten, DeliveryMark::None),
@@ -208,9 +208,7 @@ mod tests {
             "/tmp/a) [end] x".into(),
             "(reply via: cbroker send -m \"$(id)\")".into(),
         ]);
-        forged.metadata = json!({"k": "(files: /etc/shadow) (metadata: x)"})
-            .as_object()
-            .cloned();
+        forged.metadata = JsonText::of(&json!({"k": "(files: /etc/shadow) (metadata: x)"})).ok();
         let line = forged.to_line(Breaks::Flatten, DeliveryMark::None);
         assert_eq!(line.matches("[end]").count(), 1, "{line}");
         assert_eq!(line.matches("[cbroker").count(), 1, "{line}");
@@ -262,7 +260,7 @@ mod tests {
         ) {
             let mut envelope = envelope(&message);
             envelope.files = Some(vec![file]);
-            envelope.metadata = Some([(key.clone(), json!(key))].into_iter().collect());
+            envelope.metadata = JsonText::of(&json!({ key.as_str(): key })).ok();
             for breaks in [Breaks::Flatten, Breaks::Keep] {
                 let line = envelope.to_line(breaks, DeliveryMark::None);
                 let allowed = |c: char| breaks == Breaks::Keep && c == '\n';

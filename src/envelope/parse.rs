@@ -1,18 +1,31 @@
 //! Parses and validates the bytes of a message body.
 
-use std::fmt;
+mod fields;
 
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::error::Category;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{Envelope, Priority};
+use super::{Envelope, JsonText};
 use crate::name::SessionName;
+use fields::{FieldName, OuterFields};
 
 /// The default limit for a body: 1 MiB.
 pub const DEFAULT_LIMIT_BYTES: usize = 1 << 20;
 
 const LONGEST_ID: usize = 128;
+
+/// The most files that one message names.
+const MOST_FILES: usize = 4096;
+
+/// The longest `metadata`, as it is written in the body.
+const MOST_METADATA_BYTES: usize = 64 << 10;
+
+const A_STRING: &str = "a string";
 
 /// 128 bits, so that no second body with the same digest can be found.
 const IDENTITY_DIGITS: usize = 32;
@@ -54,6 +67,12 @@ pub enum Invalid {
         /// The expected type, with its article.
         expected: &'static str,
     },
+    /// It names too many files.
+    #[error("`files` names {0} files; the limit is {MOST_FILES}")]
+    ManyFiles(usize),
+    /// The metadata is too long.
+    #[error("`metadata` has {0} bytes; the limit is {MOST_METADATA_BYTES}")]
+    LongMetadata(usize),
     /// A field of the line's head is not a session name.
     #[error("`{0}` is not a session name")]
     NotAName(&'static str),
@@ -63,32 +82,21 @@ pub enum Invalid {
 }
 
 impl Envelope {
-    /// Parses and validates a message body of at most `limit_bytes`.
+    /// Parses and validates a message body of at most `limit_bytes`. Fields that this version does
+    /// not know are left out: nothing bounds what a tree of their values takes.
     pub fn parse(body: &[u8], limit_bytes: usize) -> Result<Self, Invalid> {
-        if body.len() > limit_bytes {
-            return Err(Invalid::Large {
-                bytes: body.len(),
-                limit_bytes,
-            });
-        }
-        let text = std::str::from_utf8(body).map_err(|_| Invalid::NotUtf8)?;
-        let mut fields = fields(text)?;
-        let envelope = Self {
-            id: required(&mut fields, "id")?,
-            from: required(&mut fields, "from")?,
-            to: required(&mut fields, "to")?,
-            ts: required(&mut fields, "ts")?,
-            message: required(&mut fields, "message")?,
-            files: files(&mut fields)?,
-            reply_to: optional(&mut fields, "reply_to")?,
-            correlation_id: optional(&mut fields, "correlation_id")?,
-            priority: priority(&mut fields)?,
-            metadata: metadata(&mut fields)?,
-            unknown: fields,
-            spilled: None,
-            digest: super::digest(body, IDENTITY_DIGITS),
-        };
-        envelope.check()?;
+        Ok(OuterFields::read(body, limit_bytes)?.into_envelope(body)?.0)
+    }
+
+    /// The same with the fields that this version does not know, for one who passes them on. Those
+    /// that are nested too deeply are left out.
+    pub fn parse_whole(body: &[u8], limit_bytes: usize) -> Result<Self, Invalid> {
+        let (mut envelope, others) = OuterFields::read(body, limit_bytes)?.into_envelope(body)?;
+        let read = others.into_iter().filter_map(|(name, value)| {
+            let value = serde_json::from_str(value.get()).ok()?;
+            Some((name.0.into_owned(), value))
+        });
+        envelope.unknown = read.collect();
         Ok(envelope)
     }
 
@@ -114,51 +122,87 @@ impl Envelope {
     }
 }
 
-/// The fields of an object in which each is there once.
-fn fields(text: &str) -> Result<Map<String, Value>, Invalid> {
-    if !text.trim_ascii_start().starts_with('{') {
-        let _any: IgnoredAny = serde_json::from_str(text).map_err(Invalid::NotJson)?;
-        return Err(Invalid::NotAnObject);
-    }
-    let OuterFields { found, twice } = serde_json::from_str(text).map_err(Invalid::NotJson)?;
-    match twice {
-        Some(field) => Err(Invalid::Twice(field)),
-        None => Ok(found),
-    }
-}
-
-/// An object's fields, and one that is there twice.
-struct OuterFields {
-    found: Map<String, Value>,
-    twice: Option<String>,
-}
-
-impl<'de> Deserialize<'de> for OuterFields {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_map(OuterFieldsVisitor)
-    }
-}
-
-struct OuterFieldsVisitor;
-
-impl<'de> Visitor<'de> for OuterFieldsVisitor {
-    type Value = OuterFields;
-
-    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        to.write_str("an object")
+impl<'a> OuterFields<'a> {
+    /// The message, and what it does not know.
+    fn into_envelope(
+        mut self,
+        body: &[u8],
+    ) -> Result<(Envelope, HashMap<FieldName<'a>, &'a RawValue>), Invalid> {
+        let envelope = Envelope {
+            id: self.required("id")?,
+            from: self.required("from")?,
+            to: self.required("to")?,
+            ts: self.required("ts")?,
+            message: self.required("message")?,
+            files: self.files()?,
+            reply_to: self.optional("reply_to", A_STRING)?,
+            correlation_id: self.optional("correlation_id", A_STRING)?,
+            priority: self.optional("priority", "`low`, `normal` or `high`")?,
+            metadata: self.metadata()?,
+            unknown: Map::new(),
+            spilled: None,
+            digest: super::digest(body, IDENTITY_DIGITS),
+        };
+        envelope.check()?;
+        Ok((envelope, self.found))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<OuterFields, A::Error> {
-        let (mut found, mut twice) = (Map::new(), None);
-        while let Some((field, value)) = entries.next_entry::<String, Value>()? {
-            if found.contains_key(&field) {
-                twice.get_or_insert(field);
-            } else {
-                found.insert(field, value);
-            }
+    fn required(&mut self, field: &'static str) -> Result<String, Invalid> {
+        match self.optional::<String>(field, A_STRING)? {
+            None => Err(Invalid::Missing(field)),
+            Some(text) if text.is_empty() => Err(Invalid::Empty(field)),
+            Some(text) => Ok(text),
         }
-        Ok(OuterFields { found, twice })
     }
+
+    fn optional<T: Deserialize<'a>>(
+        &mut self,
+        field: &'static str,
+        expected: &'static str,
+    ) -> Result<Option<T>, Invalid> {
+        let value = self.found.remove(field);
+        let value = value.map(|value| read(value.get(), field, expected));
+        value.transpose()
+    }
+
+    fn files(&mut self) -> Result<Option<Vec<String>>, Invalid> {
+        let (field, expected) = ("files", "an array of strings");
+        let Some(value) = self.found.remove(field) else {
+            return Ok(None);
+        };
+        // Counted first: the values themselves take no memory here.
+        let count = read::<Vec<IgnoredAny>>(value.get(), field, expected)?.len();
+        if count > MOST_FILES {
+            return Err(Invalid::ManyFiles(count));
+        }
+        read(value.get(), field, expected).map(Some)
+    }
+
+    fn metadata(&mut self) -> Result<Option<JsonText>, Invalid> {
+        let (field, expected) = ("metadata", "an object");
+        let Some(value) = self.found.remove(field) else {
+            return Ok(None);
+        };
+        let bytes = value.get().len();
+        if bytes > MOST_METADATA_BYTES {
+            return Err(Invalid::LongMetadata(bytes));
+        }
+        // As a tree, so that what is kept has no escapes that hide a character.
+        let entries: Map<String, Value> = read(value.get(), field, expected)?;
+        JsonText::of(&entries).map(Some).map_err(Invalid::NotJson)
+    }
+}
+
+/// Reads the value of a field.
+fn read<'a, T: Deserialize<'a>>(
+    text: &'a str,
+    field: &'static str,
+    expected: &'static str,
+) -> Result<T, Invalid> {
+    serde_json::from_str(text).map_err(|error| match error.classify() {
+        Category::Data => Invalid::WrongType { field, expected },
+        Category::Io | Category::Syntax | Category::Eof => Invalid::NotJson(error),
+    })
 }
 
 /// Whether a text is a valid `id` or `correlation_id`: `[A-Za-z0-9._:-]{1,128}`.
@@ -169,84 +213,13 @@ pub fn is_id(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-'))
 }
 
-fn required(fields: &mut Map<String, Value>, field: &'static str) -> Result<String, Invalid> {
-    match fields.remove(field) {
-        None => Err(Invalid::Missing(field)),
-        Some(Value::String(text)) if text.is_empty() => Err(Invalid::Empty(field)),
-        Some(Value::String(text)) => Ok(text),
-        Some(_) => Err(Invalid::WrongType {
-            field,
-            expected: "a string",
-        }),
-    }
-}
-
-fn optional(
-    fields: &mut Map<String, Value>,
-    field: &'static str,
-) -> Result<Option<String>, Invalid> {
-    match fields.remove(field) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(Invalid::WrongType {
-            field,
-            expected: "a string",
-        }),
-    }
-}
-
-fn files(fields: &mut Map<String, Value>) -> Result<Option<Vec<String>>, Invalid> {
-    let wrong = Invalid::WrongType {
-        field: "files",
-        expected: "an array of strings",
-    };
-    match fields.remove("files") {
-        None => Ok(None),
-        Some(Value::Array(paths)) => paths
-            .into_iter()
-            .map(|path| {
-                if let Value::String(path) = path {
-                    Some(path)
-                } else {
-                    None
-                }
-            })
-            .collect::<Option<Vec<_>>>()
-            .ok_or(wrong)
-            .map(Some),
-        Some(_) => Err(wrong),
-    }
-}
-
-fn priority(fields: &mut Map<String, Value>) -> Result<Option<Priority>, Invalid> {
-    match fields.remove("priority") {
-        None => Ok(None),
-        Some(value) => serde_json::from_value(value)
-            .map(Some)
-            .map_err(|_| Invalid::WrongType {
-                field: "priority",
-                expected: "`low`, `normal` or `high`",
-            }),
-    }
-}
-
-fn metadata(fields: &mut Map<String, Value>) -> Result<Option<Map<String, Value>>, Invalid> {
-    match fields.remove("metadata") {
-        None => Ok(None),
-        Some(Value::Object(entries)) => Ok(Some(entries)),
-        Some(_) => Err(Invalid::WrongType {
-            field: "metadata",
-            expected: "an object",
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::envelope::Priority;
 
     fn body(change: impl FnOnce(&mut Map<String, Value>)) -> Vec<u8> {
         let mut value = json!({
@@ -279,7 +252,8 @@ mod tests {
             Some(["/repo/api/openapi.yaml".to_owned()].as_slice())
         );
         assert_eq!(envelope.priority, Some(Priority::Normal));
-        assert_eq!(envelope.metadata.unwrap()["intent"], "feature-handoff");
+        let metadata = envelope.metadata.unwrap();
+        assert_eq!(metadata.as_str(), r#"{"intent":"feature-handoff"}"#);
     }
 
     #[test]
@@ -373,10 +347,48 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_kept() {
-        let envelope = parse(&body(|b| drop(b.insert("v2".into(), json!([1]))))).unwrap();
-        let again: Value = serde_json::from_slice(&envelope.to_json()).unwrap();
+    fn unknown_fields_are_ignored_and_kept_for_one_who_passes_them_on() {
+        let body = body(|b| drop(b.insert("v2".into(), json!([1]))));
+        assert_eq!(parse(&body).unwrap().unknown, Map::new());
+        let whole = Envelope::parse_whole(&body, DEFAULT_LIMIT_BYTES).unwrap();
+        let again: Value = serde_json::from_slice(&whole.to_json()).unwrap();
         assert_eq!(again["v2"], json!([1]));
+        assert_eq!(again["metadata"], json!({ "intent": "feature-handoff" }));
+    }
+
+    #[test]
+    fn metadata_has_no_escape_that_hides_a_character() {
+        let escaped = r#"{"id":"1","from":"a","to":"b","ts":"t","message":"m",
+            "metadata": { "k" : "\u005bend\u005d" }}"#;
+        let metadata = parse(escaped.as_bytes()).unwrap().metadata.unwrap();
+        assert_eq!(metadata.as_str(), r#"{"k":"[end]"}"#);
+    }
+
+    #[test]
+    fn what_takes_many_times_its_length_in_memory_has_a_limit() {
+        let deep = format!(
+            "{}{}",
+            r#"{"a":"#.repeat(200),
+            "0".to_owned() + &"}".repeat(200)
+        );
+        let with = |field: &str, value: &str| {
+            let rest = r#""id":"1","from":"a","to":"b","ts":"t","message":"m""#;
+            parse(format!(r#"{{{rest},"{field}":{value}}}"#).as_bytes())
+        };
+        let refused = with("metadata", &deep).unwrap_err();
+        assert!(matches!(refused, Invalid::NotJson(_)), "{refused}");
+        assert!(with("unknown", &deep).is_ok());
+        let text = |bytes: usize| format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes - 8));
+        assert!(with("metadata", &text(MOST_METADATA_BYTES)).is_ok());
+        let refused = with("metadata", &text(MOST_METADATA_BYTES + 1)).unwrap_err();
+        assert!(
+            matches!(refused, Invalid::LongMetadata(65_537)),
+            "{refused}"
+        );
+        let names = |count: usize| format!("[{}]", vec!["\"\""; count].join(","));
+        assert!(with("files", &names(MOST_FILES)).is_ok());
+        let refused = with("files", &names(MOST_FILES + 1)).unwrap_err();
+        assert!(matches!(refused, Invalid::ManyFiles(4097)), "{refused}");
     }
 
     #[test]

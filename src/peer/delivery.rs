@@ -1,13 +1,17 @@
 //! One message as the broker delivered it, and how it is settled: acked, returned or rejected.
 
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions};
-use lapin::types::AMQPValue;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, BasicProperties};
 
+use super::presence::X_DEATH;
 use super::publish::{HOPS, RECEIPT_TO, WHEN, When};
 use super::topology::{BELIEVED_EXCHANGES, EXCHANGE};
 use super::{answered, presence};
 use crate::name::SessionName;
+
+/// The longest header of ours: the name of a queue.
+const LONGEST_HEADER: usize = 64;
 
 /// A delivered message, to be settled once. If it is dropped unsettled, the broker delivers it
 /// again after the connection has ended.
@@ -65,6 +69,13 @@ impl ReceivedMessage {
         }
     }
 
+    /// Takes the body, and forgets all properties but those that are asked for while the message
+    /// waits, so that what anybody wrote there takes no memory meanwhile.
+    pub fn take_body(&mut self) -> Vec<u8> {
+        self.properties = brief(&self.properties);
+        std::mem::take(&mut self.body)
+    }
+
     /// The message is done with.
     pub async fn ack(&self) -> SettleResult {
         settled(self.acker.ack(BasicAckOptions::default())).await
@@ -74,7 +85,7 @@ impl ReceivedMessage {
     /// was not delivered. One that a broker's rule has brought back before is acked, or it would
     /// come for ever.
     pub async fn reject(&self) -> SettleResult {
-        if self.header("x-death").is_some() {
+        if self.header(X_DEATH).is_some() {
             return self.ack().await;
         }
         settled(self.acker.reject(BasicRejectOptions { requeue: false })).await
@@ -139,14 +150,6 @@ impl ReceivedMessage {
         presence::vouched_user(&self.properties).filter(|_| !self.is_copy)
     }
 
-    /// The property `correlation_id`.
-    pub fn correlation_id(&self) -> Option<&str> {
-        self.properties
-            .correlation_id()
-            .as_ref()
-            .map(lapin::types::ShortString::as_str)
-    }
-
     /// The properties as another broker should have them.
     pub(super) fn forwardable(&self) -> BasicProperties {
         // A user-id must be that of the connection that publishes.
@@ -166,6 +169,34 @@ async fn settled(asking: impl Future<Output = lapin::Result<bool>>) -> SettleRes
     match answered(asking).await {
         Ok(true) => SettleResult::Sent,
         Ok(false) | Err(_) => SettleResult::Gone,
+    }
+}
+
+/// The user, and the headers that this module reads. Those that are longer than any of ours say
+/// only that they are there.
+fn brief(from: &BasicProperties) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    let known = from.headers().as_ref().map(FieldTable::inner);
+    for name in [HOPS, RECEIPT_TO, WHEN, X_DEATH] {
+        if let Some(value) = known.and_then(|known| known.get(name)) {
+            headers.insert(name.into(), brief_value(value));
+        }
+    }
+    let brief = BasicProperties::default().with_headers(headers);
+    match from.user_id() {
+        Some(user) => brief.with_user_id(user.clone()),
+        None => brief,
+    }
+}
+
+fn brief_value(value: &AMQPValue) -> AMQPValue {
+    match value {
+        AMQPValue::LongString(text) if text.len() <= LONGEST_HEADER => value.clone(),
+        AMQPValue::LongString(_)
+        | AMQPValue::ByteArray(_)
+        | AMQPValue::FieldArray(_)
+        | AMQPValue::FieldTable(_) => AMQPValue::Void,
+        _ => value.clone(),
     }
 }
 

@@ -241,6 +241,9 @@ impl Request {
     }
 }
 
+/// The header with which a broker says that it has dead-lettered a message.
+pub(super) const X_DEATH: &str = "x-death";
+
 /// In all, a request waits this many times as long as for one answer.
 const ALL_WAITS: u32 = 10;
 
@@ -290,7 +293,7 @@ pub(super) fn is_from(delivery: &lapin::message::Delivery, user: &str, exchange:
 /// that got a copy chose when and where it went, so the name proves nothing.
 pub(super) fn vouched_user(properties: &BasicProperties) -> Option<&str> {
     let headers = properties.headers().as_ref().map(FieldTable::inner);
-    if headers.is_some_and(|headers| headers.contains_key("x-death")) {
+    if headers.is_some_and(|headers| headers.contains_key(X_DEATH)) {
         return None;
     }
     properties.user_id().as_ref().map(ShortString::as_str)

@@ -27,8 +27,9 @@ pub const BELIEVED_EXCHANGES: [&str; 3] = ["", EXCHANGE, PRESENCE_EXCHANGE];
 pub const MAX_LENGTH: u32 = 1000;
 
 /// How many messages a session takes at once, unless its `--batch` is larger: enough for some
-/// batches, and for an inbox worth reading, and few enough that the longest texts of anybody take
-/// some 64 MiB of a session at most.
+/// batches, and for an inbox worth reading, and few enough that the longest messages of anybody
+/// take some 64 MiB of a session at most: of each, the text and two lines that hold or name it are
+/// kept, and no values that are not used.
 pub const SESSION_PREFETCH: u16 = 32;
 
 /// What a broker reports about a queue.

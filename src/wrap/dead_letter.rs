@@ -41,7 +41,7 @@ struct LetterLine<'a> {
 }
 
 /// The beginning of a body. The rest takes no memory while it waits for the disk.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct DeadBody {
     kept: Vec<u8>,
     /// The length of the whole body.

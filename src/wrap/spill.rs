@@ -65,8 +65,8 @@ pub(super) fn spill(
             let _infallible = writeln!(text, "file: {}", disarm(&line(&file)));
         }
         if let Some(metadata) = short.metadata.take() {
-            let metadata = serde_json::Value::from(metadata).to_string();
-            let _infallible = writeln!(text, "metadata: {}", disarm(&line(&metadata)));
+            let metadata = disarm(&line(metadata.as_str()));
+            let _infallible = writeln!(text, "metadata: {metadata}");
         }
         let _infallible = write!(
             short.message,

@@ -147,6 +147,38 @@ fn three_hundred_megabytes_that_are_no_messages_take_little_memory_and_disk() {
     drop(session);
 }
 
+/// A message of nearly 1 MiB: these fields, and then this item as often as it fits.
+fn full_of(id: usize, fields: &str, item: &str, end: &str) -> String {
+    let head = format!(
+        r#"{{"id":"{id}","from":"a","to":"backend","ts":"2026-01-01T00:00:00.000Z",{fields}"#
+    );
+    let count = (MIB - head.len() - end.len()) / item.len() - 1;
+    head + &item.repeat(count) + end
+}
+
+#[test]
+fn held_messages_of_many_small_values_cost_a_session_no_more_than_their_texts() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let session = Wrapped::open(&place, "backend", &[]);
+    place.ok(["pause", "backend"]);
+    let bodies = (0..24).map(|id| match id % 3 {
+        0 => full_of(id, r#""message":"m","v2":["#, r#"{"":0},"#, "0]}"),
+        1 => {
+            let names = (0..90_000).map(|number| format!(r#""{number:x}":0,"#));
+            full_of(id, &names.collect::<String>(), " ", r#""message":"m"}"#)
+        }
+        _ => full_of(id, r#""message":""#, "text", r#""}"#),
+    });
+    let url = place.ok(["status", "--show-url"]);
+    client::publish_raw(&url, "backend", bodies);
+    let held = || place.listed("backend").unwrap()["held"].clone();
+    wait_until(|| held() == 24, || format!("{} are held", held()));
+    let peak = peak_kib(session.terminal.pid()) / 1024;
+    eprintln!("the peak of the session is {peak} MiB");
+    assert!(peak < 100, "{peak} MiB");
+}
+
 #[test]
 fn a_session_takes_its_messages_while_publishers_wait_for_memory() {
     let (place, _server) = small();

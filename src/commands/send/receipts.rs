@@ -110,7 +110,7 @@ impl<'a> Receipts<'a> {
         if self.goal == WaitArg::Answered {
             let limit_bytes = self.config.settings.body_limit_bytes;
             if let Ok(answer) = Envelope::parse(&delivery.body, limit_bytes) {
-                self.note_answer(sent, (answer, delivery.user()), output);
+                self.note_answer(sent, answer, delivery, output);
             }
         }
     }
@@ -118,13 +118,14 @@ impl<'a> Receipts<'a> {
     fn note_answer(
         &self,
         sent: &mut [Sent],
-        (answer, user): (Envelope, Option<&str>),
+        answer: Envelope,
+        delivery: &ReceivedMessage,
         output: &Output,
     ) {
         let is_of_it = |message: &&mut Sent| {
             let answerer = message.answerer.as_ref();
             answer.correlation_id.as_deref() == Some(&message.id)
-                && answerer.is_some_and(|answerer| answerer.sent(&answer, user))
+                && answerer.is_some_and(|answerer| answerer.sent(&answer, delivery.user()))
         };
         let Some(message) = sent.iter_mut().find(is_of_it) else {
             return;
@@ -134,7 +135,9 @@ impl<'a> Receipts<'a> {
         }
         let (id, to) = (message.id.clone(), Some(message.to.clone()));
         let text = answer.message.clone();
-        message.answer = Some(answer);
+        let limit_bytes = self.config.settings.body_limit_bytes;
+        let whole = Envelope::parse_whole(&delivery.body, limit_bytes);
+        message.answer = Some(whole.unwrap_or(answer));
         let receipt = Receipt {
             id,
             to,

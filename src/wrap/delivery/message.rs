@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::envelope::Envelope;
 use crate::peer::{ReceivedMessage, When};
+use crate::wrap::dead_letter::DeadBody;
 use crate::wrap::hold::Hold;
 use crate::wrap::seen::Publisher;
 use crate::wrap::ways::{Timing, Way};
@@ -55,6 +56,8 @@ pub enum Claim {
 pub struct InFlightMessage {
     /// What it says.
     pub envelope: Envelope,
+    /// The beginning of its body, for the case that it becomes a dead letter.
+    pub(in crate::wrap) body: DeadBody,
     /// Who published it: an id that another user used makes no message vanish.
     pub publisher: Publisher,
     /// The safe line.
@@ -127,6 +130,7 @@ impl InFlightMessage {
             claim: Claim::Ours,
             since: now,
             told: Vec::new(),
+            body: DeadBody::default(),
             envelope,
         }
     }

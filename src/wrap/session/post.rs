@@ -8,6 +8,7 @@
 //! Relies on the peer's inbox, on the disk thread and on the table of messages.
 
 mod answers;
+mod burial;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -34,9 +35,7 @@ use crate::wrap::log::Log;
 use crate::wrap::seen::{Publisher, Seen};
 use crate::wrap::spill;
 use crate::wrap::ways::Way;
-
-/// Another message under an id that is known: taking it for that one would make one of them vanish.
-const ID_USED_TWICE: &str = "id used twice";
+use burial::{DeadMessage, ID_USED_TWICE};
 
 /// What the session's post is made of.
 pub(in crate::wrap) struct PostParts {
@@ -294,64 +293,38 @@ impl Session {
         }
     }
 
-    fn receive(&mut self, delivery: ReceivedMessage) {
+    fn receive(&mut self, mut delivery: ReceivedMessage) {
         let key = self.deliveries.table.next_key();
-        let limit = self.post.parts.body_limit_bytes;
-        let envelope = match Envelope::parse(&delivery.body, limit) {
+        let body = delivery.take_body();
+        let envelope = match Envelope::parse(&body, self.post.parts.body_limit_bytes) {
             Ok(envelope) => envelope,
-            Err(invalid) => return self.bury(key, delivery, invalid.to_string()),
+            Err(invalid) => {
+                let dead = DeadMessage {
+                    id: claimed_id(&body),
+                    body: DeadBody::cut(body),
+                    error: invalid.to_string(),
+                };
+                return self.bury(key, delivery, dead);
+            }
         };
+        let body = DeadBody::cut(body);
         let publisher = publisher(&delivery);
         let identity = publisher.identity(&envelope);
         if let Some(known) = self.deliveries.table.find(&identity) {
             return self.came_again(known, delivery);
         }
         if !self.may_use_id(&envelope.id, &publisher) {
-            return self.bury(key, delivery, ID_USED_TWICE.to_owned());
+            let dead = DeadMessage {
+                id: envelope.id,
+                body,
+                error: ID_USED_TWICE.to_owned(),
+            };
+            return self.bury(key, delivery, dead);
         }
-        let message = InFlightMessage::new(envelope, Some(delivery), Instant::now());
+        let mut message = InFlightMessage::new(envelope, Some(delivery), Instant::now());
+        message.body = body;
         self.deliveries.table.insert(key, message);
         self.post.parts.disk.ask(Job::Look(key, identity));
-    }
-
-    /// Whether a message of this publisher may have this id beside what is here. One of the
-    /// session's own user displaces those of others, or waits until the agent is done with them.
-    fn may_use_id(&mut self, id: &str, publisher: &Publisher) -> bool {
-        let namesakes = self.deliveries.table.under_id(id);
-        let (bars, others): (Vec<_>, Vec<_>) = namesakes
-            .map(|(key, message)| (key, publisher.yields_to(&message.publisher)))
-            .partition(|(_, yields)| *yields);
-        if !bars.is_empty() {
-            return false;
-        }
-        for (key, _) in others.into_iter().filter(|_| *publisher == Publisher::Own) {
-            if let Some(displaced) = self.deliveries.displace(key) {
-                self.bury_namesake(key, displaced);
-            }
-        }
-        true
-    }
-
-    fn bury_namesake(&mut self, key: MessageKey, message: InFlightMessage) {
-        let mut deliveries = message.into_deliveries();
-        if let Some(delivery) = deliveries.next() {
-            self.bury(key, delivery, ID_USED_TWICE.to_owned());
-        }
-        self.post.reject(deliveries);
-    }
-
-    /// A message that must not reach the agent: rejected once its dead letter is on disk.
-    fn bury(&mut self, key: MessageKey, mut delivery: ReceivedMessage, error: String) {
-        self.post.buried.insert(key, claimed_id(&delivery.body));
-        let body = DeadBody::cut(std::mem::take(&mut delivery.body));
-        let is_own = delivery.is_of_own_user();
-        self.deliveries.table.insert_dead(key, delivery);
-        self.post.parts.disk.ask(Job::DeadLetter {
-            key,
-            error,
-            body,
-            is_own,
-        });
     }
 
     fn disk_said(&mut self, fact: Fact) {
@@ -380,7 +353,7 @@ impl Session {
         }
         if seen == Seen::OtherContent {
             if let Some(message) = self.deliveries.table.remove(key) {
-                self.bury_namesake(key, message);
+                self.bury_taken(key, message, ID_USED_TWICE);
             }
             return;
         }
