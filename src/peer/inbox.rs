@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::presence::{Answer, Presence, Request};
@@ -46,7 +46,7 @@ pub struct InboxOptions {
     pub groups: Vec<GroupName>,
     /// The TTL for a queue that has to be made.
     pub ttl_ms: u64,
-    /// How many deliveries may be unsettled.
+    /// How many deliveries may be unsettled, but for [`Inbox::ask_for_more`].
     pub prefetch: u16,
     /// Alone or not.
     pub sharing: Sharing,
@@ -135,6 +135,7 @@ impl Outgoing {
 pub struct Inbox {
     events: mpsc::Receiver<InboxEvent>,
     outlet: Outlet,
+    more: Arc<Notify>,
     closing: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -174,8 +175,10 @@ impl Inbox {
         let (outgoing, outgoing_out) = mpsc::channel(OUTGOING);
         let (presence, presence_out) = watch::channel(None);
         let (closing, closing_out) = watch::channel(false);
+        let more = Arc::new(Notify::new());
         let link = link::InboxConnection {
             options,
+            more: Arc::clone(&more),
             events: events_in,
             outgoing: outgoing_out,
             presence: presence_out,
@@ -186,6 +189,7 @@ impl Inbox {
         Self {
             events,
             outlet: Outlet { outgoing, presence },
+            more,
             closing,
             task,
         }
@@ -194,6 +198,12 @@ impl Inbox {
     /// The next event; `None` after [`InboxEvent::Refused`]. Safe to drop half-way in a select.
     pub async fn next(&mut self) -> Option<InboxEvent> {
         self.events.recv().await
+    }
+
+    /// The deliveries up to now no longer count: `prefetch` more may be unsettled beside them. They
+    /// stay what they are, to be settled as any.
+    pub fn ask_for_more(&self) {
+        self.more.notify_one();
     }
 
     /// A handle to speak through.

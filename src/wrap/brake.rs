@@ -1,7 +1,8 @@
 //! The brake on agents that answer each other without end. Pure: time is an argument.
 //!
 //! Every message counts, by its time of arrival and by the user that the broker names as its
-//! publisher. Messages of sessions, which have hops, and those without a user are counted by the
+//! publisher. The number of hops counts only where that is the session's own user: anybody can
+//! claim one. Messages of sessions, which have hops, and those without a user are counted by the
 //! name that they claim. A person or a script with a user may send ten times as much; so may all
 //! messages without a user together, and each other user in all, whatever names they claim. Each
 //! user is counted separately, so a forged name cannot hold another user's messages.
@@ -25,7 +26,7 @@ const NAMES: usize = 512;
 /// What is still taken without a question.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The greatest number of hops of a message.
+    /// The greatest number of hops of a message of the session's own user.
     pub hops: u32,
     /// Messages a minute from one peer.
     pub per_minute: u32,
@@ -84,7 +85,7 @@ impl Brake {
         // the session's own user is exempt.
         let is_backlog = message.is_own && self.backlog > 0;
         self.backlog = self.backlog.saturating_sub(1);
-        let is_far = message.hops.is_some_and(|hops| hops > self.limits.hops);
+        let is_far = message.is_own && message.hops.is_some_and(|hops| hops > self.limits.hops);
         let is_many = !is_backlog && self.are_many(message, now);
         if is_far || is_many {
             self.release_at.get_or_insert(now + WINDOW);
@@ -230,10 +231,11 @@ mod tests {
     }
 
     #[test]
-    fn huge_hops_of_a_stranger_hold_that_message_and_no_other() {
-        let mut road = Road::new();
-        assert!(road.holds("a", None, Some(u32::MAX), 0));
-        assert!(!road.holds("a", OURS, Some(0), 0));
+    fn hops_that_a_stranger_claims_hold_nothing() {
+        for user in [None, Some("bob")] {
+            let mut road = Road::new();
+            assert!(!road.holds("a", user, Some(u32::MAX), 0));
+        }
     }
 
     #[test]

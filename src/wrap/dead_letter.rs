@@ -56,6 +56,11 @@ impl DeadBody {
         body.shrink_to_fit();
         Self { kept: body, bytes }
     }
+
+    /// How many bytes are kept.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.kept.len()
+    }
 }
 
 /// The file of dead letters that other users published, beside the file of a queue.

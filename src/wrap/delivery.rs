@@ -37,7 +37,9 @@ use super::ways::keyboard::{Keyboard, TurnProof};
 use super::ways::{Sign, Submission, SubmissionNumber, Way};
 
 use late::Late;
-pub use message::{Claim, InFlightMessage, MessageKey, State, Table, publisher, publisher_mark};
+pub use message::{
+    Claim, InFlightMessage, MessageKey, Precedence, State, Table, publisher, publisher_mark,
+};
 use order::Ways;
 
 /// How messages get in (`--delivery`).

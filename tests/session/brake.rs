@@ -1,6 +1,6 @@
 //! The brake: what a session, a script and a person may send, and how a person holds and releases.
 
-use crate::stage::{Stage, body, wait_for};
+use crate::stage::{Stage, Terminal, body, wait_for};
 
 crate::tests![
     a_paused_session_holds_until_it_is_resumed,
@@ -8,6 +8,10 @@ crate::tests![
     a_session_that_sends_too_much_is_held_and_a_script_is_not,
     a_ts_of_2099_under_a_claimed_name_holds_no_mail_of_the_one_who_has_it,
     a_stranger_without_the_hops_header_is_held_and_its_hops_go_no_further,
+    forty_held_messages_of_a_stranger_stop_no_message_of_the_own_user,
+    four_hundred_held_messages_of_a_stranger_stop_no_message_of_the_own_user,
+    copies_of_held_messages_of_a_stranger_stop_no_message_of_the_own_user,
+    hops_that_a_stranger_claims_hold_nothing,
     what_a_session_sends_counts_the_messages_since_a_person_spoke,
 ];
 
@@ -119,6 +123,52 @@ fn a_stranger_without_the_hops_header_is_held_and_its_hops_go_no_further() {
     stage.send("peer", "a person's", &[]);
     let lines = stage.wait_for_messages(4);
     assert!(lines.iter().any(|line| line.contains("a person's")));
+}
+
+fn forty_held_messages_of_a_stranger_stop_no_message_of_the_own_user() {
+    let (stage, _terminal) = flooded((0..40).map(flood));
+    assert_eq!(stage.arrived().len(), 4, "{:?}", stage.arrived());
+    assert_eq!(stage.dead_letters(), "");
+}
+
+fn copies_of_held_messages_of_a_stranger_stop_no_message_of_the_own_user() {
+    let (stage, _terminal) = flooded((0..72).map(|number| flood(number / 6)));
+    assert_eq!(stage.arrived().len(), 4, "{:?}", stage.arrived());
+    assert_eq!(stage.dead_letters(), "");
+}
+
+fn four_hundred_held_messages_of_a_stranger_stop_no_message_of_the_own_user() {
+    let (stage, _terminal) = flooded((0..400).map(flood));
+    // Some were delivered; the oldest that were held have gone, and none without a trace.
+    wait_for("each message somewhere", || {
+        let held = stage.says(&["inbox", "peer"]).matches("id=flood").count();
+        let dead = stage.text("home/dlq/peer.others.jsonl").lines().count();
+        held <= 256 && stage.arrived().len() - 1 + held + dead == 400
+    });
+}
+
+fn flood(number: usize) -> Vec<u8> {
+    body(&format!("flood{number}"), "text")
+}
+
+/// A stage where a stranger has sent all this, and the session's own user one message after it,
+/// which was delivered.
+fn flooded(bodies: impl Iterator<Item = Vec<u8>>) -> (Stage, Terminal) {
+    let stage = Stage::new();
+    stage.configure("max_messages_per_minute = 3\n");
+    let terminal = stage.sink(&[]);
+    stage.flood_as_stranger("peer", bodies);
+    let said = stage.send("peer", "a person's", &["--wait", "--timeout", "120"]);
+    assert!(said.contains("delivered"), "{said}");
+    wait_for("an empty queue", || stage.waiting("peer") == 0);
+    (stage, terminal)
+}
+
+fn hops_that_a_stranger_claims_hold_nothing() {
+    let stage = Stage::new();
+    let _terminal = stage.sink(&[]);
+    stage.publish_as_stranger("peer", &body("far", "text"), 21);
+    stage.wait_for_messages(1);
 }
 
 fn what_a_session_sends_counts_the_messages_since_a_person_spoke() {

@@ -1,13 +1,16 @@
 //! The task behind an [`Inbox`](super::Inbox): attach, serve until the connection is lost, pause,
 //! again.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
+use futures_util::{StreamExt, TryStreamExt};
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::budget::AnswerBudget;
 use super::speech::Speech;
@@ -16,7 +19,7 @@ use crate::peer::presence::{self, Answer, Presence, Request};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
 use crate::peer::{
     CONNECT_WITHIN, ConnectionFailure, DeclareArguments, OtherConsumer, PULSE, PeerError,
-    ReceivedMessage, answered, connect,
+    QueueState, ReceivedMessage, answered, connect,
 };
 
 /// The queues that brokers name themselves: nothing but these is answered, so that no request
@@ -33,6 +36,8 @@ const REQUEST_BYTES: usize = 16 << 10;
 
 pub(super) struct InboxConnection {
     pub(super) options: InboxOptions,
+    /// The session asks for more than it has unsettled.
+    pub(super) more: Arc<Notify>,
     pub(super) events: mpsc::Sender<InboxEvent>,
     pub(super) outgoing: mpsc::Receiver<Outgoing>,
     pub(super) presence: watch::Receiver<Option<Presence>>,
@@ -47,6 +52,8 @@ struct AttachedConnections {
     connection: Connection,
     /// Who signed in.
     user: String,
+    /// The channel of `messages`.
+    listening: Channel,
     messages: Consumer,
     speech: Speech,
     requests: Consumer,
@@ -155,36 +162,61 @@ impl InboxConnection {
         listening
             .basic_qos(self.options.prefetch, BasicQosOptions::default())
             .await?;
-        let exclusive = self.options.sharing == Sharing::Exclusive;
-        if exclusive && attached.others > 0 {
+        if self.options.sharing == Sharing::Exclusive && attached.others > 0 {
             return Err(PeerError::InUse(OtherConsumer::Sessions {
                 count: attached.others,
                 name: name.clone(),
             }));
         }
-        let options = BasicConsumeOptions {
-            exclusive,
-            ..BasicConsumeOptions::default()
-        };
-        let messages = listening
-            .basic_consume(
-                name.as_str().into(),
-                "".into(),
-                options,
-                FieldTable::default(),
-            )
-            .await?;
+        let messages = self.consume(&listening).await?;
         let (speech, requests) = Speech::open(speaking, user.clone()).await?;
         Ok((
             AttachedConnections {
                 connection,
                 user,
+                listening,
                 messages,
                 speech,
                 requests,
             },
             attached,
         ))
+    }
+
+    /// Begins to consume the session's queue, with the prefetch that the channel was given.
+    async fn consume(&self, listening: &Channel) -> Result<Consumer, PeerError> {
+        let options = BasicConsumeOptions {
+            exclusive: self.options.sharing == Sharing::Exclusive,
+            ..BasicConsumeOptions::default()
+        };
+        let name = self.options.name.as_str().into();
+        let messages = listening.basic_consume(name, "".into(), options, FieldTable::default());
+        Ok(messages.await?)
+    }
+
+    /// Goes on with a new consumer. Brokers count what is unsettled for each consumer, so what the
+    /// old one was given does not count any more; it is settled on the same channel.
+    async fn consume_anew(&self, connections: &mut AttachedConnections) -> Result<(), PeerError> {
+        let channel = &connections.listening;
+        let old = connections.messages.tag();
+        answered(channel.basic_cancel(old, BasicCancelOptions::default())).await?;
+        let new = answered(self.consume(channel)).await?;
+        let mut rest = std::mem::replace(&mut connections.messages, new);
+        while let Some(delivery) = answered(rest.try_next()).await? {
+            if !self.pass_on(delivery, &connections.user).await {
+                // The next delivery or request ends the service.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a message to the session. Returns whether the session is there.
+    async fn pass_on(&self, delivery: lapin::message::Delivery, user: &str) -> bool {
+        let name = self.options.name.as_str();
+        let delivery = ReceivedMessage::to_session(user, name, delivery);
+        let event = InboxEvent::Delivery(Box::new(delivery));
+        self.events.send(event).await.is_ok()
     }
 
     async fn declare(&self, connection: &Connection) -> Result<(Channel, Attached), PeerError> {
@@ -233,11 +265,7 @@ impl InboxConnection {
                 }
                 message = connections.messages.next() => match message {
                     Some(Ok(delivery)) => {
-                        let name = self.options.name.as_str();
-                        let user = &connections.user;
-                        let delivery = ReceivedMessage::to_session(user, name, delivery);
-                        let event = InboxEvent::Delivery(Box::new(delivery));
-                        if self.events.send(event).await.is_err() {
+                        if !self.pass_on(delivery, &connections.user).await {
                             return Ended::SessionGone;
                         }
                     }
@@ -252,6 +280,11 @@ impl InboxConnection {
                     Some(Err(error)) => return Ended::Lost(error.into()),
                     None => return Ended::because(ConnectionFailure::PresenceQueueDeleted),
                 },
+                () = self.more.notified() => {
+                    if let Err(error) = self.consume_anew(&mut connections).await {
+                        return Ended::Lost(error);
+                    }
+                }
                 Some(outgoing) = self.outgoing.recv() => connections.speech.say(outgoing).await,
                 Ok(()) = self.presence.changed() => self.announce(&mut connections).await,
                 _ = pulse.tick() => {

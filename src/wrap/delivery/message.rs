@@ -42,6 +42,15 @@ pub enum State {
     Delivered(Way),
 }
 
+/// Which messages come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precedence {
+    /// It comes in queue order.
+    Ordinary,
+    /// The brake has held it, and another user published it: it comes after all ordinary ones.
+    Late,
+}
+
 /// Whose a message is at the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
@@ -66,8 +75,8 @@ pub struct InFlightMessage {
     pub line_again: String,
     /// Sessions' messages that led to it; `None` where no session sent it.
     pub hops: Option<u32>,
-    /// What the agent's answers go on counting from: 0 where the broker vouches for no user, so
-    /// that no stranger's number travels further.
+    /// What the agent's answers go on counting from: 0 where the session's own user did not publish
+    /// it, so that no stranger's number travels further.
     pub hops_to_pass_on: u32,
     /// Where its sender waits for receipts.
     pub receipt_to: Option<String>,
@@ -90,6 +99,8 @@ pub struct InFlightMessage {
     pub text_files: Vec<PathBuf>,
     /// Why this one waits whatever the agent does.
     pub blocked: Option<Hold>,
+    /// Its place among those that wait.
+    pub precedence: Precedence,
     /// The keyboard's text with it stands in the box.
     pub is_stuck: bool,
     /// Whether the broker waits for our ack.
@@ -109,7 +120,8 @@ impl InFlightMessage {
             hops: delivery.as_ref().and_then(ReceivedMessage::hops),
             hops_to_pass_on: delivery
                 .as_ref()
-                .and_then(|delivery| delivery.user().and(delivery.hops()))
+                .filter(|delivery| delivery.is_of_own_user())
+                .and_then(ReceivedMessage::hops)
                 .unwrap_or(0),
             receipt_to: delivery
                 .as_ref()
@@ -126,6 +138,7 @@ impl InFlightMessage {
             is_in_file: false,
             text_files: Vec::new(),
             blocked: None,
+            precedence: Precedence::Ordinary,
             is_stuck: false,
             claim: Claim::Ours,
             since: now,
@@ -157,6 +170,26 @@ impl InFlightMessage {
     /// It waits.
     pub fn is_queued(&self) -> bool {
         self.state == State::Queued
+    }
+
+    /// Whether another user published it, and it was held for a reason of its own.
+    pub fn is_held_of_others(&self) -> bool {
+        self.publisher != Publisher::Own
+            && (self.precedence == Precedence::Late || self.blocked.is_some())
+    }
+
+    /// How many of the broker's deliveries are it.
+    pub fn deliveries(&self) -> usize {
+        self.delivery.iter().len() + self.spares.len()
+    }
+
+    /// About so many bytes of memory it takes.
+    pub fn bytes(&self) -> usize {
+        let files = self.envelope.files.iter().flatten().map(String::len);
+        let metadata = self.envelope.metadata.as_ref();
+        let fields = self.envelope.message.len() + files.sum::<usize>();
+        let fields = fields + metadata.map_or(0, |metadata| metadata.as_str().len());
+        fields + self.body.kept_bytes() + self.line.len() + self.line_again.len()
     }
 
     /// The agent does not have it in its context, as far as is known.
@@ -250,9 +283,19 @@ impl Table {
         self.messages.values_mut()
     }
 
-    /// Messages that wait, in queue order.
+    /// Messages that wait, in queue order, and those of others that the brake has held after all
+    /// others.
     pub fn queued(&self) -> impl Iterator<Item = (MessageKey, &InFlightMessage)> {
-        self.iter().filter(|(_, message)| message.is_queued())
+        let of = |precedence: Precedence| {
+            self.iter()
+                .filter(move |(_, message)| message.is_queued() && message.precedence == precedence)
+        };
+        of(Precedence::Ordinary).chain(of(Precedence::Late))
+    }
+
+    /// The key that was given last.
+    pub fn last_key(&self) -> MessageKey {
+        MessageKey(self.last)
     }
 
     /// The message of this identity that is here already: it came again.

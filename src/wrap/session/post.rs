@@ -9,6 +9,7 @@
 
 mod answers;
 mod burial;
+mod room;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -28,7 +29,9 @@ use crate::peer::{
 use crate::platform;
 use crate::wrap::brake::{Brake, Passing};
 use crate::wrap::dead_letter::{DeadBody, claimed_id};
-use crate::wrap::delivery::{InFlightMessage, MessageKey, State, Table, publisher};
+use crate::wrap::delivery::{
+    Claim, InFlightMessage, MessageKey, Precedence, State, Table, publisher,
+};
 use crate::wrap::disk::{Disk, Fact, Job};
 use crate::wrap::hold::Hold;
 use crate::wrap::log::Log;
@@ -60,6 +63,8 @@ pub(in crate::wrap) struct Post {
     state_since: DateTime<Utc>,
     /// How many waiting messages title and bell have told of.
     noticed: usize,
+    /// The messages up to this one do not count among those that the broker hands out at once.
+    handed_out_before: MessageKey,
     /// The ids that dead letters claim which are on their way to the disk.
     buried: HashMap<MessageKey, String>,
 }
@@ -88,6 +93,7 @@ impl Post {
             announced: None,
             state_since: Utc::now(),
             noticed: 0,
+            handed_out_before: MessageKey(0),
             buried: HashMap::new(),
         }
     }
@@ -279,6 +285,7 @@ impl Session {
                 self.log.say(&describe(&attached));
                 self.post.parts.brake.expect_backlog(attached.waiting);
                 self.post.announced = None;
+                self.post.handed_out_before = self.deliveries.table.last_key();
             }
             InboxEvent::Delivery(delivery) => self.receive(*delivery),
             InboxEvent::Lost(error) => {
@@ -391,6 +398,9 @@ impl Session {
         message.text_files.extend(file);
         message.may_repeat = seen == Seen::Intended;
         message.blocked = is_loop.then_some(Hold::Loop);
+        if is_loop && message.publisher != Publisher::Own {
+            message.precedence = Precedence::Late;
+        }
         message.state = State::Queued;
         let said = MessageText::of(&message.envelope);
         self.post.parts.disk.ask(Job::Tell {
@@ -416,6 +426,11 @@ impl Session {
     /// A message that is here already was delivered again: after the connection was lost, or
     /// because it was sent twice.
     fn came_again(&mut self, key: MessageKey, delivery: ReceivedMessage) {
+        let known = self.deliveries.table.get(key);
+        if known.is_some_and(|known| known.is_held_of_others() && known.claim == Claim::Ours) {
+            // Copies of what is held would take the places of others.
+            return self.post.reject([delivery]);
+        }
         let spare = self.deliveries.table.attach(key, delivery);
         self.post.ack(spare);
     }

@@ -62,6 +62,21 @@ impl Stage {
         self.publish_as(None, queue, body, headers);
     }
 
+    /// The same for many, on one channel and without hops.
+    pub(crate) fn flood_as_stranger(&self, queue: &str, bodies: impl Iterator<Item = Vec<u8>>) {
+        self.with_channel(|channel| async move {
+            let confirms = lapin::options::ConfirmSelectOptions::default();
+            channel.confirm_select(confirms).await.unwrap();
+            for body in bodies {
+                let options = lapin::options::BasicPublishOptions::default();
+                let properties = lapin::BasicProperties::default().with_delivery_mode(2);
+                let (exchange, key) = ("claudeBroker".into(), queue.into());
+                let sent = channel.basic_publish(exchange, key, options, &body, properties);
+                sent.await.unwrap().await.unwrap();
+            }
+        });
+    }
+
     fn publish_as(&self, user: Option<&str>, queue: &str, body: &[u8], headers: FieldTable) {
         let user = user.map(lapin::types::ShortString::from);
         let (exchange, key) = ("claudeBroker".into(), queue.into());
