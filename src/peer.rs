@@ -303,11 +303,35 @@ impl Peer {
             if_empty: true,
             ..QueueDeleteOptions::default()
         };
+        self.delete_if(queue, options).await
+    }
+
+    /// The same with what waits in it: nobody will come for that.
+    pub async fn delete_unattended(
+        &mut self,
+        queue: &SessionName,
+    ) -> Result<Option<String>, PeerError> {
+        let options = QueueDeleteOptions {
+            if_unused: true,
+            ..QueueDeleteOptions::default()
+        };
+        self.delete_if(queue, options).await
+    }
+
+    async fn delete_if(
+        &mut self,
+        queue: &SessionName,
+        options: QueueDeleteOptions,
+    ) -> Result<Option<String>, PeerError> {
         match answered(self.channel.queue_delete(queue.as_str().into(), options)).await {
             Ok(_) => Ok(None),
             Err(reason @ (PeerError::OtherArguments { .. } | PeerError::InUse(_))) => {
                 self.renew_channel().await?;
                 Ok(reason.source().map(ToString::to_string))
+            }
+            Err(error @ PeerError::Refused(_)) => {
+                self.renew_channel().await?;
+                Err(error)
             }
             Err(error) => Err(error),
         }

@@ -329,10 +329,6 @@ async fn delete_left_behind(peer: &mut Peer, config: &Config) {
         if !name.waits_for_answer() || made.is_none_or(|made| made > old) {
             continue;
         }
-        if let Ok(Some(state)) = peer.look(&name).await
-            && state.consumers == 0
-        {
-            let _ = peer.delete(&name).await;
-        }
+        let _not_ours = peer.delete_unattended(&name).await;
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::background_broker::{publish, started};
 use crate::client;
 use crate::everywhere::everywhere;
-use crate::support::{Place, wait_until};
+use crate::support::{Place, Wrapped, wait_until};
 
 /// The question that waits at a session.
 fn question(place: &Place, to: &str) -> Value {
@@ -236,4 +236,23 @@ fn escape_sequences_in_an_answer_do_not_reach_the_terminal_of_who_asked() {
     let answer = place.ok(["ask", "--to", "oracle", "-m", "Which port?"]);
     assert_eq!(answer, "8080]52;c;eA==31m\nnext\n");
     oracle.join().unwrap();
+}
+
+#[test]
+fn a_queue_in_which_somebody_waits_for_an_answer_is_not_deleted_as_left_behind() {
+    let place = Place::new();
+    let _broker = started(&place);
+    client::make_queue(&place, "left");
+    client::publish(&place, "left", ["an answer".to_owned()].into_iter());
+    let session = Wrapped::open(&place, "left", &[]);
+    let stays = client::delete_unattended(&place, "left").unwrap();
+    assert!(stays.contains("left"), "{stays}");
+    drop(session);
+    wait_until(
+        || client::consumers(&place, "left") == Some(0),
+        || "the session is still attached".into(),
+    );
+    client::publish(&place, "left", ["another one".to_owned()].into_iter());
+    assert_eq!(client::delete_unattended(&place, "left"), None);
+    assert_eq!(client::consumers(&place, "left"), None);
 }

@@ -154,6 +154,17 @@ pub(crate) fn arguments(place: &Place, name: &str) -> Option<DeclareArguments> {
     })
 }
 
+/// Deletes a queue unless something listens there; the broker's reason where it stays.
+pub(crate) fn delete_unattended(place: &Place, name: &str) -> Option<String> {
+    let (endpoint, name) = (endpoint(place), SessionName::new(name).unwrap());
+    run(async {
+        let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
+        let stays = peer.delete_unattended(&name).await.unwrap();
+        peer.close().await;
+        stays
+    })
+}
+
 /// Deletes a queue unless something waits or listens there; the broker's reason where it stays.
 pub(crate) fn delete_unused(place: &Place, name: &str) -> Option<String> {
     let (endpoint, name) = (endpoint(place), SessionName::new(name).unwrap());
