@@ -33,7 +33,10 @@ pub use backoff::Backoff;
 pub use cause::{BrokerText, ConnectionFailure, OtherConsumer, SignInFailure};
 pub use delivery::{ReceivedMessage, SettleResult};
 pub use error::{BLOCKED_HINT, PeerError, RefusedSignIn};
-pub use inbox::{Attached, Inbox, InboxEvent, InboxOptions, Outlet, ReplyTo, Sharing, Whereabouts};
+pub use inbox::{
+    Attached, Inbox, InboxEvent, InboxOptions, Outlet, QueueDifference, ReplyTo, Sharing,
+    Whereabouts,
+};
 pub use presence::{
     Answer, HeldMessage, PeerState, Presence, Removal, Request, RequestScope, this_host,
 };
@@ -162,7 +165,7 @@ impl Peer {
         queue: &SessionName,
         ttl_ms: u64,
     ) -> Result<QueueState, PeerError> {
-        let arguments = DeclareArguments::of_session(ttl_ms);
+        let arguments = DeclareArguments::of_session(Some(ttl_ms));
         self.ensure_queue_with(queue, &arguments).await
     }
 
@@ -206,15 +209,14 @@ impl Peer {
         queue: &SessionName,
         ttl_ms: u64,
     ) -> Result<Option<DeclareArguments>, PeerError> {
-        let mut ttl_ms = ttl_ms;
+        let mut ttl_ms = Some(ttl_ms);
         for _ in 0..2 {
             let arguments = DeclareArguments::of_session(ttl_ms);
             match answered(topology::declare_alone(&self.channel, queue, &arguments)).await {
                 Ok(_) => return Ok(Some(arguments)),
                 Err(PeerError::OtherArguments { live_ttl_ms, .. }) => {
                     self.renew_channel().await?;
-                    let Some(live_ms) = live_ttl_ms else { break };
-                    ttl_ms = live_ms;
+                    ttl_ms = live_ttl_ms;
                 }
                 Err(error) => return Err(error),
             }

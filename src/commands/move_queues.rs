@@ -195,7 +195,7 @@ async fn arguments(
         "the arguments of `{name}` cannot be read without a management API; \
              the target queue gets the default ones"
     ));
-    Ok(DeclareArguments::of_session(ttl_ms))
+    Ok(DeclareArguments::of_session(Some(ttl_ms)))
 }
 
 async fn carry(

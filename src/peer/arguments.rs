@@ -12,13 +12,16 @@ const MAX_LENGTH_KEY: &str = "x-max-length";
 pub struct DeclareArguments(pub(super) FieldTable);
 
 impl DeclareArguments {
-    /// Those of every session's queue, exactly.
-    pub fn of_session(ttl_ms: u64) -> Self {
+    /// Those of every session's queue, exactly. Only a queue that another program declared has no
+    /// TTL.
+    pub fn of_session(ttl_ms: Option<u64>) -> Self {
         let mut table = FieldTable::default();
         // amqplib writes integers in the smallest signed type that holds them; brokers compare
         // values.
-        let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
-        table.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ttl));
+        if let Some(ttl_ms) = ttl_ms {
+            let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
+            table.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ttl));
+        }
         let length = i64::from(MAX_LENGTH);
         table.insert(MAX_LENGTH_KEY.into(), AMQPValue::LongLongInt(length));
         table.insert(
@@ -82,7 +85,7 @@ mod tests {
             json!({ "x-message-ttl": 60_000, "x-max-length": 1000, "x-overflow": "drop-head" });
         let told =
             DeclareArguments::from_json(told.as_object().into_iter().next().unwrap_or(&Map::new()));
-        assert_eq!(told, DeclareArguments::of_session(60_000));
+        assert_eq!(told, DeclareArguments::of_session(Some(60_000)));
         assert_eq!(told.max_length(), Some(1000));
         assert_eq!(DeclareArguments::from_json(&Map::new()).max_length(), None);
     }

@@ -65,6 +65,8 @@ pub enum PeerError {
     OtherArguments {
         /// Its TTL, if the broker's text contains it.
         live_ttl_ms: Option<u64>,
+        /// The first argument that differs, if the broker's text names it.
+        argument: Option<String>,
         /// The broker's words.
         source: BrokerText,
     },
@@ -161,6 +163,7 @@ impl From<lapin::Error> for PeerError {
             }
             (406, words) => Self::OtherArguments {
                 live_ttl_ms: super::topology::live_ttl_ms(words),
+                argument: super::topology::differing_argument(words).map(str::to_owned),
                 source: text.into(),
             },
             // The broker goes down, or an operator closed the connection.

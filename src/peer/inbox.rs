@@ -79,8 +79,35 @@ pub struct Attached {
     pub waiting: u32,
     /// Other sessions on the same queue.
     pub others: u32,
-    /// The queue has other arguments than requested: its TTL, if the broker reports it.
-    pub other_ttl: Option<Option<u64>>,
+    /// How the queue differs from the one that was requested, if it does.
+    pub difference: Option<QueueDifference>,
+}
+
+/// How a queue that existed differs from an ordinary one of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueueDifference {
+    /// Its TTL is another, or it has none, and everything else is the same.
+    Ttl(Option<u64>),
+    /// More than that: the argument that the broker names first. Whoever declared it may have its
+    /// messages sent elsewhere too.
+    Unusual(Option<String>),
+}
+
+impl fmt::Display for QueueDifference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ttl(Some(ttl)) => write!(f, "it has a TTL of {ttl} ms"),
+            Self::Ttl(None) => f.write_str("it has no TTL"),
+            Self::Unusual(argument) => {
+                f.write_str("it is not an ordinary one, ")?;
+                match argument {
+                    Some(argument) => write!(f, "its {argument} differs")?,
+                    None => f.write_str("its arguments differ")?,
+                }
+                f.write_str(", and whoever declared it may get what is sent to it")
+            }
+        }
+    }
 }
 
 /// An event for the session.

@@ -168,9 +168,24 @@ pub(super) fn live_ttl_ms(text: &str) -> Option<u64> {
     digits.parse().ok()
 }
 
+/// The argument that differs, from the text of a 406.
+pub(super) fn differing_argument(text: &str) -> Option<&str> {
+    let (_, after) = text.split_once("inequivalent arg '")?;
+    let (argument, _) = after.split_once('\'')?;
+    Some(argument)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_differing_argument_is_read_from_the_brokers_words() {
+        let text = "PRECONDITION_FAILED - inequivalent arg 'x-dead-letter-exchange' for queue 'q' \
+                    in vhost '/': received none but current is the value 'x' of type 'longstr'";
+        assert_eq!(differing_argument(text), Some("x-dead-letter-exchange"));
+        assert_eq!(differing_argument("PRECONDITION_FAILED"), None);
+    }
 
     #[test]
     fn the_live_ttl_is_read_from_the_brokers_words() {

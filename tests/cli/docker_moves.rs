@@ -97,7 +97,7 @@ fn waits_whole(place: &Place) {
             .map(|number| format!("{name} {number}"))
             .collect();
         assert_eq!(texts, sent, "{name}");
-        let declared = Some(DeclareArguments::of_session(TTL_MS));
+        let declared = Some(DeclareArguments::of_session(Some(TTL_MS)));
         assert_eq!(client::arguments(place, name), declared, "{name}");
     }
 }

@@ -179,6 +179,9 @@ fn a_name_that_a_user_holds_alone_keeps_no_program_from_running() {
         "",
         ["^held$", "^held$", r"^claudeBroker(\.groups)?$"],
     );
+    // These make the exchanges.
+    place.ok(["send", "other", "a message"]);
+    place.ok(["group", "join", "team", "other"]);
     let session = run(async {
         let (_connection, channel) = bob(&place).await;
         hold_alone(&channel, "held", "team").await;
@@ -333,4 +336,39 @@ fn escape_sequences_in_a_user_s_name_reach_no_session_s_log() {
     wait_until(|| log().contains("came from bob"), log);
     let acts = |c: char| c != '\n' && (c.is_control() || cbroker::clean::is_hidden(c));
     assert!(!log().contains(acts), "{:?}", log());
+}
+
+#[test]
+fn a_queue_that_was_made_first_and_passes_messages_on_is_told_of() {
+    let place = Place::new();
+    let _broker = started(&place);
+    let usual = json!({"x-message-ttl": 60_000, "x-max-length": 1000, "x-overflow": "drop-head"});
+    for (name, more) in [
+        ("other", json!({})),
+        ("spied", json!({"x-dead-letter-exchange": "amq.fanout"})),
+    ] {
+        let mut arguments = usual.clone();
+        for (key, value) in more.as_object().unwrap() {
+            arguments[key] = value.clone();
+        }
+        let body = json!({ "durable": true, "arguments": arguments });
+        request(
+            &place,
+            "PUT",
+            &format!("queues/%2f/{name}"),
+            &body.to_string(),
+        );
+    }
+    let session = Wrapped::open(&place, "spied", &[]);
+    let shown = session.terminal.shown();
+    assert!(
+        shown.contains("its x-dead-letter-exchange differs"),
+        "{shown}"
+    );
+    place.ok(["send", "spied", "arrives all the same"]);
+    session.wait_for_submission("arrives all the same");
+    let session = Wrapped::open(&place, "other", &[]);
+    let shown = session.terminal.shown();
+    assert!(shown.contains("it has a TTL of 60000 ms"), "{shown}");
+    assert!(!shown.contains("differs"), "{shown}");
 }

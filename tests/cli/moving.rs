@@ -39,7 +39,7 @@ fn there_and_back(here: &Place, there: &Place, queue: &str) {
         "{said}"
     );
     assert!(here.listed(queue).is_none(), "the emptied queue goes");
-    let declared = Some(DeclareArguments::of_session(TTL_MS));
+    let declared = Some(DeclareArguments::of_session(Some(TTL_MS)));
     assert_eq!(client::arguments(there, queue), declared);
     assert_eq!(
         there.json(["tail", queue, "--no-ack"]),

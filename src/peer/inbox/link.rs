@@ -14,7 +14,10 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::budget::AnswerBudget;
 use super::speech::Speech;
-use super::{Attached, Backoff, InboxEvent, InboxOptions, Outgoing, ReplyTo, Sharing, chance};
+use super::{
+    Attached, Backoff, InboxEvent, InboxOptions, Outgoing, QueueDifference, ReplyTo, Sharing,
+    chance,
+};
 use crate::peer::presence::{self, Answer, Presence, Request};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
 use crate::peer::{
@@ -222,32 +225,37 @@ impl InboxConnection {
     async fn declare(&self, connection: &Connection) -> Result<(Channel, Attached), PeerError> {
         let (name, ttl_ms) = (&self.options.name, self.options.ttl_ms);
         let channel = connection.create_channel().await?;
-        match topology::declare(&channel, name, &DeclareArguments::of_session(ttl_ms)).await {
-            Ok(state) => {
-                let attached = Attached {
-                    waiting: state.messages,
-                    others: state.consumers,
-                    other_ttl: None,
-                };
-                Ok((channel, attached))
-            }
-            // It lives with another TTL: we go on with that one. The refusal closed the channel.
+        match topology::declare(&channel, name, &DeclareArguments::of_session(Some(ttl_ms))).await {
+            Ok(state) => Ok((channel, attached(state, None))),
+            // The refusal closed the channel.
             Err(PeerError::OtherArguments { live_ttl_ms, .. }) => {
-                let channel = connection.create_channel().await?;
-                topology::bind(&channel, name).await?;
-                let state = topology::look(&channel, name).await?;
-                let other_ttl = Some(live_ttl_ms);
-                Ok((
-                    channel,
-                    Attached {
-                        waiting: state.messages,
-                        others: state.consumers,
-                        other_ttl,
-                    },
-                ))
+                self.take_as_it_is(connection, live_ttl_ms).await
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Takes a queue that lives with another TTL, or is not an ordinary one: what is sent to the
+    /// session goes there in any case.
+    async fn take_as_it_is(
+        &self,
+        connection: &Connection,
+        live_ttl_ms: Option<u64>,
+    ) -> Result<(Channel, Attached), PeerError> {
+        let name = &self.options.name;
+        let mut channel = connection.create_channel().await?;
+        let live = DeclareArguments::of_session(live_ttl_ms);
+        let difference = match topology::declare_alone(&channel, name, &live).await {
+            Ok(_) => QueueDifference::Ttl(live_ttl_ms),
+            Err(PeerError::OtherArguments { argument, .. }) => {
+                channel = connection.create_channel().await?;
+                QueueDifference::Unusual(argument)
+            }
+            Err(error) => return Err(error),
+        };
+        topology::bind(&channel, name).await?;
+        let state = topology::look(&channel, name).await?;
+        Ok((channel, attached(state, Some(difference))))
     }
 
     async fn serve(
@@ -376,6 +384,14 @@ impl InboxConnection {
             .close(200, "the session ended".into())
             .await;
         connections.speech.close().await;
+    }
+}
+
+fn attached(state: QueueState, difference: Option<QueueDifference>) -> Attached {
+    Attached {
+        waiting: state.messages,
+        others: state.consumers,
+        difference,
     }
 }
 

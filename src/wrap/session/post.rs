@@ -12,6 +12,7 @@ mod burial;
 mod room;
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -469,7 +470,10 @@ fn compose(
 }
 
 fn describe(attached: &Attached) -> String {
-    let waiting = format!("attached; {} messages wait", attached.waiting);
+    let mut waiting = format!("attached; {} messages wait", attached.waiting);
+    if let Some(difference) = &attached.difference {
+        let _infallible = write!(waiting, "; the queue existed: {difference}");
+    }
     match attached.others {
         0 => waiting,
         others => format!("{waiting}; {others} other sessions share the queue"),

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use super::super::child_env::{Identity, Reach};
 use super::super::options::{BrokerStart, Fallback, WrapOptions};
+use crate::clean::line;
 use crate::config::{Config, Volume, read_session_address, write_session_address};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::peer::{
-    Attached, Inbox, InboxEvent, InboxOptions, PeerError, SESSION_PREFETCH, Whereabouts,
+    Attached, Inbox, InboxEvent, InboxOptions, PeerError, QueueDifference, SESSION_PREFETCH,
+    Whereabouts,
 };
 
 /// How long the start waits for the broker before the program runs without it.
@@ -116,14 +118,18 @@ fn tell_of_others(options: &WrapOptions, attached: &Attached) {
             options.name
         );
     }
-    if let Some(live) = attached.other_ttl {
-        let live = live.map_or_else(
-            || "another TTL".to_owned(),
-            |ttl| format!("a TTL of {ttl} ms"),
-        );
+    let name = &options.name;
+    let Some(difference) = &attached.difference else {
+        return;
+    };
+    eprintln!(
+        "cbroker: the queue {name} exists already: {}; going on with that",
+        line(&difference.to_string())
+    );
+    if let QueueDifference::Unusual(_) = difference {
         eprintln!(
-            "cbroker: the queue {} lives with {live}, not {} ms; going on with that",
-            options.name, options.ttl_ms
+            "hint: if you do not know why, close the session and run `cbroker delete {name} \
+             --yes`: the next one makes an ordinary queue"
         );
     }
 }
