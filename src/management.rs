@@ -28,7 +28,7 @@ use crate::transport::{self, ListenerProof, Owner, Route, TransportError};
 
 mod answers;
 
-use answers::{BindingInfo, ConnectionInfo, NodeInfo, QueueConsumers, SignIn};
+use answers::{BindingInfo, ConnectionInfo, ConsumerRow, NodeInfo, QueueConsumers, SignIn};
 pub use answers::{ConsumerInfo, Overview, Peeked, QueueInfo};
 
 /// The name of the embedded broker's API socket in its home folder.
@@ -187,6 +187,17 @@ impl Client {
             });
         }
         Ok(consumers)
+    }
+
+    /// Returns the queue and the user of every consumer.
+    pub async fn consuming_users(&self) -> Result<Vec<(String, String)>, ManagementError> {
+        let path = format!("/api/consumers/{}", escape(&self.vhost));
+        let consumers: Vec<ConsumerRow> = self.get(path).await?;
+        let known = consumers.into_iter().filter_map(|consumer| {
+            let user = consumer.channel_details.user?;
+            Some((consumer.queue.name, user))
+        });
+        Ok(known.collect())
     }
 
     /// Returns the names of the queues that are bound to the sessions' exchange as sessions are: by

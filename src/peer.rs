@@ -339,6 +339,12 @@ impl Peer {
         }
     }
 
+    /// After a refusal of any request: others can be made again.
+    pub async fn begin_anew(&mut self) -> Result<(), PeerError> {
+        self.blockage.check()?;
+        self.renew_channel().await
+    }
+
     /// Opens a queue that waits for one answer: the ordinary topology under `name`.
     pub async fn answer_queue(
         &mut self,

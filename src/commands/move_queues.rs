@@ -2,7 +2,8 @@
 //!
 //! Each message is confirmed by the target before it is acked at the source, so at every moment at
 //! least one of them has it. A queue keeps its arguments. Once it is empty, it is deleted at the
-//! source. Its groups get it as a member at the target.
+//! source. Its groups get it as a member at the target. A queue that cannot be moved stays, which
+//! is said, and the others are moved.
 //!
 //! `docker` stands for the container of `start --docker`, in place of a URL. Then both local
 //! brokers run meanwhile, and the one that was moved to is the local broker from then on.
@@ -11,8 +12,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::groups::{self, Groups};
 use super::send::CONFIRM_WITHIN;
-use super::{groups, local, sessions, start};
+use super::{local, sessions, start};
 use crate::cli::MoveArgs;
 use crate::config::{Config, LocalBroker};
 use crate::container::{self, DockerEngine};
@@ -31,9 +33,15 @@ const API_WITHIN: Duration = Duration::from_secs(3);
 struct MovedQueue {
     name: String,
     messages: u32,
-    /// Why the queue was not deleted at the source.
+    /// Why the queue, with what was not moved, is still at the source.
     #[serde(skip_serializing_if = "Option::is_none")]
     stays: Option<String>,
+}
+
+/// Both brokers.
+struct Brokers {
+    source: Peer,
+    target: Peer,
 }
 
 /// In place of a URL: the container.
@@ -73,6 +81,7 @@ async fn into_docker(config: &Config, output: &Output) -> Result<(), Error> {
     };
     let container = start::container(config, output).await?;
     let (from, to) = (config.for_local(&embedded)?, config.for_local(&container)?);
+    refuse_attached(&from).await?;
     move_all(&from, &to, output).await?;
     daemon::stop(&config.home).await?;
     start::record(&container, config)?;
@@ -92,11 +101,15 @@ async fn out_of_docker(config: &Config, output: &Output) -> Result<(), Error> {
     };
     let embedded = daemon::start(config, wishes).await?.local;
     let (from, to) = (config.for_local(&container)?, config.for_local(&embedded)?);
-    move_all(&from, &to, output).await.map_err(|error| {
-        let why = error.summary();
+    let moving = async {
+        refuse_attached(&from).await?;
+        move_all(&from, &to, output).await
+    };
+    moving.await.map_err(|error| {
+        let again = "what was moved is in the embedded broker; run the same command again";
         Error::new("not everything was moved out of the container")
-            .because(why)
-            .hint("what was moved is in the embedded broker; run the same command again")
+            .because(error.summary())
+            .hint(error.advice().unwrap_or(again))
             .exit_with(error.exit())
     })?;
     DockerEngine::new(&config.environment)?.stop().await?;
@@ -115,65 +128,156 @@ fn ports_beside(container: &LocalBroker) -> Wishes {
     }
 }
 
+/// Moves each queue by itself: one that cannot be moved stops no other, since anybody who may bind
+/// one to the sessions' exchange can make it.
 async fn move_all(from: &Config, to: &Config, output: &Output) -> Result<(), Error> {
     if from.endpoint.address.is_same_place(&to.endpoint.address) {
         return Err(Error::usage("both sides are the same broker")
             .because(from.endpoint.address.to_string()));
     }
-    let mut source = Peer::connect(&from.endpoint, "move").await?;
-    let mut target = Peer::connect(&to.endpoint, "move").await?;
+    let mut brokers = Brokers {
+        source: Peer::connect(&from.endpoint, "move").await?,
+        target: Peer::connect(&to.endpoint, "move").await?,
+    };
     let names = sessions::names_at(from).await?;
-    for name in &names {
-        refuse_attached(&mut source, name).await?;
-    }
     // Without an API the sessions join again what `--group` names.
     let groups = groups::all(from).await.unwrap_or_default();
-    let mut carried = Vec::new();
+    let (mut queues, mut failures) = (Vec::new(), Vec::new());
     for name in &names {
-        if source.look_among_sessions(name).await?.is_none() {
-            continue;
+        let mut queue = MovedQueue {
+            name: name.to_string(),
+            messages: 0,
+            stays: None,
+        };
+        let moving = brokers.move_one((name, &mut queue), (from, &groups), output);
+        let error = match moving.await {
+            Ok(IsMoved(true)) => None,
+            Ok(IsMoved(false)) => continue,
+            Err(error) if error.is_silent() => return Err(error),
+            Err(error) => Some(brokers.goes_on_after(name, &error).await?),
+        };
+        if let Some(error) = error {
+            queue.stays = Some(error.summary());
+            output.error(&error);
+            failures.push(error);
         }
-        let arguments = arguments(&mut source, name, from, output).await?;
-        let messages = carry(&mut source, &mut target, name, &arguments).await?;
+        queues.push(queue);
+    }
+    brokers.close().await;
+    output.json(&queues)?;
+    let total: u32 = queues.iter().map(|queue| queue.messages).sum();
+    let there = &to.endpoint.address;
+    let moved = queues.len() - failures.len();
+    output.line(format!(
+        "moved {} with {} to {there}",
+        counted(moved as u64, "queue"),
+        counted(total, "message")
+    ))?;
+    match failures.pop() {
+        None => Ok(()),
+        Some(last) => Err(Error::new("not everything was moved")
+            .because(format!(
+                "{} at {}",
+                stay(failures.len() as u64 + 1),
+                from.endpoint.address
+            ))
+            .hint("mend what is said of each, and run the same command again")
+            .exit_with(last.exit())),
+    }
+}
+
+fn stay(count: u64) -> String {
+    match count {
+        1 => "1 queue stays".to_owned(),
+        count => format!("{count} queues stay"),
+    }
+}
+
+/// Whether a queue was one to move.
+struct IsMoved(bool);
+
+impl Brokers {
+    /// Moves one queue, and counts its messages as it goes on.
+    async fn move_one(
+        &mut self,
+        (name, queue): (&SessionName, &mut MovedQueue),
+        (from, groups): (&Config, &Groups),
+        output: &Output,
+    ) -> Result<IsMoved, Error> {
+        let Self { source, target } = self;
+        let Some(state) = source.look_among_sessions(name).await? else {
+            return Ok(IsMoved(false));
+        };
+        if state.consumers > 0 {
+            return Err(attached());
+        }
+        let arguments = arguments(source, name, from, output).await?;
+        let messages = (state.messages, &mut queue.messages);
+        carry((source, target), name, &arguments, messages).await?;
         for (group, _) in groups.iter().filter(|(_, members)| members.contains(name)) {
             target.join(name, group).await?;
         }
-        output.line(format!("{name}: {}", counted(messages, "message")))?;
-        let stays = source.delete_unused(name).await?;
-        if let Some(why) = &stays {
+        output.line(format!("{name}: {}", counted(queue.messages, "message")))?;
+        queue.stays = source.delete_unused(name).await?;
+        if let Some(why) = &queue.stays {
             output.notice(format!(
                 "the queue `{name}` was not deleted at the source: {why}"
             ));
         }
-        carried.push(MovedQueue {
-            name: name.to_string(),
-            messages,
-            stays,
-        });
+        Ok(IsMoved(true))
     }
-    source.close().await;
-    target.close().await;
-    output.json(&carried)?;
-    let total: u32 = carried.iter().map(|carried| carried.messages).sum();
-    let there = &to.endpoint.address;
-    output.line(format!(
-        "moved {} with {} to {there}",
-        counted(carried.len() as u64, "queue"),
-        counted(total, "message")
-    ))
+
+    /// Makes ready for the next queue. Returns what is said of this one.
+    ///
+    /// # Errors
+    /// A broker is gone.
+    async fn goes_on_after(&mut self, name: &SessionName, error: &Error) -> Result<Error, Error> {
+        // What was refused closed its channel. A connection that is gone has no other.
+        self.source.begin_anew().await?;
+        self.target.begin_anew().await?;
+        let stays = Error::new(format!("`{name}` stays"))
+            .because(error.summary())
+            .exit_with(error.exit());
+        Ok(match error.advice() {
+            Some(hint) => stays.hint(hint),
+            None => stays,
+        })
+    }
+
+    async fn close(self) {
+        self.source.close().await;
+        self.target.close().await;
+    }
 }
 
-/// Refuses to move an attached queue: its session would take messages during the move, and would
-/// stay on the old broker.
-async fn refuse_attached(source: &mut Peer, name: &SessionName) -> Result<(), Error> {
-    match source.look_among_sessions(name).await? {
-        Some(state) if state.consumers > 0 => {
-            Err(Error::new(format!("a session is attached to `{name}`"))
-                .because("its messages cannot be moved while it takes them")
-                .hint("close the session and open it again with the other --url"))
+/// A session would take messages during the move, and would stay on the old broker.
+fn attached() -> Error {
+    Error::new("a session is attached to it")
+        .because("its messages cannot be moved while it takes them")
+        .hint("close the session and open it again with the other --url")
+}
+
+/// Refuses to move the local broker while sessions are attached: it is not the local broker any
+/// more then, and what they were sent would be at the other one.
+async fn refuse_attached(from: &Config) -> Result<(), Error> {
+    let mut source = Peer::connect(&from.endpoint, "move").await?;
+    let mut open = Vec::new();
+    for name in sessions::names_at(from).await? {
+        if let Some(state) = source.look_among_sessions(&name).await?
+            && state.consumers > 0
+        {
+            open.push(format!("`{name}`"));
         }
-        _ => Ok(()),
     }
+    source.close().await;
+    if open.is_empty() {
+        return Ok(());
+    }
+    Err(
+        Error::new(format!("sessions are attached to {}", open.join(", ")))
+            .because("the local broker cannot be moved while they take messages")
+            .hint("close them; `cbroker delete NAME --yes --force` ends what is none of yours"),
+    )
 }
 
 /// Returns the arguments of the queue: from the management API, or, without one, from the broker's
@@ -198,12 +302,14 @@ async fn arguments(
     Ok(DeclareArguments::of_session(Some(ttl_ms)))
 }
 
+/// Carries the messages that wait in a queue over one by one, and counts them. What comes meanwhile
+/// stays: publishers without end would keep the other queues from being moved.
 async fn carry(
-    source: &mut Peer,
-    target: &mut Peer,
+    (source, target): (&mut Peer, &mut Peer),
     name: &SessionName,
     arguments: &DeclareArguments,
-) -> Result<u32, Error> {
+    (waiting, messages): (u32, &mut u32),
+) -> Result<(), Error> {
     // An existing queue keeps its own limit, which is [`MAX_LENGTH`] for every session's queue.
     let limit = match target.look(name).await? {
         Some(_) => MAX_LENGTH,
@@ -211,15 +317,16 @@ async fn carry(
     };
     let there = target.ensure_queue_with(name, arguments).await?;
     let mut free = limit.saturating_sub(there.messages);
-    let mut messages = 0;
-    while let Some(delivery) = source.get(name).await? {
+    while *messages < waiting
+        && let Some(delivery) = source.get(name).await?
+    {
         if free == 0 && there.consumers == 0 {
             delivery.requeue().await;
             return Err(
                 Error::new(format!("the queue `{name}` at the target is full"))
                     .because(format!(
                         "moved {}; one more would drop the oldest",
-                        counted(messages, "message")
+                        counted(*messages, "message")
                     ))
                     .exit_with(Exit::Unconfirmed),
             );
@@ -233,13 +340,13 @@ async fn carry(
                 ))
                 .because(format!(
                     "moved {}; no message was lost",
-                    counted(messages, "message")
+                    counted(*messages, "message")
                 ))
                 .exit_with(Exit::Unconfirmed));
             }
         };
-        messages += 1;
+        *messages += 1;
         free = free.saturating_sub(1);
     }
-    Ok(messages)
+    Ok(())
 }

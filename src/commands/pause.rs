@@ -7,7 +7,7 @@ use crate::cli::ScopeArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::output::Output;
+use crate::output::{Output, counted};
 use crate::peer::{Answer, Peer, Presence, Request, RequestScope};
 
 /// Which of the two commands.
@@ -38,11 +38,11 @@ pub(super) async fn run(
     let mut peer = connect::peer(config, "pause", Autostart::Never, output).await?;
     let (expected, within) = match &scope {
         RequestScope::Name(name) => {
-            let consumers = attached(&mut peer, std::slice::from_ref(name)).await?;
+            let consumers = attached(&mut peer, std::slice::from_ref(name), config).await?;
             (Some(consumers.max(1)), sessions::answer_within(consumers))
         }
         RequestScope::Names(names) => {
-            let consumers = attached(&mut peer, names).await?;
+            let consumers = attached(&mut peer, names, config).await?;
             (Some(consumers), sessions::answer_within(consumers))
         }
         RequestScope::All => {
@@ -52,6 +52,9 @@ pub(super) async fn run(
             (attached, within)
         }
     };
+    if let Some(expected) = expected {
+        output.detail(format!("waits for {}", counted(expected, "answer")));
+    }
     let enough =
         |so_far: &[Answer]| expected.is_some_and(|expected| so_far.len() >= expected as usize);
     let answers = peer.ask_sessions(&request, within, enough).await?;
@@ -95,13 +98,8 @@ async fn scope(name: Option<&str>, config: &Config) -> Result<RequestScope, Erro
     })
 }
 
-/// How many sessions are attached under these names.
-async fn attached(peer: &mut Peer, names: &[String]) -> Result<u32, Error> {
-    let mut consumers = 0;
-    for name in names {
-        let name = session_name(name, "NAME")?;
-        let queue = peer.look_among_sessions(&name).await?;
-        consumers += queue.map_or(0, |queue| queue.consumers);
-    }
-    Ok(consumers)
+/// How many sessions may answer under these names.
+async fn attached(peer: &mut Peer, names: &[String], config: &Config) -> Result<u32, Error> {
+    let names = names.iter().map(|name| session_name(name, "NAME"));
+    sessions::attached_of(peer, &names.collect::<Result<_, _>>()?, config).await
 }

@@ -141,16 +141,44 @@ pub(super) async fn names_at(config: &Config) -> Result<BTreeSet<SessionName>, E
     Ok(session_names(names.collect()))
 }
 
-/// How many sessions are attached, if that can be known.
+/// How many sessions may answer a question to all that only this user's sessions answer, if that
+/// can be known.
 pub(super) async fn attached(
     peer: &mut Peer,
     config: &Config,
     output: &Output,
 ) -> Result<Option<u32>, Error> {
     let known = KnownNames::find(config, output).await;
+    if !known.are_all {
+        return Ok(None);
+    }
+    attached_of(peer, &known.names, config).await.map(Some)
+}
+
+/// How many sessions may answer a question to these names that only this user's sessions answer:
+/// nobody waits for another user's program that consumes under a session's name.
+pub(super) async fn attached_of(
+    peer: &mut Peer,
+    names: &BTreeSet<SessionName>,
+    config: &Config,
+) -> Result<u32, Error> {
     let mut queues = BTreeMap::new();
-    look(peer, known.names, &mut queues).await?;
-    Ok(known.are_all.then(|| consumers(&queues)))
+    look(peer, names.clone(), &mut queues).await?;
+    let seen = consumers(&queues);
+    if seen == 0 {
+        return Ok(0);
+    }
+    let users = match Client::new(config, API_WITHIN) {
+        Ok(client) => client.consuming_users().await.ok(),
+        Err(_) => None,
+    };
+    // Without an API all of them may be sessions of this user.
+    let Some(users) = users else { return Ok(seen) };
+    let is_own = |(queue, user): &&(String, String)| {
+        user == peer.user() && queues.keys().any(|name| name.as_str() == queue)
+    };
+    let own = users.iter().filter(is_own).count();
+    Ok(u32::try_from(own).unwrap_or(u32::MAX).min(seen))
 }
 
 /// How long a question to one name waits for answers, with so many consumers on its queue.

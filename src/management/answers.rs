@@ -55,6 +55,25 @@ pub(super) struct ChannelDetails {
     pub(super) user: String,
 }
 
+/// A consumer in the response to `/api/consumers`.
+#[derive(Deserialize)]
+pub(super) struct ConsumerRow {
+    pub(super) queue: ConsumedQueue,
+    pub(super) channel_details: ConsumingChannel,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ConsumedQueue {
+    pub(super) name: String,
+}
+
+/// Empty while the consumer's connection ends.
+#[derive(Deserialize)]
+pub(super) struct ConsumingChannel {
+    #[serde(default)]
+    pub(super) user: Option<String>,
+}
+
 #[derive(Deserialize)]
 pub(super) struct ConnectionInfo {
     pub(super) client_properties: ClientProperties,

@@ -179,9 +179,6 @@ fn a_name_that_a_user_holds_alone_keeps_no_program_from_running() {
         "",
         ["^held$", "^held$", r"^claudeBroker(\.groups)?$"],
     );
-    // These make the exchanges.
-    place.ok(["send", "other", "a message"]);
-    place.ok(["group", "join", "team", "other"]);
     let session = run(async {
         let (_connection, channel) = bob(&place).await;
         hold_alone(&channel, "held", "team").await;
@@ -336,6 +333,47 @@ fn escape_sequences_in_a_user_s_name_reach_no_session_s_log() {
     wait_until(|| log().contains("came from bob"), log);
     let acts = |c: char| c != '\n' && (c.is_control() || cbroker::clean::is_hidden(c));
     assert!(!log().contains(acts), "{:?}", log());
+}
+
+#[test]
+fn a_user_who_consumes_under_a_session_s_name_keeps_no_pause_waiting() {
+    let place = Place::new();
+    let _broker = started(&place);
+    let _session = Wrapped::open(&place, "backend", &[]);
+    with_bob(&place, "", ["^aaa$", "^aaa$", "^(aaa|claudeBroker)$"]);
+    run(async {
+        let (_connection, channel) = bob(&place).await;
+        let none = FieldTable::default;
+        let options = QueueDeclareOptions::durable();
+        channel
+            .queue_declare("aaa".into(), options, none())
+            .await
+            .unwrap();
+        let (exchange, options) = ("claudeBroker".into(), QueueBindOptions::default());
+        let bound = channel.queue_bind("aaa".into(), exchange, "aaa".into(), options, none());
+        bound.await.unwrap();
+        // It never answers, and takes places in the session's queue too.
+        let _consumers = [
+            consume(&channel, "aaa").await,
+            consume(&channel, "aaa").await,
+        ];
+        for command in [
+            ["pause", "--all"],
+            ["resume", "--all"],
+            ["pause", "backend"],
+        ] {
+            let ran = place.run([&command[..], &["-v"]].concat());
+            assert_eq!(ran.code, 0, "{ran:?}");
+            assert!(ran.out.starts_with("backend: "), "{ran:?}");
+            assert!(ran.err.contains("waits for 1 answer\n"), "{ran:?}");
+        }
+    });
+}
+
+async fn consume(channel: &Channel, queue: &str) -> lapin::Consumer {
+    let options = BasicConsumeOptions::default();
+    let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
+    consumer.await.unwrap()
 }
 
 #[test]

@@ -131,10 +131,57 @@ fn the_api_of_the_broker_that_is_moved_from_can_be_named() {
 }
 
 #[test]
-fn an_attached_session_keeps_its_queue_where_it_is() {
+fn an_attached_session_keeps_its_queue_where_it_is_and_stops_no_other() {
     let (here, there) = (Place::new(), Place::new());
     let (_one, _other) = (Server::start(&here), Server::start(&there));
+    for queue in ["alpha", "zulu"] {
+        client::make_queue(&here, queue);
+        client::publish(&here, queue, ["waits".to_owned()].into_iter());
+    }
     let _session = Wrapped::open(&here, "busy", &[]);
-    here.run(["move", "--to", &client::endpoint(&there).secret_url()])
-        .fails(1, "a session is attached to `busy`");
+    let ran = here.run(["move", "--to", &client::endpoint(&there).secret_url()]);
+    ran.fails(1, "not everything was moved");
+    let said = ran.err.lines().next().unwrap();
+    assert!(
+        said.starts_with("cbroker: `busy` stays: a session is attached to it"),
+        "{said}"
+    );
+    assert!(
+        ran.out.contains("moved 2 queues with 2 messages"),
+        "{ran:?}"
+    );
+    for queue in ["alpha", "zulu"] {
+        assert!(here.listed(queue).is_none(), "{queue}");
+        assert_eq!(there.listed(queue).unwrap()["pending"], 1, "{queue}");
+    }
+    assert!(there.listed("busy").is_none());
+}
+
+#[test]
+fn a_queue_that_the_target_does_not_take_stays_and_stops_no_other() {
+    let (here, there) = (Place::new(), Place::new());
+    let (_one, _other) = (Server::start(&here), Server::start(&there));
+    for queue in ["alpha", "full", "zulu"] {
+        client::make_queue(&here, queue);
+        client::publish(&here, queue, ["waits".to_owned()].into_iter());
+    }
+    client::make_queue(&there, "full");
+    client::publish(&there, "full", (0..1000).map(|number| format!("m{number}")));
+    let ran = here.run([
+        "move",
+        "--json",
+        "--to",
+        &client::endpoint(&there).secret_url(),
+    ]);
+    ran.fails(4, "not everything was moved");
+    let said: Value = serde_json::from_str(&ran.out).unwrap();
+    let row = |name: &str| {
+        let mut rows = said.as_array().unwrap().iter();
+        rows.find(|row| row["name"] == name).unwrap().clone()
+    };
+    assert_eq!(row("alpha")["messages"], 1);
+    assert_eq!(row("zulu")["messages"], 1);
+    let stays = row("full")["stays"].as_str().unwrap().to_owned();
+    assert!(stays.contains("is full"), "{stays}");
+    assert_eq!(here.listed("full").unwrap()["pending"], 1);
 }
