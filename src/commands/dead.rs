@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
 use crate::name::SessionName;
-use crate::output::{Output, Style};
+use crate::output::{Output, Style, foreign_part};
 use crate::peer::{Peer, Publication, PublishOutcome};
 use crate::wrap::{KeptDeadLetter, dead_letters, remove_dead_letter};
 
@@ -88,7 +88,7 @@ fn print(letter: &KeptDeadLetter, output: &Output) -> Result<(), Error> {
         letter.id,
         letter.ts,
         output.paint(Style::Bold, &letter.queue),
-        output.paint(Style::Bad, &letter.error),
+        output.paint(Style::Bad, &foreign_part(&letter.error)),
     ))?;
     if !letter.is_own {
         let note = "    (not vouched for: another user may have published it)";
@@ -96,7 +96,7 @@ fn print(letter: &KeptDeadLetter, output: &Output) -> Result<(), Error> {
     }
     let end = letter.raw.floor_char_boundary(EXCERPT);
     let more = if end < letter.raw.len() { " …" } else { "" };
-    output.line(format!("    {}{more}", &letter.raw[..end]))?;
+    output.line(format!("    {}{more}", foreign_part(&letter.raw[..end])))?;
     if let Some(bytes) = letter.cut_from {
         let kept = letter.body().len();
         let note = format!("    ({kept} of {bytes} bytes were kept)");

@@ -10,7 +10,7 @@ use crate::envelope::timestamp;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::message_history::{MessageHistory, SHORT_ID, ToldMessage};
-use crate::output::{Output, Style};
+use crate::output::{Output, Style, foreign_part};
 
 /// Prints the messages that fit, oldest first.
 pub(super) fn run(args: &HistoryArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
@@ -69,7 +69,7 @@ impl HistoryFilter {
 
 fn print(told: &ToldMessage, output: &Output) -> Result<(), Error> {
     let state = match &told.detail {
-        Some(detail) => format!("{}: {detail}", told.state.words()),
+        Some(detail) => format!("{}: {}", told.state.words(), foreign_part(detail)),
         None => told.state.words().to_owned(),
     };
     let end = told.id.len().saturating_sub(SHORT_ID);

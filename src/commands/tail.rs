@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::management::{Client, ManagementError, Peeked};
 use crate::name::SessionName;
-use crate::output::{Output, Style};
+use crate::output::{Output, Style, foreign_part};
 use crate::peer::{MAX_LENGTH, Peer, ReceivedMessage};
 
 const API_WITHIN: Duration = Duration::from_secs(30);
@@ -152,7 +152,7 @@ impl View<'_> {
                 let raw = String::from_utf8_lossy(body);
                 self.output
                     .json(&json!({ "error": reason.to_string(), "raw": Value::from(&*raw) }))?;
-                let line = format!("not an envelope ({reason}): {raw}");
+                let line = foreign_part(&format!("not an envelope ({reason}): {raw}"));
                 self.output.line(self.output.paint(Style::Bad, &line))
             }
         }
@@ -162,14 +162,14 @@ impl View<'_> {
         let Envelope {
             ts, from, to, id, ..
         } = envelope;
-        let head = format!("{ts} {from} -> {to} {id}");
+        let head = foreign_part(&format!("{ts} {from} -> {to} {id}"));
         let mut line = format!(
             "{} {}",
             self.output.paint(Style::Dim, &head),
-            envelope.message
+            foreign_part(&envelope.message)
         );
         if let Some(files) = &envelope.files {
-            let _ = write!(line, " (files: {})", files.join(", "));
+            let _ = write!(line, " (files: {})", foreign_part(&files.join(", ")));
         }
         line
     }

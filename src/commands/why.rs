@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::message_history::{HistoryEvent, MessageHistory};
-use crate::output::{Output, Style};
+use crate::output::{Output, Style, foreign_part};
 
 /// Prints what happened to the message, in order.
 pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
@@ -43,7 +43,7 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
         let detail = entry
             .detail
             .as_ref()
-            .map_or_else(String::new, |detail| format!(": {detail}"));
+            .map_or_else(String::new, |detail| format!(": {}", foreign_part(detail)));
         // Under one id there can be messages of several users, and each has an end of its own.
         let whose = match &entry.publisher {
             Some(publisher) => format!(" (another user's message: {publisher})"),
