@@ -4,7 +4,7 @@
 #
 # FOLDER keeps the bare Debian for the next run. Needs root, debootstrap, node's `npm` to be had
 # from Debian, and a machine that allows namespaces: nothing in it sees more than its own loopback.
-# CBROKER_TEST_NPM=no leaves npm out, which is half of what debootstrap fetches.
+# CBROKER_TEST_NPM=no leaves npm out, which is half of what is fetched.
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: $0 BINARY [FOLDER]" >&2; exit 2; }
 tests=$(cd "$(dirname "$0")" && pwd)
@@ -13,12 +13,16 @@ binary=$(realpath "$1")
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/cbroker-bare.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 root=${2:-$scratch/debian}
-with=ca-certificates,curl,nodejs
-[ "${CBROKER_TEST_NPM:-}" = no ] || with=$with,npm
 
 if [ ! -e "$root/etc/debian_version" ]; then
     echo "bare: debootstrap (curl and node are what the installer and npm need)"
-    debootstrap --variant=minbase "--include=$with" bookworm "$root" \
+    debootstrap --variant=minbase --include=ca-certificates,curl,nodejs bookworm "$root" \
+        >"$scratch/log" 2>&1 || { tail -5 "$scratch/log" >&2; exit 1; }
+fi
+# debootstrap does not resolve the virtual packages that npm depends on; apt does.
+if [ "${CBROKER_TEST_NPM:-}" != no ] && [ ! -e "$root/usr/bin/npm" ]; then
+    DEBIAN_FRONTEND=noninteractive chroot "$root" \
+        apt-get install -q -y --no-install-recommends npm \
         >"$scratch/log" 2>&1 || { tail -5 "$scratch/log" >&2; exit 1; }
 fi
 
