@@ -12,7 +12,7 @@ use crate::wakeup::{Waker, Wakeup};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "four independent facts that are watched together"
+    reason = "independent facts that are watched together"
 )]
 pub(crate) struct AlarmState {
     pub(crate) durable: Ticket,
@@ -20,14 +20,18 @@ pub(crate) struct AlarmState {
     pub(crate) is_backlogged: bool,
     pub(crate) is_disk_full: bool,
     pub(crate) is_memory_high: bool,
+    /// Ready messages that no store has hold their part of the memory limit.
+    pub(crate) is_transient_high: bool,
     /// The store has stopped: nothing more becomes durable.
     pub(crate) is_stopped: bool,
 }
 
 impl AlarmState {
-    /// The reason for `connection.blocked`, in RabbitMQ's words.
-    pub(crate) fn blocked_reason(&self) -> Option<&'static str> {
-        match (self.is_disk_full, self.is_memory_high) {
+    /// The reason for `connection.blocked`, in RabbitMQ's words. `stays` says whether the messages
+    /// of the publisher stay in memory.
+    pub(crate) fn blocked_reason(&self, stays: bool) -> Option<&'static str> {
+        let is_memory_high = self.is_memory_high || (stays && self.is_transient_high);
+        match (self.is_disk_full, is_memory_high) {
             (true, true) => Some("low on memory & disk"),
             (true, false) => Some("low on disk"),
             (false, true) => Some("low on memory"),
@@ -35,9 +39,20 @@ impl AlarmState {
         }
     }
 
-    /// Whether connections that publish must not be read from.
-    pub(crate) fn holds_publishers(&self) -> bool {
-        !self.is_stopped && (self.is_backlogged || self.is_disk_full || self.is_memory_high)
+    /// Whether connections that publish must not be read from. `stays` as for
+    /// [`Self::blocked_reason`].
+    pub(crate) fn holds(&self, stays: bool) -> bool {
+        !self.is_stopped
+            && (self.is_backlogged
+                || self.is_disk_full
+                || self.is_memory_high
+                || (stays && self.is_transient_high))
+    }
+
+    /// Whether publishers are held for want of memory, and for nothing else.
+    pub(crate) fn is_memory_alone(&self) -> bool {
+        (self.is_memory_high || self.is_transient_high)
+            && !(self.is_backlogged || self.is_disk_full || self.is_stopped)
     }
 }
 
@@ -59,6 +74,7 @@ impl Alarms {
             is_backlogged: false,
             is_disk_full: false,
             is_memory_high: false,
+            is_transient_high: false,
             is_stopped: false,
         };
         Self {
@@ -92,7 +108,7 @@ impl Alarms {
     fn update_blocking(&self) {
         self.blocking.send_if_modified(|is_blocking| {
             let state = self.now();
-            let blocks = state.holds_publishers() && state.blocked_reason().is_some();
+            let blocks = state.holds(false) && state.blocked_reason(false).is_some();
             std::mem::replace(is_blocking, blocks) != blocks
         });
     }
@@ -104,6 +120,13 @@ impl Alarms {
         });
         self.update_blocking();
         is_changed
+    }
+
+    /// Sets the alarm about transient messages. Idle publishers are not told of it.
+    pub(crate) fn set_transient_high(&self, is_high: bool) {
+        self.state.send_if_modified(|state| {
+            std::mem::replace(&mut state.is_transient_high, is_high) != is_high
+        });
     }
 
     /// Returns what the task that releases confirms awaits.

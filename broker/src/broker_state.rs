@@ -9,6 +9,7 @@ mod busy_mark;
 mod dead_lettering;
 mod detaching;
 mod every_queue;
+mod memory_relief;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -32,6 +33,7 @@ use crate::login_throttle::LoginThrottle;
 use crate::memory_watch::MemoryWatch;
 use crate::persist::definition::SessionDefinition;
 use crate::persist::{DefinitionStore, Store, Ticket};
+use crate::publisher_turns::PublisherTurns;
 use crate::queue::Queue;
 use crate::queue::level::LoadRequest;
 use crate::quotas::Quotas;
@@ -63,6 +65,8 @@ pub struct BrokerState {
     pub(crate) alarms: Arc<Alarms>,
     pub(crate) clock: Clock,
     memory_watch: MemoryWatch,
+    /// The turns of publishers while memory is short.
+    pub(crate) turns: Arc<PublisherTurns>,
     /// Reads of the store that may be under way at once.
     loads: Arc<Semaphore>,
     /// Users, their passwords and their permissions.
@@ -123,6 +127,7 @@ impl BrokerState {
             alarms: parts.alarms,
             clock: Clock::default(),
             memory_watch: MemoryWatch::new(parts.memory_limit),
+            turns: Arc::default(),
             loads: Arc::new(Semaphore::new(LOADS)),
             users: RwLock::new(parts.users),
             quotas: RwLock::new(parts.quotas),
@@ -321,24 +326,6 @@ impl BrokerState {
             queue.look_ahead(limit_bytes, &mut effects);
         }
         self.end(effects);
-    }
-
-    /// Raises the memory alarm if the account has reached the limit.
-    pub(crate) fn look_at_memory(self: &Arc<Self>) {
-        if self.memory_watch.is_full() {
-            self.set_memory_high(true);
-        }
-    }
-
-    /// Raises or ends the memory alarm for the given resident memory. Returns true when it is worth
-    /// looking again soon.
-    pub(crate) fn watch_memory(self: &Arc<Self>, resident: u64) -> bool {
-        let is_high = self.alarm_state().is_memory_high;
-        let seen = self.memory_watch.look(resident, is_high, now_ms());
-        if seen.is_over != is_high {
-            self.set_memory_high(seen.is_over);
-        }
-        seen.is_soon_again
     }
 
     /// Hands out what waited until a client settles or memory is free.

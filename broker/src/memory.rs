@@ -15,7 +15,9 @@
 //! level is one relaxed load.
 
 mod kinds;
+mod parts;
 mod reads;
+mod transient;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -25,7 +27,15 @@ use std::sync::atomic::{
 };
 
 pub(crate) use kinds::{ACCESS, CHANNELS, CONNECTIONS, CONSUMERS, KindCharge, TOPOLOGY};
+use parts::{MIB, part, transactions_limit};
+pub(crate) use parts::{
+    connection_limit, outbox_share, pool_bytes, store_pending_bytes, tap_bytes, unfinished_limit,
+    windows_bytes,
+};
 pub(crate) use reads::{ReadRoom, RoomWanted, is_room_wanted};
+pub(crate) use transient::{
+    TransientBytes, is_transient_full, is_transient_still_full, transient_bytes,
+};
 
 /// Bytes that a thread may be ahead of or behind the account.
 const STEP: u64 = 32 * 1024;
@@ -41,6 +51,8 @@ static HELD: AtomicI64 = AtomicI64::new(0);
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 static LEVEL: AtomicU8 = AtomicU8::new(0);
 static TRANSACTIONS: AtomicUsize = AtomicUsize::new(0);
+static UNFINISHED: AtomicUsize = AtomicUsize::new(0);
+static UNSETTLED: AtomicUsize = AtomicUsize::new(0);
 static IS_ALARM_RAISED: AtomicBool = AtomicBool::new(false);
 static IS_ANYBODY_WAITING: AtomicBool = AtomicBool::new(false);
 
@@ -145,18 +157,6 @@ pub(crate) fn level() -> MemoryLevel {
     }
 }
 
-/// A part of the limit between two bounds; the upper one where there is no limit.
-fn part(divisor: u64, least: usize, most: usize) -> usize {
-    match LIMIT.load(Relaxed) {
-        0 => most,
-        limit => usize::try_from(limit / divisor)
-            .unwrap_or(usize::MAX)
-            .clamp(least, most),
-    }
-}
-
-const MIB: usize = 1024 * 1024;
-
 /// Unsent bytes of a connection above which its consumers are given nothing more.
 pub(crate) fn outbox_room() -> usize {
     match level() {
@@ -166,19 +166,9 @@ pub(crate) fn outbox_room() -> usize {
     }
 }
 
-/// Unsent bytes of a connection above which others may not add to them.
-pub(crate) fn outbox_share() -> usize {
-    part(16, 4 * MIB, 256 * MIB)
-}
-
-/// What one connection may hold in publishes that are not whole, and in one transaction.
-pub(crate) fn connection_limit() -> usize {
-    part(4, MIB, usize::MAX)
-}
-
-/// What all transactions together may hold.
-fn transactions_limit() -> usize {
-    part(2, 2 * MIB, usize::MAX)
+/// Whether they hold more.
+pub(crate) fn is_much_unfinished() -> bool {
+    UNFINISHED.load(Relaxed) > unfinished_limit()
 }
 
 /// The largest body, where `configured` is not less.
@@ -187,11 +177,6 @@ pub(crate) fn largest_body(limit: u64, configured: u64) -> u64 {
         0 => configured,
         limit => configured.min((limit / 4).max(MIB as u64)),
     }
-}
-
-/// What may be kept of messages that the store has.
-pub(crate) fn windows_bytes() -> usize {
-    part(4, MIB, 64 * MIB)
 }
 
 /// Says whether publishers are held because of memory.
@@ -207,11 +192,13 @@ pub(crate) fn is_short() -> bool {
 /// What a client may hold unsettled whatever else is held: it must get something to settle.
 const LEAST_UNSETTLED_BYTES: usize = 64 * 1024;
 
-/// What one connection may hold unsettled. While memory is short, that is a part; once all of the
-/// limit is held, it is little more than one message.
+/// What one connection may hold unsettled. While memory is short, or all clients together hold half
+/// of the limit unsettled, that is a part; once all of the limit is held, it is little more than
+/// one message.
 pub(crate) fn unsettled_room() -> usize {
+    let is_much_unsettled = || UNSETTLED.load(Relaxed) >= part(2, 2 * MIB, usize::MAX);
     match LIMIT.load(Relaxed) {
-        _ if !is_short() => usize::MAX,
+        _ if !is_short() && !is_much_unsettled() => usize::MAX,
         limit if limit > 0 && held() >= limit => LEAST_UNSETTLED_BYTES,
         _ => part(16, MIB, 8 * MIB),
     }
@@ -225,22 +212,6 @@ pub(crate) fn note_waiting() {
 /// Whether [`note_waiting`] was called since the last call of this.
 pub(crate) fn take_waiting() -> bool {
     IS_ANYBODY_WAITING.load(Relaxed) && IS_ANYBODY_WAITING.swap(false, Relaxed)
-}
-
-/// What may be kept of freed large blocks.
-pub(crate) fn pool_bytes() -> usize {
-    part(8, MIB, 40 * MIB)
-}
-
-/// Messages that wait in the store for their commit. The store holds copies, which are on the
-/// account too.
-pub(crate) fn store_pending_bytes() -> usize {
-    part(8, MIB, 16 * MIB)
-}
-
-/// What the tap may remember.
-pub(crate) fn tap_bytes() -> usize {
-    part(32, MIB, 16 * MIB)
 }
 
 /// Entries that a collection keeps room for, however few are in it.
@@ -319,6 +290,18 @@ pub(crate) enum HoldingKind {
     Unsettled,
 }
 
+impl HoldingKind {
+    /// The same of all connections, where it has a limit.
+    fn of_all(self) -> Option<&'static AtomicUsize> {
+        match self {
+            Self::Unfinished => Some(&UNFINISHED),
+            Self::Transaction => Some(&TRANSACTIONS),
+            Self::Unsettled => Some(&UNSETTLED),
+            Self::Read => None,
+        }
+    }
+}
+
 impl ConnectionHoldings {
     fn of(&self, kind: HoldingKind) -> &AtomicUsize {
         match kind {
@@ -335,10 +318,12 @@ impl ConnectionHoldings {
         if bytes.abs_diff(*reported) < HOLDING_STEP && (bytes > 0 || *reported == 0) {
             return;
         }
-        if bytes > *reported {
-            self.of(kind).fetch_add(bytes - *reported, Relaxed);
-        } else {
-            self.of(kind).fetch_sub(*reported - bytes, Relaxed);
+        for counter in [Some(self.of(kind)), kind.of_all()].into_iter().flatten() {
+            if bytes > *reported {
+                counter.fetch_add(bytes - *reported, Relaxed);
+            } else {
+                counter.fetch_sub(*reported - bytes, Relaxed);
+            }
         }
         *reported = bytes;
     }
@@ -387,10 +372,7 @@ impl Holding {
         if bytes == before {
             return;
         }
-        let counters = [
-            Some(self.holdings.of(self.kind)),
-            (self.kind == HoldingKind::Transaction).then_some(&TRANSACTIONS),
-        ];
+        let counters = [Some(self.holdings.of(self.kind)), self.kind.of_all()];
         for counter in counters.into_iter().flatten() {
             if bytes > before {
                 counter.fetch_add(bytes - before, Relaxed);

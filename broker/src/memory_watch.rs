@@ -2,7 +2,8 @@
 //!
 //! Publishers wait while fifteen sixteenths of the limit are held or all of it is resident, until a
 //! fifth or a tenth is free again. Freed memory may stay resident, so nobody waits for that alone
-//! for longer than [`FOR_RESIDENT_MS`] at a time.
+//! for longer than [`FOR_RESIDENT_MS`] at a time. `publisher_turns` says what publishers may send
+//! while the alarm lasts.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,12 +12,17 @@ use crate::memory;
 /// How long publishers wait at a time because much is resident while little is held.
 const FOR_RESIDENT_MS: u64 = 1000;
 
+/// How long the alarm lasts before a connection is ended because of what it holds.
+const BEFORE_END_MS: u64 = 5000;
+
 #[derive(Debug)]
 pub(crate) struct MemoryWatch {
     /// Bytes that may be held before publishers are paused, 0 for any number.
     limit: u64,
     /// When the alarm was last raised or ended.
     since_ms: AtomicU64,
+    /// When a connection was last ended because of what it holds.
+    ended_ms: AtomicU64,
 }
 
 /// What a look at the memory said.
@@ -33,7 +39,24 @@ impl MemoryWatch {
         Self {
             limit,
             since_ms: AtomicU64::new(0),
+            ended_ms: AtomicU64::new(0),
         }
+    }
+
+    /// Bytes that may be held before publishers are paused, 0 for any number.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Whether the alarm has lasted for long enough to end a connection because of what it holds;
+    /// then it must last as long again before the next one.
+    pub(crate) fn may_end_one(&self, now_ms: u64) -> bool {
+        let from_ms = self.since_ms.load(Relaxed).max(self.ended_ms.load(Relaxed));
+        let may_end = now_ms >= from_ms + BEFORE_END_MS;
+        if may_end {
+            self.ended_ms.store(now_ms, Relaxed);
+        }
+        may_end
     }
 
     /// Whether the account has reached the limit.

@@ -30,6 +30,11 @@ const ANSWERS: usize = 20;
 /// How long half of its answers may take at most. A broker that is busy with one client for seconds
 /// gives none so soon; the other half is for a machine that runs other tests.
 const SOON: Duration = Duration::from_secs(1);
+/// How long the slowest may take: an answer of the API, a login, and the confirm of a publisher that
+/// behaves.
+const SLOWEST: Duration = Duration::from_secs(10);
+/// After twice this time without a heartbeat, in seconds, a connection is closed.
+const HEARTBEAT_S: u16 = 5;
 /// How much may be done in one unit of work, whatever the load is: twice its own budget, where a
 /// last step of it was long, and what follows from that step.
 pub(crate) const STEPS: u64 = 3 * 8192;
@@ -102,6 +107,27 @@ impl Loaded {
         count
     }
 
+    /// Reads and drops so many bytes at a time from a thread of its own, with such a pause between.
+    pub(crate) fn drain_slowly(&mut self, client: &Raw, count: usize, pause: Duration) {
+        let (mut reading, stop) = (client.stream(), Arc::clone(&self.stop));
+        reading.set_read_timeout(None).unwrap();
+        self.threads.push(thread::spawn(move || {
+            let mut sink = vec![0; count];
+            while !stop.load(Ordering::Relaxed) && reading.read_exact(&mut sink).is_ok() {
+                thread::sleep(pause);
+            }
+        }));
+    }
+
+    /// How long a login takes until it is answered: a load may leave no room for it.
+    fn login(&self) -> Duration {
+        let begun = Instant::now();
+        let mut client = self.client_before_open(b"");
+        let answer = client.next().expect("a login is not answered");
+        assert!(matches!(answer.2[..4], [0, 10, 0, 41 | 50]), "{answer:?}");
+        begun.elapsed()
+    }
+
     /// A request to the management API whose answer is not read yet.
     fn ask(&self, path: &str) -> TcpStream {
         let login = format!("{}:{}", self.user, self.password);
@@ -144,11 +170,17 @@ impl Loaded {
         logins
     }
 
-    /// Waits until the load has had its time, with the API asked all the while; then the peak is
-    /// under the ceiling.
+    /// Waits until the load has had its time, with the API asked all the while, logins beside it, a
+    /// connection that sends heartbeats and a publisher that waits for each confirm; then the peak
+    /// is under the ceiling.
     #[track_caller]
     pub(crate) fn bear(mut self, what: &str, clients: Vec<Raw>) {
         let (started, mut answers) = (Instant::now(), Vec::new());
+        let mut slowest_login = Duration::ZERO;
+        let port = self.server.port;
+        let mut beating = Raw::logged_in_as(port, &self.user, &self.password, HEARTBEAT_S);
+        let mut publisher = Confirmed::new(&self);
+        publisher.goes_on();
         while started.elapsed() < LOAD || answers.len() < ANSWERS {
             let mut head = [0; 12];
             let asked = Instant::now();
@@ -157,6 +189,8 @@ impl Loaded {
             answered.unwrap_or_else(|error| panic!("{what}: the API is silent: {error}"));
             assert_eq!(&head, b"HTTP/1.1 200");
             answers.push(asked.elapsed());
+            slowest_login = slowest_login.max(self.login());
+            beating.frame(8, 0, b"");
         }
         answers.sort_unstable();
         let (usual, slowest) = (answers[answers.len() / 2], answers[answers.len() - 1]);
@@ -168,13 +202,19 @@ impl Loaded {
         let (peak, steps) = (self.peak_mib(), self.longest_work_unit());
         println!(
             "{what}: peak {peak} MiB, ceiling {CEILING_MIB} MiB, answers of the API in {} ms, the \
-             slowest in {} ms, at most {steps} steps before others were served",
+             slowest in {} ms, the slowest login in {} ms, at most {steps} steps before others were \
+             served",
             usual.as_millis(),
-            slowest.as_millis()
+            slowest.as_millis(),
+            slowest_login.as_millis()
         );
         assert!(
             usual <= SOON,
             "{what}: the API usually answers in {usual:?}"
+        );
+        assert!(
+            slowest.max(slowest_login) <= SLOWEST,
+            "{what}: an answer of the API took {slowest:?}, a login {slowest_login:?}"
         );
         assert!(peak <= CEILING_MIB, "{what}: {peak} of {CEILING_MIB} MiB");
         assert!(steps <= STEPS, "{what}: {steps} steps in one unit of work");
@@ -187,6 +227,12 @@ impl Loaded {
             thread.join().unwrap();
         }
         // Who behaves is served as before.
+        publisher.goes_on();
+        let close = [&200_u16.to_be_bytes()[..], &short(""), &[0; 4]].concat();
+        beating.method(0, (10, 50), &close);
+        let mut rest = std::iter::from_fn(|| beating.next());
+        let is_alive = rest.any(|(_, _, frame)| frame.starts_with(&[0, 10, 0, 51]));
+        assert!(is_alive, "{what}: a connection with heartbeats was closed");
         let mut client = self.client();
         client.method(1, (50, 10), &declaring("after", b"\0"));
         client.expect(1, (50, 11));
@@ -216,6 +262,61 @@ impl Loaded {
 
     pub(crate) fn peak_mib(&self) -> u64 {
         peak_kib(self.server.pid()) / 1024
+    }
+}
+
+/// A client that publishes persistent messages one after the other, and waits for each confirm.
+pub(crate) struct Confirmed {
+    client: Raw,
+    published: u64,
+}
+
+impl Confirmed {
+    pub(crate) fn new(loaded: &Loaded) -> Self {
+        let mut client = loaded.client();
+        client.method(1, (50, 10), &declaring("confirmed", b"\x02"));
+        client.expect(1, (50, 11));
+        client.method(1, (85, 10), b"\0");
+        client.expect(1, (85, 11));
+        client.stream().set_read_timeout(Some(SLOWEST)).unwrap();
+        let mut publisher = Self {
+            client,
+            published: 0,
+        };
+        publisher.publish(100);
+        publisher
+    }
+
+    /// Publishes some messages, each of which is confirmed soon.
+    #[track_caller]
+    pub(crate) fn goes_on(&mut self) {
+        for size in [100, 20_000, 100, 20_000, 100] {
+            self.publish(size);
+        }
+    }
+
+    #[track_caller]
+    fn publish(&mut self, size: usize) {
+        let publish = publishing(1, ("", "confirmed"), 0, PERSISTENT, &vec![7; size]);
+        self.client.bytes(&publish);
+        self.published += 1;
+        let begun = Instant::now();
+        let is_ack = |frame: &[u8], tag: u64| {
+            frame.starts_with(&[0, 60, 0, 80]) && frame[4..12] == tag.to_be_bytes()
+        };
+        loop {
+            // It is held now and then, and told so.
+            let next = self.client.next();
+            assert!(
+                begun.elapsed() <= SLOWEST,
+                "message {} is not confirmed in {SLOWEST:?}",
+                self.published
+            );
+            let (_, _, frame) = next.expect("the publisher is closed");
+            if is_ack(&frame, self.published) {
+                return;
+            }
+        }
     }
 }
 

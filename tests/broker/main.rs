@@ -14,6 +14,7 @@ mod crowds;
 mod dead_peers;
 mod doors;
 mod full_at_start;
+mod held_memory;
 mod kills;
 mod loaded;
 mod login;

@@ -272,7 +272,7 @@ fn messages_that_may_expire_in_many_queues_that_nobody_takes_from() {
 
 /// Durable queues whose messages lie on the disk, all of them together beyond what the broker may
 /// hold.
-fn filled(loaded: &Loaded, (queues, each): (usize, usize), size: usize) -> Vec<String> {
+pub(crate) fn filled(loaded: &Loaded, (queues, each): (usize, usize), size: usize) -> Vec<String> {
     let mut client = loaded.client();
     let names: Vec<_> = (0..queues)
         .map(|number| format!("filled{number}"))
@@ -341,7 +341,7 @@ fn messages_that_a_client_gets_and_does_not_settle() {
 }
 
 /// Asks for everything of a queue, and never settles any of it.
-fn consume_all(client: &mut Raw, queue: &str) {
+pub(crate) fn consume_all(client: &mut Raw, queue: &str) {
     let consume = [&b"\0\0"[..], &short(queue), &short(queue), b"\0\0\0\0\0"].concat();
     client.method(1, (60, 20), &consume);
 }

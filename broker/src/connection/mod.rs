@@ -18,6 +18,7 @@ use crate::users::LoginOrigin;
 mod ending;
 mod handshake;
 mod heartbeat;
+mod hold;
 mod input;
 mod manners;
 mod open_channels;

@@ -13,13 +13,13 @@ use tokio::time::MissedTickBehavior;
 
 use super::ReadBuffer;
 use super::ending::{self, ConnectionWatch, ReadEnd, ended};
+use super::hold::PublisherHold;
 use super::manners::Manners;
 use super::open_channels::OpenChannels;
 use crate::broker_state::BusyMark;
 use crate::channel::{ConnectionContext, Next};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, FaultScope, ReplyCode};
-use crate::memory::{self, MemoryLevel};
 use crate::persist::Ticket;
 use crate::registry::ConnectionEnding;
 use crate::wire::frame::{self, Frame, ParsedFrame};
@@ -43,8 +43,7 @@ const LATE_LOOK: Duration = Duration::from_secs(1);
 struct ConnectionReader {
     context: ConnectionContext,
     channels: OpenChannels,
-    /// It has published, so it is held when publishers are.
-    has_published: bool,
+    hold: PublisherHold,
     /// The channel whose work goes on before the next frame.
     continuing: Option<u16>,
     /// The client has closed the connection and waits for the answer.
@@ -77,7 +76,7 @@ pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
     let mut reader = ConnectionReader {
         context,
         channels: OpenChannels::default(),
-        has_published: false,
+        hold: PublisherHold::new(),
         continuing: None,
         must_send_close_ok: false,
     };
@@ -122,6 +121,8 @@ impl ConnectionReader {
             let mut effects = self.context.broker.begin();
             let brought = input.waiting().len();
             let outcome = self.take_frames(input, &mut effects);
+            self.hold
+                .end_unit(brought - input.waiting().len(), &effects);
             let crowded = effects.crowded.take();
             let crowded =
                 crowded.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
@@ -148,11 +149,8 @@ impl ConnectionReader {
                 Ok(needed) => needed,
                 Err(end) => return end,
             };
-            if self.has_published && self.context.broker.alarm_state().holds_publishers() {
-                if let Err(end) = watched.wait(self.hold()).await {
-                    return end;
-                }
-                watched.input.excuse();
+            if let Err(end) = self.hold(&mut watched).await {
+                return end;
             }
             // What came during a wait may be what is needed.
             let Some(needed) = needed.filter(|_| input.waiting().len() == seen) else {
@@ -165,7 +163,8 @@ impl ConnectionReader {
                 },
                 end = ended(ending) => return end,
                 // `connection.blocked` goes to an idle publisher at once.
-                Ok(_) = blocking.wait_for(|is_blocking| *is_blocking), if self.has_published => {}
+                Ok(_) = blocking.wait_for(|is_blocking| *is_blocking), if self.hold.has_published() => {}
+                () = self.hold.idle() => self.hold.give_up_turn(),
                 _ = quiet.tick() => input.rest(),
                 _ = late.tick(), if input.has_room() => {}
             }
@@ -213,33 +212,14 @@ impl ConnectionReader {
         Ok(None)
     }
 
-    /// Waits until publishers may go on; tells the client where the reason is one that it can be
-    /// told.
-    async fn hold(&self) {
-        let mut watch = self.context.broker.alarms.watch();
-        let mut is_told = false;
-        self.context.connection.set_blocked(true);
-        loop {
-            let alarms = *watch.borrow_and_update();
-            if !alarms.holds_publishers() {
-                break;
-            }
-            if let Some(reason) = alarms
-                .blocked_reason()
-                .filter(|_| !is_told && self.context.wants_blocked)
-            {
-                is_told = true;
-                self.context
-                    .send(|out| reply::connection_blocked(out, reason));
-            }
-            if watch.changed().await.is_err() {
-                break;
-            }
+    /// Waits where publishers are held.
+    async fn hold(&mut self, watched: &mut ConnectionWatch<'_>) -> Result<(), ReadEnd> {
+        if self.hold.is_due(self.context.broker.alarm_state()) {
+            let turn = watched.wait(self.hold.wait(&self.context)).await?;
+            self.hold.go_on(turn);
+            watched.input.excuse();
         }
-        self.context.connection.set_blocked(false);
-        if is_told {
-            self.context.send(reply::connection_unblocked);
-        }
+        Ok(())
     }
 
     /// Acts on every whole frame that was read.
@@ -256,6 +236,9 @@ impl ConnectionReader {
                 && let Some(outcome) = self.must_pause(effects)
             {
                 break outcome;
+            }
+            if self.hold.is_turn_over(used) {
+                break StopReason::Spent;
             }
             if let Some(number) = self.continuing.take() {
                 let step = match self.channels.get(number) {
@@ -306,8 +289,7 @@ impl ConnectionReader {
             return Some(StopReason::Unread);
         }
         // A publish that has begun to reach its queues is finished.
-        let is_short = memory::level() == MemoryLevel::Short;
-        (is_short && self.has_published && self.continuing.is_none() && effects.has_spent())
+        (self.continuing.is_none() && effects.has_spent() && self.hold.is_short())
             .then_some(StopReason::Short)
     }
 
@@ -348,7 +330,7 @@ impl ConnectionReader {
         }
         match frame.kind {
             frame::METHOD | frame::BODY => {}
-            frame::HEADER => self.has_published = true,
+            frame::HEADER => self.hold.note_publish(),
             frame::HEARTBEAT => {
                 return Err(Fault::connection(ReplyCode::UnexpectedFrame, frame.quote()));
             }

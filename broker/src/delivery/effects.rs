@@ -94,6 +94,8 @@ pub(crate) struct Effects {
     pub(crate) unpumped: Vec<Arc<Queue>>,
     /// Vhosts and queues of theirs that were deleted and have bindings left.
     pub(crate) detaching: Vec<(Arc<str>, Arc<str>)>,
+    /// Whether a message that was published stays in memory; `None` if none was.
+    stays_in_memory: Option<bool>,
     /// Messages that are gone, to be freed outside the unit of work because they are many.
     pub(crate) garbage: Vec<QueuedMessage>,
     limit: StepBudget,
@@ -123,6 +125,7 @@ impl Effects {
             tally: None,
             unpumped: Vec::new(),
             detaching: Vec::new(),
+            stays_in_memory: None,
             garbage: Vec::new(),
             limit: StepBudget::FULL,
             spent: 0,
@@ -203,6 +206,16 @@ impl Effects {
     /// Whether any work was done.
     pub(crate) fn has_spent(&self) -> bool {
         self.spent > 0
+    }
+
+    /// Notes a publish to a queue, and whether the message waits there in memory alone.
+    pub(crate) fn note_published(&mut self, stays: bool) {
+        self.stays_in_memory = Some(stays || self.stays_in_memory == Some(true));
+    }
+
+    /// Whether any message that was published waits in memory alone; `None` if none was published.
+    pub(crate) fn stays_in_memory(&self) -> Option<bool> {
+        self.stays_in_memory
     }
 
     pub(crate) fn crowd(&mut self, queue: &Arc<Queue>) {

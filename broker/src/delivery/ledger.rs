@@ -193,10 +193,9 @@ impl Ledger {
             .report(HoldingKind::Unsettled, reported_bytes, *bytes);
     }
 
-    /// Whether memory is short and the connection must settle before it gets more.
+    /// Whether the connection must settle before it gets more, for want of memory.
     pub(crate) fn is_held(&self) -> bool {
-        memory::is_short()
-            && self.holdings.bytes(HoldingKind::Unsettled) >= memory::unsettled_room()
+        self.holdings.bytes(HoldingKind::Unsettled) >= memory::unsettled_room()
     }
 
     /// Calls `with` under the lock.

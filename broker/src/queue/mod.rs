@@ -208,7 +208,7 @@ impl Queue {
             return Ok(PublishResult::Refused);
         }
         let entry = state.entry(self, message, confirm_mode);
-        let level = entry.level;
+        let (level, is_transient) = (entry.level, entry.is_transient());
         if !state.ready.is_empty() || state.consumers.is_empty() {
             // It cannot leave at once, so the store has it first: a long line keeps no body of it.
             let mut entry = entry;
@@ -221,6 +221,7 @@ impl Queue {
             state.pump(self, effects)?;
             state.append_last(self, level)?;
         }
+        effects.note_published(is_transient && !state.ready.is_empty());
         limits::enforce(self, &mut state, effects);
         if state.is_above(CROWDED) && !state.consumers.is_empty() {
             effects.crowd(self);

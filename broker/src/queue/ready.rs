@@ -7,6 +7,7 @@ use super::browse::QueuePosition;
 use super::level::{Head, LoadNeed, LoadRequest, PriorityLevel, Stretch, UnloadRest, is_scarce};
 use super::queued::QueuedMessage;
 use crate::delivery::effects::Effects;
+use crate::memory::TransientBytes;
 use crate::persist::WindowBudget;
 
 /// The ready messages of one queue.
@@ -19,6 +20,8 @@ pub(crate) struct ReadyMessages {
     bytes: u64,
     /// Those of them that are not for the store.
     transient: Amount,
+    /// All that these hold.
+    transient_bytes: TransientBytes,
     budget: Arc<WindowBudget>,
 }
 
@@ -33,6 +36,7 @@ impl ReadyMessages {
             ready: 0,
             bytes: 0,
             transient: Amount::default(),
+            transient_bytes: TransientBytes::default(),
             budget,
         }
     }
@@ -80,6 +84,7 @@ impl ReadyMessages {
         self.bytes += entry.message.body_len() as u64;
         if entry.is_transient() {
             self.transient.add(entry);
+            self.transient_bytes.add(entry.message.footprint());
         }
     }
 
@@ -88,6 +93,7 @@ impl ReadyMessages {
         self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
         if entry.is_transient() {
             self.transient.take(entry);
+            self.transient_bytes.take(entry.message.footprint());
         }
     }
 
@@ -254,6 +260,7 @@ impl ReadyMessages {
         }
         self.bytes = 0;
         self.transient = Amount::default();
+        self.transient_bytes.clear();
         (std::mem::take(&mut self.ready), entries)
     }
 
