@@ -21,11 +21,11 @@ use crate::pending::{Chunk, Taken};
 use crate::terms::{Options, Stopped, StoreEvent};
 use crate::tidying::{Compaction, Keeper};
 
-/// How long unconfirmed messages gather, and how long they wait after that.
+/// How long a batch of unconfirmed messages gathers, and how long it then stays closed.
 const GATHER: Duration = Duration::from_millis(5);
-/// How long settlements wait for company.
+/// Maximum delay of a batch of settlements only.
 const SETTLE_LATEST: Duration = Duration::from_millis(50);
-/// How often the free space is looked at.
+/// How often the free space is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long the thread rests when nothing comes.
 const IDLE: Duration = Duration::from_hours(1);
@@ -42,11 +42,11 @@ pub(crate) struct Committer {
     options: Options,
     compaction: Compaction,
     frame: FrameBuilder,
-    /// The batch that was closed and waits, and until when.
-    ripening: Option<(u64, Instant)>,
+    /// The closed batch that waits for its commit, and until when.
+    closed_batch: Option<(u64, Instant)>,
     /// A segment was begun since the last time that there was nothing else to do.
     has_begun: bool,
-    /// The caller knows that there is no room.
+    /// The caller was told that the disk is full.
     is_short: bool,
     /// When the disk is looked at again, if a frame was written since.
     next_look: Instant,
@@ -68,7 +68,7 @@ impl Committer {
             options,
             compaction: Compaction::default(),
             frame: FrameBuilder::default(),
-            ripening: None,
+            closed_batch: None,
             has_begun: false,
             is_short: false,
             next_look: Instant::now(),
@@ -91,7 +91,7 @@ impl Committer {
             match self.wait() {
                 Demand::Close => return self.commit_all(),
                 Demand::Now => self.commit_all()?,
-                Demand::Soon | Demand::Later => self.ripen()?,
+                Demand::Soon | Demand::Later => self.advance_batches()?,
                 Demand::Never if self.compaction.is_under_way() => {
                     self.commit(CommitBatch::default())?;
                 }
@@ -104,7 +104,7 @@ impl Committer {
     /// Waits until something has to be done: a commit at once, or because a window is over, or
     /// nothing but tidying up.
     fn wait(&self) -> Demand {
-        let ripe = self.ripening.map(|(_, ripe)| ripe);
+        let commit_at = self.closed_batch.map(|(_, commit_at)| commit_at);
         let (mut demand, mut since) = (Demand::Never, Instant::now());
         loop {
             let due = match demand {
@@ -116,12 +116,12 @@ impl Committer {
                 Demand::Never if self.has_to_look => self.next_look.max(since),
                 Demand::Never => since + IDLE,
             };
-            let due = ripe.map_or(due, |ripe| ripe.min(due));
+            let due = commit_at.map_or(due, |commit_at| commit_at.min(due));
             let risen = self.handover.signal.wait(demand, due);
             if risen == demand {
-                let is_ripe = ripe.is_some_and(|ripe| ripe <= due);
+                let is_due = commit_at.is_some_and(|commit_at| commit_at <= due);
                 return match demand {
-                    _ if is_ripe => Demand::Soon,
+                    _ if is_due => Demand::Soon,
                     Demand::Later => Demand::Now,
                     demand => demand,
                 };
@@ -133,10 +133,10 @@ impl Committer {
         }
     }
 
-    /// One tick: commits the batch that has waited and lets the one that gathered wait.
-    fn ripen(&mut self) -> Result<(), Stopped> {
-        if let Some((ripe, _)) = self.ripening.take() {
-            self.commit(self.handover.take(ripe))?;
+    /// One tick: commits the closed batch and closes the one that gathered.
+    fn advance_batches(&mut self) -> Result<(), Stopped> {
+        if let Some((closed, _)) = self.closed_batch.take() {
+            self.commit(self.handover.take(closed))?;
         }
         if self.handover.signal.demand() > Demand::Never {
             let (closed, demand) = self.handover.cut();
@@ -144,13 +144,13 @@ impl Committer {
                 // A caller asked between the tick and the cut, and waits.
                 return self.commit(self.handover.take(closed));
             }
-            self.ripening = Some((closed, Instant::now() + GATHER));
+            self.closed_batch = Some((closed, Instant::now() + GATHER));
         }
         Ok(())
     }
 
     fn commit_all(&mut self) -> Result<(), Stopped> {
-        self.ripening = None;
+        self.closed_batch = None;
         let (through, _) = self.handover.cut();
         self.commit(self.handover.take(through))
     }

@@ -92,8 +92,9 @@ impl ReadBuffer {
         self.begun.is_some_and(|begun| begun.elapsed() >= LATE)
     }
 
-    /// The client could not send the rest of its frame: it was not read from.
-    pub(super) fn excuse(&mut self) {
+    /// Restarts the time limit for the rest of a frame, after a pause in which the socket was not
+    /// read.
+    pub(super) fn restart_frame_timer(&mut self) {
         self.begun = None;
     }
 
@@ -198,8 +199,8 @@ impl ReadBuffer {
         self.recharge();
     }
 
-    /// The same for others who wait, where nothing of a large frame has come yet: nobody waits for
-    /// room while it holds some.
+    /// Gives the buffer back if others wait for memory and no part of a large frame has arrived, so
+    /// that no connection waits for room that an idle one holds.
     pub(super) fn make_way(&mut self) {
         if memory::is_room_wanted() && self.waiting().len() <= SMALL {
             self.rest();

@@ -20,11 +20,11 @@ mod handshake;
 mod heartbeat;
 mod hold;
 mod input;
-mod manners;
 mod open_channels;
 mod reader;
 mod start_ok;
 mod writer;
+mod yield_policy;
 
 use input::ReadBuffer;
 

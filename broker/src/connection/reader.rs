@@ -14,8 +14,8 @@ use tokio::time::MissedTickBehavior;
 use super::ReadBuffer;
 use super::ending::{self, ConnectionWatch, ReadEnd, ended};
 use super::hold::PublisherHold;
-use super::manners::Manners;
 use super::open_channels::OpenChannels;
+use super::yield_policy::YieldPolicy;
 use crate::broker_state::BusyMark;
 use crate::channel::{ConnectionContext, Next};
 use crate::delivery::effects::Effects;
@@ -26,18 +26,18 @@ use crate::wire::frame::{self, Frame, ParsedFrame};
 use crate::wire::method::{self, Method};
 use crate::wire::reply;
 
-/// How long a publisher in a hurry waits for the consumers of a crowded queue.
+/// How long a fast publisher waits for the consumers of a crowded queue.
 const DRAINED_WITHIN: Duration = Duration::from_millis(20);
-/// How long it does not wait again after it waited in vain: consumers that do not keep up must not
-/// slow it down much.
-const IMPATIENT: Duration = Duration::from_millis(200);
-/// A read of this size says that more is coming.
+/// After such a wait timed out, the publisher does not wait again for this long: slow consumers
+/// must not slow it down much.
+const NO_WAIT_AFTER_TIMEOUT: Duration = Duration::from_millis(200);
+/// A publisher whose reads return this much is fast.
 const HURRY_BYTES: usize = 32 * 1024;
-/// Longest look away from a queue that is loading.
+/// Maximum time between two looks at a queue that is loading.
 const LOADING: Duration = Duration::from_millis(20);
-/// How often a connection that nothing comes from is asked to make itself small.
+/// How often an idle connection shrinks its buffers.
 const QUIET: Duration = Duration::from_secs(10);
-/// How often one with a large buffer is asked whether others wait for it.
+/// How often a connection with a large buffer checks whether others wait for memory.
 const LATE_LOOK: Duration = Duration::from_secs(1);
 
 struct ConnectionReader {
@@ -116,7 +116,7 @@ impl ConnectionReader {
         let mut patient_from = Instant::now();
         let connection = Arc::clone(&self.context.connection);
         let mut blocking = self.context.broker.alarms.blocking();
-        let mut manners = Manners::new(&self.context.broker);
+        let mut yield_policy = YieldPolicy::new(&self.context.broker);
         loop {
             let mut effects = self.context.broker.begin();
             let brought = input.waiting().len();
@@ -126,9 +126,9 @@ impl ConnectionReader {
             let crowded = effects.crowded.take();
             let crowded =
                 crowded.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
-            manners.count(&effects);
+            yield_policy.count(&effects);
             self.context.broker.end(effects);
-            manners.let_others_go_first().await;
+            yield_policy.yield_if_due().await;
             let seen = input.waiting().len();
             let mut watched = ConnectionWatch {
                 input: &mut *input,
@@ -141,7 +141,7 @@ impl ConnectionReader {
                 let drained = tokio::time::timeout(DRAINED_WITHIN, queue.drained());
                 match watched.wait(drained).await {
                     Ok(Ok(())) => {}
-                    Ok(Err(_)) => patient_from = Instant::now() + IMPATIENT,
+                    Ok(Err(_)) => patient_from = Instant::now() + NO_WAIT_AFTER_TIMEOUT,
                     Err(end) => return end,
                 }
             }
@@ -217,7 +217,7 @@ impl ConnectionReader {
         if self.hold.is_due(self.context.broker.alarm_state()) {
             let turn = watched.wait(self.hold.wait(&self.context)).await?;
             self.hold.go_on(turn);
-            watched.input.excuse();
+            watched.input.restart_frame_timer();
         }
         Ok(())
     }

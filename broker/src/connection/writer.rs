@@ -42,7 +42,7 @@ pub(super) async fn run(
         }
         () = connection.outbox.overfull() => {
             tracing::warn!(
-                connection = %connection.name, "cut: it does not take the replies it is sent"
+                connection = %connection.name, "closed: the client does not read its replies"
             );
             connection.cut();
         }

@@ -1,19 +1,19 @@
-//! When a connection's reader lets others go first. Depends on `effects` and `broker_state`.
+//! When a connection's reader yields to other tasks. Depends on `effects` and `broker_state`.
 
 use std::sync::Arc;
 
 use crate::broker_state::{BrokerState, BusyMark};
 use crate::delivery::effects::Effects;
 
-/// Lets others go first after a whole budget of work, also where no single unit of work was that
-/// long: a socket that always has more never makes the reader wait.
-pub(super) struct Manners {
+/// Yields after a whole budget of work, even if each single unit of work was short: a reader whose
+/// socket always has data would never wait otherwise.
+pub(super) struct YieldPolicy {
     busy: BusyMark,
     unyielded: u32,
     is_due: bool,
 }
 
-impl Manners {
+impl YieldPolicy {
     pub(super) fn new(broker: &Arc<BrokerState>) -> Self {
         Self {
             busy: BusyMark::new(broker),
@@ -28,7 +28,7 @@ impl Manners {
         self.is_due = effects.is_spent() || self.unyielded >= effects.limit().steps();
     }
 
-    pub(super) async fn let_others_go_first(&mut self) {
+    pub(super) async fn yield_if_due(&mut self) {
         self.busy.set(self.is_due);
         if self.is_due {
             self.unyielded = 0;
