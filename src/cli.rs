@@ -59,7 +59,7 @@ const EXAMPLES: &str = "\
 Examples:
   cbroker --name backend claude               wrap Claude Code as the session `backend`
   cbroker --name tests run -- codex           wrap another terminal program
-  cbroker send --to backend -m \"API is live\"  type a message into the session `backend`
+  cbroker send --to backend -m \"API is live\"  send a message to the session `backend`
   cbroker list                                who is there, what waits
   cbroker demo                                see it work, without an agent
 
@@ -79,8 +79,8 @@ const BROKER_HELP: &str = "The broker: amqp://user:password@host:5672/vhost, or 
 /// Terminal coding agents that talk to each other.
 ///
 /// cbroker gives each agent session a name. `cbroker --name NAME claude` runs Claude Code exactly
-/// as if it had been started directly. Messages that others send to NAME are typed into it, once
-/// and completely, at a moment when that is safe.
+/// as if it had been started directly. Messages that others send to NAME are delivered into its
+/// conversation, once and completely, at a moment when that is safe.
 #[derive(Parser)]
 #[command(
     name = "cbroker",

@@ -1,22 +1,22 @@
-//! What the program around the broker keeps on disk for its user, and the page shows: the
+//! Read access to what the surrounding program keeps on disk for its user, for the page: the
 //! conversation, the dead letters, and how sessions were opened. Depends on nothing.
 //!
-//! The broker hands JSON texts on and does not look into them.
+//! The broker passes JSON texts on without parsing them.
 
 use std::error::Error;
 use std::fmt::Debug;
 use std::io;
 
-/// The answer to a request for something that is kept: a JSON text.
+/// A JSON text, or why there is none.
 pub type ArchiveAnswer = Result<String, ArchiveError>;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// Nothing of that name is kept.
+    /// There is no entry of that name.
     #[error("nothing of that name is kept")]
     Missing,
-    /// The disk does not give it.
+    /// It could not be read from disk.
     #[error("cannot read what is kept: {0}")]
     Unreadable(#[from] io::Error),
     /// It could not be sent again.
@@ -30,14 +30,14 @@ pub enum ArchiveError {
     TooMuch,
 }
 
-/// Counts what an answer takes while it is made: it is told all bytes that are held for it now.
+/// Charges memory while an answer is built. Called with the total of bytes held for it so far.
 pub type ArchiveHold<'a> = &'a mut dyn FnMut(usize) -> Result<(), ArchiveError>;
 
-/// What is kept. Every function may wait for the disk, and [`Archive::resend`] for the broker too,
-/// so they run on threads of their own.
+/// The stored data. Every function may wait for the disk, and [`Archive::resend`] for the broker
+/// too, so they run on threads of their own.
 pub trait Archive: Debug + Send + Sync {
-    /// Whether this is the login that the program keeps for its user, beside what is kept here.
-    /// A program that has it can read the files too.
+    /// Whether these are the credentials stored for the local user. A program that has them can
+    /// also read the files.
     fn is_stored_login(&self, user: &str, password: &str) -> bool;
 
     /// The latest messages of the conversation, oldest first, and what became of each. Long texts
@@ -51,8 +51,8 @@ pub trait Archive: Debug + Send + Sync {
     /// The command that opens each session as it was opened last, by the sessions' names.
     fn openings(&self, hold: ArchiveHold<'_>) -> ArchiveAnswer;
 
-    /// The latest dead letters, oldest first, with the beginning of each body. Those of others take
-    /// no place of the user's own.
+    /// The latest dead letters, oldest first, with the beginning of each body. Those of other users
+    /// have a limit of their own.
     fn dead_letters(&self, hold: ArchiveHold<'_>) -> ArchiveAnswer;
 
     /// One dead letter, with all that is kept of its body.

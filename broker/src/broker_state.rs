@@ -429,7 +429,7 @@ impl BrokerState {
                 }
             }
             Ok(false) => {}
-            Err(error) => tracing::debug!(queue = %queue.name(), %error, "not looked at"),
+            Err(error) => tracing::debug!(queue = %queue.name(), %error, "skipped this queue"),
         }
     }
 }

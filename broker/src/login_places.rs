@@ -20,10 +20,10 @@ const MOST: usize = 512;
 #[derive(Debug)]
 pub(crate) struct LoginPlaces {
     most: usize,
-    /// Who the clients of these connections are. Reads the kernel's tables, which takes long.
+    /// Finds the users of these connections. Slow: it reads the kernel's tables.
     look_up: fn(&[LoginPeer]) -> Vec<Source>,
-    /// Held by the one who takes a place, also while the tables are read: others wait for their
-    /// place, and nobody waits for `taken` meanwhile.
+    /// Held by the task that takes a place, also while it reads the kernel's tables: other tasks
+    /// wait for their place here, and `taken` stays free.
     taking: tokio::sync::Mutex<()>,
     taken: Mutex<TakenPlaces>,
 }

@@ -57,7 +57,9 @@ pub(crate) fn open(
     for (key, value) in &opened.definitions {
         match Definition::decode(key, value) {
             Ok(definition) => topology.push(definition),
-            Err(error) => tracing::error!(?key, %error, "left out"),
+            Err(error) => tracing::error!(
+                ?key, %error, "ignored a stored definition that cannot be decoded"
+            ),
         }
     }
     let counted = topology.iter().find_map(|definition| match definition {
@@ -274,7 +276,7 @@ impl QueueStore {
             match self.store.read(self.queue(level), from, limit_bytes) {
                 Ok(slice) => break slice,
                 Err(ReadError::Damaged { queue, first, next }) => {
-                    tracing::error!(queue, first, next, "damaged messages are left out");
+                    tracing::error!(queue, first, next, "skipped damaged messages");
                     from = Sequence(next);
                 }
                 Err(error) => return Err(ReadFailed(error)),

@@ -1,10 +1,9 @@
-//! Whose answer to a message counts: that of the session that was asked, where the broker vouches
-//! that the asker's own user published it.
+//! Decides whose answer to a message counts: that of the session that was asked, if the broker
+//! authenticated the asker's own user as its publisher.
 //!
-//! A session of another tool names no user. It is believed without where the management API shows
-//! that all who consume from its queue are programs of other tools. What a session says, or does
-//! not say, of itself is no evidence: any user who may write to the presence exchange can keep it
-//! busy.
+//! Sessions of other tools name no user. Their answers count if the management API shows that every
+//! consumer of the queue is a program of another tool. What a session says of itself is no
+//! evidence, nor is its silence: any user who may write to the presence exchange can keep it busy.
 
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use crate::management::{Client, ConsumerInfo, ManagementError};
 use crate::name::SessionName;
 use crate::peer::{Answer, PRODUCT, Peer, Presence, Request};
 
-/// How long sessions have to say that they are ours.
+/// Time limit for sessions to identify themselves as ours.
 const WHO_WITHIN: Duration = Duration::from_secs(1);
 /// How long the management API has to say who consumes.
 const CONSUMERS_WITHIN: Duration = Duration::from_secs(2);
@@ -63,7 +62,7 @@ impl Answerer {
         })
     }
 
-    /// Whether the answer is from it, `user` being whom the broker vouches for.
+    /// Whether the answer is from it; `user` is the publisher that the broker authenticated.
     pub(super) fn sent(&self, answer: &Envelope, user: Option<&str>) -> bool {
         let is_vouched = match &self.voucher {
             Voucher::Own(own) => user == Some(own),

@@ -1,4 +1,4 @@
-//! What is known of a message of which no final receipt came: never more than that.
+//! Finds out what became of a message that got no final receipt. Reports only what is certain.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::management::{Client, Peeked};
 use crate::name::SessionName;
 use crate::peer::{MAX_LENGTH, Peer};
 
-/// The broker's own interface has to say within this what waits in a queue.
+/// Time limit for asking the management API what waits in a queue.
 const API_WITHIN: Duration = Duration::from_secs(1);
 
 /// A message that was sent, as far as its fate depends on it.

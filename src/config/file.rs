@@ -95,7 +95,7 @@ pub struct Settings {
     pub body_limit_bytes: usize,
     /// The wrap holds a message with more hops than this (`max_hops`).
     pub max_hops: u32,
-    /// How many messages of one peer are injected in a minute; further ones are held
+    /// How many messages of one peer are delivered in a minute; further ones are held
     /// (`max_messages_per_minute`).
     pub max_messages_per_minute: u32,
     /// How messages are delivered without the option `--delivery` (`delivery`).

@@ -96,7 +96,7 @@ impl Home {
         self.folder.join("agents")
     }
 
-    /// `sessions/`: what lives as long as one wrapped session, the ids that were injected, and how
+    /// `sessions/`: what lives as long as one wrapped session, the ids that were delivered, and how
     /// each name was opened last.
     pub fn sessions(&self) -> PathBuf {
         self.folder.join("sessions")

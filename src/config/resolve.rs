@@ -22,11 +22,11 @@ impl Config {
         Self::from_files(flags, environment, home, &file)
     }
 
-    /// Resolves what makes sense of a broken configuration: without `config.toml`, or without a
-    /// home, and says what was left out. For `doctor`.
+    /// Resolves as much as possible of a broken configuration: without `config.toml`, or without a
+    /// home. Also returns what was ignored. For `doctor`.
     ///
     /// # Errors
-    /// Where not even flags and environment make sense.
+    /// If flags or environment are invalid too.
     pub fn salvage(flags: &Flags, environment: Environment) -> Result<(Self, LeftOut), Error> {
         let (home, no_home) = match usable_home(&environment) {
             Ok(home) => (home, None),

@@ -131,7 +131,7 @@ impl ReceivedMessage {
             .then_some(queue)
     }
 
-    /// When it comes in, where its sender said that.
+    /// When it is delivered, if its sender said so.
     pub fn when(&self) -> Option<When> {
         match self.header(WHEN)? {
             AMQPValue::LongString(word) => When::parse(word.as_bytes()),
@@ -139,7 +139,7 @@ impl ReceivedMessage {
         }
     }
 
-    /// Whether the broker vouches that this session's own user published it, and to this session.
+    /// Whether the broker authenticates this session's own user as its publisher, to this session.
     pub fn is_of_own_user(&self) -> bool {
         self.is_of_own_user
     }

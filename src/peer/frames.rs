@@ -5,9 +5,9 @@
 //! lapin ends the connection at each, or runs out of stack. The message would be delivered again
 //! to the next connection, and the session would hear nothing behind it.
 //!
-//! So the properties of a message that cannot be read are left out as a whole: the body arrives, as
-//! a message that nobody vouches for. A name in a delivery that is no UTF-8 has `?` in place of
-//! each byte that is not ASCII, so it is the name of no session and of no exchange of ours.
+//! So unreadable properties are removed as a whole: the body is delivered without a known
+//! publisher. A name in a delivery that is no UTF-8 has `?` in place of each byte that is not
+//! ASCII, so it is the name of no session and of no exchange of ours.
 
 mod mend;
 

@@ -283,7 +283,7 @@ pub(super) async fn ask(
     Ok(answers)
 }
 
-/// Whether the broker vouches that this user published it, as it came, and to this exchange.
+/// Whether the broker authenticates `user` as its publisher, to this exchange.
 pub(super) fn is_from(delivery: &lapin::message::Delivery, user: &str, exchange: &str) -> bool {
     delivery.exchange.as_str() == exchange && vouched_user(&delivery.properties) == Some(user)
 }

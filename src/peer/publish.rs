@@ -18,12 +18,12 @@ pub(super) const HOPS: &str = "cbroker-hops";
 /// The queue that receives the recipient's receipts.
 pub(super) const RECEIPT_TO: &str = "cbroker-receipt-to";
 
-/// When the message comes in (`send --when`); without it, as a turn of its own.
+/// Delivery timing (`send --when`); without it, the message becomes a turn of its own.
 pub(super) const WHEN: &str = "cbroker-when";
 
 const PERSISTENT: u8 = 2;
 
-/// When a message comes in, where its sender said that.
+/// Delivery timing that the sender chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// Between two tools of the running turn, where the agent can.

@@ -42,8 +42,8 @@ pub struct QueueState {
 }
 
 impl QueueState {
-    /// Whether one more message may cost the oldest its place, now or when a session that is
-    /// attached ends: what it holds goes back into the queue then, and a broker drops what is above
+    /// Whether one more message could make the broker drop the oldest. This counts what attached
+    /// sessions hold: it returns to the queue when they end, and the broker drops what is above
     /// [`MAX_LENGTH`].
     pub fn is_full(&self) -> bool {
         let held = self.consumers.saturating_mul(SESSION_PREFETCH.into());

@@ -17,10 +17,11 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 const WINDOW: Duration = Duration::from_mins(1);
-/// By how much the limit of unnamed senders, or of all names of a user, exceeds that of one peer.
+/// The limit for unnamed senders, and for all names of one user together, as a multiple of the
+/// limit for one peer.
 const UNNAMED: usize = 10;
-/// So many names of one user are counted apart; more share one count, so that made-up names take no
-/// memory, and none that another user needs.
+/// Names of one user that are counted separately. All further names share one count, so invented
+/// names cannot use up memory.
 const NAMES: usize = 512;
 
 /// What is still taken without a question.
@@ -37,7 +38,7 @@ pub struct Limits {
 pub struct Passing<'a> {
     /// Its sender, as it claims.
     pub from: &'a str,
-    /// The user who published it, where the broker vouches for it.
+    /// The user who published it, if the broker authenticates it.
     pub user: Option<&'a str>,
     /// Whether that is the session's own user.
     pub is_own: bool,
@@ -47,8 +48,8 @@ pub struct Passing<'a> {
     pub hops: Option<u32>,
 }
 
-/// The user whom the broker vouches for, and the name that a message claims; without a name all of
-/// that user.
+/// The user whom the broker authenticates, and the name that a message claims; without a name all
+/// of that user.
 type Sender = (Option<String>, Option<String>);
 
 /// Counts messages by their sender.

@@ -88,7 +88,7 @@ impl Mode {
     }
 }
 
-/// What the caller shall do next.
+/// The next step for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Sync the intent to deliver these to disk, then say [`Deliveries::noted`].
@@ -369,7 +369,7 @@ impl Deliveries {
         }
     }
 
-    /// The program has ended: what is still to be said of its messages.
+    /// Returns the remaining steps after the program ended.
     pub fn ended(&mut self, agent: &AgentState, now: Instant) -> Vec<Step> {
         self.pause();
         self.keyboard.ended();

@@ -11,8 +11,8 @@
 //! stays a zombie until the monitor ends, so its number cannot be given to another process
 //! meanwhile.
 //!
-//! Where it shall, it ends an agent whose wrap is gone: the hang-up of the terminal does not end
-//! every one, and an invisible agent would continue to receive.
+//! If configured, it ends an agent whose wrap is gone: some agents survive the hang-up of their
+//! terminal, and an invisible agent would continue to receive.
 //!
 //! Relies on `rustix`, and on `libc` to ignore a signal; runs before any runtime, thread or
 //! configuration exists.

@@ -24,7 +24,7 @@ use tokio::io::unix::AsyncFd;
 
 /// Read at once; a pseudo-terminal gives at most 4 KiB a read.
 const PIECE: usize = 64 * 1024;
-/// A program that has not taken so many keys yet is sent no more of them.
+/// Unread input bytes above which no more is sent.
 const KEYS: usize = 256 * 1024;
 
 /// What moved.

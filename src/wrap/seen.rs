@@ -23,17 +23,17 @@ use std::path::{Path, PathBuf};
 
 use crate::envelope::{Envelope, digest};
 
-/// So many ids are remembered.
+/// How many ids are remembered.
 const REMEMBERED: usize = 10_000;
-/// So many lines make the file worth writing anew.
+/// The file is rewritten when it has this many lines.
 const LINES_LIMIT: usize = 4 * REMEMBERED;
 const HEADER: &str = "cbroker-seen 1";
-/// Stands for a user of another name.
+/// Length of the mark of another user, in hex digits.
 const MARK_DIGITS: usize = 12;
-/// Stands for a publisher whom the broker does not name.
+/// Mark of a publisher that the broker does not name.
 const NOBODY: &str = "-";
 
-/// Who published a message, as the broker vouches.
+/// The publisher of a message, as authenticated by the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Publisher {
     /// The session's own user, and to this session.

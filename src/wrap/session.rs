@@ -48,7 +48,7 @@ const SETTLED: Duration = Duration::from_millis(400);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The screen is read after this long, also in an unfinished frame or a flood of output.
 const BLIND_LIMIT: Duration = Duration::from_millis(200);
-/// Whether the agent's hooks have reported, as the log was told.
+/// Whether hooks have reported, as logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HooksHeard {
     Nothing,
@@ -339,7 +339,7 @@ impl Session {
         if has_hooks && self.heard == HooksHeard::Nothing && self.agent.is_screen_only(now) {
             self.heard = HooksHeard::Silence;
             self.log.say(
-                "no hook came within 10 s of the prompt: the screen alone decides, with more quiet",
+                "no hook came within 10 s of the prompt: using the screen only, with longer pauses",
             );
         }
     }

@@ -282,6 +282,13 @@ fn say_that_messages_stay(options: &WrapOptions, config: &Config, has_terminal: 
     );
 }
 
+/// Records how the session was opened, for `list` and the page.
+fn record_command(config: &Config, options: &WrapOptions, log: &mut Log) {
+    if let Err(error) = opened::remember(&config.home, options) {
+        log.say(&format!("cannot record this session's command: {error}"));
+    }
+}
+
 async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
     let Prepared {
         options,
@@ -320,9 +327,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         Ok(parts) => parts,
         Err(why) => return run_without_messages(alone, why),
     };
-    if let Err(error) = opened::remember(&config.home, &options) {
-        log.say(&format!("how it was opened is not kept: {error}"));
-    }
+    record_command(config, &options, &mut log);
     restore_on_panic();
     let parts = Parts {
         terminal,

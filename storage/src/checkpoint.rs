@@ -163,7 +163,7 @@ fn load(engine: &dyn Engine, index: &mut Index) -> io::Result<Meta> {
     Ok(meta)
 }
 
-/// Writes a checkpoint over the one before and returns what it says of itself.
+/// Writes a checkpoint; returns its metadata.
 fn write(engine: &dyn Engine, before: &Meta, image: &Image) -> io::Result<Meta> {
     let mut meta = image.meta.clone();
     let numbers = before.tables.iter().map(|table| table[1]);

@@ -167,7 +167,7 @@ pub(crate) fn is_no_room(error: &io::Error) -> bool {
         )
 }
 
-/// Whether a file could not be opened for a reason that says nothing of what is in it.
+/// Whether opening failed for a reason unrelated to the file's contents.
 pub(crate) fn is_refused(error: &io::Error) -> bool {
     let kinds = [io::ErrorKind::PermissionDenied, io::ErrorKind::OutOfMemory];
     is_no_room(error) || kinds.contains(&error.kind())

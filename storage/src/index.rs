@@ -139,9 +139,9 @@ impl Index {
         self.changed.insert(key.to_vec(), commit);
     }
 
-    /// A queue gets messages, or copies of them in place of the older ones. Sequences below the
-    /// base that no frame has brought count as live, so that recovery finds them missing; those
-    /// that are skipped from there on are gone.
+    /// Adds an extent of new messages, or of copies that replace older ones. Sequences below `base`
+    /// that no frame has brought count as live, so that recovery reports them as missing. Sequences
+    /// skipped from `base` on are gone.
     fn place(&mut self, number: u64, base: u64, run: ExtentRun) {
         let queue = self.queues.entry(number).or_default();
         queue.next = queue.next.max(base);

@@ -6,9 +6,9 @@
 //!
 //! Where a message's bytes are:
 //!
-//! 1. From the call until its commit in a chunk of its queue ([`pending`]). Settled before its
-//!    commit begins, it is never written; where its publisher waits for a confirm, only if it is
-//!    settled while its batch still gathers.
+//! 1. From the call until its commit in a chunk of its queue ([`pending`]). A batch gathers, is
+//!    closed, and is committed. A message that is settled before its batch is committed is never
+//!    written; if its publisher waits for a confirm, it must be settled while the batch gathers.
 //! 2. Then in a group in a frame of a segment ([`frame`], [`log`]); a body of more than 1 MiB in a
 //!    file of its own. A run of the queue says where ([`extent`], [`index`]). The chunk is given
 //!    back when the frame is durable.

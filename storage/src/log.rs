@@ -17,8 +17,8 @@ use crate::frame::{
 };
 use crate::index::{FramePlace, Index, Tail};
 
-/// Never-written slots that messages leave to what frees space. Two, because an opening takes one
-/// before it can free another.
+/// Slots reserved for settlements and compaction, which free space. Two, because opening a store
+/// takes one before it can free another.
 const RESERVED: usize = 2;
 /// A frame of one block in a slot that was never written takes so many bytes with it, the rest
 /// zeros: the sync of a block that was never written also changes the extents of its file, and

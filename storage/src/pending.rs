@@ -162,9 +162,8 @@ impl PendingQueue {
     /// Settles a message. Returns the bytes of memory that became free when it still waited, so
     /// that it never reaches the disk.
     ///
-    /// One that a publisher waits for is dropped only while its own batch still gathers: should it
-    /// live on elsewhere, as a dead letter, the publisher learns of neither before the other is
-    /// safe.
+    /// One that a publisher waits for is dropped only while its own batch gathers: if it lives on
+    /// as a dead letter, the publisher is not confirmed before that one is durable.
     pub(crate) fn settle(
         &mut self,
         sequence: u64,
@@ -279,14 +278,14 @@ impl PendingQueue {
         self.dropped = self.dropped.filter(|batch| *batch > through);
     }
 
-    /// Whether there is nothing to remember of the queue.
+    /// Whether nothing is pending for the queue.
     pub(crate) fn is_idle(&self) -> bool {
         let has_messages = !self.committing.is_empty() || !self.chunks.is_empty();
         let has_more = self.dropped.is_some() || self.delivered_below > 0;
         !has_messages && !has_more && self.settled.is_empty()
     }
 
-    /// What a reader has to know beside what is on disk.
+    /// What a reader must add to what is on disk: waiting messages, and what is settled.
     pub(crate) fn look(&self, from: Sequence, limit_bytes: usize) -> Look {
         let committing = || self.committing.iter().map(Arc::as_ref);
         let mut settled = Ranges::default();

@@ -103,7 +103,7 @@ pub struct Options {
     pub segment_bytes: u64,
     /// How often the index is saved while there are changes. 30 s.
     pub checkpoint_every: Duration,
-    /// Told of the memory that waiting messages occupy.
+    /// Callbacks that count the memory of pending messages.
     pub pending_account: PendingAccount,
     /// The file system.
     pub disk: Arc<dyn Disk>,
@@ -113,12 +113,12 @@ pub struct Options {
     pub definitions: Option<Definitions>,
 }
 
-/// Who counts the memory of messages that wait for their commit, in bytes; by default nobody.
+/// Callbacks for pending memory: messages that wait for their commit. They do nothing by default.
 #[derive(Debug, Clone, Copy)]
 pub struct PendingAccount {
-    /// So many more are occupied.
+    /// Adds bytes.
     pub charge: fn(usize),
-    /// So many are free again.
+    /// Removes bytes.
     pub release: fn(usize),
 }
 

@@ -32,19 +32,19 @@ impl BrokerState {
         });
     }
 
-    /// While memory is short, leaves to the store what it has and nobody takes. Again and again,
-    /// since what was not yet safe, or not yet given back, may be so a moment later.
+    /// Unloads unconsumed stored messages while memory is short. Repeated, because a message that
+    /// is not yet durable or not yet requeued may be so a moment later.
     pub(crate) async fn unload_queues(self: &Arc<Self>) {
         if memory::is_short() {
             self.for_each_queue(Queue::unload).await;
         }
     }
 
-    /// Hands out what waited for the end of the alarm about memory.
+    /// Delivers what waited for the end of the memory alarm.
     async fn pump_queues(self: &Arc<Self>) {
         let pump = |queue: &Arc<Queue>, effects: &mut Effects| {
             if let Err(error) = queue.pump(effects) {
-                tracing::debug!(queue = %queue.name(), %error, "not handed out");
+                tracing::debug!(queue = %queue.name(), %error, "skipped this queue");
             }
         };
         self.for_each_queue(pump).await;

@@ -149,11 +149,11 @@ impl Channel {
         Ok(known?)
     }
 
-    /// Gives deliveries to their queues, those that follow each other together, and leaves `taken`
-    /// empty.
+    /// Returns deliveries to their queues, one call for each run of the same queue, and empties
+    /// `taken`.
     ///
-    /// Credit that all consumers share returns behind that: the queues ask for it in turn, not
-    /// those that were settled first.
+    /// Credit that all consumers of the channel share is returned last: then the queues take it in
+    /// turn, and those that were settled first have no advantage.
     pub(super) fn hand_back(
         &mut self,
         taken: &mut Vec<UnsettledDelivery>,

@@ -101,9 +101,9 @@ pub(crate) struct Effects {
     limit: StepBudget,
     /// The work done so far, in units of one cheap step.
     spent: u32,
-    /// When the clock is looked at next, in these units.
+    /// When the clock is read next, in these units.
     look_at: u32,
-    /// The first look.
+    /// When the clock was first read.
     since: Option<Instant>,
     is_late: bool,
     /// `basic.cancel` frames for the consumers of the client that deletes their queue. They follow

@@ -50,7 +50,7 @@ use rates::Rates;
 use routes::Routes;
 use sessions::PageSessions;
 
-/// How often rates and history are taken.
+/// How often rates and history are sampled.
 const EVERY: Duration = Duration::from_secs(2);
 
 /// A port that the broker listens on, for `listeners` in the overview.
@@ -61,7 +61,7 @@ pub(crate) struct Listening {
     pub(crate) address: SocketAddr,
 }
 
-/// What the API says of the broker beside what its state says.
+/// Static facts about the broker, shown by the API.
 #[derive(Debug)]
 pub(crate) struct About {
     pub(crate) listening: Vec<Listening>,

@@ -120,13 +120,13 @@ struct Looks {
     points: VecDeque<Point>,
 }
 
-/// What the looks found.
+/// Sampled rates.
 ///
-/// Listings ask for rates while they hold the tables of a vhost, and a look needs those tables: so
-/// nothing is locked while `last` is, and nobody who holds another lock waits for `looking`.
+/// Listings read the rates while they hold the tables of a vhost, and sampling needs those tables.
+/// So no lock is taken under `last`, and no holder of another lock waits for `looking`.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    /// Held by the one who looks.
+    /// Held while sampling.
     looking: Mutex<()>,
     last: Mutex<Arc<Looks>>,
 }

@@ -1,4 +1,4 @@
-//! The JSON of requests, and what is said of it where it means nothing. Relies on `refusal`.
+//! Parses the JSON of requests, and refuses what is invalid. Relies on `refusal`.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::refusal::ApiError;
 
-/// A JSON body, whatever its content type says: tools forget it.
+/// Parses a JSON body. The content type is ignored, because tools omit it.
 pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
     let is_object = body.trim_ascii_start().first() == Some(&b'{');
     if !is_object || serde_json::from_slice::<IgnoredAny>(body).is_err() {
@@ -18,7 +18,7 @@ pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiErro
     interpret(&mut serde_json::Deserializer::from_slice(body))
 }
 
-/// What JSON means; refused in the words of the API where it means nothing.
+/// Deserializes JSON; errors become refusals of the API.
 pub(super) fn interpret<'de, T, D>(json: D) -> Result<T, ApiError>
 where
     T: Deserialize<'de>,

@@ -1,5 +1,4 @@
-//! Length, time to live, lease: why a message or a queue goes without being asked for. Relies on
-//! `state`.
+//! Length limits, TTL and expiry. Relies on `state`.
 
 use std::sync::Arc;
 

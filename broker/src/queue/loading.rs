@@ -58,7 +58,19 @@ impl Queue {
         }
     }
 
-    /// Reads what `wanted` names and hands out what can be handed out.
+    /// Decodes a stored message; `None`, and a line in the log, if it is invalid.
+    fn decode(&self, position: u64, bytes: &[u8]) -> Option<Message> {
+        let decoded = Message::from_stored(bytes);
+        if let Err(error) = &decoded {
+            tracing::error!(
+                queue = %self.name(), position, %error,
+                "skipped a stored message that cannot be decoded"
+            );
+        }
+        decoded.ok()
+    }
+
+    /// Reads the messages that `wanted` names and delivers what can be delivered.
     pub(crate) fn load(self: &Arc<Self>, wanted: LoadRequest, effects: &mut Effects) {
         let Some(store) = self.store() else { return };
         let Some(wanted) = self.with(|state| state.confirm_load(self, wanted, effects.now_ms))
@@ -70,7 +82,10 @@ impl Queue {
             let slice = match read {
                 Ok(slice) => slice.into_iter(),
                 Err(error) => {
-                    tracing::error!(queue = %self.name(), %error, "a long queue stands still");
+                    tracing::error!(
+                        queue = %self.name(), %error,
+                        "cannot read waiting messages from the store; retrying in 1 s"
+                    );
                     state.set_unreadable(self, effects);
                     return state.ready.load_failed(wanted);
                 }
@@ -81,20 +96,14 @@ impl Queue {
                 .copied()
                 .flatten();
             let entry = |(position, bytes): (u64, bytes::Bytes)| {
-                let message = Message::from_stored(&bytes)
-                    .inspect_err(
-                        |error| tracing::error!(queue = %self.name(), position, %error, "left out"),
-                    )
-                    .ok()?;
-                let message = with_possible_stamp(message, effects.now_ms);
-                let redelivered = before.is_some_and(|through| position <= through);
+                let message = self.decode(position, &bytes)?;
                 Some(QueuedMessage {
                     position,
                     level: wanted.level,
-                    redelivered,
+                    redelivered: before.is_some_and(|through| position <= through),
                     persistence: Persistence::Appended,
                     confirm: None,
-                    message,
+                    message: with_possible_stamp(message, effects.now_ms),
                     _charge: EntryCharge::new(),
                 })
             };

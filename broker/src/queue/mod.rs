@@ -100,8 +100,8 @@ pub(crate) enum ConfirmMode<'a> {
     Nothing,
     /// It waits for the ticket.
     Ticket,
-    /// It waits for the ticket, and may be told earlier when the message is settled before its
-    /// commit.
+    /// It waits for the ticket, or is confirmed earlier when the message is settled while its batch
+    /// gathers.
     Confirm(&'a Arc<Confirms>, u64),
 }
 

@@ -18,7 +18,8 @@ pub(crate) struct QueuedMessage {
     pub(crate) level: u8,
     pub(crate) redelivered: bool,
     pub(crate) persistence: Persistence,
-    /// The publisher's open confirm, released early when this message is settled before its commit.
+    /// The publisher's open confirm, released early when this message is settled while its batch
+    /// gathers.
     pub(crate) confirm: Option<(Arc<Confirms>, u64)>,
     pub(crate) _charge: EntryCharge,
 }

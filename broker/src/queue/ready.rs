@@ -41,12 +41,12 @@ impl ReadyMessages {
         }
     }
 
-    /// How much memory an empty line takes beside itself, in bytes.
+    /// Heap memory of an empty `ReadyMessages`, in bytes.
     pub(crate) fn footprint(max_priority: u8) -> usize {
         (usize::from(max_priority) + 1) * size_of::<PriorityLevel>()
     }
 
-    /// Highest priority that the line tells apart.
+    /// Highest supported priority.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "there are at most 256 levels"
@@ -238,13 +238,13 @@ impl ReadyMessages {
         wanted.narrowed(&self.budget)
     }
 
-    /// A read failed or is not made; another may be.
+    /// A read failed or was not started; allows the next one.
     pub(crate) fn load_failed(&mut self, wanted: LoadRequest) {
         self.levels[usize::from(wanted.level)].load_failed(wanted);
     }
 
-    /// Levels with messages that only the store holds, and where those begin. Behind them a level
-    /// has none in memory that the store has too.
+    /// Levels with messages that are only in the store, and the position of the first. From there
+    /// on a level has no stored message in memory.
     pub(crate) fn gaps(&self) -> Vec<(u8, u64)> {
         let numbered = (0..).zip(&self.levels);
         numbered
@@ -252,7 +252,7 @@ impl ReadyMessages {
             .collect()
     }
 
-    /// Empties the line: how many messages went, and those of them that were in memory.
+    /// Removes all messages. Returns how many there were, and those of them that were in memory.
     pub(crate) fn clear(&mut self) -> (u64, Vec<QueuedMessage>) {
         let mut entries = Vec::new();
         for level in &mut self.levels {
@@ -264,8 +264,8 @@ impl ReadyMessages {
         (std::mem::take(&mut self.ready), entries)
     }
 
-    /// What stands behind a place, without taking it: of each level, from the highest on, the next
-    /// `count` messages in memory and where those begin that only the store holds.
+    /// Peeks behind a position: for each level, highest first, the next `count` messages in memory
+    /// and the position of the first message that is only in the store.
     pub(crate) fn stretches(&self, after: Option<QueuePosition>, count: usize) -> Vec<Stretch> {
         let top = after.map_or(self.max_priority(), |after| after.level);
         let mut missing = count;

@@ -1,5 +1,5 @@
-//! What this machine keeps for its user, for the page of the broker: the message history, the dead
-//! letters and how sessions were opened, as `cbroker history`, `dead` and `list` show them.
+//! Readers of the files that the broker's page shows: the message history, the dead letters, and
+//! how sessions were opened, as `cbroker history`, `dead` and `list` show them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,28 +20,28 @@ use crate::message_history::MessageHistory;
 use crate::peer::Peer;
 use crate::wrap::{KeptDeadLetter, all_opened, each_dead_letter, remove_dead_letter};
 
-/// So many messages of the conversation are shown that the user published, and so many of others;
-/// `cbroker history` has all.
+/// How many messages of the conversation are shown: this many of the user's own, and as many of
+/// others. `cbroker history` has all.
 const MOST_MESSAGES: usize = 2000;
-/// So many of the user's own dead letters, and so many of others; the latest ones.
+/// How many dead letters are shown: the latest of the user's own, and as many of others.
 const MOST_LETTERS: usize = 500;
-/// So much of each text. More is asked for one by one.
+/// Longest excerpt of a text. The page requests a whole text by its id.
 const EXCERPT_BYTES: usize = 4096;
 
 /// The files of one home.
 #[derive(Debug)]
 pub(super) struct HomeArchive {
     config: Config,
-    /// Where this broker is reached, once it listens.
+    /// The URL of this broker, once it listens.
     url: OnceLock<String>,
-    /// One reader of the files at a time: each takes memory.
+    /// Held while the files are read, to bound the memory of readers.
     reading: Mutex<()>,
     letters: Mutex<Option<(FileStamps, String)>>,
-    /// One letter is sent at a time, so that none is sent twice.
+    /// Held while a letter is sent, so that none is sent twice.
     sending: Mutex<()>,
 }
 
-/// Which files there are, and how long and how new each is.
+/// Inode, length and modification time of each file.
 type FileStamps = BTreeMap<PathBuf, (u64, u64, i64, i64)>;
 
 impl HomeArchive {
@@ -77,7 +77,7 @@ impl HomeArchive {
         found.ok_or(ArchiveError::Missing)
     }
 
-    /// The files of dead letters as they are now.
+    /// The current stamps of the dead-letter files.
     fn stamps(&self) -> io::Result<FileStamps> {
         let file = self.config.home.dead_letters("any");
         let folder = file.parent().unwrap_or(&file);
@@ -116,8 +116,8 @@ fn not_sent(error: impl Into<Error>) -> ArchiveError {
     ArchiveError::NotSent(Box::new(Cause(error.into())))
 }
 
-/// Tells `hold` what is held now. What it says is kept in `refused`: readers of files know their
-/// own errors alone.
+/// Passes the bytes held now to `hold`. Its refusal is put into `refused`, because readers of files
+/// return only `io::Error`.
 fn held(hold: ArchiveHold<'_>, refused: &mut Option<ArchiveError>, bytes: usize) -> io::Result<()> {
     hold(bytes).map_err(|error| {
         *refused = Some(error);
@@ -142,7 +142,7 @@ impl Latest {
         }
     }
 
-    /// Each session has files of its own, so only an order of all says which are the latest.
+    /// Drops all but the latest. Each session has files of its own, so all must be sorted.
     fn thin_out(&mut self) {
         self.letters.sort_by(|(one, _), (two, _)| one.cmp(two));
         let older = self.letters.len().saturating_sub(MOST_LETTERS);
@@ -172,7 +172,7 @@ impl Archive for HomeArchive {
         let told = history.latest(EXCERPT_BYTES, MOST_MESSAGES, &mut hold);
         let mut told = told.map_err(|error| refused.unwrap_or(error.into()))?;
         for one in &mut told.messages {
-            // The name of a file is nothing for the page.
+            // The page must not learn file names.
             one.message.whole = None;
         }
         Ok(text(

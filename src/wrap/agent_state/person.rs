@@ -4,7 +4,7 @@
 //! A key is on its way until the program has read it (where the system tells), and until what it
 //! did was drawn: a slow agent shows an empty box for seconds after a text was typed.
 //!
-//! Relies on the counting of a draft.
+//! Relies on `keys::Draft`.
 
 use std::time::{Duration, Instant};
 

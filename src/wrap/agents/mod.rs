@@ -117,7 +117,7 @@ impl Profile {
         self.prompt.is_some()
     }
 
-    /// Whether the screen says anything of what it does.
+    /// Whether the profile describes the screen.
     pub fn has_looks(&self) -> bool {
         self.prompt.is_some() || !self.dialogs.is_empty() || !self.busy.is_empty()
     }

@@ -27,7 +27,7 @@ pub(super) struct Late {
 }
 
 impl Deliveries {
-    /// When a submission that was given up is not looked for any more.
+    /// When the first late submission expires.
     pub fn late_until(&self) -> Option<Instant> {
         self.late.iter().filter_map(|late| late.until).min()
     }
@@ -53,7 +53,7 @@ impl Deliveries {
         });
     }
 
-    /// These are delivered: nobody asks any more what became of them earlier.
+    /// Stops looking for late proofs of these messages, which are delivered.
     pub(super) fn settle_late(&mut self, keys: &[MessageKey]) {
         let settled = self.table.identities(keys);
         let due = &mut self.due;

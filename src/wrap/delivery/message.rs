@@ -67,7 +67,7 @@ pub struct InFlightMessage {
     pub envelope: Envelope,
     /// The beginning of its body, for the case that it becomes a dead letter.
     pub(in crate::wrap) body: DeadBody,
-    /// Who published it: an id that another user used makes no message vanish.
+    /// The publisher; ids are unique per publisher only.
     pub publisher: Publisher,
     /// The safe line.
     pub line: String,
@@ -75,8 +75,7 @@ pub struct InFlightMessage {
     pub line_again: String,
     /// Sessions' messages that led to it; `None` where no session sent it.
     pub hops: Option<u32>,
-    /// What the agent's answers go on counting from: 0 where the session's own user did not publish
-    /// it, so that no stranger's number travels further.
+    /// Hop count for the agent's next message; 0 for an unauthenticated publisher.
     pub hops_to_pass_on: u32,
     /// Where its sender waits for receipts.
     pub receipt_to: Option<String>,

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use super::Mode;
 use crate::wrap::ways::{Timing, Way};
 
-/// A way in that failed so often is switched off.
+/// A way in is switched off after this many failures.
 const FAILURES: u8 = 2;
-/// Where no way is left, those that were switched off are tried once more after this; after twice
-/// as long the next time, and so on, as often as this says. An agent's own API is tried beside the
-/// keyboard: it fails on a busy machine, and a text that is typed needs a free prompt.
+/// Delay before the first retry of the ways that were switched off, once no other way is left. An
+/// agent's own API is retried even while the keyboard is left: it fails on a busy machine, and a
+/// typed text needs a free prompt.
 const TRIED_AGAIN_AFTER: Duration = Duration::from_mins(2);
+/// How often the delay doubles.
 const DOUBLINGS: u32 = 5;
 /// How long a plugin that was given to the agent may take to say hello after the session began.
 const HELLO_WITHIN: Duration = Duration::from_secs(2);

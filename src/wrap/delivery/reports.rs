@@ -50,7 +50,7 @@ impl Deliveries {
         self.keyboard.refused(number, why);
     }
 
-    /// A way did not take what it was handed: nothing of it is with the agent.
+    /// A way rejected the submission; nothing reached the agent.
     pub fn not_handed(&mut self, number: SubmissionNumber) {
         if let Some(submitted) = self.take(number) {
             self.due.push_back(Step::Forget(number));
@@ -220,7 +220,7 @@ impl Deliveries {
         }
     }
 
-    /// The agent certainly has none of them; what it may have had before stays noted.
+    /// Withdraws intents of messages that the agent certainly does not have.
     pub(super) fn withdraw_intents(&mut self, messages: &[MessageKey]) {
         let certain = messages.iter().copied().filter(|key| {
             let message = self.table.get(*key);

@@ -294,7 +294,7 @@ impl Deliveries {
         timing != Timing::Now || !self.ways.can_steer(way)
     }
 
-    /// One submission at a time is with each way.
+    /// Whether `way` already has a submission. Each way has at most one.
     fn has(&self, way: Way) -> bool {
         self.submissions
             .iter()

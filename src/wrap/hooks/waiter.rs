@@ -1,5 +1,5 @@
-//! The session's handle of a hook that waits: the hook carries one text in by ending, and until
-//! then writes lines to the agent's inbox.
+//! Handle of a waiting hook, which delivers one text by exiting. Until then it writes lines to the
+//! agent's inbox on request.
 //!
 //! Relies on the ways that use it.
 

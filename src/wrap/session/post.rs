@@ -62,11 +62,11 @@ pub(in crate::wrap) struct Post {
     announced: Option<Announced>,
     /// When the state that was announced last began.
     state_since: DateTime<Utc>,
-    /// How many waiting messages title and bell have told of.
+    /// How many waiting messages were announced by title and bell.
     noticed: usize,
     /// The messages up to this one do not count among those that the broker hands out at once.
     handed_out_before: MessageKey,
-    /// The ids that dead letters claim which are on their way to the disk.
+    /// Claimed ids of dead letters that are being written.
     buried: HashMap<MessageKey, String>,
 }
 
@@ -264,7 +264,7 @@ impl Post {
     }
 }
 
-/// What is said beside a message's state.
+/// The reason or way reported with a state.
 enum Said {
     Nothing,
     Why(String),

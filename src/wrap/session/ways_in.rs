@@ -1,5 +1,4 @@
-//! The session's side of the ways in: what the deliveries say is done, and what the agent's hooks
-//! say is passed on.
+//! Carries out delivery steps, and passes on reports of hooks and ways.
 //!
 //! Relies on the deliveries, the hooks and the post.
 
@@ -126,10 +125,13 @@ impl Session {
                 self.post.delivered(&self.deliveries.table, &keys, way);
             }
             Step::Read(identities, way) => {
-                self.log.say(&format!(
-                    "read before their connection was lost: {} ({way})",
-                    identities.len()
-                ));
+                let count = identities.len();
+                self.log.say(&match count {
+                    1 => format!("1 message was read before the connection was lost ({way})"),
+                    _ => {
+                        format!("{count} messages were read before the connection was lost ({way})")
+                    }
+                });
                 let keys = identities.iter().map(|_| self.deliveries.table.next_key());
                 let keys: Vec<MessageKey> = keys.collect();
                 self.post.read(keys.into_iter().zip(identities), way);
@@ -148,7 +150,7 @@ impl Session {
         }
     }
 
-    /// What the agent's process says of itself. Where no hook names its transcript, it does.
+    /// What the agent's status file says. Without hooks, it also names the transcript.
     pub(super) fn own_words(&mut self) -> OwnWords {
         let is_silent = self.heard == HooksHeard::Silence;
         if is_silent {

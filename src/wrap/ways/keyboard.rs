@@ -43,13 +43,13 @@ use crate::wrap::hold::Hold;
 
 use kept::Kept;
 
-/// Without a sign of a turn for so long, Enter was not taken.
+/// How long to wait for a sign of the turn after Enter.
 const TURN_SIGN: Duration = Duration::from_secs(1);
 /// After this all keys pass, and the attempt is over.
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// A turn that began must stand in the transcript by then, if the agent is at rest again.
 const ROW_WITHIN: Duration = Duration::from_secs(2);
-/// So many letters and digits at a text's end are no other text's.
+/// How many trailing letters and digits identify a text.
 const END_LETTERS: usize = 60;
 /// A text that is shown above the line of an agent at rest comes again when no turn followed it for
 /// so long.
@@ -58,7 +58,7 @@ const TURN_WITHIN: Duration = Duration::from_mins(1);
 /// agent read it.
 const SWALLOWED: Duration = Duration::from_secs(2);
 
-/// What the caller shall do next.
+/// The next step for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stroke {
     /// Write these bytes to the agent, then say [`Keyboard::written`] when all of them are out.

@@ -177,7 +177,7 @@ pub struct HookOrigin {
     pub pid: Option<i32>,
     /// The transcript that it wrote.
     pub transcript: Option<PathBuf>,
-    /// Where its process says what it does, where this version names the process.
+    /// The process's status file, if this version names it.
     pub status_file: Option<PathBuf>,
     /// Its inbox socket, where this version has one.
     pub inbox: Option<claude_inbox::InboxAddress>,

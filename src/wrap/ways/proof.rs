@@ -19,8 +19,7 @@ pub struct Proof {
     queue: Queue,
 }
 
-/// What was written of the agent's queue since something is looked for. Its rows do not say of
-/// which text they speak.
+/// Queue rows read since the search began. They do not name a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Queue {
     entered: u64,

@@ -39,7 +39,7 @@ impl Session {
     }
 
     fn present_state(&self, now: Instant) -> Announced {
-        // That it waits behind another says nothing beside the state, for which that one waits.
+        // `Behind` is omitted: the first message's reason is shown.
         let hold = self.deliveries.hold(&self.agent, now);
         let hold = hold.filter(|hold| *hold != Hold::Behind);
         let (state, detail) = self.state(now);

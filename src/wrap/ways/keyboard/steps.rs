@@ -163,7 +163,7 @@ impl Keyboard {
         ids.into_iter().any(|id| agent.history().names(id))
     }
 
-    /// The box shows our text, perhaps with something else beside it.
+    /// Whether the box contains our text, possibly with other text.
     fn is_among_it(agent: &AgentState) -> bool {
         matches!(agent.input(), Input::Holds(shown)
             if shown.contains("[cbroker peer message") || squeeze(shown).contains(PLACEHOLDER)

@@ -1,7 +1,5 @@
-//! Whether a session that we began has come onto the screen: a program that is still starting does
-//! not hear what it shall show. Pure: time is an argument.
-//!
-//! Relies on what the terminal's title says of the sessions.
+//! Checks by the terminal's title whether opencode shows the session that we began, and repeats the
+//! request if not: a program that is still starting ignores it. Pure: time is an argument.
 
 use std::time::Duration;
 
