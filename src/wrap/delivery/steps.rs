@@ -45,7 +45,7 @@ impl Deliveries {
                 }
                 Stroke::Wait(again) => again,
             };
-            if let Some(step) = self.hand(agent, now) {
+            if let Some(step) = self.hand_over_noted(agent, now) {
                 return step;
             }
             return match self.begin(agent, now) {
@@ -65,7 +65,7 @@ impl Deliveries {
     }
 
     /// Hands over what is noted on disk, if that is still right.
-    fn hand(&mut self, agent: &AgentState, now: Instant) -> Option<Step> {
+    fn hand_over_noted(&mut self, agent: &AgentState, now: Instant) -> Option<Step> {
         let is_noted = |submitted: &Submitted| submitted.phase == SubmissionPhase::Noted;
         let place = self.submissions.iter().position(is_noted)?;
         let Submitted {

@@ -108,7 +108,7 @@ impl Session {
             Step::Note(keys) => self.post.intend(&self.deliveries.table, &keys),
             Step::Withdraw(identities) => self.post.withdraw(identities),
             Step::ToFile(key) => self.move_to_file(key),
-            Step::Hand(way, submission) => self.hand(way, submission, now),
+            Step::Hand(way, submission) => self.give_to_way(way, submission, now),
             Step::Write(bytes) => self.relay.send_and_tell(&bytes),
             Step::Replay(bytes) => self.pass_on(&bytes, now),
             Step::Type(submission, bytes) => {
@@ -173,7 +173,7 @@ impl Session {
         }
     }
 
-    fn hand(&mut self, way: Way, submission: Submission, now: Instant) {
+    fn give_to_way(&mut self, way: Way, submission: Submission, now: Instant) {
         let number = submission.number;
         // The others have no transcript that is known here.
         if let Way::Plugin | Way::Inbox | Way::Hook = way {
