@@ -467,12 +467,12 @@ impl From<ManagementError> for Error {
 }
 
 fn parsed(management: &Management) -> Result<Uri, Error> {
-    let no_url = |why: &str| Error::usage("the management address is not a URL").because(why);
+    let no_url = || Error::usage("the management address is not a URL");
     let url: Result<Uri, _> = management.url.parse();
-    let url = url.map_err(|error| no_url(&error.to_string()))?;
+    let url = url.map_err(|error| no_url().because(error))?;
     match url.host() {
         Some(_) => Ok(url),
-        None => Err(no_url("it has no host")),
+        None => Err(no_url().because("it has no host")),
     }
 }
 

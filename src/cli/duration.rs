@@ -7,26 +7,38 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 /// The longest wait: a moment that lies further ahead cannot be computed on every system.
 const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
-const EXPECTED: &str = "expected a number, or a duration such as 90s, 10m or 2h";
+
+/// Why a text is no duration or time.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub(super) enum InvalidDuration {
+    #[error("expected a number, or a duration such as 90s, 10m or 2h")]
+    Unreadable(#[source] Option<humantime::DurationError>),
+    #[error("expected at least one millisecond")]
+    Zero,
+    #[error("expected at most 100 years")]
+    TooLong,
+    #[error("expected a duration such as 10m or 2h, or a time such as 2026-01-31T12:00:00Z")]
+    NoTime,
+}
 
 /// Reads a duration whose bare number counts milliseconds. Returns milliseconds.
-pub(super) fn milliseconds(text: &str) -> Result<u64, &'static str> {
+pub(super) fn milliseconds(text: &str) -> Result<u64, InvalidDuration> {
     let duration = duration(text, Duration::from_millis)?;
-    u64::try_from(duration.as_millis()).map_err(|_| EXPECTED)
+    u64::try_from(duration.as_millis()).map_err(|_| InvalidDuration::Unreadable(None))
 }
 
 /// As [`milliseconds`], at least 1.
-pub(super) fn positive_milliseconds(text: &str) -> Result<u64, &'static str> {
+pub(super) fn positive_milliseconds(text: &str) -> Result<u64, InvalidDuration> {
     match milliseconds(text)? {
-        0 => Err("expected at least one millisecond"),
+        0 => Err(InvalidDuration::Zero),
         some => Ok(some),
     }
 }
 
 /// Reads a duration whose bare number counts seconds, at most [`LONGEST`].
-pub(super) fn seconds(text: &str) -> Result<Duration, &'static str> {
+pub(super) fn seconds(text: &str) -> Result<Duration, InvalidDuration> {
     match duration(text, Duration::from_secs)? {
-        longer if longer > LONGEST => Err("expected at most 100 years"),
+        longer if longer > LONGEST => Err(InvalidDuration::TooLong),
         wait => Ok(wait),
     }
 }
@@ -41,7 +53,7 @@ pub enum Since {
 }
 
 /// Reads a duration before now, or a time as in RFC 3339.
-pub(super) fn since(text: &str) -> Result<Since, &'static str> {
+pub(super) fn since(text: &str) -> Result<Since, InvalidDuration> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(Since::Time(time.to_utc()));
     }
@@ -49,13 +61,14 @@ pub(super) fn since(text: &str) -> Result<Since, &'static str> {
     ago.and_then(|ago| TimeDelta::from_std(ago).ok())
         .filter(|ago| *ago < TimeDelta::days(366_000))
         .map(Since::Ago)
-        .ok_or("expected a duration such as 10m or 2h, or a time such as 2026-01-31T12:00:00Z")
+        .ok_or(InvalidDuration::NoTime)
 }
 
-fn duration(text: &str, of_bare: fn(u64) -> Duration) -> Result<Duration, &'static str> {
+fn duration(text: &str, of_bare: fn(u64) -> Duration) -> Result<Duration, InvalidDuration> {
     match text.parse() {
         Ok(number) => Ok(of_bare(number)),
-        Err(_) => humantime::parse_duration(text).map_err(|_| EXPECTED),
+        Err(_) => humantime::parse_duration(text)
+            .map_err(|error| InvalidDuration::Unreadable(Some(error))),
     }
 }
 
@@ -73,8 +86,9 @@ mod tests {
         }
         assert_eq!(milliseconds("250ms"), Ok(250));
         for text in ["", "-1", "ten", "10 parsecs", "1e9", "99999999999999999999"] {
-            assert_eq!(milliseconds(text), Err(EXPECTED), "{text}");
-            assert_eq!(seconds(text), Err(EXPECTED), "{text}");
+            let unreadable = |error| matches!(error, InvalidDuration::Unreadable(_));
+            assert!(milliseconds(text).is_err_and(unreadable), "{text}");
+            assert!(seconds(text).is_err_and(unreadable), "{text}");
         }
         assert!(positive_milliseconds("0").is_err());
         assert!(seconds("100 years").is_err() && seconds(&u64::MAX.to_string()).is_err());

@@ -1,6 +1,8 @@
 //! `cbroker dead`: shows the messages that sessions of this machine refused, sends one again, or
 //! drops it.
 
+use std::error::Error as StdError;
+
 use chrono::Utc;
 use serde_json::{Map, Value};
 use ulid::Ulid;
@@ -155,9 +157,14 @@ pub(super) async fn send_again(
     Ok(envelope)
 }
 
+/// Why the body of a dead letter is no message.
+#[derive(Debug, thiserror::Error)]
+#[error("it is not a JSON object: {0}")]
+struct NotAnObject(#[source] serde_json::Error);
+
 /// A message with the text of a dead letter: with an id of its own, and with what it lacked.
 fn mended(letter: &KeptDeadLetter, to: &SessionName, config: &Config) -> Result<Envelope, Error> {
-    let cannot = |why: String| {
+    let cannot = |why: Box<dyn StdError + Send + Sync>| {
         Error::new(format!(
             "the dead letter {} cannot be sent again",
             letter.id
@@ -166,13 +173,12 @@ fn mended(letter: &KeptDeadLetter, to: &SessionName, config: &Config) -> Result<
         .hint("`cbroker dead --json` shows it whole; `cbroker send` sends its text as yours")
     };
     if let Some(bytes) = letter.cut_from {
-        return Err(cannot(format!(
-            "only the beginning of its {bytes} bytes was kept"
-        )));
+        let why = format!("only the beginning of its {bytes} bytes was kept");
+        return Err(cannot(why.into()));
     }
     let body = letter.body();
-    let mut fields: Map<String, Value> = serde_json::from_slice(&body)
-        .map_err(|error| cannot(format!("it is not a JSON object: {error}")))?;
+    let mut fields: Map<String, Value> =
+        serde_json::from_slice(&body).map_err(|error| cannot(NotAnObject(error).into()))?;
     let is_name = |from: &Value| from.as_str().is_some_and(SessionName::is_exact);
     if !fields.get("from").is_some_and(is_name) {
         fields.insert("from".into(), "cli".into());
@@ -180,7 +186,7 @@ fn mended(letter: &KeptDeadLetter, to: &SessionName, config: &Config) -> Result<
     fields.insert("id".into(), Ulid::generate().to_string().into());
     fields.insert("to".into(), to.as_str().into());
     fields.insert("ts".into(), timestamp(Utc::now()).into());
-    let body = serde_json::to_vec(&fields).map_err(|error| cannot(error.to_string()))?;
+    let body = serde_json::to_vec(&fields).map_err(|error| cannot(error.into()))?;
     Envelope::parse_whole(&body, config.settings.body_limit_bytes)
-        .map_err(|invalid| cannot(invalid.to_string()))
+        .map_err(|invalid| cannot(invalid.into()))
 }

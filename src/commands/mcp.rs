@@ -48,8 +48,7 @@ async fn serve(config: &Config) -> Result<Exit, Error> {
             Ok(service) => drop(service.waiting().await),
             // The client went away before it said who it is, or said something else.
             Err(error) => {
-                return Err(Error::new("no MCP client speaks on the standard input")
-                    .because(error.to_string()));
+                return Err(Error::new("no MCP client speaks on the standard input").because(error));
             }
         }
         Ok(Exit::Done)

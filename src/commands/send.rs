@@ -6,6 +6,7 @@
 
 mod receipts;
 
+use std::error::Error as StdError;
 use std::fs;
 use std::time::Duration;
 
@@ -247,10 +248,8 @@ impl SendParameters<'_> {
             }
             Ok(PublishOutcome::Refused) => not_confirmed(to, "the broker refused it"),
             Ok(PublishOutcome::Unroutable) => not_confirmed(to, "no queue accepts it"),
-            Err(error @ (PeerError::Lost(_) | PeerError::TimedOut(_))) => {
-                not_confirmed(to, &error.to_string())
-                    .hint("it may have arrived; sent again, it may arrive twice")
-            }
+            Err(error @ (PeerError::Lost(_) | PeerError::TimedOut(_))) => not_confirmed(to, error)
+                .hint("it may have arrived; sent again, it may arrive twice"),
             Err(error) => unsent(to, error),
         };
         self.note(
@@ -387,12 +386,12 @@ fn when(wanted: WhenArg) -> Option<When> {
 /// broker may have blocked it at the message before.
 fn unsent(to: &SessionName, error: PeerError) -> Error {
     match error {
-        PeerError::Blocked(_) => not_confirmed(to, &error.to_string()).hint(BLOCKED_HINT),
+        PeerError::Blocked(_) => not_confirmed(to, error).hint(BLOCKED_HINT),
         error => error.into(),
     }
 }
 
-fn not_confirmed(to: &SessionName, why: &str) -> Error {
+fn not_confirmed(to: &SessionName, why: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
     Error::new(format!("the message to `{to}` is not confirmed"))
         .because(why)
         .exit_with(Exit::Unconfirmed)

@@ -39,8 +39,8 @@ enum SettleReply {
 }
 
 impl From<UnknownTag> for Fault {
-    fn from(UnknownTag(tag): UnknownTag) -> Self {
-        Self::precondition(format!("unknown delivery tag {tag}"))
+    fn from(unknown: UnknownTag) -> Self {
+        Self::precondition(unknown.to_string())
     }
 }
 

@@ -58,7 +58,8 @@ impl Slot {
 }
 
 /// The channel has no unsettled delivery with this tag.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown delivery tag {0}")]
 pub(crate) struct UnknownTag(pub(crate) u64);
 
 /// The unsettled deliveries of a channel.

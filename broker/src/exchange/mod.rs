@@ -145,12 +145,15 @@ impl Declaration {
     }
 }
 
-/// Why `exchange.declare` is refused with 406 `PRECONDITION_FAILED`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why `exchange.declare` is refused with 406 `PRECONDITION_FAILED`. The reply text also names the
+/// exchange: [`DeclareError::text`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeclareError {
     /// `alternate-exchange` is not a string; holds the name of its type.
+    #[error("invalid type '{0}' for arg 'alternate-exchange'")]
     AlternateType(&'static str),
     /// An exchange of this name exists with a different property.
+    #[error("inequivalent arg '{name}': {difference}")]
     Inequivalent {
         /// The name of the property.
         name: &'static str,

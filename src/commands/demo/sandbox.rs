@@ -78,7 +78,7 @@ impl Sandbox {
     /// Starts the broker on free ports, or on the ports of the first start, and waits until it
     /// listens.
     pub(super) fn start_broker(&mut self, limit: Duration) -> Result<(), Error> {
-        let failed = |why: String| Error::new("the demo's broker did not start").because(why);
+        let failed = || Error::new("the demo's broker did not start");
         let (port, management_port) = (self.port.to_string(), self.management_port.to_string());
         let mut child = self
             .command()
@@ -95,7 +95,7 @@ impl Sandbox {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| failed().because(error))?;
         let said = first_line(&mut child, limit);
         let mut complaint = String::new();
         if said.is_none() {
@@ -105,8 +105,9 @@ impl Sandbox {
             }
         }
         self.broker = Some(child);
-        let said: Value =
-            serde_json::from_str(&said.unwrap_or_default()).map_err(|_| failed(complaint))?;
+        // What it complained of says more than that it printed no JSON.
+        let said: Value = serde_json::from_str(&said.unwrap_or_default())
+            .map_err(|_| failed().because(complaint))?;
         self.port = port_of(&said["url"]).unwrap_or(self.port);
         self.management_port = port_of(&said["mgmt_url"]).unwrap_or(self.management_port);
         Ok(())
@@ -152,15 +153,15 @@ impl Sandbox {
 
     /// Sends a message with the `send` command. Returns its output.
     pub(super) fn send(&self, from: &str, to: &str, text: &str) -> Result<String, Error> {
-        let failed = |why: String| Error::new("the demo's message was not sent").because(why);
+        let failed = || Error::new("the demo's message was not sent");
         let told = self
             .command()
             .args(["send", "--no-start", "--from", from, "--to", to, "-m", text])
             .stdin(Stdio::null())
             .output()
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| failed().because(error))?;
         if !told.status.success() {
-            return Err(failed(String::from_utf8_lossy(&told.stderr).into_owned()));
+            return Err(failed().because(String::from_utf8_lossy(&told.stderr).into_owned()));
         }
         Ok(String::from_utf8_lossy(&told.stdout).trim().to_owned())
     }

@@ -2,6 +2,7 @@
 //! their answers.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -83,7 +84,7 @@ impl<'a> Receipts<'a> {
                     let delivery = match delivery {
                         Ok(delivery) => delivery,
                         Err(error) => {
-                            self.tell_lost(sent, &error, output);
+                            self.tell_lost(sent, error, output);
                             return self.verdict(sent);
                         }
                     };
@@ -249,12 +250,13 @@ impl<'a> Receipts<'a> {
 
     /// The broker went away while receipts were waited for: nobody knows what becomes of the
     /// messages.
-    fn tell_lost(&self, sent: &[Sent], error: &PeerError, output: &Output) {
+    fn tell_lost(&self, sent: &[Sent], error: PeerError, output: &Output) {
+        let error = Arc::new(error);
         for message in sent.iter().filter(|message| self.is_open(message)) {
             let hint = format!("`cbroker why {}` tells what is known of it", message.id);
             output.error(
                 &Error::new(format!("no final receipt from `{}`", message.to))
-                    .because(error.to_string())
+                    .because(Arc::clone(&error))
                     .hint(hint),
             );
         }

@@ -371,7 +371,10 @@ impl Work {
             .server
             .ask(Method::POST, "/session", Some(&json!({})))
             .await?;
-        let id = begun["id"].as_str().ok_or(HttpError::Answer)?.to_owned();
+        let id = begun["id"]
+            .as_str()
+            .ok_or(HttpError::Incomplete)?
+            .to_owned();
         if let Err(error) = self.select(&id).await {
             let path = format!("/session/{id}");
             let _stays_empty = self.server.ask(Method::DELETE, &path, None).await;

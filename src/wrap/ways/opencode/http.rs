@@ -39,7 +39,10 @@ pub(super) enum HttpError {
     #[error("its server does not answer")]
     Silent,
     #[error("its answer cannot be read")]
-    Answer,
+    Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The stream of events ended, one of them is too long, or a field is missing.
+    #[error("its answer cannot be read")]
+    Incomplete,
 }
 
 impl HttpError {
@@ -54,7 +57,7 @@ impl HttpError {
         match self {
             Self::Io(_) | Self::Foreign | Self::Unproven => true,
             Self::Status(status) => *status < 500,
-            Self::Http(_) | Self::Silent | Self::Answer => false,
+            Self::Http(_) | Self::Silent | Self::Unreadable(_) | Self::Incomplete => false,
         }
     }
 }
@@ -77,11 +80,11 @@ impl Server {
         let asked = async {
             let answer = self.send(method, path, body).await?;
             let body = Limited::new(answer.into_body(), LIMIT).collect().await;
-            let body = body.map_err(|_| HttpError::Answer)?.to_bytes();
+            let body = body.map_err(HttpError::Unreadable)?.to_bytes();
             if body.is_empty() {
                 return Ok(Value::Null);
             }
-            serde_json::from_slice(&body).map_err(|_| HttpError::Answer)
+            serde_json::from_slice(&body).map_err(|error| HttpError::Unreadable(error.into()))
         };
         let answered = tokio::time::timeout(PATIENCE, asked).await;
         answered.unwrap_or(Err(HttpError::Silent))
@@ -140,7 +143,7 @@ impl Server {
             .body(Full::new(Bytes::from(
                 body.map(Value::to_string).unwrap_or_default(),
             )))
-            .map_err(|_| HttpError::Answer)?;
+            .map_err(|error| HttpError::Unreadable(error.into()))?;
         let answer = client.send_request(request).await?;
         if answer.status().is_success() {
             Ok(answer)
@@ -169,9 +172,9 @@ impl Events {
                 }
             }
             if self.partial.len() > LIMIT {
-                return Err(HttpError::Answer);
+                return Err(HttpError::Incomplete);
             }
-            let frame = self.body.frame().await.ok_or(HttpError::Answer)??;
+            let frame = self.body.frame().await.ok_or(HttpError::Incomplete)??;
             if let Ok(data) = frame.into_data() {
                 self.partial.extend_from_slice(&data);
             }
