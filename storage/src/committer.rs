@@ -30,9 +30,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long the thread rests when nothing comes.
 const IDLE: Duration = Duration::from_hours(1);
 
-const CLOSED_WHILE_FULL: &str =
-    "it was closed while the disk was full: what was not confirmed is gone";
-
 /// What the committer owns.
 pub(crate) struct Committer {
     handover: Arc<Handover>,
@@ -79,8 +76,8 @@ impl Committer {
     /// Runs until the store is closed or fails. A panic is a failure too, which callers that wait
     /// for a commit must learn.
     pub(crate) fn run(mut self) -> Result<(), Stopped> {
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve()))
-            .unwrap_or_else(|_| Err(Stopped::because("the committer panicked")));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| self.serve())).unwrap_or(Err(Stopped::Panicked));
         self.handover.end(outcome.clone());
         self.keeper.close(outcome.is_ok());
         outcome
@@ -164,8 +161,8 @@ impl Committer {
         let (mut relieved, mut is_last_try) = (0, false);
         while let Some(batch) = batches.front() {
             match self.write_batch(batch) {
-                Err(error) if !is_no_room(&error) => return Err(stopped(&error)),
-                Err(_) if is_last_try => return Err(Stopped::because(CLOSED_WHILE_FULL)),
+                Err(error) if !is_no_room(&error) => return Err(error.into()),
+                Err(_) if is_last_try => return Err(Stopped::ClosedWhileFull),
                 Err(error) => {
                     if !self.is_short {
                         tracing::warn!(%error, "a commit waits for room");
@@ -254,7 +251,7 @@ impl Committer {
         if self.log.seal() || !self.frame.body().is_empty() {
             match self.write_frame(Purpose::Relief) {
                 Err(error) if is_no_room(&error) => return Ok(()),
-                outcome => outcome.map_err(|error| stopped(&error))?,
+                outcome => outcome?,
             }
         }
         *relieved = batches.len();
@@ -408,8 +405,4 @@ impl Committer {
             (self.handover.progress)(StoreEvent::Room);
         }
     }
-}
-
-fn stopped(error: &io::Error) -> Stopped {
-    Stopped::because(error.to_string())
 }

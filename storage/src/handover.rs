@@ -111,8 +111,7 @@ impl Handover {
     /// Latches the end, once. A failure is announced.
     pub(crate) fn end(&self, outcome: Result<(), Stopped>) {
         let failure = outcome.err();
-        let closed = || Stopped::because("it was closed");
-        let _ = self.stopped.set(failure.clone().unwrap_or_else(closed));
+        let _ = self.stopped.set(failure.clone().unwrap_or(Stopped::Closed));
         if let Some(stopped) = failure {
             tracing::error!("{stopped}");
             (self.progress)(StoreEvent::Stopped(stopped));

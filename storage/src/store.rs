@@ -335,7 +335,7 @@ impl Inner {
         self.handover.signal.raise(Demand::Close);
         let outcome = committer.join();
         drop(folder);
-        outcome.unwrap_or_else(|_| Err(Stopped::because("the committer panicked")))
+        outcome.unwrap_or(Err(Stopped::Panicked))
     }
 }
 

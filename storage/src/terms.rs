@@ -1,5 +1,6 @@
 //! What the store and its caller exchange: numbers, progress, options, what was found, and errors.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +57,7 @@ pub enum Settled {
 /// Called from the store's thread and, for `Backlogged` and `Drained`, from within the call that
 /// crossed the limit, whatever locks that caller holds: note it down and return, and call nothing
 /// of the store's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum StoreEvent {
     /// Everything up to this ticket is durable.
     Durable(Ticket),
@@ -216,7 +217,7 @@ pub enum OpenError {
         /// What was being done, as a participle: "created", "locked".
         doing: &'static str,
         /// The system's own reason.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The folder holds a store of an older format, which this program cannot read.
     #[error(
@@ -232,7 +233,7 @@ pub enum OpenError {
 
 impl OpenError {
     /// An error of the system's while something was being done, as a participle.
-    pub(crate) fn io(folder: &Path, doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(folder: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         let folder = folder.to_owned();
         move |source| Self::Io {
             folder,
@@ -268,17 +269,28 @@ pub enum ReadError {
     Stopped(#[from] Stopped),
 }
 
-/// The store has stopped for good: nothing after the last durable ticket is promised.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the store has stopped: {reason}")]
-pub struct Stopped {
-    /// What went wrong, for the log.
-    pub reason: Arc<str>,
+/// Why the store has stopped for good: nothing after the last durable ticket is promised.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Stopped {
+    /// It was closed.
+    #[error("the store has stopped: it was closed")]
+    Closed,
+    /// It was closed while commits waited for room on the disk.
+    #[error(
+        "the store has stopped: it was closed while the disk was full: what was not confirmed is \
+         gone"
+    )]
+    ClosedWhileFull,
+    /// The disk failed.
+    #[error("the store has stopped: {0}")]
+    Disk(#[source] Arc<io::Error>),
+    /// The thread that commits panicked.
+    #[error("the store has stopped: the committer panicked")]
+    Panicked,
 }
 
-impl Stopped {
-    pub(crate) fn because(reason: impl AsRef<str>) -> Self {
-        let reason = Arc::from(reason.as_ref());
-        Self { reason }
+impl From<io::Error> for Stopped {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(Arc::new(error))
     }
 }

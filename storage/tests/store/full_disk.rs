@@ -254,7 +254,7 @@ fn a_nearly_full_disk_is_reported_before_commits_wait() {
     });
     let opened = opened.unwrap();
     let mut number = 0;
-    let mut told = |wanted: &StoreEvent| {
+    let mut wait_for = |wanted: fn(&StoreEvent) -> bool, name: &str| {
         let until = Instant::now() + LIMIT;
         loop {
             // Each fills its block: compaction would make room of small ones without end.
@@ -265,22 +265,22 @@ fn a_nearly_full_disk_is_reported_before_commits_wait() {
                 .unwrap();
             number += 1;
             wait(&opened.store, ticket);
-            if progress.try_iter().any(|progress| progress == *wanted) {
+            if progress.try_iter().any(|event| wanted(&event)) {
                 break;
             }
             // Slower than the store looks at the disk: it looks about five times before the space
             // is used up.
             std::thread::sleep(std::time::Duration::from_millis(4));
-            assert!(Instant::now() < until, "{wanted:?} was not reported");
+            assert!(Instant::now() < until, "{name} was not reported");
         }
     };
     // The first segment is begun before the disk is full.
     let definition = opened.store.put(b"definition", b"value".to_vec()).unwrap();
     wait(&opened.store, definition);
     fill_disk(&disk);
-    told(&StoreEvent::NoRoom);
+    wait_for(|event| matches!(event, StoreEvent::NoRoom), "NoRoom");
     disk.set_free_bytes(u64::MAX);
-    told(&StoreEvent::Room);
+    wait_for(|event| matches!(event, StoreEvent::Room), "Room");
 }
 
 #[test]

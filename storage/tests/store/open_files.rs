@@ -49,7 +49,7 @@ fn runs_out_of_open_files() {
     let is_short = Arc::new(AtomicBool::new(false));
     let noted = Arc::clone(&is_short);
     let opened = Store::open(&folder, Options::default(), move |event| {
-        noted.fetch_or(event == StoreEvent::NoRoom, Ordering::Relaxed);
+        noted.fetch_or(matches!(event, StoreEvent::NoRoom), Ordering::Relaxed);
     });
     let opened = opened.unwrap();
     allow(Some(20));
