@@ -26,6 +26,7 @@ mod amount;
 pub mod arguments;
 pub(crate) mod browse;
 pub(crate) mod consumer;
+mod counters;
 pub mod dead_letter;
 pub(crate) mod level;
 pub(crate) mod limits;
@@ -40,12 +41,11 @@ mod tests;
 use arguments::QueueArguments;
 use consumer::Consumer;
 
-use level::{Head, LoadNeed};
+pub use counters::{Counters, QueueSnapshot};
+use level::LoadNeed;
 use message::Message;
-use queued::Persistence;
 use ready::ReadyMessages;
 pub(crate) use state::QueueState;
-pub use state::{Counters, QueueSnapshot};
 
 /// What a queue is, as it was declared.
 #[derive(Debug, Clone)]
@@ -209,27 +209,27 @@ impl Queue {
         }
         let entry = state.entry(self, message, confirm_mode);
         let (level, is_transient) = (entry.level, entry.is_transient());
-        if !state.ready.is_empty() || state.consumers.is_empty() {
+        let ticket = if !state.ready.is_empty() || state.consumers.is_empty() {
             // It cannot leave at once, so the store has it first: a long line keeps no body of it.
             let mut entry = entry;
-            state.append(self, &mut entry)?;
+            let ticket = QueueState::append(self, &mut entry)?;
             let keep_in_memory = !state.consumers.is_empty();
             state.ready.push(entry, keep_in_memory);
             state.pump(self, effects)?;
+            ticket
         } else {
             state.ready.push(entry, true);
-            state.pump(self, effects)?;
-            state.append_last(self, level)?;
-        }
+            match state.pump(self, effects)? {
+                None => state.append_last(self, level)?,
+                ticket => ticket,
+            }
+        };
         effects.note_published(is_transient && !state.ready.is_empty());
         limits::enforce(self, &mut state, effects);
         if state.is_above(CROWDED) && !state.consumers.is_empty() {
             effects.crowd(self);
         }
-        Ok(state
-            .kept_now
-            .take()
-            .map_or(PublishResult::Done, PublishResult::Kept))
+        Ok(ticket.map_or(PublishResult::Done, PublishResult::Kept))
     }
 
     /// Settles deliveries of this queue and hands out what the credit allows.
@@ -252,12 +252,12 @@ impl Queue {
             }
             return Ok(());
         }
-        state.pump(self, effects)
+        state.pump(self, effects).map(drop)
     }
 
-    /// Hands out what can be handed out: a writer has room again, a credit grew.
+    /// Delivers what can be delivered: a writer has room again, a credit grew.
     pub(crate) fn pump(self: &Arc<Self>, effects: &mut Effects) -> Result<(), Stopped> {
-        lock(&self.state).pump(self, effects)
+        lock(&self.state).pump(self, effects).map(drop)
     }
 
     /// Adds a consumer; the caller has sent its `consume-ok`.
@@ -269,7 +269,7 @@ impl Queue {
         let mut state = lock(&self.state);
         state.consumers.add(Arc::clone(consumer));
         state.used_ms = effects.now_ms;
-        state.pump(self, effects)
+        state.pump(self, effects).map(drop)
     }
 
     /// Takes a consumer out; its open deliveries stay in the ledger.
@@ -289,7 +289,7 @@ impl Queue {
             }
             limits::arm(self, &mut state, effects);
         }
-        state.pump(self, effects)
+        state.pump(self, effects).map(drop)
     }
 
     /// `basic.get`.
@@ -410,56 +410,5 @@ impl ConfirmMode<'_> {
             Self::Nothing => Urgency::Eventually,
             Self::Ticket | Self::Confirm(..) => Urgency::Confirmed,
         }
-    }
-}
-
-impl QueueState {
-    fn is_above(&self, (messages, bytes): (u64, u64)) -> bool {
-        self.ready.ready() > messages || self.ready.bytes() > bytes
-    }
-
-    /// Hands messages to consumers until one of the two runs out.
-    fn pump(&mut self, queue: &Arc<Queue>, effects: &mut Effects) -> Result<(), Stopped> {
-        while !self.ready.is_empty() && !self.is_deleted {
-            if effects.is_overspent() {
-                if !self.consumers.is_empty() {
-                    effects.defer_pump(queue);
-                }
-                break;
-            }
-            if limits::expire(queue, self, effects, limits::Strictness::Past) {
-                continue;
-            }
-            if matches!(self.ready.head(), Head::InStore) {
-                break;
-            }
-            let Some(consumer) = self.consumers.next_willing(queue) else {
-                break;
-            };
-            let Some(mut entry) = self.ready.pop() else {
-                break;
-            };
-            let consumer = Arc::clone(consumer);
-            effects.spend(1);
-            self.counters.delivered += 1;
-            if consumer.subscription.no_ack {
-                Self::settle_in_store_and_confirm(queue, &entry, effects)?;
-                entry.persistence = Persistence::Transient;
-            } else {
-                self.append(queue, &mut entry)?;
-                self.note_delivered(queue, &entry);
-                self.count_unsettled(&entry);
-            }
-            consumer.deliver(queue, entry, effects);
-        }
-        if self.has_waiting_publisher && !self.is_above(DRAINED) {
-            self.has_waiting_publisher = false;
-            queue.drained.notify_waiters();
-        }
-        self.note_stall(effects);
-        self.flush_delivered(queue);
-        self.want_load(queue, LoadNeed::Soon, effects);
-        limits::arm(queue, self, effects);
-        Ok(())
     }
 }

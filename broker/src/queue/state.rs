@@ -6,62 +6,17 @@ use std::sync::Arc;
 use super::amount::Amount;
 use super::arguments::QueueArguments;
 use super::consumer::Consumers;
+use super::counters::{Counters, QueueSnapshot};
 use super::dead_letter::Reason;
 use super::level::{Head, LoadNeed, LoadRequest, UnloadRest};
 use super::limits;
 use super::message::Message;
 use super::queued::{Persistence, QueuedMessage};
 use super::ready::ReadyMessages;
-use super::{ConfirmMode, Disposition, Queue};
+use super::{ConfirmMode, DRAINED, Disposition, Queue};
 use crate::delivery::effects::{DeadLetter, Effects};
 use crate::memory::{self, EntryCharge};
 use crate::persist::{Gone, Stopped, Ticket, WindowBudget};
-
-/// Counted since the broker started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Counters {
-    pub published: u64,
-    pub delivered: u64,
-    pub redelivered: u64,
-    pub got: u64,
-    pub acked: u64,
-    pub rejected: u64,
-    pub requeued: u64,
-    pub expired: u64,
-    pub dropped: u64,
-}
-
-impl std::ops::AddAssign for Counters {
-    fn add_assign(&mut self, other: Self) {
-        self.published += other.published;
-        self.delivered += other.delivered;
-        self.redelivered += other.redelivered;
-        self.got += other.got;
-        self.acked += other.acked;
-        self.rejected += other.rejected;
-        self.requeued += other.requeued;
-        self.expired += other.expired;
-        self.dropped += other.dropped;
-    }
-}
-
-/// A queue at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct QueueSnapshot {
-    pub ready: u64,
-    pub unsettled: u64,
-    pub ready_bytes: u64,
-    pub unsettled_bytes: u64,
-    /// Ready and unsettled messages that are for the store, and their bodies.
-    pub persistent: u64,
-    pub persistent_bytes: u64,
-    /// How long messages have waited for want of consumers that take them.
-    pub stalled_ms: u64,
-    pub consumers: usize,
-    pub counters: Counters,
-}
 
 /// How long a queue is left alone whose messages could not be read.
 const UNREADABLE_MS: u64 = 1000;
@@ -80,8 +35,6 @@ pub(crate) struct QueueState {
     pub(crate) armed_ms: u64,
     /// Some message of it may expire.
     pub(crate) may_expire: bool,
-    /// The ticket of the append that the running publish made.
-    pub(super) kept_now: Option<Ticket>,
     pub(super) next_position: u64,
     /// Messages up to here were delivered before the broker started, by level.
     pub(super) delivered_before: Vec<Option<u64>>,
@@ -115,7 +68,6 @@ impl QueueState {
             used_ms: now_ms,
             armed_ms: u64::MAX,
             may_expire: arguments.message_ttl_ms.is_some() || arguments.expires_ms.is_some(),
-            kept_now: None,
             next_position: 1,
             delivered_before: vec![None; usize::from(max_priority) + 1],
             delivered_now: None,
@@ -128,7 +80,63 @@ impl QueueState {
         }
     }
 
-    /// A place at the end of the line.
+    /// Whether more messages or bytes than these are ready.
+    pub(super) fn is_above(&self, (messages, bytes): (u64, u64)) -> bool {
+        self.ready.ready() > messages || self.ready.bytes() > bytes
+    }
+
+    /// Hands messages to consumers until one of the two runs out. Returns the ticket of the last
+    /// message that was appended to the store for this.
+    pub(super) fn pump(
+        &mut self,
+        queue: &Arc<Queue>,
+        effects: &mut Effects,
+    ) -> Result<Option<Ticket>, Stopped> {
+        let mut appended = None;
+        while !self.ready.is_empty() && !self.is_deleted {
+            if effects.is_overspent() {
+                if !self.consumers.is_empty() {
+                    effects.defer_pump(queue);
+                }
+                break;
+            }
+            if limits::expire(queue, self, effects, limits::Strictness::Past) {
+                continue;
+            }
+            if matches!(self.ready.head(), Head::InStore) {
+                break;
+            }
+            let Some(consumer) = self.consumers.next_willing(queue) else {
+                break;
+            };
+            let Some(mut entry) = self.ready.pop() else {
+                break;
+            };
+            let consumer = Arc::clone(consumer);
+            effects.spend(1);
+            self.counters.delivered += 1;
+            if consumer.subscription.no_ack {
+                Self::settle_in_store_and_confirm(queue, &entry, effects)?;
+                entry.persistence = Persistence::Transient;
+            } else {
+                appended = Self::append(queue, &mut entry)?.or(appended);
+                self.note_delivered(queue, &entry);
+                self.count_unsettled(&entry);
+            }
+            consumer.deliver(queue, entry, effects);
+        }
+        if self.has_waiting_publisher && !self.is_above(DRAINED) {
+            self.has_waiting_publisher = false;
+            queue.drained.notify_waiters();
+        }
+        self.note_stall(effects);
+        self.flush_delivered(queue);
+        self.want_load(queue, LoadNeed::Soon, effects);
+        limits::arm(queue, self, effects);
+        Ok(appended)
+    }
+
+    /// A message as the newest entry of the queue.
     pub(super) fn entry(
         &mut self,
         queue: &Queue,
@@ -137,7 +145,6 @@ impl QueueState {
     ) -> QueuedMessage {
         let position = self.next_position;
         self.next_position += 1;
-        self.kept_now = None;
         self.may_expire |= message.has_ttl();
         let is_kept = queue.store.is_some() && message.is_persistent();
         let confirm = match confirm_mode {
@@ -159,33 +166,31 @@ impl QueueState {
         }
     }
 
-    /// Appends a message to the store unless that is done or not wanted.
+    /// Appends a message to the store unless that is done or not wanted. Returns the ticket of the
+    /// append.
     pub(super) fn append(
-        &mut self,
         queue: &Queue,
         entry: &mut QueuedMessage,
-    ) -> Result<(), Stopped> {
+    ) -> Result<Option<Ticket>, Stopped> {
         let (Persistence::ToAppend(urgency), Some(store)) = (entry.persistence, &queue.store)
         else {
-            return Ok(());
+            return Ok(None);
         };
-        self.kept_now =
-            Some(store.append(entry.level, entry.position, entry.message.stored(), urgency)?);
+        let ticket = store.append(entry.level, entry.position, entry.message.stored(), urgency)?;
         entry.persistence = Persistence::Appended;
-        Ok(())
+        Ok(Some(ticket))
     }
 
-    /// The same for the newest message of a level, when it is still in the line.
-    pub(super) fn append_last(&mut self, queue: &Queue, level: u8) -> Result<(), Stopped> {
-        let (Some(entry), Some(store)) = (self.ready.last_due(level), &queue.store) else {
-            return Ok(());
-        };
-        if let Persistence::ToAppend(urgency) = entry.persistence {
-            self.kept_now =
-                Some(store.append(entry.level, entry.position, entry.message.stored(), urgency)?);
-            entry.persistence = Persistence::Appended;
+    /// The same for the newest message of a level, if it is still ready.
+    pub(super) fn append_last(
+        &mut self,
+        queue: &Queue,
+        level: u8,
+    ) -> Result<Option<Ticket>, Stopped> {
+        match self.ready.last_due(level) {
+            Some(entry) => Self::append(queue, entry),
+            None => Ok(None),
         }
-        Ok(())
     }
 
     /// Counts a message that is in a client's hands now.
