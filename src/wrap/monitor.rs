@@ -18,6 +18,7 @@
 //! configuration exists.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -87,6 +88,22 @@ pub enum ChildStatus {
     Killed(i32),
     /// It could not be started; the system's error number.
     Failed(i32),
+}
+
+impl fmt::Display for ChildStatus {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started(pid) => write!(out, "runs as process {pid}"),
+            Self::Stopped(signal) => write!(out, "was stopped by signal {signal}"),
+            Self::Continued => out.write_str("runs again"),
+            Self::Exited(status) => write!(out, "exited with {status}"),
+            Self::Killed(signal) => write!(out, "was ended by signal {signal}"),
+            Self::Failed(number) => {
+                let error = io::Error::from_raw_os_error(*number);
+                write!(out, "could not be started: {error}")
+            }
+        }
+    }
 }
 
 impl ChildStatus {

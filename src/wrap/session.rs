@@ -213,7 +213,7 @@ impl Session {
         };
         // What is typed from here on is for the shell.
         self.relay.leave_keys();
-        self.log.say(&format!("the program ended: {end:?}"));
+        self.log.say(&format!("the program {end}"));
         self.finish().await;
         end
     }

@@ -311,8 +311,9 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
     let shows = show_screen(&options, config, &identity, &mut log);
     let ways = ways::open(planned, config, &mut identity, &mut log).await;
     let (command, remarks) = child_env::command(&options, config, &identity, reach);
+    let word = mode.word();
     log.say(&format!(
-        "session {} of {}: {}, {mode:?}",
+        "session {} of {}: {}, --delivery {word}",
         identity.session, options.name, profile.name
     ));
     if profile.has_hooks && !options.may_send {

@@ -149,8 +149,12 @@ impl Session {
                 messages.push(message);
             }
         }
-        self.log
-            .say(&format!("{removal:?}: {} held messages", messages.len()));
+        let how = match removal {
+            Removal::Purged => "purged",
+            Removal::Deleted => "deleted with the queue",
+        };
+        let count = messages.len();
+        self.log.say(&format!("held messages {how}: {count}"));
         self.listed(messages)
     }
 
