@@ -332,6 +332,11 @@ fn the_top_level_holds_only_the_expected_files() {
 #[test]
 fn no_line_is_longer_than_100_characters() {
     assert_none(&texts::long_lines(&sources::all()));
+    let edited = texts::edited();
+    for known in [".ci/run", "justfile", "README.md", "tests/interop/asked.py"] {
+        assert!(edited.iter().any(|source| source.path == known), "{known}");
+    }
+    assert_none(&texts::long_lines(&edited));
 }
 
 #[test]
@@ -359,4 +364,12 @@ fn a_long_line_and_an_absent_file_are_found() {
         texts::long_lines(&[source]),
         ["src/new.rs line 2: 101 characters"]
     );
+    let page = |text: String| Source {
+        path: "docs/new.md".into(),
+        text,
+    };
+    let words = "x".repeat(101);
+    let table = page(format!("|{words}|\n[a](https://{words})\n"));
+    assert_eq!(texts::long_lines(&[table]).len(), 0);
+    assert_eq!(texts::long_lines(&[page(words)]).len(), 1);
 }

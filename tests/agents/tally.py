@@ -33,7 +33,8 @@ class Tally:
     def bad(self):
         """The scenes in which not every message was delivered once, or too few were played."""
         return [scene for scene, counts in self.scenes.items()
-                if counts[KINDS[0]] != self.plays[scene] or any(counts[kind] for kind in KINDS[1:-1])]
+                if counts[KINDS[0]] != self.plays[scene]
+                or any(counts[kind] for kind in KINDS[1:-1])]
 
     def table(self):
         """A Markdown table of the scenes; the delays are from `send` to the model's request."""

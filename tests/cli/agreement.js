@@ -1,5 +1,5 @@
 // What the TypeScript tool does on the wire, with amqplib: its topology, its envelope, its checks.
-//   node agreement.js URL publish QUEUE   declares as it does and publishes the envelope of its README
+//   node agreement.js URL publish QUEUE   declares as it does, publishes the envelope of its README
 //   node agreement.js URL check QUEUE     takes one message and checks it field by field; prints it
 const amqp = require('amqplib');
 const assert = require('node:assert');
@@ -16,7 +16,8 @@ function check(message) {
   assert.match(envelope.id, /^[0-9A-HJKMNP-TV-Z]{26}$/);
   assert.match(envelope.ts, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
   assert.ok(!Number.isNaN(Date.parse(envelope.ts)));
-  assert.ok(Array.isArray(envelope.files) && envelope.files.every((file) => typeof file === 'string'));
+  assert.ok(Array.isArray(envelope.files));
+  assert.ok(envelope.files.every((file) => typeof file === 'string'));
   assert.equal(typeof envelope.reply_to, 'string');
   assert.equal(typeof envelope.correlation_id, 'string');
   assert.ok(['low', 'normal', 'high'].includes(envelope.priority));
@@ -39,8 +40,10 @@ async function main(url, verb, queue) {
   await channel.bindQueue(queue, 'claudeBroker', queue);
   if (verb === 'publish') {
     const envelope = {
-      id: '01HZ7K8M2N3P4Q5R6S7T8U9V', from: 'myPythonBackend', to: queue, ts: '2026-06-22T14:32:11.482Z',
-      message: 'GET /users/:id/preferences is live.\nSee the OpenAPI file.', files: ['/repo/api/openapi.yaml'],
+      id: '01HZ7K8M2N3P4Q5R6S7T8U9V', from: 'myPythonBackend', to: queue,
+      ts: '2026-06-22T14:32:11.482Z',
+      message: 'GET /users/:id/preferences is live.\nSee the OpenAPI file.',
+      files: ['/repo/api/openapi.yaml'],
       reply_to: 'myPythonBackend', correlation_id: '01HZ7K8M2N3P4Q5R6S7T8U9V', priority: 'normal',
       metadata: { intent: 'feature-handoff' },
     };

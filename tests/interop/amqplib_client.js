@@ -1,4 +1,5 @@
-// amqplib, with the topology and the envelope of the TypeScript tool's README. Prints ok at the end.
+// amqplib, with the topology and the envelope of the TypeScript tool's README. Prints ok at the
+// end.
 const amqp = require('amqplib');
 const assert = require('node:assert/strict');
 

@@ -1,7 +1,7 @@
 """Sends a broker the requests of features.txt that the kit's own runners leave out, and compares
 everything that was sent with that list.
 
-    asked.py ask          over AMQP_HOST AMQP_PORT (through the relay), AMQP_USER AMQP_PASS, MGMT_URL
+    asked.py ask      over AMQP_HOST AMQP_PORT (through the relay), AMQP_USER AMQP_PASS, MGMT_URL
     asked.py compare FEATURES TRACE...    compares the relay's counts with the list; exits with 1
                                           if something is missing
 
@@ -48,7 +48,9 @@ class Closed(Exception):
 class Client:
     """One connection with channel 1 open."""
 
-    def __init__(self, frame_max=131072, heartbeat=0, vhost="/", greeting=b"AMQP\0\0\x09\x01", login=None):
+    def __init__(
+        self, frame_max=131072, heartbeat=0, vhost="/", greeting=b"AMQP\0\0\x09\x01", login=None
+    ):
         self.socket = socket.create_connection((HOST, PORT), timeout=20)
         self.socket.sendall(greeting)
         self.expect(10, 10)
@@ -90,7 +92,9 @@ class Client:
                 return payload[4:]
             if got in ((10, 50), (20, 40)):
                 self.method(channel, got[0], got[1] + 1, b"")
-                raise Closed(f"{struct.unpack('>H', payload[4:6])[0]} {payload[7:7 + payload[6]].decode()}")
+                raise Closed(
+                    f"{struct.unpack('>H', payload[4:6])[0]} {payload[7:7 + payload[6]].decode()}"
+                )
 
     def refusal(self):
         try:
@@ -130,9 +134,10 @@ def answered():
     odd = table(
         # The relay counts an empty array as a key without a name, which is on the list too.
         ("A", b"A", long(b"")), ("b", b"b", b"\x01"), ("D", b"D", b"\x01\0\0\0\x05"),
-        ("d", b"d", struct.pack(">d", 0.5)), ("F", b"F", table(("t", b"t", b"\x01"))), ("f", b"f", struct.pack(">f", 0.5)),
-        integer("I", 7), ("l", b"l", struct.pack(">q", 7)), text("S", "text"), ("s", b"s", b"\0\x07"),
-        ("T", b"T", struct.pack(">Q", 7)), ("t", b"t", b"\x01"), ("V", b"V", b""), ("x", b"x", long(b"raw")),
+        ("d", b"d", struct.pack(">d", 0.5)), ("F", b"F", table(("t", b"t", b"\x01"))),
+        ("f", b"f", struct.pack(">f", 0.5)), integer("I", 7), ("l", b"l", struct.pack(">q", 7)),
+        text("S", "text"), ("s", b"s", b"\0\x07"), ("T", b"T", struct.pack(">Q", 7)),
+        ("t", b"t", b"\x01"), ("V", b"V", b""), ("x", b"x", long(b"raw")),
         text("nonsensical-argument-surely-not-in-use", "1"),
     )
     client.declare_exchange("asked.odd", "fanout", arguments=odd)
@@ -155,7 +160,8 @@ def answered():
         client.expect(50, 11)
     client.declare_queue("asked.quorum", text("x-queue-type", "quorum"), flags=2)
     client.expect(50, 11)
-    client.method(1, 60, 20, b"\0\0" + short("asked.void") + short("") + b"\0" + table(("", b"t", b"\x01")))
+    nameless = table(("", b"t", b"\x01"))
+    client.method(1, 60, 20, b"\0\0" + short("asked.void") + short("") + b"\0" + nameless)
     client.expect(60, 21)
     client.close()
 
@@ -189,14 +195,16 @@ def matching(*fields):
     def ask(client):
         client.declare_queue("asked.void", text("assumed-to-be-semantically-void", "1"))
         client.expect(50, 11)
-        client.method(1, 50, 20, b"\0\0" + short("asked.void") + short("amq.headers") + short("") + b"\0" + table(*fields))
+        names = short("asked.void") + short("amq.headers") + short("")
+        client.method(1, 50, 20, b"\0\0" + names + b"\0" + table(*fields))
     return ask
 
 
 def replies(*flags):
     def ask(client):
         for flag in flags:
-            client.method(1, 60, 20, b"\0\0" + short("amq.rabbitmq.reply-to") + short("") + bytes([flag]) + b"\0\0\0\0")
+            names = short("amq.rabbitmq.reply-to") + short("")
+            client.method(1, 60, 20, b"\0\0" + names + bytes([flag]) + b"\0\0\0\0")
     return ask
 
 
@@ -213,11 +221,14 @@ REFUSED = [
     unknown_type("unknowntypeasked"), unknown_type("ZZwwInvalid"),
     lambda client: client.declare_queue("asked.stream", text("x-queue-type", "stream"), flags=2),
     lambda client: client.method(0, 10, 40, short("/") + b"\0\0"),
-    lambda client: client.method(1, 50, 20, b"\0\0" + short("") + short("amq.direct") + short("") + b"\0\0\0\0\0"),
+    lambda client: client.method(
+        1, 50, 20, b"\0\0" + short("") + short("amq.direct") + short("") + b"\0\0\0\0\0"
+    ),
     negative("x-message-ttl", -10), negative("x-expires", -10), negative("x-max-length", -10),
     negative("x-message-ttl", -20), negative("x-expires", -20), negative("x-max-length", -20),
     wrong("x-dead-letter-exchange", b"I", b"\0\0\0\x05"), wrong("x-overflow", b"I", b"\0\0\0\x05"),
-    wrong("x-queue-type", b"I", b"\0\0\0\x05"), wrong("x-dead-letter-routing-key", b"I", b"\0\0\0\x05"),
+    wrong("x-queue-type", b"I", b"\0\0\0\x05"),
+    wrong("x-dead-letter-routing-key", b"I", b"\0\0\0\x05"),
     headers(integer("CC", 7)), expiring("-10"), expiring("10foobar"), expiring("foobar"),
     matching(integer("x-match", 23)), matching(text("x-match", "all or any I don't mind")),
     replies(0), replies(2, 2),
@@ -238,21 +249,25 @@ def refused():
     """Requests that are refused with a code and a text, which `compare` checks."""
     for ask in REFUSED:
         print("asked:", on_a_channel(ask))
-    for arguments in ({"login": ("AMQPLAIN", table(text("LOGIN", USER), text("PASSWORD", "wrong"))[4:])}, {"frame_max": 100}):
+    wrong_login = table(text("LOGIN", USER), text("PASSWORD", "wrong"))[4:]
+    for arguments in ({"login": ("AMQPLAIN", wrong_login)}, {"frame_max": 100}):
         try:
             Client(**arguments)
         except Closed as closed:
             print("asked:", closed)
     stranger = socket.create_connection((HOST, PORT), timeout=20)
     stranger.sendall(b"AMQP\x01\x01d\x03")
-    assert stranger.recv(8) == b"AMQP\0\0\x09\x01", "an unknown protocol is answered with the known one"
+    known = b"AMQP\0\0\x09\x01"
+    assert stranger.recv(8) == known, "an unknown protocol is answered with the known one"
     under_a_deleted_vhost()
 
 
 def under_a_deleted_vhost():
     def api(verb, path, body=None):
-        request = urllib.request.Request(os.environ["MGMT_URL"] + path, method=verb, data=body and json.dumps(body).encode())
-        request.add_header("authorization", "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode())
+        data = body and json.dumps(body).encode()
+        request = urllib.request.Request(os.environ["MGMT_URL"] + path, method=verb, data=data)
+        login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        request.add_header("authorization", "Basic " + login)
         request.add_header("content-type", "application/json")
         urllib.request.urlopen(request, timeout=20).close()
 
@@ -291,10 +306,14 @@ def compare(path, traces):
     asked, ended = set(), set()
     for trace in traces:
         counted = json.load(open(trace, encoding="utf8"))
-        asked |= {plain(entry) for side in ("client", "server", "feature") for entry in counted[side]}
+        for side in ("client", "server", "feature"):
+            asked |= {plain(entry) for entry in counted[side]}
         ended |= {plain(entry) for entry in counted["close"]}
     missing = [entry for entry in features if plain(entry) not in asked]
-    missing += [entry for entry in closes if not any(text.startswith(plain(entry).removesuffix("...")) for text in ended)]
+    for entry in closes:
+        beginning = plain(entry).removesuffix("...")
+        if not any(text.startswith(beginning) for text in ended):
+            missing.append(entry)
     for entry in missing:
         print("not asked, or answered otherwise:", entry)
     print(f"features: {len(features)} asked for, {len(closes)} refusals; {len(missing)} unanswered")

@@ -32,7 +32,8 @@ channel.basic_ack(method.delivery_tag)
 
 for n in range(200):
     channel.basic_publish("", queue, str(n))
-assert channel.queue_declare(queue, passive=True).method.message_count == 100, "x-max-length drops the head"
+count = channel.queue_declare(queue, passive=True).method.message_count
+assert count == 100, "x-max-length drops the head"
 seen = []
 for method, _, body in channel.consume(queue, inactivity_timeout=5):
     seen.append(int(body))
@@ -56,13 +57,15 @@ try:
     raise SystemExit("a missing queue was found")
 except pika.exceptions.ChannelClosedByBroker as closed:
     assert closed.reply_code == 404, closed
-    assert closed.reply_text.startswith("NOT_FOUND - no queue 'interop.nobody' in vhost '/'"), closed
+    text = "NOT_FOUND - no queue 'interop.nobody' in vhost '/'"
+    assert closed.reply_text.startswith(text), closed
 try:
     channel = connection.channel()
     channel.queue_declare("interop.pika", exclusive=True, arguments={"x-max-length": 4})
     channel.queue_declare("interop.pika", exclusive=True, arguments={"x-max-length": 5})
     raise SystemExit("another x-max-length was accepted")
 except pika.exceptions.ChannelClosedByBroker as closed:
-    assert closed.reply_code == 406 and "inequivalent arg 'x-max-length' for queue" in closed.reply_text, closed
+    assert closed.reply_code == 406, closed
+    assert "inequivalent arg 'x-max-length' for queue" in closed.reply_text, closed
 connection.close()
 print("ok")

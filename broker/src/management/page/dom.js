@@ -2,8 +2,9 @@
 // markup: every word that came from a message goes through `textContent`, and is cleaned as on a
 // terminal.
 
-const HIDDEN =
-  /(\p{Extended_Pictographic}\uFE0F)|[\p{Cc}\p{Default_Ignorable_Code_Point}\u2028\u2029\uFFF9-\uFFFB]/gu;
+const EMOJI = /(\p{Extended_Pictographic}\uFE0F)/u.source;
+const INVISIBLE = /[\p{Cc}\p{Default_Ignorable_Code_Point}\u2028\u2029\uFFF9-\uFFFB]/u.source;
+const HIDDEN = new RegExp(`${EMOJI}|${INVISIBLE}`, "gu");
 
 /**
  * Text without controls, without what is invisible, and without what reorders a line. Line breaks

@@ -124,7 +124,8 @@ export function drawer(model, page) {
   }
 
   const purgeWarning = ({ waiting, held }) =>
-    `This drops ${waiting} for good.${held ? ` ${messages(held)}, held by consumers, will stay.` : ""}`;
+    `This drops ${waiting} for good.` +
+    (held ? ` ${messages(held)}, held by consumers, will stay.` : "");
 
   function deleteWarning({ waiting, held, isAttached }) {
     const also = held ? `, and ${messages(held)} that consumers hold` : "";

@@ -55,7 +55,7 @@ export class Model {
     /** id → keys of messages. */
     this.ids = new Map();
     this.room = new MessageRoom();
-    /** name → what was said last to or by it; of unknown names, as anybody makes many, in strays. */
+    /** name → its latest message; unknown names, of which anybody can make many, are in strays. */
     this.lasts = new Map();
     this.strays = new Map();
     this.missed = 0;

@@ -94,14 +94,18 @@ function letter(one, page) {
     say(text, shown(await ask("GET", path)));
     event.target.remove();
   };
-  const again = "It goes as a message of its own, with a new id and with the fields that it lacked.";
+  const again =
+    "It goes as a message of its own, with a new id and with the fields that it lacked.";
   const sendAgain = {
     title: `Send ${one.is_own ? "it" : "what another user may have written"} to ${one.queue}?`,
     text: one.is_own
       ? again
       : `Nobody vouches for who wrote it${claimed(one)}. ${again} It counts as yours then.`,
     go: one.is_own ? "Send again" : "Send it as mine",
-    act: () => ask("POST", `${path}/resend${one.is_own ? "" : "?yes=true"}`).then(({ id }) => toast(`Sent as …${id.slice(-6)}.`)),
+    act: async () => {
+      const { id } = await ask("POST", `${path}/resend${one.is_own ? "" : "?yes=true"}`);
+      toast(`Sent as …${id.slice(-6)}.`);
+    },
   };
   const drop = {
     title: "Drop this dead letter?",

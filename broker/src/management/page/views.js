@@ -157,7 +157,8 @@ function fill(child, model, session) {
   const age = standing.since ? span(model.now() - standing.since) : "";
   head.lastChild.title = age ? `${standing.label} for ${age}` : standing.label;
   const reason = standing.reason === standing.label.toLowerCase() ? "" : (standing.reason ?? "");
-  say(why, reason && standing.state === "held" ? [reason, age].filter(Boolean).join(" · ") : reason);
+  const isHeld = reason && standing.state === "held";
+  say(why, isHeld ? [reason, age].filter(Boolean).join(" · ") : reason);
   why.hidden = !reason;
   const [words, command] = advice(model, session);
   how.hidden = !words;
