@@ -100,15 +100,15 @@ fn counted(counters: &ChannelCounters) -> [u64; 5] {
     ]
 }
 
-type QueueKey = (Arc<str>, Arc<str>);
+type VhostAndQueue = (Arc<str>, Arc<str>);
 
 #[derive(Debug, Default)]
 struct Looks {
     at: Option<Instant>,
-    queues: HashMap<QueueKey, Track<9>>,
+    queues: HashMap<VhostAndQueue, Track<9>>,
     /// How long messages of a queue have waited for want of consumers that take them, in
     /// milliseconds.
-    stalls: HashMap<QueueKey, Track<1>>,
+    stalls: HashMap<VhostAndQueue, Track<1>>,
     exchanges: HashMap<(Arc<str>, Box<str>), Track<2>>,
     vhosts: HashMap<Arc<str>, Overall>,
     connections: HashMap<u64, Track<2>>,
