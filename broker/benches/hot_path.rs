@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use broker::bench::{self, ConsumerAcks, HandOff, OutboxBench};
-use broker::exchange::{Declaration, Exchange, ExchangeType};
+use broker::exchange::{Declaration, Exchange, ExchangeType, RoutingSteps};
 use broker::wire::table::{Table, Value};
 
 /// How long a part runs before it is measured.

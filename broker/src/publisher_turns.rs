@@ -35,18 +35,18 @@ pub(crate) struct PublisherTurns {
 struct WaitingPublisher {
     due: Instant,
     stays: bool,
-    sender: oneshot::Sender<Turn>,
+    sender: oneshot::Sender<PublisherTurn>,
 }
 
 /// What a publisher may send although memory is short; over when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct PublisherTurn {
     turns: Arc<PublisherTurns>,
     left: u64,
     until: Instant,
 }
 
-impl Turn {
+impl PublisherTurn {
     /// Counts bytes that were taken from the publisher.
     pub(crate) fn take(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub(bytes as u64);
@@ -58,7 +58,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for PublisherTurn {
     fn drop(&mut self) {
         self.turns.given.fetch_sub(1, Relaxed);
     }
@@ -91,7 +91,7 @@ impl Room {
 impl PublisherTurns {
     /// Waits for a turn, for at least `patience`. `stays` says whether the messages of the
     /// publisher stay in memory.
-    pub(crate) fn wait(&self, stays: bool, patience: Duration) -> oneshot::Receiver<Turn> {
+    pub(crate) fn wait(&self, stays: bool, patience: Duration) -> oneshot::Receiver<PublisherTurn> {
         let (sender, receiver) = oneshot::channel();
         let publisher = WaitingPublisher {
             due: Instant::now() + patience,
@@ -116,7 +116,7 @@ impl PublisherTurns {
                 continue;
             }
             self.given.fetch_add(1, Relaxed);
-            let turn = Turn {
+            let turn = PublisherTurn {
                 turns: Arc::clone(self),
                 left: TURN_BYTES,
                 until: now + LONGEST,

@@ -30,8 +30,8 @@ const ANSWERS: usize = 20;
 /// How long half of its answers may take at most. A broker that is busy with one client for seconds
 /// gives none so soon; the other half is for a machine that runs other tests.
 const SOON: Duration = Duration::from_secs(1);
-/// How long the slowest may take: an answer of the API, a login, and the confirm of a publisher that
-/// behaves.
+/// How long the slowest may take: an answer of the API, a login, and the confirm of a publisher
+/// that behaves.
 const SLOWEST: Duration = Duration::from_secs(10);
 /// After twice this time without a heartbeat, in seconds, a connection is closed.
 const HEARTBEAT_S: u16 = 5;
@@ -202,8 +202,8 @@ impl Loaded {
         let (peak, steps) = (self.peak_mib(), self.longest_work_unit());
         println!(
             "{what}: peak {peak} MiB, ceiling {CEILING_MIB} MiB, answers of the API in {} ms, the \
-             slowest in {} ms, the slowest login in {} ms, at most {steps} steps before others were \
-             served",
+             slowest in {} ms, the slowest login in {} ms, at most {steps} steps before others \
+             were served",
             usual.as_millis(),
             slowest.as_millis(),
             slowest_login.as_millis()

@@ -10,7 +10,7 @@ use crate::alarms::AlarmState;
 use crate::channel::ConnectionContext;
 use crate::delivery::effects::Effects;
 use crate::memory::{self, HoldingKind, MemoryLevel};
-use crate::publisher_turns::Turn;
+use crate::publisher_turns::PublisherTurn;
 use crate::wire::reply;
 
 /// How long a publisher is held before it gets a turn.
@@ -30,7 +30,7 @@ pub(super) struct PublisherHold {
     /// Messages that it published last stay in memory.
     stays: bool,
     /// What it may send although publishers are held.
-    turn: Option<Turn>,
+    turn: Option<PublisherTurn>,
     patience: Duration,
 }
 
@@ -88,7 +88,7 @@ impl PublisherHold {
 
     /// Waits until publishers may go on, or for a turn; tells the client where the reason is one
     /// that it can be told.
-    pub(super) async fn wait(&self, context: &ConnectionContext) -> Option<Turn> {
+    pub(super) async fn wait(&self, context: &ConnectionContext) -> Option<PublisherTurn> {
         let mut watch = context.broker.alarms.watch();
         let mut next_turn = None;
         let mut is_told = false;
@@ -120,7 +120,7 @@ impl PublisherHold {
         turn
     }
 
-    fn ask_for_turn(&self, context: &ConnectionContext) -> oneshot::Receiver<Turn> {
+    fn ask_for_turn(&self, context: &ConnectionContext) -> oneshot::Receiver<PublisherTurn> {
         let holdings = &context.connection.holdings;
         let unfinished =
             holdings.bytes(HoldingKind::Unfinished) + holdings.bytes(HoldingKind::Transaction);
@@ -129,7 +129,7 @@ impl PublisherHold {
     }
 
     /// Goes on after [`Self::wait`].
-    pub(super) fn go_on(&mut self, turn: Option<Turn>) {
+    pub(super) fn go_on(&mut self, turn: Option<PublisherTurn>) {
         self.turn = turn;
     }
 
@@ -149,7 +149,7 @@ impl PublisherHold {
 }
 
 /// The turn, once it is given.
-async fn given(next_turn: &mut Option<oneshot::Receiver<Turn>>) -> Option<Turn> {
+async fn given(next_turn: &mut Option<oneshot::Receiver<PublisherTurn>>) -> Option<PublisherTurn> {
     match next_turn {
         Some(receiver) => receiver.await.ok(),
         None => pending().await,

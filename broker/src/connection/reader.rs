@@ -163,7 +163,8 @@ impl ConnectionReader {
                 },
                 end = ended(ending) => return end,
                 // `connection.blocked` goes to an idle publisher at once.
-                Ok(_) = blocking.wait_for(|is_blocking| *is_blocking), if self.hold.has_published() => {}
+                Ok(_) = blocking.wait_for(|is_raised| *is_raised),
+                    if self.hold.has_published() => {}
                 () = self.hold.idle() => self.hold.give_up_turn(),
                 _ = quiet.tick() => input.rest(),
                 _ = late.tick(), if input.has_room() => {}
