@@ -200,7 +200,7 @@ fn without_hooks_the_screen_decides() {
     wait_for_log(&stage, "] by the screen [end]");
     assert_eq!(log_lines(&stage, "submitted").len(), 1);
     let log = stage.text("home/logs/peer.log");
-    assert!(log.contains("the screen alone decides"), "{log}");
+    assert!(log.contains("using the screen only"), "{log}");
 }
 
 fn a_text_that_was_swallowed_comes_again_and_says_so() {
