@@ -352,7 +352,7 @@ fn keys_after_the_programs_end_are_the_shells() {
     wait_for("the program's end", || {
         stage
             .text("home/logs/peer.log")
-            .contains("the program ended")
+            .contains("the program exited with 0")
     });
     terminal.keys(b"ahead\n");
     terminal.wait_for("got:ahead:");
