@@ -16,9 +16,11 @@ use crate::wire::reply;
 /// How long a publisher is held before it gets a turn.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long one is held that sent nothing in its last turns.
-const LONGEST_PATIENCE: Duration = Duration::from_mins(1);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(8);
 /// How long a turn waits for something to come.
 const IDLE: Duration = Duration::from_millis(100);
+/// How often it is looked whether a held publisher has sent something.
+const LOOK: Duration = Duration::from_millis(100);
 /// What a connection may have in publishes that are not whole or not committed before they count as
 /// messages that stay in memory.
 const STAYING_BYTES: usize = 64 * 1024;
@@ -87,8 +89,17 @@ impl PublisherHold {
     }
 
     /// Waits until publishers may go on, or for a turn; tells the client where the reason is one
-    /// that it can be told.
-    pub(super) async fn wait(&self, context: &ConnectionContext) -> Option<PublisherTurn> {
+    /// that it can be told. A turn is asked for once the client has sent something, of which
+    /// `has_input` says whether there is some already; for a client that was told, at once, because
+    /// it may send nothing before it is told otherwise.
+    pub(super) async fn wait(
+        &self,
+        context: &ConnectionContext,
+        has_input: bool,
+    ) -> Option<PublisherTurn> {
+        let received = || context.connection.received.get();
+        let before = received();
+        let has_come = || has_input || received() != before;
         let mut watch = context.broker.alarms.watch();
         let mut next_turn = None;
         let mut is_told = false;
@@ -103,14 +114,17 @@ impl PublisherHold {
                 is_told = true;
                 context.send(|out| reply::connection_blocked(out, reason));
             }
-            if next_turn.is_none() && alarms.is_memory_alone() {
+            let may_ask = next_turn.is_none() && alarms.is_memory_alone();
+            if may_ask && (is_told || has_come()) {
                 next_turn = Some(self.ask_for_turn(context));
             }
+            let looks = may_ask && next_turn.is_none();
             tokio::select! {
                 changed = watch.changed() => if changed.is_err() {
                     break None;
                 },
                 turn = given(&mut next_turn) => break turn,
+                () = tokio::time::sleep(LOOK), if looks => {}
             }
         };
         context.connection.set_blocked(false);

@@ -216,7 +216,9 @@ impl ConnectionReader {
     /// Waits where publishers are held.
     async fn hold(&mut self, watched: &mut ConnectionWatch<'_>) -> Result<(), ReadEnd> {
         if self.hold.is_due(self.context.broker.alarm_state()) {
-            let turn = watched.wait(self.hold.wait(&self.context)).await?;
+            let has_input = !watched.input.waiting().is_empty();
+            let turn = watched.wait(self.hold.wait(&self.context, has_input));
+            let turn = turn.await?;
             self.hold.go_on(turn);
             watched.input.restart_frame_timer();
         }
