@@ -172,13 +172,14 @@ pub(super) async fn attached_of(
         Ok(client) => client.consuming_users().await.ok(),
         Err(_) => None,
     };
-    // Without an API all of them may be sessions of this user.
+    // Without an API all of them may be sessions of this user, and one that has just attached may
+    // not be in its list yet.
     let Some(users) = users else { return Ok(seen) };
-    let is_own = |(queue, user): &&(String, String)| {
-        user == peer.user() && queues.keys().any(|name| name.as_str() == queue)
+    let is_of_another = |(queue, user): &&(String, String)| {
+        user != peer.user() && queues.keys().any(|name| name.as_str() == queue)
     };
-    let own = users.iter().filter(is_own).count();
-    Ok(u32::try_from(own).unwrap_or(u32::MAX).min(seen))
+    let others = users.iter().filter(is_of_another).count();
+    Ok(seen.saturating_sub(u32::try_from(others).unwrap_or(u32::MAX)))
 }
 
 /// How long a question to one name waits for answers, with so many consumers on its queue.
