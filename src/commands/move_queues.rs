@@ -106,10 +106,14 @@ async fn out_of_docker(config: &Config, output: &Output) -> Result<(), Error> {
         move_all(&from, &to, output).await
     };
     moving.await.map_err(|error| {
-        let again = "what was moved is in the embedded broker; run the same command again";
+        let again = "run the same command again";
+        let hint = match error.advice() {
+            Some(advice) => format!("{advice}; then {again}"),
+            None => format!("what was moved is in the embedded broker; {again}"),
+        };
         Error::new("not everything was moved out of the container")
             .because(error.summary())
-            .hint(error.advice().unwrap_or(again))
+            .hint(hint)
             .exit_with(error.exit())
     })?;
     DockerEngine::new(&config.environment)?.stop().await?;

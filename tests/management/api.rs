@@ -366,6 +366,7 @@ fn the_openapi_document_is_what_is_served() {
     let open = [
         "/",
         "/broker.js",
+        "/calling.js",
         "/compose.js",
         "/control.js",
         "/dom.js",
@@ -378,6 +379,7 @@ fn the_openapi_document_is_what_is_served() {
         "/page.css",
         "/page.js",
         "/past.js",
+        "/stream.js",
         "/sure.js",
         "/views.js",
         "/api/auth",
