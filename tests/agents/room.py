@@ -260,8 +260,9 @@ class Room:
         """Sends a message; its id, if it was sent."""
         self.began = time.time()
         self.said = self.run("send", "--to", "peer", "--from", "tester", "-m", text, *options)
-        words = self.said.split()
-        self.id = words[1] if words[:1] == ["sent"] else None
+        # It may say first that it has started a broker.
+        told = [line.split()[1] for line in self.said.splitlines() if line.startswith("sent ")]
+        self.id = told[0] if told else None
         return self.id
 
     def held(self):
