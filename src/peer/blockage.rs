@@ -8,8 +8,12 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use lapin::{Connection, Event};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PeerError;
+
+/// A broker that accepts messages for so long accepts them again. A publisher's turn is shorter.
+const MOMENT: Duration = Duration::from_secs(2);
 
 /// The state of a connection, updated when it is checked.
 pub(super) struct Blockage {
@@ -37,16 +41,24 @@ impl Blockage {
         }
     }
 
-    /// Resolves with the broker's reason once it has accepted nothing for `patience`. Never
-    /// resolves while it accepts messages.
+    /// Resolves with the broker's reason once it has accepted nothing for `patience`, but for
+    /// moments: the embedded broker lets each publisher send a little in turn while memory is
+    /// short. Never resolves while it accepts messages.
     pub(super) async fn lasts(&mut self, patience: Duration) -> String {
+        let mut since = None;
         loop {
-            match &self.reason {
-                None => self.next().await,
-                Some(reason) => {
+            match (&self.reason, since) {
+                (None, None) => self.next().await,
+                (Some(_), None) => since = Some(Instant::now()),
+                (Some(reason), Some(since)) => {
                     let reason = reason.clone();
-                    if tokio::time::timeout(patience, self.next()).await.is_err() {
+                    if timeout_at(since + patience, self.next()).await.is_err() {
                         return reason;
+                    }
+                }
+                (None, Some(_)) => {
+                    if timeout(MOMENT, self.next()).await.is_err() {
+                        since = None;
                     }
                 }
             }
