@@ -124,32 +124,16 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::queue::QueueIdentity;
-    use crate::queue::arguments::QueueArguments;
-    use crate::wire::table::Table;
 
     const FAR_MS: u64 = 1 << 50;
-
-    fn queue() -> Arc<Queue> {
-        let identity = QueueIdentity {
-            name: "q".into(),
-            vhost: "/".into(),
-            durable: false,
-            auto_delete: false,
-            owner: None,
-            arguments: QueueArguments::default(),
-            table: Table::new(),
-        };
-        Arc::new(Queue::new(identity, None, 0))
-    }
 
     #[test]
     fn deadlines_of_deleted_queues_and_replaced_ones_are_removed() {
         let clock = Clock::default();
         for _ in 0..10_000 {
-            clock.arm(FAR_MS, Arc::downgrade(&queue()));
+            clock.arm(FAR_MS, Arc::downgrade(&Queue::plain()));
         }
-        let queue = queue();
+        let queue = Queue::plain();
         for earlier in 0..10_000 {
             clock.arm(FAR_MS - earlier, Arc::downgrade(&queue));
         }
@@ -164,7 +148,7 @@ mod tests {
     #[test]
     fn a_queue_is_called_at_its_earliest_deadline() {
         let clock = Clock::default();
-        let (first, second) = (queue(), queue());
+        let (first, second) = (Queue::plain(), Queue::plain());
         clock.arm(30, Arc::downgrade(&first));
         clock.arm(10, Arc::downgrade(&first));
         clock.arm(20, Arc::downgrade(&second));

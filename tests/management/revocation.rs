@@ -161,6 +161,15 @@ fn tap(server: &Server) -> BufReader<TcpStream> {
     stream
 }
 
+/// Reads until a message says so.
+fn until_the_end(mut stream: BufReader<TcpStream>) -> String {
+    let mut heard = String::new();
+    while !heard.contains("the end") {
+        assert!(stream.read_line(&mut heard).unwrap() > 0, "{heard}");
+    }
+    heard
+}
+
 /// Reads to the end of the stream, which the broker must close.
 fn rest(mut stream: BufReader<TcpStream>) -> String {
     let mut rest = String::new();
@@ -233,15 +242,8 @@ fn who_may_read_names_of_the_server_alone_hears_no_answer_of_another_user() {
     let answer = server.ask("POST", path, &order.to_string());
     assert_eq!(answer.json()["routed"], false, "{answer:?}");
     server.publish("marker", "the end");
-    let heard = |mut stream: BufReader<TcpStream>| {
-        let mut heard = String::new();
-        while !heard.contains("the end") {
-            assert!(stream.read_line(&mut heard).unwrap() > 0, "{heard}");
-        }
-        heard
-    };
-    assert!(heard(BufReader::new(owner)).contains("a held text"));
-    let bobs = heard(of_bob);
+    assert!(until_the_end(BufReader::new(owner)).contains("a held text"));
+    let bobs = until_the_end(of_bob);
     assert!(bobs.contains("amq.gen-cbroker-page"), "{bobs}");
     assert!(!bobs.contains("a held text"), "{bobs}");
 }
@@ -268,16 +270,9 @@ fn a_queue_of_one_connection_lets_no_other_user_read_what_it_gets() {
     peer.publish_as_user("claudeBroker.presence", "", "a question");
     peer.next(&mut questions);
     server.publish("marker", "the end");
-    let heard = |mut stream: BufReader<TcpStream>| {
-        let mut heard = String::new();
-        while !heard.contains("the end") {
-            assert!(stream.read_line(&mut heard).unwrap() > 0, "{heard}");
-        }
-        heard
-    };
     let texts = ["a held text", "a nameless text", "a question"];
-    let owners = heard(BufReader::new(owner));
-    let bobs = heard(of_bob);
+    let owners = until_the_end(BufReader::new(owner));
+    let bobs = until_the_end(of_bob);
     for text in texts {
         assert!(owners.contains(text), "{text}: {owners}");
         assert!(!bobs.contains(text), "{text}: {bobs}");
@@ -295,13 +290,10 @@ fn what_the_tap_kept_is_shown_by_the_rights_of_now() {
         r#"{"configure":".*","write":".*","read":"^marker$"}"#,
     );
     server.ask("PUT", "/api/queues/%2F/marker", "{}");
-    let mut stream = tap(&server);
+    let stream = tap(&server);
     drop(first);
     server.publish("marker", "the end");
-    let mut heard = String::new();
-    while !heard.contains("the end") {
-        assert!(stream.read_line(&mut heard).unwrap() > 0, "{heard}");
-    }
+    let heard = until_the_end(stream);
     assert!(!heard.contains("kept one"), "{heard}");
 }
 

@@ -198,25 +198,10 @@ impl Channel {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::queue::arguments::QueueArguments;
+    use crate::queue::Queue;
     use crate::queue::dead_letter::Spread;
     use crate::queue::message::MessageFacts;
-    use crate::queue::{Queue, QueueIdentity};
     use crate::wire::content::MessageContent;
-    use crate::wire::table::Table;
-
-    fn queue() -> Arc<Queue> {
-        let identity = QueueIdentity {
-            name: "q".into(),
-            vhost: "/".into(),
-            durable: false,
-            auto_delete: false,
-            owner: None,
-            arguments: QueueArguments::default(),
-            table: Table::new(),
-        };
-        Arc::new(Queue::new(identity, None, 0))
-    }
 
     fn to(targets: Vec<Arc<Queue>>) -> FanOut {
         let content = MessageContent {
@@ -238,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_message_that_one_queue_took_is_routed_though_another_was_deleted() {
-        let (open, deleted) = (queue(), queue());
+        let (open, deleted) = (Queue::plain(), Queue::plain());
         deleted.close(&mut Effects::new(0));
         for targets in [
             vec![open.clone(), deleted.clone()],
@@ -255,7 +240,7 @@ mod tests {
 
     #[test]
     fn thousands_of_queues_take_more_than_one_turn_and_get_one_copy_each() {
-        let queues: Vec<_> = (0..5_000).map(|_| queue()).collect();
+        let queues: Vec<_> = (0..5_000).map(|_| Queue::plain()).collect();
         let mut fan_out = to(queues.clone());
         let mut units = 1;
         while !fan_out.offer_to_queues(&mut Effects::new(0)).unwrap() {

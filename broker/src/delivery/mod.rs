@@ -16,8 +16,8 @@
 //! - [`cascade`]: dead letters on their way, and those that wait for a later unit of work.
 //! - [`budget`]: how much one unit of work may do.
 //!
-//! `queue` and the first five use each other, and nothing above them. Lock order: queue → ledger →
-//! outbox, and queue → confirms → outbox.
+//! `queue` and the first five use each other, and nothing above them. Lock order: queue → ledger
+//! → outbox, and queue → confirms → outbox.
 
 pub(crate) mod budget;
 pub(crate) mod cascade;

@@ -9,6 +9,13 @@ use proptest::prelude::*;
 use super::{Bound, Declaration, Exchange, ExchangeType, RoutingSteps, Unbound};
 use crate::wire::table::{ShortString, Table, Value};
 
+const KINDS: [ExchangeType; 4] = [
+    ExchangeType::Direct,
+    ExchangeType::Fanout,
+    ExchangeType::Topic,
+    ExchangeType::Headers,
+];
+
 fn declaration(kind: ExchangeType) -> Declaration {
     Declaration {
         kind,
@@ -94,12 +101,7 @@ fn a_binding_is_one_triple_and_unbinding_needs_all_three() {
 
 #[test]
 fn a_destination_goes_with_all_its_bindings() {
-    for kind in [
-        ExchangeType::Direct,
-        ExchangeType::Fanout,
-        ExchangeType::Topic,
-        ExchangeType::Headers,
-    ] {
+    for kind in KINDS {
         let mut exchange = exchange(kind);
         for key in ["a", "a.b", "#"] {
             exchange.bind(&1, key, Table::new()).unwrap();
@@ -364,12 +366,7 @@ fn declaring_again_must_agree() {
 
 #[test]
 fn ten_thousand_bindings_come_and_go() {
-    for kind in [
-        ExchangeType::Direct,
-        ExchangeType::Fanout,
-        ExchangeType::Topic,
-        ExchangeType::Headers,
-    ] {
+    for kind in KINDS {
         let mut exchange = exchange(kind);
         for destination in 0..10_000_u32 {
             let arguments = table(&[
@@ -419,12 +416,7 @@ fn patterns_that_all_match_each_word_end_with_too_many_steps() {
 
 #[test]
 fn bindings_of_one_destination_go_in_any_order() {
-    for kind in [
-        ExchangeType::Direct,
-        ExchangeType::Fanout,
-        ExchangeType::Topic,
-        ExchangeType::Headers,
-    ] {
+    for kind in KINDS {
         let mut exchange = exchange(kind);
         let number = |number: i64| table(&[("number", Value::Long(number))]);
         let mut left: BTreeSet<i64> = (0..1_000).collect();

@@ -412,3 +412,20 @@ impl ConfirmMode<'_> {
         }
     }
 }
+
+#[cfg(test)]
+impl Queue {
+    /// A transient queue without arguments and without messages.
+    pub(crate) fn plain() -> Arc<Self> {
+        let identity = QueueIdentity {
+            name: "q".into(),
+            vhost: "/".into(),
+            durable: false,
+            auto_delete: false,
+            owner: None,
+            arguments: QueueArguments::default(),
+            table: Table::new(),
+        };
+        Arc::new(Self::new(identity, None, 0))
+    }
+}

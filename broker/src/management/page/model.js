@@ -55,7 +55,7 @@ export class Model {
     /** id → keys of messages. */
     this.ids = new Map();
     this.room = new MessageRoom();
-    /** name → its latest message; unknown names, of which anybody can make many, are in strays. */
+    /** name → its latest message; unknown names, which anybody can make, are in strays. */
     this.lasts = new Map();
     this.strays = new Map();
     this.missed = 0;
