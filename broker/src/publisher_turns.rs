@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::lock::lock;
 use crate::memory;
 
-/// What a publisher may send in one turn, in bytes.
+/// What a publisher may add to memory in one turn, in bytes.
 const TURN_BYTES: u64 = 64 * 1024;
 /// How long a turn lasts at most.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -47,12 +47,12 @@ pub(crate) struct PublisherTurn {
 }
 
 impl PublisherTurn {
-    /// Counts bytes that were taken from the publisher.
+    /// Counts bytes that the publisher has added to memory.
     pub(crate) fn take(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub(bytes as u64);
     }
 
-    /// Whether it ends with these bytes.
+    /// Whether it ends with these bytes in memory.
     pub(crate) fn is_over(&self, bytes: usize) -> bool {
         bytes as u64 >= self.left || Instant::now() >= self.until
     }

@@ -25,6 +25,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// messages that stay in memory.
 const STAYING_BYTES: usize = 64 * 1024;
 
+/// What one step of a publish may add to memory: the entry of a message in a queue.
+const STEP_BYTES: usize = 128;
+
 #[derive(Debug)]
 pub(super) struct PublisherHold {
     /// It has published, so it is held when publishers are.
@@ -61,9 +64,10 @@ impl PublisherHold {
         self.has_published && self.turn.is_none() && is_short()
     }
 
-    /// Whether a unit of work ends because its turn does, after these bytes.
-    pub(super) fn is_turn_over(&self, used: usize) -> bool {
-        self.turn.as_ref().is_some_and(|turn| turn.is_over(used))
+    /// Whether a unit of work ends because its turn does, after these bytes and this work.
+    pub(super) fn is_turn_over(&self, used: usize, effects: &Effects) -> bool {
+        let is_over = |turn: &PublisherTurn| turn.is_over(memory_for(used, effects));
+        self.turn.as_ref().is_some_and(is_over)
     }
 
     /// Notes what a unit of work did that took so many bytes from the client.
@@ -77,7 +81,7 @@ impl PublisherHold {
         if used > 0 {
             self.patience = PATIENCE;
         }
-        turn.take(used);
+        turn.take(memory_for(used, effects));
         if turn.is_over(0) {
             self.turn = None;
         }
@@ -160,6 +164,12 @@ impl PublisherHold {
         self.turn = None;
         self.patience = (2 * self.patience).min(LONGEST_PATIENCE);
     }
+}
+
+/// What a unit of work may have added to memory, in bytes, that took so many bytes from the client:
+/// a small message can go to very many queues.
+fn memory_for(used: usize, effects: &Effects) -> usize {
+    used + effects.spent() as usize * STEP_BYTES
 }
 
 /// The turn, once it is given.

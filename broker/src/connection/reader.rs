@@ -240,7 +240,7 @@ impl ConnectionReader {
             {
                 break outcome;
             }
-            if self.hold.is_turn_over(used) {
+            if self.hold.is_turn_over(used, effects) {
                 break StopReason::Spent;
             }
             if let Some(number) = self.continuing.take() {
