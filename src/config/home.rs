@@ -2,15 +2,19 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::Environment;
 use super::own_folder::{self, NotOurs, private_folder};
+use crate::envelope::digest;
 use crate::platform;
 
 /// `sun_path` holds 104 bytes on the smallest system that we run on.
 const LONGEST_SOCKET_PATH: usize = 104;
+/// So many hexadecimal digits of a home's digest tell its sockets from those of other homes.
+const FAR_DIGITS: usize = 8;
 
 /// The paths under `~/.cbroker`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,11 +127,54 @@ impl Home {
     pub fn socket(&self, file_name: &str) -> PathBuf {
         let near = self.folder.join(file_name);
         match &self.runtime {
-            Some(runtime) if near.as_os_str().len() >= LONGEST_SOCKET_PATH => {
-                runtime.join(format!("cbroker-{file_name}"))
+            Some(runtime) if !fits(&near) => {
+                runtime.join(format!("{}{file_name}", self.far_prefix()))
             }
             _ => near,
         }
+    }
+
+    /// A socket of one wrapped session: beside its other files where its path is short enough.
+    pub fn session_socket(&self, session: &str, kind: &str) -> PathBuf {
+        let file_name = format!("{session}.{kind}");
+        let near = self.sessions().join(&file_name);
+        if fits(&near) {
+            near
+        } else {
+            self.socket(&file_name)
+        }
+    }
+
+    /// The sockets of this kind of all wrapped sessions, wherever [`Home::session_socket`] puts
+    /// them.
+    pub fn session_sockets(&self, kind: &str) -> Vec<PathBuf> {
+        let far = self.far_prefix();
+        let folders = [
+            (Some(self.sessions()), ""),
+            (Some(self.folder.clone()), ""),
+            (self.runtime.clone(), far.as_str()),
+        ];
+        let mut sockets = Vec::new();
+        for (folder, prefix) in folders {
+            let Some(Ok(entries)) = folder.map(fs::read_dir) else {
+                continue;
+            };
+            let is_one = |path: &PathBuf| {
+                let name = path.file_name().unwrap_or_default();
+                path.extension().is_some_and(|end| end == kind)
+                    && name.as_bytes().starts_with(prefix.as_bytes())
+            };
+            let paths = entries.flatten().map(|entry| entry.path());
+            sockets.extend(paths.filter(is_one));
+        }
+        sockets
+    }
+
+    /// How the names of this home's sockets begin in the runtime folder, where other homes may have
+    /// theirs too.
+    fn far_prefix(&self) -> String {
+        let folder = digest(self.folder.as_os_str().as_bytes(), FAR_DIGITS);
+        format!("cbroker-{folder}-")
     }
 
     /// Why the folder is not ours to use; see [`NotOurs`]. Changes nothing.
@@ -154,6 +201,11 @@ impl Home {
         }
         Ok(())
     }
+}
+
+/// Whether a socket can have this path.
+fn fits(path: &Path) -> bool {
+    path.as_os_str().len() < LONGEST_SOCKET_PATH
 }
 
 /// Writes a file with mode 0600 so that a reader sees the old or the new content, never a part.

@@ -149,29 +149,13 @@ async fn answer(
 /// Asks every session of this home and name for its screen.
 pub async fn screens_of(name: &SessionName, home: &Home) -> Vec<SessionScreen> {
     let mut screens = Vec::new();
-    for socket in sockets(home) {
+    for socket in home.session_sockets(SUFFIX) {
         // One that does not answer has ended, or has another name.
         let asked = tokio::time::timeout(PATIENCE, ask(&socket, name)).await;
         screens.extend(asked.ok().and_then(Result::ok).flatten());
     }
     screens.sort_by(|a, b| a.session.cmp(&b.session));
     screens
-}
-
-/// The sockets of this home's sessions, in both folders where they can be.
-fn sockets(home: &Home) -> Vec<PathBuf> {
-    let far = home.socket(SUFFIX).parent().map(Path::to_owned);
-    let folders = [Some(home.sessions()), far];
-    let mut sockets = Vec::new();
-    for entry in folders
-        .into_iter()
-        .flatten()
-        .filter_map(|folder| std::fs::read_dir(folder).ok())
-    {
-        let paths = entry.flatten().map(|entry| entry.path());
-        sockets.extend(paths.filter(|path| path.extension().is_some_and(|end| end == SUFFIX)));
-    }
-    sockets
 }
 
 async fn ask(socket: &Path, name: &SessionName) -> io::Result<Option<SessionScreen>> {

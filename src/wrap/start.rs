@@ -44,8 +44,6 @@ use attach::{attach, attach_within, silent, without_broker};
 const TRACES_KEPT: Duration = Duration::from_hours(30 * 24);
 /// What a shell answers for a program that it cannot find.
 const NOT_FOUND: Exit = Exit::Child(127);
-/// The longest path of a socket.
-const SOCKET_PATH: usize = 104;
 
 /// Wraps a program and returns its exit code.
 ///
@@ -212,7 +210,7 @@ fn mode(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Mod
 
 fn identity(config: &Config) -> std::io::Result<Identity> {
     let session = ulid::Ulid::generate().to_string();
-    let socket = socket(config, &session, "sock");
+    let socket = config.home.session_socket(&session, "sock");
     Ok(Identity {
         session,
         socket,
@@ -222,17 +220,6 @@ fn identity(config: &Config) -> std::io::Result<Identity> {
         arguments: Vec::new(),
         environment: Vec::new(),
     })
-}
-
-/// Returns the path of a session's socket, beside its other files where that is short enough.
-fn socket(config: &Config, session: &str, kind: &str) -> PathBuf {
-    let file_name = format!("{session}.{kind}");
-    let near = config.home.sessions().join(&file_name);
-    if near.as_os_str().len() < SOCKET_PATH {
-        near
-    } else {
-        config.home.socket(&file_name)
-    }
 }
 
 /// No terminal, no pseudo-terminal: the program takes this process's place, descriptors and all.
@@ -377,7 +364,8 @@ fn show_screen(
         name: options.name.to_string(),
         session: identity.session.clone(),
     };
-    let path = socket(config, &identity.session, screen_socket::SUFFIX);
+    let home = &config.home;
+    let path = home.session_socket(&identity.session, screen_socket::SUFFIX);
     let shows = ScreenSocket::listen(&path, owner);
     shows
         .map_err(|error| log.say(&format!("`cbroker screen` shows nothing: {error}")))

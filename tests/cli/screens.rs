@@ -182,3 +182,45 @@ while True:
     let _ended = (lies.kill(), lies.wait());
     assert_eq!(shown, "a secret\n");
 }
+
+#[test]
+fn sockets_with_a_path_too_long_are_in_the_runtime_folder_each_for_its_own_home() {
+    let runtime = tempfile::Builder::new().prefix("cb").tempdir_in("/tmp");
+    let runtime = runtime.unwrap();
+    // The sockets of the broker are in the first home, and those of its session too far down.
+    let homes = [("short", 70), ("long", 120), ("other", 120)].map(|(of, length)| {
+        let place = Place::with_long_path(length, runtime.path());
+        let server = Server::start(&place);
+        let drawn = format!("of{of}");
+        let session = draws(&place, "painter", &format!("printf {drawn}"));
+        wait_until(
+            || lines(&place, "painter") == [drawn.as_str()],
+            || format!("{:?}", lines(&place, "painter")),
+        );
+        (place, server, session, drawn)
+    });
+    for (place, _, _, drawn) in &homes {
+        let shown = place.ok(["screen", "painter"]);
+        assert_eq!(shown.trim_end(), drawn, "no screen of the other home's");
+        place.ok(["send", "--to", drawn, "-m", "x"]);
+        assert_eq!(place.listed(drawn).unwrap()["pending"], 1);
+    }
+    let sockets: Vec<_> = fs::read_dir(runtime.path())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_type().unwrap().is_socket())
+        .collect();
+    for entry in &sockets {
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", entry.path().display());
+    }
+    let of_kind = |end: &str| {
+        let names = sockets.iter().map(fs::DirEntry::file_name);
+        names
+            .filter(|name| name.to_string_lossy().ends_with(end))
+            .count()
+    };
+    for (kind, count) in [("broker.sock", 2), ("management.sock", 2), (".screen", 3)] {
+        assert_eq!(of_kind(kind), count, "{kind}: {sockets:?}");
+    }
+}

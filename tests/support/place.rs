@@ -14,6 +14,9 @@ pub(crate) struct Place {
     url: Option<String>,
     management: Option<String>,
     sees_docker: bool,
+    /// The home's folder in the temporary one.
+    home: String,
+    runtime: Option<PathBuf>,
 }
 
 /// The result of a run of the binary.
@@ -36,6 +39,17 @@ impl Place {
             url: None,
             management: None,
             sees_docker: false,
+            home: "home".to_owned(),
+            runtime: None,
+        }
+    }
+
+    /// Creates a home whose name is so long that some of its sockets go to this runtime folder.
+    pub(crate) fn with_long_path(length: usize, runtime: &Path) -> Self {
+        Self {
+            home: "h".repeat(length),
+            runtime: Some(runtime.to_owned()),
+            ..Self::new()
         }
     }
 
@@ -62,7 +76,7 @@ impl Place {
     }
 
     pub(crate) fn home(&self) -> PathBuf {
-        self.folder.path().join("home")
+        self.folder.path().join(&self.home)
     }
 
     /// Returns a command that runs the binary with a clean environment.
@@ -92,6 +106,9 @@ impl Place {
                 "DOCKER_HOST",
                 format!("unix://{}", self.folder.path().join("no-docker").display()),
             );
+        }
+        if let Some(runtime) = &self.runtime {
+            command.env("XDG_RUNTIME_DIR", runtime);
         }
         if let Some(url) = &self.url {
             command.env("CBROKER_URL", url);

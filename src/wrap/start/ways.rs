@@ -114,8 +114,7 @@ pub(super) async fn open(
 }
 
 fn plugin(config: &Config, identity: &mut Identity, reporter: WayReporter) -> io::Result<Plugin> {
-    let name = format!("{}.p.sock", identity.session);
-    let socket = identity.socket.with_file_name(name);
+    let socket = config.home.session_socket(&identity.session, "p.sock");
     let given = PluginSetup::new(&config.home.folder().join("plugin"), socket)?;
     let plugin = Plugin::listen(&given.socket, given.token.clone(), reporter)?;
     identity.plugin = Some(given);
