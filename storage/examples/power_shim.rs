@@ -1,10 +1,10 @@
 //! A library to preload into a process: it writes down every change of the files under one
 //! folder, in the order in which they happened.
 //!
-//! `tests/store/power.rs` preloads it into a child that runs a store on the real engine, and then
-//! builds from the record what a power cut could have left. `CBROKER_POWER_ROOT` names the
-//! folder, `CBROKER_POWER_LOG` the record. Relies on the dynamic linker: each function here
-//! stands before the one of the same name in the C library. Linux only.
+//! `tests/store/power/record.rs` preloads it into a child, and builds from the record what a power
+//! cut could have left: of a store on the real engine, and of a whole broker.
+//! `CBROKER_POWER_ROOT` names the folder, `CBROKER_POWER_LOG` the record. Relies on the dynamic
+//! linker: each function here stands before the one of the same name in the C library. Linux only.
 
 #![cfg(target_os = "linux")]
 #![allow(

@@ -1,6 +1,7 @@
 //! What was promised is kept through `kill -9`, whatever went on at that moment.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::real::Real;
 use crate::running::{confirming, declare, durable, get, persistent, publish};
+use crate::support::wait_until;
 
 const PUBLISHERS: u32 = 3;
 const CONSUMERS: usize = 4;
@@ -131,6 +133,43 @@ async fn nothing_confirmed_is_lost_when_it_is_killed_under_load_again_and_again(
         .collect();
     assert!(lost.is_empty(), "{lost:?}");
     assert!(given.len() > 100, "there was no load");
+}
+
+/// Whether a file of this folder, or of one in it, holds these bytes.
+fn is_written(folder: &Path, bytes: &[u8]) -> bool {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.flatten().any(|entry| match entry.path() {
+        path if path.is_dir() => is_written(&path, bytes),
+        path => {
+            std::fs::read(path).is_ok_and(|content| memchr::memmem::find(&content, bytes).is_some())
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn persistent_messages_reach_the_disk_though_nobody_waits_for_a_confirm() {
+    let mut real = Real::start();
+    let channel = real.connect().await.create_channel().await.unwrap();
+    declare(&channel, "unconfirmed", durable()).await;
+    let body = |number: u32| format!("unconfirmed message {number:04}").into_bytes();
+    for number in 0..100 {
+        let options = BasicPublishOptions::default();
+        let (to, body) = ("unconfirmed".into(), body(number));
+        let sent = channel.basic_publish("".into(), to, options, &body, persistent());
+        sent.await.unwrap();
+    }
+    // Nothing else happens that would make the store commit.
+    let data = real.place.home().join("data");
+    wait_until(
+        || (0..100).all(|number| is_written(&data, &body(number))),
+        || "all messages in the files of the store".to_owned(),
+    );
+    real.kill_and_restart();
+    let channel = real.connect().await.create_channel().await.unwrap();
+    for number in 0..100 {
+        let (found, ..) = get(&channel, "unconfirmed", true).await.unwrap();
+        assert_eq!(found, body(number));
+    }
 }
 
 /// Ten messages of each of five priorities, in an order that is not theirs.

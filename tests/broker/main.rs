@@ -21,11 +21,14 @@ mod login;
 mod loopback;
 mod many_keys;
 mod memory;
+#[cfg(target_os = "linux")]
+mod power;
 mod promises;
 mod raw;
 mod real;
 mod refusals;
 mod running;
+mod stopping;
 mod store;
 #[path = "../support/mod.rs"]
 mod support;

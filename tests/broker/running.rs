@@ -48,6 +48,16 @@ impl Running {
         }
     }
 
+    /// Starts it with the store in the folder's `data`.
+    #[cfg(target_os = "linux")]
+    pub(crate) async fn on(folder: tempfile::TempDir) -> Self {
+        let broker = start(folder.path()).await;
+        Self {
+            broker: Some(broker),
+            folder,
+        }
+    }
+
     pub(crate) async fn with_limits(limits: ClientLimits) -> Self {
         Self::with(|config| config.limits = limits).await
     }
