@@ -213,6 +213,8 @@ pub(super) struct Door {
     visitors: Arc<Visitors>,
     /// How long a client that reads nothing is waited for.
     span: Duration,
+    /// How long the head of a request is waited for.
+    head: Duration,
 }
 
 impl Door {
@@ -222,6 +224,7 @@ impl Door {
             tls: tls.map(TlsAcceptor::from),
             visitors: Arc::default(),
             span: SPAN,
+            head: HEAD,
         }
     }
 
@@ -323,7 +326,7 @@ impl Door {
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD)
+            .header_read_timeout(self.head)
             .max_buf_size(HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         tokio::select! {
@@ -361,8 +364,12 @@ mod tests {
     use std::sync::Arc;
 
     use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
+
+    const SOON: Duration = Duration::from_millis(20);
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
     fn from(ip: [u8; 4]) -> LoginPeer {
         LoginPeer {
@@ -414,14 +421,13 @@ mod tests {
         assert_eq!(lock(&visitors.users).visits.len(), 1);
     }
 
-    #[tokio::test]
-    async fn an_answer_that_its_client_does_not_read_is_not_held_for_ever() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-        let answer = || async { vec![0u8; 1 << 20] };
-        let router = Router::new().route("/", axum::routing::get(answer));
+    /// Serves one client whose limits, if `changed` says so, are short.
+    fn served(
+        router: Router,
+        changed: impl FnOnce(&mut Door),
+    ) -> (DuplexStream, tokio::task::JoinHandle<()>) {
         let mut door = Door::new(router, None);
-        door.span = Duration::from_millis(20);
+        changed(&mut door);
         let peer = RemoteEnd {
             address: None,
             local: None,
@@ -429,18 +435,47 @@ mod tests {
             place: Arc::default(),
             visit: door.visitors.admit(None),
         };
-        let (mut client, server) = tokio::io::duplex(1024);
-        let serving = tokio::spawn(door.converse(server, peer));
-        let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
-        client.write_all(request).await.unwrap();
+        let (client, server) = tokio::io::duplex(1024);
+        (client, tokio::spawn(door.converse(server, peer)))
+    }
+
+    async fn ends(serving: tokio::task::JoinHandle<()>) -> bool {
+        let ended = tokio::time::timeout(Duration::from_secs(10), serving).await;
+        ended.is_ok()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_its_client_does_not_read_is_not_held_for_ever() {
+        let answer = || async { vec![0u8; 1 << 20] };
+        let router = Router::new().route("/", axum::routing::get(answer));
+        let (mut client, serving) = served(router, |door| door.span = SOON);
+        client.write_all(REQUEST).await.unwrap();
         let mut begin = [0; 100];
         client.read_exact(&mut begin).await.unwrap();
         assert!(begin.starts_with(b"HTTP/1.1 200"));
-        let ended = tokio::time::timeout(Duration::from_secs(10), serving).await;
         assert!(
-            ended.is_ok(),
+            ends(serving).await,
             "the answer is held as long as the client likes"
         );
+    }
+
+    #[tokio::test]
+    async fn half_a_head_is_not_waited_for_for_ever() {
+        let (mut client, serving) = served(Router::new(), |door| door.head = SOON);
+        client.write_all(&REQUEST[..20]).await.unwrap();
+        assert!(ends(serving).await, "the client holds its place");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_silent_after_its_answer_is_not_waited_for_for_ever() {
+        let router = Router::new().route("/", axum::routing::get(|| async { "an answer" }));
+        let (mut client, serving) = served(router, |door| door.head = SOON);
+        client.write_all(REQUEST).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("an answer"), "{answer}");
+        assert!(!answer.contains("connection: close"), "{answer}");
+        assert!(ends(serving).await);
     }
 
     #[test]
