@@ -22,8 +22,6 @@ crate::tests![
     a_reason_that_comes_and_goes_is_told_once,
     a_disk_that_fails_keeps_no_keys_from_the_program,
     what_is_taken_from_the_inbox_is_delivered,
-    a_long_text_goes_by_file_and_pointer,
-    a_terminal_that_collects_lines_gets_a_long_text_by_file,
     line_breaks_are_kept_on_request,
 ];
 
@@ -427,41 +425,6 @@ fn what_is_taken_from_the_inbox_is_delivered() {
     terminal.keys(b"\x03");
     terminal.wait_for_end();
     assert_eq!(stage.waiting("peer"), 0, "it was acked");
-}
-
-fn a_long_text_goes_by_file_and_pointer() {
-    let stage = Stage::new();
-    let _terminal = stage.sink(&[]);
-    let whole = format!("{} the end", "x".repeat(60_000));
-    stage.publish("peer", &body("whole", &whole));
-    let spilled = "y".repeat(100_000);
-    stage.publish("peer", &body("spilled", &spilled));
-    let lines = stage.wait_for_messages(2);
-    assert_eq!(
-        lines[0],
-        format!("[cbroker peer message from=tester id=whole] {whole} [end]")
-    );
-    let path = lines[1]
-        .split_whitespace()
-        .find(|word| word.contains("/spill/"))
-        .unwrap();
-    assert_eq!(std::fs::read_to_string(path).unwrap(), spilled);
-}
-
-fn a_terminal_that_collects_lines_gets_a_long_text_by_file() {
-    let stage = Stage::new();
-    let script = "echo ready; while read -r line; do echo \"$line\" >> $STAGE/sink.txt; done";
-    let terminal = stage.wrap(&["--delivery", "pty"], &["sh", "-c", script]);
-    terminal.wait_for("ready");
-    let text = "z".repeat(5000);
-    stage.publish("peer", &body("long", &text));
-    let lines = stage.wait_for_messages(1);
-    assert!(lines[0].ends_with("[end]"), "{lines:?}");
-    let path = lines[0]
-        .split_whitespace()
-        .find(|word| word.contains("/spill/"))
-        .unwrap();
-    assert_eq!(std::fs::read_to_string(path).unwrap(), text);
 }
 
 fn line_breaks_are_kept_on_request() {

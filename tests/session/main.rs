@@ -23,6 +23,7 @@ mod ids;
 mod inbox;
 #[cfg(target_os = "linux")]
 mod launchers;
+mod long_texts;
 mod passthrough;
 mod plugin;
 #[path = "../support/process.rs"]
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
                     queued::TESTS,
                     #[cfg(target_os = "linux")]
                     launchers::TESTS,
+                    long_texts::TESTS,
                     removal::TESTS,
                     scenes::TESTS,
                     starting::TESTS,

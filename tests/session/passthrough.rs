@@ -20,6 +20,7 @@ crate::tests![
     a_shell_stops_and_continues_the_wrap_and_the_program_sees_the_window_of_then,
     modes_that_the_program_left_on_are_switched_off,
     the_terminal_is_as_before_after_every_end,
+    the_terminal_is_as_before_after_a_signal_to_the_wrap,
     without_a_terminal_the_program_has_our_descriptors,
     a_pipe_behind_the_wrap_is_the_programs_own,
     the_program_is_told_who_it_is_and_no_secret,
@@ -223,6 +224,22 @@ fn the_terminal_is_as_before_after_every_end() {
         let mut terminal = wrapped(&stage, script);
         terminal.wait_for_end();
         assert!(!terminal.is_raw(), "{script}");
+    }
+}
+
+fn the_terminal_is_as_before_after_a_signal_to_the_wrap() {
+    let stage = Stage::new();
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT] {
+        let script = "printf '\\033[?25lready'; exec sleep 60";
+        let mut terminal = wrapped(&stage, script);
+        terminal.wait_for_start();
+        terminal.wait_for("ready");
+        assert!(terminal.is_raw());
+        terminal.signal(signal);
+        let code = 128 + signal.as_raw();
+        assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(code));
+        assert!(!terminal.is_raw(), "{signal:?}");
+        terminal.wait_for("\x1b[?25h");
     }
 }
 

@@ -1,5 +1,7 @@
 //! The program runs whatever happens to what is ours: its home, its disk, its configuration.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use cbroker::wrap::monitor::ChildStatus;
@@ -14,6 +16,7 @@ crate::tests![
     a_known_agent_is_wrapped_without_the_word_run,
     a_probe_says_which_signals_an_agent_gives,
     a_probe_says_what_an_agent_asks_instead_of_its_prompt,
+    a_probe_tries_a_send_inside_the_sandbox_that_the_settings_switch_on,
 ];
 
 const PROGRAM: [&str; 3] = ["sh", "-c", "echo it ran; exit 5"];
@@ -109,7 +112,8 @@ fn a_known_agent_is_wrapped_without_the_word_run() {
 /// What `doctor --probe` says of the agent that this stage calls `claude`.
 fn probed(stage: &Stage, quirks: &str) -> String {
     let mut doctor = stage.cbroker(&["doctor", "--probe", "claude"]);
-    let output = doctor.env("AGENT", quirks).output().unwrap();
+    doctor.env("AGENT", quirks).env("HOME", stage.path("user"));
+    let output = doctor.output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -135,4 +139,57 @@ fn a_probe_says_what_an_agent_asks_instead_of_its_prompt() {
         said.contains("✗ prompt       a dialog is open instead: "),
         "{said}"
     );
+}
+
+/// The line about the sign `send` of a probe, where this script is `bwrap`.
+fn send_by(stage: &Stage, bwrap: &str) -> String {
+    let path = stage.path("bwrap");
+    std::fs::write(&path, format!("#!/bin/sh\n{bwrap}\n")).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    let said = probed(stage, "");
+    let line = said.lines().find(|line| line.contains("`cbroker send`"));
+    line.unwrap_or_else(|| panic!("no sign `send` in\n{said}"))
+        .to_owned()
+}
+
+fn a_probe_tries_a_send_inside_the_sandbox_that_the_settings_switch_on() {
+    const RUNS: &str = r#"echo "$@" >> $STAGE/bwrapped
+while [ "$1" != -- ]; do shift; done
+shift
+"#;
+    let stage = Stage::new();
+    let settings = stage.path("user/.claude/settings.json");
+    std::fs::create_dir_all(settings.parent().unwrap()).unwrap();
+    let switch_on = |more: &str| {
+        let text = format!(r#"{{"sandbox": {{"enabled": true{more}}}}}"#);
+        std::fs::write(&settings, text).unwrap();
+    };
+    switch_on("");
+    let by = format!("`sandbox.enabled` in {}", settings.display());
+    let inside = format!("tried inside bwrap without network, as {by} has it");
+    let let_through = send_by(&stage, &format!("{RUNS}exec \"$@\""));
+    assert!(let_through.contains("✓ send"), "{let_through}");
+    assert!(let_through.contains(&inside), "{let_through}");
+    let bwrapped = stage.text("bwrapped");
+    assert!(bwrapped.contains("--unshare-net"), "{bwrapped}");
+    // As without a network: nothing answers at the broker's address.
+    let dead = "export CBROKER_URL=amqp://tester:secret@127.0.0.1:1";
+    let shut_in = send_by(&stage, &format!("{RUNS}{dead}\nexec \"$@\""));
+    assert!(shut_in.contains("✗ send"), "{shut_in}");
+    assert!(shut_in.contains(&inside), "{shut_in}");
+    let tried = stage.text("bwrapped");
+    switch_on(r#", "excludedCommands": ["cbroker send:*"]"#);
+    let excepted = send_by(&stage, RUNS);
+    assert!(excepted.contains("✓ send"), "{excepted}");
+    assert!(
+        excepted.contains("`sandbox.excludedCommands`"),
+        "{excepted}"
+    );
+    assert_eq!(stage.text("bwrapped"), tried, "it needs no sandbox");
+    switch_on("");
+    let useless = "echo 'bwrap: no permissions to create a namespace' >&2; exit 1";
+    std::fs::write(stage.path("bwrap"), format!("#!/bin/sh\n{useless}\n")).unwrap();
+    let said = probed(&stage, "");
+    let not_tried = format!("not tried: the agent's sandbox is on ({by}), and bwrap: no perm");
+    assert!(said.contains(&not_tried), "{said}");
 }
