@@ -130,6 +130,32 @@ pub(crate) fn make_queue_with(place: &Place, name: &str, ttl_ms: u64) {
     });
 }
 
+/// Makes a durable queue with no arguments and no binding, as other programs do.
+pub(crate) fn make_bare_queue(url: &str, name: &str) {
+    run(async {
+        let (connection, channel) = connected(url).await;
+        let durable = lapin::options::QueueDeclareOptions {
+            durable: true,
+            ..lapin::options::QueueDeclareOptions::default()
+        };
+        let none = lapin::types::FieldTable::default();
+        let declared = channel.queue_declare(name.into(), durable, none);
+        declared.await.unwrap();
+        connection.close(200, "done".into()).await.unwrap();
+    });
+}
+
+/// Takes the binding of a session's queue away.
+pub(crate) fn unbind(url: &str, name: &str) {
+    run(async {
+        let (connection, channel) = connected(url).await;
+        let none = lapin::types::FieldTable::default();
+        let unbound = channel.queue_unbind(name.into(), "claudeBroker".into(), name.into(), none);
+        unbound.await.unwrap();
+        connection.close(200, "done".into()).await.unwrap();
+    });
+}
+
 /// Makes a queue for each of these sessions.
 pub(crate) fn make_queues(place: &Place, names: &[String]) {
     let endpoint = endpoint(place);

@@ -152,3 +152,24 @@ fn a_dead_letter_of_a_stranger_goes_as_the_users_own_only_after_a_second_word() 
     session.wait_for_submission("a forged one");
     dead(&place, 0);
 }
+
+#[test]
+fn a_letter_of_which_only_the_beginning_was_kept_is_not_sent_again() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let _session = Wrapped::open(&place, "backend", &[]);
+    let body = "x".repeat(100 << 10);
+    publish(&place, body.as_bytes());
+    let letter = dead(&place, 1).remove(0);
+    assert_eq!(letter["cut_from"], body.len(), "{}", id(&letter));
+    let kept = letter["raw"].as_str().unwrap();
+    assert!(body.starts_with(kept) && kept.len() <= 64 << 10);
+    assert!(kept.len() > 60 << 10, "{} bytes were kept", kept.len());
+    let shown = place.ok(["dead"]);
+    let note = format!("({} of {} bytes were kept)", kept.len(), body.len());
+    assert!(shown.contains(&note), "{shown}");
+    let resent = place.run(["dead", "--resend", id(&letter), "--yes"]);
+    resent.fails(1, "the dead letter ");
+    assert!(resent.err.contains("only the beginning"), "{resent:?}");
+    dead(&place, 1);
+}

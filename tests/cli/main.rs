@@ -39,4 +39,5 @@ mod sessions;
 mod shells;
 mod states;
 mod strangers;
+mod unbound;
 mod usage;
