@@ -29,12 +29,33 @@ pub(crate) struct DeadLetter {
     pub(crate) queue: Arc<Queue>,
     pub(crate) message: Message,
     pub(crate) reason: Reason,
-    /// The level and position to settle in the store after the message was dead-lettered.
-    pub(crate) stored: Option<(u8, u64)>,
-    pub(crate) _charge: EntryCharge,
+    /// The level and position to settle in the store after the message was dead-lettered. Until the
+    /// letter is dropped, its queue counts it.
+    stored: Option<(u8, u64)>,
+    _charge: EntryCharge,
 }
 
 impl DeadLetter {
+    /// A message that has left `queue`. `stored` says where the store has it in that queue. The
+    /// queue must be locked.
+    pub(crate) fn new(
+        queue: &Arc<Queue>,
+        message: Message,
+        reason: Reason,
+        stored: Option<(u8, u64)>,
+    ) -> Self {
+        if stored.is_some() {
+            queue.begin_leaving();
+        }
+        Self {
+            queue: Arc::clone(queue),
+            message,
+            reason,
+            stored,
+            _charge: EntryCharge::new(),
+        }
+    }
+
     /// The message has left its queue: the store forgets it there.
     pub(crate) fn settle(&self) {
         if let (Some((level, position)), Some(store)) = (self.stored, self.queue.store())
@@ -44,6 +65,14 @@ impl DeadLetter {
                 queue = %self.queue.name(), %error,
                 "the original of a dead letter could not be settled"
             );
+        }
+    }
+}
+
+impl Drop for DeadLetter {
+    fn drop(&mut self) {
+        if self.stored.is_some() {
+            self.queue.end_leaving();
         }
     }
 }

@@ -221,19 +221,19 @@ impl PriorityLevel {
     /// Leaves what is in memory to the store, where the store has all of it. Returns the last
     /// position of it that a client has had.
     ///
-    /// While clients hold messages of the queue, what they may have had stays: the store would give
-    /// it once more.
+    /// While clients hold messages of the queue, or dead letters of it are on their way, all that
+    /// has been taken before stays: the store would give what is out once more.
     pub(super) fn unload(
         &mut self,
         rest: UnloadRest,
-        is_some_unsettled: bool,
+        is_some_out: bool,
         effects: &mut Effects,
     ) -> Option<u64> {
         let least = match rest {
             UnloadRest::Head => LEAST_BYTES,
             UnloadRest::Nothing => 0,
         };
-        let first_free = if is_some_unsettled {
+        let first_free = if is_some_out {
             self.taken_through + 1
         } else {
             0

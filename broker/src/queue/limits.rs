@@ -10,7 +10,6 @@ use super::message::Message;
 use super::queued::QueuedMessage;
 use super::state::QueueState;
 use crate::delivery::effects::{DeadLetter, Effects};
-use crate::memory::EntryCharge;
 
 /// Whether a message whose time is exactly now has expired. A fresh one with a time to live of 0
 /// may still be handed to a consumer that waits, but not kept.
@@ -43,13 +42,7 @@ pub(super) fn refuse(
     state.counters.dropped += 1;
     let arguments = &queue.identity.arguments;
     if arguments.overflow == Overflow::RejectPublishDlx && arguments.dead_letters.is_some() {
-        let letter = DeadLetter {
-            queue: Arc::clone(queue),
-            message: message.clone(),
-            reason: Reason::MaxLength,
-            stored: None,
-            _charge: EntryCharge::new(),
-        };
+        let letter = DeadLetter::new(queue, message.clone(), Reason::MaxLength, None);
         effects.add_dead_letter(letter);
     }
 }

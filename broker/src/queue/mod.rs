@@ -9,6 +9,10 @@
 //! # Cost
 //! One lock a publish and one a run of settles; nothing is formatted, logged or awaited under it.
 
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
@@ -67,6 +71,8 @@ pub struct Queue {
     pub(crate) identity: QueueIdentity,
     store: Option<QueueStore>,
     state: Mutex<QueueState>,
+    /// Dead letters on their way whose originals the store still has.
+    leaving: AtomicU64,
     /// Notified when consumers have nearly emptied the queue.
     drained: Notify,
     _charge: KindCharge,
@@ -151,6 +157,7 @@ impl Queue {
             identity,
             store,
             state: Mutex::new(state),
+            leaving: AtomicU64::new(0),
             drained: Notify::new(),
         }
     }
@@ -181,6 +188,23 @@ impl Queue {
     /// Runs `with` under the lock.
     pub(crate) fn with<R>(&self, with: impl FnOnce(&mut QueueState) -> R) -> R {
         with(&mut lock(&self.state))
+    }
+
+    /// Counts a dead letter whose original the store has. The queue must be locked.
+    pub(crate) fn begin_leaving(&self) {
+        self.leaving.fetch_add(1, Relaxed);
+    }
+
+    /// Ends what [`Queue::begin_leaving`] began: the store has forgotten the original, or keeps it
+    /// for the next start.
+    pub(crate) fn end_leaving(&self) {
+        self.leaving.fetch_sub(1, Release);
+    }
+
+    /// Whether any dead letter is on its way whose original the store has. The queue must be
+    /// locked.
+    fn is_some_leaving(&self) -> bool {
+        self.leaving.load(Acquire) > 0
     }
 
     /// Refuses a connection that is not the owner of an exclusive queue.

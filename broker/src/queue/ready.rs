@@ -107,11 +107,11 @@ impl ReadyMessages {
         &mut self,
         level: u8,
         rest: UnloadRest,
-        is_some_unsettled: bool,
+        is_some_out: bool,
         effects: &mut Effects,
     ) -> Option<u64> {
         let level = self.levels.get_mut(usize::from(level))?;
-        let given_back = level.unload(rest, is_some_unsettled, effects);
+        let given_back = level.unload(rest, is_some_out, effects);
         level.report(&self.budget);
         given_back
     }

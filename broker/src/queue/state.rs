@@ -271,13 +271,7 @@ impl QueueState {
         if queue.identity.arguments.dead_letters.is_some() {
             let stored = (entry.persistence == Persistence::Appended)
                 .then_some((entry.level, entry.position));
-            effects.add_dead_letter(DeadLetter {
-                queue: Arc::clone(queue),
-                message: entry.message,
-                reason,
-                stored,
-                _charge: EntryCharge::new(),
-            });
+            effects.add_dead_letter(DeadLetter::new(queue, entry.message, reason, stored));
         } else if Self::settle_in_store_and_confirm(queue, &entry, effects).is_err() {
             // The store says so itself, once and loudly; the next publish is refused with it.
             tracing::debug!(queue = %queue.name(), "a discarded message could not be settled");
@@ -369,9 +363,9 @@ impl QueueState {
         } else {
             UnloadRest::Nothing
         };
-        let is_some_unsettled = self.unsettled > 0;
+        let is_some_out = self.is_some_out(queue);
         for (level, before) in (0..).zip(&mut self.delivered_before) {
-            let given_back = self.ready.unload(level, rest, is_some_unsettled, effects);
+            let given_back = self.ready.unload(level, rest, is_some_out, effects);
             *before = (*before).max(given_back);
         }
     }
@@ -383,7 +377,14 @@ impl QueueState {
         }
     }
 
-    /// Drops every ready message, for good with the ticket; those in clients' hands stay.
+    /// Whether the store has messages of this queue that are not ready: in clients' hands, or dead
+    /// letters on their way.
+    fn is_some_out(&self, queue: &Queue) -> bool {
+        self.unsettled > 0 || queue.is_some_leaving()
+    }
+
+    /// Drops every ready message, for good with the ticket; those in clients' hands and dead
+    /// letters on their way stay.
     pub(super) fn purge(
         &mut self,
         queue: &Arc<Queue>,
@@ -398,10 +399,10 @@ impl QueueState {
         if let Some(store) = &queue.store {
             let last = self.next_position.saturating_sub(1);
             for (level, first) in gaps {
-                gone = gone.max(if self.unsettled == 0 {
-                    store.purge(level, last)?
-                } else {
+                gone = gone.max(if self.is_some_out(queue) {
                     store.settle_all(level, first, last)?
+                } else {
+                    store.purge(level, last)?
                 });
             }
         }
@@ -460,3 +461,6 @@ impl QueueState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

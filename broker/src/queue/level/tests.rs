@@ -1,5 +1,6 @@
 //! A level under random publishes, settles, loads and unloads, beside what the store has: every
-//! message is handed out once, in order, and none is handed out that a client has.
+//! message is handed out once, in order, and none is handed out that a client has or that is a dead
+//! letter on its way.
 
 #![allow(clippy::unwrap_used)]
 
@@ -53,10 +54,23 @@ fn budget(is_spent: bool) -> Arc<WindowBudget> {
 
 #[derive(Debug, Clone, Copy)]
 enum Act {
-    Publish { is_stored: bool, is_awaited: bool },
+    Publish {
+        is_stored: bool,
+        is_awaited: bool,
+    },
     Take,
-    Ack { nth: usize },
-    GiveBack { nth: usize },
+    Ack {
+        nth: usize,
+    },
+    GiveBack {
+        nth: usize,
+    },
+    /// A client rejects it. It waits as a dead letter, and the store keeps it until it has left.
+    Reject {
+        nth: usize,
+    },
+    /// The oldest dead letter leaves.
+    Leave,
     Unload(UnloadRest),
     Ask,
     Bring,
@@ -70,6 +84,8 @@ fn act() -> impl Strategy<Value = Act> {
         4 => Just(Act::Take),
         2 => (0usize..8).prop_map(|nth| Act::Ack { nth }),
         2 => (0usize..8).prop_map(|nth| Act::GiveBack { nth }),
+        2 => (0usize..8).prop_map(|nth| Act::Reject { nth }),
+        1 => Just(Act::Leave),
         3 => rest.prop_map(Act::Unload),
         3 => Just(Act::Ask),
         3 => Just(Act::Bring),
@@ -80,10 +96,11 @@ struct World {
     level: PriorityLevel,
     budget: Arc<WindowBudget>,
     next: u64,
-    /// What the store has: also what clients hold and have not settled.
+    /// What the store has: also what clients hold and have not settled, and dead letters.
     stored: BTreeSet<u64>,
     waiting: BTreeSet<u64>,
     held: BTreeMap<u64, QueuedMessage>,
+    leaving: VecDeque<u64>,
     asked: Option<LoadRequest>,
 }
 
@@ -96,6 +113,7 @@ impl World {
             stored: BTreeSet::new(),
             waiting: BTreeSet::new(),
             held: BTreeMap::new(),
+            leaving: VecDeque::new(),
             asked: None,
         }
     }
@@ -134,9 +152,18 @@ impl World {
                     self.level.give_back(entry);
                 }
             }
+            Act::Reject { nth } => {
+                let rejected = self.nth_held(nth).map(|entry| entry.position);
+                self.leaving.extend(rejected);
+            }
+            Act::Leave => {
+                if let Some(position) = self.leaving.pop_front() {
+                    self.stored.remove(&position);
+                }
+            }
             Act::Unload(rest) => {
-                let mut effects = Effects::new(0);
-                self.level.unload(rest, !self.held.is_empty(), &mut effects);
+                let is_some_out = !self.held.is_empty() || !self.leaving.is_empty();
+                self.level.unload(rest, is_some_out, &mut Effects::new(0));
             }
             Act::Ask => {
                 let wanted = self.level.wants(0, LoadNeed::Soon, &self.budget);
