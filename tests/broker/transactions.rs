@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
+    QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 
 use crate::running::{Running, confirming, declare, get, publish};
@@ -80,4 +81,59 @@ async fn a_message_lives_from_its_commit_on() {
     tokio::time::sleep(Duration::from_millis(LIFE_MS + 100)).await;
     channel.tx_commit().await.unwrap();
     assert!(get(&channel, "q", true).await.is_some());
+}
+
+/// The rest of the transaction was lost: its acks neither acked nor requeued.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_with_a_refused_publish_does_all_the_rest_and_then_fails() {
+    let running = Running::new().await;
+    let connection = running.connect().await;
+    let publisher = confirming(&connection).await;
+    ready(&publisher).await;
+    declare(&publisher, "other", QueueDeclareOptions::default()).await;
+    let mut full = FieldTable::default();
+    full.insert("x-max-length".into(), AMQPValue::LongInt(0));
+    let refuse = AMQPValue::LongString("reject-publish".into());
+    full.insert("x-overflow".into(), refuse);
+    let options = QueueDeclareOptions::default();
+    let declared = publisher.queue_declare("full".into(), options, full);
+    declared.await.unwrap();
+    for number in 0..3 {
+        assert!(publish(&publisher, "q", &[number], BasicProperties::default()).await);
+    }
+    let channel = connection.create_channel().await.unwrap();
+    let mut tags = Vec::new();
+    for _ in 0..3 {
+        let (_, _, tag) = get(&channel, "q", false).await.unwrap();
+        tags.push(tag);
+    }
+    channel.tx_select().await.unwrap();
+    for queue in ["full", "other"] {
+        let options = BasicPublishOptions::default();
+        let sent = channel.basic_publish(
+            "".into(),
+            queue.into(),
+            options,
+            b"it",
+            BasicProperties::default(),
+        );
+        sent.await.unwrap();
+    }
+    let ack = BasicAckOptions::default();
+    channel.basic_ack(tags[0], ack).await.unwrap();
+    let requeue = BasicNackOptions {
+        requeue: true,
+        ..BasicNackOptions::default()
+    };
+    channel.basic_nack(tags[1], requeue).await.unwrap();
+    let refused = channel.tx_commit().await.unwrap_err().to_string();
+    assert!(refused.contains("partial tx completion"), "{refused}");
+    let reading = connection.create_channel().await.unwrap();
+    assert!(get(&reading, "other", true).await.is_some());
+    // The first is gone; the second and, with the channel's end, the third are back.
+    let mut back = Vec::new();
+    while let Some((body, _, _)) = get(&reading, "q", true).await {
+        back.extend(body);
+    }
+    assert_eq!(back, [1, 2]);
 }

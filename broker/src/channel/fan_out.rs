@@ -175,7 +175,7 @@ impl Channel {
             }
             self.continuation = Some(continuation);
             if let Err(fault) = self.go_on(effects) {
-                tracing::debug!(%fault, "a publish of a closed channel was not finished");
+                tracing::debug!(%fault, "what a closed channel had begun ended with a fault");
             }
         }
         self.continuation.is_none()

@@ -13,7 +13,7 @@ use super::{Channel, ChannelMode, Next};
 use crate::delivery::confirms::ConfirmState;
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, UnsettledDelivery};
-use crate::fault::{Fault, ReplyCode};
+use crate::fault::Fault;
 use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind};
 use crate::persist::{Ticket, Together};
 use crate::queue::Disposition;
@@ -80,6 +80,8 @@ pub(super) struct Commit {
     current: Option<FanOut>,
     settles: Peekable<std::vec::IntoIter<(UnsettledDelivery, Disposition)>>,
     last: Ticket,
+    /// A queue has refused a publish. All the rest is done, and then the commit fails.
+    is_refused: bool,
     /// One commit of the store: after a crash the transaction is whole or absent.
     _whole: Together,
     /// Kept until the end: what is committed is still in memory.
@@ -209,6 +211,7 @@ impl Channel {
             current: None,
             settles: transaction.settles.into_iter().peekable(),
             last: Ticket::NONE,
+            is_refused: false,
             _whole: self.context.vhost.together(),
             _holding: transaction.holding,
         };
@@ -229,12 +232,7 @@ impl Channel {
                     return Ok(Next::Continues);
                 }
                 Some(ConfirmState::Ticket(ticket)) => commit.last = commit.last.max(ticket),
-                Some(ConfirmState::Refused) => {
-                    return Err(Fault::channel(
-                        ReplyCode::PreconditionFailed,
-                        "partial tx completion",
-                    ));
-                }
+                Some(ConfirmState::Refused) => commit.is_refused = true,
                 Some(ConfirmState::Routing) => {}
             }
         }
@@ -246,8 +244,10 @@ impl Channel {
                 return Ok(Next::Continues);
             }
         }
-        let last = commit.last;
-        Ok(self.reply_after(last, effects, |out, channel| {
+        if commit.is_refused {
+            return Err(Fault::precondition("partial tx completion"));
+        }
+        Ok(self.reply_after(commit.last, effects, |out, channel| {
             reply::bare(out, channel, 90, 21);
         }))
     }
