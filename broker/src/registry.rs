@@ -12,7 +12,7 @@ use crate::delivery::ledger::Ledger;
 use crate::delivery::outbox::Outbox;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::lock;
-use crate::memory::{CONNECTIONS, ConnectionHoldings, KindCharge};
+use crate::memory::{CONNECTIONS, ConnectionHoldings, HoldingKind, KindCharge};
 use crate::stats::{ChannelCounters, Counter};
 use crate::wire::table::Table;
 
@@ -209,11 +209,10 @@ impl ConnectionHandle {
         lock(&self.channels).len()
     }
 
-    /// Whether any channel has deliveries that the client has not settled.
+    /// Whether the client holds deliveries that it has not settled, or whose settles are not
+    /// committed. Few bytes of them may go unnoticed.
     pub(crate) fn has_unsettled(&self) -> bool {
-        lock(&self.channels)
-            .values()
-            .any(|channel| channel.unsettled() > 0)
+        self.holdings.bytes(HoldingKind::Unsettled) > 0
     }
 
     pub(crate) fn add_channel(&self, view: &Arc<ChannelView>) {

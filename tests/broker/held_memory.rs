@@ -2,8 +2,9 @@
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::loaded::{Confirmed, Loaded, PERSISTENT, PLAIN, declare, method, publishing};
 use crate::memory::{consume_all, filled};
@@ -44,6 +45,29 @@ fn a_publisher_goes_on_beside_a_consumer_that_settles_nothing() {
     thread::sleep(HELD_FOR);
     publisher.goes_on();
     loaded.bear("a consumer that settles nothing", vec![client]);
+}
+
+/// Each ack made room for the next delivery, and the transaction kept the bodies.
+#[test]
+fn a_publisher_goes_on_beside_acks_that_are_never_committed() {
+    let mut loaded = Loaded::start();
+    let mut publisher = Confirmed::new(&loaded);
+    let names = filled(&loaded, (1, 150), 1_000_000);
+    let mut client = loaded.client();
+    client.method(1, (90, 10), b"");
+    client.expect(1, (90, 11));
+    consume_all(&mut client, &names[0]);
+    let read = loaded.drain(&client);
+    let ack_all = method(1, (60, 80), &[&0_u64.to_be_bytes()[..], b"\x01"].concat());
+    let until = Instant::now() + HELD_FOR;
+    while Instant::now() < until {
+        client.bytes(&ack_all);
+        thread::sleep(Duration::from_millis(5));
+    }
+    publisher.goes_on();
+    let read = read.load(Relaxed);
+    loaded.bear("acks that are never committed", vec![client]);
+    assert!((1_000_000..100_000_000).contains(&read), "{read} bytes");
 }
 
 #[test]

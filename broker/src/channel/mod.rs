@@ -85,7 +85,7 @@ pub(crate) enum Next {
 enum ChannelMode {
     Plain,
     Confirming(Arc<Confirms>),
-    Transactional(Transaction),
+    Transactional(Box<Transaction>),
 }
 
 /// How far a channel is from its end.

@@ -28,6 +28,8 @@ pub(super) struct Transaction {
     settles: Vec<(UnsettledDelivery, Disposition)>,
     rights: UsedRights,
     holding: Holding,
+    /// The deliveries of `settles`: until the commit they are the client's, as unsettled ones.
+    uncommitted: Holding,
 }
 
 /// The rights that the publishes of a transaction were accepted by. The commit needs them again:
@@ -86,6 +88,8 @@ pub(super) struct Commit {
     _whole: Together,
     /// Kept until the end: what is committed is still in memory.
     _holding: Holding,
+    /// The deliveries of `settles`.
+    uncommitted: Holding,
 }
 
 impl Transaction {
@@ -95,6 +99,7 @@ impl Transaction {
             settles: Vec::new(),
             rights: UsedRights::default(),
             holding: Holding::new(holdings, HoldingKind::Transaction),
+            uncommitted: Holding::new(holdings, HoldingKind::Unsettled),
         }
     }
 
@@ -124,8 +129,12 @@ impl Transaction {
         let before = self.settles.len();
         self.settles
             .extend(deliveries.map(|delivery| (delivery, disposition)));
-        let added = self.settles.len() - before;
-        self.hold(0, added * size_of::<(UnsettledDelivery, Disposition)>());
+        let added = &self.settles[before..];
+        let bytes = added.iter().map(|(delivery, _)| delivery.entry.footprint());
+        let bytes = self.uncommitted.bytes() + bytes.sum::<usize>();
+        let places = size_of_val(added);
+        self.uncommitted.set(bytes, 0);
+        self.hold(0, places);
     }
 
     /// Adds `bytes` that are on the account already and `more` that are not.
@@ -149,6 +158,7 @@ impl Transaction {
         self.publishes = Vec::new();
         self.rights = UsedRights::default();
         self.holding.set(0, 0);
+        self.uncommitted.set(0, 0);
         std::mem::take(&mut self.settles)
             .into_iter()
             .map(|(delivery, _)| delivery)
@@ -164,8 +174,8 @@ impl Channel {
             }
             ChannelMode::Transactional(_) => {}
             ChannelMode::Plain => {
-                self.mode =
-                    ChannelMode::Transactional(Transaction::new(&self.context.connection.holdings));
+                let transaction = Transaction::new(&self.context.connection.holdings);
+                self.mode = ChannelMode::Transactional(Box::new(transaction));
                 self.view
                     .is_transactional
                     .store(true, std::sync::atomic::Ordering::Relaxed);
@@ -180,7 +190,8 @@ impl Channel {
         let holdings = &self.context.connection.holdings;
         match &mut self.mode {
             ChannelMode::Transactional(transaction) => {
-                Ok(std::mem::replace(transaction, Transaction::new(holdings)))
+                let next = Transaction::new(holdings);
+                Ok(std::mem::replace(&mut **transaction, next))
             }
             _ => Err(Fault::precondition("channel is not transactional")),
         }
@@ -214,6 +225,7 @@ impl Channel {
             is_refused: false,
             _whole: self.context.vhost.together(),
             _holding: transaction.holding,
+            uncommitted: transaction.uncommitted,
         };
         self.commit(Box::new(commit), effects)
     }
@@ -270,6 +282,10 @@ impl Commit {
         {
             run.push(delivery);
         }
+        // These make room for the next deliveries of their queues.
+        let bytes = run.iter().map(|delivery| delivery.entry.footprint());
+        let left = self.uncommitted.bytes().saturating_sub(bytes.sum());
+        self.uncommitted.set(left, 0);
         Some(disposition)
     }
 
@@ -289,3 +305,6 @@ impl Commit {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

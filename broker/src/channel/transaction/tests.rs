@@ -1,0 +1,67 @@
+//! What an open transaction counts as held.
+
+#![allow(clippy::unwrap_used)]
+use super::*;
+use crate::delivery::ledger::{Ledger, Which};
+use crate::queue::dead_letter::Spread;
+use crate::queue::message::MessageFacts;
+use crate::queue::{ConfirmMode, GetMode, Queue};
+use crate::wire::content::MessageContent;
+
+/// Enough to be reported at once.
+static BODY: [u8; 100_000] = [7; 100_000];
+
+fn message() -> Message {
+    let content = MessageContent {
+        exchange: b"",
+        routing_key: b"q",
+        properties: b"\0\0",
+        body: &BODY,
+    };
+    let facts = MessageFacts {
+        persistent: false,
+        priority: 0,
+        published_ms: 0,
+        ttl_ms: None,
+        spread: Spread::NONE,
+    };
+    Message::assemble(content, facts)
+}
+
+/// Each ack made room for the next delivery, and the transaction kept every body.
+#[test]
+fn an_acked_delivery_counts_as_unsettled_until_the_commit_or_the_rollback() {
+    let holdings = Arc::<ConnectionHoldings>::default();
+    let (queue, ledger) = (Queue::plain(), Ledger::new(&holdings));
+    let mut effects = Effects::new(0);
+    for _ in 0..2 {
+        queue
+            .publish(&message(), ConfirmMode::Nothing, &mut effects)
+            .unwrap();
+        queue
+            .get(&ledger, GetMode::Unsettled, &mut effects)
+            .unwrap();
+    }
+    let unsettled = || holdings.bytes(HoldingKind::Unsettled);
+    let held = unsettled();
+    assert!(held >= 2 * BODY.len());
+    let mut transaction = Transaction::new(&holdings);
+    let mut taken = Vec::new();
+    for tag in 1..=2 {
+        ledger
+            .take(Which::One(tag), Credit::Later, 1, &mut taken)
+            .unwrap();
+        transaction.settle(taken.drain(..), Disposition::Ack);
+        assert_eq!(unsettled(), held, "after ack {tag}");
+    }
+    let other = holdings.bytes(HoldingKind::Transaction);
+    assert!(other < BODY.len(), "it is not counted twice");
+    ledger.put_back(transaction.take_settled());
+    assert_eq!(unsettled(), held, "rolled back");
+    ledger
+        .take(Which::UpTo(0), Credit::Later, 2, &mut taken)
+        .unwrap();
+    transaction.settle(taken.drain(..), Disposition::Ack);
+    drop(transaction);
+    assert_eq!(unsettled(), 0);
+}
