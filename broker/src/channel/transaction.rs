@@ -27,6 +27,8 @@ pub(super) struct Transaction {
     publishes: Vec<PendingPublish>,
     settles: Vec<(UnsettledDelivery, Disposition)>,
     rights: UsedRights,
+    /// The addresses of the lists of queues that the publishes keep, to count each list once.
+    lists: HashSet<usize>,
     holding: Holding,
     /// The deliveries of `settles`: until the commit they are the client's, as unsettled ones.
     uncommitted: Holding,
@@ -45,6 +47,9 @@ struct UsedRights {
 
 /// What a name in [`UsedRights`] takes beside its bytes.
 const NAME_BYTES: usize = 64;
+
+/// What a list in [`Transaction::lists`] takes beside its queues.
+const LIST_BYTES: usize = 64;
 
 impl UsedRights {
     /// Notes what a message needs; says how many bytes that takes.
@@ -98,6 +103,7 @@ impl Transaction {
             publishes: Vec::new(),
             settles: Vec::new(),
             rights: UsedRights::default(),
+            lists: HashSet::new(),
             holding: Holding::new(holdings, HoldingKind::Transaction),
             uncommitted: Holding::new(holdings, HoldingKind::Unsettled),
         }
@@ -112,13 +118,24 @@ impl Transaction {
         is_mandatory: bool,
     ) -> Result<(), Fault> {
         let names = self.rights.note(&message, generation);
-        self.hold(message.footprint(), names + size_of::<PendingPublish>());
+        let more = names + self.note_list(&targets) + size_of::<PendingPublish>();
+        self.hold(message.footprint(), more);
         self.publishes.push(PendingPublish {
             message,
             targets,
             is_mandatory,
         });
         self.check()
+    }
+
+    /// Notes a list of queues; says how many bytes that takes.
+    fn note_list(&mut self, targets: &TargetQueues) -> usize {
+        let is_new = self.lists.insert(targets.as_ptr().addr());
+        if is_new {
+            LIST_BYTES + size_of_val(&**targets)
+        } else {
+            0
+        }
     }
 
     pub(super) fn settle(
@@ -157,6 +174,7 @@ impl Transaction {
     pub(super) fn take_settled(&mut self) -> Vec<UnsettledDelivery> {
         self.publishes = Vec::new();
         self.rights = UsedRights::default();
+        self.lists = HashSet::new();
         self.holding.set(0, 0);
         self.uncommitted.set(0, 0);
         std::mem::take(&mut self.settles)

@@ -65,3 +65,28 @@ fn an_acked_delivery_counts_as_unsettled_until_the_commit_or_the_rollback() {
     drop(transaction);
     assert_eq!(unsettled(), 0);
 }
+
+/// Only a route that a channel remembers was on the account.
+#[test]
+fn the_queues_of_a_publish_are_on_the_account_once() {
+    let holdings = Arc::<ConnectionHoldings>::default();
+    let mut transaction = Transaction::new(&holdings);
+    let queues: Vec<_> = std::iter::repeat_n(Queue::plain(), 10_000).collect();
+    let list = size_of_val(&*queues);
+    let first: TargetQueues = queues.clone().into();
+    let second: TargetQueues = queues.into();
+    for (targets, lists) in [
+        (&first, 1),
+        (&first, 1),
+        (&second, 2),
+        (&first, 2),
+        (&second, 2),
+    ] {
+        transaction
+            .publish((message(), 1), Arc::clone(targets), false)
+            .unwrap();
+        let charged = transaction.holding.charged();
+        let expected = lists * list..(lists + 1) * list;
+        assert!(expected.contains(&charged), "{charged} of {expected:?}");
+    }
+}
