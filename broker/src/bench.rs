@@ -84,7 +84,7 @@ impl HandOff {
             connection: 1,
         });
         let mut effects = Effects::new(0);
-        let subscribed = queue.subscribe(&Arc::new(consumer), &mut effects);
+        let subscribed = queue.subscribe(&Arc::new(consumer), |_| {}, &mut effects);
         assert!(subscribed.is_ok(), "a queue without a store cannot stop");
         Self {
             queue,

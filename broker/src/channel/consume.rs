@@ -7,8 +7,9 @@ use super::{Channel, Next};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::memory;
+use crate::persist::Stopped;
 use crate::queue::consumer::{Consumer, Subscription};
-use crate::queue::{GetMode, GetResult, Queue};
+use crate::queue::{GetMode, GetResult, Queue, SubscribeResult};
 use crate::vhost::{REPLY_TO, REPLY_TO_PREFIX, ReplyConsumer};
 use crate::wire::method::Consume;
 use crate::wire::reply;
@@ -51,16 +52,6 @@ impl Channel {
         let queue = self.readable_queue(consume.queue)?;
         let arguments = decode(consume.arguments)?;
         let priority = priority(&arguments, &queue)?;
-        let is_taken = queue.with(|state| {
-            state.consumers.has_exclusive() || (consume.exclusive && !state.consumers.is_empty())
-        });
-        if is_taken {
-            return Err(Fault::refused(format!(
-                "queue '{}' in vhost '{}' in exclusive use",
-                queue.name(),
-                self.context.vhost.name()
-            )));
-        }
         let subscription = Subscription {
             tag: Arc::clone(&tag),
             lane: self.lane,
@@ -83,18 +74,23 @@ impl Channel {
             ));
         }
         let consumer = Arc::new(Consumer::new(subscription));
-        if !consume.no_wait {
-            self.send(effects, |out, channel| {
-                reply::consume_ok(out, channel, &tag);
-            });
-        }
+        let greet = |effects: &mut Effects| {
+            if !consume.no_wait {
+                self.send(effects, |out, channel| {
+                    reply::consume_ok(out, channel, &tag);
+                });
+            }
+        };
+        let subscribed = queue.subscribe(&consumer, greet, effects);
+        check_subscribed(&queue, subscribed.as_ref())?;
+        // Also where the store has stopped, since the queue has the consumer.
         self.consumers
             .insert(tag, (Arc::clone(&queue), Arc::clone(&consumer)));
         self.view.consumers.store(
             u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
             Relaxed,
         );
-        queue.subscribe(&consumer, effects)?;
+        subscribed?;
         // The permission may have been withdrawn before the queue knew the consumer.
         super::access::check_read_queue(&self.context, queue.name())?;
         Ok(Next::On)
@@ -228,6 +224,22 @@ impl Channel {
             }
         }
         Ok(Next::On)
+    }
+}
+
+/// Refuses a consumer that its queue has not added.
+fn check_subscribed(
+    queue: &Queue,
+    subscribed: Result<&SubscribeResult, &Stopped>,
+) -> Result<(), Fault> {
+    let (name, vhost) = (queue.name(), queue.vhost());
+    match subscribed {
+        Ok(SubscribeResult::Gone) => Err(Fault::no_queue(name, vhost)),
+        Ok(SubscribeResult::InExclusiveUse) => {
+            let reason = format!("queue '{name}' in vhost '{vhost}' in exclusive use");
+            Err(Fault::refused(reason))
+        }
+        Ok(SubscribeResult::Added) | Err(_) => Ok(()),
     }
 }
 

@@ -138,6 +138,16 @@ pub(crate) enum GetResult {
     },
 }
 
+/// What became of a consumer that a queue was to add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SubscribeResult {
+    Added,
+    /// It or a consumer that is there wants the queue for itself.
+    InExclusiveUse,
+    /// The queue was deleted since it was looked up.
+    Gone,
+}
+
 /// How `basic.get` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GetMode {
@@ -284,16 +294,27 @@ impl Queue {
         lock(&self.state).pump(self, effects).map(drop)
     }
 
-    /// Adds a consumer; the caller has sent its `consume-ok`.
+    /// Adds a consumer, if it may be added. `greet` sends its `consume-ok`, before the first
+    /// delivery.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
         consumer: &Arc<Consumer>,
+        greet: impl FnOnce(&mut Effects),
         effects: &mut Effects,
-    ) -> Result<(), Stopped> {
+    ) -> Result<SubscribeResult, Stopped> {
         let mut state = lock(&self.state);
+        if state.is_deleted {
+            return Ok(SubscribeResult::Gone);
+        }
+        let is_exclusive = consumer.subscription.exclusive;
+        if state.consumers.has_exclusive() || (is_exclusive && !state.consumers.is_empty()) {
+            return Ok(SubscribeResult::InExclusiveUse);
+        }
         state.consumers.add(Arc::clone(consumer));
+        greet(effects);
         state.used_ms = effects.now_ms;
-        state.pump(self, effects).map(drop)
+        state.pump(self, effects)?;
+        Ok(SubscribeResult::Added)
     }
 
     /// Takes a consumer out; its open deliveries stay in the ledger.

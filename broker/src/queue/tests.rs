@@ -13,7 +13,10 @@ use super::browse::Most;
 use super::consumer::{Consumer, Subscription};
 use super::dead_letter::Spread;
 use super::message::{Message, MessageFacts};
-use super::{ConfirmMode, Disposition, GetMode, GetResult, PublishResult, Queue, QueueIdentity};
+use super::{
+    ConfirmMode, Disposition, GetMode, GetResult, PublishResult, Queue, QueueIdentity,
+    SubscribeResult,
+};
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, Ledger, UnknownTag, Which};
 use crate::delivery::outbox::{Frames, Outbox};
@@ -250,7 +253,11 @@ impl World {
 
     /// A consumer on the connection of `outbox`.
     fn consumer(&self, no_ack: bool, prefetch: u32) -> Arc<Consumer> {
-        Arc::new(Consumer::new(Subscription {
+        Arc::new(Consumer::new(self.subscription(no_ack, prefetch)))
+    }
+
+    fn subscription(&self, no_ack: bool, prefetch: u32) -> Subscription {
+        Subscription {
             tag: if no_ack { "none".into() } else { "some".into() },
             lane: Lane {
                 channel: 1,
@@ -265,13 +272,14 @@ impl World {
             arguments: Table::new(),
             wants_cancel: false,
             connection: 1,
-        }))
+        }
     }
 
     fn consume(&mut self, (no_ack, prefetch): (bool, u32), effects: &mut Effects) {
         let consumer = self.consumer(no_ack, prefetch);
         self.consumers.push(Arc::clone(&consumer));
-        self.queue.subscribe(&consumer, effects).unwrap();
+        let subscribed = self.queue.subscribe(&consumer, |_| {}, effects);
+        assert_eq!(subscribed.unwrap(), SubscribeResult::Added);
     }
 
     fn move_all(&mut self, from: MessagePlace, to: MessagePlace) {
@@ -430,7 +438,8 @@ fn a_queue_with_very_many_consumers_hands_out_in_several_turns() {
         // Each on a connection of its own, with room for thousands.
         world.outbox = Arc::default();
         let consumer = world.consumer(false, 0);
-        world.queue.subscribe(&consumer, &mut effects).unwrap();
+        let subscribed = world.queue.subscribe(&consumer, |_| {}, &mut effects);
+        assert_eq!(subscribed.unwrap(), SubscribeResult::Added);
         world.consumers.push(consumer);
     }
     let mut left = world.queue.counts().0;
@@ -448,4 +457,39 @@ fn a_queue_with_very_many_consumers_hands_out_in_several_turns() {
         );
         left = now;
     }
+}
+
+/// It was added to a queue that nobody would ever close again, and waited for ever.
+#[test]
+fn a_consumer_is_not_added_to_a_queue_that_is_deleted_just_then() {
+    let world = World::new(&Table::new());
+    let consumer = world.consumer(false, 0);
+    let mut effects = Effects::new(1000);
+    world.queue.close(&mut effects);
+    let greet = |_: &mut Effects| panic!("there is nothing to consume from");
+    let subscribed = world.queue.subscribe(&consumer, greet, &mut effects);
+    assert_eq!(subscribed.unwrap(), SubscribeResult::Gone);
+    assert_eq!(world.queue.counts().1, 0);
+}
+
+/// Two that asked at the same time both got it.
+#[test]
+fn a_queue_has_one_exclusive_consumer_and_no_other_beside_it() {
+    let world = World::new(&Table::new());
+    let (queue, mut effects) = (&world.queue, Effects::new(1000));
+    let mut subscribe = |exclusive| {
+        let subscription = Subscription {
+            exclusive,
+            ..world.subscription(false, 0)
+        };
+        let consumer = Arc::new(Consumer::new(subscription));
+        queue.subscribe(&consumer, |_| {}, &mut effects).unwrap()
+    };
+    assert_eq!(subscribe(true), SubscribeResult::Added);
+    assert_eq!(subscribe(true), SubscribeResult::InExclusiveUse);
+    assert_eq!(subscribe(false), SubscribeResult::InExclusiveUse);
+    queue.with(|state| state.consumers.take_all());
+    assert_eq!(subscribe(false), SubscribeResult::Added);
+    assert_eq!(subscribe(true), SubscribeResult::InExclusiveUse);
+    assert_eq!(queue.counts().1, 1);
 }
