@@ -109,7 +109,7 @@ impl Vhost {
         most: usize,
     ) -> Result<(usize, Ticket), Fault> {
         let (mut count, mut ticket) = (0, Ticket::NONE);
-        let mut done = Vec::new();
+        let (mut done, mut unbound) = (Vec::new(), Vec::new());
         for source in sources.iter() {
             if count >= most {
                 break;
@@ -122,6 +122,9 @@ impl Vhost {
             };
             let removed = exchange.remove_destination(destination, most - count + 1);
             count += removed.len().saturating_sub(1);
+            if !removed.is_empty() {
+                unbound.push(Arc::clone(source));
+            }
             if exchange.declaration().durable {
                 for (key, arguments) in &removed {
                     let binding = Binding {
@@ -139,6 +142,9 @@ impl Vhost {
         }
         for source in done {
             sources.remove(&source);
+        }
+        // One that has lost none is newer than the bindings.
+        for source in unbound {
             let exchange = tables.exchanges.get(&source);
             if exchange.is_some_and(|it| it.is_unused() && it.declaration().auto_delete) {
                 ticket = ticket.max(self.drop_exchange(tables, &source)?);

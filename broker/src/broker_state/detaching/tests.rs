@@ -115,3 +115,29 @@ async fn what_a_stop_leaves_of_the_bindings_to_a_deleted_queue_does_not_come_bac
     }
     broker.store.clone().close().unwrap();
 }
+
+/// It was taken for the old one, whose last binding goes.
+#[tokio::test]
+async fn a_new_auto_delete_exchange_outlives_the_bindings_of_an_old_one() {
+    let (broker, _kept) = opened().await;
+    bind_very_often(&broker);
+    delete(&broker);
+    let vhost = broker.vhost("/").unwrap();
+    assert!(vhost.is_detaching("q"));
+    vhost
+        .delete_exchange("x", DeleteCondition::default())
+        .unwrap();
+    let declaration = Declaration {
+        kind: ExchangeType::Fanout,
+        durable: true,
+        auto_delete: true,
+        internal: false,
+        arguments: Table::new(),
+    };
+    vhost.declare_exchange("x", declaration).unwrap();
+    while vhost.is_detaching("q") {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bindings(&broker), 0);
+    broker.store.clone().close().unwrap();
+}
