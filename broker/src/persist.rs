@@ -31,6 +31,8 @@ pub(crate) struct OpenedStore {
     pub(crate) store: Store,
     pub(crate) definitions: DefinitionStore,
     pub(crate) topology: Vec<Definition>,
+    /// Every stored definition could be decoded: what is not in `topology` does not exist.
+    pub(crate) is_whole: bool,
     /// Waiting messages, by number in the store.
     pub(crate) messages: HashMap<u64, Recovered>,
 }
@@ -54,12 +56,16 @@ pub(crate) fn open(
     };
     let opened = Store::open(folder, options, progress)?;
     let mut topology = Vec::with_capacity(opened.definitions.len());
+    let mut is_whole = true;
     for (key, value) in &opened.definitions {
         match Definition::decode(key, value) {
             Ok(definition) => topology.push(definition),
-            Err(error) => tracing::error!(
-                ?key, %error, "ignored a stored definition that cannot be decoded"
-            ),
+            Err(error) => {
+                is_whole = false;
+                tracing::error!(
+                    ?key, %error, "ignored a stored definition that cannot be decoded"
+                );
+            }
         }
     }
     let counted = topology.iter().find_map(|definition| match definition {
@@ -85,6 +91,7 @@ pub(crate) fn open(
         store: opened.store,
         definitions,
         topology,
+        is_whole,
         messages,
     })
 }

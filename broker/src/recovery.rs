@@ -1,7 +1,7 @@
 //! Restores vhosts and users from the store when the broker starts. Depends on `persist`, `vhost`
 //! and `users`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::config::{BrokerConfig, FirstUser};
 use crate::error::StartError;
@@ -11,7 +11,7 @@ use crate::persist::definition::{
 use crate::persist::{DefinitionStore, OpenedStore, Ticket};
 use crate::quotas::Quotas;
 use crate::users::{Credential, GUEST, GuestPolicy, Permissions, Tag, Users};
-use crate::vhost::{Labels, Vhost};
+use crate::vhost::{Labels, OrphanBinding, Vhost};
 
 /// The vhost that always exists.
 const ROOT: &str = "/";
@@ -77,10 +77,17 @@ pub(crate) fn recover(
             _ => {}
         }
     }
+    let queues = recorded_queues(&found.topology);
     for definition in &found.topology {
         if let Definition::Binding(binding) = definition {
+            let is_recorded = queues.contains(&(&*binding.vhost, &*binding.destination));
+            let orphan = if found.is_whole && !is_recorded {
+                OrphanBinding::Forget
+            } else {
+                OrphanBinding::Keep
+            };
             with(&vhosts, &binding.vhost, |vhost| {
-                vhost.recover_binding(binding);
+                vhost.recover_binding(binding, orphan);
             });
         }
     }
@@ -95,6 +102,17 @@ pub(crate) fn recover(
         sessions: sessions(&found.topology),
         ticket,
     })
+}
+
+/// Vhost and name of every queue that the store knows, restored or not.
+fn recorded_queues(definitions: &[Definition]) -> HashSet<(&str, &str)> {
+    let queues = definitions
+        .iter()
+        .filter_map(|definition| match definition {
+            Definition::Queue(queue) => Some((&*queue.vhost, &*queue.name)),
+            _ => None,
+        });
+    queues.collect()
 }
 
 fn with(vhosts: &BTreeMap<String, Vhost>, name: &str, act: impl FnOnce(&Vhost)) {
@@ -213,3 +231,6 @@ fn install(
     definitions.save(&Definition::User(definition))?;
     Ok(definitions.save(&Definition::Permission(permission))?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,7 @@ pub(crate) use bindings::BindRequest;
 pub(crate) use dead_letters::routing_keys;
 pub use publish::Published;
 pub(crate) use queues::{Declare, DeleteCondition};
+pub(crate) use recovery::OrphanBinding;
 pub(crate) use reply_to::ReplyConsumer;
 pub(crate) use reply_to::{REPLY_TO, REPLY_TO_PREFIX};
 pub(crate) use routing::QueueRoute;

@@ -13,6 +13,15 @@ use crate::persist::definition::{
 use crate::queue::arguments::QueueArguments;
 use crate::queue::{Queue, QueueIdentity};
 
+/// What becomes of the record of a binding whose queue is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OrphanBinding {
+    /// The queue was deleted, and a crash cut that short: a new queue of its name has no bindings.
+    Forget,
+    /// The queue may have a record that this program cannot use. Another version may.
+    Keep,
+}
+
 impl Vhost {
     /// Restores an exchange. One of an unknown type is skipped.
     pub(crate) fn recover_exchange(&self, definition: &ExchangeDefinition) {
@@ -83,9 +92,9 @@ impl Vhost {
             .insert(Arc::clone(queue.name()), Arc::new(queue));
     }
 
-    /// Restores a binding if both its ends exist. One to a queue that does not is left from its
-    /// deletion, which a crash cut short, and is forgotten: a new queue of that name has none.
-    pub(crate) fn recover_binding(&self, definition: &BindingDefinition) {
+    /// Restores a binding if both its ends exist. `orphan` says what becomes of one whose queue
+    /// does not.
+    pub(crate) fn recover_binding(&self, definition: &BindingDefinition, orphan: OrphanBinding) {
         let mut tables = write(&self.tables);
         let is_there = match definition.kind {
             DestinationKind::Queue => tables.queues.contains_key(definition.destination.as_str()),
@@ -104,7 +113,8 @@ impl Vhost {
             .get_mut(definition.source.as_str())
             .filter(|_| is_there)
         else {
-            if !is_there && definition.kind == DestinationKind::Queue {
+            let is_orphan = !is_there && definition.kind == DestinationKind::Queue;
+            if is_orphan && orphan == OrphanBinding::Forget {
                 let forgotten = Definition::Binding(definition.clone());
                 if let Err(error) = self.definitions.forget(&forgotten) {
                     tracing::warn!(%error, "a binding to a deleted queue is left");

@@ -1,0 +1,104 @@
+//! Bindings to queues that a start could not restore.
+
+#![allow(clippy::unwrap_used)]
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::broker_state::BrokerState;
+use crate::config::BrokerConfig;
+use crate::persist::definition::{BindingDefinition, Definition, DestinationKind, QueueDefinition};
+use crate::wakeup;
+use crate::wire::table::{Table, Value};
+
+async fn open(folder: &Path) -> Arc<BrokerState> {
+    let config = BrokerConfig {
+        data_dir: folder.join("data"),
+        ..BrokerConfig::default()
+    };
+    let (waker, _wakeup) = wakeup::channel().unwrap();
+    crate::open(&config, waker).await.unwrap()
+}
+
+fn queue(name: &str, max_length: Value) -> Definition {
+    let mut arguments = Table::new();
+    arguments.set("x-max-length", max_length);
+    Definition::Queue(QueueDefinition {
+        vhost: "/".into(),
+        name: name.into(),
+        id: 1000,
+        auto_delete: false,
+        arguments,
+    })
+}
+
+fn binding(queue: &str) -> Definition {
+    Definition::Binding(BindingDefinition {
+        vhost: "/".into(),
+        source: "amq.topic".into(),
+        kind: DestinationKind::Queue,
+        destination: queue.into(),
+        key: b"key".to_vec(),
+        arguments: Table::new(),
+    })
+}
+
+fn bindings(broker: &BrokerState) -> usize {
+    let vhost = broker.vhost("/").unwrap();
+    let count = vhost.with_exchange("amq.topic", |exchange| exchange.bindings().count());
+    count.unwrap()
+}
+
+/// Starts twice with what `spoil` has made of the record of the queue `q`, and then once with one
+/// that can be read. Returns how many bindings `q` and a queue without a record have then.
+async fn bindings_after(spoil: impl Fn(&BrokerState)) -> usize {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(folder.path()).await;
+    for name in ["q", "deleted"] {
+        broker.definitions.save(&binding(name)).unwrap();
+    }
+    spoil(&broker);
+    broker.store.clone().close().unwrap();
+    for _ in 0..2 {
+        let broker = open(folder.path()).await;
+        assert_eq!(bindings(&broker), 0);
+        broker.store.clone().close().unwrap();
+    }
+    let broker = open(folder.path()).await;
+    let good = |name| {
+        Definition::Queue(QueueDefinition {
+            vhost: "/".into(),
+            name,
+            id: 1000,
+            auto_delete: false,
+            arguments: Table::new(),
+        })
+    };
+    for name in ["q", "deleted"] {
+        broker.definitions.save(&good(name.to_owned())).unwrap();
+    }
+    broker.store.clone().close().unwrap();
+    let broker = open(folder.path()).await;
+    let count = bindings(&broker);
+    broker.store.clone().close().unwrap();
+    count
+}
+
+/// It cost a queue its bindings for good, though its record and its messages were still there.
+#[tokio::test]
+async fn the_bindings_of_a_queue_whose_arguments_are_refused_are_kept() {
+    let count = bindings_after(|broker| {
+        let refused = queue("q", Value::text("none"));
+        broker.definitions.save(&refused).unwrap();
+    });
+    assert_eq!(count.await, 1, "those of the queue with a record");
+}
+
+#[tokio::test]
+async fn no_binding_is_forgotten_where_a_record_cannot_be_read() {
+    let count = bindings_after(|broker| {
+        let key = queue("q", Value::Long(1)).key();
+        // A version that a newer program may write.
+        broker.store.put(&key, vec![200]).unwrap();
+    });
+    assert_eq!(count.await, 2, "any of them may be of that record");
+}
