@@ -379,6 +379,7 @@ fn the_openapi_document_is_what_is_served() {
         "/page.css",
         "/page.js",
         "/past.js",
+        "/standing.js",
         "/stream.js",
         "/sure.js",
         "/views.js",

@@ -30,7 +30,7 @@ pub(crate) fn signed_in(server: &Server, screen: &Screen) -> Option<Browser> {
 }
 
 pub(crate) fn card(name: &str, what: &str) -> String {
-    format!("(document.querySelector('article[data-key={name}] {what}')?.textContent ?? '')")
+    format!("(document.querySelector('article[data-key=\"{name}\"] {what}')?.textContent ?? '')")
 }
 
 pub(crate) fn text(id: &str, what: &str) -> String {

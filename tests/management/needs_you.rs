@@ -98,7 +98,7 @@ fn twin(session: &str, pid: u32, (state, reason): (&str, Option<&str>)) -> Strin
 }
 
 #[test]
-fn two_sessions_of_one_name_are_one_card_that_counts_them_and_a_drawer_that_names_each() {
+fn two_sessions_of_one_name_have_a_card_each_and_a_drawer_that_names_both() {
     let Some((_server, peer, browser)) = with_a_session() else {
         return;
     };
@@ -107,14 +107,20 @@ fn two_sessions_of_one_name_are_one_card_that_counts_them_and_a_drawer_that_name
     for twin in [twin("01one", 7, ("busy", None)), twin("01two", 8, dialog)] {
         peer.publish_as_user("claudeBroker.presence", "", &twin);
     }
-    // The card says what the one that needs its person says.
-    browser.until(&format!("{} === 'Needs you'", card("backend", ".pill")));
-    let facts = card("backend", "");
-    browser.until(&format!("{facts}.includes('2 wraps share it')"));
-    assert_eq!(
-        browser.value("document.querySelectorAll('article.session').length"),
-        1
-    );
+    let of_two = "backend 01two";
+    browser.until(&format!("{} === 'Busy'", card("backend", ".pill")));
+    browser.until(&format!("{} === 'Needs you'", card(of_two, ".pill")));
+    // What tells them apart, and that they share what waits.
+    for (key, process) in [("backend", 7), (of_two, 8)] {
+        let feet = card(key, ".feet");
+        let told = format!("process {process}, one of 2 of this name");
+        browser.until(&format!("{feet}.includes('{told}')"));
+    }
+    // The one that needs its person is the first of all, and calls.
+    let first = "document.querySelector('article.session').dataset.key";
+    assert_eq!(browser.value(first), of_two);
+    browser.until("document.title === '(1) cbroker'");
+    browser.until("document.getElementById('todo').textContent === 'backend needs you'");
     browser.click("article[data-key=backend] .open");
     for line in [
         "claude on here, process 8, needs-you: permission for Bash",
@@ -123,11 +129,39 @@ fn two_sessions_of_one_name_are_one_card_that_counts_them_and_a_drawer_that_name
         let drawer = "document.getElementById('look-body').textContent";
         browser.until(&format!("{drawer}.includes({})", json!(line)));
     }
-    // One of them ends: the card is the other's.
+    // One of them ends: the card that stays is the other's.
     let gone = twin("01two", 8, ("closed", None));
     peer.publish_as_user("claudeBroker.presence", "", &gone);
+    let cards = "document.querySelectorAll('article.session').length";
+    browser.until(&format!("{cards} === 1"));
     browser.until(&format!("{} === 'Busy'", card("backend", ".pill")));
-    browser.until(&format!("!{facts}.includes('wraps share it')"));
+    browser.until(&format!(
+        "!{}.includes('of this name')",
+        card("backend", ".feet")
+    ));
+    assert_eq!(browser.errors(), [] as [String; 0]);
+}
+
+#[test]
+fn a_session_that_was_killed_has_no_card_beside_the_one_that_followed_it() {
+    let Some((_server, peer, browser)) = with_a_session() else {
+        return;
+    };
+    let killed = peer.attach("backend");
+    let first = twin("01one", 7, ("busy", None));
+    peer.publish_as_user("claudeBroker.presence", "", &first);
+    browser.until(&format!("{} === 'Busy'", card("backend", ".pill")));
+    drop(killed);
+    let _attached = peer.attach("backend");
+    let next = twin("01two", 8, ("idle", None));
+    peer.publish_as_user("claudeBroker.presence", "", &next);
+    browser.until(&format!("{} === 'Idle'", card("backend", ".pill")));
+    // Also once the page has asked for the queues again.
+    let asked = "performance.getEntriesByType('resource').length";
+    let before = browser.value(asked).as_u64().unwrap();
+    browser.until(&format!("{asked} > {before} + 3"));
+    let cards = "document.querySelectorAll('article.session').length";
+    assert_eq!(browser.value(cards), 1);
     assert_eq!(browser.errors(), [] as [String; 0]);
 }
 

@@ -48,6 +48,7 @@ const ROUTES: &[(Who, &str)] = &[
     (Anybody, "GET /page.css"),
     (Anybody, "GET /page.js"),
     (Anybody, "GET /past.js"),
+    (Anybody, "GET /standing.js"),
     (Anybody, "GET /stream.js"),
     (Anybody, "GET /sure.js"),
     (Anybody, "GET /views.js"),

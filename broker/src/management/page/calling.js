@@ -11,11 +11,11 @@ export function call(sessions) {
   document.title = sessions.length ? `(${sessions.length}) cbroker` : "cbroker";
   const isWanted =
     localStorage.getItem("notify") === "yes" && window.Notification?.permission === "granted";
-  for (const { name, label, reason } of sessions) {
-    if (!isWanted || calling.has(name) || !document.hidden) continue;
-    new Notification(plain(`${name}: ${label}`), { body: plain(reason ?? ""), tag: name });
+  for (const { key, name, label, reason } of sessions) {
+    if (!isWanted || calling.has(key) || !document.hidden) continue;
+    new Notification(plain(`${name}: ${label}`), { body: plain(reason ?? ""), tag: key });
   }
-  calling = new Set(sessions.map(({ name }) => name));
+  calling = new Set(sessions.map(({ key }) => key));
 }
 
 $("notify").addEventListener("click", async () => {

@@ -5,6 +5,7 @@ import * as control from "./control.js";
 import { $, ask, el, number, part, say, soon, toast } from "./dom.js";
 import { envelope } from "./envelope.js";
 import { letters } from "./past.js";
+import { standing as standingOf } from "./standing.js";
 import * as views from "./views.js";
 
 const PAGE = 100;
@@ -58,7 +59,7 @@ export function drawer(model, page) {
       ? inside(here, found[1], found[0].messages_ready)
       : [el("p", { className: "muted" }, "It has no queue (any more).")];
     const session = here.isSession && model.sessions.get(here.name);
-    if (session) views.offer($("look-body"), model.standing(session));
+    if (session) views.offer($("look-body"), standingOf(session));
     const text = shown.map((child) => child.textContent).join("\n");
     if (here.text === text) return;
     here.text = text;
@@ -137,7 +138,7 @@ export function drawer(model, page) {
 
   /** What the session holds, readable, and how to have it read here. */
   function heldSection(session, standing) {
-    const { messages: kept, isAll } = model.held(session);
+    const { messages: kept, isAll } = model.held(session, standing.presences);
     if (!standing.held) return [];
     const items = kept.map((message) =>
       el(
@@ -222,7 +223,7 @@ export function drawer(model, page) {
     const isFirst = here.trail.length === 1;
     if (here.isSession && isFirst) model.peeked(here.name, waiting);
     const session = here.isSession ? model.sessions.get(here.name) : undefined;
-    const standing = session && model.standing(session);
+    const standing = session && standingOf(session);
     for (const presence of standing?.presences ?? []) {
       const reason = presence.reason ? `: ${presence.reason}` : "";
       const where = `on ${presence.host ?? "?"}, process ${presence.pid ?? "?"}`;

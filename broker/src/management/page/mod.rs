@@ -14,7 +14,7 @@ const STYLE: &str = concat!(include_str!("frame.css"), include_str!("views.css")
 /// A script's path, what it is for, and its text.
 type Script = (&'static str, &'static str, &'static str);
 
-const SCRIPTS: [Script; 16] = [
+const SCRIPTS: [Script; 17] = [
     (
         "/page.js",
         "what keys and buttons do",
@@ -45,6 +45,11 @@ const SCRIPTS: [Script; 16] = [
         include_str!("broker.js"),
     ),
     ("/model.js", "what it knows", include_str!("model.js")),
+    (
+        "/standing.js",
+        "what a session does and needs",
+        include_str!("standing.js"),
+    ),
     ("/message.js", "one message", include_str!("message.js")),
     (
         "/envelope.js",

@@ -24,6 +24,7 @@ import {
   TOLD,
 } from "./message.js";
 import { EXCHANGE, isSession, LISTENING, NAME, PRESENCE, VHOST, WRAP } from "./names.js";
+import { standing as standingOf, waitsToBeOpened } from "./standing.js";
 
 const SESSIONS = 2000;
 /** Wraps of one name. */
@@ -358,11 +359,14 @@ export class Model {
     return true;
   }
 
-  /** The messages that a session holds, as far as they are known, and whether that is all. */
-  held(session) {
-    const answers = [...session.presences]
-      .filter(([wrap, presence]) => presence.held > 0 && session.held.has(wrap))
-      .map(([wrap]) => session.held.get(wrap));
+  /**
+   * The messages that these wraps of a session hold, as far as they are known, and whether that is
+   * all.
+   */
+  held(session, presences) {
+    const answers = presences
+      .filter((presence) => presence.held > 0 && session.held.has(presence.session))
+      .map((presence) => session.held.get(presence.session));
     const messages = answers.flatMap((answer) => answer.messages);
     return { messages, isAll: !answers.some((answer) => answer.isCut) };
   }
@@ -391,59 +395,15 @@ export class Model {
     return ids;
   }
 
-  /** What a session does, in one word, and why. */
-  standing(session) {
-    const order = ["stuck", "needs-you", "draft", "starting", "busy", "paused", "notify", "idle"];
-    const rank = (presence) =>
-      order.includes(presence.state) ? order.indexOf(presence.state) : order.length;
-    const presences = [...session.presences.values()].sort((one, two) => rank(one) - rank(two));
-    const consumers = session.queue?.consumers ?? 0;
-    if (session.queue && consumers === 0)
-      return { state: "closed", label: "Closed", presences: [] };
-    const shown = {
-      idle: ["idle", "Idle"],
-      busy: ["busy", "Busy"],
-      "needs-you": ["held", "Needs you"],
-      draft: ["draft", "Draft"],
-      stuck: ["held", "Stuck"],
-      starting: ["starting", "Starting"],
-      paused: ["paused", "Paused"],
-      notify: ["notify", "Notify"],
-    };
-    const first = presences[0];
-    if (!first) return { state: "attached", label: "Attached", presences };
-    const [state, label] = shown[first.state] ?? ["attached", first.state];
-    const held = presences.reduce((sum, presence) => sum + (Number(presence.held) || 0), 0);
-    return {
-      state,
-      label,
-      reason: isText(first.detail) ? first.detail : isText(first.reason) ? first.reason : undefined,
-      since: first.since,
-      held,
-      presences,
-    };
-  }
-
-  /** Messages in the queue that the session has not taken. */
-  waiting(session) {
-    const held = this.standing(session).held ?? 0;
-    return Math.max(0, (session.queue?.messages ?? 0) - held);
-  }
-
   /** Nothing waits in a session's queue. */
   emptied(session) {
     session.oldest = undefined;
     session.first = [];
   }
 
-  /** Whether messages wait for a session that is closed. */
-  waitsToBeOpened(session) {
-    return this.standing(session).state === "closed" && this.waiting(session) > 0;
-  }
-
   /** The closed sessions for which messages wait. */
   waitToBeOpened() {
-    return [...this.sessions.values()].filter((session) => this.waitsToBeOpened(session));
+    return [...this.sessions.values()].filter(waitsToBeOpened);
   }
 
   /**
@@ -454,36 +414,12 @@ export class Model {
     const { end } = message;
     if (message.state !== "waiting") return { state: message.state, reason: message.reason, end };
     const session = this.sessions.get(message.queue ?? message.to);
-    const standing = session && this.standing(session);
+    const standing = session && standingOf(session);
     const keepsBack =
       ["held", "draft", "paused"].includes(standing?.state) ||
       (standing?.state === "notify" && standing.held > 0);
     if (!keepsBack) return { state: "waiting" };
     return { state: "held", reason: standing.reason ?? standing.label.toLowerCase() };
-  }
-
-  /**
-   * What a session needs of its person: `asks`, `stuck`, `open`, or `keeps` where messages wait for
-   * what only the person does; undefined where it is nothing.
-   */
-  need(session) {
-    const { state, label, held } = this.standing(session);
-    if (state === "held") return label === "Stuck" ? "stuck" : "asks";
-    if (this.waitsToBeOpened(session)) return "open";
-    return held && ["draft", "paused", "notify"].includes(state) ? "keeps" : undefined;
-  }
-
-  /** Those who need a person first, then those for whom messages wait, the closed ones last. */
-  ordered() {
-    const rank = (session) => {
-      const need = this.need(session);
-      if (need) return need === "asks" || need === "stuck" ? 0 : 1;
-      return this.standing(session).state === "closed" ? 3 : 2;
-    };
-    return [...this.sessions.values()]
-      .map((session) => ({ session, place: rank(session) }))
-      .sort((one, two) => one.place - two.place || one.session.name.localeCompare(two.session.name))
-      .map(({ session }) => session);
   }
 
   /** Messages that match, oldest first. */

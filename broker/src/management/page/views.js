@@ -4,6 +4,7 @@
 import { $, bytes, el, hue, keyed, number, plain, say, span, toast, when } from "./dom.js";
 import { publisherOf } from "./message.js";
 import { isInternal } from "./names.js";
+import { rows, waiting } from "./standing.js";
 
 const peer = (name) => {
   const shown = el("span", { className: "peer" }, name);
@@ -26,22 +27,21 @@ const NEEDS = {
 };
 
 /**
- * Draws the cards; returns the sessions that need somebody, and why. A card is a name: the sessions
- * of one name share its queue, and are paused and asked together. It says what the one says that
- * needs its person most; the drawer has each of them.
+ * Draws the cards; returns the sessions that need somebody, and why. Sessions of one name have a
+ * card each. They share its queue, and are paused and asked together.
  */
 export function sessions(model, acts) {
-  const list = model.ordered();
+  const list = rows(model.sessions.values());
   $("dead").hidden = model.dead.length === 0;
   say($("dead-count"), number(model.dead.length + model.olderDead));
   keyed($("session-list"), list, {
-    key: (session) => session.name,
-    make: (session) => card(session, acts),
-    update: (child, session) => fill(child, model, session),
+    key: (row) => row.key,
+    make: (row) => card(row, acts),
+    update: (child, row) => fill(child, model, row),
   });
   $("no-sessions").hidden = list.length > 0;
-  todo(model, list);
-  const all = list.map((session) => ({ name: session.name, ...model.standing(session) }));
+  todo(list);
+  const all = list.map(({ key, name, standing }) => ({ key, name, ...standing }));
   const calling = all.filter(({ state }) => state === "held");
   say($("count-sessions"), list.length ? String(calling.length || list.length) : "");
   $("count-sessions").classList.toggle("alert", calling.length > 0);
@@ -52,10 +52,12 @@ export function sessions(model, acts) {
 }
 
 /** Says at the top, in one line, which sessions need something of their person. */
-function todo(model, list) {
-  const names = { asks: [], stuck: [], open: [], keeps: [] };
-  for (const session of list) names[model.need(session)]?.push(session.name);
-  const kinds = Object.entries(names).filter(([, those]) => those.length);
+function todo(list) {
+  const names = { asks: new Set(), stuck: new Set(), open: new Set(), keeps: new Set() };
+  for (const { name, need } of list) names[need]?.add(name);
+  const kinds = Object.entries(names)
+    .map(([kind, those]) => [kind, [...those]])
+    .filter(([, those]) => those.length);
   const line = $("todo");
   line.hidden = list.length === 0;
   const text = JSON.stringify(kinds);
@@ -76,19 +78,16 @@ function todo(model, list) {
 }
 
 /** What its person can do, and the command where there is one. */
-function advice(model, session) {
-  const { name } = session;
-  const need = model.need(session);
+function advice({ name, session, need, standing }) {
   if (need === "open") return ["Open it: ", session.opening || `cbroker --name ${name} <agent>`];
   if (need === "asks")
     return ["Answer in its terminal; to see it from here: ", `cbroker screen ${name}`];
-  if (need === "keeps" && model.standing(session).state === "draft")
+  if (need === "keeps" && standing.state === "draft")
     return ["Send or clear the draft in its terminal.", ""];
   return ["", ""];
 }
 
-function card(session, acts) {
-  const { name } = session;
+function card({ name }, acts) {
   const act = (kind, text, onclick) =>
     el(
       "button",
@@ -148,10 +147,10 @@ export const sent = (model, { name }, { id, from }) =>
 /** What a session says goes to another one: in its own queue others can use its name. */
 const isSaidBy = ({ name }, { from, to }) => from === name && to !== name;
 
-function fill(child, model, session) {
-  const standing = model.standing(session);
+function fill(child, model, row) {
+  const { session, standing, need, wraps } = row;
   const [head, why, how, kept, last, feet, acts] = child.children;
-  const wants = model.need(session) === "open" ? " is-waiting" : "";
+  const wants = need === "open" ? " is-waiting" : "";
   child.className = `card session is-${standing.state}${wants}`;
   say(head.lastChild, standing.label);
   const age = standing.since ? span(model.now() - standing.since) : "";
@@ -160,12 +159,12 @@ function fill(child, model, session) {
   const isHeld = reason && standing.state === "held";
   say(why, isHeld ? [reason, age].filter(Boolean).join(" · ") : reason);
   why.hidden = !reason;
-  const [words, command] = advice(model, session);
+  const [words, command] = advice(row);
   how.hidden = !words;
   say(how.firstChild, words);
   say(how.lastChild, command);
   how.lastChild.hidden = !command;
-  const held = model.held(session).messages.slice(0, ON_CARD);
+  const held = model.held(session, standing.presences).messages.slice(0, ON_CARD);
   const texts = wants
     ? session.first
     : held.map((message) => ({ ...message, text: heldText(model, session, message) }));
@@ -180,12 +179,12 @@ function fill(child, model, session) {
   const message = model.lasts.get(session.name) ?? model.strays.get(session.name);
   const spoke = message && (isSaidBy(session, message) ? `to ${message.to}` : message.from);
   say(last, message ? `${spoke}: ${message.text.slice(0, 300)}` : "nothing said yet");
-  const waiting = model.waiting(session);
   const first = standing.presences[0];
   const facts = [];
-  if (waiting) {
+  const count = waiting(session);
+  if (count) {
     const age = session.oldest ? `, oldest ${span(model.now() - session.oldest)}` : "";
-    facts.push(["waits", String(waiting), ` waiting${age}`]);
+    facts.push(["waits", String(count), ` waiting${age}`]);
   }
   if (standing.held) facts.push(["waits", String(standing.held), " held"]);
   const dead = model.dead.filter(({ queue }) => queue === session.name).length;
@@ -198,8 +197,8 @@ function fill(child, model, session) {
       String(session.queue.consumers),
       session.queue.consumers === 1 ? " consumer" : " consumers",
     ]);
-  if (standing.presences.length > 1)
-    facts.push(["", String(standing.presences.length), " wraps share it"]);
+  // What tells the sessions of one name apart, and that they share what waits.
+  if (wraps > 1) facts.push(["", "", `process ${first?.pid ?? "?"}, one of ${wraps} of this name`]);
   const text = JSON.stringify(facts);
   if (feet.dataset.text === text) return;
   feet.dataset.text = text;

@@ -1,0 +1,103 @@
+// What a session does, and what it needs of its person. No DOM.
+//
+// Two wraps of one name share its queue, and are two sessions to their person: each has a row of its
+// own, as in `cbroker list`.
+
+import { isText } from "./envelope.js";
+
+/** The states in which wraps are shown, most urgent first: how they are coloured, and named. */
+const SHOWN = {
+  stuck: ["held", "Stuck"],
+  "needs-you": ["held", "Needs you"],
+  draft: ["draft", "Draft"],
+  starting: ["starting", "Starting"],
+  busy: ["busy", "Busy"],
+  paused: ["paused", "Paused"],
+  notify: ["notify", "Notify"],
+  idle: ["idle", "Idle"],
+};
+const ORDER = Object.keys(SHOWN);
+
+const urgency = ({ state }) => (ORDER.includes(state) ? ORDER.indexOf(state) : ORDER.length);
+const heldBy = (presences) =>
+  presences.reduce((sum, presence) => sum + (Number(presence.held) || 0), 0);
+
+/**
+ * What the open wraps of a session said last. A wrap that was killed said no goodbye; each open one
+ * consumes from the queue, so of more than that those who were heard last are there.
+ */
+function open({ presences, queue }) {
+  const said = [...presences.values()];
+  return queue ? said.slice(Math.max(0, said.length - (queue.consumers ?? 0))) : said;
+}
+
+/** What these wraps of a session do, in one word, and why; all open ones where none are named. */
+export function standing(session, wraps = open(session)) {
+  const presences = [...wraps].sort((one, two) => urgency(one) - urgency(two));
+  if (session.queue && !session.queue.consumers)
+    return { state: "closed", label: "Closed", presences: [] };
+  const first = presences[0];
+  if (!first) return { state: "attached", label: "Attached", presences };
+  const isKnown = ORDER.includes(first.state);
+  const [state, label] = isKnown ? SHOWN[first.state] : ["attached", first.state];
+  return {
+    state,
+    label,
+    reason: [first.detail, first.reason].find(isText),
+    since: first.since,
+    held: heldBy(presences),
+    presences,
+  };
+}
+
+/** Messages in the queue that no wrap has taken. */
+export function waiting(session) {
+  const held = standing(session).held ?? 0;
+  return Math.max(0, (session.queue?.messages ?? 0) - held);
+}
+
+/** Whether messages wait for a session that is closed. */
+export function waitsToBeOpened(session) {
+  return standing(session).state === "closed" && waiting(session) > 0;
+}
+
+/**
+ * What a session needs of its person: `asks`, `stuck`, `open`, or `keeps` where messages wait for
+ * what only the person does; undefined where it is nothing.
+ */
+function need(session, { state, label, held }) {
+  if (state === "held") return label === "Stuck" ? "stuck" : "asks";
+  if (waitsToBeOpened(session)) return "open";
+  return held && ["draft", "paused", "notify"].includes(state) ? "keeps" : undefined;
+}
+
+/** Those that need their person first, then those for which messages wait, the closed ones last. */
+function rank({ need, standing }) {
+  if (need) return need === "asks" || need === "stuck" ? 0 : 1;
+  return standing.state === "closed" ? 3 : 2;
+}
+
+/** The rows of a session; `key` is its name, and for each further wrap of the name another one. */
+function rowsOf(session) {
+  const wraps = open(session).sort((one, two) => (one.session < two.session ? -1 : 1));
+  const shares = wraps.length > 1 ? wraps.map((wrap) => [wrap]) : [wraps];
+  return shares.map((share, place) => {
+    const state = standing(session, share);
+    return {
+      key: place ? `${session.name} ${share[0].session}` : session.name,
+      name: session.name,
+      session,
+      standing: state,
+      need: need(session, state),
+      /** How many wraps have this name. */
+      wraps: wraps.length,
+    };
+  });
+}
+
+/** A row for each session, and one for each wrap where several have one name. */
+export function rows(sessions) {
+  return [...sessions]
+    .flatMap(rowsOf)
+    .sort((one, two) => rank(one) - rank(two) || one.key.localeCompare(two.key));
+}
