@@ -59,7 +59,8 @@ pub(crate) fn open(folder: &Path, options: &Options) -> Result<RecoveredStore, O
     }
     let prepared = disk.create_folder(&log_folder).and_then(|()| {
         disk.sync_folder(folder.parent().unwrap_or(folder))?;
-        disk.sync_folder(folder)
+        disk.sync_folder(folder)?;
+        disk.sync_folder(&log_folder)
     });
     prepared.map_err(failed("created"))?;
     let (disk, least_free) = (Arc::clone(&options.disk), options.least_free_bytes / 4);
@@ -221,14 +222,14 @@ impl Recovery<'_> {
         if commit == 0 {
             self.load_definitions()?;
         }
-        self.replay();
+        self.replay()?;
         if self.index.defined > commit && commit > 0 {
             let what = "the index is older than the log expects; the log was read instead";
             self.report.repaired(what);
             self.index.start_over();
             self.rows.meta = Meta::default();
             self.load_definitions()?;
-            self.replay();
+            self.replay()?;
         }
         Ok(())
     }
@@ -238,8 +239,10 @@ impl Recovery<'_> {
         self.rows.load_definitions(index, report)
     }
 
-    /// Applies the frames behind the checkpoint, segment by segment.
-    fn replay(&mut self) {
+    /// Applies the frames behind the checkpoint, segment by segment. What a killed process had not
+    /// synced may be in the kernel's cache alone, so all that was applied is made durable before the
+    /// store builds on it.
+    fn replay(&mut self) -> io::Result<()> {
         let chain = std::mem::take(&mut self.chain);
         let start = self.index.tail;
         let mut segments = chain.range(start.segment..).peekable();
@@ -252,8 +255,11 @@ impl Recovery<'_> {
             let from = if is_start { start.end } else { BLOCK };
             let end = self.replay_segment(segment, from, bound);
             (self.index.tail.segment, self.index.tail.end) = (*number, end);
+            let (_, file) = segment;
+            file.file.sync()?;
         }
         self.chain = chain;
+        Ok(())
     }
 
     /// Reads a whole segment.

@@ -147,6 +147,33 @@ fn a_power_cut_during_recovery_itself_loses_nothing() {
     assert!(cuts > 100, "{cuts} cuts");
 }
 
+/// A killed process leaves writes in the kernel's cache that it had not synced. What recovery makes
+/// of them must not be lost with them.
+#[test]
+fn a_power_cut_after_a_kill_takes_nothing_that_was_built_on_what_was_not_synced() {
+    let mut random = Random(0xCAC4E);
+    let images = worked_through(1, 13);
+    let killed = images.iter().filter(|(what, ..)| what.starts_with("kill"));
+    let mut cuts = 0;
+    for (what, disk, known) in killed {
+        let folder = tempfile::tempdir().unwrap();
+        let options = disk.options(folder.path());
+        let opened = workload::open(folder.path(), options, &Diary::default());
+        let ticket = opened
+            .store
+            .append(QueueId(76), Sequence(1), &[b"new"], Urgency::Confirmed)
+            .unwrap();
+        wait(&opened.store, ticket);
+        opened.store.close().unwrap();
+        for sector in SECTORS {
+            cuts += 1;
+            let left = disk.after_power_cut(&mut random, sector);
+            reopen(&left, known, &format!("{what}, a start, and a power cut"));
+        }
+    }
+    assert!(cuts > 60, "{cuts} cuts");
+}
+
 /// Works with a fault in it, then opens what a kill and power cuts leave of it.
 fn fail(fault: Fault, random: &mut Random) -> (u64, bool) {
     let disk = SimulatedDisk::new();
