@@ -231,6 +231,9 @@ impl Recovery<'_> {
             self.load_definitions()?;
             self.replay()?;
         }
+        // `definitions.json` can be newer than what is left of the log. What is defined from now on
+        // is newer than both.
+        self.index.commit = self.index.commit.max(self.index.definitions_commit);
         Ok(())
     }
 

@@ -470,3 +470,23 @@ fn a_file_whose_header_cannot_be_read_is_kept() {
         }
     }
 }
+
+#[test]
+fn what_is_defined_behind_a_file_of_definitions_without_a_log_is_kept() {
+    let (disk, _) = filled(true);
+    disk.change_rows(BTreeMap::clear);
+    for path in logs(&disk) {
+        disk.lose(&path);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let Opened {
+        store, definitions, ..
+    } = open(&disk, folder.path());
+    let (removed, _) = &definitions[0];
+    store.put(b"late", b"value".to_vec()).unwrap();
+    wait(&store, store.remove(removed).unwrap());
+    store.close().unwrap();
+    let found = open(&disk, folder.path()).definitions;
+    let has = |key: &[u8]| found.iter().any(|(found, _)| found == key);
+    assert_eq!((has(b"late"), has(removed)), (true, false), "{found:?}");
+}
