@@ -227,8 +227,8 @@ impl Committer {
         Ok(is_whole)
     }
 
-    /// Writes what frees space, of those batches that may be cut apart and were not relieved
-    /// before.
+    /// Writes what frees space, of those batches that were not relieved before and may be cut apart
+    /// or hold nothing else.
     fn relieve(
         &mut self,
         batches: &VecDeque<CommitBatch>,
@@ -236,7 +236,8 @@ impl Committer {
     ) -> Result<(), Stopped> {
         self.frame.clear();
         self.compaction.add_piece(&self.index, &mut self.frame);
-        for batch in batches.range(*relieved..).filter(|batch| !batch.is_whole) {
+        let may_go = |batch: &&CommitBatch| !batch.is_whole || batch.only_frees();
+        for batch in batches.range(*relieved..).filter(may_go) {
             for (key, _) in batch
                 .definitions
                 .iter()

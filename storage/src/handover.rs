@@ -35,6 +35,20 @@ pub(crate) struct CommitBatch {
     pub(crate) is_whole: bool,
 }
 
+impl CommitBatch {
+    /// Whether it has no message and no definition to write, so that one small frame has all of it.
+    pub(crate) fn only_frees(&self) -> bool {
+        let has_messages = |taken: &Taken| {
+            taken
+                .chunks
+                .iter()
+                .any(|chunk| chunk.live().next().is_some())
+        };
+        !self.queues.iter().any(|(_, taken)| has_messages(taken))
+            && self.definitions.iter().all(|(_, value)| value.is_none())
+    }
+}
+
 #[derive(Default)]
 struct Shard {
     batch: u64,

@@ -102,6 +102,22 @@ fn acks_are_durable_on_a_full_disk_while_publishes_wait_for_room() {
     opened.store.close().unwrap();
 }
 
+#[test]
+fn a_queue_is_deleted_on_a_full_disk_together_with_its_definition() {
+    let disk = SimulatedDisk::new();
+    let (_folder, opened) = open_on(&disk);
+    let store = &opened.store;
+    crate::support::fill(store, QueueId(2), 0..200, 300);
+    fill_up(store, &disk);
+    let together = store.together();
+    store.drop_queue(QueueId(2)).unwrap();
+    store.remove(b"definition").unwrap();
+    drop(together);
+    wait_until_left(&disk, QueueId(2), 0);
+    disk.set_free_bytes(u64::MAX);
+    opened.store.close().unwrap();
+}
+
 /// The header of a segment that could not be begun says that the log went on from there. What the
 /// segment before takes all the same must not be lost to it.
 #[test]
