@@ -52,7 +52,7 @@ struct Inner {
     index: Arc<Mutex<Index>>,
     slots: Arc<Slots>,
     /// The committer, and the lock of the folder, until the store is closed.
-    running: Mutex<Option<(Running, File)>>,
+    running: Mutex<Option<(Running, Arc<File>)>>,
 }
 
 /// While it lives no commit is begun: everything handed over meanwhile is durable together, or not
@@ -86,7 +86,7 @@ impl Store {
         options: Options,
         progress: impl Fn(StoreEvent) + Send + Sync + 'static,
     ) -> Result<Opened, OpenError> {
-        let held = lock_folder(folder)?;
+        let held = Arc::new(lock_folder(folder)?);
         let found = recovery::open(folder, &options)?;
         for line in &found.report.repairs {
             tracing::warn!("store: {line}");
@@ -102,7 +102,8 @@ impl Store {
             Box::new(progress),
         ));
         let (slots, index) = (Arc::new(found.slots), Arc::new(Mutex::new(found.index)));
-        let keeper = Keeper::start(Arc::clone(&slots), Arc::clone(&index), found.rows);
+        let (kept_slots, kept_index) = (Arc::clone(&slots), Arc::clone(&index));
+        let keeper = Keeper::start(kept_slots, kept_index, found.rows, Arc::clone(&held));
         let started = keeper.and_then(|keeper| {
             let log = LogWriter::new(Arc::clone(&slots), Arc::clone(&index));
             let committer = Committer::new(Arc::clone(&handover), log, keeper, options);

@@ -2,7 +2,9 @@
 //! committer, which frees dead segments, prepares spares and writes checkpoints, so that none of
 //! these delays a commit. None of them can stop the store.
 
+use std::fs::File;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -18,7 +20,7 @@ use crate::log::Slots;
 /// How often it tries again what did not succeed.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
 /// How long a clean stop waits for the last checkpoint.
-const LAST_CHECKPOINT: Duration = Duration::from_secs(10);
+const LAST_CHECKPOINT: Duration = Duration::from_secs(3);
 
 /// The committer's end of the thread.
 #[derive(Debug)]
@@ -30,16 +32,18 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts the thread.
+    /// Starts the thread. The folder stays locked for as long as it runs: one that a slow disk holds
+    /// up must not write into the store of the next process.
     pub(crate) fn start(
         slots: Arc<Slots>,
         index: Arc<Mutex<Index>>,
         rows: Rows,
+        held: Arc<File>,
     ) -> io::Result<Self> {
         let (wake, woken) = sync_channel(1);
         let (sender, done) = sync_channel(1);
         let is_clean = Arc::new(AtomicBool::new(false));
-        let work = KeeperThread {
+        let mut work = KeeperThread {
             slots,
             index,
             rows,
@@ -50,7 +54,14 @@ impl Keeper {
         thread.spawn(move || {
             // Gone when everything else of the thread is.
             let _sender: SyncSender<()> = sender;
-            work.run(&woken);
+            let _held: Arc<File> = held;
+            let every = work.rows.options.checkpoint_every;
+            while catch_unwind(AssertUnwindSafe(|| work.run(&woken))).is_err() {
+                tracing::error!("tidying of the store panicked; it goes on in {every:?}");
+                if woken.recv_timeout(every) == Err(RecvTimeoutError::Disconnected) {
+                    return;
+                }
+            }
         })?;
         Ok(Self {
             wake,
@@ -82,7 +93,7 @@ struct KeeperThread {
 }
 
 impl KeeperThread {
-    fn run(mut self, woken: &Receiver<()>) {
+    fn run(&mut self, woken: &Receiver<()>) {
         let every = self.rows.options.checkpoint_every;
         // The first segment after an opening seals nothing that the rows lack.
         let (mut due, mut active) = (Instant::now() + every, 0);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use storage::engine::open_sled;
 use storage::{Options, QueueId};
 
-use crate::support::{fill, open_with, read_all};
+use crate::support::{fill, open_with, read_all, until};
 
 const QUEUE: QueueId = QueueId(1);
 const COUNT: u64 = 50;
@@ -33,7 +33,13 @@ fn damage(path: &Path) {
 
 /// Damages every row of a sound index.
 fn damage_rows(index: &Path) {
-    let engine = open_sled(index).unwrap();
+    let mut opened = None;
+    let mut may_open = || {
+        opened = open_sled(index).ok();
+        opened.is_some()
+    };
+    until(&mut may_open, "the store has let go of its index");
+    let engine = opened.unwrap();
     let mut changes = Vec::new();
     let mut visit = |key: &[u8], value: Bytes| {
         let flipped = value.iter().map(|byte| byte ^ 1).collect();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use storage::{Opened, Options, QueueId, Sequence, Store, StoreEvent, Ticket, Urgency};
+use storage::{OpenError, Opened, Options, QueueId, Sequence, Store, StoreEvent, Ticket, Urgency};
 
 pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 
@@ -13,14 +13,22 @@ pub(crate) fn open(folder: &Path) -> Opened {
     open_with(folder, Options::default()).0
 }
 
-/// Opens a store; what it tells comes out of the receiver.
+/// Opens a store; what it tells comes out of the receiver. A store that was closed before keeps its
+/// folder until its last checkpoint is written, which a busy machine can hold up.
+#[expect(clippy::needless_pass_by_value, reason = "as `Store::open` takes them")]
 pub(crate) fn open_with(folder: &Path, options: Options) -> (Opened, Receiver<StoreEvent>) {
     let (sender, receiver) = sync_channel(1 << 16);
-    let opened = Store::open(folder, options, move |progress| {
-        drop(sender.try_send(progress));
-    })
-    .unwrap();
-    (opened, receiver)
+    let limit = Instant::now() + LIMIT;
+    loop {
+        let sender = sender.clone();
+        let tell = move |progress| drop(sender.try_send(progress));
+        match Store::open(folder, options.clone(), tell) {
+            Err(OpenError::InUse { .. }) if Instant::now() < limit => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return (opened.unwrap(), receiver),
+        }
+    }
 }
 
 /// Waits until a ticket is durable.
