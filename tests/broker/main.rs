@@ -16,6 +16,7 @@ mod doors;
 mod full_at_start;
 mod held_memory;
 mod kills;
+mod letter_kills;
 mod loaded;
 mod login;
 mod loopback;

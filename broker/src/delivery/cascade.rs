@@ -65,7 +65,8 @@ impl LetterRoute {
                 FURTHER_QUEUE
             });
             self.next += 1;
-            if let Err(error) = queue.publish(&self.message, ConfirmMode::Nothing, effects) {
+            // It may not vanish unwritten from a batch in which its original is settled.
+            if let Err(error) = queue.publish(&self.message, ConfirmMode::Ticket, effects) {
                 tracing::debug!(
                     queue = %self.letter.queue.name(), %error,
                     "a message could not be dead-lettered and stays in its queue"
