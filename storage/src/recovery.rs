@@ -243,8 +243,8 @@ impl Recovery<'_> {
     }
 
     /// Applies the frames behind the checkpoint, segment by segment. What a killed process had not
-    /// synced may be in the kernel's cache alone, so all that was applied is made durable before the
-    /// store builds on it.
+    /// synced may be in the kernel's cache alone, so what is applied is made durable before
+    /// the store builds on it.
     fn replay(&mut self) -> io::Result<()> {
         let chain = std::mem::take(&mut self.chain);
         let start = self.index.tail;

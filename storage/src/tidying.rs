@@ -32,8 +32,8 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts the thread. The folder stays locked for as long as it runs: one that a slow disk holds
-    /// up must not write into the store of the next process.
+    /// Starts the thread. The folder stays locked for as long as it runs: one that a slow disk
+    /// holds up must not write into the store of the next process.
     pub(crate) fn start(
         slots: Arc<Slots>,
         index: Arc<Mutex<Index>>,
