@@ -189,6 +189,16 @@ impl Config {
         Self::resolve(&flags, self.environment.clone())
     }
 
+    /// The same for the broker that `move --from` moves to: a management API that was named on the
+    /// command line is that of the other one.
+    pub fn for_target(&self) -> Result<Self, Error> {
+        let flags = Flags {
+            mgmt_url: None,
+            ..self.flags.clone()
+        };
+        Self::resolve(&flags, self.environment.clone())
+    }
+
     /// Returns this configuration for a local broker that is not the one in `broker.json`.
     pub fn for_local(&self, local: &LocalBroker) -> Result<Self, Error> {
         let at = SocketAddr::new(local.host, local.port);

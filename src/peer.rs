@@ -28,7 +28,7 @@ use std::time::Duration;
 use lapin::options::{BasicGetOptions, QueueDeleteOptions, QueuePurgeOptions};
 use lapin::{Channel, Connection};
 
-pub use arguments::DeclareArguments;
+pub use arguments::{DeclareArguments, QueueBounds};
 pub use backoff::Backoff;
 pub use cause::{BrokerText, ConnectionFailure, OtherConsumer, SignInFailure};
 pub use delivery::{ReceivedMessage, SettleResult};
@@ -158,28 +158,18 @@ impl Peer {
         }
     }
 
-    /// Makes sure that a queue of this name exists and is bound; one that lives with another TTL is
-    /// taken as it is.
+    /// Makes sure that a queue of this name exists and is bound; one that exists is taken as it is.
     pub async fn ensure_queue(
         &mut self,
         queue: &SessionName,
         ttl_ms: u64,
     ) -> Result<QueueState, PeerError> {
-        let arguments = DeclareArguments::of_session(Some(ttl_ms));
-        self.ensure_queue_with(queue, &arguments).await
-    }
-
-    /// The same with arguments of any kind; a queue that exists is taken as it is.
-    pub async fn ensure_queue_with(
-        &mut self,
-        queue: &SessionName,
-        arguments: &DeclareArguments,
-    ) -> Result<QueueState, PeerError> {
         if let Some(state) = self.look(queue).await? {
             answered(topology::bind(&self.channel, queue)).await?;
             return Ok(state);
         }
-        match answered(topology::declare(&self.channel, queue, arguments)).await {
+        let arguments = DeclareArguments::of_session(Some(ttl_ms));
+        match answered(topology::declare(&self.channel, queue, &arguments)).await {
             Err(PeerError::OtherArguments { .. }) => {
                 // Another client created it between our look and our declare.
                 self.renew_channel().await?;
@@ -188,6 +178,27 @@ impl Peer {
             }
             other => other,
         }
+    }
+
+    /// Makes sure that a queue of this name exists and is bound, and returns its arguments: those
+    /// that it is declared with, or those of every session's queue, with any TTL.
+    ///
+    /// # Errors
+    /// [`PeerError::OtherArguments`]: it exists with others. It is left as it is then.
+    pub async fn ensure_queue_like(
+        &mut self,
+        queue: &SessionName,
+        arguments: &DeclareArguments,
+    ) -> Result<DeclareArguments, PeerError> {
+        self.blockage.check()?;
+        let declared = answered(topology::declare(&self.channel, queue, arguments)).await;
+        let Err(PeerError::OtherArguments { live_ttl_ms, .. }) = declared else {
+            return declared.map(|_| arguments.clone());
+        };
+        self.renew_channel().await?;
+        let live = self.learn_or_refuse(queue, live_ttl_ms).await?;
+        answered(topology::bind(&self.channel, queue)).await?;
+        Ok(live)
     }
 
     /// Makes a queue that exists a member of a group, for as long as it lives.
@@ -209,19 +220,30 @@ impl Peer {
         queue: &SessionName,
         ttl_ms: u64,
     ) -> Result<Option<DeclareArguments>, PeerError> {
-        let mut ttl_ms = Some(ttl_ms);
-        for _ in 0..2 {
-            let arguments = DeclareArguments::of_session(ttl_ms);
-            match answered(topology::declare_alone(&self.channel, queue, &arguments)).await {
-                Ok(_) => return Ok(Some(arguments)),
-                Err(PeerError::OtherArguments { live_ttl_ms, .. }) => {
-                    self.renew_channel().await?;
-                    ttl_ms = live_ttl_ms;
-                }
-                Err(error) => return Err(error),
-            }
+        match self.learn_or_refuse(queue, Some(ttl_ms)).await {
+            Err(PeerError::OtherArguments { .. }) => Ok(None),
+            learned => learned.map(Some),
         }
-        Ok(None)
+    }
+
+    /// The same, with the broker's refusal where they differ in more than the TTL.
+    async fn learn_or_refuse(
+        &mut self,
+        queue: &SessionName,
+        ttl_ms: Option<u64>,
+    ) -> Result<DeclareArguments, PeerError> {
+        let mut arguments = DeclareArguments::of_session(ttl_ms);
+        let declared = answered(topology::declare_alone(&self.channel, queue, &arguments)).await;
+        let Err(PeerError::OtherArguments { live_ttl_ms, .. }) = declared else {
+            return declared.map(|_| arguments);
+        };
+        self.renew_channel().await?;
+        arguments = DeclareArguments::of_session(live_ttl_ms);
+        let declared = answered(topology::declare_alone(&self.channel, queue, &arguments)).await;
+        if let Err(PeerError::OtherArguments { .. }) = declared {
+            self.renew_channel().await?;
+        }
+        declared.map(|_| arguments)
     }
 
     /// Publishes a message and waits at most `within` for the broker's confirm.
@@ -248,8 +270,8 @@ impl Peer {
         sent
     }
 
-    /// Publishes a message as another broker delivered it, its body and properties unchanged
-    /// (`move`).
+    /// Publishes a message as another broker delivered it, its body and properties unchanged, as
+    /// this user's if it was the own user's there (`move`).
     pub async fn forward(
         &mut self,
         queue: &SessionName,
@@ -261,7 +283,7 @@ impl Peer {
             &self.channel,
             queue.as_str(),
             &delivery.body,
-            delivery.forwardable(),
+            delivery.forwardable(&self.user),
             within,
         );
         unless_blocked(&mut self.blockage, publishing).await

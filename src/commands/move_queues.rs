@@ -6,17 +6,21 @@
 //! is said, and the others are moved.
 //!
 //! `docker` stands for the container of `start --docker`, in place of a URL. Then both local
-//! brokers run meanwhile, and the one that was moved to is the local broker from then on.
+//! brokers run meanwhile, and the one that was moved to is the local broker from then on. The other
+//! one is stopped once it has no queue any more.
 
+mod target;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
 
+use self::target::TargetBroker;
 use super::groups::{self, Groups};
-use super::send::CONFIRM_WITHIN;
 use super::{local, sessions, start};
 use crate::cli::MoveArgs;
-use crate::config::{Config, LocalBroker};
+use crate::config::{Address, Config, LocalBroker};
 use crate::container::{self, DockerEngine};
 use crate::daemon::{self, Wishes};
 use crate::error::Error;
@@ -24,7 +28,7 @@ use crate::exit::Exit;
 use crate::management::Client;
 use crate::name::SessionName;
 use crate::output::{Output, counted};
-use crate::peer::{DeclareArguments, MAX_LENGTH, Peer, PublishOutcome};
+use crate::peer::{DeclareArguments, Peer, QueueState};
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
@@ -38,11 +42,18 @@ struct MovedQueue {
     stays: Option<String>,
 }
 
-/// Both brokers.
-struct Brokers {
-    source: Peer,
-    target: Peer,
+/// What is left at the source in the end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leftover {
+    /// What came during the move, with its queue: the source goes on.
+    MayStay,
+    /// Nothing: the source is stopped.
+    Nothing,
 }
+
+/// How often the queues of a source that is stopped are moved: what comes meanwhile needs another
+/// round.
+const ROUNDS: usize = 5;
 
 /// In place of a URL: the container.
 const DOCKER: &str = "docker";
@@ -54,9 +65,9 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
         (false, false) => {
             let to = args.to.as_ref().map(|url| config.for_url(url));
             let from = args.from.as_ref().map(|url| config.for_source_url(url));
-            let here = || Ok(config.clone());
-            let (from, to) = (from.unwrap_or_else(here)?, to.unwrap_or_else(here)?);
-            move_all(&from, &to, output).await?;
+            let from = from.unwrap_or_else(|| Ok(config.clone()))?;
+            let to = to.unwrap_or_else(|| config.for_target())?;
+            move_all((&from, &to), Leftover::MayStay, output).await?;
         }
         (false, true) if args.from.is_none() => into_docker(config, output).await?,
         (true, false) if args.to.is_none() => out_of_docker(config, output).await?,
@@ -82,7 +93,7 @@ async fn into_docker(config: &Config, output: &Output) -> Result<(), Error> {
     let container = start::container(config, output).await?;
     let (from, to) = (config.for_local(&embedded)?, config.for_local(&container)?);
     refuse_attached(&from).await?;
-    move_all(&from, &to, output).await?;
+    move_all((&from, &to), Leftover::Nothing, output).await?;
     daemon::stop(&config.home).await?;
     start::record(&container, config)?;
     output.line(format!(
@@ -103,7 +114,7 @@ async fn out_of_docker(config: &Config, output: &Output) -> Result<(), Error> {
     let (from, to) = (config.for_local(&container)?, config.for_local(&embedded)?);
     let moving = async {
         refuse_attached(&from).await?;
-        move_all(&from, &to, output).await
+        move_all((&from, &to), Leftover::Nothing, output).await
     };
     moving.await.map_err(|error| {
         let again = "run the same command again";
@@ -134,61 +145,97 @@ fn ports_beside(container: &LocalBroker) -> Wishes {
 
 /// Moves each queue by itself: one that cannot be moved stops no other, since anybody who may bind
 /// one to the sessions' exchange can make it.
-async fn move_all(from: &Config, to: &Config, output: &Output) -> Result<(), Error> {
+async fn move_all(
+    (from, to): (&Config, &Config),
+    leftover: Leftover,
+    output: &Output,
+) -> Result<(), Error> {
     if from.endpoint.address.is_same_place(&to.endpoint.address) {
         return Err(Error::usage("both sides are the same broker")
             .because(from.endpoint.address.to_string()));
     }
     let mut brokers = Brokers {
+        from,
         source: Peer::connect(&from.endpoint, "move").await?,
-        target: Peer::connect(&to.endpoint, "move").await?,
+        target: TargetBroker::connect(to).await?,
     };
-    let names = sessions::names_at(from).await?;
-    // Without an API the sessions join again what `--group` names.
-    let groups = groups::all(from).await.unwrap_or_default();
-    let (mut queues, mut failures) = (Vec::new(), Vec::new());
-    for name in &names {
-        let mut queue = MovedQueue {
-            name: name.to_string(),
-            messages: 0,
-            stays: None,
-        };
-        let moving = brokers.move_one((name, &mut queue), (from, &groups), output);
-        let error = match moving.await {
-            Ok(IsMoved(true)) => None,
-            Ok(IsMoved(false)) => continue,
-            Err(error) if error.is_silent() => return Err(error),
-            Err(error) => Some(brokers.goes_on_after(name, &error).await?),
-        };
-        if let Some(error) = error {
-            queue.stays = Some(error.summary());
-            output.error(&error);
-            failures.push(error);
-        }
-        queues.push(queue);
-    }
+    let mut moved = MovedQueues::default();
+    let has_left = brokers.move_rounds(leftover, &mut moved, output).await?;
     brokers.close().await;
-    output.json(&queues)?;
-    let total: u32 = queues.iter().map(|queue| queue.messages).sum();
-    let there = &to.endpoint.address;
-    let moved = queues.len() - failures.len();
-    output.line(format!(
-        "moved {} with {} to {there}",
-        counted(moved as u64, "queue"),
-        counted(total, "message")
-    ))?;
-    match failures.pop() {
-        None => Ok(()),
-        Some(last) => Err(Error::new("not everything was moved")
-            .because(format!(
-                "{} at {}",
-                stay(failures.len() as u64 + 1),
-                from.endpoint.address
-            ))
-            .hint("mend what is said of each, and run the same command again")
-            .exit_with(last.exit())),
+    moved.tell(&to.endpoint.address, output)?;
+    moved.verdict(&from.endpoint.address, has_left)
+}
+
+/// What became of the queues so far.
+#[derive(Default)]
+struct MovedQueues {
+    queues: BTreeMap<SessionName, MovedQueue>,
+    /// Why queues could not be moved.
+    failures: BTreeMap<SessionName, Error>,
+}
+
+impl MovedQueues {
+    /// Adds what one round did to a queue.
+    fn add(&mut self, name: &SessionName, round: MovedQueue) {
+        let before = self.queues.get(name).map_or(0, |queue| queue.messages);
+        let messages = before + round.messages;
+        let queue = MovedQueue { messages, ..round };
+        self.queues.insert(name.clone(), queue);
+    }
+
+    fn messages(&self) -> u32 {
+        self.queues.values().map(|queue| queue.messages).sum()
+    }
+
+    fn has_staying(&self) -> bool {
+        self.queues.values().any(|queue| queue.stays.is_some())
+    }
+
+    /// Tells why queues stay whose messages were moved.
+    fn tell_of_staying(&self, output: &Output) {
+        for (name, queue) in &self.queues {
+            let why = queue.stays.as_ref();
+            if let Some(why) = why.filter(|_| !self.failures.contains_key(name)) {
+                output.notice(format!("the queue `{name}` stays at the source: {why}"));
+            }
+        }
+    }
+
+    fn tell(&self, there: &Address, output: &Output) -> Result<(), Error> {
+        let queues: Vec<&MovedQueue> = self.queues.values().collect();
+        output.json(&queues)?;
+        let moved = queues.len() - self.failures.len();
+        output.line(format!(
+            "moved {} with {} to {there}",
+            counted(moved as u64, "queue"),
+            counted(self.messages(), "message")
+        ))
+    }
+
+    /// Whether everything was moved that was to be.
+    fn verdict(mut self, here: &Address, has_left: HasLeft) -> Result<(), Error> {
+        let (count, hint, exit) = match (self.failures.pop_last(), has_left) {
+            (Some((_, last)), _) => (
+                self.failures.len() + 1,
+                "mend what is said of each, and run the same command again",
+                last.exit(),
+            ),
+            (None, HasLeft(0)) => return Ok(()),
+            (None, HasLeft(count)) => (
+                count,
+                "stop what consumes from it or sends to it, and run the same command again",
+                Exit::Failed,
+            ),
+        };
+        Err(Error::new("not everything was moved")
+            .because(format!("{} at {here}", stay(count as u64)))
+            .hint(hint)
+            .exit_with(exit))
     }
 }
+
+/// How many queues are at a source that should have none.
+struct HasLeft(usize);
 
 fn stay(count: u64) -> String {
     match count {
@@ -200,34 +247,109 @@ fn stay(count: u64) -> String {
 /// Whether a queue was one to move.
 struct IsMoved(bool);
 
-impl Brokers {
+/// Both brokers.
+struct Brokers<'a> {
+    from: &'a Config,
+    source: Peer,
+    target: TargetBroker,
+}
+
+impl Brokers<'_> {
+    /// Moves all queues; from a source that is stopped, until one round finds none.
+    async fn move_rounds(
+        &mut self,
+        leftover: Leftover,
+        moved: &mut MovedQueues,
+        output: &Output,
+    ) -> Result<HasLeft, Error> {
+        let rounds = match leftover {
+            Leftover::MayStay => 1,
+            Leftover::Nothing => ROUNDS,
+        };
+        let mut found = 0;
+        for _ in 0..rounds {
+            let before = moved.messages();
+            found = self.move_round(moved, output).await?;
+            let is_stuck = moved.has_staying() && moved.messages() == before;
+            if found == 0 || is_stuck || !moved.failures.is_empty() {
+                break;
+            }
+        }
+        moved.tell_of_staying(output);
+        Ok(match leftover {
+            Leftover::MayStay => HasLeft(0),
+            Leftover::Nothing => HasLeft(found),
+        })
+    }
+
+    /// Moves what waits now. Returns how many queues it found.
+    async fn move_round(
+        &mut self,
+        moved: &mut MovedQueues,
+        output: &Output,
+    ) -> Result<usize, Error> {
+        let names = sessions::names_at(self.from).await?;
+        // Without an API the sessions join again what `--group` names.
+        let groups = groups::all(self.from).await.unwrap_or_default();
+        let mut found = 0;
+        for name in &names {
+            let mut queue = MovedQueue {
+                name: name.to_string(),
+                messages: 0,
+                stays: None,
+            };
+            let moving = self.move_one((name, &mut queue), &groups, output);
+            match moving.await {
+                Ok(IsMoved(true)) => {}
+                Ok(IsMoved(false)) => continue,
+                Err(error) if error.is_silent() => return Err(error),
+                Err(error) => {
+                    let error = self.goes_on_after(name, &error).await?;
+                    output.error(&error);
+                    queue.stays = Some(error.summary());
+                    moved.failures.insert(name.clone(), error);
+                }
+            }
+            found += 1;
+            moved.add(name, queue);
+        }
+        Ok(found)
+    }
+
     /// Moves one queue, and counts its messages as it goes on.
     async fn move_one(
         &mut self,
         (name, queue): (&SessionName, &mut MovedQueue),
-        (from, groups): (&Config, &Groups),
+        groups: &Groups,
         output: &Output,
     ) -> Result<IsMoved, Error> {
-        let Self { source, target } = self;
+        let Self {
+            from,
+            source,
+            target,
+        } = self;
         let Some(state) = source.look_among_sessions(name).await? else {
             return Ok(IsMoved(false));
         };
-        if state.consumers > 0 {
-            return Err(attached());
+        if has_session(source, name, state, from).await? {
+            return Err(attached(name));
         }
         let arguments = arguments(source, name, from, output).await?;
+        let there = target.queue(name, &arguments).await?;
+        let target = &mut target.peer;
         let messages = (state.messages, &mut queue.messages);
-        carry((source, target), name, &arguments, messages).await?;
+        there.fill((source, target), messages).await?;
         for (group, _) in groups.iter().filter(|(_, members)| members.contains(name)) {
             target.join(name, group).await?;
         }
         output.line(format!("{name}: {}", counted(queue.messages, "message")))?;
-        queue.stays = source.delete_unused(name).await?;
-        if let Some(why) = &queue.stays {
-            output.notice(format!(
-                "the queue `{name}` was not deleted at the source: {why}"
-            ));
-        }
+        let stays = source.delete_unused(name).await?;
+        queue.stays = stays.map(|why| match state.consumers {
+            0 => why,
+            _ => format!(
+                "{why}; `cbroker delete {name} --yes --force` ends another user's program there"
+            ),
+        });
         Ok(IsMoved(true))
     }
 
@@ -238,7 +360,7 @@ impl Brokers {
     async fn goes_on_after(&mut self, name: &SessionName, error: &Error) -> Result<Error, Error> {
         // What was refused closed its channel. A connection that is gone has no other.
         self.source.begin_anew().await?;
-        self.target.begin_anew().await?;
+        self.target.peer.begin_anew().await?;
         let stays = Error::new(format!("`{name}` stays"))
             .because(error.summary())
             .exit_with(error.exit());
@@ -250,15 +372,33 @@ impl Brokers {
 
     async fn close(self) {
         self.source.close().await;
-        self.target.close().await;
+        self.target.peer.close().await;
     }
 }
 
+/// Whether a session of this user may be attached: another user's program keeps no queue where it
+/// is.
+async fn has_session(
+    source: &mut Peer,
+    name: &SessionName,
+    state: QueueState,
+    from: &Config,
+) -> Result<bool, Error> {
+    if state.consumers == 0 {
+        return Ok(false);
+    }
+    let names = BTreeSet::from([name.clone()]);
+    Ok(sessions::attached_of(source, &names, from).await? > 0)
+}
+
 /// A session would take messages during the move, and would stay on the old broker.
-fn attached() -> Error {
+fn attached(name: &SessionName) -> Error {
     Error::new("a session is attached to it")
         .because("its messages cannot be moved while it takes them")
-        .hint("close the session and open it again with the other --url")
+        .hint(format!(
+            "close the session and open it again with the other --url; if it is none of yours, \
+             `cbroker delete {name} --yes --force` ends it, with what waits there"
+        ))
 }
 
 /// Refuses to move the local broker while sessions are attached: it is not the local broker any
@@ -268,7 +408,7 @@ async fn refuse_attached(from: &Config) -> Result<(), Error> {
     let mut open = Vec::new();
     for name in sessions::names_at(from).await? {
         if let Some(state) = source.look_among_sessions(&name).await?
-            && state.consumers > 0
+            && has_session(&mut source, &name, state, from).await?
         {
             open.push(format!("`{name}`"));
         }
@@ -304,53 +444,4 @@ async fn arguments(
              the target queue gets the default ones"
     ));
     Ok(DeclareArguments::of_session(Some(ttl_ms)))
-}
-
-/// Carries the messages that wait in a queue over one by one, and counts them. What comes meanwhile
-/// stays: publishers without end would keep the other queues from being moved.
-async fn carry(
-    (source, target): (&mut Peer, &mut Peer),
-    name: &SessionName,
-    arguments: &DeclareArguments,
-    (waiting, messages): (u32, &mut u32),
-) -> Result<(), Error> {
-    // An existing queue keeps its own limit, which is [`MAX_LENGTH`] for every session's queue.
-    let limit = match target.look(name).await? {
-        Some(_) => MAX_LENGTH,
-        None => arguments.max_length().unwrap_or(u32::MAX),
-    };
-    let there = target.ensure_queue_with(name, arguments).await?;
-    let mut free = limit.saturating_sub(there.messages);
-    while *messages < waiting
-        && let Some(delivery) = source.get(name).await?
-    {
-        if free == 0 && there.consumers == 0 {
-            delivery.requeue().await;
-            return Err(
-                Error::new(format!("the queue `{name}` at the target is full"))
-                    .because(format!(
-                        "moved {}; one more would drop the oldest",
-                        counted(*messages, "message")
-                    ))
-                    .exit_with(Exit::Unconfirmed),
-            );
-        }
-        match target.forward(name, &delivery, CONFIRM_WITHIN).await? {
-            PublishOutcome::Confirmed => delivery.ack().await,
-            PublishOutcome::Unroutable | PublishOutcome::Refused => {
-                delivery.requeue().await;
-                return Err(Error::new(format!(
-                    "the target broker did not accept a message for `{name}`"
-                ))
-                .because(format!(
-                    "moved {}; no message was lost",
-                    counted(*messages, "message")
-                ))
-                .exit_with(Exit::Unconfirmed));
-            }
-        };
-        *messages += 1;
-        free = free.saturating_sub(1);
-    }
-    Ok(())
 }

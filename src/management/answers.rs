@@ -28,6 +28,10 @@ pub struct QueueInfo {
     /// The arguments that it was declared with.
     #[serde(default)]
     pub arguments: Map<String, Value>,
+    /// What policies of the broker's operator define for it, which no declare shows. An object, or
+    /// something else where there are none.
+    #[serde(default)]
+    pub effective_policy_definition: Value,
 }
 
 /// A program that consumes from a queue.

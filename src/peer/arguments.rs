@@ -1,11 +1,14 @@
 //! Queue arguments: those of every session's queue, and those that another broker reports.
 
-use lapin::types::{AMQPValue, FieldArray, FieldTable};
+use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
 use serde_json::{Map, Value};
 
 use super::MAX_LENGTH;
 
-const MAX_LENGTH_KEY: &str = "x-max-length";
+/// What arguments are called in a policy, which has no `x-` before them.
+const LENGTH: &str = "max-length";
+const BYTES: &str = "max-length-bytes";
+const TTL: &str = "message-ttl";
 
 /// What a queue is declared with.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,10 +23,10 @@ impl DeclareArguments {
         // values.
         if let Some(ttl_ms) = ttl_ms {
             let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
-            table.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ttl));
+            table.insert(argument(TTL), AMQPValue::LongLongInt(ttl));
         }
         let length = i64::from(MAX_LENGTH);
-        table.insert(MAX_LENGTH_KEY.into(), AMQPValue::LongLongInt(length));
+        table.insert(argument(LENGTH), AMQPValue::LongLongInt(length));
         table.insert(
             "x-overflow".into(),
             AMQPValue::LongString("drop-head".into()),
@@ -36,13 +39,59 @@ impl DeclareArguments {
         Self(table(arguments))
     }
 
-    /// How many messages the queue takes; `None` where nothing bounds it.
-    pub fn max_length(&self) -> Option<u32> {
-        match self.0.inner().get(MAX_LENGTH_KEY)? {
-            AMQPValue::LongLongInt(length) => Some(u32::try_from(*length).unwrap_or(u32::MAX)),
+    /// What a queue with them keeps.
+    pub fn bounds(&self) -> QueueBounds {
+        let number = |name: &str| match self.0.inner().get(argument(name).as_str())? {
+            AMQPValue::LongLongInt(number) => u64::try_from(*number).ok(),
             _ => None,
+        };
+        QueueBounds::read(number)
+    }
+}
+
+/// How much a queue keeps, and how long; `None` where nothing bounds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueBounds {
+    /// The most messages.
+    pub messages: Option<u64>,
+    /// The most bytes of their bodies.
+    pub bytes: Option<u64>,
+    /// The longest time that a message waits, in milliseconds.
+    pub ttl_ms: Option<u64>,
+}
+
+impl QueueBounds {
+    /// Reads what a policy of a broker's operator defines.
+    pub fn of_policy(definition: &Map<String, Value>) -> Self {
+        Self::read(|name| definition.get(name)?.as_u64())
+    }
+
+    fn read(number: impl Fn(&str) -> Option<u64>) -> Self {
+        Self {
+            messages: number(LENGTH),
+            bytes: number(BYTES),
+            ttl_ms: number(TTL),
         }
     }
+
+    /// Those of a queue that both of these bound.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let smaller = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        Self {
+            messages: smaller(self.messages, other.messages),
+            bytes: smaller(self.bytes, other.bytes),
+            ttl_ms: smaller(self.ttl_ms, other.ttl_ms),
+        }
+    }
+}
+
+/// The name of a queue's argument.
+fn argument(name: &str) -> ShortString {
+    format!("x-{name}").into()
 }
 
 fn table(object: &Map<String, Value>) -> FieldTable {
@@ -75,6 +124,8 @@ fn field(value: &Value) -> AMQPValue {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
     use serde_json::json;
 
     use super::*;
@@ -86,7 +137,21 @@ mod tests {
         let told =
             DeclareArguments::from_json(told.as_object().into_iter().next().unwrap_or(&Map::new()));
         assert_eq!(told, DeclareArguments::of_session(Some(60_000)));
-        assert_eq!(told.max_length(), Some(1000));
-        assert_eq!(DeclareArguments::from_json(&Map::new()).max_length(), None);
+        let bounds = told.bounds();
+        assert_eq!((bounds.messages, bounds.bytes), (Some(1000), None));
+        assert_eq!(bounds.ttl_ms, Some(60_000));
+        let unbounded = DeclareArguments::from_json(&Map::new()).bounds();
+        assert_eq!(unbounded.and(bounds), bounds);
+    }
+
+    #[test]
+    fn of_a_policy_and_arguments_the_smaller_bound_holds() {
+        let policy = json!({ "max-length": 3, "max-length-bytes": 10, "ha-mode": "all" });
+        let policy = QueueBounds::of_policy(policy.as_object().into_iter().next().unwrap());
+        let both = DeclareArguments::of_session(Some(60_000))
+            .bounds()
+            .and(policy);
+        assert_eq!((both.messages, both.bytes), (Some(3), Some(10)));
+        assert_eq!(both.ttl_ms, Some(60_000));
     }
 }

@@ -150,14 +150,15 @@ impl ReceivedMessage {
         presence::vouched_user(&self.properties).filter(|_| !self.is_copy)
     }
 
-    /// The properties as another broker should have them.
-    pub(super) fn forwardable(&self) -> BasicProperties {
-        // A user-id must be that of the connection that publishes.
-        let mut properties = self.properties.clone();
-        if properties.user_id().is_some() {
-            properties = without_user(&properties);
+    /// The properties as another broker should have them, where `user` signed in. The own user's
+    /// message stays one; any other has no user, whom the other broker could not vouch for.
+    pub(super) fn forwardable(&self, user: &str) -> BasicProperties {
+        let properties = without_user(&self.properties);
+        if self.is_of_own_user {
+            properties.with_user_id(user.into())
+        } else {
+            properties
         }
-        properties
     }
 
     fn header(&self, name: &str) -> Option<&AMQPValue> {

@@ -42,12 +42,18 @@ pub struct QueueState {
 }
 
 impl QueueState {
-    /// Whether one more message could make the broker drop the oldest. This counts what attached
-    /// sessions hold: it returns to the queue when they end, and the broker drops what is above
-    /// [`MAX_LENGTH`].
+    /// Whether one more message could make the broker drop the oldest.
     pub fn is_full(&self) -> bool {
+        self.room(MAX_LENGTH) == 0
+    }
+
+    /// How many more messages fit until the broker could drop the oldest of a queue with this
+    /// limit. This counts what attached sessions hold: it returns to the queue when they end, and
+    /// the broker drops what is above the limit.
+    pub fn room(&self, limit: u32) -> u32 {
         let held = self.consumers.saturating_mul(SESSION_PREFETCH.into());
-        self.messages.saturating_add(held.min(MAX_LENGTH / 2)) >= MAX_LENGTH
+        let taken = self.messages.saturating_add(held.min(limit / 2));
+        limit.saturating_sub(taken)
     }
 }
 

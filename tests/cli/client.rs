@@ -47,7 +47,8 @@ pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = Strin
     });
 }
 
-async fn connected(url: &str) -> (lapin::Connection, lapin::Channel) {
+/// A connection and a channel of another program.
+pub(crate) async fn connected(url: &str) -> (lapin::Connection, lapin::Channel) {
     let properties = lapin::ConnectionProperties::default();
     let connection = lapin::Connection::connect_with_runtime(
         url.trim(),
@@ -113,6 +114,19 @@ pub(crate) fn answer_one(url: &str, queue: &str, text: &str, attached: &SyncSend
         published.await.unwrap().await.unwrap();
         connection.close(200, "done".into()).await.unwrap();
     });
+}
+
+/// Consumes a queue, settles nothing, and is given one message at most.
+pub(crate) async fn consume_one(channel: &lapin::Channel, queue: &str) -> lapin::Consumer {
+    let qos = lapin::options::BasicQosOptions::default();
+    channel.basic_qos(1, qos).await.unwrap();
+    let consumer = channel.basic_consume(
+        queue.into(),
+        "".into(),
+        lapin::options::BasicConsumeOptions::default(),
+        lapin::types::FieldTable::default(),
+    );
+    consumer.await.unwrap()
 }
 
 /// Makes a queue with the ordinary topology.

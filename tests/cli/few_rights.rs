@@ -12,8 +12,8 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Exchange
 use serde_json::{Value, json};
 
 use crate::background_broker::{api_get, request, started, waiting};
-use crate::client::run;
-use crate::support::{Place, Request, Wrapped, wait_until};
+use crate::client::{self, run};
+use crate::support::{Place, Request, Server, Wrapped, wait_until};
 
 const PRESENCE: &str = "claudeBroker.presence";
 /// The client sees its own answers by this name, and needs no right for that.
@@ -368,6 +368,39 @@ fn a_user_who_consumes_under_a_session_s_name_keeps_no_pause_waiting() {
             assert!(ran.err.contains("waits for 1 answer\n"), "{ran:?}");
         }
     });
+}
+
+#[test]
+fn a_user_who_consumes_from_a_closed_session_s_queue_keeps_no_message_from_moving() {
+    let place = Place::new();
+    let _broker = started(&place);
+    let there = Place::new();
+    let _server = Server::start(&there);
+    with_bob(&place, "", ["^$", "^$", "^backend$"]);
+    client::make_queue(&place, "backend");
+    client::publish(
+        &place,
+        "backend",
+        (0..10).map(|number| format!("m{number}")),
+    );
+    let url = client::endpoint(&there).secret_url();
+    run(async {
+        let (_connection, channel) = bob(&place).await;
+        let _consumer = client::consume_one(&channel, "backend").await;
+        let ran = place.run(["move", "--to", &url]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(
+            ran.err.contains("cbroker delete backend --yes --force"),
+            "{ran:?}"
+        );
+    });
+    assert_eq!(there.listed("backend").unwrap()["pending"], 9);
+    wait_until(
+        || client::consumers(&place, "backend") == Some(0),
+        || "it still consumes".into(),
+    );
+    place.ok(["move", "--to", &url]);
+    assert_eq!(there.listed("backend").unwrap()["pending"], 10);
 }
 
 async fn consume(channel: &Channel, queue: &str) -> lapin::Consumer {

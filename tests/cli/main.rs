@@ -20,6 +20,8 @@ mod demo;
 mod docker;
 mod docker_moves;
 mod everywhere;
+mod fake_engine;
+mod fake_http;
 mod fates;
 mod few_rights;
 mod folders;

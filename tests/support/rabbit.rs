@@ -56,20 +56,22 @@ impl Rabbit {
 
     /// Returns it with a new virtual host, for tests that would affect the queues of others.
     pub(crate) fn with_vhost(&self, name: &str) -> Self {
-        let put = |path: &str, body: &str| {
-            let answer = Request::to_url(&self.management, "PUT", &format!("/api/{path}"))
-                .password("guest", "guest")
-                .header("content-type", "application/json")
-                .send(body);
-            assert!(answer.status < 300, "{answer:?}");
-        };
-        put(&format!("vhosts/{name}"), "{}");
+        self.put(&format!("vhosts/{name}"), "{}");
         let all = r#"{"configure":".*","write":".*","read":".*"}"#;
-        put(&format!("permissions/{name}/guest"), all);
+        self.put(&format!("permissions/{name}/guest"), all);
         Self {
             url: format!("{}/{name}", self.url),
             management: self.management.clone(),
         }
+    }
+
+    /// Makes an object with the management API.
+    pub(crate) fn put(&self, path: &str, body: &str) {
+        let answer = Request::to_url(&self.management, "PUT", &format!("/api/{path}"))
+            .password("guest", "guest")
+            .header("content-type", "application/json")
+            .send(body);
+        assert!(answer.status < 300, "{answer:?}");
     }
 }
 

@@ -1,0 +1,168 @@
+//! The broker that queues are moved to: what it keeps of a queue, and how much it takes.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::commands::send::CONFIRM_WITHIN;
+use crate::config::Config;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::management::Client;
+use crate::name::SessionName;
+use crate::output::counted;
+use crate::peer::{DeclareArguments, Peer, PeerError, PublishOutcome, QueueBounds};
+
+const API_WITHIN: Duration = Duration::from_secs(3);
+
+/// How many messages follow one look at the queue: others publish to it too, and above its limit
+/// the broker drops the oldest.
+const AFTER_ONE_LOOK: u32 = 50;
+
+/// The broker that is moved to.
+pub(super) struct TargetBroker {
+    pub(super) peer: Peer,
+    /// Its management API, until it did not answer.
+    api: Option<Client>,
+}
+
+/// A queue that takes the messages of its namesake at the source.
+pub(super) struct TargetQueue<'a> {
+    name: &'a SessionName,
+    /// How many messages it keeps.
+    limit: u32,
+}
+
+impl TargetBroker {
+    pub(super) async fn connect(config: &Config) -> Result<Self, Error> {
+        Ok(Self {
+            peer: Peer::connect(&config.endpoint, "move").await?,
+            api: Client::new(config, API_WITHIN).ok(),
+        })
+    }
+
+    /// Makes the queue with these arguments, or takes one that exists and keeps no less.
+    ///
+    /// # Errors
+    /// The broker would drop messages, or pass them on, that it confirmed.
+    pub(super) async fn queue<'a>(
+        &mut self,
+        name: &'a SessionName,
+        arguments: &DeclareArguments,
+    ) -> Result<TargetQueue<'a>, Error> {
+        let live = match self.peer.ensure_queue_like(name, arguments).await {
+            Err(PeerError::OtherArguments { argument, .. }) => {
+                let differs = match argument {
+                    Some(argument) => format!("its {argument} differs"),
+                    None => "its arguments differ".to_owned(),
+                };
+                return Err(keeps_less(&format!("{differs} from every session's")));
+            }
+            live => live?,
+        };
+        let (wanted, live) = (arguments.bounds(), live.bounds());
+        let live = live.and(self.policy(name).await);
+        if is_less(live.ttl_ms, wanted.ttl_ms) {
+            let ttl = live.ttl_ms.unwrap_or_default();
+            return Err(keeps_less(&format!("its message-ttl is {ttl} ms")));
+        }
+        if let Some(bytes) = live.bytes {
+            // One that is as bounded takes what fits at the source, unless it has other messages.
+            let there = self.peer.look(name).await?;
+            let has_messages = there.is_some_and(|queue| queue.messages > 0);
+            if has_messages || is_less(live.bytes, wanted.bytes) {
+                return Err(keeps_less(&format!("its max-length-bytes is {bytes}")));
+            }
+        }
+        let limit = live.messages.unwrap_or(u64::MAX);
+        Ok(TargetQueue {
+            name,
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// What a policy bounds, where the API tells it.
+    async fn policy(&mut self, name: &SessionName) -> QueueBounds {
+        let told = match &self.api {
+            Some(api) => api.queue(name.as_str()).await,
+            None => Ok(None),
+        };
+        if told.is_err() {
+            // Each queue would wait for it.
+            self.api = None;
+        }
+        let queue = told.ok().flatten();
+        let definition = queue.map(|queue| queue.effective_policy_definition);
+        let none = Map::new();
+        let definition = definition.as_ref().and_then(Value::as_object);
+        QueueBounds::of_policy(definition.unwrap_or(&none))
+    }
+}
+
+impl TargetQueue<'_> {
+    /// Carries the messages that wait in the queue at the source over one by one, and counts them.
+    /// What comes meanwhile stays: publishers without end would keep the other queues from being
+    /// moved.
+    pub(super) async fn fill(
+        &self,
+        (source, target): (&mut Peer, &mut Peer),
+        (waiting, moved): (u32, &mut u32),
+    ) -> Result<(), Error> {
+        let name = self.name;
+        let mut room = 0;
+        while *moved < waiting {
+            if room == 0 {
+                room = self.room(target).await?.min(AFTER_ONE_LOOK);
+            }
+            if room == 0 {
+                return Err(stopped(
+                    format!("the queue `{name}` at the target is full"),
+                    format!("{}; one more would drop the oldest", so_many(*moved)),
+                ));
+            }
+            let Some(delivery) = source.get(name).await? else {
+                return Ok(());
+            };
+            match target.forward(name, &delivery, CONFIRM_WITHIN).await? {
+                PublishOutcome::Confirmed => delivery.ack().await,
+                PublishOutcome::Unroutable | PublishOutcome::Refused => {
+                    delivery.requeue().await;
+                    return Err(stopped(
+                        format!("the target broker did not accept a message for `{name}`"),
+                        format!("{}; no message was lost", so_many(*moved)),
+                    ));
+                }
+            };
+            *moved += 1;
+            room -= 1;
+        }
+        Ok(())
+    }
+
+    /// How many messages fit now.
+    async fn room(&self, target: &mut Peer) -> Result<u32, Error> {
+        let Some(there) = target.look(self.name).await? else {
+            return Err(Error::new("the queue at the target was deleted meanwhile"));
+        };
+        Ok(there.room(self.limit))
+    }
+}
+
+/// Whether a bound is smaller than the one that is wanted.
+fn is_less(bound: Option<u64>, wanted: Option<u64>) -> bool {
+    bound.is_some_and(|bound| wanted.is_none_or(|wanted| bound < wanted))
+}
+
+fn keeps_less(why: &str) -> Error {
+    Error::new("the queue of its name at the target could lose its messages")
+        .because(why)
+        .hint("delete that queue, or the policy, and run the same command again")
+}
+
+fn stopped(what: String, why: String) -> Error {
+    Error::new(what).because(why).exit_with(Exit::Unconfirmed)
+}
+
+fn so_many(moved: u32) -> String {
+    format!("moved {}", counted(moved, "message"))
+}

@@ -1,0 +1,40 @@
+//! A small HTTP server that answers as a test says: for an engine.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::thread;
+
+/// Answers requests, such as `GET /containers/json`, on a socket. Each answer is a status and a
+/// body of JSON.
+pub(crate) fn on_socket(path: &Path, answer: impl Fn(&str) -> (u16, String) + Send + 'static) {
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            serve(stream.unwrap(), &answer);
+        }
+    });
+}
+
+fn serve(stream: impl Read + Write, answer: impl Fn(&str) -> (u16, String)) {
+    let mut stream = BufReader::new(stream);
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        // A client that gave up sends no more.
+        if stream.read_line(&mut line).unwrap_or(0) == 0 || line.trim().is_empty() {
+            break;
+        }
+        lines.push(line);
+    }
+    let Some((request, _version)) = lines.first().and_then(|line| line.rsplit_once(' ')) else {
+        return;
+    };
+    let (status, body) = answer(request);
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status} so\r\ncontent-type: application/json\r\nconnection: close\r\n\
+         content-length: {length}\r\n\r\n"
+    );
+    let _gone = stream.get_mut().write_all((head + &body).as_bytes());
+}
