@@ -28,6 +28,7 @@ mod folders;
 mod forgers;
 mod groups;
 mod help;
+mod inboxes;
 mod lifecycle;
 mod looking;
 mod mcp;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
 };
@@ -199,13 +199,43 @@ impl InboxConnection {
 
     /// Goes on with a new consumer. Brokers count what is unsettled for each consumer, so what the
     /// old one was given does not count any more; it is settled on the same channel.
+    ///
+    /// The new one comes first: at a queue without a consumer the session counts as closed. Only an
+    /// exclusive consumer has to leave before there can be another.
     async fn consume_anew(&self, connections: &mut AttachedConnections) -> Result<(), PeerError> {
         let channel = &connections.listening;
         let old = connections.messages.tag();
-        answered(channel.basic_cancel(old, BasicCancelOptions::default())).await?;
-        let new = answered(self.consume(channel)).await?;
+        let cancel = channel.basic_cancel(old, BasicCancelOptions::default());
+        let new = match self.options.sharing {
+            Sharing::Shared => {
+                let new = answered(self.consume(channel)).await?;
+                answered(cancel).await?;
+                new
+            }
+            Sharing::Exclusive => {
+                answered(cancel).await?;
+                answered(self.consume(channel)).await?
+            }
+        };
         let mut rest = std::mem::replace(&mut connections.messages, new);
+        let mut under_way = Vec::new();
         while let Some(delivery) = answered(rest.try_next()).await? {
+            under_way.push(delivery);
+        }
+        // Both were given messages for a moment. The channel numbers them in the queue's order, and
+        // what has a lower number than one that is here is here too.
+        if let Some(last) = under_way.last().map(|delivery| delivery.delivery_tag) {
+            while let Some(Some(delivery)) = connections.messages.next().now_or_never() {
+                let delivery = delivery?;
+                let is_later = delivery.delivery_tag > last;
+                under_way.push(delivery);
+                if is_later {
+                    break;
+                }
+            }
+            under_way.sort_by_key(|delivery| delivery.delivery_tag);
+        }
+        for delivery in under_way {
             if !self.pass_on(delivery, &connections.user).await {
                 // The next delivery or request ends the service.
                 break;

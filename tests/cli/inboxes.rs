@@ -1,0 +1,86 @@
+//! How a session consumes its queue.
+
+use cbroker::name::SessionName;
+use cbroker::peer::{Inbox, InboxEvent, InboxOptions, ReceivedMessage, Sharing};
+use serde_json::json;
+
+use crate::client;
+use crate::support::{Place, Server};
+
+fn options(place: &Place, name: &str, prefetch: u16) -> InboxOptions {
+    InboxOptions {
+        endpoint: client::endpoint(place),
+        name: SessionName::new(name).unwrap(),
+        groups: Vec::new(),
+        ttl_ms: 60_000,
+        prefetch,
+        sharing: Sharing::Shared,
+        whereabouts: None,
+    }
+}
+
+/// The next message. The session must not have lost its queue before.
+async fn next(inbox: &mut Inbox) -> Box<ReceivedMessage> {
+    loop {
+        match inbox.next().await.unwrap() {
+            InboxEvent::Delivery(message) => return message,
+            InboxEvent::Attached(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_session_that_asks_for_more_never_leaves_its_queue() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    // A broker deletes such a queue, and what waits in it, when its last consumer leaves.
+    let body = json!({ "durable": true, "auto_delete": true }).to_string();
+    let made = server.ask(&place, "PUT", "/api/queues/%2f/peer", &body);
+    assert!(made.status < 300, "{made:?}");
+    client::make_queue(&place, "peer");
+    client::publish(&place, "peer", (0..3).map(|number| format!("m{number}")));
+    let options = options(&place, "peer", 1);
+    client::run(async {
+        let mut inbox = Inbox::open(options);
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(next(&mut inbox).await);
+            inbox.ask_for_more();
+        }
+        let bodies: Vec<_> = held
+            .iter()
+            .map(|message| String::from_utf8_lossy(&message.body).into_owned())
+            .collect();
+        for (number, body) in bodies.iter().enumerate() {
+            assert!(body.contains(&format!("\"m{number}\"")), "{bodies:?}");
+        }
+        for message in held {
+            message.ack().await;
+        }
+    });
+}
+
+#[test]
+fn a_session_that_asks_for_more_hears_all_in_their_order() {
+    const COUNT: usize = 400;
+    let place = Place::new();
+    let _server = Server::start(&place);
+    client::make_queue(&place, "peer");
+    client::publish(
+        &place,
+        "peer",
+        (0..COUNT).map(|number| format!("m{number}")),
+    );
+    let options = options(&place, "peer", 4);
+    client::run(async {
+        let mut inbox = Inbox::open(options);
+        for number in 0..COUNT {
+            let message = next(&mut inbox).await;
+            let body = String::from_utf8_lossy(&message.body).into_owned();
+            assert!(body.contains(&format!("\"m{number}\"")), "{number}: {body}");
+            inbox.ask_for_more();
+            message.ack().await;
+        }
+    });
+}
