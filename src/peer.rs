@@ -38,7 +38,8 @@ pub use inbox::{
     Whereabouts,
 };
 pub use presence::{
-    Answer, HeldMessage, PeerState, Presence, Removal, Request, RequestScope, this_host,
+    Answer, AwaitedAnswers, HeldMessage, PeerState, Presence, Removal, Request, RequestScope,
+    this_host,
 };
 pub use publish::{Publication, PublishOutcome, When};
 pub use receipt::{Receipt, ReceiptState};
@@ -388,17 +389,14 @@ impl Peer {
         answered(ReplyQueue::consume_with(channel, queue.as_str(), prefetch)).await
     }
 
-    /// Asks the attached sessions something and collects their answers, as long as each comes
-    /// within `wait` of the one before.
-    ///
-    /// Returns early once `enough` of the answers so far says so.
+    /// Asks the attached sessions something and collects the awaited answers. Several requests ask
+    /// different sessions the same.
     pub async fn ask_sessions(
         &self,
-        request: &Request,
-        wait: Duration,
-        enough: impl Fn(&[Answer]) -> bool,
+        requests: &[Request],
+        awaited: &AwaitedAnswers<'_>,
     ) -> Result<Vec<Answer>, PeerError> {
-        presence::ask((&self.connection, &self.user), request, wait, enough).await
+        presence::ask((&self.connection, &self.user), requests, awaited).await
     }
 
     /// Says goodbye. A connection that is dropped instead leaves its unsettled messages to the

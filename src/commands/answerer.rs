@@ -7,12 +7,13 @@
 
 use std::time::Duration;
 
+use super::sessions;
 use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::management::{Client, ConsumerInfo, ManagementError};
 use crate::name::SessionName;
-use crate::peer::{Answer, PRODUCT, Peer, Presence, Request};
+use crate::peer::{AwaitedAnswers, PRODUCT, Peer, Request};
 
 /// Time limit for sessions to identify themselves as ours.
 const WHO_WITHIN: Duration = Duration::from_secs(1);
@@ -84,19 +85,17 @@ async fn consumers_of(
     client.consumers_of(name.as_str()).await
 }
 
-/// The sessions of ours that answer to the name. Returns early once there are `enough`.
+/// How many sessions of ours answer to the name, at most `enough`.
 pub(super) async fn own_sessions(
     peer: &Peer,
     name: &SessionName,
-    enough: usize,
-) -> Result<Vec<Presence>, Error> {
-    let of_name = |answer: &Answer| match answer {
-        Answer::State(state) if state.name == name.as_str() => Some(state.clone()),
-        _ => None,
+    enough: u32,
+) -> Result<usize, Error> {
+    let awaited = AwaitedAnswers {
+        name: Some(name.as_str()),
+        count: Some(enough),
+        first: WHO_WITHIN,
+        next: sessions::NEXT_ANSWER_WITHIN,
     };
-    let is_enough = |so_far: &[Answer]| so_far.iter().filter_map(of_name).count() >= enough;
-    let answers = peer
-        .ask_sessions(&Request::Who, WHO_WITHIN, is_enough)
-        .await?;
-    Ok(answers.iter().filter_map(of_name).collect())
+    Ok(peer.ask_sessions(&[Request::Who], &awaited).await?.len())
 }

@@ -56,11 +56,11 @@ impl MessageFate {
         if is_there == Some(true) && !message.has_expired {
             return Self::Waits;
         }
-        let consumers = queue.consumers as usize;
+        let consumers = queue.consumers;
         let all_are_ours = consumers == 0
             || answerer::own_sessions(peer, message.to, consumers)
                 .await
-                .is_ok_and(|sessions| sessions.len() >= consumers);
+                .is_ok_and(|sessions| sessions >= consumers as usize);
         match is_there {
             // A session of ours would have said that it has it. Behind others it stays in the
             // queue, and no session is given it.

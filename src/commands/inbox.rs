@@ -24,10 +24,8 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
         take: args.take,
     };
     let attached = peer.look(&name).await?.map_or(0, |state| state.consumers);
-    let enough = |so_far: &[Answer]| so_far.len() >= attached.max(1) as usize;
-    let answers = peer
-        .ask_sessions(&request, sessions::answer_within(attached), enough)
-        .await?;
+    let awaited = sessions::answers_of(&name, attached);
+    let answers = peer.ask_sessions(&[request], &awaited).await?;
     let waiting = peer.look(&name).await?.map_or(0, |state| state.messages);
     peer.close().await;
     if answers.is_empty() {

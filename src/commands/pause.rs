@@ -1,14 +1,21 @@
 //! `cbroker pause` and `cbroker resume`: hold back the messages in a session, or release them.
 
-use super::compose::{Recipient, session_name};
+use std::collections::BTreeSet;
+
+use super::compose::Recipient;
 use super::connect::{self, Autostart};
 use super::{groups, sessions};
 use crate::cli::ScopeArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::name::SessionName;
 use crate::output::{Output, counted};
-use crate::peer::{Answer, Peer, Presence, Request, RequestScope};
+use crate::peer::{Answer, AwaitedAnswers, Peer, Presence, Request, RequestScope};
+
+/// Sessions do not read a request of more than 16 KiB, and anybody can make a group large: so many
+/// of the longest names take less than half of it.
+const NAMES_IN_A_REQUEST: usize = 100;
 
 /// Which of the two commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,38 +33,21 @@ pub(super) async fn run(
     config: &Config,
     output: &Output,
 ) -> Result<Exit, Error> {
-    let scope = scope(args.name.as_deref(), config).await?;
-    let request = match wish {
-        Wish::Pause => Request::Pause {
-            scope: scope.clone(),
-        },
-        Wish::Resume => Request::Resume {
-            scope: scope.clone(),
-        },
-    };
+    let meant = Meant::read(args.name.as_deref(), config).await?;
     let mut peer = connect::peer(config, "pause", Autostart::Never, output).await?;
-    let (expected, within) = match &scope {
-        RequestScope::Name(name) => {
-            let consumers = attached(&mut peer, std::slice::from_ref(name), config).await?;
-            (Some(consumers.max(1)), sessions::answer_within(consumers))
-        }
-        RequestScope::Names(names) => {
-            let consumers = attached(&mut peer, names, config).await?;
-            (Some(consumers), sessions::answer_within(consumers))
-        }
-        RequestScope::All => {
-            let attached = sessions::attached(&mut peer, config, output).await?;
-            // Who holds everything back must hear of each, also where a machine is busy.
-            let within = attached.map_or(sessions::NEXT_ANSWER_WITHIN, sessions::answer_within);
-            (attached, within)
-        }
-    };
-    if let Some(expected) = expected {
+    let awaited = meant.awaited(&mut peer, config, output).await?;
+    if let Some(expected) = awaited.count {
         output.detail(format!("waits for {}", counted(expected, "answer")));
     }
-    let enough =
-        |so_far: &[Answer]| expected.is_some_and(|expected| so_far.len() >= expected as usize);
-    let answers = peer.ask_sessions(&request, within, enough).await?;
+    let requests: Vec<Request> = meant
+        .scopes()
+        .into_iter()
+        .map(|scope| match wish {
+            Wish::Pause => Request::Pause { scope },
+            Wish::Resume => Request::Resume { scope },
+        })
+        .collect();
+    let answers = peer.ask_sessions(&requests, &awaited).await?;
     peer.close().await;
     let sessions: Vec<Presence> = answers
         .into_iter()
@@ -69,11 +59,12 @@ pub(super) async fn run(
             }
         })
         .collect();
-    if sessions.is_empty() && scope != RequestScope::All {
-        let whose = match &scope {
-            RequestScope::Name(name) => format!("`{name}`"),
-            _ => format!("of `{}`", args.name.unwrap_or_default()),
-        };
+    let whose = match &meant {
+        Meant::One(name) => Some(format!("`{name}`")),
+        Meant::Group(..) => Some(format!("of `{}`", args.name.unwrap_or_default())),
+        Meant::All => None,
+    };
+    if let Some(whose) = whose.filter(|_| sessions.is_empty()) {
         return Err(Error::new(format!("no session {whose} is attached"))
             .because("only an open session can be paused; messages to a closed one wait anyway"));
     }
@@ -85,21 +76,64 @@ pub(super) async fn run(
 }
 
 /// The sessions that are meant.
-async fn scope(name: Option<&str>, config: &Config) -> Result<RequestScope, Error> {
-    let Some(name) = name else {
-        return Ok(RequestScope::All);
-    };
-    Ok(match Recipient::read(name, "NAME")? {
-        Recipient::Session(name) => RequestScope::Name(name.to_string()),
-        Recipient::Group(group) => {
-            let members = groups::members(&group, config).await?;
-            RequestScope::Names(members.iter().map(ToString::to_string).collect())
-        }
-    })
+enum Meant {
+    /// Those of one name.
+    One(SessionName),
+    /// The members of a group.
+    Group(BTreeSet<SessionName>),
+    /// All of them.
+    All,
 }
 
-/// How many sessions may answer under these names.
-async fn attached(peer: &mut Peer, names: &[String], config: &Config) -> Result<u32, Error> {
-    let names = names.iter().map(|name| session_name(name, "NAME"));
-    sessions::attached_of(peer, &names.collect::<Result<_, _>>()?, config).await
+impl Meant {
+    async fn read(name: Option<&str>, config: &Config) -> Result<Self, Error> {
+        let Some(name) = name else {
+            return Ok(Self::All);
+        };
+        Ok(match Recipient::read(name, "NAME")? {
+            Recipient::Session(name) => Self::One(name),
+            Recipient::Group(group) => Self::Group(groups::members(&group, config).await?),
+        })
+    }
+
+    /// Which answers come.
+    async fn awaited(
+        &self,
+        peer: &mut Peer,
+        config: &Config,
+        output: &Output,
+    ) -> Result<AwaitedAnswers<'_>, Error> {
+        let count = match self {
+            Self::One(name) => {
+                let names = BTreeSet::from([name.clone()]);
+                let attached = sessions::attached_of(peer, &names, config).await?;
+                return Ok(sessions::answers_of(name, attached));
+            }
+            Self::Group(names) => Some(sessions::attached_of(peer, names, config).await?),
+            Self::All => sessions::attached(peer, config, output).await?,
+        };
+        // Who holds everything back must hear of each, also where a machine is busy.
+        let within = count.map_or(sessions::NEXT_ANSWER_WITHIN, sessions::answer_within);
+        Ok(AwaitedAnswers {
+            name: None,
+            count,
+            first: within,
+            next: within,
+        })
+    }
+
+    /// The same for requests: one each.
+    fn scopes(&self) -> Vec<RequestScope> {
+        match self {
+            Self::One(name) => vec![RequestScope::Name(name.to_string())],
+            Self::Group(names) => {
+                let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+                let parts = names.chunks(NAMES_IN_A_REQUEST);
+                parts
+                    .map(|part| RequestScope::Names(part.to_vec()))
+                    .collect()
+            }
+            Self::All => vec![RequestScope::All],
+        }
+    }
 }

@@ -74,23 +74,13 @@ pub(super) async fn unattended(
     if queue.consumers == 0 {
         return Ok(());
     }
-    let is_of_it =
-        |answer: &Answer| matches!(answer, Answer::State(state) if state.name == name.as_str());
-    let enough = |answers: &[Answer]| {
-        answers.iter().filter(|answer| is_of_it(answer)).count() >= queue.consumers as usize
-    };
-    let answers = peer
-        .ask_sessions(
-            &Request::Who,
-            sessions::answer_within(queue.consumers),
-            enough,
-        )
-        .await?;
+    let awaited = sessions::answers_of(name, queue.consumers);
+    let answers = peer.ask_sessions(&[Request::Who], &awaited).await?;
     let held: Vec<u32> = answers
         .iter()
         .filter_map(|answer| match answer {
-            Answer::State(state) if state.name == name.as_str() => Some(state.held),
-            _ => None,
+            Answer::State(state) => Some(state.held),
+            Answer::Inbox { .. } => None,
         })
         .collect();
     let refused = if held.is_empty() {
@@ -186,9 +176,8 @@ impl Removed<'_> {
             scope: RequestScope::Name(self.name.to_string()),
             removal: self.removal,
         };
-        let enough = |answers: &[Answer]| answers.len() >= attached as usize;
-        let within = sessions::answer_within(attached);
-        let answers = peer.ask_sessions(&request, within, enough).await?;
+        let awaited = sessions::answers_of(self.name, attached);
+        let answers = peer.ask_sessions(&[request], &awaited).await?;
         let held = answers.iter().map(|answer| match answer {
             Answer::Inbox { messages, .. } => messages.len(),
             Answer::State(_) => 0,

@@ -19,7 +19,7 @@ use crate::management::Client;
 use crate::message_history::MessageHistory;
 use crate::name::SessionName;
 use crate::output::Output;
-use crate::peer::{Answer, Peer, PeerState, Presence, QueueState, Request};
+use crate::peer::{Answer, AwaitedAnswers, Peer, PeerState, Presence, QueueState, Request};
 use crate::wrap;
 
 /// How long the next session may take to answer a question to all. A session of another tool never
@@ -98,12 +98,13 @@ pub(super) async fn rows(
     let mut queues = BTreeMap::new();
     look(peer, known.names, &mut queues).await?;
     let groups = known.groups;
-    let attached = known.are_all.then(|| consumers(&queues));
-    let enough =
-        |so_far: &[Answer]| attached.is_some_and(|attached| so_far.len() >= attached as usize);
-    let answers = peer
-        .ask_sessions(&Request::Who, NEXT_ANSWER_WITHIN, enough)
-        .await?;
+    let awaited = AwaitedAnswers {
+        name: None,
+        count: known.are_all.then(|| consumers(&queues)),
+        first: NEXT_ANSWER_WITHIN,
+        next: NEXT_ANSWER_WITHIN,
+    };
+    let answers = peer.ask_sessions(&[Request::Who], &awaited).await?;
     let present = by_name(answers);
     let unknown = present
         .keys()
@@ -182,7 +183,18 @@ pub(super) async fn attached_of(
     Ok(seen.saturating_sub(u32::try_from(others).unwrap_or(u32::MAX)))
 }
 
-/// How long a question to one name waits for answers, with so many consumers on its queue.
+/// The answers to a question to one name, with so many consumers on its queue: one of them at
+/// least, and no more than a moment longer for what never answers, such as another user's program.
+pub(super) fn answers_of(name: &SessionName, consumers: u32) -> AwaitedAnswers<'_> {
+    AwaitedAnswers {
+        name: Some(name.as_str()),
+        count: Some(consumers.max(1)),
+        first: answer_within(consumers),
+        next: NEXT_ANSWER_WITHIN,
+    }
+}
+
+/// How long a question waits for answers, with so many consumers on the queues that it is for.
 pub(super) fn answer_within(consumers: u32) -> Duration {
     if consumers > 0 {
         ATTACHED_ANSWER_WITHIN
@@ -215,13 +227,11 @@ pub(super) async fn rows_named(
     if queue.consumers == 0 {
         return Ok(rows_of(name, queue, None));
     }
-    let is_it =
-        |answer: &&Answer| matches!(answer, Answer::State(state) if state.name == name.as_str());
-    let enough =
-        |so_far: &[Answer]| so_far.iter().filter(is_it).count() >= queue.consumers as usize;
-    let answers = peer
-        .ask_sessions(&Request::Who, NEXT_ANSWER_WITHIN, enough)
-        .await?;
+    let awaited = AwaitedAnswers {
+        first: NEXT_ANSWER_WITHIN,
+        ..answers_of(name, queue.consumers)
+    };
+    let answers = peer.ask_sessions(&[Request::Who], &awaited).await?;
     let present = by_name(answers);
     Ok(rows_of(name, queue, present.get(name.as_str())))
 }

@@ -11,8 +11,8 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
-use lapin::types::{FieldTable, ShortString};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -165,6 +165,14 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// The name of the session that answers.
+    fn name(&self) -> &str {
+        match self {
+            Self::State(presence) => &presence.name,
+            Self::Inbox { name, .. } => name,
+        }
+    }
+
     /// The ULID of the session that answers.
     fn session(&self) -> &str {
         match self {
@@ -244,36 +252,72 @@ impl Request {
 /// The header with which a broker says that it has dead-lettered a message.
 pub(super) const X_DEATH: &str = "x-death";
 
-/// In all, a request waits this many times as long as for one answer.
+/// Which answers a request waits for, and how long.
+#[derive(Debug, Clone, Copy)]
+pub struct AwaitedAnswers<'a> {
+    /// The name whose sessions' answers count; `None`: every session's.
+    pub name: Option<&'a str>,
+    /// How many there are, where that is known.
+    pub count: Option<u32>,
+    /// How long the first one may take.
+    pub first: Duration,
+    /// How long each further one may take after the one before.
+    pub next: Duration,
+}
+
+impl AwaitedAnswers<'_> {
+    /// How long to wait for the next one after so many; `None`: these are all.
+    fn patience(&self, answers: usize) -> Option<Duration> {
+        if self.count.is_some_and(|count| answers >= count as usize) {
+            return None;
+        }
+        Some(if answers == 0 { self.first } else { self.next })
+    }
+
+    fn counts(&self, answer: &Answer) -> bool {
+        self.name.is_none_or(|name| answer.name() == name)
+    }
+}
+
+/// In all, a request waits this many times as long as for the first answer.
 const ALL_WAITS: u32 = 10;
 
-/// Publishes a request with a temporary queue for the answers and collects them, until there are
-/// `enough` or the next one takes longer than `wait`.
+/// How many answers are under way at once. Any user may send one who has seen the request, as long
+/// as the broker allows.
+const ANSWERS: u16 = 16;
+/// Those that wait in the broker, and their bytes; the oldest are dropped. An answer of a session
+/// that holds much has some MiB.
+const ANSWERS_WAITING: i32 = 10_000;
+const ANSWERS_WAITING_BYTES: i32 = 64 << 20;
+
+/// Publishes requests with one temporary queue for the answers, and collects those that are
+/// awaited.
 pub(super) async fn ask(
     (connection, user): (&Connection, &str),
-    request: &Request,
-    wait: Duration,
-    enough: impl Fn(&[Answer]) -> bool,
+    requests: &[Request],
+    awaited: &AwaitedAnswers<'_>,
 ) -> Result<Vec<Answer>, PeerError> {
-    let (channel, mut deliveries) = answered(put(connection, user, request)).await?;
-    let end = Instant::now() + wait * ALL_WAITS;
-    let mut until = Instant::now() + wait;
+    let (channel, mut deliveries) = answered(put(connection, user, requests)).await?;
+    let mut since = Instant::now();
+    let end = since + awaited.first.max(awaited.next) * ALL_WAITS;
     let mut answers: Vec<Answer> = Vec::new();
-    while !enough(&answers) {
+    while let Some(patience) = awaited.patience(answers.len()) {
+        let until = end.min(since + patience);
         match before(until, deliveries.next()).await {
             Some(Some(Ok(delivery))) => {
-                // Nobody else's answer is read: it may be as long as the broker allows.
-                let answer = is_from(&delivery, user, "")
-                    .then(|| serde_json::from_slice::<Answer>(&delivery.data).ok())
-                    .flatten();
-                let answer = answer.filter(|answer| {
+                let is_new = |answer: &Answer| {
                     let mut others = answers.iter().map(Answer::session);
                     others.all(|other| other != answer.session())
-                });
-                if let Some(answer) = answer {
+                };
+                if let Some(answer) = read_answer(&delivery, user)
+                    .filter(|answer| awaited.counts(answer) && is_new(answer))
+                {
                     answers.push(answer);
-                    until = end.min(Instant::now() + wait);
+                    since = Instant::now();
                 }
+                // A blocked connection takes no ack: what is under way is all then.
+                let acked = delivery.acker.ack(BasicAckOptions::default());
+                let _ = before(until, acked).await;
             }
             Some(Some(Err(error))) => return Err(error.into()),
             Some(None) | None => break,
@@ -281,6 +325,14 @@ pub(super) async fn ask(
     }
     let _ = answered(channel.close(200, "done".into())).await;
     Ok(answers)
+}
+
+/// Nobody else's answer is read: it may be as long as the broker allows.
+fn read_answer(delivery: &lapin::message::Delivery, user: &str) -> Option<Answer> {
+    if !is_from(delivery, user, "") {
+        return None;
+    }
+    serde_json::from_slice(&delivery.data).ok()
 }
 
 /// Whether the broker authenticates `user` as its publisher, to this exchange.
@@ -299,41 +351,34 @@ pub(super) fn vouched_user(properties: &BasicProperties) -> Option<&str> {
     properties.user_id().as_ref().map(ShortString::as_str)
 }
 
-/// Publishes the request; gives the consumer of its answers, and the channel that it lives on.
+/// Publishes the requests; gives the consumer of their answers, and the channel that it lives on.
 async fn put(
     connection: &Connection,
     user: &str,
-    request: &Request,
+    requests: &[Request],
 ) -> Result<(Channel, Consumer), PeerError> {
     let channel = connection.create_channel().await?;
     topology::declare_presence(&channel).await?;
-    let options = QueueDeclareOptions::exclusive().auto_delete();
-    let queue = channel
-        .queue_declare("".into(), options, FieldTable::default())
+    channel
+        .basic_qos(ANSWERS, BasicQosOptions::default())
         .await?;
-    let options = BasicConsumeOptions {
-        no_ack: true,
-        ..BasicConsumeOptions::default()
-    };
+    let options = QueueDeclareOptions::exclusive().auto_delete();
+    let mut bounds = FieldTable::default();
+    bounds.insert("x-max-length".into(), AMQPValue::LongInt(ANSWERS_WAITING));
+    let bytes = AMQPValue::LongInt(ANSWERS_WAITING_BYTES);
+    bounds.insert("x-max-length-bytes".into(), bytes);
+    let queue = channel.queue_declare("".into(), options, bounds).await?;
+    let (name, options) = (queue.name(), BasicConsumeOptions::default());
     let answers = channel
-        .basic_consume(
-            queue.name().clone(),
-            "".into(),
-            options,
-            FieldTable::default(),
-        )
+        .basic_consume(name.clone(), "".into(), options, FieldTable::default())
         .await?;
     let properties = BasicProperties::default()
-        .with_reply_to(queue.name().clone())
+        .with_reply_to(name.clone())
         .with_user_id(user.into());
-    publish::plain(
-        &channel,
-        PRESENCE_EXCHANGE,
-        "",
-        &request.to_json(),
-        properties,
-    )
-    .await?;
+    for request in requests {
+        let (body, properties) = (request.to_json(), properties.clone());
+        publish::plain(&channel, PRESENCE_EXCHANGE, "", &body, properties).await?;
+    }
     Ok((channel, answers))
 }
 
@@ -358,6 +403,26 @@ mod tests {
             .concerns("frontend")
         );
         assert!(Request::Who.concerns("any"));
+    }
+
+    #[test]
+    fn once_a_session_of_the_name_has_answered_little_time_is_left_for_another() {
+        let (first, next) = (Duration::from_secs(5), Duration::from_millis(500));
+        let awaited = AwaitedAnswers {
+            name: Some("backend"),
+            count: Some(2),
+            first,
+            next,
+        };
+        assert_eq!(awaited.patience(0), Some(first));
+        assert_eq!(awaited.patience(1), Some(next));
+        assert_eq!(awaited.patience(2), None);
+        let answer = |name: &str| Answer::Inbox {
+            name: name.into(),
+            session: "01".into(),
+            messages: Vec::new(),
+        };
+        assert!(awaited.counts(&answer("backend")) && !awaited.counts(&answer("frontend")));
     }
 
     #[test]

@@ -343,7 +343,6 @@ fn a_user_who_consumes_under_a_session_s_name_keeps_no_pause_waiting() {
     with_bob(&place, "", ["^aaa$", "^aaa$", "^(aaa|claudeBroker)$"]);
     run(async {
         let (_connection, channel) = bob(&place).await;
-        let none = FieldTable::default;
         let options = QueueDeclareOptions::durable();
         channel
             .queue_declare("aaa".into(), options, none())
@@ -368,6 +367,36 @@ fn a_user_who_consumes_under_a_session_s_name_keeps_no_pause_waiting() {
             assert!(ran.err.contains("waits for 1 answer\n"), "{ran:?}");
         }
     });
+}
+
+#[test]
+fn a_user_who_makes_a_group_large_keeps_it_in_hand() {
+    let place = Place::new();
+    let _broker = started(&place);
+    let _session = Wrapped::open(&place, "backend", &["--group", "team"]);
+    with_bob(
+        &place,
+        "",
+        ["^b+[0-9]+$", "^b+[0-9]+$", r"^claudeBroker\.groups$"],
+    );
+    run(async {
+        let (_connection, channel) = bob(&place).await;
+        for number in 0..300 {
+            let name = format!("{}{number}", "b".repeat(60));
+            let options = QueueDeclareOptions::durable();
+            let declared = channel.queue_declare(name.as_str().into(), options, none());
+            declared.await.unwrap();
+            let (queue, exchange) = (name.as_str().into(), "claudeBroker.groups".into());
+            let options = QueueBindOptions::default();
+            let bound = channel.queue_bind(queue, exchange, "team".into(), options, none());
+            bound.await.unwrap();
+        }
+    });
+    for (wish, state) in [("pause", "paused"), ("resume", "idle")] {
+        let told = place.json([wish, "@team"]);
+        assert_eq!(told[0][0]["name"], "backend", "{told:?}");
+        assert_eq!(told[0][0]["state"], state, "{told:?}");
+    }
 }
 
 #[test]
@@ -401,6 +430,10 @@ fn a_user_who_consumes_from_a_closed_session_s_queue_keeps_no_message_from_movin
     );
     place.ok(["move", "--to", &url]);
     assert_eq!(there.listed("backend").unwrap()["pending"], 10);
+}
+
+fn none() -> FieldTable {
+    FieldTable::default()
 }
 
 async fn consume(channel: &Channel, queue: &str) -> lapin::Consumer {

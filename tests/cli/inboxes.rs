@@ -1,11 +1,14 @@
-//! How a session consumes its queue.
+//! The queues that sessions and commands consume.
+
+use std::process::Stdio;
 
 use cbroker::name::SessionName;
 use cbroker::peer::{Inbox, InboxEvent, InboxOptions, ReceivedMessage, Sharing};
 use serde_json::json;
 
+use crate::background_broker::{api_get, started};
 use crate::client;
-use crate::support::{Place, Server};
+use crate::support::{Place, Server, wait_until};
 
 fn options(place: &Place, name: &str, prefetch: u16) -> InboxOptions {
     InboxOptions {
@@ -83,4 +86,42 @@ fn a_session_that_asks_for_more_hears_all_in_their_order() {
             message.ack().await;
         }
     });
+}
+
+#[test]
+fn the_queue_in_which_a_command_collects_answers_has_its_bounds() {
+    // Its name is in each question, and anybody may publish to a queue whose name he knows.
+    let place = Place::new();
+    let _broker = started(&place);
+    place.ok(["send", "--to", "ghost", "-m", "x"]);
+    let mut asking = place.command();
+    let asking = asking
+        .args(["inbox", "ghost"])
+        .stderr(Stdio::null())
+        .spawn();
+    let mut asking = asking.unwrap();
+    let mut seen = None;
+    wait_until(
+        || {
+            let consumers = api_get(&place, "consumers");
+            let mut consumers = consumers.as_array().unwrap().iter().cloned();
+            seen = consumers.find(|one| {
+                let queue = one["queue"]["name"].as_str();
+                queue.is_some_and(|name| name.starts_with("amq."))
+            });
+            seen.is_some()
+        },
+        || "it asks nobody".into(),
+    );
+    let seen = seen.unwrap();
+    let queues = api_get(&place, "queues");
+    let _ended = asking.wait();
+    assert_eq!(seen["ack_required"], true, "{seen}");
+    assert_ne!(seen["prefetch_count"], 0, "{seen}");
+    let mut queues = queues.as_array().unwrap().iter();
+    let queue = queues.find(|queue| queue["name"] == seen["queue"]["name"]);
+    let arguments = &queue.unwrap()["arguments"];
+    for bound in ["x-max-length", "x-max-length-bytes"] {
+        assert!(arguments[bound].is_number(), "{arguments}");
+    }
 }
