@@ -27,8 +27,9 @@ use crate::peer::{EXCHANGE, GROUPS_EXCHANGE};
 use crate::transport::{self, ListenerProof, Owner, Route, TransportError};
 
 mod answers;
+mod consumers;
 
-use answers::{BindingInfo, ConnectionInfo, ConsumerRow, NodeInfo, QueueConsumers, SignIn};
+use answers::{BindingInfo, NodeInfo, SignIn};
 pub use answers::{ConsumerInfo, Overview, Peeked, QueueInfo};
 
 /// The name of the embedded broker's API socket in its home folder.
@@ -170,34 +171,6 @@ impl Client {
             Err(ManagementError::Status { status: 404, .. }) => Ok(None),
             other => other.map(Some),
         }
-    }
-
-    /// Returns the programs that consume from a queue, as they name themselves to the broker.
-    pub async fn consumers_of(&self, queue: &str) -> Result<Vec<ConsumerInfo>, ManagementError> {
-        let (vhost, queue) = (escape(&self.vhost), escape(queue));
-        let shown: QueueConsumers = self.get(format!("/api/queues/{vhost}/{queue}")).await?;
-        let mut consumers = Vec::new();
-        for consumer in shown.consumer_details {
-            let channel = consumer.channel_details;
-            let path = format!("/api/connections/{}", escape(&channel.connection_name));
-            let connection: ConnectionInfo = self.get(path).await?;
-            consumers.push(ConsumerInfo {
-                user: channel.user,
-                product: connection.client_properties.product,
-            });
-        }
-        Ok(consumers)
-    }
-
-    /// Returns the queue and the user of every consumer.
-    pub async fn consuming_users(&self) -> Result<Vec<(String, String)>, ManagementError> {
-        let path = format!("/api/consumers/{}", escape(&self.vhost));
-        let consumers: Vec<ConsumerRow> = self.get(path).await?;
-        let known = consumers.into_iter().filter_map(|consumer| {
-            let user = consumer.channel_details.user?;
-            Some((consumer.queue.name, user))
-        });
-        Ok(known.collect())
     }
 
     /// Returns the names of the queues that are bound to the sessions' exchange as sessions are: by

@@ -11,7 +11,7 @@ use super::sessions;
 use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::Error;
-use crate::management::{Client, ConsumerInfo, ManagementError};
+use crate::management::{Client, ConsumerInfo};
 use crate::name::SessionName;
 use crate::peer::{AwaitedAnswers, PRODUCT, Peer, Request};
 
@@ -47,12 +47,12 @@ impl Answerer {
         let attached = peer.look(name).await?.map_or(0, |queue| queue.consumers);
         let mut consumers = Vec::new();
         if attached > 0 {
-            // Who is not shown is taken for ours.
             consumers = consumers_of(name, config).await.unwrap_or_default();
         }
-        let is_ours = |one: &ConsumerInfo| one.product.as_deref() == Some(PRODUCT);
+        // Who is not shown is taken for ours: an API may know less than the broker.
+        let all_are_shown = consumers.len() >= attached as usize;
         let is_foreign = !consumers.is_empty() && !consumers.iter().any(is_ours);
-        let voucher = if is_foreign {
+        let voucher = if is_foreign && all_are_shown {
             Voucher::OtherTool(consumers.into_iter().map(|one| one.user).collect())
         } else {
             Voucher::Own(peer.user().to_owned())
@@ -75,14 +75,17 @@ impl Answerer {
     }
 }
 
-async fn consumers_of(
-    name: &SessionName,
-    config: &Config,
-) -> Result<Vec<ConsumerInfo>, ManagementError> {
-    let Ok(client) = Client::new(config, CONSUMERS_WITHIN) else {
-        return Ok(Vec::new());
-    };
-    client.consumers_of(name.as_str()).await
+fn is_ours(one: &ConsumerInfo) -> bool {
+    one.product.as_deref() == Some(PRODUCT)
+}
+
+/// The programs that consume from a queue, up to the first of ours; `None` where the API does not
+/// say it in time.
+async fn consumers_of(name: &SessionName, config: &Config) -> Option<Vec<ConsumerInfo>> {
+    let client = Client::new(config, CONSUMERS_WITHIN).ok()?;
+    let asking = client.consumers_of(name.as_str(), is_ours);
+    let told = tokio::time::timeout(CONSUMERS_WITHIN, asking).await.ok()?;
+    told.ok()
 }
 
 /// How many sessions of ours answer to the name, at most `enough`.

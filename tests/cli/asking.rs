@@ -3,14 +3,17 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::background_broker::{publish, started};
 use crate::client;
 use crate::everywhere::everywhere;
+use crate::fake_http;
 use crate::support::{Place, Wrapped, wait_until};
 
 /// The question that waits at a session.
@@ -296,4 +299,67 @@ fn a_queue_in_which_somebody_waits_for_an_answer_is_not_deleted_as_left_behind()
     client::publish(&place, "left", ["another one".to_owned()].into_iter());
     assert_eq!(client::delete_unattended(&place, "left"), None);
     assert_eq!(client::consumers(&place, "left"), None);
+}
+
+/// What a management API says of two consumers of `oracle` while it knows less than the broker: one
+/// alone, or one that is shown many times; and what it was asked.
+fn lagging_api(times: usize) -> (String, Arc<Mutex<Vec<String>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let url = fake_http::on_tcp(move |request| {
+        seen.lock().unwrap().push(request.to_owned());
+        let told = if request.contains("/api/connections/") {
+            json!({ "client_properties": { "product": "another tool" } })
+        } else if request.contains("/api/queues/") {
+            let channel = json!({ "connection_name": "one", "user": "cbroker" });
+            let consumer = json!({ "channel_details": channel });
+            json!({ "consumer_details": vec![consumer; times] })
+        } else {
+            json!([])
+        };
+        (200, told.to_string())
+    });
+    (url, asked)
+}
+
+/// Asks `oracle`, which two programs of another tool consume, while the API shows one that many
+/// times; gives the command's exit code once one of them has answered.
+fn asked_by_a_lagging_api(api: &str) -> Option<i32> {
+    let place = Place::new();
+    let _broker = started(&place);
+    client::make_queue(&place, "oracle");
+    let url = place.ok(["status", "--show-url"]);
+    client::run(async {
+        let (_connection, channel) = client::connected(&url).await;
+        let one = client::consume_one(&channel, "oracle").await;
+        let other = client::consume_one(&channel, "oracle").await;
+        let mut asking = place.command();
+        let asking = asking.args(["ask", "oracle", "?", "--timeout", "5", "--mgmt-url", api]);
+        let asking = asking.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let asking = asking.spawn().unwrap();
+        let question = futures_util::stream::select(one, other).next().await;
+        let question = question.unwrap().unwrap();
+        let question: Value = serde_json::from_slice(&question.data).unwrap();
+        let reply_to = question["reply_to"].as_str().unwrap();
+        let answer = json!({"id": "1", "from": "oracle", "to": reply_to,
+            "ts": "2026-01-01T00:00:00.000Z", "message": "forged",
+            "correlation_id": question["id"]});
+        publish(&place, "claudeBroker", reply_to, "", &answer);
+        asking.wait_with_output().unwrap().status.code()
+    })
+}
+
+#[test]
+fn an_api_that_does_not_show_every_consumer_lets_no_stranger_answer() {
+    let (api, _asked) = lagging_api(1);
+    assert_eq!(asked_by_a_lagging_api(&api), Some(4));
+}
+
+#[test]
+fn each_connection_of_a_queue_s_consumers_is_asked_for_once() {
+    let (api, asked) = lagging_api(40);
+    assert_eq!(asked_by_a_lagging_api(&api), Some(0));
+    let asked = asked.lock().unwrap();
+    let of_connections = asked.iter().filter(|path| path.contains("/connections/"));
+    assert_eq!(of_connections.count(), 1, "{asked:?}");
 }

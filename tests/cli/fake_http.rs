@@ -1,12 +1,25 @@
-//! A small HTTP server that answers as a test says: for an engine.
+//! A small HTTP server that answers as a test says: for an API of another broker, or an engine.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::thread;
 
-/// Answers requests, such as `GET /containers/json`, on a socket. Each answer is a status and a
-/// body of JSON.
+/// Answers requests, such as `GET /api/overview`, on a free port, and returns the address. Each
+/// answer is a status and a body of JSON.
+pub(crate) fn on_tcp(answer: impl Fn(&str) -> (u16, String) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            serve(stream.unwrap(), &answer);
+        }
+    });
+    address
+}
+
+/// The same on a socket.
 pub(crate) fn on_socket(path: &Path, answer: impl Fn(&str) -> (u16, String) + Send + 'static) {
     let listener = UnixListener::bind(path).unwrap();
     thread::spawn(move || {
