@@ -11,7 +11,7 @@ mod detaching;
 mod every_queue;
 mod memory_relief;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -86,6 +86,8 @@ pub struct BrokerState {
     /// The last messages, for the listeners of the tap.
     pub tap: Arc<Tap>,
     vhosts: RwLock<BTreeMap<Arc<str>, Arc<Vhost>>>,
+    /// Names of vhosts that have left `vhosts` and whose records are being forgotten.
+    leaving_vhosts: Mutex<HashSet<Arc<str>>>,
     pub(crate) connections: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
     next_id: AtomicU64,
     /// Connections that have work left over from their last unit of work.
@@ -138,6 +140,7 @@ impl BrokerState {
             totals: Totals::default(),
             tap: Arc::default(),
             vhosts: RwLock::new(vhosts),
+            leaving_vhosts: Mutex::default(),
             connections: Mutex::default(),
             next_id: AtomicU64::new(1),
             busy: AtomicU32::new(0),

@@ -1,11 +1,12 @@
 //! Changes of vhosts, of rights in them, and of limits, as administrators make them: in memory and
 //! in the store. Relies on `vhost`, `users`, `quotas` and `persist`.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 
 use super::BrokerState;
 use crate::fault::{Fault, ReplyCode};
-use crate::lock::{read, write};
+use crate::lock::{lock, read, write};
 use crate::memory::ACCESS;
 use crate::persist::Ticket;
 use crate::persist::definition::{
@@ -29,20 +30,25 @@ pub(crate) fn check_access_room(bytes: usize, what: impl FnOnce() -> String) -> 
 impl BrokerState {
     /// About how many bytes more a vhost with these labels takes than what there is of it.
     pub(crate) fn vhost_growth(&self, name: &str, labels: &Labels) -> usize {
-        let known = self.vhost(name);
-        let held = known.map_or(0, |vhost| vhost.labels().footprint(name));
-        labels.footprint(name).saturating_sub(held)
+        growth(name, self.vhost(name).as_deref(), labels)
     }
 
-    /// Makes a vhost, or gives the one that is there these labels.
+    /// Makes a vhost, or gives the one that is there these labels. 405 while an older one of that
+    /// name is being deleted.
     pub fn put_vhost(&self, name: &str, labels: Labels) -> Result<Ticket, Fault> {
-        let known = self.vhost(name);
+        // Held to the end: a vhost that goes meanwhile is forgotten afterwards.
+        let mut vhosts = write(&self.vhosts);
+        if lock(&self.leaving_vhosts).contains(name) {
+            let reason = format!("vhost '{name}' is being deleted");
+            return Err(Fault::channel(ReplyCode::ResourceLocked, reason));
+        }
+        let known = vhosts.get(name).cloned();
         if let Some(vhost) = &known
             && vhost.labels() == labels
         {
             return Ok(vhost.changed());
         }
-        let growth = self.vhost_growth(name, &labels);
+        let growth = growth(name, known.as_deref(), &labels);
         check_access_room(growth, || format!("make vhost '{name}'"))?;
         if known.is_none() {
             Vhost::check_room(name)?;
@@ -57,7 +63,7 @@ impl BrokerState {
             vhost.set_labels(labels);
         } else {
             let vhost = Arc::new(Vhost::new(name.into(), labels, self.definitions.clone()));
-            write(&self.vhosts).entry(name.into()).or_insert(vhost);
+            vhosts.insert(name.into(), vhost);
         }
         Ok(ticket)
     }
@@ -92,10 +98,22 @@ impl BrokerState {
         Ok(last)
     }
 
+    /// Takes a vhost from the list. While the guard lives, none is made under its name.
+    fn take_vhost(&self, name: &str) -> Option<(Arc<Vhost>, LeavingVhost<'_>)> {
+        let mut vhosts = write(&self.vhosts);
+        let (name, vhost) = vhosts.remove_entry(name)?;
+        lock(&self.leaving_vhosts).insert(Arc::clone(&name));
+        let leaving = LeavingVhost {
+            names: &self.leaving_vhosts,
+            name,
+        };
+        Some((vhost, leaving))
+    }
+
     /// Deletes a vhost with everything in it and all rights there, and ends the connections to it.
     pub fn remove_vhost(self: &Arc<Self>, name: &str) -> Result<Ticket, Fault> {
         let _one_commit = self.definitions.together();
-        let Some(vhost) = write(&self.vhosts).remove(name) else {
+        let Some((vhost, _leaving)) = self.take_vhost(name) else {
             return Ok(Ticket::NONE);
         };
         // The rights go first: a vhost that is large may need several commits, and none must leave
@@ -165,6 +183,24 @@ impl BrokerState {
     }
 }
 
+/// About how many bytes more a vhost with these labels takes than `known` does.
+fn growth(name: &str, known: Option<&Vhost>, labels: &Labels) -> usize {
+    let held = known.map_or(0, |vhost| vhost.labels().footprint(name));
+    labels.footprint(name).saturating_sub(held)
+}
+
+/// The deletion of a vhost that has left the list.
+struct LeavingVhost<'a> {
+    names: &'a Mutex<HashSet<Arc<str>>>,
+    name: Arc<str>,
+}
+
+impl Drop for LeavingVhost<'_> {
+    fn drop(&mut self) {
+        lock(self.names).remove(&self.name);
+    }
+}
+
 /// What the store keeps of a right.
 pub(crate) fn permission_definition(
     user: &str,
@@ -180,3 +216,6 @@ pub(crate) fn permission_definition(
         read: source(Operation::Read),
     })
 }
+
+#[cfg(test)]
+mod tests;

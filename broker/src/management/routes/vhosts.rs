@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::Routes;
+use crate::fault::ReplyCode;
 use crate::lock::read;
 use crate::management::auth::Caller;
 use crate::management::held::CallerBody;
@@ -162,7 +163,15 @@ pub(super) fn put(
     labels: Labels,
 ) -> Result<Ticket, ApiError> {
     let was_there = api.broker.vhost(name).is_some();
-    let ticket = api.broker.put_vhost(name, labels)?;
+    let ticket = api
+        .broker
+        .put_vhost(name, labels)
+        .map_err(|fault| match fault.code {
+            ReplyCode::ResourceLocked => {
+                ApiError::new(StatusCode::CONFLICT, "conflict", fault.reason)
+            }
+            _ => ApiError::from(fault),
+        })?;
     if was_there {
         return Ok(ticket);
     }
@@ -233,6 +242,8 @@ async fn permissions(
 
 #[cfg(test)]
 mod tests {
+    use axum::response::IntoResponse;
+
     use super::*;
     use crate::management::tests::TestApi;
 
@@ -249,6 +260,25 @@ mod tests {
         let (answer, has_waited) = test.without_slots(request).await;
         assert!(answer.is_ok());
         assert!(has_waited, "the permissions of many users were made there");
+        test.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_vhost_is_refused_with_409_while_an_older_one_is_being_deleted() {
+        let test = TestApi::start().await;
+        let (broker, ada) = (Arc::clone(&test.api.broker), test.ada());
+        assert!(broker.put_vhost("v", Labels::default()).is_ok());
+        // A deletion needs the users for the rights that end with the vhost.
+        let users = read(&test.api.broker.users);
+        let deleting = std::thread::spawn(move || broker.remove_vhost("v").is_ok());
+        while test.api.broker.vhost("v").is_some() {
+            std::thread::yield_now();
+        }
+        let refused = put(&test.api, &ada, "v", Labels::default());
+        let status = refused.map_err(|refused| refused.into_response().status());
+        assert_eq!(status.err(), Some(StatusCode::CONFLICT));
+        drop(users);
+        assert!(deleting.join().is_ok_and(|is_gone| is_gone));
         test.stop().await;
     }
 }

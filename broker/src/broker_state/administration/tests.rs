@@ -1,0 +1,42 @@
+//! A vhost that is made again while the old one of its name is being deleted.
+
+#![allow(clippy::unwrap_used)]
+use std::sync::Arc;
+
+use crate::config::BrokerConfig;
+use crate::fault::ReplyCode;
+use crate::lock::read;
+use crate::tests::opened;
+use crate::vhost::Labels;
+use crate::wakeup;
+
+/// It was made, and the old one's deletion then took its record away: the next start had none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vhost_is_made_again_once_the_old_one_is_gone_and_then_survives_a_restart() {
+    let (broker, (_wakeup, folder)) = opened().await;
+    broker.put_vhost("v", Labels::default()).unwrap();
+    // A deletion needs the users for the rights that end with the vhost.
+    let users = read(&broker.users);
+    let deleting = {
+        let broker = Arc::clone(&broker);
+        std::thread::spawn(move || broker.remove_vhost("v").map(drop))
+    };
+    while broker.vhost("v").is_some() {
+        std::thread::yield_now();
+    }
+    let refused = broker.put_vhost("v", Labels::default());
+    assert_eq!(refused.unwrap_err().code, ReplyCode::ResourceLocked);
+    assert!(broker.vhost("v").is_none());
+    drop(users);
+    deleting.join().unwrap().unwrap();
+    broker.put_vhost("v", Labels::default()).unwrap();
+    broker.store.clone().close().unwrap();
+    let config = BrokerConfig {
+        data_dir: folder.path().join("data"),
+        ..BrokerConfig::default()
+    };
+    let (waker, _wakeup) = wakeup::channel().unwrap();
+    let broker = crate::open(&config, waker).await.unwrap();
+    assert!(broker.vhost("v").is_some());
+    broker.store.clone().close().unwrap();
+}
