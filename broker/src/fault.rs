@@ -136,6 +136,14 @@ impl Fault {
         Self::channel(ReplyCode::ResourceLocked, reason)
     }
 
+    /// 320: the vhost is being deleted.
+    pub fn vhost_deleted(vhost: &str) -> Self {
+        Self::connection(
+            ReplyCode::ConnectionForced,
+            format!("vhost '{vhost}' is deleted"),
+        )
+    }
+
     /// 541: the store has stopped, so nothing can become durable any more.
     pub fn store_stopped() -> Self {
         Self::connection(ReplyCode::InternalError, "the message store has stopped")

@@ -120,10 +120,7 @@ impl BrokerState {
         // somebody with a way into one that is made under its name. Nobody gets a new one, because
         // the vhost is not there any more.
         let rights = self.forget_rights_in(name)?;
-        let fault = Fault::connection(
-            ReplyCode::ConnectionForced,
-            format!("vhost '{name}' is deleted"),
-        );
+        let fault = Fault::vhost_deleted(name);
         let is_in = |connection: &Arc<ConnectionHandle>| {
             let opened = connection.opened.get();
             opened.is_some_and(|opened| *opened.vhost == *name)

@@ -26,7 +26,7 @@ pub(crate) struct BindRequest<'a> {
 impl Vhost {
     /// Adds a binding. An identical binding that exists stays as it is.
     pub(crate) fn bind(&self, bind: BindRequest<'_>) -> Result<Ticket, Fault> {
-        let mut tables = write(&self.tables);
+        let mut tables = self.open_tables()?;
         if !tables.exchanges.contains_key(bind.source) {
             return Err(Fault::no_exchange(bind.source, &self.name));
         }

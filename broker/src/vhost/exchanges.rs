@@ -14,7 +14,7 @@ impl Vhost {
         name: &str,
         declaration: Declaration,
     ) -> Result<Ticket, Fault> {
-        let mut tables = write(&self.tables);
+        let mut tables = self.open_tables()?;
         if let Some(exchange) = tables.exchanges.get(name) {
             let is = exchange.declaration();
             is.check_equivalent(&declaration)
@@ -89,6 +89,7 @@ impl Vhost {
     /// Deletes all queues and exchanges of a vhost that is being deleted.
     pub(crate) fn remove_everything(&self, effects: &mut Effects) -> Result<Ticket, Fault> {
         let mut ticket = Ticket::NONE;
+        write(&self.tables).is_deleted = true;
         for queue in self.queues() {
             let removed = self.remove_queue(&queue, super::DeleteCondition::default(), effects)?;
             ticket = ticket.max(removed.1);

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, RwLockWriteGuard};
 
 use crate::exchange::{Declaration, Exchange, ExchangeType};
 use crate::fault::Fault;
@@ -94,6 +94,8 @@ struct Tables {
     sources: HashMap<Destination, HashSet<Arc<str>>>,
     /// The same for queues that were deleted and to which bindings are left.
     detaching: HashMap<Arc<str>, HashSet<Arc<str>>>,
+    /// The vhost is deleted: a connection that is still in it makes nothing new.
+    is_deleted: bool,
 }
 
 /// The exchanges that every vhost has.
@@ -200,6 +202,15 @@ impl Vhost {
         let mut changed = lock(&self.changed);
         *changed = (*changed).max(ticket);
         *changed
+    }
+
+    /// Locks the tables to add something, unless the vhost is deleted.
+    fn open_tables(&self) -> Result<RwLockWriteGuard<'_, Tables>, Fault> {
+        let tables = write(&self.tables);
+        if tables.is_deleted {
+            return Err(Fault::vhost_deleted(&self.name));
+        }
+        Ok(tables)
     }
 
     /// Returns the queue of this name.

@@ -60,7 +60,7 @@ impl Vhost {
         }
         let arguments = QueueArguments::parse(&declare.arguments)
             .map_err(|error| self.argument_fault(&error, declare.name))?;
-        let mut tables = write(&self.tables);
+        let mut tables = self.open_tables()?;
         if let Some(queue) = tables.queues.get(declare.name).cloned() {
             drop(tables);
             return self.declared_already(queue, &declare, effects);

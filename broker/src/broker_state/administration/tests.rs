@@ -1,14 +1,16 @@
-//! A vhost that is made again while the old one of its name is being deleted.
+//! Vhosts that are deleted while others use them.
 
 #![allow(clippy::unwrap_used)]
 use std::sync::Arc;
 
 use crate::config::BrokerConfig;
+use crate::exchange::{Declaration, ExchangeType};
 use crate::fault::ReplyCode;
 use crate::lock::read;
 use crate::tests::opened;
-use crate::vhost::Labels;
+use crate::vhost::{Declare, Labels};
 use crate::wakeup;
+use crate::wire::table::Table;
 
 /// It was made, and the old one's deletion then took its record away: the next start had none.
 #[tokio::test(flavor = "multi_thread")]
@@ -38,5 +40,41 @@ async fn a_vhost_is_made_again_once_the_old_one_is_gone_and_then_survives_a_rest
     let (waker, _wakeup) = wakeup::channel().unwrap();
     let broker = crate::open(&config, waker).await.unwrap();
     assert!(broker.vhost("v").is_some());
+    broker.store.clone().close().unwrap();
+}
+
+/// What a connection that was still in it declared stayed in the store for good, and came into the
+/// next vhost of that name.
+#[tokio::test]
+async fn nothing_is_declared_in_a_vhost_that_is_deleted() {
+    let (broker, _kept) = opened().await;
+    broker.put_vhost("v", Labels::default()).unwrap();
+    let vhost = broker.vhost("v").unwrap();
+    broker.remove_vhost("v").unwrap();
+    let declaration = Declaration {
+        kind: ExchangeType::Fanout,
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        arguments: Table::new(),
+    };
+    let declare = Declare {
+        name: "q",
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        is_server_named: false,
+        arguments: Table::new(),
+        connection: 1,
+        limit: usize::MAX,
+    };
+    let mut effects = broker.begin();
+    for refused in [
+        vhost.declare_exchange("x", declaration).map(drop),
+        vhost.declare_queue(declare, &mut effects).map(drop),
+    ] {
+        assert_eq!(refused.unwrap_err().code, ReplyCode::ConnectionForced);
+    }
+    broker.end(effects);
     broker.store.clone().close().unwrap();
 }
