@@ -24,6 +24,8 @@ use definition::Definition;
 
 /// Queue numbers are reserved in runs of this many, so that not every declare writes the counter.
 const RESERVED: u64 = 4096;
+/// A queue has a number for each of its priorities.
+const MOST_LEVELS: u64 = 256;
 const COUNTER: &str = "queue";
 
 /// What was found when the store was opened.
@@ -78,7 +80,7 @@ pub(crate) fn open(
         .map(|queue| (queue.queue.0, queue))
         .collect();
     let seen = messages.keys().max().map_or(1, |last| last + 1);
-    let next = counted.unwrap_or(1).max(seen);
+    let next = counted.unwrap_or_else(|| after_queues(&topology)).max(seen);
     let definitions = DefinitionStore {
         store: opened.store.clone(),
         numbers: Arc::new(Mutex::new(Numbers {
@@ -94,6 +96,15 @@ pub(crate) fn open(
         is_whole,
         messages,
     })
+}
+
+/// The first number that none of these queues can have, where the counter cannot be read.
+fn after_queues(topology: &[Definition]) -> u64 {
+    let ends = topology.iter().map(|definition| match definition {
+        Definition::Queue(queue) => queue.id.saturating_add(MOST_LEVELS),
+        _ => 1,
+    });
+    ends.max().unwrap_or(1)
 }
 
 /// Topology's way to the store.

@@ -1,4 +1,4 @@
-//! Bindings to queues that a start could not restore.
+//! A start with records that it cannot use.
 
 #![allow(clippy::unwrap_used)]
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::broker_state::BrokerState;
 use crate::config::BrokerConfig;
 use crate::persist::definition::{BindingDefinition, Definition, DestinationKind, QueueDefinition};
+use crate::tests::declare;
 use crate::wakeup;
 use crate::wire::table::{Table, Value};
 
@@ -101,4 +102,23 @@ async fn no_binding_is_forgotten_where_a_record_cannot_be_read() {
         broker.store.put(&key, vec![200]).unwrap();
     });
     assert_eq!(count.await, 2, "any of them may be of that record");
+}
+
+/// It got the number of a queue that was there and empty, and with it each other's messages.
+#[tokio::test]
+async fn a_new_queue_has_a_number_of_its_own_where_the_counter_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(folder.path()).await;
+    let number = |broker, name| declare(broker, name).store().unwrap().base();
+    let old = number(&broker, "old");
+    let counter = Definition::Counter {
+        name: "queue".into(),
+        next: 0,
+    };
+    broker.store.put(&counter.key(), vec![200]).unwrap();
+    broker.store.clone().close().unwrap();
+    let broker = open(folder.path()).await;
+    assert_eq!(number(&broker, "old"), old);
+    assert_ne!(number(&broker, "new"), old);
+    broker.store.clone().close().unwrap();
 }
