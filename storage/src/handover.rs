@@ -3,8 +3,9 @@
 //! The handover is cut into shards by queue so that connections rarely meet; a cut locks all of
 //! them at once, so that what happened before it in one queue is never committed after what
 //! happened later in another. A ticket is the number of the batch that a piece of work falls into.
-//! Lock order: the holders, all shards by rising number, then the index. A call is one short mutex
-//! and one atomic addition; the committer is woken only when nobody has asked it to yet.
+//! Lock order: the holders, all shards by rising number, then the index; [`Handover::cut`] says why
+//! nobody waits for ever. A call is one short mutex and one atomic addition; the committer is woken
+//! only when nobody has asked it to yet.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -66,6 +67,18 @@ struct Holders {
     round: u64,
     /// A call has entered since the last cut.
     has_entered: bool,
+    cut: AwaitedCut,
+}
+
+/// The cut that the committer waits for while callers hold commits back.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum AwaitedCut {
+    #[default]
+    None,
+    /// The last caller to leave makes it.
+    Wanted,
+    /// It was made, with this result of [`Handover::cut`].
+    Made(u64, Demand),
 }
 
 /// Everything that callers and the committer share.
@@ -207,9 +220,52 @@ impl Handover {
 
     /// Closes the batch that gathers and returns its number, and how soon it was wanted. Everything
     /// later falls into the next one.
+    ///
+    /// Waits until no caller holds commits back, for a while: neither a caller that is stuck nor
+    /// one that waits for the messages before its own to be committed may stop the store.
+    ///
+    /// # Why nobody waits for ever
+    /// While it waits, the cut is made by the caller that leaves last, before anyone can enter
+    /// again: callers that enter and leave without a pause would otherwise keep the committer,
+    /// which takes a while to wake, from ever finding nobody inside. So only the committer waits,
+    /// and never longer than [`TOGETHER_LATEST`]; [`enter`](Self::enter), nested or not, does not
+    /// wait for it. A cut, whoever makes it, takes the holders and then the shards by rising
+    /// number. No caller has a shard or the index locked when it leaves, because those locks do not
+    /// outlive a call of this type; and whoever has a shard locked waits for the index at most. So
+    /// the order of the locks has no circle, whatever locks of its own a caller holds.
+    ///
+    /// # Why a transaction stays whole
+    /// A batch is closed by [`close_batch`](Self::close_batch) alone, under the lock of the holders
+    /// and either with none inside or after those inside have lost their hold by the time or the
+    /// bytes. So all that a caller hands over between its `enter` and its `leave` has one number,
+    /// and a batch in which anybody entered is committed as one frame.
     pub(crate) fn cut(&self) -> (u64, Demand) {
-        // Held until the cut is over, so that no change comes in between.
-        let mut holders = self.wait_for_holders();
+        let until = Instant::now() + TOGETHER_LATEST;
+        let mut holders = lock(&self.holders);
+        while holders.count > 0 {
+            let rest = until.saturating_duration_since(Instant::now());
+            if rest.is_zero() || self.pending_bytes() >= self.limit {
+                holders.count = 0;
+                holders.round += 1;
+                break;
+            }
+            holders.cut = AwaitedCut::Wanted;
+            // In slices: the pending bytes rise without a notice.
+            let slice = rest.min(Duration::from_millis(10));
+            let waited = self.has_left.wait_timeout(holders, slice);
+            holders = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if let AwaitedCut::Made(batch, demand) = holders.cut {
+                holders.cut = AwaitedCut::None;
+                return (batch, demand);
+            }
+        }
+        holders.cut = AwaitedCut::None;
+        self.close_batch(&mut holders)
+    }
+
+    /// Closes the batch that gathers. The holders stay locked until it is over, so that no change
+    /// of a caller that enters comes in between.
+    fn close_batch(&self, holders: &mut Holders) -> (u64, Demand) {
         let mut shards = self.shards.each_ref().map(lock);
         if std::mem::take(&mut holders.has_entered) {
             self.is_whole.store(true, Ordering::Release);
@@ -224,26 +280,6 @@ impl Handover {
         (batch, demand)
     }
 
-    /// Waits until no caller holds commits back, for a while: neither a caller that is stuck nor
-    /// one that waits for the messages before its own to be committed may stop the store.
-    fn wait_for_holders(&self) -> MutexGuard<'_, Holders> {
-        let until = Instant::now() + TOGETHER_LATEST;
-        let mut holders = lock(&self.holders);
-        while holders.count > 0 {
-            let rest = until.saturating_duration_since(Instant::now());
-            if rest.is_zero() || self.pending_bytes() >= self.limit {
-                holders.count = 0;
-                holders.round += 1;
-                break;
-            }
-            // In slices: the pending bytes rise without a notice.
-            let slice = rest.min(Duration::from_millis(10));
-            let waited = self.has_left.wait_timeout(holders, slice);
-            holders = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        holders
-    }
-
     /// From here to [`leave`](Self::leave) no batch is closed. May be nested. Returns what `leave`
     /// needs.
     pub(crate) fn enter(&self) -> u64 {
@@ -253,10 +289,16 @@ impl Handover {
         holders.round
     }
 
+    /// Ends what [`enter`](Self::enter) began. The last to leave makes the cut that is waited for.
     pub(crate) fn leave(&self, round: u64) {
         let mut holders = lock(&self.holders);
-        if holders.round == round {
-            holders.count -= 1;
+        if holders.round != round {
+            return;
+        }
+        holders.count -= 1;
+        if holders.count == 0 && holders.cut == AwaitedCut::Wanted {
+            let (batch, demand) = self.close_batch(&mut holders);
+            holders.cut = AwaitedCut::Made(batch, demand);
             self.has_left.notify_one();
         }
     }
@@ -406,6 +448,50 @@ impl CommitSignal {
                 return demand;
             }
             thread::park_timeout(left);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn handover() -> Handover {
+        let account = PendingAccount {
+            charge: |_| {},
+            release: |_| {},
+        };
+        Handover::new((1 << 20, account), Box::new(|_| {}))
+    }
+
+    fn append(handover: &Handover, queue: u64) -> Ticket {
+        let appended = handover.append(QueueId(queue), Sequence(0), &[b"x"], Urgency::Confirmed);
+        appended.unwrap()
+    }
+
+    /// The committer takes a while to wake. Callers that leave no gap as long as that kept it from
+    /// every commit for as long as one may be held back.
+    #[test]
+    fn a_commit_goes_between_callers_that_leave_no_time_between_them() {
+        let handover = handover();
+        let mut round = handover.enter();
+        for queue in 0..100 {
+            thread::scope(|scope| {
+                let cutting = scope.spawn(|| handover.cut());
+                while lock(&handover.holders).cut != AwaitedCut::Wanted {
+                    thread::yield_now();
+                }
+                let nested = handover.enter();
+                let first = append(&handover, 2 * queue);
+                handover.leave(nested);
+                let second = append(&handover, 2 * queue + 1);
+                assert_eq!(first, second, "a nested call does not end what it is in");
+                handover.leave(round);
+                round = handover.enter();
+                assert!(append(&handover, 2 * queue) > second);
+                assert_eq!(cutting.join().unwrap().0, second.0);
+            });
         }
     }
 }
