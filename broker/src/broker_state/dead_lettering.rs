@@ -36,13 +36,21 @@ impl BrokerState {
                 cascade.put_back(step);
                 return false;
             }
-            let route = match step {
-                CascadeStep::Route(route) => Some(route),
-                CascadeStep::Letter(letter) => self
-                    .vhost(letter.queue.vhost())
-                    .map(|vhost| vhost.dead_letter(letter, effects)),
+            let mut route = match step {
+                CascadeStep::Route(route) => route,
+                CascadeStep::Letter(letter) => {
+                    let Some(vhost) = self.vhost(letter.queue.vhost()) else {
+                        continue;
+                    };
+                    let route = vhost.dead_letter(letter, effects);
+                    if route.is_long() && self.letters.has_route() {
+                        // Behind the one that is under way.
+                        cascade.put_back(CascadeStep::Letter(route.into_letter()));
+                        return false;
+                    }
+                    route
+                }
             };
-            let Some(mut route) = route else { continue };
             let made_before = effects.dead.len();
             let is_done = route.offer(until, effects);
             cascade.follow(effects.dead.drain(made_before..));

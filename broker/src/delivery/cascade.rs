@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use crate::delivery::effects::{DeadLetter, Effects};
 use crate::lock::lock;
-use crate::persist::Together;
+use crate::memory::Charge;
+use crate::persist::{DefinitionStore, Together};
 use crate::queue::message::Message;
 use crate::queue::{ConfirmMode, Queue};
 
@@ -30,25 +31,41 @@ pub(crate) struct LetterRoute {
     queues: Vec<Arc<Queue>>,
     /// The first queue that has not been offered the letter.
     next: usize,
-    /// The letter enters its queues and leaves its own in one commit.
-    _move: Together,
+    /// A letter that the store has enters its queues and leaves its own in one commit. One that it
+    /// does not have holds no commit back.
+    _move: Option<Together>,
+    /// For `queues`.
+    _charge: Charge,
 }
 
 impl LetterRoute {
-    /// The way of `letter`, as `message`, to `queues`. What is handed to the store since `together`
-    /// is one commit.
+    /// The way of `letter`, as `message`, to `queues`. What it hands to `store` from now on is one
+    /// commit with what the letter leaves there.
     pub(crate) fn new(
         letter: DeadLetter,
         (message, queues): (Message, Vec<Arc<Queue>>),
-        together: Together,
+        store: &DefinitionStore,
     ) -> Self {
+        let mut charge = Charge::default();
+        charge.set(queues.capacity() * size_of::<Arc<Queue>>());
         Self {
+            _move: letter.is_stored().then(|| store.together()),
             letter,
             message,
             queues,
             next: 0,
-            _move: together,
+            _charge: charge,
         }
+    }
+
+    /// Whether it may need more than one unit of work.
+    pub(crate) fn is_long(&self) -> bool {
+        self.queues.len() > PIECE
+    }
+
+    /// Gives the letter up as a letter again, of which no queue has been offered anything.
+    pub(crate) fn into_letter(self) -> DeadLetter {
+        self.letter
     }
 
     /// Offers the letter to its next queues, until the unit of work has spent `until` steps. True
@@ -117,6 +134,11 @@ impl Cascade {
     pub(crate) fn follow(&mut self, letters: impl DoubleEndedIterator<Item = DeadLetter>) {
         self.steps.extend(letters.rev().map(CascadeStep::Letter));
     }
+
+    /// Whether its next step is a route, some of whose queues have the letter.
+    fn is_under_way(&self) -> bool {
+        matches!(self.steps.last(), Some(CascadeStep::Route(_)))
+    }
 }
 
 /// Cascades that units of work had no budget for. The letters of one queue keep their order; the
@@ -126,6 +148,8 @@ pub(crate) struct LetterBacklog {
     waiting: Mutex<WaitingCascades>,
     /// Queues whose letters wait, to be looked at without the lock.
     sources: AtomicUsize,
+    /// Routes under way that wait, likewise.
+    routes: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -148,18 +172,26 @@ impl LetterBacklog {
             && lock(&self.waiting).by_source.contains_key(&address(queue))
     }
 
+    /// Whether a route that is under way waits, so that no other long one should begin: each holds
+    /// its list of queues, and commits of the store.
+    pub(crate) fn has_route(&self) -> bool {
+        self.routes.load(Relaxed) > 0
+    }
+
     /// Adds a cascade behind those of its queue. True when the caller must see to it that the
     /// backlog is worked on.
     pub(crate) fn add(&self, cascade: Cascade) -> bool {
         let source = address(&cascade.source);
         let mut waiting = lock(&self.waiting);
         let waiting = &mut *waiting;
+        let is_under_way = self.count_route(&cascade);
         if let Some(others) = waiting.by_source.get_mut(&source) {
-            others.push_back(cascade);
+            let at = if is_under_way { 0 } else { others.len() };
+            others.insert(at, cascade);
             return false;
         }
         waiting.by_source.insert(source, VecDeque::from([cascade]));
-        waiting.turns.push_back(source);
+        waiting.give_turn(source, is_under_way);
         self.sources.store(waiting.by_source.len(), Relaxed);
         !std::mem::replace(&mut waiting.is_worked_on, true)
     }
@@ -173,6 +205,9 @@ impl LetterBacklog {
         let cascades = source.and_then(|source| waiting.by_source.get_mut(&source));
         let cascade = cascades.and_then(VecDeque::pop_front);
         waiting.is_worked_on = cascade.is_some();
+        if cascade.as_ref().is_some_and(Cascade::is_under_way) {
+            self.routes.fetch_sub(1, Relaxed);
+        }
         cascade
     }
 
@@ -184,18 +219,110 @@ impl LetterBacklog {
         let Some(others) = waiting.by_source.get_mut(&source) else {
             return;
         };
-        let is_under_way = matches!(cascade.steps.last(), Some(CascadeStep::Route(_)));
+        let is_under_way = self.count_route(&cascade);
         if !cascade.steps.is_empty() {
-            others.push_front(cascade);
+            // Behind a route that came meanwhile: a long one would wait for it for ever.
+            let routes = others.iter().take_while(|other| other.is_under_way());
+            let at = if is_under_way { 0 } else { routes.count() };
+            others.insert(at, cascade);
         }
         if others.is_empty() {
             waiting.by_source.remove(&source);
             self.sources.store(waiting.by_source.len(), Relaxed);
-        } else if is_under_way {
-            // Commits of the store wait for it.
-            waiting.turns.push_front(source);
         } else {
-            waiting.turns.push_back(source);
+            waiting.give_turn(source, is_under_way);
+        }
+    }
+
+    /// Counts the route of a cascade that waits from now on. True if it has one under way.
+    fn count_route(&self, cascade: &Cascade) -> bool {
+        let is_under_way = cascade.is_under_way();
+        self.routes.fetch_add(is_under_way.into(), Relaxed);
+        is_under_way
+    }
+}
+
+impl WaitingCascades {
+    /// Gives a queue its next turn: the first, where commits of the store may wait for its route.
+    fn give_turn(&mut self, source: usize, is_under_way: bool) {
+        if is_under_way {
+            self.turns.push_front(source);
+        } else {
+            self.turns.push_back(source);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::used_underscore_binding,
+        reason = "what is kept to be dropped is looked at here alone"
+    )]
+    use super::*;
+    use crate::queue::dead_letter::{Reason, Spread};
+    use crate::queue::message::MessageFacts;
+    use crate::tests::opened;
+    use crate::wire::content::MessageContent;
+
+    fn message() -> Message {
+        let content = MessageContent {
+            exchange: b"",
+            routing_key: b"q",
+            properties: &[0, 0],
+            body: b"x",
+        };
+        let facts = MessageFacts {
+            persistent: false,
+            priority: 0,
+            published_ms: 0,
+            ttl_ms: None,
+            spread: Spread::NONE,
+        };
+        Message::assemble(content, facts)
+    }
+
+    fn letter(queue: &Arc<Queue>, stored: Option<(u8, u64)>) -> DeadLetter {
+        DeadLetter::new(queue, message(), Reason::Rejected, stored)
+    }
+
+    #[tokio::test]
+    async fn a_route_holds_commits_back_only_where_the_store_has_its_letter() {
+        let (broker, _kept) = opened().await;
+        for stored in [None, Some((0, 1))] {
+            let letter = letter(&Queue::plain(), stored);
+            let queues: Vec<_> = (0..100).map(|_| Queue::plain()).collect();
+            let route = LetterRoute::new(letter, (message(), queues), &broker.definitions);
+            assert_eq!(route._move.is_some(), stored.is_some());
+            assert!(route._charge.bytes() >= 100 * size_of::<Arc<Queue>>());
+        }
+    }
+
+    /// Two threads may route letters of one queue at the same time.
+    #[tokio::test]
+    async fn a_route_under_way_comes_before_letters_of_its_queue() {
+        let (broker, _kept) = opened().await;
+        let queue = Queue::plain();
+        let way = (message(), vec![Queue::plain()]);
+        let route = LetterRoute::new(letter(&queue, None), way, &broker.definitions);
+        let mut under_way = Cascade::new(letter(&queue, None));
+        under_way.steps = vec![CascadeStep::Route(route)];
+        let backlog = LetterBacklog::default();
+        backlog.add(Cascade::new(letter(&queue, None)));
+        let first = backlog.begin_turn();
+        backlog.add(under_way);
+        assert!(backlog.has_route());
+        if let Some(first) = first {
+            backlog.end_turn(first);
+        }
+        for is_route in [true, false] {
+            let next = backlog.begin_turn();
+            assert_eq!(next.is_some_and(|next| next.is_under_way()), is_route);
+            assert!(!backlog.has_route());
+            backlog.end_turn(Cascade {
+                source: Arc::clone(&queue),
+                steps: Vec::new(),
+            });
         }
     }
 }

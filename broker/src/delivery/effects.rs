@@ -56,6 +56,11 @@ impl DeadLetter {
         }
     }
 
+    /// Whether the store has the message in its queue.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.stored.is_some()
+    }
+
     /// The message has left its queue: the store forgets it there.
     pub(crate) fn settle(&self) {
         if let (Some((level, position)), Some(store)) = (self.stored, self.queue.store())

@@ -34,10 +34,9 @@ impl Vhost {
     /// Finds out where a dead letter goes. What its route hands to the store, and that the original
     /// is settled there, is one commit: after a crash the message is in one place.
     pub(crate) fn dead_letter(&self, letter: DeadLetter, effects: &mut Effects) -> LetterRoute {
-        let together = self.definitions.together();
         let way = self.letter_way(&letter, effects);
         let way = way.unwrap_or_else(|| (letter.message.clone(), Vec::new()));
-        LetterRoute::new(letter, way, together)
+        LetterRoute::new(letter, way, &self.definitions)
     }
 
     /// The message to send and its queues; `None` when it goes nowhere.

@@ -105,6 +105,31 @@ async fn a_dead_letter_for_thousands_of_queues_takes_many_units_of_work() {
     broker.store.clone().close().unwrap();
 }
 
+/// Each route under way holds a list of its queues, and commits of the store.
+#[tokio::test]
+async fn a_long_route_waits_until_the_one_before_it_is_over() {
+    const FULL: u64 = 20;
+    let (broker, _kept) = opened().await;
+    declare_fanout(&broker, "dead");
+    for number in 0..FULL {
+        let first = format!("first-{number}");
+        declare_fanout(&broker, &first);
+        declare(&broker, &format!("full-{number}"), &first, Some("dead"));
+    }
+    let queues: Vec<_> = (0..5_000)
+        .map(|number| declare(&broker, &format!("q{number}"), "dead", None))
+        .collect();
+    for number in 0..FULL {
+        publish(&broker, &format!("first-{number}"), 0..1);
+    }
+    let begun = queues.iter().map(|queue| queue.counts().0).max();
+    assert_eq!(begun, Some(1), "so many routes are under way");
+    for queue in &queues {
+        wait_for(queue, FULL).await;
+    }
+    broker.store.clone().close().unwrap();
+}
+
 #[tokio::test]
 async fn one_message_is_multiplied_so_often_and_no_more() {
     const WIDTH: u64 = 60;
