@@ -69,3 +69,44 @@ async fn a_client_that_reads_nothing_though_much_waits_for_it_is_cut_off() {
     });
     seen.await.unwrap();
 }
+
+/// The store waits for a commit that has begun, and everybody's confirms wait for the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_goes_to_its_end_though_its_client_reads_nothing() {
+    /// More than one unit of work gives a message to.
+    const QUEUES: u32 = 5_000;
+    let running = Running::new().await;
+    let port = running.port();
+    let seen = tokio::task::spawn_blocking(move || {
+        let (mut client, mut bystander) = (Raw::open(port), Raw::open(port));
+        for number in 0..QUEUES {
+            let queue = format!("q{number}");
+            declare(&mut bystander, &queue);
+            let names = [short(&queue), short("amq.fanout"), short("")].concat();
+            let bind = [&b"\0\0"[..], &names, b"\0\0\0\0\0"].concat();
+            bystander.method(1, (50, 20), &bind);
+            bystander.expect(1, (50, 21));
+        }
+        client.method(1, (90, 10), b"");
+        client.expect(1, (90, 11));
+        let mandatory = publishing(1, ("", "nowhere"), 1, PLAIN, &vec![7; 1_000_000]);
+        client.bytes(&mandatory.repeat(30));
+        client.bytes(&publishing(1, ("amq.fanout", ""), 0, PLAIN, b"x"));
+        client.method(1, (90, 20), b"");
+        let until = Instant::now() + Duration::from_secs(60);
+        for number in 0..QUEUES {
+            let passive = declaring(&format!("q{number}"), b"\x01");
+            loop {
+                bystander.method(1, (50, 10), &passive);
+                let ok = bystander.expect(1, (50, 11));
+                if ok[1 + usize::from(ok[0])..].starts_with(&1_u32.to_be_bytes()) {
+                    break;
+                }
+                assert!(Instant::now() < until, "q{number} is still empty");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        while !client.next().unwrap().2.starts_with(&[0, 90, 0, 21]) {}
+    });
+    seen.await.unwrap();
+}

@@ -248,6 +248,11 @@ impl Channel {
         self.commit(Box::new(commit), effects)
     }
 
+    /// Whether a commit goes on in the next unit of work.
+    pub(crate) fn is_committing(&self) -> bool {
+        matches!(self.continuation, Some(Continuation::Commit(_)))
+    }
+
     /// Commits as far as the budget allows.
     pub(super) fn commit(
         &mut self,

@@ -126,6 +126,7 @@ impl ConnectionReader {
             let crowded = effects.crowded.take();
             let crowded =
                 crowded.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
+            let crowded = crowded.filter(|_| !self.is_committing());
             yield_policy.count(&effects);
             self.context.broker.end(effects);
             yield_policy.yield_if_due().await;
@@ -215,7 +216,7 @@ impl ConnectionReader {
 
     /// Waits where publishers are held.
     async fn hold(&mut self, watched: &mut ConnectionWatch<'_>) -> Result<(), ReadEnd> {
-        if self.hold.is_due(self.context.broker.alarm_state()) {
+        if self.hold.is_due(self.context.broker.alarm_state()) && !self.is_committing() {
             let has_input = !watched.input.waiting().is_empty();
             let turn = watched.wait(self.hold.wait(&self.context, has_input));
             let turn = turn.await?;
@@ -283,12 +284,19 @@ impl ConnectionReader {
         outcome
     }
 
+    /// Whether a commit goes on before the next frame. It holds the store's commits back, so it
+    /// waits for nothing but its turn; the memory account has a charge for all that it holds.
+    fn is_committing(&mut self) -> bool {
+        let continuing = self.continuing.and_then(|number| self.channels.get(number));
+        continuing.is_some_and(|channel| channel.is_committing())
+    }
+
     /// Why no further frame may be acted on now.
-    fn must_pause(&self, effects: &Effects) -> Option<StopReason> {
+    fn must_pause(&mut self, effects: &Effects) -> Option<StopReason> {
         if effects.is_spent() {
             return Some(StopReason::Spent);
         }
-        if !self.context.connection.outbox.is_readable() {
+        if !self.context.connection.outbox.is_readable() && !self.is_committing() {
             return Some(StopReason::Unread);
         }
         // A publish that has begun to reach its queues is finished.
