@@ -107,7 +107,7 @@ enum Farewell {
     Close(Fault, (u16, u16)),
 }
 
-/// The cost, in steps, of removing a consumer from its queue.
+/// The cost, in steps, of removing a consumer from its queue, or a channel from its connection.
 const LEAVING: u32 = 8;
 
 #[derive(Debug)]
@@ -241,6 +241,7 @@ impl Channel {
             } => self.nack((tag, multiple), requeue, effects),
             Method::BasicReject { tag, requeue } => self.nack((tag, false), requeue, effects),
             other => {
+                effects.spend(1);
                 // Who asks for a queue's count sees the dead letters of what it rejected just
                 // before.
                 if effects.has_unfinished() {
@@ -414,6 +415,7 @@ impl Channel {
         if !self.detach_consumers(effects) || !self.return_deliveries(effects) {
             return false;
         }
+        effects.spend(LEAVING);
         self.phase = ChannelState::Closed;
         if let ChannelMode::Confirming(confirms) = &self.mode {
             // A publish that is already durable is confirmed, although the channel ends.
@@ -461,3 +463,6 @@ fn undecodable(error: method::MethodError<'_>) -> Fault {
     };
     Fault::connection(code, error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,13 +5,15 @@
 //! # Cost
 //! One lock of the ledger for each 1,024 deliveries, and one of the queue a run.
 
+use std::sync::Arc;
+
 use super::fan_out::Continuation;
 use super::{Channel, ChannelMode, Next};
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, UnknownTag, UnsettledDelivery, Which, credit_consumers};
 use crate::fault::{Fault, ReplyCode};
 use crate::memory;
-use crate::queue::Disposition;
+use crate::queue::{Disposition, Queue};
 use crate::tap::{EXCERPT_BYTES, TapEvent, What};
 use crate::wire::reply;
 
@@ -20,6 +22,8 @@ use crate::wire::reply;
 pub(super) const AT_ONCE: usize = 1024;
 /// Room for deliveries that a channel keeps between two settles.
 const KEPT_TAKEN: usize = 64;
+/// How many consumers have their queue pumped for one step, beyond what it hands out.
+const PUMPS_A_STEP: usize = 4;
 
 /// A settle that may take more than one unit of work. What it names is bounded by its last tag, so
 /// deliveries that come meanwhile do not belong to it.
@@ -57,6 +61,11 @@ fn which(tag: u64, multiple: bool) -> Which {
     } else {
         Which::One(tag)
     }
+}
+
+/// What it costs to settle these. To find out that there are none costs too.
+fn steps(taken: &[UnsettledDelivery]) -> u32 {
+    u32::try_from(taken.len().max(1)).unwrap_or(u32::MAX)
 }
 
 impl Channel {
@@ -137,7 +146,7 @@ impl Channel {
             }
             match &mut self.mode {
                 ChannelMode::Transactional(transaction) if !is_direct => {
-                    effects.spend(u32::try_from(taken.len()).unwrap_or(u32::MAX));
+                    effects.spend(steps(&taken));
                     transaction.settle(taken.drain(..), settle.disposition);
                 }
                 _ => self.hand_back(&mut taken, (settle.disposition, credit), effects)?,
@@ -164,15 +173,15 @@ impl Channel {
             Credit::Now => 0,
             Credit::Later => credit_consumers(taken),
         };
-        effects.spend(u32::try_from(taken.len()).unwrap_or(u32::MAX));
+        effects.spend(steps(taken));
         if self.context.broker.tap.is_open() {
             self.show_settled(taken, disposition, effects);
         }
         let mut rest = taken.drain(..).peekable();
         while let Some(first) = rest.next() {
-            let queue = std::sync::Arc::clone(&first.queue);
+            let queue = Arc::clone(&first.queue);
             let run = std::iter::once(first).chain(std::iter::from_fn(|| {
-                rest.next_if(|next| std::sync::Arc::ptr_eq(&next.queue, &queue))
+                rest.next_if(|next| Arc::ptr_eq(&next.queue, &queue))
             }));
             queue.settle(run, disposition, effects)?;
         }
@@ -196,8 +205,14 @@ impl Channel {
         let count = self.consumers.len();
         self.first_pumped = self.first_pumped.wrapping_add(1);
         let first = self.first_pumped.checked_rem(count).unwrap_or(0);
+        effects.spend(u32::try_from(count / PUMPS_A_STEP).unwrap_or(u32::MAX));
+        let mut pumped: Option<&Arc<Queue>> = None;
         for (queue, _) in self.consumers.values().cycle().skip(first).take(count) {
-            queue.pump(effects)?;
+            // Most channels consume from one queue, and one pump serves all its consumers.
+            if !pumped.is_some_and(|last| Arc::ptr_eq(last, queue)) {
+                queue.pump(effects)?;
+                pumped = Some(queue);
+            }
         }
         Ok(())
     }

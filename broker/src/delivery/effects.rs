@@ -102,8 +102,11 @@ impl Tally {
 pub(crate) const DEAD_LETTER: u32 = 4;
 /// What it costs to delete a queue, in steps.
 pub(crate) const REMOVAL: u32 = 32;
-/// Units of work between two looks at the clock.
-const LOOK_EVERY: u32 = 256;
+/// Steps before the first look at the clock, from which the time is counted. A unit of work with
+/// fewer is short enough, and most are.
+const FIRST_LOOK: u32 = 16;
+/// Steps between two looks.
+const LOOK_EVERY: u32 = 64;
 
 /// The collected effects of the current unit of work. `BrokerState::end` must carry them out.
 #[derive(Debug)]
@@ -163,7 +166,7 @@ impl Effects {
             garbage: Vec::new(),
             limit: StepBudget::FULL,
             spent: 0,
-            look_at: LOOK_EVERY,
+            look_at: FIRST_LOOK,
             since: None,
             is_late: false,
             farewells: Vec::new(),

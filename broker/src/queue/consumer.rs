@@ -27,6 +27,9 @@ pub(crate) struct Consumer {
 /// queue and its channel.
 const CONSUMER_BYTES: usize = 512;
 
+/// How many consumers that take nothing are looked at for one step.
+const LOOKS_A_STEP: usize = 16;
+
 /// What a consumer asked for, and what it is served through.
 #[derive(Debug)]
 pub(crate) struct Subscription {
@@ -134,6 +137,8 @@ pub(crate) struct Consumers {
     /// Highest priority first; no ring is empty.
     groups: Vec<(i32, VecDeque<Arc<Consumer>>)>,
     choice: ConsumerChoice,
+    /// How many of them are exclusive.
+    exclusive: usize,
 }
 
 #[derive(Debug, Default)]
@@ -147,8 +152,8 @@ enum ConsumerChoice {
 impl Consumers {
     pub(crate) fn single_active() -> Self {
         Self {
-            groups: Vec::new(),
             choice: ConsumerChoice::Single(None),
+            ..Self::default()
         }
     }
 
@@ -173,7 +178,7 @@ impl Consumers {
     }
 
     pub(crate) fn has_exclusive(&self) -> bool {
-        self.iter().any(|consumer| consumer.subscription.exclusive)
+        self.exclusive > 0
     }
 
     /// True for every consumer unless only one may be active.
@@ -198,6 +203,7 @@ impl Consumers {
             self.groups
                 .insert(at, (consumer.subscription.priority, VecDeque::new()));
         }
+        self.exclusive += usize::from(consumer.subscription.exclusive);
         self.groups[at].1.push_back(consumer);
         self.choose();
     }
@@ -217,7 +223,9 @@ impl Consumers {
             *active = None;
         }
         self.choose();
-        self.len() < before
+        let is_removed = self.len() < before;
+        self.exclusive -= usize::from(is_removed && consumer.subscription.exclusive);
+        is_removed
     }
 
     fn choose(&mut self) {
@@ -231,13 +239,21 @@ impl Consumers {
     }
 
     /// The consumer whose turn it is. Those without room are noted at their outbox, which pumps
-    /// `queue` again.
-    pub(crate) fn next_willing(&mut self, queue: &Arc<Queue>) -> Option<&Arc<Consumer>> {
+    /// `queue` again. Looking at very many counts as work.
+    pub(crate) fn next_willing(
+        &mut self,
+        queue: &Arc<Queue>,
+        effects: &mut Effects,
+    ) -> Option<&Arc<Consumer>> {
         if let ConsumerChoice::Single(active) = &self.choice {
             let active = active.as_ref();
             return active.filter(|active| is_willing(active, queue));
         }
-        let (group, at) = self.find_willing(queue)?;
+        let (found, unwilling) = self.find_willing(queue);
+        if unwilling >= LOOKS_A_STEP {
+            effects.spend(u32::try_from(unwilling / LOOKS_A_STEP).unwrap_or(u32::MAX));
+        }
+        let (group, at) = found?;
         let ring = &mut self.groups[group].1;
         ring.rotate_left(at + 1);
         ring.back()
@@ -250,19 +266,22 @@ impl Consumers {
             ConsumerChoice::Single(active) => active
                 .as_ref()
                 .is_some_and(|active| is_willing(active, queue)),
-            ConsumerChoice::Everyone => self.find_willing(queue).is_some(),
+            ConsumerChoice::Everyone => self.find_willing(queue).0.is_some(),
         }
     }
 
-    fn find_willing(&self, queue: &Arc<Queue>) -> Option<(usize, usize)> {
+    /// The group and place of the consumer whose turn it is, and how many had to be passed over.
+    fn find_willing(&self, queue: &Arc<Queue>) -> (Option<(usize, usize)>, usize) {
+        let mut unwilling = 0;
         for (group, (_, ring)) in self.groups.iter().enumerate() {
             for (at, consumer) in ring.iter().enumerate() {
                 if is_willing(consumer, queue) {
-                    return Some((group, at));
+                    return (Some((group, at)), unwilling + at);
                 }
             }
+            unwilling += ring.len();
         }
-        None
+        (None, unwilling)
     }
 
     /// Everybody, for a queue that goes.
@@ -270,6 +289,7 @@ impl Consumers {
         if let ConsumerChoice::Single(active) = &mut self.choice {
             *active = None;
         }
+        self.exclusive = 0;
         std::mem::take(&mut self.groups)
             .into_iter()
             .flat_map(|(_, ring)| ring)

@@ -106,7 +106,7 @@ impl QueueState {
             if matches!(self.ready.head(), Head::InStore) {
                 break;
             }
-            let Some(consumer) = self.consumers.next_willing(queue) else {
+            let Some(consumer) = self.consumers.next_willing(queue, effects) else {
                 break;
             };
             let Some(mut entry) = self.ready.pop() else {

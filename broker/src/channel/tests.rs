@@ -1,0 +1,144 @@
+//! What the frames of a channel cost: one that cost nothing would let a client keep a thread for as
+//! long as its read buffer lasts.
+
+use std::sync::Arc;
+
+use super::{Channel, ConnectionContext};
+use crate::broker_state::BrokerState;
+use crate::delivery::effects::Effects;
+use crate::queue::consumer::{Consumer, Subscription};
+use crate::queue::{Queue, SubscribeResult};
+use crate::registry::{ConnectionHandle, SocketEnd};
+use crate::tests::{declare, opened};
+use crate::vhost::Published;
+use crate::wire::content::Lane;
+use crate::wire::frame::{self, Frame};
+use crate::wire::table::Table;
+
+fn channel(broker: &Arc<BrokerState>) -> Channel {
+    let end = || SocketEnd {
+        host: "127.0.0.1".to_owned(),
+        port: 1,
+    };
+    let context = ConnectionContext {
+        broker: Arc::clone(broker),
+        vhost: broker.vhost("/").expect("every broker has one"),
+        connection: Arc::new(ConnectionHandle::new(1, (end(), end()), false, 0)),
+        user: "guest".into(),
+        frame_max: 4096,
+        wants_cancel: false,
+        wants_blocked: false,
+    };
+    Channel::new(context, 1)
+}
+
+/// The steps that a method takes.
+fn cost(channel: &mut Channel, payload: &[u8]) -> u32 {
+    let mut effects = Effects::new(0);
+    let frame = Frame {
+        kind: frame::METHOD,
+        channel: 1,
+        payload,
+    };
+    let taken = channel.receive(frame, &mut effects);
+    taken.unwrap_or_else(|fault| panic!("{payload:?} is refused: {fault}"));
+    effects.spent()
+}
+
+const CONSUMERS: u32 = 4_000;
+
+/// `basic.qos` with a prefetch count for the whole channel.
+const QOS_GLOBAL: &[u8] = &[0, 60, 0, 10, 0, 0, 0, 0, 0, 9, 1];
+
+#[tokio::test]
+async fn every_method_counts() {
+    let (broker, _kept) = opened().await;
+    let mut channel = channel(&broker);
+    let methods: [&[u8]; 6] = [
+        // `basic.qos`, `channel.flow`, `basic.recover`, `basic.cancel` of an unknown consumer,
+        // `basic.ack` of everything, where there is nothing, and `confirm.select`.
+        &[0, 60, 0, 10, 0, 0, 0, 0, 0, 9, 0],
+        &[0, 20, 0, 20, 1],
+        &[0, 60, 0, 110, 1],
+        &[0, 60, 0, 30, 1, b'c', 0],
+        &[0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+        &[0, 85, 0, 10, 0],
+    ];
+    for payload in methods {
+        assert!(cost(&mut channel, payload) > 0, "{payload:?}");
+    }
+    broker.store.clone().close().expect("the store is whole");
+}
+
+/// Very many consumers of one queue.
+fn consume_very_often(channel: &mut Channel, queue: &Arc<Queue>) {
+    for number in 0..CONSUMERS {
+        let tag: Arc<str> = number.to_string().into();
+        let subscription = Subscription {
+            tag: Arc::clone(&tag),
+            lane: Lane {
+                channel: 1,
+                frame_max: 4096,
+            },
+            outbox: Arc::clone(&channel.outbox),
+            ledger: Arc::clone(&channel.ledger),
+            no_ack: false,
+            exclusive: false,
+            priority: 0,
+            prefetch: 0,
+            arguments: Table::new(),
+            wants_cancel: false,
+            connection: 1,
+        };
+        let consumer = Arc::new(Consumer::new(subscription));
+        let added = queue.subscribe(&consumer, |_| {}, &mut Effects::new(0));
+        assert_eq!(added.ok(), Some(SubscribeResult::Added));
+        channel.consumers.insert(tag, (Arc::clone(queue), consumer));
+    }
+}
+
+#[tokio::test]
+async fn credit_that_very_many_consumers_share_costs_more() {
+    let (broker, _kept) = opened().await;
+    let mut channel = channel(&broker);
+    consume_very_often(&mut channel, &Queue::plain());
+    assert!(cost(&mut channel, QOS_GLOBAL) >= CONSUMERS / 8);
+    broker.store.clone().close().expect("the store is whole");
+}
+
+#[tokio::test]
+async fn a_publish_past_very_many_consumers_that_take_nothing_costs_more() {
+    let (broker, _kept) = opened().await;
+    let mut channel = channel(&broker);
+    consume_very_often(&mut channel, &declare(&broker, "q"));
+    // All share a credit of one, which the first message takes.
+    channel.ledger.set_limit(1);
+    let publish = || {
+        let content = Published {
+            exchange: "",
+            routing_key: "q",
+            properties: b"\0\0",
+            body: b"x",
+        };
+        let mut effects = broker.begin();
+        let vhost = broker.vhost("/").expect("every broker has one");
+        let published = vhost.publish(content, &mut effects);
+        assert!(published.is_ok_and(|is_routed| is_routed));
+        let spent = effects.spent();
+        broker.end(effects);
+        spent
+    };
+    assert!(publish() < 16);
+    assert!(publish() >= CONSUMERS / 32);
+    broker.store.clone().close().expect("the store is whole");
+}
+
+#[tokio::test]
+async fn the_end_of_a_channel_counts() {
+    let (broker, _kept) = opened().await;
+    let mut channel = channel(&broker);
+    let mut effects = Effects::new(0);
+    assert!(channel.close(&mut effects));
+    assert!(effects.has_spent());
+    broker.store.clone().close().expect("the store is whole");
+}
