@@ -129,6 +129,9 @@ impl Channel {
         let name = strip_breaks(name);
         check_not_default(&[&name])?;
         access::check_configure_exchange(&self.context, &name)?;
+        if if_unused && self.context.vhost.is_losing_bindings(&name) {
+            return Ok(Next::Again);
+        }
         let condition = DeleteCondition {
             unused: if_unused,
             ..DeleteCondition::default()

@@ -1,10 +1,13 @@
 //! Declares and deletes exchanges. Depends on `bindings` for the bindings from and to them.
 
+use std::sync::Arc;
+
+use super::detaching::Sources;
 use super::{Destination, PREDECLARED, Tables, Vhost, check_name, check_room};
 use crate::delivery::effects::Effects;
 use crate::exchange::{Declaration, Exchange};
 use crate::fault::Fault;
-use crate::lock::write;
+use crate::lock::{read, write};
 use crate::persist::Ticket;
 
 impl Vhost {
@@ -67,7 +70,7 @@ impl Vhost {
         let mut tables = write(&self.tables);
         if condition.unused {
             // What leads to a deleted queue is no use.
-            let deleted: Vec<_> = tables.detaching.keys().cloned().collect();
+            let deleted: Vec<_> = tables.deleted_queues_of(name).cloned().collect();
             for queue in deleted {
                 self.finish_detaching(&mut tables, &queue)?;
             }
@@ -84,6 +87,12 @@ impl Vhost {
         let ticket = self.drop_exchange(&mut tables, name)?;
         self.move_on();
         Ok(ticket)
+    }
+
+    /// Whether bindings to deleted queues are left that may be all that the exchange has.
+    pub(crate) fn is_losing_bindings(&self, exchange: &str) -> bool {
+        let tables = read(&self.tables);
+        tables.deleted_queues_of(exchange).next().is_some()
     }
 
     /// Deletes all queues and exchanges of a vhost that is being deleted.
@@ -123,5 +132,14 @@ impl Vhost {
             );
         }
         Ok(self.note_change(ticket))
+    }
+}
+
+impl Tables {
+    /// Deleted queues to which bindings of the exchange may be left.
+    fn deleted_queues_of(&self, exchange: &str) -> impl Iterator<Item = &Arc<str>> {
+        let detaching = self.detaching.iter();
+        let leads_to = move |(_, sources): &(_, &Sources)| sources.contains(exchange);
+        detaching.filter(leads_to).map(|(queue, _)| queue)
     }
 }

@@ -4,7 +4,7 @@
 //! increments a generation, which tells channels that the routes they have cached are stale. While
 //! the write lock is held, a queue's lock is taken only to read its counters.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock, RwLockWriteGuard};
 
@@ -90,6 +90,8 @@ pub struct Vhost {
 struct Tables {
     exchanges: HashMap<Arc<str>, Exchange<Destination>>,
     queues: HashMap<Arc<str>, Arc<Queue>>,
+    /// The names of exclusive queues, by their connection.
+    exclusive: BTreeSet<(u64, Arc<str>)>,
     /// For each destination, the exchanges that have bindings to it.
     sources: HashMap<Destination, HashSet<Arc<str>>>,
     /// The same for queues that were deleted and to which bindings are left.

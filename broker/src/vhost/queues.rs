@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Vhost, check_name, check_room};
 use crate::delivery::effects::{Effects, REMOVAL};
 use crate::fault::{Fault, ReplyCode};
-use crate::lock::{lock, write};
+use crate::lock::{lock, read, write};
 use crate::persist::{QueueStore, Ticket};
 use crate::queue::arguments::{ArgumentError, QueueArguments};
 use crate::queue::{Queue, QueueIdentity};
@@ -90,6 +90,9 @@ impl Vhost {
         tables
             .queues
             .insert(Arc::clone(queue.name()), Arc::clone(&queue));
+        if let Some(owner) = queue.identity.owner {
+            tables.exclusive.insert((owner, Arc::clone(queue.name())));
+        }
         self.move_on();
         drop(tables);
         queue.touch(effects);
@@ -198,6 +201,9 @@ impl Vhost {
             return Err(Fault::precondition(format!("{} not empty", place())));
         }
         tables.queues.remove(queue.name());
+        if let Some(owner) = queue.identity.owner {
+            tables.exclusive.remove(&(owner, Arc::clone(queue.name())));
+        }
         self.move_on();
         // The queue, its messages and its bindings, where they are not very many, are deleted in
         // one commit.
@@ -233,11 +239,7 @@ impl Vhost {
     /// Deletes every exclusive queue of a closed connection, and returns true. Returns false when
     /// the budget is spent before that; the next unit of work calls it again.
     pub(crate) fn remove_exclusive(&self, connection: u64, effects: &mut Effects) -> bool {
-        let owned = self
-            .queues()
-            .into_iter()
-            .filter(|queue| queue.identity.owner == Some(connection));
-        for queue in owned {
+        while let Some(queue) = self.exclusive_queue(connection) {
             if effects.is_spent() {
                 return false;
             }
@@ -250,6 +252,14 @@ impl Vhost {
             }
         }
         true
+    }
+
+    /// Any exclusive queue of a connection.
+    fn exclusive_queue(&self, connection: u64) -> Option<Arc<Queue>> {
+        let tables = read(&self.tables);
+        let (owner, name) = tables.exclusive.range((connection, "".into())..).next()?;
+        let queue = tables.queues.get(name).filter(|_| *owner == connection);
+        queue.cloned()
     }
 }
 
@@ -279,4 +289,54 @@ fn close(queue: &Arc<Queue>, deleter: Option<u64>, effects: &mut Effects) -> u64
         }
     }
     ready
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::broker_state::BrokerState;
+    use crate::tests::opened;
+
+    fn declare(broker: &Arc<BrokerState>, name: &str, connection: u64, exclusive: bool) {
+        let declare = Declare {
+            name,
+            durable: false,
+            exclusive,
+            auto_delete: false,
+            is_server_named: false,
+            arguments: Table::new(),
+            connection,
+            limit: usize::MAX,
+        };
+        let mut effects = broker.begin();
+        let vhost = broker.vhost("/").unwrap();
+        vhost.declare_queue(declare, &mut effects).unwrap();
+        broker.end(effects);
+    }
+
+    #[tokio::test]
+    async fn the_exclusive_queues_of_a_connection_go_with_it_and_no_others() {
+        let (broker, _kept) = opened().await;
+        let vhost = broker.vhost("/").unwrap();
+        for name in ["a", "b", "once exclusive"] {
+            declare(&broker, name, 2, true);
+        }
+        declare(&broker, "again", 2, true);
+        declare(&broker, "again", 2, true);
+        declare(&broker, "of the one before", 1, true);
+        declare(&broker, "of the next one", 3, true);
+        let mut effects = Effects::new(0);
+        let condition = DeleteCondition::default();
+        let name = "once exclusive";
+        vhost.delete_queue(name, condition, &mut effects).unwrap();
+        declare(&broker, name, 2, false);
+        assert!(vhost.remove_exclusive(2, &mut effects));
+        let mut left: Vec<_> = vhost.queues();
+        left.sort_by(|one, other| one.name().cmp(other.name()));
+        let names: Vec<_> = left.iter().map(|queue| &**queue.name()).collect();
+        assert_eq!(names, ["of the next one", "of the one before", name]);
+        assert!(read(&vhost.tables).exclusive.len() == 2);
+        broker.store.clone().close().unwrap();
+    }
 }

@@ -88,6 +88,27 @@ async fn a_queue_with_very_many_bindings_is_deleted_in_many_units_of_work() {
 }
 
 #[tokio::test]
+async fn an_exchange_is_deleted_if_unused_without_a_wait_for_bindings_of_others() {
+    let (broker, _kept) = opened().await;
+    bind_very_often(&broker);
+    delete(&broker);
+    let left = bindings(&broker);
+    assert!(left > 0);
+    let vhost = broker.vhost("/").unwrap();
+    let if_unused = DeleteCondition {
+        unused: true,
+        ..DeleteCondition::default()
+    };
+    vhost.delete_exchange("missing", if_unused).unwrap();
+    assert!(vhost.delete_exchange("other", if_unused).is_err());
+    assert_eq!(bindings(&broker), left);
+    assert!(vhost.is_losing_bindings("x") && !vhost.is_losing_bindings("other"));
+    vhost.delete_exchange("x", if_unused).unwrap();
+    assert!(vhost.with_exchange("x", |_| ()).is_none());
+    broker.store.clone().close().unwrap();
+}
+
+#[tokio::test]
 async fn a_new_queue_has_no_bindings_of_an_old_one() {
     let (broker, _kept) = opened().await;
     bind_very_often(&broker);
