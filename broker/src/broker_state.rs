@@ -6,10 +6,12 @@
 
 mod administration;
 mod busy_mark;
+mod confirming;
 mod dead_lettering;
 mod detaching;
 mod every_queue;
 mod memory_relief;
+mod queue_timers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -23,7 +25,7 @@ use crate::clock::Clock;
 use crate::config::ClientLimits;
 use crate::delivery::budget::StepBudget;
 use crate::delivery::cascade::LetterBacklog;
-use crate::delivery::confirms::{Confirms, Left};
+use crate::delivery::confirms::AwaitingConfirms;
 use crate::delivery::effects::{Effects, REMOVAL};
 use crate::delivery::outbox::Outbox;
 use crate::fault::Fault;
@@ -42,8 +44,7 @@ use crate::stats::Totals;
 use crate::tap::{Tap, TapQueue, TapReaders};
 use crate::time::now_ms;
 use crate::users::Users;
-use crate::vhost::{DeleteCondition, Vhost};
-use crate::wakeup::Wakeup;
+use crate::vhost::Vhost;
 
 pub(crate) use administration::{check_access_room, permission_definition};
 pub(crate) use busy_mark::BusyMark;
@@ -93,7 +94,7 @@ pub struct BrokerState {
     /// Connections that have work left over from their last unit of work.
     busy: AtomicU32,
     /// Channels whose confirms wait for the store.
-    awaiting: Mutex<Vec<Arc<Confirms>>>,
+    awaiting: AwaitingConfirms,
     /// Dead letters that units of work had no budget for.
     letters: LetterBacklog,
     /// Notified whenever a queue has loaded a slice.
@@ -144,7 +145,7 @@ impl BrokerState {
             connections: Mutex::default(),
             next_id: AtomicU64::new(1),
             busy: AtomicU32::new(0),
-            awaiting: Mutex::default(),
+            awaiting: AwaitingConfirms::default(),
             letters: LetterBacklog::default(),
             loaded: Notify::new(),
         }
@@ -236,31 +237,6 @@ impl BrokerState {
         for (queue, wanted) in effects.loads.drain(..) {
             self.load(queue, wanted);
         }
-    }
-
-    fn release(&self, confirms: &Arc<Confirms>, effects: &mut Effects) {
-        if confirms.release(self.store.durable(), effects) == Left::Unlisted {
-            lock(&self.awaiting).push(Arc::clone(confirms));
-            // The store may have got there between the two lines: then no wakeup would follow.
-            if confirms
-                .next()
-                .is_some_and(|ticket| ticket <= self.store.durable())
-            {
-                confirms.release(self.store.durable(), effects);
-            }
-        }
-    }
-
-    /// Releases every confirm that the store's progress has made due.
-    fn release_all(self: &Arc<Self>) {
-        let awaiting = std::mem::take(&mut *lock(&self.awaiting));
-        let (durable, mut effects) = (self.store.durable(), self.begin());
-        let stay: Vec<_> = awaiting
-            .into_iter()
-            .filter(|confirms| confirms.release_listed(durable, &mut effects))
-            .collect();
-        lock(&self.awaiting).extend(stay);
-        self.end(effects);
     }
 
     /// Brings the next slice of a long queue back, on a thread that may wait for the disk.
@@ -392,47 +368,6 @@ impl BrokerState {
             for connection in self.connections() {
                 connection.cut();
             }
-        }
-    }
-
-    /// Releases confirms for as long as the broker runs.
-    pub(crate) async fn run_confirms(self: Arc<Self>, durable: Wakeup) {
-        let mut progress = self.alarms.progress(durable);
-        loop {
-            progress.made().await;
-            self.release_all();
-        }
-    }
-
-    /// Looks at queues when they asked for it, for as long as the broker runs.
-    pub(crate) async fn run_clock(self: Arc<Self>) {
-        loop {
-            let due = self.clock.next_due().await;
-            let mut effects = self.begin();
-            for queue in due.iter().filter_map(std::sync::Weak::upgrade) {
-                self.on_time(&queue, &mut effects);
-                if effects.is_spent() {
-                    self.end(effects);
-                    tokio::task::yield_now().await;
-                    effects = self.begin();
-                }
-            }
-            self.end(effects);
-        }
-    }
-
-    fn on_time(&self, queue: &Arc<Queue>, effects: &mut Effects) {
-        match queue.on_time(effects) {
-            Ok(true) => {
-                if let Some(vhost) = self.vhost(queue.vhost())
-                    && let Err(fault) =
-                        vhost.remove_queue(queue, DeleteCondition::default(), effects)
-                {
-                    tracing::warn!(queue = %queue.name(), %fault, "cannot delete an expired queue");
-                }
-            }
-            Ok(false) => {}
-            Err(error) => tracing::debug!(queue = %queue.name(), %error, "skipped this queue"),
         }
     }
 }

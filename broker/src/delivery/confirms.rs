@@ -5,7 +5,7 @@
 //! was consumed and settled first, because then it was not and will not be written. They are
 //! sent in order; a run of acks, or of nacks, is one frame with `multiple`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use crate::delivery::effects::Effects;
@@ -50,10 +50,41 @@ struct Window {
 /// What remains after a release.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Left {
+    /// Nothing that waits for the store: the routing of a message asks for a release at its end.
     Nothing,
-    /// The caller must add the channel to the list of those that wait for the store.
-    Unlisted,
+    /// The caller must list the channel as one that waits for this ticket.
+    Unlisted(Ticket),
     Listed,
+}
+
+/// Channels whose confirms wait for the store, by the ticket of the first one. Later confirms of a
+/// channel never wait for a lower ticket.
+#[derive(Debug, Default)]
+pub(crate) struct AwaitingConfirms(Mutex<BTreeMap<Ticket, Vec<Arc<Confirms>>>>);
+
+impl AwaitingConfirms {
+    /// Adds a channel that was [`Left::Unlisted`].
+    pub(crate) fn add(&self, ticket: Ticket, confirms: &Arc<Confirms>) {
+        let mut awaiting = lock(&self.0);
+        awaiting
+            .entry(ticket)
+            .or_default()
+            .push(Arc::clone(confirms));
+    }
+
+    /// Removes a channel with confirms that are due when the store is durable up to `durable`.
+    pub(crate) fn take_due(&self, durable: Ticket) -> Option<Arc<Confirms>> {
+        let mut awaiting = lock(&self.0);
+        let mut first = awaiting.first_entry()?;
+        if *first.key() > durable {
+            return None;
+        }
+        let confirms = first.get_mut().pop();
+        if first.get().is_empty() {
+            first.remove();
+        }
+        confirms
+    }
 }
 
 impl Confirms {
@@ -125,29 +156,22 @@ impl Confirms {
         if acked > 0 {
             self.counters.confirmed.add(acked);
         }
-        if window.waiting.is_empty() {
-            Left::Nothing
-        } else if std::mem::replace(&mut window.is_listed, true) {
-            Left::Listed
-        } else {
-            Left::Unlisted
+        match window.waiting.front() {
+            Some(ConfirmState::Ticket(_)) if window.is_listed => Left::Listed,
+            Some(ConfirmState::Ticket(ticket)) => {
+                let ticket = *ticket;
+                window.is_listed = true;
+                Left::Unlisted(ticket)
+            }
+            // A refusal was sent above.
+            Some(ConfirmState::Routing | ConfirmState::Refused) | None => Left::Nothing,
         }
     }
 
-    /// Like [`Confirms::release`], for a channel on the broker's list. Returns true if it must stay
-    /// there.
-    pub(crate) fn release_listed(&self, durable: Ticket, effects: &mut Effects) -> bool {
+    /// Like [`Confirms::release`], for a channel that was taken off the broker's list.
+    pub(crate) fn release_listed(&self, durable: Ticket, effects: &mut Effects) -> Left {
         lock(&self.window).is_listed = false;
-        self.release(durable, effects) == Left::Unlisted
-    }
-
-    /// Returns the ticket that the first unsent confirm waits for.
-    pub(crate) fn next(&self) -> Option<Ticket> {
-        match lock(&self.window).waiting.front()? {
-            ConfirmState::Ticket(ticket) => Some(*ticket),
-            ConfirmState::Refused => Some(Ticket::NONE),
-            ConfirmState::Routing => None,
-        }
+        self.release(durable, effects)
     }
 
     /// Returns the number of unsent confirms.

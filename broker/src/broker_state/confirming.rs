@@ -1,0 +1,122 @@
+//! Releases confirms: those of one unit of work at its end, and those that wait for the store, in
+//! as many units of work as that takes, when it gets there. Relies on `delivery/confirms.rs`.
+
+use std::sync::Arc;
+
+use super::BrokerState;
+use crate::delivery::confirms::{Confirms, Left};
+use crate::delivery::effects::Effects;
+use crate::wakeup::Wakeup;
+
+/// What it costs to release the confirms of a channel, in steps: it wakes a writer.
+const RELEASE: u32 = 4;
+
+impl BrokerState {
+    /// Releases confirms for as long as the broker runs.
+    pub(crate) async fn run_confirms(self: Arc<Self>, durable: Wakeup) {
+        let mut progress = self.alarms.progress(durable);
+        loop {
+            progress.made().await;
+            self.release_due().await;
+        }
+    }
+
+    /// Releases the confirms of a channel that are due, and lists it where others wait.
+    pub(super) fn release(&self, confirms: &Arc<Confirms>, effects: &mut Effects) {
+        if let Left::Unlisted(ticket) = confirms.release(self.store.durable(), effects) {
+            self.awaiting.add(ticket, confirms);
+            // The store may have got there between the two lines: then no wakeup would follow.
+            let durable = self.store.durable();
+            if ticket <= durable {
+                confirms.release(durable, effects);
+            }
+        }
+    }
+
+    /// Releases every confirm that the store's progress has made due.
+    async fn release_due(self: &Arc<Self>) {
+        loop {
+            let mut effects = self.begin();
+            let is_done = self.release_some(&mut effects);
+            self.end(effects);
+            if is_done {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The same as far as the budget allows. True when no more are due.
+    fn release_some(&self, effects: &mut Effects) -> bool {
+        let durable = self.store.durable();
+        while !effects.is_spent() {
+            let Some(confirms) = self.awaiting.take_due(durable) else {
+                return true;
+            };
+            effects.spend(RELEASE);
+            // What waits for more is listed behind what is durable now, so this loop ends. Progress
+            // since then is announced, and begins it anew.
+            if let Left::Unlisted(ticket) = confirms.release_listed(durable, effects) {
+                self.awaiting.add(ticket, &confirms);
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::delivery::confirms::ConfirmState;
+    use crate::delivery::outbox::Outbox;
+    use crate::persist::Ticket;
+    use crate::persist::definition::{Definition, VhostDefinition};
+    use crate::tests::opened;
+
+    /// On the one thread of this test, others run between two units of work and at no other time.
+    #[tokio::test]
+    async fn the_confirms_of_very_many_channels_go_in_many_units_of_work() {
+        const CHANNELS: usize = 20_000;
+        let (broker, (wakeup, _folder)) = opened().await;
+        let definition = VhostDefinition {
+            name: "other".to_owned(),
+            description: String::new(),
+            tags: Vec::new(),
+        };
+        let ticket = broker.definitions.save(&Definition::Vhost(definition));
+        let ticket = ticket.unwrap();
+        let channels: Vec<_> = (0..CHANNELS)
+            .map(|_| Arc::new(Confirms::new(Arc::<Outbox>::default(), 1, Arc::default())))
+            .collect();
+        let mut effects = Effects::new(0);
+        for confirms in &channels {
+            let tag = confirms.open(&mut effects);
+            confirms.set(tag, ConfirmState::Ticket(ticket), &mut effects);
+            let left = confirms.release(Ticket::NONE, &mut effects);
+            assert_eq!(left, Left::Unlisted(ticket));
+            broker.awaiting.add(ticket, confirms);
+        }
+        assert!(broker.awaiting.take_due(Ticket::NONE).is_none());
+        assert!(broker.durable(ticket).await);
+        let left = || {
+            channels
+                .iter()
+                .filter(|confirms| confirms.len() > 0)
+                .count()
+        };
+        assert_eq!(left(), CHANNELS);
+        let running = tokio::spawn(Arc::clone(&broker).run_confirms(wakeup));
+        let mut units = 0;
+        while left() == CHANNELS {
+            tokio::task::yield_now().await;
+        }
+        while left() > 0 {
+            units += 1;
+            tokio::task::yield_now().await;
+        }
+        assert!(units > 1, "it was one unit of work");
+        running.abort();
+        broker.store.clone().close().unwrap();
+    }
+}

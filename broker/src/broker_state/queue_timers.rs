@@ -1,0 +1,83 @@
+//! Looks at queues when they asked for it: messages that expire, and queues that nobody has used.
+//! Relies on `clock` and `vhost`.
+
+use std::sync::{Arc, Weak};
+
+use super::BrokerState;
+use crate::delivery::effects::{Effects, REMOVAL};
+use crate::queue::Queue;
+use crate::vhost::DeleteCondition;
+
+impl BrokerState {
+    /// Looks at queues when they asked for it, for as long as the broker runs.
+    pub(crate) async fn run_clock(self: Arc<Self>) {
+        loop {
+            let due = self.clock.next_due().await;
+            let mut effects = self.begin();
+            for queue in due.iter().filter_map(Weak::upgrade) {
+                self.on_time(&queue, &mut effects);
+                if effects.is_spent() {
+                    self.end(effects);
+                    tokio::task::yield_now().await;
+                    effects = self.begin();
+                }
+            }
+            self.end(effects);
+        }
+    }
+
+    fn on_time(&self, queue: &Arc<Queue>, effects: &mut Effects) {
+        effects.spend(1);
+        match queue.on_time(effects) {
+            Ok(true) => {
+                effects.spend(REMOVAL);
+                if let Some(vhost) = self.vhost(queue.vhost())
+                    && let Err(fault) =
+                        vhost.remove_queue(queue, DeleteCondition::default(), effects)
+                {
+                    tracing::warn!(queue = %queue.name(), %fault, "cannot delete an expired queue");
+                }
+            }
+            Ok(false) => {}
+            Err(error) => tracing::debug!(queue = %queue.name(), %error, "skipped this queue"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::tests::opened;
+    use crate::vhost::Declare;
+    use crate::wire::table::{Table, Value};
+
+    #[tokio::test]
+    async fn a_look_at_a_queue_counts_and_its_deletion_counts_more() {
+        let (broker, _kept) = opened().await;
+        let mut arguments = Table::new();
+        arguments.set("x-expires", Value::Int(1_000));
+        let declare = Declare {
+            name: "q",
+            durable: false,
+            exclusive: false,
+            auto_delete: false,
+            is_server_named: false,
+            arguments,
+            connection: 1,
+            limit: usize::MAX,
+        };
+        let vhost = broker.vhost("/").unwrap();
+        let declared = vhost.declare_queue(declare, &mut Effects::new(1_000));
+        let queue = declared.unwrap().queue;
+        let mut early = Effects::new(1_500);
+        broker.on_time(&queue, &mut early);
+        assert!((1..REMOVAL).contains(&early.spent()));
+        assert!(vhost.queue("q").is_some());
+        let mut late = Effects::new(2_500);
+        broker.on_time(&queue, &mut late);
+        assert!(late.spent() > REMOVAL);
+        assert!(vhost.queue("q").is_none());
+        broker.store.clone().close().unwrap();
+    }
+}
