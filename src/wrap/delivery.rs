@@ -248,12 +248,15 @@ impl Deliveries {
     pub fn resume(&mut self) {
         self.is_paused = false;
         self.ways.try_again();
-        self.unblock();
+        for message in self.table.values_mut() {
+            message.blocked = None;
+        }
     }
 
-    /// Lets in what was held back for a reason of its own.
-    pub fn unblock(&mut self) {
-        for message in self.table.values_mut() {
+    /// Lets in what the brake held. What the person's own hook refused stays out.
+    pub fn release_brake(&mut self) {
+        let braked = |message: &&mut InFlightMessage| message.blocked == Some(Hold::Loop);
+        for message in self.table.values_mut().filter(braked) {
             message.blocked = None;
         }
     }

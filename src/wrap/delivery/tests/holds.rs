@@ -246,6 +246,30 @@ fn pause_holds_and_resume_lets_go_also_what_the_brake_held() {
 }
 
 #[test]
+fn what_the_persons_own_hook_refused_stays_out_when_the_brake_lets_go() {
+    let mut play = Play::claude_by(Mode::Inbox);
+    play.deliveries.open(Way::Inbox, false);
+    let refused = play.offer("refused");
+    let refusal = crate::wrap::ways::Refusal::Refused;
+    play.deliveries.not_taken(1, "not this", refusal);
+    let braked = play.offer_braked();
+    play.run();
+    play.deliveries.release_brake();
+    play.run();
+    assert!(play.did(&Step::Note(vec![braked])));
+    let hold = Hold::Refused("not this".into());
+    let waiting = play.deliveries.waiting(&play.agent, play.now);
+    assert!(waiting.contains(&(refused, hold)), "{waiting:?}");
+    play.deliveries.in_context(2);
+    play.deliveries.resume();
+    play.run();
+    assert!(
+        play.did(&Step::Note(vec![refused])),
+        "the person lets it in"
+    );
+}
+
+#[test]
 fn what_the_brake_holds_keeps_nobody_else_waiting() {
     let mut play = Play::claude();
     play.offer_braked();

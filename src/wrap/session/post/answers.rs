@@ -21,7 +21,7 @@ impl Session {
     /// Says what the session does now, where that has changed.
     pub(in crate::wrap::session) fn announce(&mut self, now: Instant) {
         if self.post.parts.brake.is_due(now) {
-            self.deliveries.unblock();
+            self.deliveries.release_brake();
         }
         let news = self.present_state(now);
         self.notify(news.held);
