@@ -46,7 +46,7 @@ pub use receipt::{Receipt, ReceiptState};
 pub use reply::ReplyQueue;
 pub use topology::{
     BELIEVED_EXCHANGES, EXCHANGE, GROUPS_EXCHANGE, MAX_LENGTH, PRESENCE_EXCHANGE, QueueState,
-    SESSION_PREFETCH,
+    SESSION_HOLDS, SESSION_PREFETCH,
 };
 
 use crate::config::Endpoint;

@@ -32,6 +32,10 @@ pub const MAX_LENGTH: u32 = 1000;
 /// kept, and no values that are not used.
 pub const SESSION_PREFETCH: u16 = 32;
 
+/// How many messages a session may hold, unless others flood it: those of its own user in two
+/// rounds of [`SESSION_PREFETCH`], and 128 of others that wait for the agent.
+pub const SESSION_HOLDS: u32 = 192;
+
 /// What a broker reports about a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueState {
@@ -51,7 +55,7 @@ impl QueueState {
     /// limit. This counts what attached sessions hold: it returns to the queue when they end, and
     /// the broker drops what is above the limit.
     pub fn room(&self, limit: u32) -> u32 {
-        let held = self.consumers.saturating_mul(SESSION_PREFETCH.into());
+        let held = self.consumers.saturating_mul(SESSION_HOLDS);
         let taken = self.messages.saturating_add(held.min(limit / 2));
         limit.saturating_sub(taken)
     }
@@ -184,6 +188,22 @@ pub(super) fn differing_argument(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_queue_is_full_before_what_its_sessions_hold_could_push_anything_out() {
+        let is_full = |messages, consumers| {
+            let queue = QueueState {
+                messages,
+                consumers,
+            };
+            queue.is_full()
+        };
+        assert!(!is_full(MAX_LENGTH - 1, 0) && is_full(MAX_LENGTH, 0));
+        let room = MAX_LENGTH - SESSION_HOLDS;
+        assert!(!is_full(room - 1, 1) && is_full(room, 1));
+        // Consumers that are no sessions hold nothing of the kind.
+        assert!(!is_full(MAX_LENGTH / 2 - 1, 100));
+    }
 
     #[test]
     fn the_differing_argument_is_read_from_the_brokers_words() {

@@ -178,25 +178,25 @@ fn what_an_attached_session_holds_keeps_its_place_in_a_full_queue() {
     let _server = Server::start(&place);
     let session = Wrapped::open(&place, "full", &[]);
     place.ok(["pause", "full"]);
-    client::publish(&place, "full", (0..990).map(|number| number.to_string()));
+    client::publish(&place, "full", (0..830).map(|number| number.to_string()));
     let row = || place.listed("full").unwrap();
     wait_until(
-        || row()["held"] == 32 && row()["pending"] == 958,
+        || row()["held"] == 32 && row()["pending"] == 798,
         || format!("the session holds 32: {:?}", row()),
     );
-    for _ in 990..1000 {
+    for _ in 830..840 {
         place.ok(["send", "--to", "full", "-m", "x"]);
     }
     place
         .run(["send", "--to", "full", "-m", "one more"])
         .fails(
             4,
-            "`full` is full: 968 messages wait beside those that its session holds",
+            "`full` is full: 808 messages wait beside those that its session holds",
         )
         .hints("--drop-oldest");
     drop(session);
     wait_until(
-        || waiting(&place, "full").len() == 1000,
+        || waiting(&place, "full").len() == 840,
         || "what the session held is back".to_owned(),
     );
     assert_eq!(waiting(&place, "full")[0]["message"], "0");
