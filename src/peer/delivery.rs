@@ -25,6 +25,8 @@ pub struct ReceivedMessage {
     is_copy: bool,
     /// According to the broker, the user of this connection published it, and to this session.
     is_of_own_user: bool,
+    /// The round in which the broker handed it out: see [`Self::round`].
+    round: u32,
 }
 
 /// Whether settling reached the broker.
@@ -44,7 +46,13 @@ impl ReceivedMessage {
             acker: delivery.acker,
             is_copy: false,
             is_of_own_user: false,
+            round: 0,
         }
+    }
+
+    /// The same in another round.
+    pub(super) fn in_round(self, round: u32) -> Self {
+        Self { round, ..self }
     }
 
     /// One that came to the session of this name and user. A copy that was published to another
@@ -137,6 +145,12 @@ impl ReceivedMessage {
             AMQPValue::LongString(word) => When::parse(word.as_bytes()),
             _ => None,
         }
+    }
+
+    /// The round in which an [`Inbox`](super::Inbox) was handed this. A round ends when it asks for
+    /// more, and in each of them as many may be unsettled at once.
+    pub fn round(&self) -> u32 {
+        self.round
     }
 
     /// Whether the broker authenticates this session's own user as its publisher, to this session.

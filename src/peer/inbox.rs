@@ -162,6 +162,7 @@ impl Outgoing {
 pub struct Inbox {
     events: mpsc::Receiver<InboxEvent>,
     outlet: Outlet,
+    prefetch: u16,
     more: Arc<Notify>,
     closing: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -202,6 +203,7 @@ impl Inbox {
         let (outgoing, outgoing_out) = mpsc::channel(OUTGOING);
         let (presence, presence_out) = watch::channel(None);
         let (closing, closing_out) = watch::channel(false);
+        let prefetch = options.prefetch;
         let more = Arc::new(Notify::new());
         let link = link::InboxConnection {
             options,
@@ -209,6 +211,7 @@ impl Inbox {
             events: events_in,
             outgoing: outgoing_out,
             presence: presence_out,
+            round: 0,
             has_told_of_stranger: false,
             for_strangers: budget::AnswerBudget::new(Instant::now()),
         };
@@ -216,6 +219,7 @@ impl Inbox {
         Self {
             events,
             outlet: Outlet { outgoing, presence },
+            prefetch,
             more,
             closing,
             task,
@@ -227,8 +231,13 @@ impl Inbox {
         self.events.recv().await
     }
 
-    /// The deliveries up to now no longer count: `prefetch` more may be unsettled beside them. They
-    /// stay what they are, to be settled as any.
+    /// How many deliveries of one round may be unsettled.
+    pub fn prefetch(&self) -> usize {
+        self.prefetch.into()
+    }
+
+    /// Begins a new round: the deliveries up to now no longer count, and `prefetch` more may be
+    /// unsettled beside them. They stay what they are, to be settled as any.
     pub fn ask_for_more(&self) {
         self.more.notify_one();
     }

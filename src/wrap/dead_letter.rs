@@ -7,7 +7,7 @@
 
 pub(super) mod kept;
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -57,9 +57,51 @@ impl DeadBody {
         Self { kept: body, bytes }
     }
 
+    /// The length of the whole body.
+    pub(super) fn whole_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many bytes are kept.
     pub(super) fn kept_bytes(&self) -> usize {
         self.kept.len()
+    }
+}
+
+/// A message that must not reach the agent, as it is kept.
+#[derive(Debug)]
+pub(super) struct NewDeadLetter {
+    /// When it was refused.
+    pub(super) ts: String,
+    /// What is wrong with it.
+    pub(super) error: String,
+    /// The beginning of its body.
+    pub(super) body: DeadBody,
+    /// Whether the session's own user published it.
+    pub(super) is_own: bool,
+}
+
+impl NewDeadLetter {
+    fn to_line(&self) -> io::Result<Vec<u8>> {
+        let encoded;
+        let kept = self.body.kept.as_slice();
+        let cut_from = (kept.len() < self.body.bytes).then_some(self.body.bytes);
+        let (raw, encoding) = if let Ok(text) = std::str::from_utf8(kept) {
+            (text, None)
+        } else {
+            encoded = BASE64_STANDARD.encode(kept);
+            (encoded.as_str(), Some("base64"))
+        };
+        let line = serde_json::to_string(&LetterLine {
+            ts: &self.ts,
+            error: &self.error,
+            raw,
+            encoding,
+            cut_from,
+        })?;
+        let mut line = crate::clean::json(&line).into_bytes();
+        line.push(b'\n');
+        Ok(line)
     }
 }
 
@@ -68,28 +110,10 @@ pub(super) fn of_others(file: &Path) -> PathBuf {
     file.with_extension(OTHERS)
 }
 
-/// Appends one dead letter to `file`. It is on disk when this returns, so that the broker may
-/// forget the message.
-pub(super) fn append(file: &Path, ts: &str, error: &str, body: &DeadBody) -> io::Result<()> {
-    let encoded;
-    let kept = body.kept.as_slice();
-    let cut_from = (kept.len() < body.bytes).then_some(body.bytes);
-    let (raw, encoding) = if let Ok(text) = std::str::from_utf8(kept) {
-        (text, None)
-    } else {
-        encoded = BASE64_STANDARD.encode(kept);
-        (encoded.as_str(), Some("base64"))
-    };
-    let line = serde_json::to_string(&LetterLine {
-        ts,
-        error,
-        raw,
-        encoding,
-        cut_from,
-    })?;
-    let mut line = crate::clean::json(&line).into_bytes();
-    line.push(b'\n');
-    // Without the lock it is kept all the same: a message must not be lost for a lock.
+/// Appends dead letters to `file`, as many as go into it: at least the first. Returns how many they
+/// are. They are on disk when this returns, so that the broker may forget the messages.
+pub(super) fn append(file: &Path, letters: &[NewDeadLetter]) -> io::Result<usize> {
+    // Without the lock they are kept all the same: a message must not be lost for a lock.
     let _lock = kept::lock(file);
     if fs::metadata(file).is_ok_and(|file| file.len() > FILE_BYTES) {
         fs::rename(file, file.with_extension(OLDER))?;
@@ -99,8 +123,29 @@ pub(super) fn append(file: &Path, ts: &str, error: &str, body: &DeadBody) -> io:
         .create(true)
         .mode(0o600)
         .open(file)?;
-    out.write_all(&line)?;
-    out.sync_data()
+    let before = out.metadata()?.len();
+    let written = write(&mut out, before, letters);
+    if written.is_err() {
+        // The next attempt must not be glued to half a line.
+        let _stays = out.set_len(before);
+    }
+    written
+}
+
+/// Writes dead letters until the file has its length, which is `length` now.
+fn write(out: &mut File, mut length: u64, letters: &[NewDeadLetter]) -> io::Result<usize> {
+    let mut count = 0;
+    for letter in letters {
+        let line = letter.to_line()?;
+        out.write_all(&line)?;
+        count += 1;
+        length += line.len() as u64;
+        if length > FILE_BYTES {
+            break;
+        }
+    }
+    out.sync_data()?;
+    Ok(count)
 }
 
 /// Returns the id that a body claims which could not be parsed; empty if it claims none. Nothing
@@ -132,14 +177,29 @@ mod tests {
 
     use super::*;
 
+    fn letter(ts: &str, error: &str, body: &[u8]) -> NewDeadLetter {
+        NewDeadLetter {
+            ts: ts.into(),
+            error: error.into(),
+            body: DeadBody::cut(body.to_vec()),
+            is_own: true,
+        }
+    }
+
+    fn append_all(file: &Path, mut letters: &[NewDeadLetter]) {
+        while !letters.is_empty() {
+            letters = &letters[append(file, letters).unwrap()..];
+        }
+    }
+
     #[test]
     fn dead_letters_without_end_fill_no_disk() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("q.jsonl");
-        let body = "é".repeat(1 << 20);
-        for _ in 0..400 {
-            let body = DeadBody::cut(body.clone().into_bytes());
-            append(&file, "t", "no JSON", &body).unwrap();
+        let body = "é".repeat(1 << 20).into_bytes();
+        let letters: Vec<_> = (0..100).map(|_| letter("t", "no JSON", &body)).collect();
+        for _ in 0..4 {
+            append_all(&file, &letters);
         }
         let sizes = fs::read_dir(folder.path()).unwrap();
         let sizes: Vec<u64> = sizes
@@ -162,12 +222,11 @@ mod tests {
     fn a_dead_letter_keeps_every_byte() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("q.jsonl");
-        for (ts, error, body) in [
-            ("2026-01-01T00:00:00.000Z", "no JSON", &b"{half"[..]),
-            ("2026-01-01T00:00:01.000Z", "no UTF-8", b"\xff\x00"),
-        ] {
-            append(&file, ts, error, &DeadBody::cut(body.to_vec())).unwrap();
-        }
+        let letters = [
+            letter("2026-01-01T00:00:00.000Z", "no JSON", b"{half"),
+            letter("2026-01-01T00:00:01.000Z", "no UTF-8", b"\xff\x00"),
+        ];
+        append_all(&file, &letters);
         let text = fs::read_to_string(&file).unwrap();
         assert_eq!(
             text,

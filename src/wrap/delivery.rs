@@ -29,6 +29,7 @@ mod reports;
 mod steps;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use super::agent_state::{AgentState, HookEvent};
@@ -38,7 +39,8 @@ use super::ways::{Sign, Submission, SubmissionNumber, Way};
 
 use late::Late;
 pub use message::{
-    Claim, InFlightMessage, MessageKey, Precedence, State, Table, publisher, publisher_mark,
+    Claim, InFlightMessage, MessageKey, Precedence, State, Table, TextPlace, Unsettled, publisher,
+    publisher_mark,
 };
 use order::Ways;
 
@@ -194,39 +196,43 @@ impl Deliveries {
         self.window = Some((rows, columns));
     }
 
-    /// Takes a waiting message out: a person reads or removes it by a command.
+    /// Gives a waiting message to a person, who reads it by a command.
     ///
     /// `false` when it does not wait: it may be with the agent already.
     pub fn take_by_command(&mut self, key: MessageKey) -> bool {
-        let is_under_way = self
-            .submissions
-            .iter()
-            .any(|submitted| submitted.messages.contains(&key));
-        let Some(message) = self.table.get_mut(key) else {
-            return false;
-        };
-        if is_under_way || !message.is_queued() {
-            return false;
+        let waits = self.waits(key);
+        if waits && let Some(message) = self.table.get_mut(key) {
+            message.state = State::Delivered(Way::InboxCommand);
         }
-        message.state = State::Delivered(Way::InboxCommand);
-        true
+        waits
     }
 
-    /// Takes out a message that another one displaces, with its delivery.
+    /// Takes out a message that must not reach the agent, with its delivery.
     ///
     /// `None` when it may be with the agent already.
     pub fn displace(&mut self, key: MessageKey) -> Option<InFlightMessage> {
-        if self.table.is_arriving(key) || self.take_by_command(key) {
+        if self.table.is_arriving(key) || self.waits(key) {
             return self.table.remove(key);
         }
         None
     }
 
+    /// Whether it is certain that the agent does not have this message.
+    fn waits(&self, key: MessageKey) -> bool {
+        let is_under_way = self
+            .submissions
+            .iter()
+            .any(|submitted| submitted.messages.contains(&key));
+        let message = self.table.get(key);
+        !is_under_way && message.is_some_and(InFlightMessage::is_queued)
+    }
+
     /// The connection to the broker is gone, and every open delivery with it: what is not with the
     /// agent comes again.
     ///
-    /// A text that is being typed is with the agent, though no Enter was written yet.
-    pub fn lose_deliveries(&mut self) {
+    /// A text that is being typed is with the agent, though no Enter was written yet. Returns the
+    /// files that no agent was told to read.
+    pub fn lose_deliveries(&mut self) -> Vec<PathBuf> {
         let handed: Vec<MessageKey> = self
             .submissions
             .iter()
@@ -235,7 +241,7 @@ impl Deliveries {
             .collect();
         self.table.lose_deliveries(|key, message| {
             handed.contains(&key) || matches!(message.state, State::Delivered(_))
-        });
+        })
     }
 
     /// `cbroker pause`: nothing goes in until [`Deliveries::resume`].

@@ -16,6 +16,7 @@
 //! | how a session begins | [`start`], [`child_env`], [`briefing`], [`opened`] |
 //! | why a message waits | [`hold`], [`brake`] |
 //! | what must survive a crash | [`disk`], [`seen`], [`dead_letter`], [`spill`] |
+//! | what is parked while others flood a session | [`body_file`] |
 //! | which of all this an installed agent allows | [`probe`] |
 //!
 //! Relies on `peer` for the broker, on `envelope` and `name` for what a message is, on `config` for
@@ -23,6 +24,7 @@
 
 pub mod agent_state;
 pub mod agents;
+mod body_file;
 pub mod brake;
 pub mod briefing;
 mod child_env;

@@ -282,7 +282,6 @@ impl Session {
                 step => self.carry_out(step, now),
             }
         };
-        self.make_room();
         let news = self.tell_holds(now);
         self.announce(now);
         [look, step, news].into_iter().flatten().min()

@@ -3,8 +3,9 @@
 //! The folder is bounded: while its texts have more than [`FOLDER_BYTES`], a new one replaces the
 //! oldest. Only texts whose message was delivered at least [`READ_WITHIN`] ago are replaced, never
 //! one that an agent was told to read and may not have read yet. So the folder has at most that
-//! many bytes, what all sessions hold undelivered, and what they were given in that time; the brake
-//! bounds the last. [`mark_delivered`] makes a text read-only, and so its mark outlasts a crash.
+//! many bytes, what waits for agents in the tables of all sessions, and what they were given in
+//! that time; the brake bounds the last. [`mark_delivered`] makes a text read-only, and so its mark
+//! outlasts a crash. The text of a message that never reaches the agent is removed with it.
 //!
 //! Relies on the standard library and the envelope.
 
@@ -91,6 +92,11 @@ pub(super) fn spill(
 /// Where this fails, the text is kept for as long as any.
 pub(super) fn mark_delivered(text: &Path) {
     let _kept = fs::set_permissions(text, Permissions::from_mode(DELIVERED));
+}
+
+/// No agent was told to read this text. Where this fails, it is kept for as long as any.
+pub(super) fn remove(text: &Path) {
+    let _kept = fs::remove_file(text);
 }
 
 /// Removes texts that were delivered long enough ago, oldest first, until `bytes` more fit.

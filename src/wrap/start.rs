@@ -36,7 +36,6 @@ use super::terminal::{self, Terminal};
 use crate::config::{Config, DeliveryWay, Environment, Volume, write_session_address};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::message_history::MessageHistory;
 use crate::peer::{Inbox, Peer, PeerState, Presence, this_host};
 use attach::{attach, attach_within, silent, without_broker};
 
@@ -380,14 +379,8 @@ fn post(
     card: Presence,
 ) -> Result<Post, Error> {
     let queue = options.name.as_str();
-    let places = Places {
-        queue: queue.to_owned(),
-        sessions: config.home.sessions(),
-        dead_letters: config.home.dead_letters(queue),
-        hops: config.home.session_hops(&card.session),
-        history: MessageHistory::of(&config.home),
-    };
-    let (disk, facts) = Disk::start(places)
+    let places = Places::of(&config.home, queue, &card.session);
+    let (disk, facts) = Disk::start(places, config.settings.body_limit_bytes)
         .map_err(|error| Error::new("the session cannot start").because(error))?;
     let limits = Limits {
         hops: config.settings.max_hops,
@@ -400,7 +393,6 @@ fn post(
         brake: Brake::new(limits),
         breaks: options.breaks,
         body_limit_bytes: config.settings.body_limit_bytes,
-        spill: config.home.spill(),
         card,
     }))
 }

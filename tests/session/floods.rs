@@ -6,11 +6,12 @@ use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptio
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Consumer};
 
-use crate::stage::{LIMIT, Stage, USER};
+use crate::stage::{LIMIT, Stage, USER, body, wait_for};
 
 crate::tests![
     a_flood_of_who_from_a_stranger_is_not_answered_one_by_one,
     a_question_longer_than_ours_ever_are_is_not_read,
+    long_texts_that_never_reach_the_agent_leave_no_file,
 ];
 
 /// Questions of the flood; answering them all at the session's rate takes minutes.
@@ -92,4 +93,34 @@ fn a_question_longer_than_ours_ever_are_is_not_read() {
     assert!(!answered, "the long one was answered too");
     stage.send("peer", "after the question", &[]);
     stage.wait_for_messages(1);
+}
+
+/// Whoever may publish could fill the disk with them.
+fn long_texts_that_never_reach_the_agent_leave_no_file() {
+    let stage = Stage::new();
+    stage.configure("max_messages_per_minute = 1\n");
+    let _terminal = stage.sink(&[]);
+    let text = "y".repeat(600_000);
+    let long = |number: usize| body(&format!("long{number}"), &text);
+    stage.flood_as_stranger("peer", (0..60).map(long));
+    stage.send("peer", "after the flood", &["--wait", "--timeout", "120"]);
+    wait_for("an empty queue", || stage.waiting("peer") == 0);
+    assert_eq!(stage.dead_letters(), "");
+    let files = || {
+        let entries = std::fs::read_dir(stage.path("home/spill")).unwrap();
+        entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()))
+    };
+    let arrived = || {
+        stage
+            .arrived()
+            .iter()
+            .filter(|line| line.contains("id=long"))
+            .count()
+    };
+    let waiting = files().sum::<u64>() - arrived() as u64 * text.len() as u64;
+    assert!(waiting < 18 << 20, "{waiting} bytes for texts that wait");
+    stage.says(&["purge", "peer", "--yes", "--force"]);
+    wait_for("the files of what the agent was given alone", || {
+        files().count() == arrived()
+    });
 }

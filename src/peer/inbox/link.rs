@@ -44,6 +44,8 @@ pub(super) struct InboxConnection {
     pub(super) events: mpsc::Sender<InboxEvent>,
     pub(super) outgoing: mpsc::Receiver<Outgoing>,
     pub(super) presence: watch::Receiver<Option<Presence>>,
+    /// The round of what the present consumer is given.
+    pub(super) round: u32,
     /// Whether a request of another user was reported already.
     pub(super) has_told_of_stranger: bool,
     /// What requests of other users may still cost.
@@ -202,7 +204,10 @@ impl InboxConnection {
     ///
     /// The new one comes first: at a queue without a consumer the session counts as closed. Only an
     /// exclusive consumer has to leave before there can be another.
-    async fn consume_anew(&self, connections: &mut AttachedConnections) -> Result<(), PeerError> {
+    async fn consume_anew(
+        &mut self,
+        connections: &mut AttachedConnections,
+    ) -> Result<(), PeerError> {
         let channel = &connections.listening;
         let old = connections.messages.tag();
         let cancel = channel.basic_cancel(old, BasicCancelOptions::default());
@@ -235,6 +240,8 @@ impl InboxConnection {
             }
             under_way.sort_by_key(|delivery| delivery.delivery_tag);
         }
+        // Those of the old consumer count in the new round too: it ends no later for that.
+        self.round += 1;
         for delivery in under_way {
             if !self.pass_on(delivery, &connections.user).await {
                 // The next delivery or request ends the service.
@@ -247,7 +254,7 @@ impl InboxConnection {
     /// Gives a message to the session. Returns whether the session is there.
     async fn pass_on(&self, delivery: lapin::message::Delivery, user: &str) -> bool {
         let name = self.options.name.as_str();
-        let delivery = ReceivedMessage::to_session(user, name, delivery);
+        let delivery = ReceivedMessage::to_session(user, name, delivery).in_round(self.round);
         let event = InboxEvent::Delivery(Box::new(delivery));
         self.events.send(event).await.is_ok()
     }
@@ -294,6 +301,7 @@ impl InboxConnection {
         closing: &mut watch::Receiver<bool>,
     ) -> Ended {
         self.presence.mark_changed();
+        self.round += 1;
         let mut pulse = tokio::time::interval(PULSE);
         loop {
             tokio::select! {

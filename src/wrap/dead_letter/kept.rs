@@ -225,7 +225,7 @@ mod tests {
 
     use super::*;
     use crate::config::Environment;
-    use crate::wrap::dead_letter::{DeadBody, append, of_others};
+    use crate::wrap::dead_letter::{DeadBody, NewDeadLetter, append, of_others};
 
     #[test]
     fn dead_letters_of_strangers_without_end_push_out_none_of_the_users_own() {
@@ -236,7 +236,13 @@ mod tests {
         let own = home.dead_letters(queue.as_str());
         fs::create_dir_all(own.parent().unwrap()).unwrap();
         let keep = |file: &Path, ts: &str, body: &str| {
-            append(file, ts, "no JSON", &DeadBody::cut(body.into())).unwrap();
+            let letter = NewDeadLetter {
+                ts: ts.into(),
+                error: "no JSON".into(),
+                body: DeadBody::cut(body.into()),
+                is_own: false,
+            };
+            append(file, &[letter]).unwrap();
         };
         keep(&own, "1", "mine");
         for number in 0..400 {

@@ -51,6 +51,17 @@ pub enum Precedence {
     Late,
 }
 
+/// Where the text of a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextPlace {
+    /// In its line, unless it was too long for one from the start.
+    Line,
+    /// It is being written to a file.
+    OnItsWay,
+    /// In a file, which its line names.
+    File,
+}
+
 /// Whose a message is at the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
@@ -92,8 +103,8 @@ pub struct InFlightMessage {
     pub may_repeat: bool,
     /// Ways that were given it and of which nothing was ever seen.
     pub unseen_by: Vec<Way>,
-    /// Its text is in a file already.
-    pub is_in_file: bool,
+    /// Where its text is.
+    pub place: TextPlace,
     /// Files with its text that its lines have named.
     pub text_files: Vec<PathBuf>,
     /// Why this one waits whatever the agent does.
@@ -134,7 +145,7 @@ impl InFlightMessage {
             spares: Vec::new(),
             may_repeat: false,
             unseen_by: Vec::new(),
-            is_in_file: false,
+            place: TextPlace::Line,
             text_files: Vec::new(),
             blocked: None,
             precedence: Precedence::Ordinary,
@@ -145,6 +156,14 @@ impl InFlightMessage {
             body: DeadBody::default(),
             envelope,
         }
+    }
+
+    /// Files that no agent was told to read, where it goes without having reached one.
+    pub fn unread_files(&mut self) -> Vec<PathBuf> {
+        if self.may_repeat || !matches!(self.state, State::Arriving | State::Queued) {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.text_files)
     }
 
     /// All its deliveries, to settle them.
@@ -177,18 +196,15 @@ impl InFlightMessage {
             && (self.precedence == Precedence::Late || self.blocked.is_some())
     }
 
-    /// How many of the broker's deliveries are it.
-    pub fn deliveries(&self) -> usize {
-        self.delivery.iter().len() + self.spares.len()
+    /// The broker's deliveries that are it.
+    fn deliveries(&self) -> impl Iterator<Item = &ReceivedMessage> {
+        self.delivery.iter().chain(&self.spares)
     }
 
-    /// About so many bytes of memory it takes.
+    /// About so many bytes of memory it takes: its fields, the beginning of its body, its lines.
     pub fn bytes(&self) -> usize {
-        let files = self.envelope.files.iter().flatten().map(String::len);
-        let metadata = self.envelope.metadata.as_ref();
-        let fields = self.envelope.message.len() + files.sum::<usize>();
-        let fields = fields + metadata.map_or(0, |metadata| metadata.as_str().len());
-        fields + self.body.kept_bytes() + self.line.len() + self.line_again.len()
+        let lines = self.line.len() + self.line_again.len();
+        self.body.whole_bytes() + self.body.kept_bytes() + lines
     }
 
     /// The agent does not have it in its context, as far as is known.
@@ -225,8 +241,17 @@ fn timing(when: When) -> Timing {
 pub struct Table {
     last: u64,
     messages: BTreeMap<MessageKey, InFlightMessage>,
-    /// Deliveries that are no messages, until their dead letters are on disk.
-    dead: BTreeMap<MessageKey, ReceivedMessage>,
+    /// Deliveries without a message here: it is parked, or becomes a dead letter.
+    aside: BTreeMap<MessageKey, ReceivedMessage>,
+}
+
+/// What the broker has handed out and the session has not settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Deliveries of one round.
+    pub of_round: usize,
+    /// Deliveries of the session's own user, of any round.
+    pub own: usize,
 }
 
 impl Table {
@@ -241,14 +266,26 @@ impl Table {
         self.messages.insert(key, message);
     }
 
-    /// Keeps a delivery that is no message until its dead letter is on disk.
-    pub fn insert_dead(&mut self, key: MessageKey, delivery: ReceivedMessage) {
-        self.dead.insert(key, delivery);
+    /// Keeps a delivery whose message is parked, or becomes a dead letter.
+    pub fn set_aside(&mut self, key: MessageKey, delivery: ReceivedMessage) {
+        self.aside.insert(key, delivery);
     }
 
     /// Takes such a delivery out.
-    pub fn remove_dead(&mut self, key: MessageKey) -> Option<ReceivedMessage> {
-        self.dead.remove(&key)
+    pub fn take_aside(&mut self, key: MessageKey) -> Option<ReceivedMessage> {
+        self.aside.remove(&key)
+    }
+
+    /// Counts the deliveries that are not settled.
+    pub fn unsettled(&self, round: u32) -> Unsettled {
+        let messages = self.messages.values();
+        let deliveries = messages.flat_map(InFlightMessage::deliveries);
+        let mut unsettled = Unsettled::default();
+        for delivery in deliveries.chain(self.aside.values()) {
+            unsettled.of_round += usize::from(delivery.round() == round);
+            unsettled.own += usize::from(delivery.is_of_own_user());
+        }
+        unsettled
     }
 
     /// One message.
@@ -290,11 +327,6 @@ impl Table {
                 .filter(move |(_, message)| message.is_queued() && message.precedence == precedence)
         };
         of(Precedence::Ordinary).chain(of(Precedence::Late))
-    }
-
-    /// The key that was given last.
-    pub fn last_key(&self) -> MessageKey {
-        MessageKey(self.last)
     }
 
     /// The message of this identity that is here already: it came again.
@@ -350,18 +382,25 @@ impl Table {
         known.map(|message| message.envelope.id.clone()).collect()
     }
 
-    /// The connection is gone, and every open delivery with it. What `is_kept` is all that stays.
+    /// The connection is gone, and every open delivery with it. What `is_kept` is all that stays;
+    /// the files of the others that nobody reads are returned.
     pub(super) fn lose_deliveries(
         &mut self,
         is_kept: impl Fn(MessageKey, &InFlightMessage) -> bool,
-    ) {
-        self.dead.clear();
+    ) -> Vec<PathBuf> {
+        self.aside.clear();
+        let mut files = Vec::new();
         self.messages.retain(|key, message| {
             message.delivery = None;
             message.spares.clear();
             message.claim = Claim::Lost;
-            is_kept(*key, message)
+            let is_kept = is_kept(*key, message);
+            if !is_kept {
+                files.extend(message.unread_files());
+            }
+            is_kept
         });
+        files
     }
 
     /// How many the agent does not have in its context.

@@ -2,7 +2,7 @@
 //!
 //! Relies on the table and the order of the ways.
 
-use super::{Claim, Deliveries, MessageKey, State, Step, Submitted};
+use super::{Claim, Deliveries, MessageKey, State, Step, Submitted, TextPlace};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::keyboard::Outcome;
 use crate::wrap::ways::{Refusal, SubmissionNumber, Way};
@@ -105,7 +105,7 @@ impl Deliveries {
         if let Some(message) = self.table.get_mut(key) {
             message.line = line;
             message.line_again = line_again;
-            message.is_in_file = true;
+            message.place = TextPlace::File;
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::order::{Wanted, WayChoice};
 use super::{
     Claim, Deliveries, InFlightMessage, MessageKey, Mode, Step, SubmissionPhase, Submitted,
+    TextPlace,
 };
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::hold::Hold;
@@ -120,6 +121,10 @@ impl Deliveries {
             let Some(first) = self.first_free(timing) else {
                 continue;
             };
+            if self.place(first) == TextPlace::OnItsWay {
+                // Those behind it stay behind it.
+                continue;
+            }
             let unseen_by = self.unseen_by(first);
             let way = match self.way((timing, &unseen_by), agent, now) {
                 Ok(way) => way,
@@ -140,7 +145,7 @@ impl Deliveries {
             };
             let is_for_a_line = way == Way::Keyboard && agent.profile().line.is_some();
             if is_for_a_line && self.is_too_long_for_a_line(first) {
-                return Ok(Step::ToFile(first));
+                return Ok(self.move_to_file(first));
             }
             let bytes = if is_for_a_line {
                 LINE_BYTES
@@ -152,10 +157,10 @@ impl Deliveries {
                 if !self.fits(&messages) {
                     messages = vec![first];
                 }
-                let is_in_file = self.table.get(first).is_some_and(|first| first.is_in_file);
+                let is_in_file = self.place(first) == TextPlace::File;
                 match (self.fits(&messages), is_in_file) {
                     (true, _) => {}
-                    (false, false) => return Ok(Step::ToFile(first)),
+                    (false, false) => return Ok(self.move_to_file(first)),
                     // It waits for a larger window.
                     (false, true) => continue,
                 }
@@ -201,7 +206,21 @@ impl Deliveries {
 
     fn is_too_long_for_a_line(&self, key: MessageKey) -> bool {
         let message = self.table.get(key);
-        message.is_some_and(|message| !message.is_in_file && message.text().len() > LINE_BYTES)
+        message.is_some_and(|message| {
+            message.place != TextPlace::File && message.text().len() > LINE_BYTES
+        })
+    }
+
+    fn place(&self, key: MessageKey) -> TextPlace {
+        let message = self.table.get(key);
+        message.map_or(TextPlace::Line, |message| message.place)
+    }
+
+    fn move_to_file(&mut self, key: MessageKey) -> Step {
+        if let Some(message) = self.table.get_mut(key) {
+            message.place = TextPlace::OnItsWay;
+        }
+        Step::ToFile(key)
     }
 
     /// The first free ones of this timing, in order: `count` at most, and as many as fit into one
@@ -317,7 +336,7 @@ impl Deliveries {
         match self.way((message.timing, &message.unseen_by), agent, now) {
             Err((hold, _)) => Some(hold),
             Ok(Way::Keyboard) if agent.profile().knows_its_prompt() => {
-                let is_too_long = message.is_in_file && !self.shows([message]);
+                let is_too_long = message.place == TextPlace::File && !self.shows([message]);
                 is_too_long.then_some(Hold::SmallWindow)
             }
             Ok(_) => None,

@@ -8,6 +8,7 @@
 //! Relies on the peer's inbox, on the disk thread and on the table of messages.
 
 mod answers;
+mod arrival;
 mod burial;
 mod room;
 
@@ -21,25 +22,18 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
 use super::Session;
-use crate::envelope::{Breaks, DeliveryMark, Envelope};
-use crate::message_history::{HistoryEvent as Story, MessageText};
+use crate::envelope::Breaks;
+use crate::message_history::HistoryEvent as Story;
 use crate::peer::{
     Attached, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage,
     SettleResult,
 };
-use crate::platform;
-use crate::wrap::brake::{Brake, Passing};
-use crate::wrap::dead_letter::{DeadBody, claimed_id};
-use crate::wrap::delivery::{
-    Claim, InFlightMessage, MessageKey, Precedence, State, Table, publisher,
-};
-use crate::wrap::disk::{Disk, Fact, Job};
+use crate::wrap::brake::Brake;
+use crate::wrap::delivery::{InFlightMessage, MessageKey, State, Table};
+use crate::wrap::disk::{Disk, Fact, Job, TextFate};
 use crate::wrap::hold::Hold;
-use crate::wrap::log::Log;
-use crate::wrap::seen::{Publisher, Seen};
-use crate::wrap::spill;
 use crate::wrap::ways::Way;
-use burial::{DeadMessage, ID_USED_TWICE};
+use room::ParkedMessages;
 
 /// What the session's post is made of.
 pub(in crate::wrap) struct PostParts {
@@ -50,7 +44,6 @@ pub(in crate::wrap) struct PostParts {
     pub(in crate::wrap) brake: Brake,
     pub(in crate::wrap) breaks: Breaks,
     pub(in crate::wrap) body_limit_bytes: usize,
-    pub(in crate::wrap) spill: PathBuf,
     /// How this session describes itself, but for what it does.
     pub(in crate::wrap) card: Presence,
 }
@@ -64,8 +57,10 @@ pub(in crate::wrap) struct Post {
     state_since: DateTime<Utc>,
     /// How many waiting messages were announced by title and bell.
     noticed: usize,
-    /// The messages up to this one do not count among those that the broker hands out at once.
-    handed_out_before: MessageKey,
+    /// The round in which the broker hands out messages now.
+    round: u32,
+    /// Messages of others for which there is no room yet.
+    parked: ParkedMessages,
     /// Claimed ids of dead letters that are being written.
     buried: HashMap<MessageKey, String>,
 }
@@ -94,7 +89,8 @@ impl Post {
             announced: None,
             state_since: Utc::now(),
             noticed: 0,
-            handed_out_before: MessageKey(0),
+            round: 0,
+            parked: ParkedMessages::default(),
             buried: HashMap::new(),
         }
     }
@@ -192,7 +188,7 @@ impl Post {
             while self.acks.join_next().await.is_some() {}
         };
         let _disk_or_broker_is_stuck = tokio::time::timeout(limit, finishing).await;
-        for (_, message) in table.iter() {
+        for message in table.values_mut() {
             if let State::HandedOver(way) = message.state {
                 self.note(
                     message,
@@ -200,6 +196,7 @@ impl Post {
                     Some(format!("not seen to be read ({way})")),
                 );
             }
+            self.forget_texts(message);
         }
         if let Some(inbox) = self.parts.inbox.take() {
             let gone = Presence {
@@ -224,9 +221,22 @@ impl Post {
                 continue;
             };
             for file in &message.text_files {
-                spill::mark_delivered(file);
+                let fate = Job::TextFile(file.clone(), TextFate::Delivered);
+                self.parts.disk.ask(fate);
             }
             self.ack(message.into_deliveries());
+        }
+    }
+
+    /// Removes the files of a message that goes without having reached the agent.
+    fn forget_texts(&self, message: &mut InFlightMessage) {
+        self.remove_files(message.unread_files());
+    }
+
+    /// Removes files that no agent was told to read.
+    fn remove_files(&self, files: impl IntoIterator<Item = PathBuf>) {
+        for file in files {
+            self.parts.disk.ask(Job::TextFile(file, TextFate::Unread));
         }
     }
 
@@ -278,6 +288,7 @@ impl Session {
             PostEvent::InboxEnded => self.post.parts.inbox = None,
             PostEvent::Fact(fact) => self.disk_said(fact),
         }
+        self.make_room();
     }
 
     fn inbox_said(&mut self, event: InboxEvent) {
@@ -286,12 +297,13 @@ impl Session {
                 self.log.say(&describe(&attached));
                 self.post.parts.brake.expect_backlog(attached.waiting);
                 self.post.announced = None;
-                self.post.handed_out_before = self.deliveries.table.last_key();
             }
             InboxEvent::Delivery(delivery) => self.receive(*delivery),
             InboxEvent::Lost(error) => {
                 self.log.say(&format!("{error}; trying again"));
-                self.deliveries.lose_deliveries();
+                self.post.parked.take_all();
+                let files = self.deliveries.lose_deliveries();
+                self.post.remove_files(files);
             }
             InboxEvent::Refused(error) => self
                 .log
@@ -301,170 +313,24 @@ impl Session {
         }
     }
 
-    fn receive(&mut self, mut delivery: ReceivedMessage) {
-        let key = self.deliveries.table.next_key();
-        let body = delivery.take_body();
-        let envelope = match Envelope::parse(&body, self.post.parts.body_limit_bytes) {
-            Ok(envelope) => envelope,
-            Err(invalid) => {
-                let dead = DeadMessage {
-                    id: claimed_id(&body),
-                    body: DeadBody::cut(body),
-                    error: invalid.to_string(),
-                };
-                return self.bury(key, delivery, dead);
-            }
-        };
-        let body = DeadBody::cut(body);
-        let publisher = publisher(&delivery);
-        let identity = publisher.identity(&envelope);
-        if let Some(known) = self.deliveries.table.find(&identity) {
-            return self.came_again(known, delivery);
-        }
-        if !self.may_use_id(&envelope.id, &publisher) {
-            let dead = DeadMessage {
-                id: envelope.id,
-                body,
-                error: ID_USED_TWICE.to_owned(),
-            };
-            return self.bury(key, delivery, dead);
-        }
-        let mut message = InFlightMessage::new(envelope, Some(delivery), Instant::now());
-        message.body = body;
-        self.deliveries.table.insert(key, message);
-        self.post.parts.disk.ask(Job::Look(key, identity));
-    }
-
     fn disk_said(&mut self, fact: Fact) {
         match fact {
-            Fact::Looked(key, seen) => self.admit(key, seen),
+            Fact::Looked(key, seen, spilled) => self.admit(key, seen, spilled),
+            Fact::Spilled(key, spilled) => self.moved_to_file(key, *spilled),
+            Fact::Kept => self.post.parked.written(),
+            Fact::Fetched(key, body) => self.fetched(key, body),
             Fact::Intended => self.deliveries.noted(),
             Fact::Done(keys) => self.post.done(&mut self.deliveries.table, &keys),
             Fact::Buried(key, error) => {
                 self.log.say(&format!("a dead letter: {error}"));
                 let id = self.post.buried.remove(&key).unwrap_or_default();
-                if let Some(delivery) = self.deliveries.table.remove_dead(key) {
+                if let Some(delivery) = self.deliveries.table.take_aside(key) {
                     self.post.refuse(delivery, id, &error);
                 }
             }
             Fact::Failed(error) => self
                 .log
                 .say(&format!("the disk failed, trying again: {error}")),
-        }
-    }
-
-    /// A message that was looked up is queued, or is known already.
-    fn admit(&mut self, key: MessageKey, seen: Seen) {
-        // Its proof came meanwhile.
-        if !self.deliveries.table.is_arriving(key) {
-            return;
-        }
-        if seen == Seen::OtherContent {
-            if let Some(message) = self.deliveries.table.remove(key) {
-                self.bury_taken(key, message, ID_USED_TWICE);
-            }
-            return;
-        }
-        if seen == Seen::Done {
-            if let Some(message) = self.deliveries.table.remove(key) {
-                let before = Said::Why("delivered before".to_owned());
-                self.post
-                    .tell(&message, Story::Repeated, ReceiptState::Delivered, before);
-                self.post.ack(message.into_deliveries());
-            }
-            return;
-        }
-        let lines_only = self.program.reads_lines() && !self.modes.takes_paste();
-        let limit = if lines_only {
-            platform::CANONICAL_LIMIT
-        } else {
-            spill::LINE_LIMIT
-        };
-        let Some(message) = self.deliveries.table.get_mut(key) else {
-            return;
-        };
-        let passing = Passing {
-            from: &message.envelope.from,
-            user: message.delivery.as_ref().and_then(ReceivedMessage::user),
-            is_own: message
-                .delivery
-                .as_ref()
-                .is_some_and(ReceivedMessage::is_of_own_user),
-            id: &message.envelope.id,
-            hops: message.hops,
-        };
-        let is_loop = self.post.parts.brake.holds(passing, Instant::now());
-        let (lines, file) = compose(&message.envelope, &self.post.parts, limit, &mut self.log);
-        (message.line, message.line_again) = lines;
-        message.text_files.extend(file);
-        message.may_repeat = seen == Seen::Intended;
-        message.blocked = is_loop.then_some(Hold::Loop);
-        if is_loop && message.publisher != Publisher::Own {
-            message.precedence = Precedence::Late;
-        }
-        message.state = State::Queued;
-        let said = MessageText::of(&message.envelope);
-        self.post.parts.disk.ask(Job::Tell {
-            id: message.envelope.id.clone(),
-            publisher: message.publisher.mark().map(str::to_owned),
-            event: Story::Received,
-            detail: None,
-            message: Some(Box::new(said)),
-        });
-        self.is_stale = self.reads_screen;
-    }
-
-    /// The text of this message does not fit into the agent's box: it goes to a file.
-    pub(super) fn move_to_file(&mut self, key: MessageKey) {
-        let Some(message) = self.deliveries.table.get_mut(key) else {
-            return;
-        };
-        let (lines, file) = compose(&message.envelope, &self.post.parts, 0, &mut self.log);
-        message.text_files.extend(file);
-        self.deliveries.moved_to_file(key, lines.0, lines.1);
-    }
-
-    /// A message that is here already was delivered again: after the connection was lost, or
-    /// because it was sent twice.
-    fn came_again(&mut self, key: MessageKey, delivery: ReceivedMessage) {
-        let known = self.deliveries.table.get(key);
-        if known.is_some_and(|known| known.is_held_of_others() && known.claim == Claim::Ours) {
-            // Copies of what is held would take the places of others.
-            return self.post.reject([delivery]);
-        }
-        let spare = self.deliveries.table.attach(key, delivery);
-        self.post.ack(spare);
-    }
-}
-
-/// The line, and the same marked as a possible repeat. A line of more than `limit` bytes goes
-/// to a file, which is the second result.
-fn compose(
-    envelope: &Envelope,
-    parts: &PostParts,
-    limit: usize,
-    log: &mut Log,
-) -> ((String, String), Option<PathBuf>) {
-    let both = |envelope: &Envelope| {
-        let line = |mark| envelope.to_line(parts.breaks, mark);
-        (line(DeliveryMark::None), line(DeliveryMark::PossibleRepeat))
-    };
-    let lines = both(envelope);
-    if lines.0.len() <= limit {
-        return (lines, None);
-    }
-    match spill::spill(
-        (&parts.spill, &parts.card.name),
-        envelope,
-        limit.max(platform::CANONICAL_LIMIT),
-    ) {
-        Ok((short, file)) => (both(&short), Some(file)),
-        Err(error) => {
-            log.say(&format!(
-                "a long text cannot be written to {}: {error}",
-                parts.spill.display()
-            ));
-            (lines, None)
         }
     }
 }

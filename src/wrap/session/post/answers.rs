@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use chrono::Utc;
 
+use super::room::ParkedMessage;
 use super::{Announced, Job, Post, Said, Session, Story};
 use crate::peer::{
     Answer, HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage, Removal,
@@ -47,7 +48,7 @@ impl Session {
             state,
             detail,
             hold,
-            held: self.deliveries.table.held(),
+            held: self.deliveries.table.held() + self.post.parked.len(),
         }
     }
 
@@ -142,11 +143,14 @@ impl Session {
     fn discard(&mut self, removal: Removal, now: Instant) -> Answer {
         let mut messages = Vec::new();
         for (key, message) in self.held(now) {
-            if self.deliveries.take_by_command(key)
-                && let Some(removed) = self.deliveries.table.remove(key)
-            {
+            if let Some(removed) = self.deliveries.displace(key) {
                 self.post.removed(removed, removal);
                 messages.push(message);
+            }
+        }
+        for parked in self.post.parked.take_all() {
+            if let Some(delivery) = self.deliveries.table.take_aside(parked.key) {
+                messages.push(self.post.removed_parked(parked, delivery, removal));
             }
         }
         let how = match removal {
@@ -197,13 +201,31 @@ impl Session {
 
 impl Post {
     /// An operator removed it.
-    fn removed(&mut self, message: InFlightMessage, removal: Removal) {
-        let (event, state) = match removal {
-            Removal::Purged => (Story::Purged, ReceiptState::Purged),
-            Removal::Deleted => (Story::Deleted, ReceiptState::Deleted),
-        };
+    fn removed(&mut self, mut message: InFlightMessage, removal: Removal) {
+        self.forget_texts(&mut message);
+        let (event, state) = end(removal);
         self.tell(&message, event, state, Said::Nothing);
         self.reject(message.into_deliveries());
+    }
+
+    /// An operator removed a parked one.
+    fn removed_parked(
+        &mut self,
+        parked: ParkedMessage,
+        delivery: ReceivedMessage,
+        removal: Removal,
+    ) -> HeldMessage {
+        let whose = (parked.id.as_str(), parked.publisher.mark());
+        self.note_of(whose, end(removal).0, None);
+        self.reject([delivery]);
+        HeldMessage {
+            id: parked.id,
+            from: String::new(),
+            ts: String::new(),
+            state: "held".to_owned(),
+            reason: Hold::Behind.to_string(),
+            line: String::new(),
+        }
     }
 
     /// The model has messages that are not here any more: noted, so that they are acked when they
@@ -272,5 +294,13 @@ impl Post {
             message: None,
         });
         self.reject(Some(delivery));
+    }
+}
+
+/// How the history and a receipt name the end of what an operator removes.
+fn end(removal: Removal) -> (Story, ReceiptState) {
+    match removal {
+        Removal::Purged => (Story::Purged, ReceiptState::Purged),
+        Removal::Deleted => (Story::Deleted, ReceiptState::Deleted),
     }
 }

@@ -2,9 +2,13 @@
 //!
 //! Relies on the disk thread and on the table of messages.
 
+use chrono::Utc;
+
 use super::{Job, MessageKey, Session};
+use crate::envelope::timestamp;
 use crate::peer::ReceivedMessage;
-use crate::wrap::dead_letter::DeadBody;
+use crate::wrap::body_file::BodyPlace;
+use crate::wrap::dead_letter::{DeadBody, NewDeadLetter};
 use crate::wrap::delivery::InFlightMessage;
 use crate::wrap::seen::Publisher;
 
@@ -45,6 +49,7 @@ impl Session {
         mut message: InFlightMessage,
         error: &str,
     ) {
+        self.post.forget_texts(&mut message);
         let dead = DeadMessage {
             id: std::mem::take(&mut message.envelope.id),
             body: std::mem::take(&mut message.body),
@@ -59,15 +64,27 @@ impl Session {
 
     /// A message that must not reach the agent: rejected once its dead letter is on disk.
     pub(super) fn bury(&mut self, key: MessageKey, delivery: ReceivedMessage, dead: DeadMessage) {
+        self.bury_from(key, delivery, dead, None);
+    }
+
+    /// The same for one whose body is in the file of parked bodies.
+    pub(super) fn bury_from(
+        &mut self,
+        key: MessageKey,
+        delivery: ReceivedMessage,
+        dead: DeadMessage,
+        place: Option<BodyPlace>,
+    ) {
         let DeadMessage { id, body, error } = dead;
         self.post.buried.insert(key, id);
-        let is_own = delivery.is_of_own_user();
-        self.deliveries.table.insert_dead(key, delivery);
-        self.post.parts.disk.ask(Job::DeadLetter {
-            key,
+        let letter = NewDeadLetter {
+            ts: timestamp(Utc::now()),
             error,
             body,
-            is_own,
-        });
+            is_own: delivery.is_of_own_user(),
+        };
+        self.deliveries.table.set_aside(key, delivery);
+        let job = Job::DeadLetter(key, letter, place);
+        self.post.parts.disk.ask(job);
     }
 }
