@@ -48,6 +48,8 @@ mod wrap;
 
 pub use completions::complete;
 
+use std::time::Duration;
+
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::{Action, Invocation, Verb};
@@ -56,6 +58,9 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::platform;
+
+/// How long a broker that has stopped waits for what it works out on threads of their own.
+const WORK_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Resolves the configuration and runs the command.
 pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit, Error> {
@@ -80,7 +85,14 @@ pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit,
     if let Volume::Verbose(2..) = config.volume {
         log_to_stderr();
     }
-    runtime(&action)?.block_on(act(action, &config, &output))
+    let serves = matches!(action, Action::Verb(Verb::Serve(_)));
+    let runtime = runtime(&action)?;
+    let outcome = runtime.block_on(act(action, &config, &output));
+    if serves {
+        // The store is closed by now. Work for a request may go on for as long as its sender wants.
+        runtime.shutdown_timeout(WORK_ENDS_WITHIN);
+    }
+    outcome
 }
 
 /// Creates the runtime: one thread for each core for a broker, and a single thread, which starts

@@ -90,6 +90,25 @@ fn signals_end_it_cleanly_and_a_hangup_does_not() {
 }
 
 #[test]
+fn a_stop_does_not_wait_for_what_a_request_has_it_work_out() {
+    let place = Place::new();
+    let mut server = Server::start(&place);
+    let user = |number: usize| format!(r#"{{"name":"u{number}","password":"p","tags":""}}"#);
+    let users: Vec<_> = (0..100_000).map(user).collect();
+    let document = format!(r#"{{"users":[{}]}}"#, users.join(","));
+    // Each password takes 4096 rounds of a hash.
+    let request = server.own_request(&place, "POST", "/api/definitions");
+    let import = request.open(&document);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    server.signal(Signal::TERM);
+    wait_until(
+        || server.try_wait().is_some(),
+        || "the broker waits for the import".to_owned(),
+    );
+    drop(import);
+}
+
+#[test]
 fn beyond_loopback_it_demands_tls_or_the_word_insecure() {
     let place = Place::new();
     place

@@ -91,10 +91,15 @@ impl Server {
 
     /// Asks the management API as the broker's own user.
     pub(crate) fn ask(&self, place: &Place, method: &str, path: &str, body: &str) -> Answer {
+        self.own_request(place, method, path).send(body)
+    }
+
+    /// A request to the management API by the broker's own user.
+    pub(crate) fn own_request(&self, place: &Place, method: &str, path: &str) -> Request {
         let url = place.ok(["status", "--show-url"]);
         let login = url.trim().trim_start_matches("amqp://");
         let (user, password) = login.rsplit_once('@').unwrap().0.split_once(':').unwrap();
-        self.ask_as((user, password), method, path, body)
+        self.request_as((user, password), method, path)
     }
 
     /// Asks the management API as another user.
@@ -105,9 +110,12 @@ impl Server {
         path: &str,
         body: &str,
     ) -> Answer {
+        self.request_as((user, password), method, path).send(body)
+    }
+
+    fn request_as(&self, (user, password): (&str, &str), method: &str, path: &str) -> Request {
         let to = (Ipv4Addr::LOCALHOST, self.management_port.unwrap()).into();
-        let request = Request::new(to, method, path);
-        request.password(user, password).send(body)
+        Request::new(to, method, path).password(user, password)
     }
 
     pub(crate) fn pid(&self) -> u32 {
