@@ -158,6 +158,10 @@ fn faulty_users_and_shapes() -> Vec<(Value, &'static str)> {
             "user 'bob': tags_not_present",
         ),
         (
+            json!({ "users": [{ "name": "bob", "tags": "" }, { "name": "bob", "tags": "" }] }),
+            "user 'bob': it comes twice",
+        ),
+        (
             json!({
                 "vhosts": [{ "name": "new" }],
                 "permissions": [
@@ -331,4 +335,103 @@ fn who_may_import_into_a_vhost_makes_no_queue_with_a_name_of_the_server() {
     assert_eq!(import("ada", "secret").status, 204);
     assert_eq!(server.get(&path).status, 200);
     assert_eq!(import("bob", "pw").status, 204, "it is there as it is");
+}
+
+#[test]
+fn the_first_line_that_its_sender_may_not_declare_ends_a_document() {
+    let server = Server::start();
+    let user = r#"{"password":"pw","tags":"management"}"#;
+    assert_eq!(server.ask("PUT", "/api/users/few", user).status, 201);
+    let few = r#"{"configure":"^mine","write":"^mine","read":"^mine"}"#;
+    let path = "/api/permissions/%2F/few";
+    assert_eq!(server.ask("PUT", path, few).status, 201);
+    let mine = json!({ "name": "mine", "type": "fanout", "durable": true });
+    let exchange = |name: &str| json!({ "name": name, "type": "fanout", "durable": true });
+    let binding = |source: &str, destination: &str| {
+        json!({
+            "source": source, "destination": destination, "destination_type": "exchange",
+            "routing_key": "",
+        })
+    };
+    let alternate = json!({ "alternate-exchange": "amq.fanout" });
+    let to_foreign = json!({
+        "name": "mine-2", "type": "fanout", "durable": true, "arguments": alternate,
+    });
+    let limit = json!({
+        "component": "vhost-limits", "name": "limits", "value": { "max-queues": 1 },
+    });
+    // Behind the forbidden line is one that cannot be, which nobody looks at any more.
+    for (section, forbidden) in [
+        ("parameters", limit),
+        ("exchanges", exchange("foreign")),
+        ("exchanges", to_foreign),
+        ("queues", json!({ "name": "foreign", "durable": true })),
+        ("bindings", binding("mine", "amq.fanout")),
+        ("bindings", binding("amq.fanout", "mine")),
+        ("bindings", binding("nowhere", "mine")),
+    ] {
+        let mut document = json!({ "exchanges": [mine] });
+        let lines = [forbidden.clone(), json!("no line")];
+        match document[section].as_array_mut() {
+            Some(list) => list.extend(lines),
+            None => document[section] = json!(lines),
+        }
+        let request = server.request("POST", "/api/definitions/%2F");
+        let refused = request.password("few", "pw").send(&document.to_string());
+        assert_eq!(refused.status, 401, "{forbidden}: {refused:?}");
+        let made = server.get("/api/exchanges/%2F/mine");
+        assert_eq!(made.status, 404, "{forbidden}");
+    }
+    let document = json!({ "exchanges": [mine], "bindings": [binding("mine", "mine")] });
+    let request = server.request("POST", "/api/definitions/%2F");
+    let taken = request.password("few", "pw").send(&document.to_string());
+    assert_eq!(taken.status, 204, "{taken:?}");
+}
+
+#[test]
+fn bindings_do_not_copy_the_exchange_that_they_name() {
+    let server = Server::start();
+    let exchange = json!({
+        "name": "x", "type": "fanout", "durable": true, "arguments": { "a": vec!["a"; 200_000] },
+    });
+    let binding = |key: usize| {
+        json!({
+            "source": "x", "destination": "x", "destination_type": "exchange",
+            "routing_key": key.to_string(),
+        })
+    };
+    let bindings: Vec<_> = (0..10_000).map(binding).collect();
+    let document = json!({ "exchanges": [exchange], "bindings": bindings }).to_string();
+    // With a copy for each binding, this takes longer than the client waits.
+    let brought = server.ask("POST", "/api/definitions/%2F", &document);
+    assert_eq!(brought.status, 204, "{brought:?}");
+}
+
+#[test]
+fn a_document_that_changes_its_sender_is_carried_out_whole() {
+    let server = Server::start();
+    let mut document = server.get("/api/definitions").json();
+    let users = document["users"].as_array_mut().unwrap();
+    assert_eq!(users[0]["name"], USER);
+    users[0] = json!({ "name": USER, "password": "other", "tags": "management" });
+    users.push(json!({ "name": "zoe", "password": "pw", "tags": "management" }));
+    let permission = json!({
+        "user": "zoe", "vhost": "v", "configure": "", "write": "", "read": ".*",
+    });
+    document["permissions"]
+        .as_array_mut()
+        .unwrap()
+        .push(permission);
+    document["vhosts"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "name": "v" }));
+    let brought = server.ask("POST", "/api/definitions", &document.to_string());
+    assert_eq!(brought.status, 204, "{brought:?}");
+    let who = |user: &str, password: &str| {
+        let request = server.request("GET", "/api/vhosts/v");
+        request.password(user, password).send("").status
+    };
+    assert_eq!((who(USER, PASSWORD), who(USER, "other")), (401, 200));
+    assert_eq!(who("zoe", "pw"), 200);
 }

@@ -14,7 +14,7 @@ use crate::persist::definition::{
 };
 use crate::quotas::{Quota, QuotaScope};
 use crate::registry::ConnectionHandle;
-use crate::users::{Operation, Permissions};
+use crate::users::{Operation, Permissions, Users};
 use crate::vhost::{Labels, Vhost};
 
 /// Refuses what would let users, permissions and vhosts hold more memory than they may. `what` is
@@ -68,21 +68,24 @@ impl BrokerState {
         Ok(ticket)
     }
 
-    /// Lets a user into a vhost. `None` if there is no such user or vhost.
-    pub(crate) fn permit(
+    /// Lets a user into a vhost. `None` if there is no such user or vhost. `check` may refuse it
+    /// while the users are locked.
+    pub(crate) fn permit<E: From<Fault>>(
         &self,
-        user: &str,
-        vhost: &str,
+        (user, vhost): (&str, &str),
         permissions: Permissions,
-    ) -> Result<Option<Ticket>, Fault> {
+        check: impl FnOnce(&Users) -> Result<(), E>,
+    ) -> Result<Option<Ticket>, E> {
         let definition = permission_definition(user, vhost, &permissions);
         // Held to the end: a vhost that goes meanwhile takes this right away afterwards, and the
         // store gets changes in their order.
         let mut users = write(&self.users);
+        check(&users)?;
         if self.vhost(vhost).is_none() || users.permit(user, vhost, permissions).is_err() {
             return Ok(None);
         }
-        Ok(Some(self.definitions.save(&definition)?))
+        let saved = self.definitions.save(&definition).map_err(Fault::from);
+        Ok(Some(saved?))
     }
 
     /// Takes every right in a vhost away that is not there any more.

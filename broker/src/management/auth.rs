@@ -4,8 +4,8 @@
 //! authentication is refused to requests with an `Origin`, so that a browser's remembered password
 //! is of no use to a page, and a cookie changes nothing unless our own `Origin` came with it. A
 //! cookie counts only with its key, which the page sends beside it: pages of other ports can plant
-//! cookies here, and see ours, but not the key. Over loopback both count only from the system user
-//! who signed in: another one may have held the port while the broker was down, and got both.
+//! cookies here, and see ours, but not the key. Over loopback both count only from the system user who signed in: another one may have
+//! held the port while the broker was down, and got both.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::lock::read;
 use crate::login_throttle::LoginPeer;
 use crate::persist::definition::Definition;
 use crate::time::now_ms;
-use crate::users::{LoginOrigin, Operation, Rank, User};
+use crate::users::{LoginOrigin, Operation, Rank, User, Users};
 use crate::vhost::Vhost;
 
 /// The header with the key of the page's session.
@@ -349,8 +349,22 @@ impl Caller {
         if self.rank() >= Rank::Administrator {
             Ok(())
         } else {
-            Err(ApiError::forbidden("Not administrator user"))
+            Err(ApiError::not_administrator())
         }
+    }
+
+    /// Refuses a caller who is no administrator among these users, or has another password than
+    /// before. A change of rights asks while it has the users locked: then nobody whose deletion is
+    /// done makes one more.
+    pub(super) fn check_administers_among(&self, users: &Users) -> Result<(), ApiError> {
+        let now = users.get(&self.name).ok_or_else(ApiError::login)?;
+        if self.by != SignIn::Socket && now.password != self.user.password {
+            return Err(ApiError::login());
+        }
+        if now.rank() < Rank::Administrator {
+            return Err(ApiError::not_administrator());
+        }
+        Ok(())
     }
 
     /// Refuses callers below administrators, except the user `name`.

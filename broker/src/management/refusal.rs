@@ -67,6 +67,11 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "not_authorised", reason)
     }
 
+    /// 401 for a user below administrators.
+    pub(super) fn not_administrator() -> Self {
+        Self::forbidden("Not administrator user")
+    }
+
     /// 401 for a failed login.
     pub(super) fn login() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "not_authorized", "Login failed")

@@ -1,9 +1,12 @@
 //! Definitions on their way in: all of a document, or nothing of it.
 //!
 //! The whole document is checked against what is there before anything is changed, and the first
-//! thing that cannot be is named. Then everything is done without a pause, topology first, and
-//! waited for once. What may still fail then, because somebody declared something else in between,
-//! is undone. What a document says of policies and parameters is left alone.
+//! thing that cannot be, or that the caller may not do, is named. Then everything is done without a
+//! pause, topology first, and waited for once. What may still fail then, because somebody declared
+//! something else in between, is undone. Reading takes as long as the sender wants, so the caller's
+//! rights are looked at again before each part, and before each change of rights: only where it
+//! loses them among these, what was made of them stays. What a document says of policies and
+//! parameters is left alone.
 
 use axum::body::Bytes;
 use axum::extract::multipart::Field;
@@ -206,12 +209,9 @@ fn carry_out(
     let Some(Value::Object(document)) = document else {
         return Err(ApiError::bad("failed_to_parse_json"));
     };
-    let mut plan = ImportPlan::new(api, into);
+    let mut plan = ImportPlan::new(api, caller, into);
     plan.read(document)?;
-    if into.is_some() {
-        plan.check_caller(caller)?;
-    }
-    plan.carry_out(caller)
+    plan.carry_out()
 }
 
 fn named(kind: &str, name: &str, vhost: &str) -> String {

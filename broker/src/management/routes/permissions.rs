@@ -18,7 +18,7 @@ use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
 use crate::revocation;
-use crate::users::{Permissions, User};
+use crate::users::{Permissions, User, Users};
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -117,14 +117,15 @@ pub(super) fn permission_growth(
     permissions.footprint(vhost).saturating_sub(held)
 }
 
-/// Lets a user into a vhost.
+/// Lets a user into a vhost. Refused where the caller administers nothing any more.
 pub(super) fn permit(
     api: &Api,
-    user: &str,
-    vhost: &str,
+    caller: &Caller,
+    (user, vhost): (&str, &str),
     permissions: Permissions,
 ) -> Result<Ticket, ApiError> {
-    let ticket = api.broker.permit(user, vhost, permissions);
+    let check = |users: &Users| caller.check_administers_among(users);
+    let ticket = api.broker.permit((user, vhost), permissions, check);
     revocation::restrict(&api.broker, user, vhost);
     ticket?.ok_or_else(ApiError::not_found)
 }
@@ -144,7 +145,7 @@ async fn allow(
     let permissions = allowed.compile()?;
     let growth = permission_growth(&api, &name, &vhost, &permissions);
     check_access_room(growth, || format!("let user '{name}' into vhost '{vhost}'"))?;
-    let ticket = permit(&api, &name, &vhost, permissions)?;
+    let ticket = permit(&api, &caller, (&name, &vhost), permissions)?;
     super::kept(&api, ticket).await?;
     Ok(super::made(was_there))
 }
@@ -190,10 +191,14 @@ mod tests {
         let test = TestApi::start().await;
         let ada = |vhost: &str| read(&test.api.broker.users).may_enter("ada", vhost);
         assert!(test.api.broker.put_vhost("v", Labels::default()).is_ok());
-        assert!(permit(&test.api, "ada", "v", Permissions::all()).is_ok());
+        let permit = || {
+            let place = ("ada", "v");
+            permit(&test.api, &test.ada(), place, Permissions::all())
+        };
+        assert!(permit().is_ok());
         assert!(test.api.broker.remove_vhost("v").is_ok());
         assert!(!ada("v"), "it went with the vhost");
-        assert!(permit(&test.api, "ada", "v", Permissions::all()).is_err());
+        assert!(permit().is_err());
         assert!(!ada("v"), "it was given for a vhost that is not there");
         test.stop().await;
     }

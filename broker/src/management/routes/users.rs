@@ -161,6 +161,11 @@ impl UserTags {
 }
 
 impl PreparedUser {
+    /// Whether it is to be the user of this name.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.name == name
+    }
+
     /// About how many bytes more it takes than what there is of it.
     pub(super) fn growth(&self, api: &Api) -> usize {
         let users = read(&api.broker.users);
@@ -256,8 +261,13 @@ pub(super) fn prepare(
     })
 }
 
-/// Makes or changes a user; says whether it was there.
-pub(super) fn put(api: &Api, user: PreparedUser) -> Result<(bool, Ticket), ApiError> {
+/// Makes or changes a user; says whether it was there. Refused where the caller administers nothing
+/// any more.
+pub(super) fn put(
+    api: &Api,
+    caller: &Caller,
+    user: PreparedUser,
+) -> Result<(bool, Ticket), ApiError> {
     let PreparedUser {
         name,
         password,
@@ -277,6 +287,7 @@ pub(super) fn put(api: &Api, user: PreparedUser) -> Result<(bool, Ticket), ApiEr
     };
     let (before, ticket) = {
         let mut users = write(&api.broker.users);
+        caller.check_administers_among(&users)?;
         let before = users.get(&name).map(|user| user.password.clone());
         users.put(&name, password.clone(), tags);
         (before, save(api, &Definition::User(definition)))
@@ -320,7 +331,7 @@ async fn make(
     let quota = wanted.limits()?;
     let user = prepare(&api, &name, wanted)?;
     check_access_room(user.growth(&api), || format!("make user '{name}'"))?;
-    let (was_there, ticket) = put(&api, user)?;
+    let (was_there, ticket) = put(&api, &caller, user)?;
     let limited = limits::merge(&api, (QuotaScope::User, &name), &quota)?;
     super::kept(&api, ticket.max(limited)).await?;
     Ok(super::made(was_there))

@@ -177,8 +177,8 @@ pub(super) fn put(
     }
     Ok(ticket.max(super::permissions::permit(
         api,
-        &caller.name,
-        name,
+        caller,
+        (&caller.name, name),
         Permissions::all(),
     )?))
 }

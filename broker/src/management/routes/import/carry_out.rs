@@ -9,7 +9,6 @@ use crate::admission;
 use crate::delivery::effects::Effects;
 use crate::fault::Fault;
 use crate::management::Api;
-use crate::management::auth::Caller;
 use crate::management::refusal::ApiError;
 use crate::persist::Ticket;
 use crate::queue::Queue;
@@ -19,10 +18,10 @@ use crate::vhost::{DeleteCondition, Labels, Vhost};
 impl ImportPlan<'_> {
     /// All of it, or nothing. What it gives must be durable before the caller is told that it is
     /// done.
-    pub(super) fn carry_out(mut self, caller: &Caller) -> Result<Ticket, ApiError> {
+    pub(super) fn carry_out(mut self) -> Result<Ticket, ApiError> {
         let mut done = Done::default();
         let mut effects = self.api.broker.begin();
-        let outcome = self.make_all(caller, &mut done, &mut effects);
+        let outcome = self.make_all(&mut done, &mut effects);
         self.api.broker.end(effects);
         if outcome.is_err() {
             done.undo(self.api);
@@ -30,36 +29,61 @@ impl ImportPlan<'_> {
         outcome
     }
 
-    fn make_all(
-        &mut self,
-        caller: &Caller,
-        done: &mut Done,
-        effects: &mut Effects,
-    ) -> Result<Ticket, ApiError> {
+    /// Refuses a caller who has lost meanwhile what lets it bring the document in.
+    fn check_caller(&self) -> Result<(), ApiError> {
+        match self.into {
+            Some(_) => self.caller.check_unchanged(self.api),
+            // A vhost that the document makes changes the rights of its maker.
+            None => self.caller.clone().anew(self.api)?.administers(),
+        }
+    }
+
+    fn make_all(&mut self, done: &mut Done, effects: &mut Effects) -> Result<Ticket, ApiError> {
+        let mut last = self.make_vhosts(done)?;
+        last = last.max(self.make_exchanges(done)?);
+        last = last.max(self.make_queues(done, effects)?);
+        last = last.max(self.make_bindings(done)?);
+        // Behind everything that may fail: what a user loses ends at once and cannot be undone.
+        Ok(last.max(self.make_rights()?))
+    }
+
+    fn make_vhosts(&mut self, done: &mut Done) -> Result<Ticket, ApiError> {
+        self.check_caller()?;
         let mut last = Ticket::NONE;
         for (name, labels) in std::mem::take(&mut self.vhosts) {
             let before = self.api.broker.vhost(&name).map(|vhost| vhost.labels());
             done.0.push(DoneStep::Vhost(name.clone(), before));
-            last = last.max(vhosts::put(self.api, caller, &name, labels)?);
+            last = last.max(vhosts::put(self.api, self.caller, &name, labels)?);
         }
-        last = last.max(self.make_exchanges(done)?);
-        last = last.max(self.make_queues(caller, done, effects)?);
-        last = last.max(self.make_bindings(done)?);
-        // Behind everything that may fail: what a user loses ends at once and cannot be undone.
-        for user in std::mem::take(&mut self.users) {
-            last = last.max(users::put(self.api, user)?.1);
+        Ok(last)
+    }
+
+    /// Makes users, permissions and limits.
+    fn make_rights(&mut self) -> Result<Ticket, ApiError> {
+        self.check_caller()?;
+        let (api, caller) = (self.api, self.caller);
+        let users = std::mem::take(&mut self.users);
+        // The caller comes last: it may have another password then, or no right to go on.
+        let is_caller = |user: &users::PreparedUser| user.is_named(&caller.name);
+        let (own, others): (Vec<_>, Vec<_>) = users.into_iter().partition(is_caller);
+        let mut last = Ticket::NONE;
+        for user in others {
+            last = last.max(users::put(api, caller, user)?.1);
         }
-        for (user, vhost, permissions) in std::mem::take(&mut self.permissions) {
-            last = last.max(permissions::permit(self.api, &user, &vhost, permissions)?);
+        for (user, vhost, allowed) in std::mem::take(&mut self.permissions) {
+            last = last.max(permissions::permit(api, caller, (&user, &vhost), allowed)?);
         }
         for (user, limits) in std::mem::take(&mut self.user_limits) {
             let place = (QuotaScope::User, user.as_str());
-            last = last.max(limits::merge(self.api, place, &limits)?);
+            last = last.max(limits::merge(api, place, &limits)?);
         }
         for (vhost, limits) in std::mem::take(&mut self.vhost_limits) {
             let all = |quota: &mut Quota| *quota = limits;
-            let changed = self.api.broker.change_quota(QuotaScope::Vhost, &vhost, all);
+            let changed = api.broker.change_quota(QuotaScope::Vhost, &vhost, all);
             last = last.max(changed?);
+        }
+        for user in own {
+            last = last.max(users::put(api, caller, user)?.1);
         }
         Ok(last)
     }
@@ -70,6 +94,7 @@ impl ImportPlan<'_> {
     }
 
     fn make_exchanges(&mut self, done: &mut Done) -> Result<Ticket, ApiError> {
+        self.check_caller()?;
         let mut last = Ticket::NONE;
         for ((vhost, name), declaration) in std::mem::take(&mut self.exchanges) {
             let there = self.find(&vhost)?;
@@ -83,19 +108,15 @@ impl ImportPlan<'_> {
         Ok(last)
     }
 
-    fn make_queues(
-        &mut self,
-        caller: &Caller,
-        done: &mut Done,
-        effects: &mut Effects,
-    ) -> Result<Ticket, ApiError> {
+    fn make_queues(&mut self, done: &mut Done, effects: &mut Effects) -> Result<Ticket, ApiError> {
+        self.check_caller()?;
         let mut last = Ticket::NONE;
         for ((vhost, name), line) in std::mem::take(&mut self.queues) {
             let there = self.find(&vhost)?;
             let is_new = there.queue(&name).is_none();
             let mut declare = line.declare(self.api, &name);
             // What an administrator brings in was let in once, and may exceed the limit of now.
-            if caller.administers().is_err() {
+            if self.caller.administers().is_err() {
                 declare.limit = admission::queue_limit(&self.api.broker, &vhost);
             }
             let declared = there.declare_queue(declare, effects);
@@ -109,6 +130,7 @@ impl ImportPlan<'_> {
     }
 
     fn make_bindings(&mut self, done: &mut Done) -> Result<Ticket, ApiError> {
+        self.check_caller()?;
         let mut last = Ticket::NONE;
         for (vhost, line) in std::mem::take(&mut self.bindings) {
             let there = self.find(&vhost)?;
@@ -178,9 +200,88 @@ impl Done {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use serde_json::{Value, json};
+
     use super::*;
-    use crate::lock::read;
+    use crate::lock::{read, write};
+    use crate::management::auth::{Caller, SignIn};
     use crate::management::tests::TestApi;
+    use crate::users::{Permissions, Tag};
+
+    fn read_by<'a>(
+        test: &'a TestApi,
+        caller: &'a Caller,
+        into: Option<&'a str>,
+        document: Value,
+    ) -> ImportPlan<'a> {
+        let mut plan = ImportPlan::new(&test.api, caller, into);
+        let Value::Object(document) = document else {
+            panic!("no document");
+        };
+        assert!(plan.read(document).is_ok());
+        plan
+    }
+
+    /// Another administrator, who came with a password.
+    fn bee(test: &TestApi) -> Caller {
+        let tag = |name: &str| vec![Tag(name.to_owned())];
+        write(&test.api.broker.users).put("bee", None, tag("administrator"));
+        let user = read(&test.api.broker.users).get("bee").cloned().unwrap();
+        Caller {
+            name: "bee".into(),
+            user,
+            by: SignIn::Password,
+            is_owner: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_deleted_while_its_document_is_read_makes_nothing_of_it() {
+        let test = TestApi::start().await;
+        let bee = bee(&test);
+        let document = json!({
+            "vhosts": [{ "name": "v" }],
+            "users": [{ "name": "back", "tags": "administrator" }],
+        });
+        let plan = read_by(&test, &bee, None, document);
+        write(&test.api.broker.users).remove("bee");
+        assert!(plan.carry_out().is_err());
+        assert!(test.api.broker.vhost("v").is_none());
+        assert!(read(&test.api.broker.users).get("back").is_none());
+        test.stop().await;
+    }
+
+    #[tokio::test]
+    async fn who_loses_a_right_in_a_vhost_while_its_document_is_read_makes_nothing_there() {
+        let test = TestApi::start().await;
+        let ada = test.ada();
+        let document = json!({ "queues": [{ "name": "q", "durable": true }] });
+        let plan = read_by(&test, &ada, Some("/"), document);
+        write(&test.api.broker.users).forbid("ada", "/");
+        assert!(plan.carry_out().is_err());
+        assert!(test.api.broker.vhost("/").unwrap().queue("q").is_none());
+        test.stop().await;
+    }
+
+    #[tokio::test]
+    async fn no_right_is_changed_by_who_was_deleted_among_the_changes() {
+        let test = TestApi::start().await;
+        let bee = bee(&test);
+        let line = json!({ "tags": "administrator" });
+        let wanted = serde_json::from_value(line).unwrap();
+        let prepared = users::prepare(&test.api, "back", wanted);
+        write(&test.api.broker.users).remove("bee");
+        assert!(users::put(&test.api, &bee, prepared.unwrap()).is_err());
+        assert!(read(&test.api.broker.users).get("back").is_none());
+        assert!(test.api.broker.put_vhost("v", Labels::default()).is_ok());
+        let everything = Permissions::all();
+        let permitted = permissions::permit(&test.api, &bee, ("ada", "v"), everything);
+        assert!(permitted.is_err());
+        assert!(!read(&test.api.broker.users).may_enter("ada", "v"));
+        test.stop().await;
+    }
 
     #[tokio::test]
     async fn an_import_that_fails_leaves_no_right_in_the_vhost_that_it_had_made() {

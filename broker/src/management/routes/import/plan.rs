@@ -27,8 +27,9 @@ use crate::wire::table::Table;
 /// Everything that a document asks for, checked.
 pub(super) struct ImportPlan<'a> {
     pub(super) api: &'a SharedApi,
+    pub(super) caller: &'a Caller,
     /// The one vhost that is brought into; None for all of a document.
-    into: Option<&'a str>,
+    pub(super) into: Option<&'a str>,
     pub(super) vhosts: BTreeMap<String, Labels>,
     pub(super) users: Vec<users::PreparedUser>,
     user_names: BTreeSet<String>,
@@ -114,10 +115,35 @@ fn parse<T: DeserializeOwned>(line: &Value) -> Result<T, ApiError> {
     super::super::interpret(line)
 }
 
+/// Why a line ends the reading of its document.
+enum LineRefusal {
+    /// It cannot be.
+    Faulty(ApiError),
+    /// The caller could not do it by itself.
+    Forbidden(ApiError),
+}
+
+impl<E: Into<ApiError>> From<E> for LineRefusal {
+    fn from(reason: E) -> Self {
+        Self::Faulty(reason.into())
+    }
+}
+
+impl LineRefusal {
+    /// The refusal of the whole document.
+    fn of(self, kind: &str, line: &Value) -> ApiError {
+        match self {
+            Self::Faulty(reason) => reason.about(&called(kind, line)),
+            Self::Forbidden(reason) => reason,
+        }
+    }
+}
+
 impl<'a> ImportPlan<'a> {
-    pub(super) fn new(api: &'a SharedApi, into: Option<&'a str>) -> Self {
+    pub(super) fn new(api: &'a SharedApi, caller: &'a Caller, into: Option<&'a str>) -> Self {
         Self {
             api,
+            caller,
             into,
             vhosts: BTreeMap::new(),
             users: Vec::new(),
@@ -131,9 +157,10 @@ impl<'a> ImportPlan<'a> {
         }
     }
 
-    /// Reads a document, of which each line goes when it is read: the plan takes its place.
+    /// Reads a document, of which each line goes when it is read: the plan takes its place. The
+    /// first line that cannot be, or that the caller may not declare, ends it.
     pub(super) fn read(&mut self, mut document: Map<String, Value>) -> Result<(), ApiError> {
-        type PlanReader<'a> = fn(&mut ImportPlan<'a>, &Value) -> Result<(), ApiError>;
+        type PlanReader<'a> = fn(&mut ImportPlan<'a>, &Value) -> Result<(), LineRefusal>;
         let whole: [(&str, &str, PlanReader<'a>); 3] = [
             ("vhosts", "vhost", Self::read_vhost),
             ("users", "user", Self::read_user),
@@ -153,7 +180,7 @@ impl<'a> ImportPlan<'a> {
                 Some(_) => return Err(ApiError::bad(format!("{section} must be a list"))),
             };
             for line in lines {
-                read(self, &line).map_err(|refusal| refusal.about(&called(kind, &line)))?;
+                read(self, &line).map_err(|refusal| refusal.of(kind, &line))?;
             }
         }
         self.check_access_room()
@@ -175,7 +202,7 @@ impl<'a> ImportPlan<'a> {
         })?)
     }
 
-    fn read_vhost(&mut self, line: &Value) -> Result<(), ApiError> {
+    fn read_vhost(&mut self, line: &Value) -> Result<(), LineRefusal> {
         let name = text(line, "name")?;
         vhosts::check_name(name)?;
         let labels = parse::<vhosts::VhostRequest>(line)?.labels()?;
@@ -183,10 +210,12 @@ impl<'a> ImportPlan<'a> {
         Ok(())
     }
 
-    fn read_user(&mut self, line: &Value) -> Result<(), ApiError> {
+    fn read_user(&mut self, line: &Value) -> Result<(), LineRefusal> {
         let name = text(line, "name")?;
         let wanted: users::UserRequest = parse(line)?;
-        self.user_names.insert(name.to_owned());
+        if !self.user_names.insert(name.to_owned()) {
+            return Err(ApiError::bad("it comes twice").into());
+        }
         let limits = wanted.limits()?;
         self.user_limits.push((name.to_owned(), limits));
         let is_so = wanted.is_of(read(&self.api.broker.users).get(name));
@@ -197,25 +226,26 @@ impl<'a> ImportPlan<'a> {
     }
 
     /// The limits of a vhost; other parameters mean nothing here.
-    fn read_parameter(&mut self, line: &Value) -> Result<(), ApiError> {
+    fn read_parameter(&mut self, line: &Value) -> Result<(), LineRefusal> {
         if line.get("component").and_then(Value::as_str) != Some(limits::VHOST_LIMITS) {
             return Ok(());
         }
+        self.check_right(Caller::administers)?;
         let vhost = self.vhost_of(line)?;
         let Some(Value::Object(values)) = line.get("value") else {
-            return Err(ApiError::bad("[{key_missing,value}]"));
+            return Err(ApiError::bad("[{key_missing,value}]").into());
         };
         let quota = limits::parse(QuotaScope::Vhost, values)?;
         self.vhost_limits.push((vhost, quota));
         Ok(())
     }
 
-    fn read_permission(&mut self, line: &Value) -> Result<(), ApiError> {
+    fn read_permission(&mut self, line: &Value) -> Result<(), LineRefusal> {
         let (user, vhost) = (text(line, "user")?, text(line, "vhost")?);
         let is_known =
             self.user_names.contains(user) || read(&self.api.broker.users).get(user).is_some();
         if !is_known {
-            return Err(ApiError::bad(format!("no user '{user}'")));
+            return Err(ApiError::bad(format!("no user '{user}'")).into());
         }
         self.check_vhost(vhost)?;
         let allowed = parse::<permissions::Allowed>(line)?.compile()?;
@@ -241,51 +271,61 @@ impl<'a> ImportPlan<'a> {
         Err(ApiError::bad(format!("no vhost '{name}'")))
     }
 
-    fn read_exchange(&mut self, line: &Value) -> Result<(), ApiError> {
+    fn read_exchange(&mut self, line: &Value) -> Result<(), LineRefusal> {
         let (vhost, name) = (self.vhost_of(line)?, text(line, "name")?);
         for field in ["type", "durable"] {
             if line.get(field).is_none() {
-                return Err(ApiError::bad(format!("[{{key_missing,{field}}}]")));
+                return Err(ApiError::bad(format!("[{{key_missing,{field}}}]")).into());
             }
         }
         let declaration = parse::<exchanges::ExchangeRequest>(line)?.declaration(name)?;
+        let wanted = (name, &declaration);
+        self.check_right(|caller| exchanges::check_caller(caller, &vhost, wanted))?;
         let fault = |text: String| ApiError::from(Fault::precondition(text));
         declaration
             .check()
             .map_err(|error| fault(error.text(name, &vhost)))?;
-        match self.exchange(&vhost, name) {
-            Some(known) => known
-                .check_equivalent(&declaration)
-                .map_err(|error| fault(error.text(name, &vhost)))?,
+        let compare = |known: &Declaration| known.check_equivalent(&declaration);
+        match self.with_exchange(&vhost, name, compare) {
+            Some(compared) => compared.map_err(|error| fault(error.text(name, &vhost)))?,
             None => check_name("exchange", name)?,
         }
         self.exchanges.insert((vhost, name.to_owned()), declaration);
         Ok(())
     }
 
-    /// An exchange that is there or will be.
-    fn exchange(&self, vhost: &str, name: &str) -> Option<Declaration> {
+    /// Calls `with` on an exchange that is there or will be. It is not copied: its arguments may be
+    /// as long as a line, and every other line may name it.
+    fn with_exchange<R>(
+        &self,
+        vhost: &str,
+        name: &str,
+        with: impl Fn(&Declaration) -> R,
+    ) -> Option<R> {
         let place = (vhost.to_owned(), name.to_owned());
         if let Some(declaration) = self.exchanges.get(&place) {
-            return Some(declaration.clone());
+            return Some(with(declaration));
         }
-        let is_there = |vhost: Arc<Vhost>| {
-            vhost.with_exchange(name, |exchange| exchange.declaration().clone())
-        };
+        let is_there =
+            |vhost: Arc<Vhost>| vhost.with_exchange(name, |exchange| with(exchange.declaration()));
         let there = self.api.broker.vhost(vhost).and_then(is_there);
         // A vhost that is to be made has those that each has.
-        there.or_else(|| Vhost::predeclared(name))
+        there.or_else(|| Some(with(&Vhost::predeclared(name)?)))
     }
 
-    fn read_queue(&mut self, line: &Value) -> Result<(), ApiError> {
+    fn read_queue(&mut self, line: &Value) -> Result<(), LineRefusal> {
         let (vhost, name) = (self.vhost_of(line)?, text(line, "name")?);
         if line.get("durable").is_none() {
-            return Err(ApiError::bad("[{key_missing,durable}]"));
+            return Err(ApiError::bad("[{key_missing,durable}]").into());
         }
         let declare = parse::<queues::QueueRequest>(line)?.declare(self.api, name)?;
         if !is_server_named(name) {
             check_name("queue", name)?;
         }
+        self.check_right(|caller| {
+            self.check_name_of_server(caller, &vhost, name)?;
+            queues::check_caller(caller, &vhost, &declare)
+        })?;
         let fault = |text: String| ApiError::from(Fault::precondition(text));
         QueueArguments::parse(&declare.arguments)
             .map_err(|error| fault(error.text(name, &vhost)))?;
@@ -302,22 +342,28 @@ impl<'a> ImportPlan<'a> {
         let place = (vhost, name.to_owned());
         match self.queues.get(&place) {
             Some(before) if *before != line => {
-                return Err(ApiError::bad("it comes twice, with other properties"));
+                return Err(ApiError::bad("it comes twice, with other properties").into());
             }
             _ => self.queues.insert(place, line),
         };
         Ok(())
     }
 
-    fn read_binding(&mut self, line: &Value) -> Result<(), ApiError> {
+    fn read_binding(&mut self, line: &Value) -> Result<(), LineRefusal> {
         let vhost = self.vhost_of(line)?;
         let raw: RawBinding = parse(line)?;
         let arguments = table_from_json(raw.arguments.as_ref())?;
         let destination = match raw.destination_type.as_str() {
             "queue" => Destination::Queue(raw.destination.into()),
             "exchange" => Destination::Exchange(raw.destination.into()),
-            other => return Err(ApiError::bad(format!("no destination_type '{other}'"))),
+            other => return Err(ApiError::bad(format!("no destination_type '{other}'")).into()),
         };
+        let ends = (raw.source.as_str(), &destination);
+        // The default exchange leads to every queue by itself: nothing is made of such a line.
+        let is_default = raw.source.is_empty();
+        if !is_default {
+            self.check_right(|caller| bindings::check_caller(caller, &vhost, ends))?;
+        }
         let there = self.api.broker.vhost(&vhost);
         let missing = match &destination {
             Destination::Queue(name) => {
@@ -330,20 +376,19 @@ impl<'a> ImportPlan<'a> {
                     .then(|| Fault::no_queue(name, &vhost))
             }
             Destination::Exchange(name) => {
-                let found = self.exchange(&vhost, name);
+                let found = self.with_exchange(&vhost, name, |_| ());
                 found.is_none().then(|| Fault::no_exchange(name, &vhost))
             }
         };
         if let Some(fault) = missing {
             return Err(fault.into());
         }
-        if raw.source.is_empty() {
-            // The default exchange leads to every queue by itself.
+        if is_default {
             return Ok(());
         }
-        let source = self.exchange(&vhost, &raw.source);
-        let source = source.ok_or_else(|| Fault::no_exchange(&raw.source, &vhost))?;
-        let checked = source.check_binding(&arguments);
+        let check = |source: &Declaration| source.check_binding(&arguments);
+        let checked = self.with_exchange(&vhost, &raw.source, check);
+        let checked = checked.ok_or_else(|| Fault::no_exchange(&raw.source, &vhost))?;
         checked.map_err(|error| Fault::precondition(error.to_string()))?;
         let line = BindingLine {
             source: raw.source,
@@ -373,22 +418,15 @@ impl<'a> ImportPlan<'a> {
         )))
     }
 
-    /// Refuses what this caller could not do one by one. An administrator, who brings in a whole
-    /// document, may do it all.
-    pub(super) fn check_caller(&self, caller: &Caller) -> Result<(), ApiError> {
-        if !self.vhost_limits.is_empty() {
-            caller.administers()?;
+    /// Refuses a line that the caller could not do by itself. An administrator, who brings in a
+    /// whole document, may do it all.
+    fn check_right(
+        &self,
+        check: impl FnOnce(&Caller) -> Result<(), ApiError>,
+    ) -> Result<(), LineRefusal> {
+        match self.into {
+            Some(_) => check(self.caller).map_err(LineRefusal::Forbidden),
+            None => Ok(()),
         }
-        for ((vhost, name), declaration) in &self.exchanges {
-            exchanges::check_caller(caller, vhost, (name, declaration))?;
-        }
-        for ((vhost, name), line) in &self.queues {
-            self.check_name_of_server(caller, vhost, name)?;
-            queues::check_caller(caller, vhost, &line.declare(self.api, name))?;
-        }
-        for (vhost, line) in &self.bindings {
-            bindings::check_caller(caller, vhost, (&line.source, &line.destination))?;
-        }
-        Ok(())
     }
 }
