@@ -468,16 +468,27 @@ fn beyond_loopback_there_is_tls_or_nothing() {
         key: file("test-key.pem"),
     }));
     let port = server.page().port();
-    let asked = |scheme: &str| {
-        let url = format!("{scheme}://127.0.0.1:{port}/api/whoami");
-        let login = format!("{USER}:{PASSWORD}");
-        Command::new("curl")
-            .args(["-sk", "--max-time", "10", "-u", &login, &url])
+    let asked = |scheme: &str, path: &str, more: &[&str]| {
+        let url = format!("{scheme}://127.0.0.1:{port}{path}");
+        let curl = Command::new("curl")
+            .args(["-sk", "--max-time", "10", &url])
+            .args(more)
             .output()
-            .unwrap()
+            .unwrap();
+        String::from_utf8(curl.stdout).unwrap()
     };
-    let secure = asked("https");
-    let told = String::from_utf8(secure.stdout).unwrap();
+    let login = format!("{USER}:{PASSWORD}");
+    let who = |scheme: &str| asked(scheme, "/api/whoami", &["-u", &login]);
+    let told = who("https");
     assert!(told.contains(USER), "{told}");
-    assert!(asked("http").stdout.is_empty(), "nothing is said in clear");
+    assert_eq!(who("http"), "", "nothing is said in clear");
+    let body = json!({ "username": USER, "password": PASSWORD }).to_string();
+    let origin = format!("origin: https://127.0.0.1:{port}");
+    let entered = asked(
+        "https",
+        "/api/session",
+        &["-D", "-", "-H", &origin, "-d", &body],
+    );
+    let cookie = format!("set-cookie: __Host-cbroker-{port}=");
+    assert!(entered.contains(&cookie), "{entered}");
 }

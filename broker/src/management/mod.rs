@@ -56,7 +56,7 @@ const EVERY: Duration = Duration::from_secs(2);
 /// A port that the broker listens on, for `listeners` in the overview.
 #[derive(Debug, Clone)]
 pub(crate) struct Listening {
-    /// `amqp`, `amqp/ssl` or `http`.
+    /// `amqp`, `amqp/ssl`, `http` or `https`.
     pub(crate) protocol: &'static str,
     pub(crate) address: SocketAddr,
 }
@@ -109,7 +109,7 @@ impl Api {
         let mut sessions = PageSessions::new(broker.limits.page_session);
         let ended = sessions.restore(std::mem::take(&mut *lock(&broker.sessions)), now_ms());
         let mut listening = about.listening.iter();
-        let page = listening.find(|listening| listening.protocol == "http");
+        let page = listening.find(|listening| listening.protocol.starts_with("http"));
         let port = page.map_or(0, |listening| listening.address.port());
         let api = Arc::new(Self {
             cookie: auth::cookie_name(scheme, port),
