@@ -24,7 +24,6 @@ use super::sessions::{Fingerprint, Place, SignedIn};
 use super::{Api, HttpScheme, SharedApi};
 use crate::lock::read;
 use crate::login_throttle::LoginPeer;
-use crate::persist::definition::Definition;
 use crate::time::now_ms;
 use crate::users::{LoginOrigin, Operation, Rank, User, Users};
 use crate::vhost::Vhost;
@@ -205,12 +204,7 @@ async fn by_cookie(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
             "a change by cookie must come from our own page",
         ));
     }
-    let renewed = api.sessions().extend(&found.id, now_ms());
-    if let Some(renewed) = renewed
-        && let Err(error) = api.broker.definitions.save(&Definition::Session(renewed))
-    {
-        tracing::warn!(%error, "a session of the page may end with the broker");
-    }
+    api.renew_session(&found.id, now_ms());
     Caller::of(api, found.user, SignIn::Cookie(found.id), is_owner)
 }
 

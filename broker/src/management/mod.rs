@@ -17,8 +17,10 @@ use axum::middleware::from_fn;
 
 use crate::archive::Archive;
 use crate::broker_state::BrokerState;
+use crate::fault::Fault;
 use crate::listener::{Port, UnixSocket};
 use crate::lock::lock;
+use crate::persist::Ticket;
 use crate::persist::definition::{Definition, SessionDefinition};
 use crate::time::now_ms;
 
@@ -48,7 +50,7 @@ use http_listener::Door;
 use listings::Listings;
 use rates::Rates;
 use routes::Routes;
-use sessions::PageSessions;
+use sessions::{Fingerprint, PageSessions};
 
 /// How often rates and history are sampled.
 const EVERY: Duration = Duration::from_secs(2);
@@ -124,29 +126,53 @@ impl Api {
             rates: Rates::default(),
             tap_listener: Mutex::default(),
         });
-        api.forget_sessions(ended);
+        let forgotten = api.store_sessions(&api.sessions(), ended, None);
+        warn_of_stored_sessions(forgotten);
         api
     }
 
-    /// Takes sessions out of the store. That need not be waited for: what is gone from memory is
-    /// worth nothing, and a session that a crash brings back is checked against its user's
-    /// password.
-    fn forget_sessions(&self, sessions: impl IntoIterator<Item = SessionDefinition>) {
-        for session in sessions {
-            if let Err(error) = self
-                .broker
-                .definitions
-                .forget(&Definition::Session(session))
-            {
-                tracing::warn!(%error, "a session of the page stays in the store");
-            }
+    /// Takes sessions that ended out of the store, and saves one that began or lives longer. The
+    /// sessions are locked since they were changed: the store has the changes in the order in which
+    /// they took effect, and nothing that has ended comes back with a restart.
+    fn store_sessions(
+        &self,
+        _changed: &MutexGuard<'_, PageSessions>,
+        ended: impl IntoIterator<Item = SessionDefinition>,
+        stored: Option<SessionDefinition>,
+    ) -> Result<Ticket, Fault> {
+        let definitions = &self.broker.definitions;
+        let mut last = Ticket::NONE;
+        for session in ended {
+            last = last.max(definitions.forget(&Definition::Session(session))?);
+        }
+        if let Some(session) = stored {
+            last = last.max(definitions.save(&Definition::Session(session))?);
+        }
+        Ok(last)
+    }
+
+    /// Extends the life of a session that was used.
+    fn renew_session(&self, id: &Fingerprint, now_ms: u64) {
+        let mut sessions = self.sessions();
+        let renewed = sessions.extend(id, now_ms);
+        if let Err(fault) = self.store_sessions(&sessions, None, renewed) {
+            tracing::warn!(%fault, "a session of the page may end with the broker");
         }
     }
 
-    /// Signs a user out everywhere.
+    /// Ends the session of a cookie and its key.
+    fn sign_out(&self, cookie: &str, key: &str) -> Result<Ticket, Fault> {
+        let mut sessions = self.sessions();
+        let ended = sessions.sign_out(cookie, key);
+        self.store_sessions(&sessions, ended, None)
+    }
+
+    /// Signs a user out everywhere. The store need not be waited for: a session that a crash brings
+    /// back is checked against its user's password.
     fn sign_out_everywhere(&self, user: &str) {
-        let ended = self.sessions().forget(user);
-        self.forget_sessions(ended);
+        let mut sessions = self.sessions();
+        let ended = sessions.forget(user);
+        warn_of_stored_sessions(self.store_sessions(&sessions, ended, None));
     }
 
     /// Whether this is the login that the program keeps for its user. The first user's name proves
@@ -176,6 +202,12 @@ impl Api {
             (false, true) => *tap_listener = None,
             _ => {}
         }
+    }
+}
+
+fn warn_of_stored_sessions(forgotten: Result<Ticket, Fault>) {
+    if let Err(fault) = forgotten {
+        tracing::warn!(%fault, "sessions of the page stay in the store");
     }
 }
 

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 
 use super::auth::{Caller, SignIn};
 use super::{About, Api, HttpScheme, SharedApi};
-use crate::lock::read;
+use crate::lock::{lock, read};
 use crate::vhost::Declare;
 use crate::wire::table::Table;
 use crate::{Broker, BrokerConfig, FirstUser};
@@ -17,23 +17,13 @@ use crate::{Broker, BrokerConfig, FirstUser};
 pub(super) struct TestApi {
     pub(super) api: SharedApi,
     broker: Broker,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl TestApi {
     pub(super) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = BrokerConfig {
-            port: 0,
-            management_port: None,
-            data_dir: folder.path().join("data"),
-            first_user: Some(FirstUser {
-                name: "ada".into(),
-                password: "pw".into(),
-            }),
-            ..BrokerConfig::default()
-        };
-        let broker = Broker::start(config).await.unwrap();
+        let broker = Self::start_in(&folder).await;
         let about = About {
             listening: Vec::new(),
             data_dir: folder.path().into(),
@@ -44,8 +34,22 @@ impl TestApi {
         Self {
             api: Api::new(Arc::clone(&broker.state), about, HttpScheme::Http),
             broker,
-            _folder: folder,
+            folder,
         }
+    }
+
+    async fn start_in(folder: &tempfile::TempDir) -> Broker {
+        let config = BrokerConfig {
+            port: 0,
+            management_port: None,
+            data_dir: folder.path().join("data"),
+            first_user: Some(FirstUser {
+                name: "ada".into(),
+                password: "pw".into(),
+            }),
+            ..BrokerConfig::default()
+        };
+        Broker::start(config).await.unwrap()
     }
 
     /// Declares so many queues in the first vhost.
@@ -93,6 +97,16 @@ impl TestApi {
         }
         drop(slots);
         (request.await, true)
+    }
+
+    /// Starts another broker on the store, and says how many sessions of the page it finds.
+    pub(super) async fn sessions_after_a_restart(self) -> usize {
+        drop(self.api);
+        self.broker.shutdown().await.unwrap();
+        let later = Self::start_in(&self.folder).await;
+        let found = lock(&later.state.sessions).len();
+        later.shutdown().await.unwrap();
+        found
     }
 
     pub(super) async fn stop(self) {

@@ -24,7 +24,7 @@ use crate::management::http_listener::RemoteEnd;
 use crate::management::refusal::ApiError;
 use crate::management::sessions::{Issuer, Place, ProvenUser, TOKEN_LIFE};
 use crate::management::{Api, HttpScheme, SharedApi};
-use crate::persist::definition::Definition;
+use crate::persist::Ticket;
 use crate::time::now_ms;
 
 /// The longest request to sign in.
@@ -143,17 +143,17 @@ async fn enter(api: &SharedApi, identity: ProvenUser, place: Place) -> Result<Re
         let users = read(&api.broker.users);
         auth::check_rank(users.get(&user).ok_or_else(ApiError::login)?)?;
     }
-    let opened = api.sessions().sign_in(identity, place, now_ms());
-    let opened = opened.map_err(no_randomness)?;
-    api.forget_sessions(opened.forgotten);
-    if let Some(stored) = opened.stored {
-        let saved = api.broker.definitions.save(&Definition::Session(stored));
-        super::kept(api, saved.map_err(Fault::from)?).await?;
-    }
+    let (cookie, key, ticket) = {
+        let mut sessions = api.sessions();
+        let opened = sessions.sign_in(identity, place, now_ms());
+        let opened = opened.map_err(no_randomness)?;
+        let ticket = api.store_sessions(&sessions, opened.forgotten, opened.stored)?;
+        let life = sessions.life().as_secs();
+        (set_cookie(api, &opened.cookie, life), opened.key, ticket)
+    };
+    super::kept(api, ticket).await?;
     api.open_or_close_tap();
-    let life = api.sessions().life();
-    let cookie = set_cookie(api, &opened.cookie, life.as_secs());
-    let entered = json!({ "name": &*user, "key": opened.key });
+    let entered = json!({ "name": &*user, "key": key });
     Ok(([(header::SET_COOKIE, cookie)], Json(entered)).into_response())
 }
 
@@ -186,25 +186,29 @@ async fn show(State(api): State<SharedApi>, caller: Caller) -> Json<Value> {
     Json(json!({ "name": &*caller.name, "tags": tags, "archive": archive }))
 }
 
-async fn sign_out(State(api): State<SharedApi>, headers: HeaderMap, _caller: Caller) -> Response {
+async fn sign_out(
+    State(api): State<SharedApi>,
+    headers: HeaderMap,
+    _caller: Caller,
+) -> Result<Response, ApiError> {
     let key = auth::page_key(&headers).unwrap_or_default();
-    for cookie in auth::cookies(&headers, &api) {
-        let ended = api.sessions().sign_out(cookie, key);
-        api.forget_sessions(ended);
-    }
+    let mut cookies = auth::cookies(&headers, &api);
+    let ended = cookies.try_fold(Ticket::NONE, |last, cookie| {
+        Ok::<_, Fault>(last.max(api.sign_out(cookie, key)?))
+    });
     // A tap that the session opened ends too.
     api.broker.permissions_changed();
     api.open_or_close_tap();
-    (
-        StatusCode::NO_CONTENT,
-        [(header::SET_COOKIE, set_cookie(&api, "", 0))],
-    )
-        .into_response()
+    super::kept(&api, ended?).await?;
+    let no_cookie = [(header::SET_COOKIE, set_cookie(&api, "", 0))];
+    Ok((StatusCode::NO_CONTENT, no_cookie).into_response())
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use std::sync::Barrier;
 
     use axum::extract::FromRequestParts;
     use axum::http::request::Parts;
@@ -245,6 +249,45 @@ mod tests {
             assert_eq!(caller.is_ok(), is_in, "{user}");
         }
         test.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_while_it_is_used_does_not_come_back_with_a_restart() {
+        let test = TestApi::start().await;
+        let (api, ada) = (&test.api, test.ada());
+        // Late enough for its new end to be stored.
+        let later = now_ms() + 2 * 60 * 60 * 1000;
+        for _ in 0..2000 {
+            let proven = ProvenUser::new(Arc::clone(&ada.name), &ada.user, false);
+            let opened = api.sessions().sign_in(proven, HERE, now_ms()).unwrap();
+            let (cookie, key) = (&opened.cookie, &opened.key);
+            let id = api.sessions().find(cookie, key, now_ms()).unwrap().id;
+            let both = Barrier::new(2);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    both.wait();
+                    api.renew_session(&id, later);
+                });
+                scope.spawn(|| {
+                    both.wait();
+                    api.sign_out(cookie, key).unwrap();
+                });
+            });
+        }
+        assert_eq!(test.sessions_after_a_restart().await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_sign_out_that_the_store_does_not_have_is_not_confirmed() {
+        let test = TestApi::start().await;
+        let ada = test.ada();
+        let proven = ProvenUser::new(Arc::clone(&ada.name), &ada.user, false);
+        let mut request = opened(&test.api, proven, 1000).await;
+        let caller = Caller::from_request_parts(&mut request, &test.api).await;
+        let state = State(SharedApi::clone(&test.api));
+        test.stop().await;
+        let answer = sign_out(state, request.headers, caller.ok().unwrap()).await;
+        assert!(answer.is_err(), "it would come back with a restart");
     }
 
     #[tokio::test]
