@@ -131,6 +131,27 @@ fn a_cookie_planted_from_another_port_makes_a_browser_nobody_else() {
 }
 
 #[test]
+fn a_cookie_in_place_of_ours_signs_the_page_out_and_lets_nobody_in() {
+    let server = Server::start();
+    let own = server.sign_in();
+    let name = own.cookie.split_once('=').unwrap().0;
+    let other = server.sign_in();
+    let who = |login: &PageLogin| {
+        let asked = server.request("GET", "/api/session").signed_in(login);
+        asked.send("").status
+    };
+    let planted = other.cookie.split_once('=').unwrap().1;
+    for cookie in [
+        format!("{name}=evil"),
+        format!("{name}={planted}"),
+        String::new(),
+    ] {
+        assert_eq!(who(&own.with_cookies(&cookie)), 401, "{cookie}");
+    }
+    assert_eq!(who(&own), 200, "its session goes on");
+}
+
+#[test]
 fn a_server_that_was_sent_the_cookie_can_do_nothing_with_it() {
     let server = Server::start();
     let login = entered(&server, USER, PASSWORD);

@@ -4,7 +4,8 @@
 //! authentication is refused to requests with an `Origin`, so that a browser's remembered password
 //! is of no use to a page, and a cookie changes nothing unless our own `Origin` came with it. A
 //! cookie counts only with its key, which the page sends beside it: pages of other ports can plant
-//! cookies here, and see ours, but not the key. Over loopback both count only from the system user who signed in: another one may have
+//! cookies here, and see ours, but not the key. One that is planted in place of ours only signs the
+//! page out. Over loopback both count only from the system user who signed in: another one may have
 //! held the port while the broker was down, and got both.
 
 use std::net::IpAddr;
