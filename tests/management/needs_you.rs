@@ -470,3 +470,28 @@ fn while_the_broker_is_away_the_page_says_so_and_goes_on_by_itself() {
     });
     browser.until("!document.getElementById('app').hidden");
 }
+
+#[test]
+fn one_request_that_fails_is_no_broker_that_is_away() {
+    let Some((_server, _peer, browser)) = with_a_session() else {
+        return;
+    };
+    browser.until(&format!("{} === 'Closed'", card("backend", ".pill")));
+    let busy = "Promise.resolve(new Response('{}', { status: 503 }))";
+    for (answer, live) in [
+        ("Promise.reject(new TypeError('lost'))", "no answer"),
+        (busy, "refused"),
+    ] {
+        browser.value(&format!(
+            "(window.real ??= fetch, window.fetch = (path, ...more) => \
+             path.startsWith('/api/exchanges') ? {answer} : real(path, ...more), true)"
+        ));
+        browser.until(&format!(
+            "document.getElementById('live').textContent === '{live}'"
+        ));
+        browser.until("!document.getElementById('gone').hidden");
+        browser.value("(window.fetch = window.real, true)");
+        browser.until("document.getElementById('live').textContent === 'live'");
+        browser.until("document.getElementById('gone').hidden");
+    }
+}

@@ -47,7 +47,7 @@ function begin(user) {
   model.hasArchive = user.archive === true;
   say($("who"), `Signed in as ${user.name}`);
   show(VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "sessions");
-  listen("/api/tap", ended.signal, { open, lost: () => stale("reconnecting"), hear });
+  listen("/api/tap", ended.signal, { open, lost, hear });
   round();
   lookBack();
   rounds = [
@@ -89,12 +89,23 @@ function nearEnd() {
   return view !== "talk" || innerHeight + scrollY > document.body.scrollHeight - 160;
 }
 
+/** The live stream: `opening`, `open` or `lost`. */
+let stream = "opening";
+
 function open() {
+  stream = "open";
   fresh();
   who();
 }
 
+function lost() {
+  stream = "lost";
+  // A round that failed says more.
+  if ($("gone").hidden) stale("reconnecting");
+}
+
 function hear(kind, data) {
+  heard = Date.now();
   if (kind === "missed") {
     model.missed += Number(data) || 0;
     return drawTalk();
@@ -157,16 +168,18 @@ function fresh() {
   document.body.classList.remove("stale");
 }
 
-/** What is shown is old from here on. */
+const TROUBLES = {
+  reconnecting: "The live stream was interrupted.",
+  "no answer": "The broker does not answer.",
+  refused: "The broker refused to answer.",
+};
+
+/** What is shown is old from here on, by one of the `TROUBLES`. */
 function stale(why) {
+  const then = `This is how it was at ${when(heard)}; the page asks again by itself.`;
+  if ($("gone").hidden || $("live").textContent !== why) say($("gone"), `${TROUBLES[why]} ${then}`);
   $("live").className = "live off";
   say($("live"), why);
-  if ($("gone").hidden)
-    say(
-      $("gone"),
-      `The broker does not answer. This is how it was at ${when(heard)}; ` +
-        "the page goes on by itself once the broker is back.",
-    );
   $("gone").hidden = false;
   document.body.classList.add("stale");
 }
@@ -186,11 +199,14 @@ async function round() {
       askBroker(),
     ]);
     askHeld();
+    heard = Date.now();
+    if (stream === "open") fresh();
+    else if (stream === "lost") stale("reconnecting");
   } catch (error) {
     // A user without rights in the vhost is refused with the same status as one who is signed out.
     if (error.status === 401 && (await isSignedOut())) return end();
     found.clear();
-    stale("no answer");
+    stale(error.status ? "refused" : "no answer");
   } finally {
     asking = false;
   }
