@@ -222,6 +222,14 @@ impl<'a> ExchangeView<'a> {
         [flow.came.get(), flow.passed.get()]
     }
 
+    /// The bindings to one destination.
+    pub(crate) fn bindings_to(
+        &self,
+        destination: &Destination,
+    ) -> impl Iterator<Item = Binding<'a, Destination>> {
+        self.exchange.bindings_to(destination)
+    }
+
     pub(crate) fn bindings(&self) -> impl Iterator<Item = Binding<'a, Destination>> + use<'a> {
         self.exchange.bindings()
     }

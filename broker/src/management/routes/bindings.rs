@@ -10,16 +10,17 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Routes;
-use crate::inspect;
+use crate::inspect::{self, Binding, ExchangeView};
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
 use crate::management::held::{CallerBody, UserHolding};
 use crate::management::paging::{Collected, Listed, Listing};
 use crate::management::refusal::ApiError;
-use crate::management::views::{self, BindingView};
+use crate::management::views::{self, BindingView, WantedKey};
 use crate::management::{Api, SharedApi};
 use crate::users::Operation;
 use crate::vhost::{BindRequest, Destination, Vhost};
+use crate::wire::table::Table;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -62,32 +63,68 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-/// Adds the bindings of a vhost that are `wanted`; those of the default exchange come first. What
-/// is copied is counted while the vhost's tables are locked.
+/// Which bindings of a vhost are meant, by their ends. `None` is any.
+#[derive(Debug, Default)]
+pub(super) struct BindingEnds {
+    /// Empty for the default exchange.
+    source: Option<String>,
+    destination: Option<Destination>,
+}
+
+impl BindingEnds {
+    /// Whether a binding of the default exchange to this queue is meant.
+    fn has_default_of(&self, queue: &str) -> bool {
+        let is_source = self.source.as_ref().is_none_or(String::is_empty);
+        is_source
+            && match &self.destination {
+                None => true,
+                Some(Destination::Queue(name)) => **name == *queue,
+                Some(Destination::Exchange(_)) => false,
+            }
+    }
+}
+
+/// Adds the bindings of a vhost that have these ends and are `wanted`; those of the default
+/// exchange come first. Only these are copied while the vhost's tables are locked, and what is
+/// copied is counted; the others of a source or a destination are passed over by an index.
 pub(super) fn find(
     vhost: &Arc<Vhost>,
-    wanted: impl Fn(&BindingView) -> bool,
+    ends: &BindingEnds,
+    wanted: impl Fn(&str, &Binding<'_, Destination>) -> bool,
     into: &mut Collected<'_, ListedBinding>,
 ) -> Result<(), ApiError> {
     let first = into.items.len();
-    let mut add = |binding| {
-        if wanted(&binding) {
-            into.push(ListedBinding(Arc::clone(vhost), binding))
+    let mut add = |source: &str, binding: &Binding<'_, Destination>| {
+        if wanted(source, binding) {
+            let copy = BindingView::of(source, binding);
+            into.push(ListedBinding(Arc::clone(vhost), copy))
         } else {
             Ok(())
         }
     };
-    for queue in inspect::queues(vhost) {
-        add(BindingView::default_of(queue.name()))?;
+    let no_arguments = Table::new();
+    for queue in inspect::queues(vhost).filter(|queue| ends.has_default_of(queue.name())) {
+        let binding = Binding {
+            destination: &Destination::Queue(Arc::clone(queue.name())),
+            key: queue.name().as_bytes(),
+            arguments: &no_arguments,
+        };
+        add("", &binding)?;
     }
     let mut added = Ok(());
-    inspect::each_exchange(vhost, |exchange| {
-        let views = exchange.bindings();
-        let mut views = views.map(|binding| BindingView::of(exchange.name(), &binding));
+    let look = |exchange: ExchangeView<'_>| {
+        let mut add = |binding| add(exchange.name(), &binding);
         if added.is_ok() {
-            added = views.try_for_each(&mut add);
+            added = match &ends.destination {
+                Some(end) => exchange.bindings_to(end).try_for_each(&mut add),
+                None => exchange.bindings().try_for_each(&mut add),
+            };
         }
-    });
+    };
+    match &ends.source {
+        Some(source) => inspect::with_exchange(vhost, source, look).unwrap_or_default(),
+        None => inspect::each_exchange(vhost, look),
+    }
     added?;
     into.items[first..].sort_by(|ListedBinding(_, one), ListedBinding(_, two)| {
         (&one.source, &one.destination, &one.key).cmp(&(&two.source, &two.destination, &two.key))
@@ -122,7 +159,7 @@ async fn list(
     let vhosts = caller.vhosts_of(&api, vhost)?;
     let all = move |into: &mut Collected<'_, _>| {
         let mut each = vhosts.iter();
-        each.try_for_each(|vhost| find(vhost, |_| true, into))
+        each.try_for_each(|vhost| find(vhost, &BindingEnds::default(), |_, _| true, into))
     };
     api.list_into(&caller, listing, all).await
 }
@@ -137,17 +174,21 @@ async fn from_exchange(
     vhost
         .with_exchange(&name, |_| ())
         .ok_or_else(ApiError::not_found)?;
-    answer(&api, &caller, vhost, move |binding| binding.source == name).await
+    let ends = BindingEnds {
+        source: Some(name),
+        destination: None,
+    };
+    answer(&api, &caller, vhost, ends).await
 }
 
-/// Answers the bindings of a vhost that are `wanted`.
+/// Answers the bindings of a vhost that have these ends.
 async fn answer(
     api: &Api,
     caller: &Caller,
     vhost: Arc<Vhost>,
-    wanted: impl Fn(&BindingView) -> bool + Send + 'static,
+    ends: BindingEnds,
 ) -> Result<Response, ApiError> {
-    let all = move |into: &mut Collected<'_, _>| find(&vhost, wanted, into);
+    let all = move |into: &mut Collected<'_, _>| find(&vhost, &ends, |_, _| true, into);
     api.list_into(caller, Listing::default(), all).await
 }
 
@@ -161,10 +202,7 @@ async fn to_exchange(
         .with_exchange(&name, |_| ())
         .ok_or_else(ApiError::not_found)?;
     let end = Destination::Exchange(name.into());
-    answer(&api, &caller, vhost, move |binding| {
-        binding.destination == end
-    })
-    .await
+    answer_to(&api, &caller, vhost, end).await
 }
 
 async fn to_queue(
@@ -175,10 +213,20 @@ async fn to_queue(
     let vhost = caller.vhost(&api, &vhost)?;
     vhost.queue(&name).ok_or_else(ApiError::not_found)?;
     let end = Destination::Queue(name.into());
-    answer(&api, &caller, vhost, move |binding| {
-        binding.destination == end
-    })
-    .await
+    answer_to(&api, &caller, vhost, end).await
+}
+
+async fn answer_to(
+    api: &Api,
+    caller: &Caller,
+    vhost: Arc<Vhost>,
+    destination: Destination,
+) -> Result<Response, ApiError> {
+    let ends = BindingEnds {
+        source: None,
+        destination: Some(destination),
+    };
+    answer(api, caller, vhost, ends).await
 }
 
 /// Refuses what AMQP would not let this caller bind.
@@ -221,14 +269,18 @@ impl Between {
         })
     }
 
-    fn is_between(&self, binding: &BindingView) -> bool {
-        binding.source == self.source && binding.destination == self.destination
+    fn ends(&self) -> BindingEnds {
+        BindingEnds {
+            source: Some(self.source.clone()),
+            destination: Some(self.destination.clone()),
+        }
     }
 
     fn one(&self, key: &str, mut holding: UserHolding) -> Result<BindingView, ApiError> {
-        let wanted = |binding: &BindingView| self.is_between(binding) && binding.is_meant_by(key);
+        let key = WantedKey::new(key);
         let mut found = Collected::new(&mut holding);
-        find(&self.vhost, wanted, &mut found)?;
+        let wanted = |_: &str, binding: &Binding<'_, Destination>| key.is_of(binding);
+        find(&self.vhost, &self.ends(), wanted, &mut found)?;
         let first = found.items.into_iter().next();
         first
             .map(|ListedBinding(_, binding)| binding)
@@ -256,11 +308,8 @@ async fn between(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let between = Between::find(&api, &caller, ends)?;
-    let vhost = Arc::clone(&between.vhost);
-    answer(&api, &caller, vhost, move |binding| {
-        between.is_between(binding)
-    })
-    .await
+    let ends = between.ends();
+    answer(&api, &caller, between.vhost, ends).await
 }
 
 async fn show(
@@ -334,6 +383,8 @@ async fn unbind(
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
+    use std::cell::Cell;
+
     use super::*;
     use crate::management::tests::TestApi;
 
@@ -348,7 +399,7 @@ mod tests {
                 source: "amq.direct",
                 destination: Destination::Exchange("amq.fanout".into()),
                 key: Cow::Owned(key.into_bytes()),
-                arguments: crate::wire::table::Table::new(),
+                arguments: Table::new(),
                 connection: 0,
             });
             assert!(bound.is_ok());
@@ -358,8 +409,50 @@ mod tests {
         while others.set(others.bytes() + 64 * 1024).is_ok() {}
         let mut holding = test.api.holdings.of(&ada);
         let mut copies = Collected::new(&mut holding);
-        assert!(find(&vhost, |_| true, &mut copies).is_err());
+        let all = find(&vhost, &BindingEnds::default(), |_, _| true, &mut copies);
+        assert!(all.is_err());
         assert!(copies.items.len() < 500, "{} copies", copies.items.len());
+        test.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_search_for_a_binding_looks_at_those_of_its_ends_alone() {
+        let test = TestApi::start().await;
+        let vhost = test.api.broker.vhost("/").unwrap();
+        test.declare_queues(2);
+        for source in ["amq.direct", "amq.topic"] {
+            for queue in ["queue-0", "queue-1"] {
+                let bound = vhost.bind(BindRequest {
+                    source,
+                    destination: Destination::Queue(queue.into()),
+                    key: Cow::Borrowed(b"key"),
+                    arguments: Table::new(),
+                    connection: 0,
+                });
+                assert!(bound.is_ok());
+            }
+        }
+        let seen = |source: Option<&str>, queue: Option<&str>| {
+            let ends = BindingEnds {
+                source: source.map(str::to_owned),
+                destination: queue.map(|name| Destination::Queue(name.into())),
+            };
+            let (mut holding, seen) = (test.api.holdings.of(&"ada".into()), Cell::new(0));
+            let mut copies = Collected::new(&mut holding);
+            let look = |_: &str, _: &Binding<'_, Destination>| {
+                seen.set(seen.get() + 1);
+                false
+            };
+            assert!(find(&vhost, &ends, look, &mut copies).is_ok());
+            assert!(copies.items.is_empty(), "what is not wanted is not copied");
+            seen.get()
+        };
+        assert_eq!(seen(Some("amq.direct"), Some("queue-0")), 1);
+        assert_eq!(seen(Some("amq.direct"), None), 2);
+        assert_eq!(seen(Some(""), Some("queue-0")), 1, "the default exchange's");
+        assert_eq!(seen(Some("nowhere"), None), 0);
+        assert_eq!(seen(None, Some("queue-0")), 3);
+        assert_eq!(seen(None, None), 6);
         test.stop().await;
     }
 
@@ -379,7 +472,7 @@ mod tests {
             source: "amq.topic",
             destination: Destination::Exchange("amq.fanout".into()),
             key: Cow::Borrowed(b"key"),
-            arguments: crate::wire::table::Table::new(),
+            arguments: Table::new(),
             connection: 0,
         });
         assert!(bound.is_ok());

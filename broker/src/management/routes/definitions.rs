@@ -9,14 +9,15 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::{Routes, bindings, limits};
-use crate::inspect;
+use super::bindings::{self, BindingEnds};
+use super::{Routes, limits};
+use crate::inspect::{self, Binding};
 use crate::lock::read;
 use crate::management::auth::Caller;
 use crate::management::held::{self, UserHolding};
 use crate::management::paging::{Collected, Listed};
 use crate::management::refusal::ApiError;
-use crate::management::views::{self, BindingView};
+use crate::management::views;
 use crate::management::{Api, SharedApi};
 use crate::vhost::{Destination, Vhost};
 
@@ -209,8 +210,10 @@ fn topology(
     for vhost in vhosts {
         let queues: Vec<_> = kept(vhost).collect();
         let names: HashSet<&str> = queues.iter().map(|queue| &**queue.name()).collect();
-        let wanted = |binding: &BindingView| !binding.source.is_empty() && is_kept(binding, &names);
-        bindings::find(vhost, wanted, &mut all)?;
+        let wanted = |source: &str, binding: &Binding<'_, Destination>| {
+            !source.is_empty() && is_kept(binding.destination, &names)
+        };
+        bindings::find(vhost, &BindingEnds::default(), wanted, &mut all)?;
     }
     document.list("bindings", |add| {
         let fields = [
@@ -227,9 +230,9 @@ fn topology(
     })
 }
 
-/// Whether both ends of a binding are in the document.
-fn is_kept(binding: &BindingView, queues: &HashSet<&str>) -> bool {
-    match &binding.destination {
+/// Whether a destination of bindings is in the document.
+fn is_kept(destination: &Destination, queues: &HashSet<&str>) -> bool {
+    match destination {
         Destination::Queue(name) => queues.contains(&**name),
         Destination::Exchange(_) => true,
     }

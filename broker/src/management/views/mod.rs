@@ -11,7 +11,8 @@ mod traffic;
 pub(super) use message::{Encoding, ShownPayload, message, properties, properties_from_json};
 pub(super) use node::{node, overview};
 pub(super) use topology::{
-    BindingView, binding, consumer, exchange, limits, permission, queue, queue_field, user, vhost,
+    BindingView, WantedKey, binding, consumer, exchange, limits, permission, queue, queue_field,
+    user, vhost,
 };
 pub(super) use traffic::{channel, channel_name, connection};
 
