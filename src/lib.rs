@@ -14,6 +14,7 @@ pub mod message_history;
 pub mod name;
 mod nearest;
 pub mod output;
+pub mod panics;
 pub mod peer;
 mod platform;
 pub mod transport;

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Home;
 use crate::name::SessionName;
+use crate::panics;
 
 /// The end of a socket's file name, behind the session's ULID.
 pub(super) const SUFFIX: &str = "screen";
@@ -126,6 +127,7 @@ async fn answer(
     if name.trim_ascii_end() != owner.name.as_bytes() {
         return Ok(());
     }
+    panics::where_asked("screen");
     let (tell, told) = oneshot::channel();
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
     ask.send(tell).await.map_err(|_| gone())?;

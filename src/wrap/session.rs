@@ -36,6 +36,7 @@ use super::screen_socket::{ScreenQuestion, ScreenSocket};
 use super::terminal::Terminal;
 use super::ways::{Way, WaysIn};
 use crate::error::Error;
+use crate::panics;
 
 pub(super) use post::{Post, PostParts};
 use stops::Signals;
@@ -188,7 +189,23 @@ impl Session {
     }
 
     /// Runs until the program has ended; what ended it.
-    pub(super) async fn run(mut self) -> ChildStatus {
+    ///
+    /// # Errors
+    /// The session panicked. The terminal is given back.
+    pub(super) async fn run(mut self) -> Result<ChildStatus, Error> {
+        match panics::caught(self.serve()).await {
+            Ok(end) => {
+                self.finish().await;
+                Ok(end)
+            }
+            Err(error) => {
+                self.give_back();
+                Err(error)
+            }
+        }
+    }
+
+    async fn serve(&mut self) -> ChildStatus {
         let end = loop {
             let again = self.turn(Instant::now());
             if let Some(end) = self.end {
@@ -214,7 +231,6 @@ impl Session {
         // What is typed from here on is for the shell.
         self.relay.leave_keys();
         self.log.say(&format!("the program {end}"));
-        self.finish().await;
         end
     }
 
@@ -231,6 +247,7 @@ impl Session {
                 }
             }
             Moved::Input(bytes) => {
+                panics::where_asked("key");
                 let passed = if self.keys.are_the_terminals(&bytes) {
                     self.deliveries.reports(&bytes)
                 } else {

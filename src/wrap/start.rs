@@ -32,10 +32,11 @@ use super::pty::{CommandLine, Program, Shape, find_program};
 use super::screen_socket::{self, ScreenOwner, ScreenQuestion, ScreenSocket};
 use super::session::{Parts, Post, PostParts, Session};
 use super::spill;
-use super::terminal::{self, Terminal};
+use super::terminal::Terminal;
 use crate::config::{Config, DeliveryWay, Environment, Volume, write_session_address};
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::panics;
 use crate::peer::{Inbox, Peer, PeerState, Presence, this_host};
 use attach::{attach, attach_within, silent, without_broker};
 
@@ -315,7 +316,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         Err(why) => return run_without_messages(alone, why),
     };
     record_command(config, &options, &mut log);
-    restore_on_panic();
+    say_panics_to(config.home.session_log(options.name.as_str()));
     let parts = Parts {
         terminal,
         program,
@@ -328,11 +329,20 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         shows,
         log,
     };
-    let mut session = Session::new(parts)?;
     let folder = child_env::claude_folder(profile, config);
-    session.expect_agent(folder, child_env::is_bare(&options));
-    let end = Box::pin(session.run()).await;
+    let is_bare = child_env::is_bare(&options);
+    let end = panics::caught(run_session(parts, folder, is_bare)).await??;
     exit(end, &command.program.to_string_lossy())
+}
+
+async fn run_session(
+    parts: Parts,
+    folder: Option<PathBuf>,
+    is_bare: bool,
+) -> Result<ChildStatus, Error> {
+    let mut session = Session::new(parts)?;
+    session.expect_agent(folder, is_bare);
+    Box::pin(session.run()).await
 }
 
 /// Listens for the hooks of an agent that has some.
@@ -457,13 +467,10 @@ fn card(options: &WrapOptions, profile: &Profile, identity: &Identity) -> Presen
     }
 }
 
-/// A panic must not leave a raw terminal, and its message must be readable.
-fn restore_on_panic() {
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        terminal::restore_after_panic();
-        before(panic);
-    }));
+/// A task that panics beside the session's loop ends alone: the log says so, not the program's
+/// screen.
+fn say_panics_to(log: PathBuf) {
+    panics::say_to(move |said| Log::open(&log).say(&format!("internal error: {said}")));
 }
 
 /// Files that live as long as the session.

@@ -13,8 +13,7 @@ use std::sync::Mutex;
 use rustix::fs::{Mode, OFlags};
 use rustix::termios::{OptionalActions, Termios, Winsize};
 
-/// Modes of the terminal in use, for the panic hook: it runs before any guard is dropped, and its
-/// message must not be written to a raw terminal.
+/// Modes of the terminal in use, as they were.
 static RAW: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// The terminal that standard input and output belong to.

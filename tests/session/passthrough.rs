@@ -21,6 +21,8 @@ crate::tests![
     modes_that_the_program_left_on_are_switched_off,
     the_terminal_is_as_before_after_every_end,
     the_terminal_is_as_before_after_a_signal_to_the_wrap,
+    a_panic_of_the_session_gives_the_terminal_back_and_says_one_line,
+    a_panic_beside_the_session_s_loop_is_in_the_log_and_the_session_goes_on,
     without_a_terminal_the_program_has_our_descriptors,
     a_pipe_behind_the_wrap_is_the_programs_own,
     the_program_is_told_who_it_is_and_no_secret,
@@ -241,6 +243,62 @@ fn the_terminal_is_as_before_after_a_signal_to_the_wrap() {
         assert!(!terminal.is_raw(), "{signal:?}");
         terminal.wait_for("\x1b[?25h");
     }
+}
+
+/// A wrap that panics at this point; `None` where this build has no such points.
+fn panicking(stage: &Stage, point: &str, script: &str) -> Option<crate::stage::Terminal> {
+    if !cfg!(debug_assertions) {
+        eprintln!("skipped: only debug builds panic on request");
+        return None;
+    }
+    let more = [("CBROKER_TEST_PANIC", point)];
+    Some(stage.wrap_with(&[], &["sh", "-c", script], &more))
+}
+
+fn a_panic_of_the_session_gives_the_terminal_back_and_says_one_line() {
+    let stage = Stage::new();
+    let script = "printf '\\033[?1049h\\033[?2004hready'; exec sleep 60";
+    let Some(mut terminal) = panicking(&stage, "key", script) else {
+        return;
+    };
+    terminal.wait_for("ready");
+    assert!(terminal.is_raw());
+    terminal.keys(b"x");
+    assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(1));
+    assert!(!terminal.is_raw());
+    terminal.wait_for(")\r\n");
+    let shown = terminal.shown();
+    let (_, after) = shown.split_once("ready").unwrap();
+    let (resets, said) = after.split_once("cbroker: ").unwrap();
+    assert_eq!(resets, "\x1b[?2004l\x1b[?1049l");
+    assert!(said.starts_with("internal error: asked for"), "{said}");
+    assert!(
+        said.ends_with(")\r\n") && said.lines().count() == 1,
+        "{said}"
+    );
+}
+
+fn a_panic_beside_the_session_s_loop_is_in_the_log_and_the_session_goes_on() {
+    let stage = Stage::new();
+    let Some(mut terminal) = panicking(&stage, "screen", "printf ready; read -r line; exit 7")
+    else {
+        return;
+    };
+    terminal.wait_for("ready");
+    let asked = stage.cbroker(&["screen", "peer"]).output().unwrap();
+    assert_eq!(asked.status.code(), Some(1), "{asked:?}");
+    wait_for("the panic in the log", || {
+        let log = stage.text("home/logs/peer.log");
+        log.contains("internal error: asked for")
+    });
+    assert!(terminal.is_raw());
+    assert!(
+        !terminal.shown().contains("internal"),
+        "{}",
+        terminal.shown()
+    );
+    terminal.keys(b"\r");
+    assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(7));
 }
 
 fn without_a_terminal_the_program_has_our_descriptors() {

@@ -88,6 +88,7 @@ const CRATES: [Layers; 3] = [
             ("error", 1),
             ("envelope", 1),
             ("transport", 1),
+            ("panics", 2),
             ("config", 2),
             ("cli", 3),
             ("message_history", 3),

@@ -172,6 +172,14 @@ impl Session {
             .get_or_insert(ChildStatus::Killed(Signal::HUP.as_raw()));
     }
 
+    /// After a panic: the terminal as it was, and nothing that waits.
+    pub(super) fn give_back(&mut self) {
+        let resets = self.modes.resets();
+        let _terminal_is_stuck = rustix::io::write(self.terminal.output(), &resets);
+        self.terminal.leave_raw();
+        self.log.say("an internal error ends the session");
+    }
+
     /// After the end: the last output, the terminal as it was, the last acks.
     pub(super) async fn finish(mut self) {
         self.show_rest().await;
