@@ -27,6 +27,8 @@ pub(super) struct SentMessage<'a> {
 pub(super) enum MessageFate {
     /// It waits in its queue, and no session has it.
     Waits,
+    /// A session of ours is attached that has said that it has it.
+    Held,
     /// It waited for longer than its time to live.
     Expired,
     /// Its queue was deleted, and it with the queue.
@@ -73,10 +75,31 @@ impl MessageFate {
         }
     }
 
+    /// Looks for a message that a session has said that it has, and that may have ended since.
+    pub(super) async fn of_held(
+        message: SentMessage<'_>,
+        peer: &mut Peer,
+        config: &Config,
+    ) -> Self {
+        let consumers = match peer.look(message.to).await {
+            Ok(queue) => queue.map_or(0, |queue| queue.consumers),
+            Err(error) => return Self::Unanswered(error.to_string()),
+        };
+        let is_ours = consumers > 0
+            && answerer::own_sessions(peer, message.to, 1)
+                .await
+                .is_ok_and(|sessions| sessions > 0);
+        if is_ours {
+            return Self::Held;
+        }
+        Self::of(message, peer, config).await
+    }
+
     /// In words for a person.
     pub(super) fn words(&self) -> String {
         let words = match self {
             Self::Waits => "no session has received it",
+            Self::Held => "a session has it",
             Self::Expired => "it expired in the queue",
             Self::QueueDeleted => "its queue was deleted",
             Self::TakenSilently => "whoever took it from the queue sends no receipts",

@@ -196,6 +196,49 @@ fn a_sender_waits_for_the_answer_and_its_text_is_printed() {
 }
 
 #[test]
+fn a_message_that_expired_after_its_session_ended_is_not_said_to_stay() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let session = Wrapped::open(&place, "peer", &[]);
+    place.ok(["pause", "peer"]);
+    let send = |more: &[&str]| {
+        let wait = [
+            "send",
+            "--to",
+            "peer",
+            "-m",
+            "x",
+            "--wait",
+            "--timeout",
+            "8",
+        ];
+        let mut command = place.command();
+        command.args(wait).args(more);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut printed = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with("held") {
+            line.clear();
+            assert!(printed.read_line(&mut line).unwrap() > 0, "no hold");
+        }
+        child
+    };
+    let (brief, lasting) = (send(&["--ttl", "2000"]), send(&[]));
+    drop(session);
+    let (code, said_of_brief) = said(brief);
+    assert_eq!(code, 4, "{said_of_brief}");
+    assert!(!said_of_brief.contains("stays"), "{said_of_brief}");
+    assert!(said_of_brief.contains("it expired"), "{said_of_brief}");
+    let (code, said_of_lasting) = said(lasting);
+    assert_eq!(code, 4, "{said_of_lasting}");
+    assert!(said_of_lasting.contains("it stays"), "{said_of_lasting}");
+}
+
+#[test]
 fn a_question_whose_queue_is_purged_is_not_waited_for() {
     let place = Place::new();
     let _server = Server::start(&place);

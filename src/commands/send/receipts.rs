@@ -215,6 +215,18 @@ impl<'a> Receipts<'a> {
         Some(MessageFate::of(sent, peer, self.config).await)
     }
 
+    /// The session that has it may have ended, and its time to live with that.
+    async fn fate_of_held(&self, message: &Sent, peer: &mut Peer) -> Option<MessageFate> {
+        let to = SessionName::new(&message.to).ok()?;
+        let is_over = |end: Instant| Instant::now() >= end + EXPIRED_AFTER;
+        let sent = SentMessage {
+            id: &message.id,
+            to: &to,
+            has_expired: message.expires.is_some_and(is_over),
+        };
+        Some(MessageFate::of_held(sent, peer, self.config).await)
+    }
+
     fn note(&self, sent: &mut [Sent], receipt: Receipt, output: &Output) {
         let several = sent.len() > 1;
         let mut open = sent.iter_mut();
@@ -284,11 +296,15 @@ impl<'a> Receipts<'a> {
         let stays = "it stays in the queue; `cbroker list` shows the attached sessions";
         let why = format!("`cbroker why {}` tells what is known of it", message.id);
         if let Some(receipt) = &message.receipt {
-            let hint = match receipt.state {
-                ReceiptState::Delivered => why,
-                _ => stays.to_owned(),
+            if receipt.state == ReceiptState::Delivered {
+                return (receipt.words(), why);
+            }
+            return match self.fate_of_held(message, peer).await {
+                None | Some(MessageFate::Held | MessageFate::Waits) => {
+                    (receipt.words(), stays.to_owned())
+                }
+                Some(fate) => (fate.words(), why),
             };
-            return (receipt.words(), hint);
         }
         // One that expired would have been found out, or it cannot be.
         let has_expired = message.has_ttl && message.expires.is_none();
