@@ -99,9 +99,7 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
     watch.run(&program).await;
     drop((program, hooks));
     let mut signs = watch.signs();
-    if profile.has_hooks {
-        signs.push(sandbox::send(config).await);
-    }
+    signs.push(sandbox::send(profile, config).await);
     Ok(signs)
 }
 
@@ -156,7 +154,7 @@ impl Watch {
                     Input::Command => "keys are commands",
                 };
                 let Profile { name, seen, .. } = self.profile;
-                format!("{state}, looks as in {name} {seen}")
+                format!("{state}, looks as in {name} {}", seen.join(", "))
             }
         }
     }
@@ -168,20 +166,26 @@ impl Watch {
             detail: "bracketed paste".to_owned(),
             mend: Some("without it texts are typed, and nothing before it is switched on"),
         };
-        if self.profile.prompt.is_none() {
+        if self.profile.prompt.is_none() && self.profile.line.is_none() {
             return vec![paste];
+        }
+        let prompt = ProbeSign {
+            what: "prompt",
+            is_seen: self.reading.input == Input::Empty,
+            detail: self.prompt(),
+            mend: Some(if self.profile.has_hooks {
+                "start the agent once by itself and answer its first questions; otherwise \
+                 messages go by the hook"
+            } else {
+                "start the agent once by itself and answer its first questions"
+            }),
+        };
+        if !self.profile.has_hooks {
+            return vec![paste, prompt];
         }
         vec![
             paste,
-            ProbeSign {
-                what: "prompt",
-                is_seen: self.reading.input == Input::Empty,
-                detail: self.prompt(),
-                mend: Some(
-                    "start the agent once by itself and answer its first questions; otherwise \
-                     messages go by the hook",
-                ),
-            },
+            prompt,
             ProbeSign {
                 what: "title",
                 is_seen: self.modes.title().is_some(),

@@ -17,6 +17,7 @@ crate::tests![
     a_probe_says_which_signals_an_agent_gives,
     a_probe_says_what_an_agent_asks_instead_of_its_prompt,
     a_probe_tries_a_send_inside_the_sandbox_that_the_settings_switch_on,
+    a_probe_of_an_agent_with_a_line_tells_its_prompt_and_whether_a_send_works,
 ];
 
 const PROGRAM: [&str; 3] = ["sh", "-c", "echo it ran; exit 5"];
@@ -111,8 +112,13 @@ fn a_known_agent_is_wrapped_without_the_word_run() {
 
 /// What `doctor --probe` says of the agent that this stage calls `claude`.
 fn probed(stage: &Stage, quirks: &str) -> String {
-    let mut doctor = stage.cbroker(&["doctor", "--probe", "claude"]);
+    probed_of(stage, "claude", quirks)
+}
+
+fn probed_of(stage: &Stage, agent: &str, quirks: &str) -> String {
+    let mut doctor = stage.cbroker(&["doctor", "--probe", agent]);
     doctor.env("AGENT", quirks).env("HOME", stage.path("user"));
+    doctor.env_remove("CODEX_HOME");
     let output = doctor.output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
@@ -192,4 +198,32 @@ shift
     let said = probed(&stage, "");
     let not_tried = format!("not tried: the agent's sandbox is on ({by}), and bwrap: no perm");
     assert!(said.contains(&not_tried), "{said}");
+}
+
+fn a_probe_of_an_agent_with_a_line_tells_its_prompt_and_whether_a_send_works() {
+    let stage = Stage::new();
+    let gemini = probed_of(&stage, "gemini", "");
+    for line in [
+        "✓ prompt       empty, looks as in gemini",
+        "✓ send         `cbroker send` arr",
+    ] {
+        assert!(gemini.contains(line), "no `{line}` in\n{gemini}");
+    }
+    let codex = probed_of(&stage, "codex", "");
+    assert!(
+        codex.contains("✗ send         not tried: Codex's sandbox"),
+        "{codex}"
+    );
+    assert!(
+        codex.contains("sandbox_workspace_write.network_access"),
+        "{codex}"
+    );
+    let settings = stage.path("user/.codex/config.toml");
+    std::fs::create_dir_all(settings.parent().unwrap()).unwrap();
+    std::fs::write(&settings, "sandbox_mode = \"danger-full-access\"\n").unwrap();
+    let codex = probed_of(&stage, "codex", "");
+    assert!(
+        codex.contains("✓ send         `cbroker send` arrives"),
+        "{codex}"
+    );
 }

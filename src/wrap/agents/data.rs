@@ -137,7 +137,7 @@ fn profile(name: &str, base: &str, text: &str) -> Result<Profile, ProfileError> 
 struct ProfileData {
     programs: Vec<String>,
     #[serde(default)]
-    seen: String,
+    seen: Vec<String>,
     #[serde(default)]
     delivery: DeliveryData,
     prompt: Option<PromptData>,
@@ -236,7 +236,7 @@ impl ProfileData {
         Profile {
             name: kept(name.to_owned()),
             programs: all_kept(self.programs),
-            seen: kept(self.seen),
+            seen: all_kept(self.seen),
             usual: match self.delivery {
                 DeliveryData::Typing => Usual::Typing,
                 DeliveryData::Notice => Usual::Notice,
@@ -350,7 +350,7 @@ mod tests {
             ("broken.toml", "programs = ["),
             ("codex.toml", "programs = [\"codex\"]\nbusi = []\n"),
             ("mine.toml", "programs = [\"mine\"]\n"),
-            ("none.toml", "seen = \"1\"\nprograms = []\n"),
+            ("none.toml", "seen = [\"1\"]\nprograms = []\n"),
             ("shell.toml", "programs = [\"bash\"]\n"),
             ("notes.txt", "not a profile"),
         ]);

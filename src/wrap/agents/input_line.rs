@@ -304,6 +304,10 @@ mod tests {
             read("gemini", &format!("{history} ! ¦{GEMINI_FOOT}")).input,
             Input::Shell
         );
+        // A mode of its own, of which the foot says that text is a command.
+        let foot = format!("{GEMINI_FOOT}\n shell mode enabled (esc to disable)");
+        let shell = read("gemini", &format!("{history} ! ¦{foot}"));
+        assert_eq!(shell.input, Input::Shell);
         let busy = format!(
             "⠏ Thinking… (esc to cancel, 3s)\n────────────\n Shift+Tab to accept edits\n\n\
              \x20> ¦  Type your message{GEMINI_FOOT}"

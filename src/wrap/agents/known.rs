@@ -24,7 +24,7 @@ pub static CLAUDE: LazyLock<&'static Profile> = LazyLock::new(|| Profile::named(
 pub static UNKNOWN: Profile = Profile {
     name: "unknown",
     programs: &[],
-    seen: "",
+    seen: &[],
     usual: Usual::Notice,
     has_hooks: false,
     prompt: None,

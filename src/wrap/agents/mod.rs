@@ -33,8 +33,8 @@ pub struct Profile {
     pub name: &'static str,
     /// File names that it goes by.
     pub programs: &'static [&'static str],
-    /// The version whose looks are described here; empty where none are.
-    pub seen: &'static str,
+    /// The versions that it was seen with; empty where its looks are not described.
+    pub seen: &'static [&'static str],
     /// What `--delivery auto` means for it.
     pub usual: Usual,
     /// Whether it says what happens in it through hooks.

@@ -100,7 +100,7 @@ impl Reading {
             || shows_row(&rows[found.status.clone()], profile.waits);
         let input = if is_elsewhere {
             Input::Absent
-        } else if shows(below, profile.command_modes) {
+        } else if found.input != Input::Shell && shows(below, profile.command_modes) {
             Input::Command
         } else {
             found.input

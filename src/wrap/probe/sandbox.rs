@@ -2,10 +2,11 @@
 //! without a model.
 //!
 //! A queue for one answer is made, and `cbroker send` is run towards it with the environment that a
-//! wrapped agent's shell has. Where the agent's settings switch its sandbox on and do not except
+//! wrapped agent's shell has. Where Claude Code's settings switch its sandbox on and do not except
 //! `cbroker`, it runs inside bubblewrap with what that sandbox takes away: the network, and all
 //! writing outside of the working folder. The agent's own sandbox may take more (a filter of system
-//! calls), never less; what was tried is said with the result.
+//! calls), never less; what was tried is said with the result. Codex's takes every connection away
+//! unless its configuration gives it the network, so nothing is tried without that.
 //!
 //! Relies on the peer for the queue, and on `bwrap`.
 
@@ -23,6 +24,7 @@ use crate::config::{Config, write_session_address};
 use crate::error::Error;
 use crate::name::SessionName;
 use crate::peer::Peer;
+use crate::wrap::agents::Profile;
 use crate::wrap::pty::find_program;
 
 const WITHIN: Duration = Duration::from_secs(15);
@@ -40,7 +42,59 @@ struct Rules {
 }
 
 /// Tries a send as the agent's shell would do it.
-pub(super) async fn send(config: &Config) -> ProbeSign {
+pub(super) async fn send(profile: &Profile, config: &Config) -> ProbeSign {
+    match profile.name {
+        "claude" => send_of_claude(config).await,
+        "codex" => send_of_codex(config).await,
+        _ => {
+            let place = "as the agent's shell runs it (cbroker knows no sandbox of this agent)";
+            sign(place, &attempt(config, Vec::new()).await)
+        }
+    }
+}
+
+async fn send_of_codex(config: &Config) -> ProbeSign {
+    let file = codex_settings(config);
+    if gives_network(&file) {
+        let place = format!(
+            "as its shell runs it with the network that {} gives",
+            file.display()
+        );
+        return sign(&place, &attempt(config, Vec::new()).await);
+    }
+    ProbeSign {
+        what: WHAT,
+        is_seen: false,
+        detail: format!(
+            "not tried: Codex's sandbox lets no connection out unless {} says \
+             `sandbox_workspace_write.network_access = true`",
+            file.display()
+        ),
+        mend: Some("set that, or use `cbroker mcp install codex`, whose tools run outside of it"),
+    }
+}
+
+/// Where Codex keeps its configuration.
+fn codex_settings(config: &Config) -> PathBuf {
+    let folder = config.environment.get("CODEX_HOME").map(PathBuf::from);
+    let home = || Path::new(config.environment.get("HOME").unwrap_or_default()).join(".codex");
+    folder.unwrap_or_else(home).join("config.toml")
+}
+
+/// Whether commands that Codex runs have the network.
+fn gives_network(file: &Path) -> bool {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let Ok(settings) = text.parse::<toml::Table>() else {
+        return false;
+    };
+    let says = |key: &str, word: &str| settings.get(key).and_then(|is| is.as_str()) == Some(word);
+    let written = settings.get("sandbox_workspace_write");
+    let network = written.and_then(|table| table.get("network_access")?.as_bool());
+    let may_connect = says("sandbox_mode", "workspace-write") && network == Some(true);
+    says("sandbox_mode", "danger-full-access") || may_connect
+}
+
+async fn send_of_claude(config: &Config) -> ProbeSign {
     let rules = Rules::of(&settings_files(config));
     let Some(file) = rules.on_by.as_ref().filter(|_| !rules.is_excepted) else {
         let place = if rules.is_excepted {
@@ -214,6 +268,30 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn codex_s_commands_have_the_network_where_its_configuration_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let gives = |text: &str| {
+            let path = folder.path().join("config.toml");
+            std::fs::write(&path, text).unwrap();
+            gives_network(&path)
+        };
+        let network = "[sandbox_workspace_write]\nnetwork_access = true\n";
+        assert!(gives(&format!(
+            "sandbox_mode = \"workspace-write\"\n{network}"
+        )));
+        assert!(gives("sandbox_mode = \"danger-full-access\"\n"));
+        for text in [
+            "",
+            "sandbox_mode = \"workspace-write\"\n",
+            network,
+            "no TOML",
+        ] {
+            assert!(!gives(text), "{text}");
+        }
+        assert!(!gives_network(&folder.path().join("absent")));
+    }
 
     #[test]
     fn the_last_file_decides_and_an_exception_anywhere_counts() {
