@@ -1,7 +1,7 @@
 // What a session does, and what it needs of its person. No DOM.
 //
-// Two wraps of one name share its queue, and are two sessions to their person: each has a row of its
-// own, as in `cbroker list`.
+// Two wraps of one name share its queue, and are two sessions to their person: each has a row of
+// its own, as in `cbroker list`.
 
 import { isText } from "./envelope.js";
 
