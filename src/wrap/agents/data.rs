@@ -184,6 +184,8 @@ struct LineData {
     marks: Vec<String>,
     shell_mark: Option<String>,
     #[serde(default)]
+    shell_modes: Vec<String>,
+    #[serde(default)]
     placeholders: Vec<String>,
     more: MoreData,
     #[serde(default)]
@@ -279,6 +281,7 @@ impl LineData {
         InputLine {
             marks: all_kept(self.marks),
             shell_mark: self.shell_mark.map(kept),
+            shell_modes: all_kept(self.shell_modes),
             placeholders: all_kept(self.placeholders),
             more: match self.more {
                 MoreData::Marked => More::Marked,

@@ -21,6 +21,8 @@ pub struct InputLine {
     pub marks: &'static [&'static str],
     /// What begins it instead when the text would run in a shell.
     pub shell_mark: Option<&'static str>,
+    /// What begins a row below it while the text would run in a shell.
+    pub shell_modes: &'static [&'static str],
     /// What stands behind the cursor though nobody typed it, where it is not dim.
     pub placeholders: &'static [&'static str],
     /// How it goes on where a text needs more rows.
@@ -446,5 +448,17 @@ mod tests {
         let busy = "  ┃\n  ┃  ¦\n  ┃\n  ┃  Build · m fake\n  ╹▀▀▀▀\n\
             \x20  ■■⬝⬝  esc interrupt      ctrl+p commands";
         assert!(read("opencode", busy).shows_busy);
+    }
+
+    #[test]
+    fn a_line_whose_text_would_run_in_a_shell_is_told_from_an_empty_one() {
+        // opencode draws the same box, and takes the `!` that began it out of it.
+        let foot = "  ┃\n  ┃  Shell\n  ╹▀▀▀▀▀▀▀▀\n   /work          esc exit shell mode";
+        for inside in ["¦", "¦Run a command… \"pwd\"", "half a command¦"] {
+            let screen = format!("\n\n  ┃\n  ┃  {inside}\n{foot}");
+            assert_eq!(read("opencode", &screen).input, Input::Shell, "{inside}");
+        }
+        let codex = format!("› hello\n\n• hi\n\n! ¦{CODEX_FOOT}\n       Shell mode · 1 warning");
+        assert_eq!(read("codex", &codex).input, Input::Shell);
     }
 }

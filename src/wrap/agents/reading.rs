@@ -100,10 +100,8 @@ impl Reading {
             || shows_row(&rows[found.status.clone()], profile.waits);
         let input = if is_elsewhere {
             Input::Absent
-        } else if found.input != Input::Shell && shows(below, profile.command_modes) {
-            Input::Command
         } else {
-            found.input
+            in_mode(profile, found.input, below)
         };
         Self {
             input,
@@ -122,6 +120,19 @@ impl Reading {
                 }
             }),
         }
+    }
+}
+
+/// The input as what is drawn below it says: in a mode of its own keys are no text, or run as a
+/// command.
+fn in_mode(profile: &Profile, input: Input, below: &[String]) -> Input {
+    let would_run = |line: InputLine| shows_row(below, line.shell_modes);
+    if input == Input::Shell || profile.line.is_some_and(would_run) {
+        Input::Shell
+    } else if shows(below, profile.command_modes) {
+        Input::Command
+    } else {
+        input
     }
 }
 
