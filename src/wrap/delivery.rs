@@ -314,7 +314,7 @@ impl Deliveries {
     }
 
     /// Ways in that are switched off after failures, for the log.
-    pub fn ways_off(&self) -> Vec<Way> {
+    pub fn disabled_ways(&self) -> Vec<Way> {
         self.ways.off().collect()
     }
 

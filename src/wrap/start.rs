@@ -308,7 +308,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         ],
     };
     let hooks = listen_for_hooks(profile, &identity, &mut log);
-    let shows = show_screen(&options, config, &identity, &mut log);
+    let screen_socket = show_screen(&options, config, &identity, &mut log);
     let ways = ways::open(planned, config, &mut identity, &mut log).await;
     let (command, remarks) = child_env::command(&options, config, &identity, reach);
     let word = mode.word();
@@ -339,7 +339,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         hooks,
         ways,
         post,
-        shows,
+        screen_socket,
         log,
     };
     let mut session = Session::new(parts)?;
@@ -378,8 +378,8 @@ fn show_screen(
         session: identity.session.clone(),
     };
     let path = socket(config, &identity.session, screen_socket::SUFFIX);
-    let shows = ScreenSocket::listen(&path, owner);
-    shows
+    let screen_socket = ScreenSocket::listen(&path, owner);
+    screen_socket
         .map_err(|error| log.say(&format!("`cbroker screen` shows nothing: {error}")))
         .ok()
 }

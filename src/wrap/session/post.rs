@@ -112,7 +112,7 @@ impl Post {
             }
         };
         tokio::select! {
-            news = inbox => news,
+            event = inbox => event,
             Some(fact) = self.parts.facts.recv() => PostEvent::Fact(fact),
         }
     }
@@ -272,15 +272,15 @@ enum Said {
 }
 
 impl Session {
-    pub(super) fn post_arrived(&mut self, news: PostEvent) {
-        match news {
-            PostEvent::Inbox(event) => self.inbox_said(event),
+    pub(super) fn handle_post_event(&mut self, event: PostEvent) {
+        match event {
+            PostEvent::Inbox(event) => self.handle_inbox_event(event),
             PostEvent::InboxEnded => self.post.parts.inbox = None,
-            PostEvent::Fact(fact) => self.disk_said(fact),
+            PostEvent::Fact(fact) => self.handle_disk_event(fact),
         }
     }
 
-    fn inbox_said(&mut self, event: InboxEvent) {
+    fn handle_inbox_event(&mut self, event: InboxEvent) {
         match event {
             InboxEvent::Attached(attached) => {
                 self.log.say(&describe(&attached));
@@ -335,7 +335,7 @@ impl Session {
         self.post.parts.disk.ask(Job::Look(key, identity));
     }
 
-    fn disk_said(&mut self, fact: Fact) {
+    fn handle_disk_event(&mut self, fact: Fact) {
         match fact {
             Fact::Looked(key, seen) => self.admit(key, seen),
             Fact::Intended => self.deliveries.noted(),

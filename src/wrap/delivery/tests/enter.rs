@@ -239,7 +239,7 @@ fn a_keyboard_that_was_switched_off_says_what_stands_in_the_box_and_is_tried_aga
         play.sees(Input::Empty);
         play.passes(ms(3_000));
     }
-    assert_eq!(play.deliveries.ways_off(), [Way::Keyboard]);
+    assert_eq!(play.deliveries.disabled_ways(), [Way::Keyboard]);
     assert_eq!(play.hold(), Some(Hold::NoWay));
     let enters = play.enters();
     play.deliveries.resume();

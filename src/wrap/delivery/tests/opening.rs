@@ -127,7 +127,7 @@ fn where_the_inbox_is_the_only_way_it_is_tried_again_and_then_switched_off() {
         play.run();
     }
     assert_eq!(play.hands_by(), [Way::Inbox, Way::Inbox]);
-    assert_eq!(play.deliveries.ways_off(), [Way::Inbox]);
+    assert_eq!(play.deliveries.disabled_ways(), [Way::Inbox]);
     assert_eq!(play.hold(), Some(Hold::NoWay));
 }
 
@@ -153,7 +153,7 @@ fn where_no_way_is_left_those_that_were_switched_off_are_tried_again_ever_more_r
     play.deliveries.in_context(play.last_key());
     play.run();
     assert!(play.did(&Step::Delivered(vec![key], Way::Inbox)));
-    assert_eq!(play.deliveries.ways_off(), []);
+    assert_eq!(play.deliveries.disabled_ways(), []);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn an_api_that_was_switched_off_is_tried_again_though_the_keyboard_is_left() {
     play.run();
     play.deliveries.unseen(play.last_key());
     play.run();
-    assert_eq!(play.deliveries.ways_off(), [Way::Api]);
+    assert_eq!(play.deliveries.disabled_ways(), [Way::Api]);
     assert_eq!(play.hands_by().len(), 2);
     play.passes(ms(119_999));
     assert_eq!(play.hands_by().len(), 2);

@@ -122,7 +122,7 @@ fn a_proof_that_comes_late_counts() {
         play.deliveries.in_context(first);
         play.run();
         assert!(play.did(&Step::Delivered(vec![key], way)), "{mode:?}");
-        assert_eq!(play.deliveries.ways_off(), []);
+        assert_eq!(play.deliveries.disabled_ways(), []);
         // What was handed over meanwhile, with its mark, changes nothing.
         play.deliveries.in_context(play.last_key());
         play.run();

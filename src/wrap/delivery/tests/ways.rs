@@ -97,7 +97,7 @@ fn what_a_way_did_not_take_goes_to_the_next_and_two_failures_switch_it_off() {
         play.run();
     }
     assert_eq!(play.hands_by(), [Way::Inbox, Way::Inbox]);
-    assert_eq!(play.deliveries.ways_off(), [Way::Inbox]);
+    assert_eq!(play.deliveries.disabled_ways(), [Way::Inbox]);
     assert!(play.has_typed(), "the keyboard is next");
     assert!(
         !play.last_text().contains("(possible repeat)"),
@@ -117,7 +117,7 @@ fn a_session_that_is_out_of_reach_switches_no_way_off() {
             .not_taken(play.last_key(), "elsewhere", Refusal::Elsewhere);
         play.run();
     }
-    assert_eq!(play.deliveries.ways_off(), Vec::<Way>::new());
+    assert_eq!(play.deliveries.disabled_ways(), Vec::<Way>::new());
     assert_eq!(play.hands_by(), [Way::Plugin; 3]);
 }
 
