@@ -1,8 +1,9 @@
-//! The thread that waits for the disk, so that the session never does.
+//! A thread for the session's file writes, so that its event loop never blocks on the disk.
 //!
-//! Jobs are done in the order given. Those that the session waits for are answered with a [`Fact`]
-//! once they are on disk. A disk that fails is tried again every second: until the intent is
-//! written nothing is handed over, and until a dead letter is written its message is not rejected.
+//! Jobs run in the order in which they are submitted. A job whose result the session needs is
+//! answered with a [`DiskEvent`] once its data is on disk. A failing disk is retried every second:
+//! until its intent is written no message is handed over, and until its dead letter is written no
+//! message is rejected.
 //!
 //! Relies on the seen log, the dead letters and the history.
 
@@ -21,84 +22,83 @@ use crate::config::write_private;
 use crate::envelope::timestamp;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
 
-/// More jobs than the session's prefetch can cause at once.
+/// Capacity of the job queue: more jobs than the session's prefetch can cause at once.
 const JOBS: usize = 4096;
-/// So many may wait before what only informs is left out: a failing disk must not make the session
-/// wait.
-const JOBS_WITH_NEWS: usize = JOBS / 2;
+/// Number of queued jobs above which history and hops are not written: a failing disk must not
+/// block the session.
+const JOBS_BEFORE_DROPPING: usize = JOBS / 2;
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Something to write or to look up.
+/// A job for the thread. Messages are named by the identities that the seen log stores.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// What is known of this id?
-    Look(MessageKey, String),
-    /// These are about to be handed over.
-    Intend(Vec<String>),
-    /// The intent to hand these over led to nothing.
-    Withdraw(Vec<String>),
-    /// These are in the model's context.
-    Done(Vec<(MessageKey, String)>),
-    /// This is no message.
-    DeadLetter {
-        /// The delivery.
+    /// Look up a message in the seen log.
+    LookUp(MessageKey, String),
+    /// Write the intent to hand these messages over.
+    WriteIntents(Vec<String>),
+    /// Withdraw the intents of these messages, which were not handed over.
+    WithdrawIntents(Vec<String>),
+    /// Write that these messages are in the model's context.
+    WriteDone(Vec<(MessageKey, String)>),
+    /// Write a dead letter.
+    WriteDeadLetter {
+        /// The key of the delivery.
         key: MessageKey,
-        /// What is wrong with it.
+        /// Why it is a dead letter.
         error: String,
         /// The beginning of its body.
         body: DeadBody,
         /// Whether the session's own user published it.
         is_own: bool,
     },
-    /// A line for `cbroker why`.
-    Tell {
-        /// The message.
+    /// Add an entry to the message history, which `cbroker why` shows.
+    WriteHistory {
+        /// The message's id.
         id: String,
-        /// Who published it, as in [`HistoryEntry::publisher`].
+        /// The mark of its publisher, as in [`HistoryEntry::publisher`].
         publisher: Option<String>,
-        /// What became of it.
+        /// What happened to it.
         event: HistoryEvent,
         /// How, or why.
         detail: Option<String>,
-        /// What it says, when it is received.
+        /// Its text, when it is received.
         message: Option<Box<MessageText>>,
     },
-    /// How many sessions the message that the agent answers now has passed; `None` when a person
-    /// spoke.
-    Hops(Option<u32>),
+    /// Write the hop count for the agent's next message; `None` removes it, after a person's input.
+    WriteHops(Option<u32>),
 }
 
-/// What the thread answers.
+/// The result of a job.
 #[derive(Debug)]
-pub(super) enum Fact {
-    /// What is known of a message.
-    Looked(MessageKey, Seen),
+pub(super) enum DiskEvent {
+    /// What the seen log says of a message.
+    LookedUp(MessageKey, Seen),
     /// The intents are written.
-    Intended,
-    /// These are noted as done.
-    Done(Vec<MessageKey>),
-    /// The dead letter is kept.
-    Buried(MessageKey, String),
-    /// The disk failed, for the log; it is tried again.
+    IntentsWritten,
+    /// These messages are written as done.
+    DoneWritten(Vec<MessageKey>),
+    /// The dead letter is written: its key and the reason.
+    DeadLetterWritten(MessageKey, String),
+    /// A write failed and will be retried; the error is for the log.
     Failed(String),
 }
 
-/// Where things lie.
+/// The paths of a session's files.
 #[derive(Clone, Debug)]
-pub(super) struct Places {
+pub(super) struct DiskPaths {
     /// The queue's name.
     pub queue: String,
     /// The folder of the seen log.
     pub sessions: PathBuf,
     /// The queue's dead letters.
     pub dead_letters: PathBuf,
-    /// The hops of the message that is being answered.
+    /// The file with the hop count of the message that is being answered.
     pub hops: PathBuf,
-    /// The history.
+    /// The message history.
     pub history: MessageHistory,
 }
 
-/// The thread's near end.
+/// Handle to the thread.
 #[derive(Debug)]
 pub(super) struct Disk {
     jobs: Option<mpsc::SyncSender<Job>>,
@@ -107,12 +107,12 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Starts the thread. Facts come out of the receiver.
+    /// Starts the thread. The receiver yields the results.
     pub(super) fn start(
-        places: Places,
-    ) -> std::io::Result<(Self, tokio::sync::mpsc::Receiver<Fact>)> {
+        paths: DiskPaths,
+    ) -> std::io::Result<(Self, tokio::sync::mpsc::Receiver<DiskEvent>)> {
         let (jobs, todo) = mpsc::sync_channel(JOBS);
-        let (facts, out) = tokio::sync::mpsc::channel(JOBS);
+        let (events, out) = tokio::sync::mpsc::channel(JOBS);
         let waiting = Arc::new(AtomicUsize::new(0));
         let left = Arc::clone(&waiting);
         let thread = thread::Builder::new()
@@ -120,16 +120,17 @@ impl Disk {
             .stack_size(256 * 1024)
             .spawn(move || {
                 let mut worker = Worker {
-                    places,
+                    paths,
                     seen: None,
-                    facts,
+                    events,
                 };
                 while let Ok(job) = todo.recv() {
                     left.fetch_sub(1, Ordering::Relaxed);
-                    // After the session's end the rest is still written where the disk works.
-                    let _told = worker.work(job);
+                    // After the session's end the remaining jobs are still written, if the disk
+                    // works.
+                    let _session_ended = worker.work(job);
                 }
-                let _was_never_written = std::fs::remove_file(&worker.places.hops);
+                let _was_never_written = std::fs::remove_file(&worker.paths.hops);
             })?;
         Ok((
             Self {
@@ -141,10 +142,10 @@ impl Disk {
         ))
     }
 
-    /// Adds a job. Blocks only when the disk has been failing for thousands of messages.
-    pub(super) fn ask(&self, job: Job) {
-        let is_news = matches!(job, Job::Tell { .. } | Job::Hops(_));
-        if is_news && self.waiting.load(Ordering::Relaxed) >= JOBS_WITH_NEWS {
+    /// Submits a job. Blocks only if the disk has failed for thousands of messages.
+    pub(super) fn submit(&self, job: Job) {
+        let is_optional = matches!(job, Job::WriteHistory { .. } | Job::WriteHops(_));
+        if is_optional && self.waiting.load(Ordering::Relaxed) >= JOBS_BEFORE_DROPPING {
             return;
         }
         if let Some(jobs) = &self.jobs {
@@ -155,7 +156,7 @@ impl Disk {
 }
 
 impl Drop for Disk {
-    /// Everything asked for is written before the session ends.
+    /// Waits until all submitted jobs are done.
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
@@ -165,72 +166,76 @@ impl Drop for Disk {
 }
 
 struct Worker {
-    places: Places,
+    paths: DiskPaths,
     seen: Option<SeenLog>,
-    facts: tokio::sync::mpsc::Sender<Fact>,
+    events: tokio::sync::mpsc::Sender<DiskEvent>,
 }
 
 impl Worker {
-    /// `None`: the session ended before the disk came back.
+    /// Runs a job. Returns `None` if the session ended while the disk was failing.
     fn work(&mut self, job: Job) -> Option<()> {
-        let fact = match job {
-            Job::Look(key, id) => Fact::Looked(key, self.persist(|log| log.look(&id))?),
-            Job::Intend(ids) => {
-                self.persist(|log| log.intend(&ids))?;
-                Fact::Intended
+        let event = match job {
+            Job::LookUp(key, id) => {
+                DiskEvent::LookedUp(key, self.with_seen_log(|log| log.look(&id))?)
             }
-            Job::Withdraw(ids) => return self.persist(|log| log.withdraw(&ids)),
-            Job::Done(delivered) => {
+            Job::WriteIntents(ids) => {
+                self.with_seen_log(|log| log.intend(&ids))?;
+                DiskEvent::IntentsWritten
+            }
+            Job::WithdrawIntents(ids) => return self.with_seen_log(|log| log.withdraw(&ids)),
+            Job::WriteDone(delivered) => {
                 let (keys, ids): (Vec<MessageKey>, Vec<String>) = delivered.into_iter().unzip();
-                self.persist(|log| log.done(&ids))?;
-                Fact::Done(keys)
+                self.with_seen_log(|log| log.done(&ids))?;
+                DiskEvent::DoneWritten(keys)
             }
-            Job::DeadLetter {
+            Job::WriteDeadLetter {
                 key,
                 error,
                 body,
                 is_own,
             } => {
-                let own = &self.places.dead_letters;
+                let own = &self.paths.dead_letters;
                 let path = if is_own {
                     own.clone()
                 } else {
                     dead_letter::of_others(own)
                 };
-                self.insist(|_| dead_letter::append(&path, &timestamp(Utc::now()), &error, &body))?;
-                Fact::Buried(key, error)
+                self.retry_until_written(|_| {
+                    dead_letter::append(&path, &timestamp(Utc::now()), &error, &body)
+                })?;
+                DiskEvent::DeadLetterWritten(key, error)
             }
-            Job::Tell {
+            Job::WriteHistory {
                 id,
                 publisher,
                 event,
                 detail,
                 message,
             } => {
-                // Information only: a history that cannot be written stops nothing.
-                let mut entry = HistoryEntry::new(Utc::now(), &id, event, &self.places.queue)
+                // The history is informational: if it cannot be written, delivery goes on.
+                let mut entry = HistoryEntry::new(Utc::now(), &id, event, &self.paths.queue)
                     .published_by(publisher);
                 entry.detail = detail;
                 entry.message = message.map(|message| *message);
-                let _untold = self.places.history.note(&entry);
+                let _history_is_optional = self.paths.history.note(&entry);
                 return Some(());
             }
-            Job::Hops(hops) => {
-                let _only_a_brake = match hops {
-                    Some(hops) => write_private(&self.places.hops, format!("{hops}\n").as_bytes()),
-                    None => std::fs::remove_file(&self.places.hops),
+            Job::WriteHops(hops) => {
+                let _hops_are_optional = match hops {
+                    Some(hops) => write_private(&self.paths.hops, format!("{hops}\n").as_bytes()),
+                    None => std::fs::remove_file(&self.paths.hops),
                 };
                 return Some(());
             }
         };
-        self.facts.blocking_send(fact).ok()
+        self.events.blocking_send(event).ok()
     }
 
-    fn persist<T>(&mut self, work: impl Fn(&mut SeenLog) -> std::io::Result<T>) -> Option<T> {
-        self.insist(|worker| {
+    fn with_seen_log<T>(&mut self, work: impl Fn(&mut SeenLog) -> std::io::Result<T>) -> Option<T> {
+        self.retry_until_written(|worker| {
             let mut log = match worker.seen.take() {
                 Some(log) => log,
-                None => SeenLog::open(&worker.places.sessions, &worker.places.queue)?,
+                None => SeenLog::open(&worker.paths.sessions, &worker.paths.queue)?,
             };
             let result = work(&mut log)?;
             worker.seen = Some(log);
@@ -238,13 +243,16 @@ impl Worker {
         })
     }
 
-    fn insist<T>(&mut self, work: impl Fn(&mut Self) -> std::io::Result<T>) -> Option<T> {
+    fn retry_until_written<T>(
+        &mut self,
+        work: impl Fn(&mut Self) -> std::io::Result<T>,
+    ) -> Option<T> {
         loop {
             match work(self) {
                 Ok(result) => return Some(result),
                 Err(error) => {
-                    self.facts
-                        .blocking_send(Fact::Failed(error.to_string()))
+                    self.events
+                        .blocking_send(DiskEvent::Failed(error.to_string()))
                         .ok()?;
                     thread::sleep(AGAIN);
                 }

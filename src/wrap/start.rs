@@ -22,7 +22,7 @@ use super::agents::{Profile, Usual};
 use super::brake::{Brake, Limits};
 use super::child_env::{self, Identity, Reach};
 use super::delivery::Mode;
-use super::disk::{Disk, Places};
+use super::disk::{Disk, DiskPaths};
 use super::hooks::{self, HookReport, Hooks};
 use super::log::Log;
 use super::monitor::{Afterlife, ChildStatus};
@@ -392,14 +392,14 @@ fn post(
     card: Presence,
 ) -> Result<Post, Error> {
     let queue = options.name.as_str();
-    let places = Places {
+    let paths = DiskPaths {
         queue: queue.to_owned(),
         sessions: config.home.sessions(),
         dead_letters: config.home.dead_letters(queue),
         hops: config.home.session_hops(&card.session),
         history: MessageHistory::of(&config.home),
     };
-    let (disk, facts) = Disk::start(places)
+    let (disk, disk_events) = Disk::start(paths)
         .map_err(|error| Error::new("the session cannot start").because(error))?;
     let limits = Limits {
         hops: config.settings.max_hops,
@@ -408,7 +408,7 @@ fn post(
     Ok(Post::new(PostParts {
         inbox,
         disk,
-        facts,
+        disk_events,
         brake: Brake::new(limits),
         breaks: options.breaks,
         body_limit_bytes: config.settings.body_limit_bytes,

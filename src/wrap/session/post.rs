@@ -33,7 +33,7 @@ use crate::wrap::dead_letter::{DeadBody, claimed_id};
 use crate::wrap::delivery::{
     Claim, InFlightMessage, MessageKey, Precedence, State, Table, publisher,
 };
-use crate::wrap::disk::{Disk, Fact, Job};
+use crate::wrap::disk::{Disk, DiskEvent, Job};
 use crate::wrap::hold::Hold;
 use crate::wrap::log::Log;
 use crate::wrap::seen::{Publisher, Seen};
@@ -45,7 +45,7 @@ use burial::{DeadMessage, ID_USED_TWICE};
 pub(in crate::wrap) struct PostParts {
     pub(in crate::wrap) inbox: Option<Inbox>,
     // Dropped before the disk: its thread ends when no receiver is left, even while the disk fails.
-    pub(in crate::wrap) facts: Receiver<Fact>,
+    pub(in crate::wrap) disk_events: Receiver<DiskEvent>,
     pub(in crate::wrap) disk: Disk,
     pub(in crate::wrap) brake: Brake,
     pub(in crate::wrap) breaks: Breaks,
@@ -83,7 +83,7 @@ struct Announced {
 pub(super) enum PostEvent {
     Inbox(InboxEvent),
     InboxEnded,
-    Fact(Fact),
+    Disk(DiskEvent),
 }
 
 impl Post {
@@ -113,16 +113,18 @@ impl Post {
         };
         tokio::select! {
             event = inbox => event,
-            Some(fact) = self.parts.facts.recv() => PostEvent::Fact(fact),
+            Some(event) = self.parts.disk_events.recv() => PostEvent::Disk(event),
         }
     }
 
     pub(super) fn intend(&mut self, table: &Table, keys: &[MessageKey]) {
-        self.parts.disk.ask(Job::Intend(table.identities(keys)));
+        self.parts
+            .disk
+            .submit(Job::WriteIntents(table.identities(keys)));
     }
 
     pub(super) fn withdraw(&mut self, identities: Vec<String>) {
-        self.parts.disk.ask(Job::Withdraw(identities));
+        self.parts.disk.submit(Job::WithdrawIntents(identities));
     }
 
     /// They are with the agent.
@@ -132,7 +134,7 @@ impl Post {
             .iter()
             .filter_map(|key| Some(table.get(*key)?.hops_to_pass_on))
             .max();
-        self.parts.disk.ask(Job::Hops(hops));
+        self.parts.disk.submit(Job::WriteHops(hops));
         for &key in keys {
             if let Some(message) = table.get(key) {
                 self.tell(
@@ -159,7 +161,7 @@ impl Post {
                 done.push((key, message.identity()));
             }
         }
-        self.parts.disk.ask(Job::Done(done));
+        self.parts.disk.submit(Job::WriteDone(done));
     }
 
     /// They are held, and their senders get a receipt.
@@ -176,16 +178,16 @@ impl Post {
 
     /// A person submitted something: what the agent sends next is not an answer to a message.
     pub(super) fn person_spoke(&mut self) {
-        self.parts.disk.ask(Job::Hops(None));
+        self.parts.disk.submit(Job::WriteHops(None));
     }
 
     /// Sends the last acks and closes the connection: what is not acked is back in its queue then.
     pub(super) async fn close(mut self, table: &mut Table, limit: Duration) {
         let finishing = async {
             while table.has_unfinished() {
-                match self.parts.facts.recv().await {
-                    Some(Fact::Done(keys)) => self.done(table, &keys),
-                    Some(Fact::Failed(_)) | None => break,
+                match self.parts.disk_events.recv().await {
+                    Some(DiskEvent::DoneWritten(keys)) => self.done(table, &keys),
+                    Some(DiskEvent::Failed(_)) | None => break,
                     Some(_) => {}
                 }
             }
@@ -276,7 +278,7 @@ impl Session {
         match event {
             PostEvent::Inbox(event) => self.handle_inbox_event(event),
             PostEvent::InboxEnded => self.post.parts.inbox = None,
-            PostEvent::Fact(fact) => self.handle_disk_event(fact),
+            PostEvent::Disk(event) => self.handle_disk_event(event),
         }
     }
 
@@ -332,22 +334,22 @@ impl Session {
         let mut message = InFlightMessage::new(envelope, Some(delivery), Instant::now());
         message.body = body;
         self.deliveries.table.insert(key, message);
-        self.post.parts.disk.ask(Job::Look(key, identity));
+        self.post.parts.disk.submit(Job::LookUp(key, identity));
     }
 
-    fn handle_disk_event(&mut self, fact: Fact) {
-        match fact {
-            Fact::Looked(key, seen) => self.admit(key, seen),
-            Fact::Intended => self.deliveries.noted(),
-            Fact::Done(keys) => self.post.done(&mut self.deliveries.table, &keys),
-            Fact::Buried(key, error) => {
+    fn handle_disk_event(&mut self, event: DiskEvent) {
+        match event {
+            DiskEvent::LookedUp(key, seen) => self.admit(key, seen),
+            DiskEvent::IntentsWritten => self.deliveries.noted(),
+            DiskEvent::DoneWritten(keys) => self.post.done(&mut self.deliveries.table, &keys),
+            DiskEvent::DeadLetterWritten(key, error) => {
                 self.log.say(&format!("a dead letter: {error}"));
                 let id = self.post.buried.remove(&key).unwrap_or_default();
                 if let Some(delivery) = self.deliveries.table.remove_dead(key) {
                     self.post.refuse(delivery, id, &error);
                 }
             }
-            Fact::Failed(error) => self
+            DiskEvent::Failed(error) => self
                 .log
                 .say(&format!("the disk failed, trying again: {error}")),
         }
@@ -404,7 +406,7 @@ impl Session {
         }
         message.state = State::Queued;
         let said = MessageText::of(&message.envelope);
-        self.post.parts.disk.ask(Job::Tell {
+        self.post.parts.disk.submit(Job::WriteHistory {
             id: message.envelope.id.clone(),
             publisher: message.publisher.mark().map(str::to_owned),
             event: Story::Received,

@@ -218,7 +218,7 @@ impl Post {
             let whose = id_and_mark(identity);
             self.note_of(whose, Story::Delivered, Some(way.to_string()));
         }
-        self.parts.disk.ask(Job::Done(messages));
+        self.parts.disk.submit(Job::WriteDone(messages));
     }
 
     /// Tells the history what became of a message.
@@ -232,7 +232,7 @@ impl Post {
 
     /// The same by a message's id and the mark of its publisher.
     fn note_of(&self, (id, publisher): (&str, Option<&str>), event: Story, detail: Option<String>) {
-        self.parts.disk.ask(Job::Tell {
+        self.parts.disk.submit(Job::WriteHistory {
             id: id.to_owned(),
             publisher: publisher.map(str::to_owned),
             event,
@@ -264,7 +264,7 @@ impl Post {
             };
             inbox.outlet().receipt(queue, receipt);
         }
-        self.parts.disk.ask(Job::Tell {
+        self.parts.disk.submit(Job::WriteHistory {
             id,
             publisher: publisher_mark(&delivery),
             event: Story::DeadLettered,

@@ -63,7 +63,7 @@ impl Session {
         self.post.buried.insert(key, id);
         let is_own = delivery.is_of_own_user();
         self.deliveries.table.insert_dead(key, delivery);
-        self.post.parts.disk.ask(Job::DeadLetter {
+        self.post.parts.disk.submit(Job::WriteDeadLetter {
             key,
             error,
             body,
