@@ -8,7 +8,7 @@
 //! Relies on the peer's inbox, on the disk thread and on the table of messages.
 
 mod answers;
-mod burial;
+mod dead_letters;
 mod room;
 
 use std::collections::HashMap;
@@ -39,7 +39,7 @@ use crate::wrap::log::Log;
 use crate::wrap::seen::{Publisher, Seen};
 use crate::wrap::spill;
 use crate::wrap::ways::Way;
-use burial::{DeadMessage, ID_USED_TWICE};
+use dead_letters::{DeadMessage, ID_USED_TWICE};
 
 /// What the session's post is made of.
 pub(in crate::wrap) struct PostParts {
@@ -66,8 +66,8 @@ pub(in crate::wrap) struct Post {
     noticed: usize,
     /// The messages up to this one do not count among those that the broker hands out at once.
     handed_out_before: MessageKey,
-    /// Claimed ids of dead letters that are being written.
-    buried: HashMap<MessageKey, String>,
+    /// The claimed ids of dead letters that are being written.
+    dead_letter_ids: HashMap<MessageKey, String>,
 }
 
 /// What others know of the session.
@@ -95,7 +95,7 @@ impl Post {
             state_since: Utc::now(),
             noticed: 0,
             handed_out_before: MessageKey(0),
-            buried: HashMap::new(),
+            dead_letter_ids: HashMap::new(),
         }
     }
 
@@ -314,7 +314,7 @@ impl Session {
                     body: DeadBody::cut(body),
                     error: invalid.to_string(),
                 };
-                return self.bury(key, delivery, dead);
+                return self.dead_letter(key, delivery, dead);
             }
         };
         let body = DeadBody::cut(body);
@@ -329,7 +329,7 @@ impl Session {
                 body,
                 error: ID_USED_TWICE.to_owned(),
             };
-            return self.bury(key, delivery, dead);
+            return self.dead_letter(key, delivery, dead);
         }
         let mut message = InFlightMessage::new(envelope, Some(delivery), Instant::now());
         message.body = body;
@@ -344,7 +344,7 @@ impl Session {
             DiskEvent::DoneWritten(keys) => self.post.done(&mut self.deliveries.table, &keys),
             DiskEvent::DeadLetterWritten(key, error) => {
                 self.log.say(&format!("a dead letter: {error}"));
-                let id = self.post.buried.remove(&key).unwrap_or_default();
+                let id = self.post.dead_letter_ids.remove(&key).unwrap_or_default();
                 if let Some(delivery) = self.deliveries.table.remove_dead(key) {
                     self.post.refuse(delivery, id, &error);
                 }
@@ -363,7 +363,7 @@ impl Session {
         }
         if seen == Seen::OtherContent {
             if let Some(message) = self.deliveries.table.remove(key) {
-                self.bury_taken(key, message, ID_USED_TWICE);
+                self.dead_letter_in_flight(key, message, ID_USED_TWICE);
             }
             return;
         }

@@ -41,7 +41,7 @@ impl Session {
         }
         for key in beyond_the_limits(&held) {
             if let Some(message) = self.deliveries.displace(key) {
-                self.bury_taken(key, message, TOO_MANY);
+                self.dead_letter_in_flight(key, message, TOO_MANY);
             }
         }
     }
