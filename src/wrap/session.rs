@@ -286,7 +286,7 @@ impl Session {
                 step => self.carry_out(step, now),
             }
         };
-        self.make_room();
+        self.enforce_held_limits();
         let report = self.report_holds(now);
         self.announce(now);
         [look, step, report].into_iter().flatten().min()
@@ -366,13 +366,13 @@ impl Session {
 
     fn report_holds(&mut self, now: Instant) -> Option<Instant> {
         for (key, hold) in self.deliveries.waiting(&self.agent, now) {
-            if self.deliveries.table.is_news(key, &hold, now) {
+            if self.deliveries.table.should_report_hold(key, &hold, now) {
                 self.post.held(&self.deliveries.table, &[key], &hold);
                 let ids = self.deliveries.table.ids(&[key]).join(", ");
                 self.log.say(&format!("holds {ids}: {hold}"));
             }
         }
-        let next = self.deliveries.table.next_news(now);
+        let next = self.deliveries.table.next_hold_report(now);
         next.into_iter().chain(self.post.release_at()).min()
     }
 }

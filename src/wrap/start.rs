@@ -322,8 +322,13 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
     for remark in remarks {
         log.say(&remark);
     }
-    let parts = post(inbox, &options, config, card(&options, profile, &identity))
-        .and_then(|post| Ok((post, start(&command, profile, &terminal)?)));
+    let parts = post(
+        inbox,
+        &options,
+        config,
+        initial_presence(&options, profile, &identity),
+    )
+    .and_then(|post| Ok((post, start(&command, profile, &terminal)?)));
     let (post, program) = match parts {
         Ok(parts) => parts,
         Err(why) => return run_without_messages(alone, why),
@@ -389,14 +394,14 @@ fn post(
     inbox: Option<Inbox>,
     options: &WrapOptions,
     config: &Config,
-    card: Presence,
+    presence: Presence,
 ) -> Result<Post, Error> {
     let queue = options.name.as_str();
     let paths = DiskPaths {
         queue: queue.to_owned(),
         sessions: config.home.sessions(),
         dead_letters: config.home.dead_letters(queue),
-        hops: config.home.session_hops(&card.session),
+        hops: config.home.session_hops(&presence.session),
         history: MessageHistory::of(&config.home),
     };
     let (disk, disk_events) = Disk::start(paths)
@@ -413,7 +418,7 @@ fn post(
         breaks: options.breaks,
         body_limit_bytes: config.settings.body_limit_bytes,
         spill: config.home.spill(),
-        card,
+        presence,
     }))
 }
 
@@ -453,7 +458,7 @@ fn exit(end: ChildStatus, program: &str) -> Result<Exit, Error> {
     }
 }
 
-fn card(options: &WrapOptions, profile: &Profile, identity: &Identity) -> Presence {
+fn initial_presence(options: &WrapOptions, profile: &Profile, identity: &Identity) -> Presence {
     let program = std::path::Path::new(&options.program)
         .file_name()
         .unwrap_or_default()

@@ -17,10 +17,10 @@ use crate::wrap::seen::Publisher;
 use crate::wrap::ways::{Timing, Way};
 
 /// A hold shorter than this is not reported to the sender.
-const NEWS_AFTER: Duration = Duration::from_millis(500);
+const REPORT_HOLD_AFTER: Duration = Duration::from_millis(500);
 /// A reason that comes back within this is not reported again: some change with every frame of the
 /// screen.
-const NEWS_AGAIN: Duration = Duration::from_mins(1);
+const REPORT_HOLD_AGAIN_AFTER: Duration = Duration::from_mins(1);
 /// Further deliveries of one message that are kept: they count among those that a session may have.
 const SPARES: usize = 4;
 
@@ -105,8 +105,8 @@ pub struct InFlightMessage {
     /// Whether the broker waits for our ack.
     pub claim: Claim,
     pub(super) since: Instant,
-    /// Reasons that were told, the present one last.
-    told: Vec<(Hold, Instant)>,
+    /// The holds that were reported, the current one last.
+    reported_holds: Vec<(Hold, Instant)>,
 }
 
 impl InFlightMessage {
@@ -141,7 +141,7 @@ impl InFlightMessage {
             is_stuck: false,
             claim: Claim::Ours,
             since: now,
-            told: Vec::new(),
+            reported_holds: Vec::new(),
             body: DeadBody::default(),
             envelope,
         }
@@ -375,36 +375,44 @@ impl Table {
             .any(|(_, message)| matches!(message.state, State::Delivered(_)))
     }
 
-    /// When the next hold may become news.
-    pub fn next_news(&self, now: Instant) -> Option<Instant> {
+    /// When the hold of a queued message is to be reported next.
+    pub fn next_hold_report(&self, now: Instant) -> Option<Instant> {
         self.queued()
-            .filter(|(_, message)| message.told.is_empty())
-            .map(|(_, message)| message.since + NEWS_AFTER)
+            .filter(|(_, message)| message.reported_holds.is_empty())
+            .map(|(_, message)| message.since + REPORT_HOLD_AFTER)
             .filter(|&at| at > now)
             .min()
     }
 
-    /// The sender was told of this hold.
-    pub fn was_told(&mut self, key: MessageKey, hold: &Hold, now: Instant) {
+    /// Records that this hold was reported.
+    pub fn hold_reported(&mut self, key: MessageKey, hold: &Hold, now: Instant) {
         if let Some(message) = self.messages.get_mut(&key) {
-            message.told.push((hold.clone(), now));
+            message.reported_holds.push((hold.clone(), now));
         }
     }
 
-    /// Whether this hold is news for the sender; remembers it as told.
-    pub fn is_news(&mut self, key: MessageKey, hold: &Hold, now: Instant) -> bool {
+    /// Whether this hold is to be reported now; if so, records it as reported.
+    pub fn should_report_hold(&mut self, key: MessageKey, hold: &Hold, now: Instant) -> bool {
         let Some(message) = self.messages.get_mut(&key) else {
             return false;
         };
-        let is_last = message.told.last().is_some_and(|(told, _)| told == hold);
-        if !message.is_queued() || now < message.since + NEWS_AFTER || is_last {
+        let is_last = message
+            .reported_holds
+            .last()
+            .is_some_and(|(reported, _)| reported == hold);
+        if !message.is_queued() || now < message.since + REPORT_HOLD_AFTER || is_last {
             return false;
         }
-        message.told.retain(|(_, at)| now < *at + NEWS_AGAIN);
-        let is_news = message.told.iter().all(|(told, _)| told != hold);
-        if is_news {
-            message.told.push((hold.clone(), now));
+        message
+            .reported_holds
+            .retain(|(_, at)| now < *at + REPORT_HOLD_AGAIN_AFTER);
+        let is_new = message
+            .reported_holds
+            .iter()
+            .all(|(reported, _)| reported != hold);
+        if is_new {
+            message.reported_holds.push((hold.clone(), now));
         }
-        is_news
+        is_new
     }
 }

@@ -1,9 +1,9 @@
-//! The session's messages: from the queue through the checks into the deliveries, and back as
-//! acks and receipts.
+//! The session's messages: receives them from the queue, checks them, adds them to the table, and
+//! acks them and reports their state once they are delivered.
 //!
-//! Order of every message: looked up on disk, queued, its intent synced, handed over, proved to be
-//! in the model's context, noted as done, acked. What is not done when the session ends goes back
-//! to its queue.
+//! A message passes these steps in order: look up on disk, queue, write the intent, hand over,
+//! prove that it is in the model's context, write `done`, ack. A message that is not done when the
+//! session ends returns to its queue.
 //!
 //! Relies on the peer's inbox, on the disk thread and on the table of messages.
 
@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use super::Session;
 use crate::envelope::{Breaks, DeliveryMark, Envelope};
-use crate::message_history::{HistoryEvent as Story, MessageText};
+use crate::message_history::{HistoryEvent, MessageText};
 use crate::peer::{
     Attached, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage,
     SettleResult,
@@ -41,36 +41,38 @@ use crate::wrap::spill;
 use crate::wrap::ways::Way;
 use dead_letters::{DeadMessage, ID_USED_TWICE};
 
-/// What the session's post is made of.
+/// The parts that handle a session's messages.
 pub(in crate::wrap) struct PostParts {
     pub(in crate::wrap) inbox: Option<Inbox>,
-    // Dropped before the disk: its thread ends when no receiver is left, even while the disk fails.
+    // Must be dropped before `disk`: the thread ends once this receiver is dropped, even if the
+    // disk fails.
     pub(in crate::wrap) disk_events: Receiver<DiskEvent>,
     pub(in crate::wrap) disk: Disk,
     pub(in crate::wrap) brake: Brake,
     pub(in crate::wrap) breaks: Breaks,
     pub(in crate::wrap) body_limit_bytes: usize,
     pub(in crate::wrap) spill: PathBuf,
-    /// How this session describes itself, but for what it does.
-    pub(in crate::wrap) card: Presence,
+    /// The presence of this session; its state is added when it is announced.
+    pub(in crate::wrap) presence: Presence,
 }
 
-/// Everything that messages need beside the table and the terminal.
+/// Receives, acks and reports messages. The table of messages is in
+/// [`Deliveries`](crate::wrap::delivery::Deliveries).
 pub(in crate::wrap) struct Post {
     parts: PostParts,
     acks: JoinSet<SettleResult>,
     announced: Option<Announced>,
-    /// When the state that was announced last began.
+    /// When the announced state began.
     state_since: DateTime<Utc>,
-    /// How many waiting messages were announced by title and bell.
+    /// Number of waiting messages that title and bell last showed.
     noticed: usize,
-    /// The messages up to this one do not count among those that the broker hands out at once.
+    /// Messages with keys up to this one no longer count against the prefetch.
     handed_out_before: MessageKey,
     /// The claimed ids of dead letters that are being written.
     dead_letter_ids: HashMap<MessageKey, String>,
 }
 
-/// What others know of the session.
+/// The state of the session that was announced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Announced {
     state: PeerState,
@@ -79,7 +81,7 @@ struct Announced {
     held: usize,
 }
 
-/// Something that happened to the post.
+/// An event that concerns messages.
 pub(super) enum PostEvent {
     Inbox(InboxEvent),
     InboxEnded,
@@ -99,7 +101,7 @@ impl Post {
         }
     }
 
-    /// The next news. Safe to drop half-way in a select.
+    /// Waits for the next event. Cancel safe.
     pub(super) async fn next(&mut self) -> PostEvent {
         while self.acks.try_join_next().is_some() {}
         let inbox = async {
@@ -127,9 +129,10 @@ impl Post {
         self.parts.disk.submit(Job::WithdrawIntents(identities));
     }
 
-    /// They are with the agent.
+    /// Reports that these messages were handed to the agent.
     pub(super) fn handed_over(&mut self, table: &Table, keys: &[MessageKey], way: Way) {
-        // What the agent's own `cbroker send` reads, before the agent can run it.
+        // The agent's own `cbroker send` reads the hop count, so it is written before the agent can
+        // run it.
         let hops = keys
             .iter()
             .filter_map(|key| Some(table.get(*key)?.hops_to_pass_on))
@@ -137,26 +140,26 @@ impl Post {
         self.parts.disk.submit(Job::WriteHops(hops));
         for &key in keys {
             if let Some(message) = table.get(key) {
-                self.tell(
+                self.report_state(
                     message,
-                    Story::HandedOver,
+                    HistoryEvent::HandedOver,
                     ReceiptState::HandedOver,
-                    Said::Way(way),
+                    ReportDetail::Way(way),
                 );
             }
         }
     }
 
-    /// They are in the model's context.
+    /// Reports that these messages are in the model's context, and writes them as done.
     pub(super) fn delivered(&mut self, table: &Table, keys: &[MessageKey], way: Way) {
         let mut done = Vec::new();
         for &key in keys {
             if let Some(message) = table.get(key) {
-                self.tell(
+                self.report_state(
                     message,
-                    Story::Delivered,
+                    HistoryEvent::Delivered,
                     ReceiptState::Delivered,
-                    Said::Way(way),
+                    ReportDetail::Way(way),
                 );
                 done.push((key, message.identity()));
             }
@@ -164,24 +167,25 @@ impl Post {
         self.parts.disk.submit(Job::WriteDone(done));
     }
 
-    /// They are held, and their senders get a receipt.
+    /// Reports that these messages are held for this reason.
     pub(super) fn held(&mut self, table: &Table, keys: &[MessageKey], hold: &Hold) {
         for message in keys.iter().filter_map(|key| table.get(*key)) {
-            self.tell(
+            self.report_state(
                 message,
-                Story::Held,
+                HistoryEvent::Held,
                 ReceiptState::Held,
-                Said::Why(hold.to_string()),
+                ReportDetail::Reason(hold.to_string()),
             );
         }
     }
 
-    /// A person submitted something: what the agent sends next is not an answer to a message.
+    /// Removes the hop count after a person's input: what the agent sends next does not answer a
+    /// message.
     pub(super) fn person_spoke(&mut self) {
         self.parts.disk.submit(Job::WriteHops(None));
     }
 
-    /// Sends the last acks and closes the connection: what is not acked is back in its queue then.
+    /// Sends the last acks and closes the connection. Messages without an ack return to the queue.
     pub(super) async fn close(mut self, table: &mut Table, limit: Duration) {
         let finishing = async {
             while table.has_unfinished() {
@@ -196,9 +200,9 @@ impl Post {
         let _disk_or_broker_is_stuck = tokio::time::timeout(limit, finishing).await;
         for (_, message) in table.iter() {
             if let State::HandedOver(way) = message.state {
-                self.note(
+                self.record(
                     message,
-                    Story::Returned,
+                    HistoryEvent::Returned,
                     Some(format!("not seen to be read ({way})")),
                 );
             }
@@ -207,19 +211,19 @@ impl Post {
             let gone = Presence {
                 state: PeerState::Closed,
                 since: Utc::now(),
-                ..self.parts.card.clone()
+                ..self.parts.presence.clone()
             };
             inbox.outlet().announce(gone);
             inbox.close(limit).await;
         }
     }
 
-    /// When the brake releases what it holds.
+    /// When the brake releases the messages that it holds.
     pub(super) fn release_at(&self) -> Option<Instant> {
         self.parts.brake.release_at()
     }
 
-    /// Noted as done on disk: the broker may forget them.
+    /// Acks messages that are written as done on disk.
     fn done(&mut self, table: &mut Table, keys: &[MessageKey]) {
         for &key in keys {
             let Some(message) = table.remove(key) else {
@@ -238,38 +242,45 @@ impl Post {
         }
     }
 
-    /// They are done with and did not reach the agent.
+    /// Rejects deliveries that do not reach the agent.
     fn reject(&mut self, deliveries: impl IntoIterator<Item = ReceivedMessage>) {
         for delivery in deliveries {
             self.acks.spawn(async move { delivery.reject().await });
         }
     }
 
-    fn tell(&mut self, message: &InFlightMessage, event: Story, state: ReceiptState, said: Said) {
-        let (reason, way) = match said {
-            Said::Nothing => (None, None),
-            Said::Why(reason) => (Some(reason), None),
-            Said::Way(way) => (None, Some(way.to_string())),
+    /// Adds the message's new state to the history, and sends its sender a receipt.
+    fn report_state(
+        &mut self,
+        message: &InFlightMessage,
+        event: HistoryEvent,
+        state: ReceiptState,
+        report: ReportDetail,
+    ) {
+        let (reason, way) = match report {
+            ReportDetail::None => (None, None),
+            ReportDetail::Reason(reason) => (Some(reason), None),
+            ReportDetail::Way(way) => (None, Some(way.to_string())),
         };
         let detail = reason.clone().or_else(|| way.clone());
         if let (Some(queue), Some(inbox)) = (&message.receipt_to, &self.parts.inbox) {
             let receipt = Receipt {
                 id: message.envelope.id.clone(),
-                to: Some(self.parts.card.name.clone()),
+                to: Some(self.parts.presence.name.clone()),
                 state,
                 reason,
                 way,
             };
             inbox.outlet().receipt(queue, receipt);
         }
-        self.note(message, event, detail);
+        self.record(message, event, detail);
     }
 }
 
-/// The reason or way reported with a state.
-enum Said {
-    Nothing,
-    Why(String),
+/// The reason or the way that is reported with a state.
+enum ReportDetail {
+    None,
+    Reason(String),
     Way(Way),
 }
 
@@ -321,7 +332,7 @@ impl Session {
         let publisher = publisher(&delivery);
         let identity = publisher.identity(&envelope);
         if let Some(known) = self.deliveries.table.find(&identity) {
-            return self.came_again(known, delivery);
+            return self.handle_redelivery(known, delivery);
         }
         if !self.may_use_id(&envelope.id, &publisher) {
             let dead = DeadMessage {
@@ -355,9 +366,9 @@ impl Session {
         }
     }
 
-    /// A message that was looked up is queued, or is known already.
+    /// Queues a message after its lookup on disk, unless it is known already.
     fn admit(&mut self, key: MessageKey, seen: Seen) {
-        // Its proof came meanwhile.
+        // The proof of an earlier submission may have arrived meanwhile.
         if !self.deliveries.table.is_arriving(key) {
             return;
         }
@@ -369,9 +380,13 @@ impl Session {
         }
         if seen == Seen::Done {
             if let Some(message) = self.deliveries.table.remove(key) {
-                let before = Said::Why("delivered before".to_owned());
-                self.post
-                    .tell(&message, Story::Repeated, ReceiptState::Delivered, before);
+                let detail = ReportDetail::Reason("delivered before".to_owned());
+                self.post.report_state(
+                    &message,
+                    HistoryEvent::Repeated,
+                    ReceiptState::Delivered,
+                    detail,
+                );
                 self.post.ack(message.into_deliveries());
             }
             return;
@@ -405,18 +420,18 @@ impl Session {
             message.precedence = Precedence::Late;
         }
         message.state = State::Queued;
-        let said = MessageText::of(&message.envelope);
+        let text = MessageText::of(&message.envelope);
         self.post.parts.disk.submit(Job::WriteHistory {
             id: message.envelope.id.clone(),
             publisher: message.publisher.mark().map(str::to_owned),
-            event: Story::Received,
+            event: HistoryEvent::Received,
             detail: None,
-            message: Some(Box::new(said)),
+            message: Some(Box::new(text)),
         });
         self.is_stale = self.reads_screen;
     }
 
-    /// The text of this message does not fit into the agent's box: it goes to a file.
+    /// Moves the text of a message to a file, because it does not fit into the agent's input.
     pub(super) fn move_to_file(&mut self, key: MessageKey) {
         let Some(message) = self.deliveries.table.get_mut(key) else {
             return;
@@ -426,12 +441,12 @@ impl Session {
         self.deliveries.moved_to_file(key, lines.0, lines.1);
     }
 
-    /// A message that is here already was delivered again: after the connection was lost, or
-    /// because it was sent twice.
-    fn came_again(&mut self, key: MessageKey, delivery: ReceivedMessage) {
+    /// Handles another delivery of a message in the table: the connection was lost, or the message
+    /// was sent twice.
+    fn handle_redelivery(&mut self, key: MessageKey, delivery: ReceivedMessage) {
         let known = self.deliveries.table.get(key);
         if known.is_some_and(|known| known.is_held_of_others() && known.claim == Claim::Ours) {
-            // Copies of what is held would take the places of others.
+            // Copies of held messages would use up the prefetch.
             return self.post.reject([delivery]);
         }
         let spare = self.deliveries.table.attach(key, delivery);
@@ -439,8 +454,8 @@ impl Session {
     }
 }
 
-/// The line, and the same marked as a possible repeat. A line of more than `limit` bytes goes
-/// to a file, which is the second result.
+/// Returns the message's line, and the same line marked as a possible repeat. If the line is longer
+/// than `limit` bytes, its text is written to a file, whose path is the second result.
 fn compose(
     envelope: &Envelope,
     parts: &PostParts,
@@ -456,7 +471,7 @@ fn compose(
         return (lines, None);
     }
     match spill::spill(
-        (&parts.spill, &parts.card.name),
+        (&parts.spill, &parts.presence.name),
         envelope,
         limit.max(platform::CANONICAL_LIMIT),
     ) {

@@ -141,7 +141,7 @@ impl Session {
                 self.log.say(&format!("holds {ids}: {hold}"));
                 self.post.held(&self.deliveries.table, &keys, &hold);
                 for &key in &keys {
-                    self.deliveries.table.was_told(key, &hold, now);
+                    self.deliveries.table.hold_reported(key, &hold, now);
                 }
                 self.log_disabled_ways();
             }

@@ -1,4 +1,4 @@
-//! What a session says of itself, and what it answers.
+//! The session's presence, and its answers to requests.
 //!
 //! Relies on the peer's presence.
 
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use chrono::Utc;
 
-use super::{Announced, Job, Post, Said, Session, Story};
+use super::{Announced, HistoryEvent, Job, Post, ReportDetail, Session};
 use crate::peer::{
     Answer, HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage, Removal,
     ReplyTo, Request,
@@ -18,24 +18,25 @@ use crate::wrap::seen::id_and_mark;
 use crate::wrap::ways::Way;
 
 impl Session {
-    /// Says what the session does now, where that has changed.
+    /// Announces the session's state if it has changed.
     pub(in crate::wrap::session) fn announce(&mut self, now: Instant) {
         if self.post.parts.brake.is_due(now) {
             self.deliveries.unblock();
         }
-        let news = self.present_state(now);
-        self.notify(news.held);
-        if self.post.announced.as_ref() == Some(&news) {
+        let current = self.present_state(now);
+        self.notify(current.held);
+        if self.post.announced.as_ref() == Some(&current) {
             return;
         }
-        let is_same = |last: &Announced| last.state == news.state && last.detail == news.detail;
+        let is_same =
+            |last: &Announced| last.state == current.state && last.detail == current.detail;
         if !self.post.announced.as_ref().is_some_and(is_same) {
             self.post.state_since = Utc::now();
         }
         if let Some(inbox) = &self.post.parts.inbox {
-            inbox.outlet().announce(self.post.presence(&news));
+            inbox.outlet().announce(self.post.presence(&current));
         }
-        self.post.announced = Some(news);
+        self.post.announced = Some(current);
     }
 
     fn present_state(&self, now: Instant) -> Announced {
@@ -70,8 +71,8 @@ impl Session {
         }
     }
 
-    /// Where nothing is typed, title and bell say that messages wait. In the middle of a sequence
-    /// of the program's this has to wait for the next turn.
+    /// With `--delivery notify`, shows the number of waiting messages in the title, and rings the
+    /// bell. Within an escape sequence of the program it does nothing; a later call does it.
     fn notify(&mut self, held: usize) {
         let last = self.post.noticed;
         let is_announced = self.deliveries.mode() == Mode::Notify;
@@ -82,11 +83,11 @@ impl Session {
             0 => format!("\x1b]2;{}\x07", self.modes.title().unwrap_or_default()),
             1 => format!(
                 "\x1b]2;{}: 1 message (cbroker inbox)\x07",
-                self.post.parts.card.name
+                self.post.parts.presence.name
             ),
             _ => format!(
                 "\x1b]2;{}: {held} messages (cbroker inbox)\x07",
-                self.post.parts.card.name
+                self.post.parts.presence.name
             ),
         };
         self.relay.show(shown.as_bytes());
@@ -119,12 +120,12 @@ impl Session {
         }
     }
 
-    /// The session's state, looked at now.
+    /// Reads the screen and returns the session's state.
     fn present(&mut self, now: Instant) -> Answer {
         self.look(now);
         self.announce(now);
-        let news = self.present_state(now);
-        Answer::State(self.post.presence(&news))
+        let current = self.present_state(now);
+        Answer::State(self.post.presence(&current))
     }
 
     fn show_inbox(&mut self, take: bool, now: Instant) -> Answer {
@@ -138,7 +139,7 @@ impl Session {
         self.listed(held.into_iter().map(|(_, message)| message).collect())
     }
 
-    /// Lets go of what is not with the agent yet.
+    /// Removes the messages that are not with the agent yet.
     fn discard(&mut self, removal: Removal, now: Instant) -> Answer {
         let mut messages = Vec::new();
         for (key, message) in self.held(now) {
@@ -160,13 +161,13 @@ impl Session {
 
     fn listed(&self, messages: Vec<HeldMessage>) -> Answer {
         Answer::Inbox {
-            name: self.post.parts.card.name.clone(),
-            session: self.post.parts.card.session.clone(),
+            name: self.post.parts.presence.name.clone(),
+            session: self.post.parts.presence.session.clone(),
             messages,
         }
     }
 
-    /// The messages that the model has not, oldest first.
+    /// The messages that are not in the model's context, oldest first.
     fn held(&mut self, now: Instant) -> Vec<(MessageKey, HeldMessage)> {
         self.look(now);
         let waiting = self.deliveries.waiting(&self.agent, now);
@@ -196,18 +197,18 @@ impl Session {
 }
 
 impl Post {
-    /// An operator removed it.
+    /// Reports and rejects a message that an operator removed.
     fn removed(&mut self, message: InFlightMessage, removal: Removal) {
         let (event, state) = match removal {
-            Removal::Purged => (Story::Purged, ReceiptState::Purged),
-            Removal::Deleted => (Story::Deleted, ReceiptState::Deleted),
+            Removal::Purged => (HistoryEvent::Purged, ReceiptState::Purged),
+            Removal::Deleted => (HistoryEvent::Deleted, ReceiptState::Deleted),
         };
-        self.tell(&message, event, state, Said::Nothing);
+        self.report_state(&message, event, state, ReportDetail::None);
         self.reject(message.into_deliveries());
     }
 
-    /// The model has messages that are not here any more: noted, so that they are acked when they
-    /// come again.
+    /// Writes messages as done that are no longer in the table, so that they are acked when they
+    /// are delivered again.
     pub(in crate::wrap::session) fn read(
         &mut self,
         messages: impl Iterator<Item = (MessageKey, String)>,
@@ -216,22 +217,32 @@ impl Post {
         let messages: Vec<(MessageKey, String)> = messages.collect();
         for (_, identity) in &messages {
             let whose = id_and_mark(identity);
-            self.note_of(whose, Story::Delivered, Some(way.to_string()));
+            self.record_by_id(whose, HistoryEvent::Delivered, Some(way.to_string()));
         }
         self.parts.disk.submit(Job::WriteDone(messages));
     }
 
-    /// Tells the history what became of a message.
-    pub(super) fn note(&self, message: &InFlightMessage, event: Story, detail: Option<String>) {
-        self.note_of(
+    /// Adds an event of a message to the history.
+    pub(super) fn record(
+        &self,
+        message: &InFlightMessage,
+        event: HistoryEvent,
+        detail: Option<String>,
+    ) {
+        self.record_by_id(
             (&message.envelope.id, message.publisher.mark()),
             event,
             detail,
         );
     }
 
-    /// The same by a message's id and the mark of its publisher.
-    fn note_of(&self, (id, publisher): (&str, Option<&str>), event: Story, detail: Option<String>) {
+    /// Adds an event of the message with this id and this publisher's mark to the history.
+    fn record_by_id(
+        &self,
+        (id, publisher): (&str, Option<&str>),
+        event: HistoryEvent,
+        detail: Option<String>,
+    ) {
         self.parts.disk.submit(Job::WriteHistory {
             id: id.to_owned(),
             publisher: publisher.map(str::to_owned),
@@ -241,23 +252,23 @@ impl Post {
         });
     }
 
-    fn presence(&self, news: &Announced) -> Presence {
+    fn presence(&self, current: &Announced) -> Presence {
         Presence {
-            state: news.state,
-            detail: news.detail.clone(),
-            reason: news.hold.as_ref().map(ToString::to_string),
-            held: u32::try_from(news.held).unwrap_or(u32::MAX),
+            state: current.state,
+            detail: current.detail.clone(),
+            reason: current.hold.as_ref().map(ToString::to_string),
+            held: u32::try_from(current.held).unwrap_or(u32::MAX),
             since: self.state_since,
-            ..self.parts.card.clone()
+            ..self.parts.presence.clone()
         }
     }
 
-    /// Its dead letter is on disk: it may go, and its sender hears of it.
+    /// Rejects a delivery whose dead letter is on disk, and sends its sender a receipt.
     pub(super) fn refuse(&mut self, delivery: ReceivedMessage, id: String, error: &str) {
         if let (Some(queue), Some(inbox)) = (delivery.receipt_to(), &self.parts.inbox) {
             let receipt = Receipt {
                 id: id.clone(),
-                to: Some(self.parts.card.name.clone()),
+                to: Some(self.parts.presence.name.clone()),
                 state: ReceiptState::DeadLettered,
                 reason: Some(error.to_owned()),
                 way: None,
@@ -267,7 +278,7 @@ impl Post {
         self.parts.disk.submit(Job::WriteHistory {
             id,
             publisher: publisher_mark(&delivery),
-            event: Story::DeadLettered,
+            event: HistoryEvent::DeadLettered,
             detail: Some(error.to_owned()),
             message: None,
         });
