@@ -40,7 +40,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 const WAITER_SECONDS: u32 = 20 * 24 * 3600;
 const HOOK_SECONDS: u32 = 5;
 /// What hooks of a session that asks for no permissions say of its mode.
-const ASKS_NOTHING: &str = "bypassPermissions";
+const BYPASS_PERMISSIONS: &str = "bypassPermissions";
 
 /// What the hooks report to the session.
 #[derive(Debug)]
@@ -234,21 +234,21 @@ async fn serve(mut stream: UnixStream, caller: HookCaller, reports: mpsc::Sender
     };
     if name == hook::WAIT {
         drop(turn);
-        let waits = waiter::Waits {
+        let hook = waiter::WaitingHook {
             number: caller.number,
             pid,
             transcript: transcript_of(&input),
         };
-        waiter::wait(stream, waits, reports).await;
+        waiter::wait(stream, hook, reports).await;
     } else if let Some(event) = understand(&name, &input) {
         let origin = HookOrigin {
             pid,
             transcript: transcript_of(&input),
             status_file: own_status::path(&environment.folder, &environment.pid),
             inbox: InboxAddress::new(&environment.socket, &environment.token, &environment.pid),
-            asks_nothing: input["permission_mode"]
+            bypasses_permissions: input["permission_mode"]
                 .as_str()
-                .map(|mode| mode == ASKS_NOTHING),
+                .map(|mode| mode == BYPASS_PERMISSIONS),
         };
         let _session_ended = reports.send(HookReport::Event(event, origin)).await;
     }
@@ -391,7 +391,7 @@ mod tests {
         drop(told.recv().await);
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
-        assert_eq!(answer, [hook::GO]);
+        assert_eq!(answer, [hook::RELEASE]);
     }
 
     #[test]

@@ -183,7 +183,7 @@ impl Session {
                 self.deliveries.close(Way::Hook, now);
                 self.waiter
                     .take()
-                    .is_some_and(|waiter| waiter.give(submission))
+                    .is_some_and(|waiter| waiter.deliver(submission))
             }
             way => {
                 let open = self.ways.get(way);
@@ -309,9 +309,9 @@ impl Session {
             HookReport::Waiter(waiter) => {
                 // The SessionStart hook may report after the waiter.
                 self.deliveries.hooks_work(now);
-                let porter = waiter.porter();
+                let hook_writer = waiter.hook_writer();
                 let ways = self.ways.ways.iter();
-                ways.for_each(|way| way.hook_waits(porter.clone()));
+                ways.for_each(|way| way.hook_waits(hook_writer.clone()));
                 // Only one waiter is kept: dropping the previous one releases it.
                 self.waiter = Some(waiter);
                 self.deliveries.open(Way::Hook, false);

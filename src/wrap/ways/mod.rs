@@ -182,7 +182,7 @@ pub struct HookOrigin {
     /// Its inbox socket, where this version has one.
     pub inbox: Option<claude_inbox::InboxAddress>,
     /// Whether it asks for no permissions, where the hook says so or otherwise.
-    pub asks_nothing: Option<bool>,
+    pub bypasses_permissions: Option<bool>,
 }
 
 /// A way in that the session holds. Dropping it ends it, and every submission in it counts as lost.
@@ -205,7 +205,7 @@ pub trait WayIn: fmt::Debug + Send {
     fn moved(&self, _pid: i32) {}
 
     /// A hook of the agent's waits, and can write to the agent's inbox.
-    fn hook_waits(&self, _porter: claude_inbox::Porter) {}
+    fn hook_waits(&self, _writer: claude_inbox::HookWriter) {}
 
     /// Hands a submission over. `false`: it was not taken, and nothing will be reported about it.
     fn deliver(&self, submission: Submission) -> bool;

@@ -49,7 +49,7 @@ impl Stage {
             transcript: Some(self.path("transcript.jsonl")),
             status_file: None,
             inbox: InboxAddress::new(socket.to_str().unwrap(), "", &pid.to_string()),
-            asks_nothing: (!self.is_unsaid).then_some(false),
+            bypasses_permissions: (!self.is_unsaid).then_some(false),
         });
     }
 
@@ -118,7 +118,7 @@ async fn a_text_counts_when_the_transcript_holds_it_and_not_when_it_was_accepted
     stage.row(&json!({"type": "queue-operation", "operation": "enqueue"}));
     // Longer than a text may take that nothing is seen of.
     stage
-        .says_nothing_for(SEEN_WITHIN + Duration::from_secs(1))
+        .says_nothing_for(ACCEPTED_WITHIN + Duration::from_secs(1))
         .await;
     stage.row(&json!({"type": "user", "message": {"content": content(&line)}}));
     assert_eq!(stage.said().await, WayReport::InContext(7));
@@ -201,7 +201,7 @@ async fn without_a_socket_the_way_is_closed_and_says_why() {
     assert_eq!(stage.said().await, WayReport::Open);
     drop(socket);
     stage.deliver(7);
-    let (number, why, refusal) = (7, NOBODY.to_owned(), Refusal::Failed);
+    let (number, why, refusal) = (7, NO_LISTENER.to_owned(), Refusal::Failed);
     assert_eq!(
         stage.said().await,
         WayReport::NotTaken {
@@ -210,7 +210,10 @@ async fn without_a_socket_the_way_is_closed_and_says_why() {
             refusal
         }
     );
-    assert_eq!(stage.said().await, WayReport::Closed(NOBODY.to_owned()));
+    assert_eq!(
+        stage.said().await,
+        WayReport::Closed(NO_LISTENER.to_owned())
+    );
 }
 
 #[tokio::test]
@@ -219,13 +222,13 @@ async fn a_hook_that_waits_writes_the_line() {
     let _socket = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
     assert_eq!(stage.said().await, WayReport::Open);
-    let (errands, mut waiting) = mpsc::channel::<Errand>(1);
-    stage.inbox.hook_waits(Porter::new(&errands));
+    let (writes, mut waiting) = mpsc::channel::<InboxWrite>(1);
+    stage.inbox.hook_waits(HookWriter::new(&writes));
     stage.deliver(7);
-    let errand = errand_of(&mut waiting).await;
-    assert_eq!(errand.socket, stage.path("1.sock"));
-    assert!(String::from_utf8_lossy(&errand.line).contains("id=01"));
-    errand.done.send(Passed::Sent).unwrap();
+    let write = next_write(&mut waiting).await;
+    assert_eq!(write.socket, stage.path("1.sock"));
+    assert!(String::from_utf8_lossy(&write.line).contains("id=01"));
+    write.done.send(WriteResult::Written).unwrap();
     stage.row(&json!({"type": "user", "message": {"content": LINE}}));
     assert_eq!(stage.said().await, WayReport::InContext(7));
 }
@@ -250,10 +253,10 @@ async fn of_unknown_mode() -> (Stage, UnixListener) {
     (stage, socket)
 }
 
-/// The next errand, of a hook that goes on waiting.
-async fn errand_of(waiting: &mut mpsc::Receiver<Errand>) -> Errand {
-    let errand = tokio::time::timeout(LIMIT, waiting.recv()).await;
-    errand.unwrap().unwrap()
+/// The next write, of a hook that goes on waiting.
+async fn next_write(waiting: &mut mpsc::Receiver<InboxWrite>) -> InboxWrite {
+    let write = tokio::time::timeout(LIMIT, waiting.recv()).await;
+    write.unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -261,9 +264,9 @@ async fn where_permissions_may_not_be_asked_for_only_a_hook_that_waits_writes() 
     // After the hook had ended, the wrap wrote the line itself. Claude Code held it behind a
     // dialog, and the person's next Enter denied it.
     let (mut stage, _socket) = of_unknown_mode().await;
-    let (errands, waiting) = mpsc::channel::<Errand>(1);
-    stage.inbox.hook_waits(Porter::new(&errands));
-    drop((errands, waiting));
+    let (writes, waiting) = mpsc::channel::<InboxWrite>(1);
+    stage.inbox.hook_waits(HookWriter::new(&writes));
+    drop((writes, waiting));
     stage.deliver(7);
     assert_eq!(stage.said().await, WayReport::Closed(NO_HOOK.to_owned()));
     let (number, why, refusal) = (7, NO_HOOK.to_owned(), Refusal::Elsewhere);
@@ -275,15 +278,15 @@ async fn where_permissions_may_not_be_asked_for_only_a_hook_that_waits_writes() 
             refusal
         }
     );
-    let (errands, mut waiting) = mpsc::channel::<Errand>(1);
-    stage.inbox.hook_waits(Porter::new(&errands));
+    let (writes, mut waiting) = mpsc::channel::<InboxWrite>(1);
+    stage.inbox.hook_waits(HookWriter::new(&writes));
     assert_eq!(stage.said().await, WayReport::Open);
     stage.deliver(8);
     assert!(
-        errand_of(&mut waiting)
+        next_write(&mut waiting)
             .await
             .done
-            .send(Passed::Sent)
+            .send(WriteResult::Written)
             .is_ok()
     );
     stage.row(&json!({"type": "user", "message": {"content": LINE}}));
@@ -291,15 +294,15 @@ async fn where_permissions_may_not_be_asked_for_only_a_hook_that_waits_writes() 
 }
 
 #[tokio::test]
-async fn an_errand_that_a_hook_could_not_do_is_done_by_the_next_one() {
+async fn a_line_that_a_hook_could_not_write_is_written_by_the_next_hook() {
     let (stage, _socket) = of_unknown_mode().await;
-    let (errands, mut waiting) = mpsc::channel::<Errand>(1);
-    stage.inbox.hook_waits(Porter::new(&errands));
+    let (writes, mut waiting) = mpsc::channel::<InboxWrite>(1);
+    stage.inbox.hook_waits(HookWriter::new(&writes));
     stage.deliver(7);
-    let errand = errand_of(&mut waiting).await;
-    let (others, mut next) = mpsc::channel::<Errand>(1);
-    stage.inbox.hook_waits(Porter::new(&others));
-    assert!(errand.done.send(Passed::NotSent).is_ok());
-    let errand = errand_of(&mut next).await;
-    assert!(String::from_utf8_lossy(&errand.line).contains("id=01"));
+    let write = next_write(&mut waiting).await;
+    let (others, mut next) = mpsc::channel::<InboxWrite>(1);
+    stage.inbox.hook_waits(HookWriter::new(&others));
+    assert!(write.done.send(WriteResult::NotWritten).is_ok());
+    let write = next_write(&mut next).await;
+    assert!(String::from_utf8_lossy(&write.line).contains("id=01"));
 }
