@@ -17,7 +17,7 @@ use crate::wrap::options::WrapOptions;
 use crate::wrap::pty::find_program;
 use crate::wrap::ways::claude_inbox::ClaudeInbox;
 use crate::wrap::ways::claude_plugin::{Plugin, PluginSetup};
-use crate::wrap::ways::codex::{self, Codex, Mark};
+use crate::wrap::ways::codex::{self, Codex, ThreadMarker};
 use crate::wrap::ways::opencode::{self, Opencode};
 use crate::wrap::ways::{Way, WayIn, WayReporter, WaysIn};
 
@@ -154,12 +154,12 @@ async fn open_api(
         .home
         .sessions()
         .join(format!("{}.codex", identity.session));
-    let mark = Mark::new(folder)?;
-    identity.arguments.extend(mark.arguments());
+    let marker = ThreadMarker::new(folder)?;
+    identity.arguments.extend(marker.arguments());
     let setup = codex::Setup {
         home,
         program: program.into_os_string(),
-        mark,
+        marker,
     };
     Ok(Box::new(Codex::start(setup, reporter)))
 }
