@@ -230,7 +230,10 @@ impl Session {
                 self.is_stale = self.reads_screen;
                 self.agent.output(&self.modes, now);
                 if let Some(title) = self.modes.title() {
-                    self.ways.ways.iter().for_each(|way| way.titled(title));
+                    self.ways
+                        .ways
+                        .iter()
+                        .for_each(|way| way.title_changed(title));
                 }
             }
             RelayEvent::Input(bytes) => {

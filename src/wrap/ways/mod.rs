@@ -196,7 +196,7 @@ pub trait WayIn: fmt::Debug + Send {
     }
 
     /// The terminal's title is this now: some agents say in it which conversation is shown.
-    fn titled(&self, _title: &str) {}
+    fn title_changed(&self, _title: &str) {}
 
     /// A hook of the agent's ran here.
     fn hook_ran(&self, _origin: &HookOrigin) {}
