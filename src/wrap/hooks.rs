@@ -240,7 +240,7 @@ async fn serve(mut stream: UnixStream, caller: HookCaller, reports: mpsc::Sender
             transcript: transcript_of(&input),
         };
         waiter::wait(stream, hook, reports).await;
-    } else if let Some(event) = understand(&name, &input) {
+    } else if let Some(event) = parse_event(&name, &input) {
         let origin = HookOrigin {
             pid,
             transcript: transcript_of(&input),
@@ -270,7 +270,7 @@ fn transcript_of(input: &Value) -> Option<PathBuf> {
 }
 
 /// What a hook's name and input mean; `None` for what is of no interest.
-fn understand(name: &str, input: &Value) -> Option<HookEvent> {
+fn parse_event(name: &str, input: &Value) -> Option<HookEvent> {
     let text = |key: &str| {
         input
             .get(key)
@@ -342,18 +342,18 @@ mod tests {
     fn what_hooks_say_is_understood() {
         let input = json!({"tool_name": "Bash", "prompt": "hello"});
         assert_eq!(
-            understand("PermissionRequest", &input),
+            parse_event("PermissionRequest", &input),
             Some(HookEvent::PermissionAsked("Bash".into()))
         );
         assert_eq!(
-            understand("UserPromptSubmit", &input),
+            parse_event("UserPromptSubmit", &input),
             Some(HookEvent::PromptSubmitted("hello".into()))
         );
         assert_eq!(
-            understand("StopFailure", &input),
+            parse_event("StopFailure", &input),
             Some(HookEvent::TurnEnded)
         );
-        assert_eq!(understand("PreCompact", &input), None);
+        assert_eq!(parse_event("PreCompact", &input), None);
     }
 
     /// A hook that connects and says this.
@@ -404,7 +404,7 @@ mod tests {
         );
         let hooks = settings["hooks"].as_object().unwrap();
         for (event, groups) in hooks {
-            assert!(understand(event, &json!({})).is_some(), "{event}");
+            assert!(parse_event(event, &json!({})).is_some(), "{event}");
             let calls = groups[0]["hooks"].as_array().unwrap().len();
             let has_waiter = matches!(event.as_str(), "SessionStart" | "Stop");
             assert_eq!(calls, if has_waiter { 2 } else { 1 }, "{event}");

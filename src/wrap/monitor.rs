@@ -244,7 +244,7 @@ fn watch(program: Pid) -> io::Result<ChildStatus> {
                 Ok(None) | Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-        let Some(seen) = understand(&status) else {
+        let Some(seen) = child_status_of(&status) else {
             continue;
         };
         report(seen);
@@ -255,7 +255,7 @@ fn watch(program: Pid) -> io::Result<ChildStatus> {
     }
 }
 
-fn understand(status: &WaitIdStatus) -> Option<ChildStatus> {
+fn child_status_of(status: &WaitIdStatus) -> Option<ChildStatus> {
     if let Some(code) = status.exit_status() {
         return Some(ChildStatus::Exited(code));
     }

@@ -47,12 +47,13 @@ impl Origins {
             return false;
         };
         let is_spare = claude_moves::is_spare(&found.arguments);
-        let goes_on = |to: &Path| {
+        let is_continuation = |to: &Path| {
             let mut known = self.transcripts.iter();
-            known.any(|from| claude_moves::goes_on(from, to))
+            known.any(|from| claude_moves::moved_to(from, to))
         };
-        let continues = !is_spare && claude_moves::continues(&found.arguments, &self.transcripts);
-        if continues || transcript.is_some_and(goes_on) {
+        let resumes =
+            !is_spare && claude_moves::resumes_any_of(&found.arguments, &self.transcripts);
+        if resumes || transcript.is_some_and(is_continuation) {
             self.moved.retain(|&moved| process::is_alive(moved));
             self.moved.push(pid);
             return true;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::HookReport;
 use crate::wrap::hook;
 use crate::wrap::ways::Submission;
-use crate::wrap::ways::claude_hook::{Carried, Fate};
+use crate::wrap::ways::claude_hook::{HookDelivery, HookOutcome};
 use crate::wrap::ways::claude_inbox::{HookWriter, InboxWrite, WRITE_TIMEOUT, WriteResult};
 
 /// Capacity of the queue of inbox writes. The inbox way has at most one in flight.
@@ -131,19 +131,19 @@ async fn deliver(
     reports: mpsc::Sender<HookReport>,
 ) {
     let number = submission.number;
-    let carried = transcript.map(|path| Carried::expect(submission.ids, &path));
+    let delivery = transcript.map(|path| HookDelivery::expect(submission.ids, &path));
     let mut bytes = vec![hook::DELIVER_TEXT];
     bytes.extend_from_slice(submission.text.as_bytes());
     bytes.push(b'\n');
     let is_written = stream.write_all(&bytes).await.is_ok() && stream.shutdown().await.is_ok();
-    let report = match carried {
+    let report = match delivery {
         _ if !is_written => HookReport::NotTaken(number),
-        Some(carried) => tokio::select! {
-            fate = carried.fate() => match fate {
-                Fate::InContext => HookReport::InContext(number),
-                Fate::Refused(why) => HookReport::Refused(number, why),
-                Fate::Unread => HookReport::Unread(number),
-                Fate::Unseen => HookReport::Unseen(number),
+        Some(delivery) => tokio::select! {
+            outcome = delivery.outcome() => match outcome {
+                HookOutcome::InContext => HookReport::InContext(number),
+                HookOutcome::Refused(why) => HookReport::Refused(number, why),
+                HookOutcome::Unread => HookReport::Unread(number),
+                HookOutcome::Unseen => HookReport::Unseen(number),
             },
             () = reports.closed() => return,
         },

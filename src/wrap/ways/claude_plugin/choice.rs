@@ -100,7 +100,7 @@ impl ProcessChoice {
     ) -> Role {
         let role = if claude_moves::is_spare(arguments) {
             Role::Foreign
-        } else if claude_moves::continues(arguments, &self.transcripts) {
+        } else if claude_moves::resumes_any_of(arguments, &self.transcripts) {
             Role::Moved
         } else {
             let is_free =

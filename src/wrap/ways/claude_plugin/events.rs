@@ -116,7 +116,7 @@ impl Work {
             return false;
         };
         let other = transcript.to_owned();
-        let looked = tokio::task::spawn_blocking(move || claude_moves::goes_on(&ours, &other));
+        let looked = tokio::task::spawn_blocking(move || claude_moves::moved_to(&ours, &other));
         looked.await.unwrap_or_default()
     }
 
