@@ -351,7 +351,7 @@ impl Session {
     fn handle_disk_event(&mut self, event: DiskEvent) {
         match event {
             DiskEvent::LookedUp(key, seen) => self.admit(key, seen),
-            DiskEvent::IntentsWritten => self.deliveries.noted(),
+            DiskEvent::IntentsWritten => self.deliveries.intent_written(),
             DiskEvent::DoneWritten(keys) => self.post.done(&mut self.deliveries.table, &keys),
             DiskEvent::DeadLetterWritten(key, error) => {
                 self.log.say(&format!("a dead letter: {error}"));
@@ -412,7 +412,7 @@ impl Session {
         };
         let is_loop = self.post.parts.brake.holds(passing, Instant::now());
         let (lines, file) = compose(&message.envelope, &self.post.parts, limit, &mut self.log);
-        (message.line, message.line_again) = lines;
+        (message.line, message.repeat_line) = lines;
         message.text_files.extend(file);
         message.may_repeat = seen == Seen::Intended;
         message.blocked = is_loop.then_some(Hold::Loop);
@@ -449,8 +449,8 @@ impl Session {
             // Copies of held messages would use up the prefetch.
             return self.post.reject([delivery]);
         }
-        let spare = self.deliveries.table.attach(key, delivery);
-        self.post.ack(spare);
+        let surplus = self.deliveries.table.attach(key, delivery);
+        self.post.ack(surplus);
     }
 }
 

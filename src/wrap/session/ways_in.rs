@@ -104,10 +104,10 @@ impl Session {
     /// Carries out one step of [`Deliveries::step`](crate::wrap::delivery::Deliveries::step).
     pub(super) fn carry_out(&mut self, step: Step, now: Instant) {
         match step {
-            Step::Note(keys) => self.post.intend(&self.deliveries.table, &keys),
-            Step::Withdraw(identities) => self.post.withdraw(identities),
-            Step::ToFile(key) => self.move_to_file(key),
-            Step::Hand(way, submission) => self.deliver_by_way(way, submission, now),
+            Step::WriteIntent(keys) => self.post.intend(&self.deliveries.table, &keys),
+            Step::WithdrawIntent(identities) => self.post.withdraw(identities),
+            Step::MoveToFile(key) => self.move_to_file(key),
+            Step::Deliver(way, submission) => self.deliver_by_way(way, submission, now),
             Step::Write(bytes) => self.relay.send_and_notify(&bytes),
             Step::Replay(bytes) => self.pass_on(&bytes, now),
             Step::Type(submission, bytes) => {
@@ -123,7 +123,7 @@ impl Session {
                 self.log.say(&format!("delivered {ids} ({way})"));
                 self.post.delivered(&self.deliveries.table, &keys, way);
             }
-            Step::Read(identities, way) => {
+            Step::WriteDone(identities, way) => {
                 let count = identities.len();
                 self.log.say(&match count {
                     1 => format!("1 message was read before the connection was lost ({way})"),
@@ -135,7 +135,7 @@ impl Session {
                 let keys: Vec<MessageKey> = keys.collect();
                 self.post.read(keys.into_iter().zip(identities), way);
             }
-            Step::Forget(number) => self.proofs.forget(number),
+            Step::EndSearch(number) => self.proofs.forget(number),
             Step::Held(keys, hold) => {
                 let ids = self.deliveries.table.ids(&keys).join(", ");
                 self.log.say(&format!("holds {ids}: {hold}"));
@@ -158,7 +158,7 @@ impl Session {
         let words = self.proofs.read_status_file();
         if is_silent && let Some(transcript) = &words.transcript {
             self.proofs.follow(transcript.clone());
-            self.deliveries.proves_by(TurnProof::RowOrRest);
+            self.deliveries.set_turn_proof(TurnProof::RowOrRest);
         }
         words
     }
@@ -191,7 +191,7 @@ impl Session {
             }
         };
         if !is_taken {
-            self.deliveries.not_handed(number);
+            self.deliveries.not_handed_over(number);
             self.log_disabled_ways();
         }
     }
@@ -264,7 +264,7 @@ impl Session {
         }
         if let Sign::Transcript(path) = sign {
             self.proofs.follow(path);
-            self.deliveries.proves_by(TurnProof::Row);
+            self.deliveries.set_turn_proof(TurnProof::Row);
         }
     }
 
@@ -294,7 +294,7 @@ impl Session {
                 self.proofs.status_file.clone_from(&origin.status_file);
                 if let Some(transcript) = origin.transcript {
                     self.proofs.follow(transcript);
-                    self.deliveries.proves_by(TurnProof::Row);
+                    self.deliveries.set_turn_proof(TurnProof::Row);
                 }
                 // The screen is read at each event, even if no message waits: later readings are
                 // interpreted by what was seen before.

@@ -60,7 +60,7 @@ const SWALLOWED: Duration = Duration::from_secs(2);
 
 /// The next step for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stroke {
+pub enum KeyboardStep {
     /// Write these bytes to the agent, then say [`Keyboard::written`] when all of them are out.
     Write(Vec<u8>),
     /// Write these keys of the person, kept back until now.
@@ -136,7 +136,7 @@ struct TypedText {
     /// Nothing of the program's screen is known.
     is_blind: bool,
     /// Its [`Outcome::HandedOver`] was told.
-    is_told: bool,
+    is_handover_reported: bool,
 }
 
 /// The keyboard of one session: at most one text at a time.
@@ -179,7 +179,7 @@ impl Keyboard {
     }
 
     /// From now on this proves that a text was read.
-    pub fn proves_by(&mut self, proof: TurnProof) {
+    pub fn set_turn_proof(&mut self, proof: TurnProof) {
         self.proof = proof;
     }
 
@@ -200,7 +200,7 @@ impl Keyboard {
                 since: now,
             },
             is_blind: !agent.profile().knows_its_prompt() && agent.profile().line.is_none(),
-            is_told: false,
+            is_handover_reported: false,
         });
         bytes
     }
@@ -214,7 +214,7 @@ impl Keyboard {
                     && matches!(attempt.phase, TypingPhase::Entered { out: Some(_), .. })
             });
             if !is_submitted {
-                self.strand(now, Hold::Stuck);
+                self.mark_stuck(now, Hold::Stuck);
             }
             return Some(bytes);
         }
@@ -249,7 +249,7 @@ impl Keyboard {
         )
     }
 
-    /// All bytes of the last [`Stroke::Write`] are with the terminal.
+    /// All bytes of the last [`KeyboardStep::Write`] are with the terminal.
     pub fn written(&mut self, now: Instant) {
         if let Some(TypedText {
             phase: TypingPhase::Pasted { out, .. } | TypingPhase::Entered { out, .. },
@@ -314,7 +314,7 @@ impl Keyboard {
     }
 
     /// Whether the next step may write something that a shell in the foreground would execute.
-    pub fn may_press(&self) -> bool {
+    pub fn may_press_enter(&self) -> bool {
         let phase = self.attempt.as_ref().map(|attempt| &attempt.phase);
         matches!(
             phase,
@@ -337,7 +337,7 @@ impl Keyboard {
         self.result = Some(outcome);
     }
 
-    fn strand(&mut self, now: Instant, why: Hold) {
+    fn mark_stuck(&mut self, now: Instant, why: Hold) {
         if let Some(attempt) = &mut self.attempt {
             attempt.phase = TypingPhase::Stuck {
                 since: now,

@@ -25,8 +25,8 @@ impl Session {
     /// message of the session's own user displaces those of other users, or waits until the agent
     /// has read them.
     pub(super) fn may_use_id(&mut self, id: &str, publisher: &Publisher) -> bool {
-        let namesakes = self.deliveries.table.under_id(id);
-        let (bars, others): (Vec<_>, Vec<_>) = namesakes
+        let same_id = self.deliveries.table.with_id(id);
+        let (bars, others): (Vec<_>, Vec<_>) = same_id
             .map(|(key, message)| (key, publisher.yields_to(&message.publisher)))
             .partition(|(_, yields)| *yields);
         if !bars.is_empty() {

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::{
-    GIVE_UP, Hold, Keyboard, Outcome, ROW_WITHIN, SWALLOWED, Stroke, TURN_SIGN, TURN_WITHIN,
+    GIVE_UP, Hold, Keyboard, KeyboardStep, Outcome, ROW_WITHIN, SWALLOWED, TURN_SIGN, TURN_WITHIN,
     TurnProof, TypingPhase, squeeze,
 };
 use crate::wrap::agent_state::{AgentState, Verdict};
@@ -17,18 +17,18 @@ const PLACEHOLDER: &str = "[Pastedtext#";
 
 impl Keyboard {
     /// The next thing to do at `now`, given what is known of the agent.
-    pub fn step(&mut self, agent: &AgentState, now: Instant) -> Stroke {
+    pub fn step(&mut self, agent: &AgentState, now: Instant) -> KeyboardStep {
         if let Some(result) = self.result.take() {
-            return Stroke::Result(result);
+            return KeyboardStep::Result(result);
         }
         let Some(attempt) = &mut self.attempt else {
             return self.released(None);
         };
         let is_entered = matches!(attempt.phase, TypingPhase::Entered { out: Some(_), .. })
             || matches!(attempt.phase, TypingPhase::Submitted { .. });
-        if is_entered && !attempt.is_told {
-            attempt.is_told = true;
-            return Stroke::Result(Outcome::HandedOver);
+        if is_entered && !attempt.is_handover_reported {
+            attempt.is_handover_reported = true;
+            return KeyboardStep::Result(Outcome::HandedOver);
         }
         match attempt.phase {
             TypingPhase::Pasted { out, since } => self.pasted(agent, now, out, since),
@@ -46,9 +46,9 @@ impl Keyboard {
         }
     }
 
-    fn released(&mut self, again: Option<Instant>) -> Stroke {
+    fn released(&mut self, again: Option<Instant>) -> KeyboardStep {
         let keys = self.kept.release();
-        keys.map_or(Stroke::Wait(again), Stroke::Replay)
+        keys.map_or(KeyboardStep::Wait(again), KeyboardStep::Replay)
     }
 
     fn pasted(
@@ -57,7 +57,7 @@ impl Keyboard {
         now: Instant,
         out: Option<Instant>,
         since: Instant,
-    ) -> Stroke {
+    ) -> KeyboardStep {
         let pace = agent.profile().pace;
         let is_drawn = agent.profile().knows_its_prompt() || agent.profile().line.is_some();
         let end = since + GIVE_UP;
@@ -73,7 +73,7 @@ impl Keyboard {
             return if now >= end {
                 self.give_up(agent, now, Hold::Unseen)
             } else {
-                Stroke::Wait(Some(end))
+                KeyboardStep::Wait(Some(end))
             };
         };
         let shows_it = self.is_shown(agent);
@@ -93,20 +93,20 @@ impl Keyboard {
                 true => end,
                 false => out + TURN_SIGN,
             };
-            return Stroke::Wait(Some(next));
+            return KeyboardStep::Wait(Some(next));
         }
         let ready = (out + pace.before_enter).max(agent.last_output() + pace.quiet_before_enter);
         if now < ready {
-            return Stroke::Wait(Some(ready));
+            return KeyboardStep::Wait(Some(ready));
         }
         if obstacle.is_some() || agent.is_busy(now) {
             // Whatever opened took the text or hides it. No Enter: it would be an answer.
-            return Stroke::Wait(Some(if now < end { end } else { now + TURN_SIGN }));
+            return KeyboardStep::Wait(Some(if now < end { end } else { now + TURN_SIGN }));
         }
         self.press_enter(now, 1)
     }
 
-    fn press_enter(&mut self, now: Instant, presses: u8) -> Stroke {
+    fn press_enter(&mut self, now: Instant, presses: u8) -> KeyboardStep {
         if let Some(attempt) = &mut self.attempt {
             attempt.phase = TypingPhase::Entered {
                 out: None,
@@ -114,11 +114,11 @@ impl Keyboard {
                 presses,
             };
         }
-        Stroke::Write(b"\r".to_vec())
+        KeyboardStep::Write(b"\r".to_vec())
     }
 
-    fn give_up(&mut self, agent: &AgentState, now: Instant, why: Hold) -> Stroke {
-        self.strand(now, why);
+    fn give_up(&mut self, agent: &AgentState, now: Instant, why: Hold) -> KeyboardStep {
+        self.mark_stuck(now, why);
         self.step(agent, now)
     }
 
@@ -164,7 +164,7 @@ impl Keyboard {
     }
 
     /// Whether the box contains our text, possibly with other text.
-    fn is_among_it(agent: &AgentState) -> bool {
+    fn box_contains_text(agent: &AgentState) -> bool {
         matches!(agent.input(), Input::Holds(shown)
             if shown.contains("[cbroker peer message") || squeeze(shown).contains(PLACEHOLDER)
                 || agent.input_is_scrolled() || !agent.profile().knows_its_prompt())
@@ -175,20 +175,20 @@ impl Keyboard {
         agent: &AgentState,
         now: Instant,
         (out, since, presses): (Option<Instant>, Instant, u8),
-    ) -> Stroke {
+    ) -> KeyboardStep {
         let end = since + GIVE_UP;
         let Some(out) = out else {
             return if now >= end {
                 self.give_up(agent, now, Hold::Stuck)
             } else {
-                Stroke::Wait(Some(end))
+                KeyboardStep::Wait(Some(end))
             };
         };
         if !agent.profile().knows_its_prompt() {
             // Never a second Enter.
             let settled = out + agent.profile().pace.before_enter;
             if now < settled {
-                return Stroke::Wait(Some(settled));
+                return KeyboardStep::Wait(Some(settled));
             }
             if agent.profile().line.is_some() {
                 return self.entered_line(agent, now, out);
@@ -212,7 +212,7 @@ impl Keyboard {
             return self.step(agent, now);
         }
         if now < late {
-            return Stroke::Wait(Some(late));
+            return KeyboardStep::Wait(Some(late));
         }
         if presses == 1
             && agent.obstacle().is_none()
@@ -227,7 +227,7 @@ impl Keyboard {
     /// A line that is empty after Enter proves nothing: an agent that starts may have dropped the
     /// text, or not have drawn it yet. A turn must be seen, or the text above the empty line; where
     /// the agent may take a text and let it wait, both, or an answer to it.
-    fn entered_line(&mut self, agent: &AgentState, now: Instant, out: Instant) -> Stroke {
+    fn entered_line(&mut self, agent: &AgentState, now: Instant, out: Instant) -> KeyboardStep {
         if agent.shows_waiting() {
             return self.wait(agent, now);
         }
@@ -252,7 +252,7 @@ impl Keyboard {
         }
         let end = out + GIVE_UP;
         if now < end {
-            return Stroke::Wait(Some(if now < late { late } else { end }));
+            return KeyboardStep::Wait(Some(if now < late { late } else { end }));
         }
         if !holds && (is_busy || (may_wait && is_above)) {
             return self.wait(agent, now);
@@ -261,7 +261,7 @@ impl Keyboard {
         self.give_up(agent, now, why)
     }
 
-    fn wait(&mut self, agent: &AgentState, now: Instant) -> Stroke {
+    fn wait(&mut self, agent: &AgentState, now: Instant) -> KeyboardStep {
         if let Some(attempt) = &mut self.attempt {
             attempt.phase = TypingPhase::Waiting {
                 is_escaped: false,
@@ -278,7 +278,7 @@ impl Keyboard {
         agent: &AgentState,
         now: Instant,
         (is_escaped, over_since): (bool, Option<Instant>),
-    ) -> Stroke {
+    ) -> KeyboardStep {
         if !self.kept.is_empty() {
             return self.released(None);
         }
@@ -290,7 +290,7 @@ impl Keyboard {
             };
         }
         let Some(over_since) = over_since else {
-            return Stroke::Wait(None);
+            return KeyboardStep::Wait(None);
         };
         if self.is_above(agent) {
             return self.shown(agent, now, (is_escaped, over_since));
@@ -298,13 +298,13 @@ impl Keyboard {
         // It may be drawn piece by piece.
         let late = over_since + TURN_SIGN;
         if now < late {
-            return Stroke::Wait(Some(late));
+            return KeyboardStep::Wait(Some(late));
         }
         match (agent.input(), agent.verdict(now)) {
             // The agent gave it back, or the person types and its place is out of sight.
             (Input::Holds(_), _) if !agent.is_busy(now) => self.give_up(agent, now, Hold::Stuck),
             (_, Verdict::Free) => self.give_up(agent, now, Hold::Unseen),
-            (_, Verdict::Hold(_, again)) => Stroke::Wait(again),
+            (_, Verdict::Hold(_, again)) => KeyboardStep::Wait(again),
         }
     }
 
@@ -315,7 +315,7 @@ impl Keyboard {
         agent: &AgentState,
         now: Instant,
         (is_escaped, since): (bool, Instant),
-    ) -> Stroke {
+    ) -> KeyboardStep {
         if is_escaped {
             self.finish(Outcome::Gone);
             return self.step(agent, now);
@@ -326,21 +326,21 @@ impl Keyboard {
         }
         let late = since + TURN_WITHIN;
         if now < late {
-            return Stroke::Wait(Some(late));
+            return KeyboardStep::Wait(Some(late));
         }
         match agent.verdict(now) {
             Verdict::Free => self.give_up(agent, now, Hold::Unseen),
-            Verdict::Hold(_, again) => Stroke::Wait(again),
+            Verdict::Hold(_, again) => KeyboardStep::Wait(again),
         }
     }
 
-    fn submitted(&mut self, agent: &AgentState, now: Instant, since: Instant) -> Stroke {
+    fn submitted(&mut self, agent: &AgentState, now: Instant, since: Instant) -> KeyboardStep {
         if !self.kept.is_empty() {
             return self.released(None);
         }
         let late = since + ROW_WITHIN;
         if now < late {
-            return Stroke::Wait(Some(late));
+            return KeyboardStep::Wait(Some(late));
         }
         // At rest, and no row: the prompt was refused, and this version does not say so. While a
         // turn runs, its row may be late.
@@ -351,23 +351,23 @@ impl Keyboard {
             });
             return self.step(agent, now);
         }
-        Stroke::Wait(Some(now + TURN_SIGN))
+        KeyboardStep::Wait(Some(now + TURN_SIGN))
     }
 
-    fn stuck(&mut self, agent: &AgentState, now: Instant, stuck_since: Instant) -> Stroke {
+    fn stuck(&mut self, agent: &AgentState, now: Instant, stuck_since: Instant) -> KeyboardStep {
         if !self.kept.is_empty() {
             return self.released(None);
         }
         if agent.shows_waiting() {
             return self.wait(agent, now);
         }
-        let is_among_it = Self::is_among_it(agent);
+        let box_contains_text = Self::box_contains_text(agent);
         let profile = agent.profile();
         let is_drawn = profile.knows_its_prompt() || profile.line.is_some();
         let is_empty = *agent.input() == Input::Empty || !is_drawn;
         let is_fresh = agent.last_output() >= stuck_since && agent.has_read_input();
         let Some(attempt) = &mut self.attempt else {
-            return Stroke::Wait(None);
+            return KeyboardStep::Wait(None);
         };
         let TypingPhase::Stuck {
             was_seen,
@@ -375,12 +375,12 @@ impl Keyboard {
             ..
         } = &mut attempt.phase
         else {
-            return Stroke::Wait(None);
+            return KeyboardStep::Wait(None);
         };
-        *was_seen |= is_among_it;
-        if is_among_it || !is_empty {
+        *was_seen |= box_contains_text;
+        if box_contains_text || !is_empty {
             *empty_since = None;
-            return Stroke::Wait(None);
+            return KeyboardStep::Wait(None);
         }
         // Seen with it, and drawn empty since.
         if *was_seen && is_fresh {
@@ -390,12 +390,12 @@ impl Keyboard {
         // Never seen: the agent has read it, and shows an empty box for long.
         let swallowed = *empty_since.get_or_insert(now) + SWALLOWED;
         if !agent.has_read_input() || *was_seen {
-            return Stroke::Wait(Some(now + TURN_SIGN));
+            return KeyboardStep::Wait(Some(now + TURN_SIGN));
         }
         if now >= swallowed {
             self.finish(Outcome::Gone);
             return self.step(agent, now);
         }
-        Stroke::Wait(Some(swallowed))
+        KeyboardStep::Wait(Some(swallowed))
     }
 }
