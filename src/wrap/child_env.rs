@@ -194,7 +194,7 @@ fn removed(environment: &Environment) -> Vec<(OsString, Option<OsString>)> {
 /// Why our folder is not put on the program's PATH: other users can put programs there too.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the program may not find `cbroker`: {} is not put on its PATH, since others can write to {}",
+    "the program may not find `cbroker`: {} is not on its PATH, since other users can write to {}",
     ours.display(),
     open.display()
 )]

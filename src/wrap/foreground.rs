@@ -41,7 +41,7 @@ pub fn look(master: BorrowedFd<'_>) -> Option<String> {
     let processes = platform::foreground()?;
     match rustix::termios::tcgetpgrp(master) {
         Ok(group) => executes(&processes, group.as_raw_nonzero().get()),
-        Err(_) => Some("what runs in the terminal cannot be seen and perhaps".to_owned()),
+        Err(_) => Some("an unidentified program possibly".to_owned()),
     }
 }
 

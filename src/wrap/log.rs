@@ -47,7 +47,7 @@ impl Log {
     }
 
     /// One line with its time.
-    pub(super) fn say(&mut self, what: &str) {
+    pub(super) fn write(&mut self, what: &str) {
         if self.length > LIMIT {
             self.begin();
         }
@@ -72,9 +72,9 @@ mod tests {
         let path = folder.path().join("peer.log");
         let mut log = Log::open(&path);
         for _ in 0..12 {
-            log.say(&"x".repeat(1 << 20));
+            log.write(&"x".repeat(1 << 20));
         }
-        log.say("last");
+        log.write("last");
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.ends_with(" last\n") && text.len() as u64 <= LIMIT + (2 << 20));
         assert!(path.with_extension("log.1").exists());

@@ -166,7 +166,9 @@ impl Watch {
             what: "paste",
             is_seen: self.modes.takes_paste(),
             detail: "bracketed paste".to_owned(),
-            mend: Some("without it texts are typed, and nothing before it is switched on"),
+            mend: Some(
+                "without it, texts are typed letter by letter, or not at all into Claude Code",
+            ),
         };
         if self.profile.prompt.is_none() {
             return vec![paste];
@@ -187,7 +189,7 @@ impl Watch {
                 is_seen: self.modes.title().is_some(),
                 detail: match self.modes.title() {
                     Some(title) => format!("{title:?}"),
-                    None => "none, so it is not asked for".to_owned(),
+                    None => "none, so titles are not used".to_owned(),
                 },
                 mend: Some("nothing: the other signals decide"),
             },
@@ -196,14 +198,14 @@ impl Watch {
                 is_seen: self.began,
                 detail: "the hook SessionStart".to_owned(),
                 mend: Some(
-                    "hooks are off (`disableAllHooks` or managed settings): the screen alone \
-                     decides, with more quiet",
+                    "hooks are off (`disableAllHooks` or managed settings): only the screen is \
+                     used, with longer pauses",
                 ),
             },
             ProbeSign {
                 what: "second way",
                 is_seen: self.waits,
-                detail: "a hook waits to carry messages in without the keyboard".to_owned(),
+                detail: "a waiting hook can deliver messages without the keyboard".to_owned(),
                 mend: Some("messages wait for a free prompt: drafts, dialogs and turns hold them"),
             },
         ]

@@ -186,7 +186,7 @@ impl Session {
             self.agent.runs_no_hooks();
             self.hook_reporting = HookReporting::Silent;
             self.log
-                .say("with these arguments no hook runs: the screen alone decides");
+                .write("these arguments disable hooks: using the screen only");
         }
     }
 
@@ -216,7 +216,7 @@ impl Session {
         };
         // Keys typed from here on are left for the shell.
         self.relay.stop_reading_input();
-        self.log.say(&format!("the program {end}"));
+        self.log.write(&format!("the program {end}"));
         self.finish().await;
         end
     }
@@ -349,7 +349,7 @@ impl Session {
             && self.agent.is_screen_only(now)
         {
             self.hook_reporting = HookReporting::Silent;
-            self.log.say(
+            self.log.write(
                 "no hook came within 10 s of the prompt: using the screen only, with longer pauses",
             );
         }
@@ -359,7 +359,7 @@ impl Session {
         let off = self.deliveries.disabled_ways();
         if off != self.disabled_ways {
             let names: Vec<String> = off.iter().map(ToString::to_string).collect();
-            self.log.say(&match names.as_slice() {
+            self.log.write(&match names.as_slice() {
                 [] => "ways that were switched off are tried again".to_owned(),
                 names => format!("switched off after failures: {}", names.join(", ")),
             });
@@ -372,7 +372,7 @@ impl Session {
             if self.deliveries.table.should_report_hold(key, &hold, now) {
                 self.post.held(&self.deliveries.table, &[key], &hold);
                 let ids = self.deliveries.table.ids(&[key]).join(", ");
-                self.log.say(&format!("holds {ids}: {hold}"));
+                self.log.write(&format!("holds {ids}: {hold}"));
             }
         }
         let next = self.deliveries.table.next_hold_report(now);

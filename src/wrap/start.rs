@@ -285,7 +285,7 @@ fn say_that_messages_stay(options: &WrapOptions, config: &Config, has_terminal: 
 /// Records how the session was opened, for `list` and the page.
 fn record_command(config: &Config, options: &WrapOptions, log: &mut Log) {
     if let Err(error) = opened::remember(&config.home, options) {
-        log.say(&format!("cannot record this session's command: {error}"));
+        log.write(&format!("cannot record this session's command: {error}"));
     }
 }
 
@@ -312,15 +312,15 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
     let ways = ways::open(planned, config, &mut identity, &mut log).await;
     let (command, remarks) = child_env::command(&options, config, &identity, reach);
     let word = mode.word();
-    log.say(&format!(
+    log.write(&format!(
         "session {} of {}: {}, --delivery {word}",
         identity.session, options.name, profile.name
     ));
     if profile.has_hooks && !options.may_send {
-        log.say("with `--allow-send` the agent may call `cbroker send` without asking each time");
+        log.write("with `--allow-send` the agent may call `cbroker send` without asking each time");
     }
     for remark in remarks {
-        log.say(&remark);
+        log.write(&remark);
     }
     let parts = post(
         inbox,
@@ -363,7 +363,7 @@ fn listen_for_hooks(
     let path = &identity.socket;
     let hooks = Hooks::listen(path, identity.token.clone());
     if let Err(error) = &hooks {
-        log.say(&format!(
+        log.write(&format!(
             "no socket for hooks at {}: {error}",
             path.display()
         ));
@@ -385,7 +385,7 @@ fn show_screen(
     let path = socket(config, &identity.session, screen_socket::SUFFIX);
     let screen_socket = ScreenSocket::listen(&path, owner);
     screen_socket
-        .map_err(|error| log.say(&format!("`cbroker screen` shows nothing: {error}")))
+        .map_err(|error| log.write(&format!("`cbroker screen` shows nothing: {error}")))
         .ok()
 }
 

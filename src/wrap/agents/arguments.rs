@@ -128,7 +128,7 @@ pub struct Additions {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// It begins like JSON.
-    #[error("the value of --settings is no JSON: {0}")]
+    #[error("the value of --settings is not JSON: {0}")]
     Value(#[source] serde_json::Error),
     /// It names a file that cannot be read.
     #[error("{file}: {source}")]
@@ -139,7 +139,7 @@ pub enum SettingsError {
         source: io::Error,
     },
     /// It names a file that is not JSON.
-    #[error("{file} is no JSON: {source}")]
+    #[error("{file} is not JSON: {source}")]
     NotJson {
         /// The file.
         file: String,
@@ -147,7 +147,7 @@ pub enum SettingsError {
         source: serde_json::Error,
     },
     /// It is JSON of another type.
-    #[error("the value of --settings is no JSON object")]
+    #[error("the value of --settings is not a JSON object")]
     NotAnObject,
 }
 

@@ -114,7 +114,7 @@ async fn attempt(config: &Config, prefix: Vec<OsString>) -> Result<(), Error> {
     sent.and(if arrived {
         Ok(())
     } else {
-        Err(Error::new("it was confirmed and did not arrive"))
+        Err(Error::new("the message was confirmed but did not arrive"))
     })
 }
 
@@ -151,7 +151,7 @@ async fn run(config: &Config, prefix: Vec<OsString>, to: &SessionName) -> Result
     let outcome = tokio::time::timeout(WITHIN, command).await;
     let _left_for_the_sweep = std::fs::remove_file(config.home.session_credentials(&session));
     let output = outcome
-        .map_err(|_| Error::new(format!("no end within {} s", WITHIN.as_secs())))?
+        .map_err(|_| Error::new(format!("it did not end within {} s", WITHIN.as_secs())))?
         .map_err(failed)?;
     if output.status.success() {
         return Ok(());
@@ -161,7 +161,10 @@ async fn run(config: &Config, prefix: Vec<OsString>, to: &SessionName) -> Result
 
 fn first_line(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
-    let line = text.lines().next().unwrap_or("it failed without a word");
+    let line = text
+        .lines()
+        .next()
+        .unwrap_or("it failed without an error message");
     line.trim_start_matches("cbroker: ").to_owned()
 }
 

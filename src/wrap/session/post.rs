@@ -296,20 +296,20 @@ impl Session {
     fn handle_inbox_event(&mut self, event: InboxEvent) {
         match event {
             InboxEvent::Attached(attached) => {
-                self.log.say(&describe(&attached));
+                self.log.write(&describe(&attached));
                 self.post.parts.brake.expect_backlog(attached.waiting);
                 self.post.announced = None;
                 self.post.handed_out_before = self.deliveries.table.last_key();
             }
             InboxEvent::Delivery(delivery) => self.receive(*delivery),
             InboxEvent::Lost(error) => {
-                self.log.say(&format!("{error}; trying again"));
+                self.log.write(&format!("{error}; trying again"));
                 self.deliveries.lose_deliveries();
             }
             InboxEvent::Refused(error) => self
                 .log
-                .say(&format!("no messages in this session: {error}")),
-            InboxEvent::Ignored(what) => self.log.say(&what),
+                .write(&format!("no messages in this session: {error}")),
+            InboxEvent::Ignored(what) => self.log.write(&what),
             InboxEvent::Request(request, to) => self.answer(&request, to),
         }
     }
@@ -354,7 +354,7 @@ impl Session {
             DiskEvent::IntentsWritten => self.deliveries.intent_written(),
             DiskEvent::DoneWritten(keys) => self.post.done(&mut self.deliveries.table, &keys),
             DiskEvent::DeadLetterWritten(key, error) => {
-                self.log.say(&format!("a dead letter: {error}"));
+                self.log.write(&format!("wrote a dead letter: {error}"));
                 let id = self.post.dead_letter_ids.remove(&key).unwrap_or_default();
                 if let Some(delivery) = self.deliveries.table.remove_dead(key) {
                     self.post.refuse(delivery, id, &error);
@@ -362,7 +362,7 @@ impl Session {
             }
             DiskEvent::Failed(error) => self
                 .log
-                .say(&format!("the disk failed, trying again: {error}")),
+                .write(&format!("writing to disk failed, trying again: {error}")),
         }
     }
 
@@ -477,7 +477,7 @@ fn compose(
     ) {
         Ok((short, file)) => (both(&short), Some(file)),
         Err(error) => {
-            log.say(&format!(
+            log.write(&format!(
                 "a long text cannot be written to {}: {error}",
                 parts.spill.display()
             ));

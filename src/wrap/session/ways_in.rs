@@ -120,12 +120,12 @@ impl Session {
             }
             Step::Delivered(keys, way) => {
                 let ids = self.deliveries.table.ids(&keys).join(", ");
-                self.log.say(&format!("delivered {ids} ({way})"));
+                self.log.write(&format!("delivered {ids} ({way})"));
                 self.post.delivered(&self.deliveries.table, &keys, way);
             }
             Step::WriteDone(identities, way) => {
                 let count = identities.len();
-                self.log.say(&match count {
+                self.log.write(&match count {
                     1 => format!("1 message was read before the connection was lost ({way})"),
                     _ => {
                         format!("{count} messages were read before the connection was lost ({way})")
@@ -138,7 +138,7 @@ impl Session {
             Step::EndSearch(number) => self.proofs.forget(number),
             Step::Held(keys, hold) => {
                 let ids = self.deliveries.table.ids(&keys).join(", ");
-                self.log.say(&format!("holds {ids}: {hold}"));
+                self.log.write(&format!("holds {ids}: {hold}"));
                 self.post.held(&self.deliveries.table, &keys, &hold);
                 for &key in &keys {
                     self.deliveries.table.hold_reported(key, &hold, now);
@@ -209,7 +209,7 @@ impl Session {
         match report {
             WayReport::Open => {
                 let can_steer = self.ways.get(way).is_some_and(WayIn::can_steer);
-                self.log.say(&format!("the way in by {way} is open"));
+                self.log.write(&format!("the way in by {way} is open"));
                 self.deliveries.open(way, can_steer);
             }
             WayReport::Starting => self.deliveries.starts(way, now),
@@ -218,14 +218,14 @@ impl Session {
                 self.drop_waiter_of_other_process(Some(pid), now);
             }
             WayReport::Away => {
-                self.log.say(&format!(
-                    "by {way}: no process holds the session, so messages wait"
+                self.log.write(&format!(
+                    "{way}: no process holds the session, so messages wait"
                 ));
                 self.deliveries.away(way);
             }
             WayReport::Closed(why) => {
                 self.log
-                    .say(&format!("the way in by {way} is closed: {why}"));
+                    .write(&format!("the way in by {way} is closed: {why}"));
                 self.deliveries.close(way, now);
             }
             WayReport::InContext(number) => self.deliveries.in_context(number),
@@ -234,17 +234,18 @@ impl Session {
                 why,
                 refusal,
             } => {
-                self.log.say(&format!("not taken by {way}: {why}"));
+                self.log
+                    .write(&format!("{way} did not take the text: {why}"));
                 self.deliveries.not_taken(number, &why, refusal);
             }
             WayReport::Unseen(number) => {
                 self.log
-                    .say(&format!("by {way}: the agent did not accept it"));
+                    .write(&format!("{way}: the agent did not accept the text"));
                 self.deliveries.unseen(number);
             }
             WayReport::Lost(number) => {
                 self.log
-                    .say(&format!("{way}: the agent ended before it read the text"));
+                    .write(&format!("{way}: the agent ended before it read the text"));
                 self.deliveries.lost(number);
             }
             WayReport::Sign(sign) => self.handle_sign(sign, now),
@@ -259,7 +260,7 @@ impl Session {
             Sign::PersonSpoke => self.post.person_spoke(),
             Sign::Stopped => self
                 .log
-                .say("the person pressed Escape: messages wait for their next input"),
+                .write("the person pressed Escape: messages wait for their next input"),
             _ => {}
         }
         if let Sign::Transcript(path) = sign {
@@ -287,7 +288,7 @@ impl Session {
             HookReport::Event(event, origin) => {
                 if self.hook_reporting != HookReporting::Reporting {
                     self.hook_reporting = HookReporting::Reporting;
-                    self.log.say("the agent's hooks work");
+                    self.log.write("the agent's hooks work");
                 }
                 self.ways.ways.iter().for_each(|way| way.hook_ran(&origin));
                 self.drop_waiter_of_other_process(origin.pid, now);
@@ -324,7 +325,7 @@ impl Session {
             }
             HookReport::InContext(number) => self.deliveries.in_context(number),
             HookReport::Unseen(number) => {
-                self.log.say("by the hook: the agent did not accept it");
+                self.log.write("hook: the agent did not accept the text");
                 self.deliveries.unseen(number);
                 self.log_disabled_ways();
             }
@@ -333,7 +334,7 @@ impl Session {
             }
             HookReport::Unread(number) => self.deliveries.unread(number),
             HookReport::NotTaken(number) => {
-                let why = "the hook was gone";
+                let why = "the hook had ended";
                 self.deliveries.not_taken(number, why, Refusal::Failed);
                 self.log_disabled_ways();
             }

@@ -96,7 +96,7 @@ pub(super) async fn open(
     if profile.has_hooks {
         match plugin(config, identity, WayReporter::new(Way::Plugin, to.clone())) {
             Ok(plugin) => ways.push(Box::new(plugin)),
-            Err(error) => log.say(&format!("no plugin for Claude Code: {error}")),
+            Err(error) => log.write(&format!("no plugin for Claude Code: {error}")),
         }
     }
     if profile.has_hooks && matches!(mode, Mode::Auto | Mode::Inbox) {
@@ -107,7 +107,7 @@ pub(super) async fn open(
         let reporter = WayReporter::new(Way::Api, to);
         match open_api(profile, asked, config, identity, reporter).await {
             Ok(way) => ways.push(way),
-            Err(error) => log.say(&format!("no way into {} by its API: {error}", profile.name)),
+            Err(error) => log.write(&format!("no way into {} by its API: {error}", profile.name)),
         }
     }
     WaysIn { ways, reports }
@@ -138,8 +138,8 @@ async fn open_api(
     } = api;
     match version.soon().await {
         Some(version) if version >= since => {}
-        Some(_) => return Err(io::Error::other("this version has none")),
-        None => return Err(io::Error::other("it has not said its version yet")),
+        Some(_) => return Err(io::Error::other("this version has no API")),
+        None => return Err(io::Error::other("its version is not known yet")),
     }
     if profile.name == "opencode" {
         let given = opencode::OpencodeSetup::new()?;

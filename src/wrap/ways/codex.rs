@@ -432,7 +432,7 @@ impl Work {
                 meant.map(|(&number, _)| number).collect()
             };
         for number in numbers(self, &ended) {
-            let why = "the turn ended without it".to_owned();
+            let why = "the turn ended without the text".to_owned();
             self.not_taken(number, why, Refusal::Refused).await;
         }
         if is_local_gone {

@@ -102,13 +102,13 @@ impl Session {
         let answer = match request {
             Request::Pause { .. } => {
                 self.deliveries.pause();
-                self.log.say("paused");
+                self.log.write("paused");
                 self.present(now)
             }
             Request::Resume { .. } => {
                 self.deliveries.resume();
                 self.post.parts.brake.release();
-                self.log.say("resumed");
+                self.log.write("resumed");
                 self.present(now)
             }
             Request::Inbox { take, .. } => self.show_inbox(*take, now),
@@ -155,7 +155,7 @@ impl Session {
             Removal::Deleted => "deleted with the queue",
         };
         let count = messages.len();
-        self.log.say(&format!("held messages {how}: {count}"));
+        self.log.write(&format!("held messages {how}: {count}"));
         self.listed(messages)
     }
 
