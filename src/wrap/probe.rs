@@ -17,8 +17,8 @@ use super::agents::Profile;
 use super::agents::reading::{Input, Reading};
 use super::hooks::{self, HookReport, Hooks};
 use super::modes::Modes;
-use super::monitor::Afterlife;
-use super::pty::{CommandLine, Program, Shape, find_program};
+use super::monitor::OnWrapExit;
+use super::pty::{CommandLine, Program, ProgramSetup, find_program};
 use super::screen::Screen;
 use crate::config::Config;
 use crate::error::Error;
@@ -80,10 +80,10 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
     }
     let program = Program::start(
         &command,
-        &Shape {
+        &ProgramSetup {
             modes: None,
             size: SIZE,
-            afterlife: Afterlife::None,
+            on_wrap_exit: OnWrapExit::EndProgram,
         },
     )
     .map_err(failed)?;

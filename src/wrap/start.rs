@@ -25,10 +25,10 @@ use super::delivery::Mode;
 use super::disk::{Disk, DiskPaths};
 use super::hooks::{self, HookReport, Hooks};
 use super::log::Log;
-use super::monitor::{Afterlife, ChildStatus};
+use super::monitor::{ChildStatus, OnWrapExit};
 use super::opened;
 use super::options::{Fallback, WrapOptions};
-use super::pty::{CommandLine, Program, Shape, find_program};
+use super::pty::{CommandLine, Program, ProgramSetup, find_program};
 use super::screen_socket::{self, ScreenOwner, ScreenQuestion, ScreenSocket};
 use super::session::{Parts, Post, PostParts, Session};
 use super::spill;
@@ -432,15 +432,15 @@ fn start(command: &CommandLine, profile: &Profile, terminal: &Terminal) -> Resul
         .because(error)
     };
     let size = terminal.size().map_err(failed)?;
-    let shape = Shape {
+    let setup = ProgramSetup {
         modes: Some(terminal.original().clone()),
         size,
-        afterlife: match profile.usual {
-            Usual::Typing => Afterlife::None,
-            Usual::Notice | Usual::NoticeOnly => Afterlife::Free,
+        on_wrap_exit: match profile.usual {
+            Usual::Typing => OnWrapExit::EndProgram,
+            Usual::Notice | Usual::NoticeOnly => OnWrapExit::KeepRunning,
         },
     };
-    Program::start(command, &shape).map_err(failed)
+    Program::start(command, &setup).map_err(failed)
 }
 
 fn exit(end: ChildStatus, program: &str) -> Result<Exit, Error> {
