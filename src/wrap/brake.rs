@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_passed_too_many_sessions_is_held_and_goes_in_by_itself() {
+    fn a_message_with_too_many_hops_is_held_and_released_after_a_minute() {
         let mut road = Road::new();
         assert!(!road.holds("a", OURS, Some(20), 0));
         assert!(road.holds("a", OURS, Some(21), 0));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn hops_that_a_stranger_claims_hold_nothing() {
+    fn hops_claimed_by_another_user_do_not_count() {
         for user in [None, Some("bob")] {
             let mut road = Road::new();
             assert!(!road.holds("a", user, Some(u32::MAX), 0));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_under_a_claimed_name_do_not_hold_the_one_who_has_it() {
+    fn a_flood_under_a_claimed_name_does_not_hold_its_owner() {
         let mut road = Road::new();
         assert_eq!(
             (0..40)
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn more_messages_a_minute_than_agreed_are_held_and_other_peers_are_not() {
+    fn messages_above_the_rate_limit_are_held_for_that_peer_only() {
         for hops in [Some(0), Some(1)] {
             let mut road = Road::new();
             assert!((0..30).all(|_| !road.holds("a", OURS, hops, 0)));
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waited_over_a_night_is_no_loop_though_it_arrives_at_once() {
+    fn a_backlog_that_arrives_at_once_is_not_a_loop() {
         let mut road = Road::new();
         road.brake.expect_backlog(500);
         assert!((0..500).all(|_| !road.holds("a", OURS, Some(0), 0)));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_flood_is_no_backlog_however_much_waited() {
+    fn a_flood_of_another_user_is_never_a_backlog() {
         let mut road = Road::new();
         for user in [None, Some("stranger")] {
             road.brake.expect_backlog(500);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_counts_once_however_often_it_is_delivered() {
+    fn a_message_counts_once_even_if_it_is_redelivered() {
         let mut road = Road::new();
         assert!((0..100).all(|_| !road.again(("a", OURS, "same"), Some(0), 0)));
     }
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_or_a_script_sends_is_no_loop_before_it_is_a_flood() {
+    fn persons_and_scripts_have_a_higher_limit() {
         let mut road = Road::new();
         let held = |road: &mut Road, second| {
             let held = (0..310).filter(|_| road.holds("cli", OURS, None, second));
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_who_leaves_the_hops_out_is_limited_too() {
+    fn another_user_without_hops_is_limited() {
         let mut road = Road::new();
         let held = (0..40).filter(|_| road.holds("a", None, None, 0));
         assert_eq!(held.count(), 10);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_under_many_names_is_limited_too() {
+    fn an_unnamed_user_under_many_names_is_limited() {
         for hops in [None, Some(0)] {
             let mut road = Road::new();
             let held = (0..310).filter(|number| road.holds(&format!("a{number}"), None, hops, 0));
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn made_up_names_take_no_memory_without_end() {
+    fn invented_names_use_limited_memory() {
         let mut road = Road::new();
         for name in 0..5000 {
             road.holds(&format!("name{name}"), None, Some(0), 0);
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn another_user_under_many_names_is_limited_too_and_takes_no_place_of_ours() {
+    fn another_user_under_many_names_is_limited_and_takes_none_of_the_own_users_names() {
         let mut road = Road::new();
         let passed = (0..5000)
             .filter(|number| !road.holds(&format!("a{number}"), Some("bob"), Some(0), 0))

@@ -46,7 +46,7 @@ mod tests {
     use super::text;
 
     #[test]
-    fn it_says_what_messages_are_what_they_are_not_and_how_to_answer() {
+    fn it_explains_messages_and_how_to_answer() {
         let text = text("backend");
         for part in [
             "You run inside cbroker as the session `backend`",

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::WrapOptions;
 use super::agents::Profile;
-use super::agents::arguments::{self, Additions, Run};
+use super::agents::arguments::{self, Additions, ClaudeRun};
 use super::hooks;
 use super::own_status;
 use super::pty::{CommandLine, find_program};
@@ -123,13 +123,14 @@ pub(super) fn bare_command(
 /// Whether these arguments make a session at the terminal.
 pub(super) fn is_session(options: &WrapOptions) -> bool {
     let profile = Profile::of(&options.program, &options.arguments);
-    !profile.has_hooks || arguments::run_of(&options.arguments) != Run::Answer
+    !profile.has_hooks || arguments::claude_run_of(&options.arguments) != ClaudeRun::NoSession
 }
 
 /// Whether these arguments make a session of Claude Code in which no hook runs.
 pub(super) fn is_bare(options: &WrapOptions) -> bool {
     let profile = Profile::of(&options.program, &options.arguments);
-    profile.has_hooks && arguments::run_of(&options.arguments) == Run::BareSession
+    profile.has_hooks
+        && arguments::claude_run_of(&options.arguments) == ClaudeRun::SessionWithoutHooks
 }
 
 /// Claude Code's own folder, where it writes down what it does.
@@ -144,7 +145,7 @@ fn arguments_of(
     profile: &Profile,
     identity: &Identity,
 ) -> (Vec<OsString>, Option<String>) {
-    if !profile.has_hooks || arguments::run_of(&options.arguments) != Run::Session {
+    if !profile.has_hooks || arguments::claude_run_of(&options.arguments) != ClaudeRun::Session {
         return (options.arguments.clone(), None);
     }
     let additions = Additions {
@@ -271,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_folder_that_root_and_we_alone_can_change_is_closed() {
+    fn only_folders_that_nobody_else_can_change_are_closed() {
         for holds in [Holds::Programs, Holds::Folder] {
             for (owner, mode) in [(0, 0o755), (7, 0o700), (7, 0o2755)] {
                 assert!(
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_within_one_that_is_open_is_open_too() {
+    fn a_folder_within_a_writable_folder_is_writable() {
         let folder = tempfile::tempdir_in("/tmp").unwrap();
         let inner = folder.path().join("bin");
         std::fs::create_dir(&inner).unwrap();
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_another_session_is_removed_and_the_persons_own_settings_stay() {
+    fn variables_of_another_session_are_removed_and_the_persons_settings_stay() {
         let environment = Environment::from_iter([
             ("CLAUDECODE", "1"),
             ("CLAUDE_CODE_MESSAGING_TOKEN", ""),

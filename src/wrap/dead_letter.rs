@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dead_letters_without_end_fill_no_disk() {
+    fn dead_letters_use_limited_disk_space() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("q.jsonl");
         let body = "é".repeat(1 << 20);

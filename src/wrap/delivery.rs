@@ -272,7 +272,7 @@ impl Deliveries {
             || (self.mode.allows(Way::Keyboard)
                 && !self.is_paused
                 && waits
-                && agent.asks_for_foreground(now))
+                && agent.needs_foreground_check(now))
     }
 
     /// Whether deliveries are paused.

@@ -24,7 +24,7 @@ use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use super::agents::{Profile, Usual, is_interpreter};
+use super::agents::{DefaultDelivery, Profile, is_interpreter};
 use crate::platform;
 pub use crate::platform::ForegroundProcess;
 
@@ -164,10 +164,10 @@ fn wrapped(arguments: &[OsString]) -> Kind {
 
 fn of_name(name: &str, arguments: &[OsString], otherwise: Kind) -> Kind {
     let profile = Profile::named(name, arguments);
-    match profile.usual {
-        Usual::NoticeOnly => Kind::Executes,
-        Usual::Typing => Kind::Agent,
-        Usual::Notice => otherwise,
+    match profile.default_delivery {
+        DefaultDelivery::NoticeOnly => Kind::Executes,
+        DefaultDelivery::Typing => Kind::Agent,
+        DefaultDelivery::Notice => otherwise,
     }
 }
 
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_executes_its_input_is_found_in_the_foreground_and_below_it() {
+    fn programs_that_execute_their_input_are_found_in_the_foreground_and_its_descendants() {
         for lines in [
             &["10 1 10 t: bash | bash"][..],
             &["10 1 10 t: sh | sh -c x", "11 10 10 t: bash | -bash"],
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_and_what_an_agent_runs_on_its_pipes_are_no_reason() {
+    fn other_programs_and_an_agents_children_on_pipes_do_not_hold() {
         for lines in [
             &["10 1 10 t: tool | tool"][..],
             &["9 1 9 t: bash | bash", "10 9 10 t: tool | tool"],
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_around_the_wrap_excuses_nothing_within_it() {
+    fn an_agent_outside_the_wrap_does_not_count() {
         let lines = [
             "5 1 5 t: claude | claude",
             "9 5 5: cbroker | cbroker --name a run -- tool",
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_seen_as_it_is() {
+    fn this_process_is_found_with_its_arguments() {
         let all = platform::foreground().unwrap_or_default();
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
         if let Some(us) = all.get(&pid) {

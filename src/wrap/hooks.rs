@@ -301,7 +301,7 @@ mod tests {
     const TOKEN: &str = "00ff";
 
     #[test]
-    fn tokens_are_the_same_only_as_a_whole() {
+    fn tokens_are_compared_completely() {
         let (one, other) = (token().unwrap(), token().unwrap());
         assert_eq!(one.len(), 32);
         assert!(is_same(one.as_bytes(), one.as_bytes()));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn hooks_are_calls_of_this_binary_that_a_shell_cannot_misread() {
+    fn hooks_call_this_binary_with_quoted_paths() {
         let settings = settings(
             Path::new("/opt/it's here/cbroker"),
             Path::new("/run/s.sock"),
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hooks_say_is_understood() {
+    fn events_of_hooks_are_parsed() {
         let input = json!({"tool_name": "Bash", "prompt": "hello"});
         assert_eq!(
             parse_event("PermissionRequest", &input),
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_waiter_that_goes_away_is_heard_of() {
+    async fn the_end_of_a_waiter_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
         let (_hooks, mut told) = Hooks::listen(&path, TOKEN.to_owned()).unwrap();
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_waiter_that_nobody_needs_is_let_go() {
+    async fn a_dropped_waiter_is_released() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
         let (_hooks, mut told) = Hooks::listen(&path, TOKEN.to_owned()).unwrap();
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn every_event_that_decides_something_is_asked_for_and_a_waiter_where_a_turn_can_end() {
+    fn the_settings_register_all_needed_events_and_waiters() {
         let settings = settings(
             Path::new("/c"),
             Path::new("/s"),

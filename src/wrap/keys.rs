@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_the_terminal_are_no_keys() {
+    fn responses_of_the_terminal_are_no_keys() {
         for answer in [
             &b"\x1b[I"[..],
             b"\x1b[O",
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_answers_are_the_terminals_and_half_ones_may_be_keys() {
+    fn complete_responses_are_reports_and_incomplete_ones_may_be_keys() {
         let keys = Keys::default();
         assert!(keys.are_the_terminals(b"\x1b[I\x1b[<35;10;5M"));
         for doubtful in [&b"\x1b[I\x1b["[..], b"\x1b[Ix", b"\x1b"] {
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_cut_in_the_middle_is_still_none() {
+    fn a_split_response_is_no_key() {
         let answer = b"\x1b[?2026;2$y";
         for cut in 2..answer.len() {
             let mut keys = Keys::default();
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_cut_behind_its_first_bytes_leaves_no_draft() {
+    fn a_response_split_after_its_first_bytes_leaves_no_draft() {
         // The rest of it counted as a person's text: the message waited for a draft that was none.
         for answer in [
             &b"\x1b]11;rgb:0000/0000/0000\x07"[..],
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_typed_after_escape_or_alt_is_typed() {
+    fn keys_after_escape_or_alt_are_keys() {
         // Alt-_ was the beginning of an answer without end: no draft was seen from there on, and
         // messages were typed into it.
         for before in [&b"\x1b"[..], b"\x1b]", b"\x1bP", b"\x1b_"] {

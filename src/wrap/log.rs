@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_that_is_written_for_days_is_begun_anew() {
+    fn a_long_log_is_rotated_while_it_is_written() {
         // Only the start of a session looked at its length.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("peer.log");

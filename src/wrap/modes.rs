@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_on_is_switched_off_and_nothing_else() {
+    fn only_modes_that_were_left_on_are_reset() {
         let modes = after("\x1b[?2004h\x1b[?1004h\x1b[>1u\x1b[?25l\x1b[?1049htext");
         let resets = String::from_utf8_lossy(&modes.resets()).into_owned();
         assert_eq!(resets, "\x1b[<1u\x1b[?1004l\x1b[?2004l\x1b[?1049l\x1b[?25h");
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_cut_anywhere_is_understood() {
+    fn a_sequence_may_be_split_anywhere() {
         let output = b"x\x1b[?2004h\x1b]0;\xe2\x9c\xb3 Claude Code\x07y";
         for cut in 0..output.len() {
             let mut modes = Modes::default();
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_list_that_never_ends_is_not_kept() {
+    fn an_endless_parameter_list_uses_limited_memory() {
         let mut modes = after(&format!("\x1b[?2004h\x1b[{}h", "1".repeat(100_000)));
         assert!(modes.collected.len() <= PARAMETERS_LIMIT + 1);
         modes.read(b"\x1b[?2004l");
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_ours_fit_only_between_sequences_and_characters() {
+    fn boundaries_are_between_sequences_and_characters() {
         assert!(after("text").is_at_boundary());
         assert!(!after("text\x1b[1").is_at_boundary());
         assert!(!after("\x1b]0;half").is_at_boundary());
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_title_ended_by_string_terminator_counts_too() {
+    fn a_title_may_end_with_a_string_terminator() {
         assert_eq!(after("\x1b]2;one\x1b\\").title(), Some("one"));
         assert_eq!(
             after("\x1bPq title\x1b\\\x1b]2;two\x1b\\").title(),

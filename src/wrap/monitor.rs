@@ -353,7 +353,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_survives_the_socket_whole() {
+    fn every_report_can_be_decoded() {
         for report in [
             ChildStatus::Started(4711),
             ChildStatus::Stopped(20),
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_cut_in_the_middle_are_joined() {
+    fn split_reports_are_joined() {
         let mut reader = ChildStatusReader::default();
         let bytes = [
             ChildStatus::Started(7).encode(),

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_is_not_known_is_opened_with_any_agent() {
+    fn an_unknown_session_is_opened_with_a_placeholder() {
         assert_eq!(command("api", None, &[]), "cbroker --name api <agent>");
         assert_eq!(
             command("api", None, &["--url", "<url>"]),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_quoted_and_left_out_where_it_is_not_there() {
+    fn a_folder_is_quoted_and_omitted_if_it_does_not_exist() {
         let folder = tempfile::tempdir().unwrap();
         let odd = folder.path().join("it's $(mine)");
         fs::create_dir(&odd).unwrap();

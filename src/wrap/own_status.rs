@@ -43,7 +43,7 @@ impl OwnStatus {
 
 /// What the file of a process says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OwnWords {
+pub struct StatusFile {
     /// What it does.
     pub status: Option<OwnStatus>,
     /// The transcript that it writes.
@@ -75,9 +75,9 @@ pub fn path(folder: &str, pid: &str) -> Option<PathBuf> {
 }
 
 /// What the file says.
-pub fn read(path: &Path) -> OwnWords {
+pub fn read(path: &Path) -> StatusFile {
     let Some(entry) = entry(path) else {
-        return OwnWords::default();
+        return StatusFile::default();
     };
     let transcript = transcript_of(path, &entry);
     let status = entry.status.as_deref().map(|status| match status {
@@ -85,7 +85,7 @@ pub fn read(path: &Path) -> OwnWords {
         "waiting" => OwnStatus::Waiting(entry.waiting_for.unwrap_or_default()),
         _ => OwnStatus::Busy,
     });
-    OwnWords { status, transcript }
+    StatusFile { status, transcript }
 }
 
 fn entry(path: &Path) -> Option<StatusEntry> {
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_number_in_a_folder_names_a_file() {
+    fn a_status_file_needs_a_folder_and_a_process_id() {
         let file = path("/home/a/.claude", "12").unwrap();
         assert_eq!(file, Path::new("/home/a/.claude/sessions/12.json"));
         for (folder, pid) in [("", "12"), ("here", "12"), ("/a", ""), ("/a", "../x")] {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_read_and_anything_else_says_nothing() {
+    fn a_status_is_read_and_invalid_files_are_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("1.json");
         for (text, status) in [
@@ -156,8 +156,8 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             assert_eq!(read(&path).status, status, "{text}");
         }
-        assert_eq!(read(&folder.path().join("absent")), OwnWords::default());
-        assert_eq!(read(folder.path()), OwnWords::default());
+        assert_eq!(read(&folder.path().join("absent")), StatusFile::default());
+        assert_eq!(read(folder.path()), StatusFile::default());
     }
 
     #[test]

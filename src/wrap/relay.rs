@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_terminal_that_cannot_be_opened_again_keeps_nobody_waiting() {
+    fn a_blocking_terminal_does_not_block_the_session() {
         // After `su` the terminal belongs to another user and is used as it was inherited:
         // blocking. After the first key the session waited for the next, and showed nothing
         // meanwhile.

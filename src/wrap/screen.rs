@@ -125,7 +125,7 @@ mod tests {
     const BOX: &str = "\x1b[H\x1b[2J────────\r\n❯ \x1b7\r\n────────\r\n\x1b8";
 
     #[test]
-    fn what_an_agent_draws_over_hours_is_drawn_whole() {
+    fn the_output_of_a_long_session_is_drawn_completely() {
         // Its spinner alone wrote more than the backlog; the box was dropped with it and never
         // drawn again.
         let mut now = Instant::now();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_not_kept_and_its_end_is_what_is_shown() {
+    fn of_a_flood_only_the_end_is_kept_and_drawn() {
         let now = Instant::now();
         let mut screen = Screen::new(24, 80);
         for _ in 0..100 {

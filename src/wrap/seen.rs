@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn done_is_remembered_over_a_restart_and_intent_is_told_apart() {
+    fn done_and_intent_survive_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         log.intend(&ids(&["a", "b"])).unwrap();
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn an_intent_that_led_to_nothing_is_forgotten_and_what_is_done_stays() {
+    fn a_withdrawn_intent_is_forgotten_and_done_stays() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         log.intend(&ids(&["a", "b"])).unwrap();
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_strangers_did_under_an_id_bars_the_own_user_from_nothing() {
+    fn an_id_used_by_others_is_free_for_the_own_user() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         log.done(&ids(&["a backend 11 0123456789ab", "a backend 22 -"]))
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_the_ids_are_survives_a_file_that_is_written_anew() {
+    fn publishers_of_ids_survive_a_compaction() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         log.done(&ids(&["a backend 11 -", "a backend 22"])).unwrap();
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wrap_sees_what_another_of_the_same_name_did() {
+    fn two_wraps_of_one_name_share_the_log() {
         let folder = tempfile::tempdir().unwrap();
         let mut one = SeenLog::open(folder.path(), "q").unwrap();
         let mut other = SeenLog::open(folder.path(), "q").unwrap();
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_does_not_grow_for_ever_and_the_youngest_are_kept() {
+    fn the_file_is_compacted_and_the_newest_ids_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         let mut other = SeenLog::open(folder.path(), "q").unwrap();
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn two_wraps_of_one_name_write_one_after_the_other() {
+    fn two_wraps_of_one_name_lock_the_log() {
         let folder = tempfile::tempdir().unwrap();
         let first = SeenLog::open(folder.path(), "q").unwrap();
         let mut second = SeenLog::open(folder.path(), "q").unwrap();

@@ -332,8 +332,8 @@ impl Session {
         if self.deliveries.may_type(&self.agent, now) {
             let executes = foreground::look(self.program.master());
             self.agent.foreground(executes, now);
-            let words = self.check_status_file();
-            self.agent.own_status(words.status, now);
+            let file = self.check_status_file();
+            self.agent.own_status(file.status, now);
         }
     }
 

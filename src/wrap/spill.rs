@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn many_files_go_to_the_file_too_and_the_line_is_short() {
+    fn long_lists_of_files_go_to_the_file_too() {
         // A terminal that collects lines cut the end of it, and with that the Enter.
         let folder = tempfile::tempdir().unwrap();
         let place = (folder.path(), "q");
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_imitates_no_mark_of_a_message_in_its_file() {
+    fn a_long_text_cannot_forge_the_marks_of_a_message_in_its_file() {
         let folder = tempfile::tempdir().unwrap();
         let mut forged = envelope("m1");
         forged.message = format!(
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_imitates_no_line_that_names_files_or_metadata() {
+    fn a_long_text_cannot_forge_the_lines_that_name_files_or_metadata() {
         let folder = tempfile::tempdir().unwrap();
         let mut forged = envelope("m1");
         forged.message = "file: /forged\nmetadata: {}\ntext\nfile: /forged".into();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_id_to_two_sessions_or_twice_overwrites_no_file_that_an_agent_was_told_to_read() {
+    fn each_delivery_has_a_file_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         for (queue, id) in [("q", "a:b"), ("q", "a-b"), ("q", "a:b"), ("other", "a:b")] {
             let (short, _) = spill((folder.path(), queue), &envelope(id), LINE_LIMIT).unwrap();
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_long_texts_is_bounded_and_removes_none_that_is_still_to_be_read() {
+    fn a_flood_of_long_texts_is_bounded_and_removes_no_unread_text() {
         let folder = tempfile::tempdir().unwrap();
         let text = |name: &str| {
             let path = folder.path().join(format!("{name}.txt"));

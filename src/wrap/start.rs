@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use chrono::Utc;
 use tokio::sync::mpsc::Receiver;
 
-use super::agents::{Profile, Usual};
+use super::agents::{DefaultDelivery, Profile};
 use super::brake::{Brake, Limits};
 use super::child_env::{self, Identity, Reach};
 use super::delivery::Mode;
@@ -191,8 +191,8 @@ fn mode(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Mod
         Mode::Auto | Mode::Keyboard | Mode::Notify => true,
     };
     let asked = options.delivery.filter(|&mode| mode != Mode::Auto);
-    match (asked, profile.usual) {
-        (Some(Mode::Keyboard), Usual::NoticeOnly) => Err(Error::usage(format!(
+    match (asked, profile.default_delivery) {
+        (Some(Mode::Keyboard), DefaultDelivery::NoticeOnly) => Err(Error::usage(format!(
             "nothing is typed into {program}"
         ))
         .because("it executes what is typed into it")
@@ -203,8 +203,8 @@ fn mode(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Mod
         ))
         .because("it has no such way in that cbroker knows")),
         (Some(mode), _) => Ok(mode),
-        (None, Usual::NoticeOnly | Usual::Notice) => Ok(Mode::Notify),
-        (None, Usual::Typing) => Ok(configured
+        (None, DefaultDelivery::NoticeOnly | DefaultDelivery::Notice) => Ok(Mode::Notify),
+        (None, DefaultDelivery::Typing) => Ok(configured
             .filter(|&mode| has_way(mode))
             .unwrap_or(Mode::Auto)),
     }
@@ -435,9 +435,9 @@ fn start(command: &CommandLine, profile: &Profile, terminal: &Terminal) -> Resul
     let setup = ProgramSetup {
         modes: Some(terminal.original().clone()),
         size,
-        on_wrap_exit: match profile.usual {
-            Usual::Typing => OnWrapExit::EndProgram,
-            Usual::Notice | Usual::NoticeOnly => OnWrapExit::KeepRunning,
+        on_wrap_exit: match profile.default_delivery {
+            DefaultDelivery::Typing => OnWrapExit::EndProgram,
+            DefaultDelivery::Notice | DefaultDelivery::NoticeOnly => OnWrapExit::KeepRunning,
         },
     };
     Program::start(command, &setup).map_err(failed)
@@ -467,7 +467,7 @@ fn initial_presence(options: &WrapOptions, profile: &Profile, identity: &Identit
     Presence {
         name: options.name.as_str().to_owned(),
         session: identity.session.clone(),
-        agent: if profile.usual == Usual::Typing {
+        agent: if profile.default_delivery == DefaultDelivery::Typing {
             profile.name.to_owned()
         } else {
             program

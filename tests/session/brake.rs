@@ -11,7 +11,7 @@ crate::tests![
     forty_held_messages_of_a_stranger_stop_no_message_of_the_own_user,
     four_hundred_held_messages_of_a_stranger_stop_no_message_of_the_own_user,
     copies_of_held_messages_of_a_stranger_stop_no_message_of_the_own_user,
-    hops_that_a_stranger_claims_hold_nothing,
+    hops_claimed_by_another_user_do_not_count,
     what_a_session_sends_counts_the_messages_since_a_person_spoke,
 ];
 
@@ -164,7 +164,7 @@ fn flooded(bodies: impl Iterator<Item = Vec<u8>>) -> (Stage, Terminal) {
     (stage, terminal)
 }
 
-fn hops_that_a_stranger_claims_hold_nothing() {
+fn hops_claimed_by_another_user_do_not_count() {
     let stage = Stage::new();
     let _terminal = stage.sink(&[]);
     stage.publish_as_stranger("peer", &body("far", "text"), 21);

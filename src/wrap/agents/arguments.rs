@@ -32,9 +32,9 @@ const SUBCOMMANDS: [&str; 17] = [
     "upgrade",
 ];
 /// Options that end at once or answer without a terminal.
-const ANSWERS: [&str; 6] = ["-p", "--print", "-v", "--version", "-h", "--help"];
+const WITHOUT_SESSION: [&str; 6] = ["-p", "--print", "-v", "--version", "-h", "--help"];
 /// Options under which hooks do not run: nothing of ours is added.
-const BARE: [&str; 2] = ["--bare", "--safe-mode"];
+const WITHOUT_HOOKS: [&str; 2] = ["--bare", "--safe-mode"];
 /// Options whose value is the next argument.
 const WITH_VALUE: [&str; 22] = [
     "--agent",
@@ -77,18 +77,18 @@ const WITH_VALUES: [&str; 11] = [
 
 /// What the arguments make of `claude`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Run {
+pub enum ClaudeRun {
     /// A session at the terminal.
     Session,
     /// A session at the terminal in which hooks do not run.
-    BareSession,
+    SessionWithoutHooks,
     /// No session at the terminal: nothing is typed and nothing is added.
-    Answer,
+    NoSession,
 }
 
 /// Looks at the arguments of `claude`.
-pub fn run_of(arguments: &[OsString]) -> Run {
-    let mut run = Run::Session;
+pub fn claude_run_of(arguments: &[OsString]) -> ClaudeRun {
+    let mut run = ClaudeRun::Session;
     let mut words = arguments
         .iter()
         .map(|word| word.to_string_lossy())
@@ -97,17 +97,17 @@ pub fn run_of(arguments: &[OsString]) -> Run {
         if word == "--" {
             break;
         }
-        if ANSWERS.contains(&word.as_ref()) {
-            return Run::Answer;
+        if WITHOUT_SESSION.contains(&word.as_ref()) {
+            return ClaudeRun::NoSession;
         }
-        if BARE.contains(&word.as_ref()) {
-            run = Run::BareSession;
+        if WITHOUT_HOOKS.contains(&word.as_ref()) {
+            run = ClaudeRun::SessionWithoutHooks;
         } else if WITH_VALUE.contains(&word.as_ref()) {
             words.next();
         } else if WITH_VALUES.contains(&word.as_ref()) {
             while words.next_if(|value| !value.starts_with('-')).is_some() {}
         } else if SUBCOMMANDS.contains(&word.as_ref()) {
-            return Run::Answer;
+            return ClaudeRun::NoSession;
         }
     }
     run
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_session_at_the_terminal_is_one() {
+    fn subcommands_and_one_shot_options_start_no_session() {
         for line in [
             "",
             "--resume",
@@ -280,7 +280,7 @@ mod tests {
             "--mcp-config mcp.json update --model x",
             "-- -p",
         ] {
-            assert_eq!(run_of(&words(line)), Run::Session, "{line}");
+            assert_eq!(claude_run_of(&words(line)), ClaudeRun::Session, "{line}");
         }
         for line in [
             "-p hi",
@@ -291,13 +291,16 @@ mod tests {
             "--add-dir a b --print",
             "update",
         ] {
-            assert_eq!(run_of(&words(line)), Run::Answer, "{line}");
+            assert_eq!(claude_run_of(&words(line)), ClaudeRun::NoSession, "{line}");
         }
-        assert_eq!(run_of(&words("--bare")), Run::BareSession);
+        assert_eq!(
+            claude_run_of(&words("--bare")),
+            ClaudeRun::SessionWithoutHooks
+        );
     }
 
     #[test]
-    fn ours_stand_in_front_and_theirs_are_kept() {
+    fn our_arguments_come_first_and_the_users_are_kept() {
         let ours = Additions {
             briefing: Some("B".into()),
             settings: json!({"hooks": {"Stop": [1]}}),
@@ -332,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_cannot_be_read_are_left_alone() {
+    fn nothing_is_added_if_the_settings_cannot_be_read() {
         let ours = Additions {
             briefing: None,
             settings: json!({}),
@@ -343,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn our_plugin_stands_beside_theirs() {
+    fn our_plugin_is_added_to_the_users_plugins() {
         let ours = Additions {
             briefing: None,
             settings: json!({}),
@@ -357,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_two_dashes_is_not_ours_to_read() {
+    fn arguments_after_two_dashes_are_not_parsed() {
         let ours = Additions {
             briefing: None,
             settings: json!({}),

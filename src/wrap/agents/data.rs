@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::input_line::{InputLine, More};
+use super::input_line::{InputLine, LongTextRows};
 use super::known::executes_its_input;
-use super::{Profile, Prompt, TypingPace, Usual, VimFooter};
+use super::{DefaultDelivery, Profile, Prompt, TypingPace, VimFooter};
 
 const BUILT_IN: [(&str, &str); 5] = [
     ("claude", include_str!("profiles/claude.toml")),
@@ -185,7 +185,7 @@ struct LineData {
     shell_mark: Option<String>,
     #[serde(default)]
     placeholders: Vec<String>,
-    more: MoreData,
+    more: LongTextRowsData,
     #[serde(default)]
     has_cursor: bool,
     #[serde(default)]
@@ -194,7 +194,7 @@ struct LineData {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum MoreData {
+enum LongTextRowsData {
     Marked,
     Indented(String),
     Framed(String),
@@ -220,12 +220,12 @@ struct PaceData {
 impl Default for PaceData {
     fn default() -> Self {
         let milliseconds = |pause: Duration| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        let careful = super::known::CAREFUL;
+        let default = super::known::DEFAULT_PACE;
         Self {
-            before_enter: milliseconds(careful.before_enter),
-            quiet_before_enter: milliseconds(careful.quiet_before_enter),
-            quiet_before_text: milliseconds(careful.quiet_before_text),
-            idle_hands: milliseconds(careful.idle_hands),
+            before_enter: milliseconds(default.before_enter),
+            quiet_before_enter: milliseconds(default.quiet_before_enter),
+            quiet_before_text: milliseconds(default.quiet_before_text),
+            idle_hands: milliseconds(default.idle_hands),
         }
     }
 }
@@ -237,9 +237,9 @@ impl ProfileData {
             name: kept(name.to_owned()),
             programs: all_kept(self.programs),
             seen: kept(self.seen),
-            usual: match self.delivery {
-                DeliveryData::Typing => Usual::Typing,
-                DeliveryData::Notice => Usual::Notice,
+            default_delivery: match self.delivery {
+                DeliveryData::Typing => DefaultDelivery::Typing,
+                DeliveryData::Notice => DefaultDelivery::Notice,
             },
             // Their commands are Claude Code's settings.
             has_hooks: name == "claude",
@@ -280,10 +280,10 @@ impl LineData {
             marks: all_kept(self.marks),
             shell_mark: self.shell_mark.map(kept),
             placeholders: all_kept(self.placeholders),
-            more: match self.more {
-                MoreData::Marked => More::Marked,
-                MoreData::Indented(blank) => More::Indented(kept(blank)),
-                MoreData::Framed(foot) => More::Framed(kept(foot)),
+            long_text: match self.more {
+                LongTextRowsData::Marked => LongTextRows::Marked,
+                LongTextRowsData::Indented(blank) => LongTextRows::Indented(kept(blank)),
+                LongTextRowsData::Framed(foot) => LongTextRows::Framed(kept(foot)),
             },
             has_cursor: self.has_cursor,
             is_asked_in: self.is_asked_in,
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn every_built_in_profile_can_be_read_and_says_its_version() {
+    fn every_built_in_profile_can_be_read_and_names_its_version() {
         let agents = Agents::read(None);
         assert_eq!(agents.complaints, [] as [&str; 0]);
         assert_eq!(agents.profiles.len(), BUILT_IN.len());
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_s_file_replaces_what_it_names_and_nothing_else() {
+    fn a_users_file_replaces_only_the_fields_that_it_names() {
         let agents = read(&[(
             "claude.toml",
             "busy = [\"working\"]\n[pace_ms]\nbefore_enter = 900\n",
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_used_is_reported_and_leaves_the_others_alone() {
+    fn an_invalid_file_is_reported_and_the_others_are_used() {
         let agents = read(&[
             ("broken.toml", "programs = ["),
             ("codex.toml", "programs = [\"codex\"]\nbusi = []\n"),
@@ -364,6 +364,9 @@ mod tests {
         assert!(about("shell.toml").contains("`bash` executes what is typed into it"));
         about("broken.toml");
         assert_eq!(named(&agents, "codex").busy, ["esc to interrupt"]);
-        assert_eq!(named(&agents, "mine").usual, Usual::Typing);
+        assert_eq!(
+            named(&agents, "mine").default_delivery,
+            DefaultDelivery::Typing
+        );
     }
 }

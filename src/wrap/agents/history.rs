@@ -35,19 +35,19 @@ impl History {
     }
 
     /// It names the message of this id.
-    pub fn names(&self, id: &str) -> bool {
+    pub fn contains_id(&self, id: &str) -> bool {
         let id = id.chars().filter(char::is_ascii_alphanumeric);
         let named: String = "id".chars().chain(id).collect();
         self.letters.contains(&named)
     }
 
     /// It holds a text of these letters and digits.
-    pub fn holds(&self, letters: &str) -> bool {
+    pub fn contains_text(&self, letters: &str) -> bool {
         !letters.is_empty() && self.letters.contains(letters)
     }
 
     /// Something stands below a text of these letters and digits, outside of the text's frame.
-    pub fn goes_on_after(&self, letters: &str) -> bool {
+    pub fn has_text_after(&self, letters: &str) -> bool {
         let end = self.letters.rfind(letters).map(|at| at + letters.len());
         !letters.is_empty() && end.is_some_and(|end| end < self.unframed_until)
     }
@@ -63,13 +63,13 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_the_frame_of_a_text_does_not_answer_it() {
+    fn text_within_the_frame_of_a_prompt_is_not_an_answer() {
         let before = ["   an answer", "  ┃", "  ┃  a text"];
-        assert!(framed(&before).holds("atext"));
-        assert!(!framed(&before).goes_on_after("atext"));
+        assert!(framed(&before).contains_text("atext"));
+        assert!(!framed(&before).has_text_after("atext"));
         let with_time = [&before[..], &["  ┃  12:30 PM", "  ┃"]].concat();
-        assert!(!framed(&with_time).goes_on_after("atext"));
+        assert!(!framed(&with_time).has_text_after("atext"));
         let answered = [&with_time[..], &["", "   OK"]].concat();
-        assert!(framed(&answered).goes_on_after("atext"));
+        assert!(framed(&answered).has_text_after("atext"));
     }
 }

@@ -24,7 +24,7 @@ pub struct InputLine {
     /// What stands behind the cursor though nobody typed it, where it is not dim.
     pub placeholders: &'static [&'static str],
     /// How it goes on where a text needs more rows.
-    pub more: More,
+    pub long_text: LongTextRows,
     /// Whether the terminal's cursor is shown there.
     pub has_cursor: bool,
     /// Its questions are asked on the line itself: a dialog's text counts only where the cursor
@@ -34,7 +34,7 @@ pub struct InputLine {
 
 /// The rows of a long text.
 #[derive(Clone, Copy, Debug)]
-pub enum More {
+pub enum LongTextRows {
     /// They begin with the mark again, or with anything where the terminal wraps them: none is
     /// known but at the cursor.
     Marked,
@@ -52,9 +52,9 @@ impl InputLine {
             return None;
         }
         let at = Cursor::of(screen, rows)?;
-        match self.more {
-            More::Marked => self.begun(at.row, &at),
-            More::Indented(blank) => {
+        match self.long_text {
+            LongTextRows::Marked => self.begun(at.row, &at),
+            LongTextRows::Indented(blank) => {
                 let is_further =
                     |row: &String| !self.begins(row) && (row.is_empty() || row.starts_with(blank));
                 let further = rows[..=at.row]
@@ -63,15 +63,15 @@ impl InputLine {
                     .take_while(|row| is_further(row));
                 self.begun(at.row.checked_sub(further.count())?, &at)
             }
-            More::Framed(foot) => self.framed(foot, &at),
+            LongTextRows::Framed(foot) => self.framed(foot, &at),
         }
     }
 
     /// What stands in the rows above `first`, its first row. Beside its frame is no conversation.
     pub(super) fn history(&self, screen: &Screen, rows: &[String], first: usize) -> History {
-        let frame = match self.more {
-            More::Framed(foot) => self.frame(foot, &rows[first..]),
-            More::Marked | More::Indented(_) => None,
+        let frame = match self.long_text {
+            LongTextRows::Framed(foot) => self.frame(foot, &rows[first..]),
+            LongTextRows::Marked | LongTextRows::Indented(_) => None,
         };
         let Some((mark, columns)) = frame else {
             return History::of(&rows[..first]);
@@ -147,11 +147,11 @@ impl InputLine {
 
     /// The cursor stands right behind a mark, and nobody's text behind the cursor.
     fn waits(&self, at: &Cursor<'_>) -> bool {
-        let left = match self.more {
-            More::Framed(_) => at.left.trim_start(),
-            More::Marked | More::Indented(_) => &at.left,
+        let left = match self.long_text {
+            LongTextRows::Framed(_) => at.left.trim_start(),
+            LongTextRows::Marked | LongTextRows::Indented(_) => &at.left,
         };
-        let is_further = matches!(self.more, More::Marked)
+        let is_further = matches!(self.long_text, LongTextRows::Marked)
             && at
                 .row
                 .checked_sub(1)
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn aiders_question_counts_at_the_cursor_and_no_longer_when_it_is_answered() {
+    fn aiders_question_counts_only_at_the_cursor() {
         // An answered question held all messages until it had scrolled away.
         let question = "https://aider.chat/HISTORY.html#release-notes\n\
             Would you like to see what's new in this version? (Y)es/(N)o [Yes]: ";
@@ -273,7 +273,7 @@ mod tests {
         \x20/work       no sandbox       Auto";
 
     #[test]
-    fn geminis_tool_dialogs_hold_and_what_is_left_of_them_does_not() {
+    fn geminis_tool_dialogs_hold_only_while_they_are_open() {
         let dialog = "> TOOLBASH{touch ran}\n╭────────────╮\n│ ? Shell  touch ran │\n\
             │ Allow execution of [Shell]?  │\n│ ● 1. Allow once  │\n\
             │   2. Allow for this session │\n\
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn geminis_menus_without_a_number_are_known_for_menus() {
+    fn geminis_menus_without_a_number_are_dialogs() {
         // `list` said that Gemini was idle.
         for menu in [
             " > /settings\n╭────────────╮\n│  ● Vim Mode       false  │\n\
@@ -333,7 +333,7 @@ mod tests {
     const CODEX_FOOT: &str = "\n\n  gpt-5 default · /work\n  ← for agents · ? for shortcuts";
 
     #[test]
-    fn codex_asks_in_place_of_its_line_and_its_answers_may_read_like_questions() {
+    fn codex_asks_in_place_of_its_line_and_answers_that_look_like_questions_do_not_count() {
         let dialog = "  Would you like to run the following command?\n\n  $ touch ran\n\n\
             › 1. Yes, proceed (y)\n  3. No, and tell Codex what to do differently (esc)\n\n\
             \u{20} Press enter to confirm or esc to cancel";
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn codex_keeps_what_was_entered_in_its_line_until_its_thread_has_begun() {
+    fn codex_shows_entered_text_in_its_line_until_its_thread_has_begun() {
         let above = "  >_ OpenAI Codex (v0.171.0)\n     loading\n\n\n";
         let waiting = read(
             "codex",
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn opencode_says_below_a_prompt_that_it_waits_for_the_running_turn() {
+    fn opencode_shows_below_a_prompt_that_it_waits_for_the_running_turn() {
         let prompt = "  ┃\n  ┃  hello\n  ┃  QUEUED\n  ┃";
         assert!(boxed(prompt, "  ┃  ¦").shows_waiting);
         let beside = prompt.replace("QUEUED", "QUEUED          Context");
@@ -396,16 +396,20 @@ mod tests {
     }
 
     #[test]
-    fn what_opencode_shows_beside_its_conversation_is_no_answer() {
+    fn opencodes_sidebar_is_not_an_answer() {
         // The rows of its sidebar counted as an answer to a prompt that had not begun.
         let prompt = "  ┃\n  ┃  hello                   New session\n\
             \x20 ┃  there\n  ┃                          1,024 tokens\n\n\
             \x20                              LSPs will activate";
         let before = boxed(prompt, "  ┃  ¦").history;
-        assert!(before.holds("hellothere"));
-        assert!(!before.goes_on_after("hellothere"));
+        assert!(before.contains_text("hellothere"));
+        assert!(!before.has_text_after("hellothere"));
         let answer = format!("{prompt}\n     OK                    as files are read");
-        assert!(boxed(&answer, "  ┃  ¦").history.goes_on_after("hellothere"));
+        assert!(
+            boxed(&answer, "  ┃  ¦")
+                .history
+                .has_text_after("hellothere")
+        );
     }
 
     /// opencode's box with these rows in it.
@@ -415,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn opencode_asks_without_its_box_and_a_blank_row_of_a_draft_is_not_an_empty_box() {
+    fn opencodes_dialogs_have_no_box_and_a_blank_row_of_a_draft_is_not_an_empty_box() {
         let history = "  ┃\n  ┃  hello\n  ┃\n\n     Allow once. Permission required";
         let rest = boxed(history, "  ┃  ¦");
         assert_eq!((rest.input, rest.dialog), (Input::Empty, None));

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::{Profile, TypingPace, Usual, data};
+use super::{DefaultDelivery, Profile, TypingPace, data};
 
 /// For programs that show no sign of what they do.
-pub(super) const CAREFUL: TypingPace = TypingPace {
+pub(super) const DEFAULT_PACE: TypingPace = TypingPace {
     before_enter: Duration::from_millis(100),
     quiet_before_enter: Duration::from_millis(100),
     quiet_before_text: Duration::from_millis(1500),
@@ -25,7 +25,7 @@ pub static UNKNOWN: Profile = Profile {
     name: "unknown",
     programs: &[],
     seen: "",
-    usual: Usual::Notice,
+    default_delivery: DefaultDelivery::Notice,
     has_hooks: false,
     prompt: None,
     line: None,
@@ -37,7 +37,7 @@ pub static UNKNOWN: Profile = Profile {
     dialogs: &[],
     command_modes: &[],
     vim: None,
-    pace: CAREFUL,
+    pace: DEFAULT_PACE,
 };
 
 static SHELL: Profile = Profile {
@@ -46,7 +46,7 @@ static SHELL: Profile = Profile {
         "sh", "bash", "zsh", "fish", "dash", "ash", "ksh", "mksh", "tcsh", "csh", "nu", "xonsh",
         "elvish", "pwsh", "busybox", "rbash",
     ],
-    usual: Usual::NoticeOnly,
+    default_delivery: DefaultDelivery::NoticeOnly,
     ..UNKNOWN
 };
 
@@ -104,12 +104,12 @@ static REPL: Profile = Profile {
         "awk",
         "ed",
     ],
-    usual: Usual::NoticeOnly,
+    default_delivery: DefaultDelivery::NoticeOnly,
     ..UNKNOWN
 };
 
 /// What leads to a shell, here or elsewhere: its own input is not the last word on what is typed.
-static WAY_TO_A_SHELL: Profile = Profile {
+static SHELL_LAUNCHERS: Profile = Profile {
     name: "remote shell",
     programs: &[
         "ssh",
@@ -157,12 +157,12 @@ static WAY_TO_A_SHELL: Profile = Profile {
         "ltrace",
         "rlwrap",
     ],
-    usual: Usual::NoticeOnly,
+    default_delivery: DefaultDelivery::NoticeOnly,
     ..UNKNOWN
 };
 
 /// What executes its input: no file of the user changes these.
-const EXECUTING: [&Profile; 3] = [&SHELL, &REPL, &WAY_TO_A_SHELL];
+const EXECUTING: [&Profile; 3] = [&SHELL, &REPL, &SHELL_LAUNCHERS];
 
 /// All profiles that match by name.
 pub(super) fn all() -> impl Iterator<Item = &'static Profile> {
@@ -179,7 +179,7 @@ const WITH_VALUE: [&str; 7] = ["--rcfile", "--init-file", "-O", "+O", "-o", "-W"
 /// Long options that come instead of a script.
 const WITH_COMMAND: [&str; 3] = ["--eval", "--command", "--print"];
 /// Modules of Python that read commands.
-const PROMPTS: [&str; 9] = [
+const INTERACTIVE_MODULES: [&str; 9] = [
     "code",
     "asyncio",
     "pdb",
@@ -227,7 +227,7 @@ pub(super) fn runs_a_script(program: &OsStr, arguments: &[OsString]) -> bool {
         .iter()
         .map(|word| word.to_string_lossy())
         .collect();
-    let is_prompt_wanted = |word: &&str| matches!(*word, "-i" | "-s" | "--interactive");
+    let is_interactive = |word: &&str| matches!(*word, "-i" | "-s" | "--interactive");
     let mut words = words.iter().map(AsRef::as_ref);
     while let Some(word) = words.next() {
         let letters = word.strip_prefix('-').filter(|rest| !rest.starts_with('-'));
@@ -241,11 +241,11 @@ pub(super) fn runs_a_script(program: &OsStr, arguments: &[OsString]) -> bool {
         {
             return false;
         } else if is_eval || WITH_COMMAND.contains(&word) {
-            return words.next().is_some() && !words.any(|word| is_prompt_wanted(&word));
+            return words.next().is_some() && !words.any(|word| is_interactive(&word));
         } else if !is_shell && letters.is_some_and(|letters| letters.ends_with('m')) {
             return words
                 .next()
-                .is_some_and(|module| !PROMPTS.contains(&module));
+                .is_some_and(|module| !INTERACTIVE_MODULES.contains(&module));
         } else if !word.starts_with(['-', '+']) {
             return word != "repl";
         }

@@ -36,7 +36,7 @@ pub struct Profile {
     /// The version whose looks are described here; empty where none are.
     pub seen: &'static str,
     /// What `--delivery auto` means for it.
-    pub usual: Usual,
+    pub default_delivery: DefaultDelivery,
     /// Whether it says what happens in it through hooks.
     pub has_hooks: bool,
     /// The looks of its input box.
@@ -66,7 +66,7 @@ pub struct Profile {
 
 /// What happens to a message by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Usual {
+pub enum DefaultDelivery {
     /// It is typed where that is safe.
     Typing,
     /// It is announced by title and bell, and typing is possible on request.
@@ -127,7 +127,8 @@ impl Profile {
         known::all()
             .find(|profile| profile.matches(program))
             .filter(|profile| {
-                profile.usual != Usual::NoticeOnly || !known::runs_a_script(program, arguments)
+                profile.default_delivery != DefaultDelivery::NoticeOnly
+                    || !known::runs_a_script(program, arguments)
             })
             .unwrap_or(&UNKNOWN)
     }
@@ -137,7 +138,7 @@ impl Profile {
         known::all()
             .find(|profile| profile.has_name(name))
             .filter(|profile| {
-                profile.usual != Usual::NoticeOnly
+                profile.default_delivery != DefaultDelivery::NoticeOnly
                     || !known::runs_a_script(OsStr::new(name), arguments)
             })
             .unwrap_or(&UNKNOWN)
@@ -170,18 +171,22 @@ mod tests {
     }
 
     #[test]
-    fn what_executes_its_input_is_never_typed_into() {
+    fn programs_that_execute_their_input_are_never_typed_into() {
         let shells = "bash|/bin/sh|zsh -l|fish|ssh host|python3|python3.11 -i|node|irb|psql db|\
             sqlite3 x.db|-bash|tmux|sudo claude|env bash|bash -i -c x|bash --rcfile x|\
             bash --|nu|mosh host|lua|python3 -q|python3 -m code|python3 -Im asyncio|\
             python3 -um pdb x.py|bash -l -i|sh -es|socat - EXEC:sh|nc -l 1|claudette";
         for line in shells.split('|').filter(|line| *line != "claudette") {
-            assert_eq!(of(line).usual, Usual::NoticeOnly, "{line}");
+            assert_eq!(
+                of(line).default_delivery,
+                DefaultDelivery::NoticeOnly,
+                "{line}"
+            );
         }
     }
 
     #[test]
-    fn a_script_is_a_program_like_any_other() {
+    fn a_script_is_not_an_interpreter() {
         for line in [
             "bash run.sh",
             "python3 app.py",
@@ -198,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn agents_are_known_by_their_file_names() {
+    fn agents_are_recognized_by_their_file_names() {
         assert_eq!(of("/opt/bin/claude --resume").name, "claude");
         assert_eq!(of("codex").name, "codex");
         assert_eq!(of("aider").name, "aider");

@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_footer_tells_insert_mode_from_everybody_else() {
+    fn the_footer_shows_insert_mode() {
         assert_eq!(boxed("", "❯ ", "  -- INSERT --").vim, Vim::Insert);
         assert_eq!(boxed("", "❯ ", "  ? for shortcuts").vim, Vim::Plain);
         assert_eq!(boxed("", "❯ ", "  paste again to expand").vim, Vim::Unsaid);

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_of_the_persons_choice_is_in_the_arguments() {
+    fn the_arguments_tell_whether_a_session_is_shown() {
         for (line, expected) in [
             ("-c", true),
             ("--session=ses_1", true),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_session_at_the_terminal_gets_arguments_of_ours() {
+    fn only_sessions_at_the_terminal_get_our_arguments() {
         for (agent, line, is_other) in [
             ("codex", "exec hello", true),
             ("codex", "-m gpt --remote=unix:// hello", true),

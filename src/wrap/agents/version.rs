@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_found_in_what_programs_say() {
+    fn versions_are_found_in_the_output_of_programs() {
         for (said, version) in [
             ("codex-cli 0.171.0\n", Some((0, 171, 0))),
             ("2.1.332 (Claude Code)", Some((2, 1, 332))),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_package_says_its_version_and_its_program_is_not_asked() {
+    async fn the_version_of_a_package_is_read_without_running_its_program() {
         let folder = tempfile::tempdir().unwrap();
         let (bin, cache) = (folder.path().join("bin"), folder.path().join("cache"));
         fs::create_dir(&bin).unwrap();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_program_is_not_waited_for_and_its_answer_serves_the_next_start() {
+    async fn a_slow_program_is_not_awaited_and_its_answer_is_cached() {
         let folder = tempfile::tempdir().unwrap();
         let (path, cache) = (folder.path().join("agent"), folder.path().join("cache"));
         let go = folder.path().join("go");
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_is_asked_again_only_after_it_changed() {
+    async fn a_program_is_run_again_only_after_it_changed() {
         let folder = tempfile::tempdir().unwrap();
         let (path, cache) = (folder.path().join("agent"), folder.path().join("cache"));
         program(&path, "echo agent 1.2.3");
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_says_none_has_none_and_a_damaged_cache_is_no_harm() {
+    async fn a_program_may_have_no_version_and_a_damaged_cache_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let (path, cache) = (folder.path().join("agent"), folder.path().join("cache"));
         program(&path, "exit 3");

@@ -228,7 +228,7 @@ mod tests {
     use crate::wrap::dead_letter::{DeadBody, append, of_others};
 
     #[test]
-    fn dead_letters_of_strangers_without_end_push_out_none_of_the_users_own() {
+    fn dead_letters_of_other_users_displace_none_of_the_users_own() {
         let folder = tempfile::tempdir().unwrap();
         let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
         let home = Home::of(&environment).unwrap();

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hook_that_wrote_a_line_stays_until_its_reader_has_looked_for_it() {
+    async fn a_hook_that_wrote_a_line_lives_until_the_line_was_read() {
         // The next hook came just then, and this one ended: Claude Code found no process of that
         // number among its children, and held the message back behind a dialog.
         let (waiter, mut client, session) = waiter().await;

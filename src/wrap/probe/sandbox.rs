@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_file_decides_and_an_exception_anywhere_counts() {
+    fn the_last_settings_file_decides_and_any_exception_counts() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);

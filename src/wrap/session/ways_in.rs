@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{HookEvent, HookReporting, SETTLED, Session};
 use crate::wrap::delivery::{MessageKey, Step};
 use crate::wrap::hooks::HookReport;
-use crate::wrap::own_status::{self, OwnWords};
+use crate::wrap::own_status::{self, StatusFile};
 use crate::wrap::ways::keyboard::TurnProof;
 use crate::wrap::ways::proof::Proof;
 use crate::wrap::ways::transcript::Stage;
@@ -47,7 +47,7 @@ impl Proofs {
     }
 
     /// Reads the status file of the agent's process.
-    fn read_status_file(&self) -> OwnWords {
+    fn read_status_file(&self) -> StatusFile {
         let path = self.status_file.as_deref();
         path.map(own_status::read).unwrap_or_default()
     }
@@ -150,17 +150,17 @@ impl Session {
     }
 
     /// Reads the agent's status file. Without hooks, that file also names the transcript.
-    pub(super) fn check_status_file(&mut self) -> OwnWords {
+    pub(super) fn check_status_file(&mut self) -> StatusFile {
         let is_silent = self.hook_reporting == HookReporting::Silent;
         if is_silent {
             self.proofs.find_status_file(self.program.pid());
         }
-        let words = self.proofs.read_status_file();
-        if is_silent && let Some(transcript) = &words.transcript {
+        let file = self.proofs.read_status_file();
+        if is_silent && let Some(transcript) = &file.transcript {
             self.proofs.follow(transcript.clone());
             self.deliveries.set_turn_proof(TurnProof::RowOrRest);
         }
-        words
+        file
     }
 
     /// The transcript shows what became of a text.

@@ -69,14 +69,14 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go_where_they_are_too_many() {
+    fn the_oldest_exceed_a_limit_of_messages() {
         assert_eq!(go(&[]), Vec::<u64>::new());
         assert_eq!(go(&[100; 256]), Vec::<u64>::new());
         assert_eq!(go(&[100; 258]), [1, 2]);
     }
 
     #[test]
-    fn the_oldest_go_where_they_are_too_long() {
+    fn the_oldest_exceed_a_limit_of_bytes() {
         assert_eq!(go(&[1, 8 << 20, 8 << 20]), [1]);
         assert_eq!(go(&[1, 8 << 20, 7 << 20]), Vec::<u64>::new());
         assert_eq!(go(&[MAX_HELD_BYTES, 1]), [1]);

@@ -146,7 +146,7 @@ impl Keyboard {
     /// Whether the head of a message of the text, or the end of the text, is above the line.
     fn is_above(&self, agent: &AgentState) -> bool {
         let mut attempt = self.attempt.iter();
-        self.is_named(agent) || attempt.any(|attempt| agent.history().holds(&attempt.end))
+        self.is_named(agent) || attempt.any(|attempt| agent.history().contains_text(&attempt.end))
     }
 
     /// Whether the text is above the line, and a turn runs or an answer follows it.
@@ -154,13 +154,13 @@ impl Keyboard {
         let mut attempt = self.attempt.iter();
         self.is_above(agent)
             && (agent.is_busy(now)
-                || attempt.any(|attempt| agent.history_goes_on_after(&attempt.end)))
+                || attempt.any(|attempt| agent.history_has_text_after(&attempt.end)))
     }
 
     /// Whether the history names a message of the text.
     fn is_named(&self, agent: &AgentState) -> bool {
         let ids = self.attempt.iter().flat_map(|it| &it.submission.ids);
-        ids.into_iter().any(|id| agent.history().names(id))
+        ids.into_iter().any(|id| agent.history().contains_id(id))
     }
 
     /// Whether the box contains a message or a placeholder, possibly with other text.
