@@ -1,9 +1,9 @@
-//! Profiles of agents as TOML: those of the program, and those that the user keeps in `agents/` of
-//! the home folder.
+//! Profiles of agents in TOML: the built-in ones, and the user's in the folder `agents/` of
+//! cbroker's home.
 //!
-//! A user's file `NAME.toml` replaces what it names in the profile of that name; under a new name
-//! it describes a new agent. One that cannot be used is reported and ignored; the program is
-//! started all the same. Profiles are read once and live as long as the process.
+//! A user's file `NAME.toml` replaces fields of the profile of that name; a new name describes a
+//! new agent. An invalid file is reported and ignored. Profiles are read once and live as long as
+//! the process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,23 +24,23 @@ const BUILT_IN: [(&str, &str); 5] = [
     ("aider", include_str!("profiles/aider.toml")),
 ];
 
-/// Where the user's profiles are, if the program said so before the first one was needed.
+/// The folder of the user's profiles; set before the first use of a profile.
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 static AGENTS: OnceLock<Agents> = OnceLock::new();
 
-/// The agents that are known.
+/// All profiles of agents.
 struct Agents {
     profiles: Vec<&'static Profile>,
     complaints: Vec<String>,
 }
 
-/// Says where the user's profiles are. Must come before the first use of a profile.
+/// Sets the folder of the user's profiles. Must be called before the first use of a profile.
 pub fn use_folder(folder: PathBuf) {
     // A second call has no effect: profiles do not change while the program runs.
     let _first = FOLDER.set(folder);
 }
 
-/// Why files of the user are not used, a line each.
+/// Why files of the user are not used, one line for each.
 pub fn complaints() -> &'static [String] {
     &agents().complaints
 }
@@ -92,7 +92,7 @@ impl Agents {
     }
 }
 
-/// The user's files, in the order of their names.
+/// The user's files, sorted by name.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
@@ -107,8 +107,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum ProfileError {
-    /// It is not TOML, or has unknown or missing fields. Without the lines of the file that the
-    /// error quotes.
+    /// It is not TOML, or has unknown or missing fields. The quoted lines of the error are omitted.
     #[error("{}", .0.message())]
     Toml(#[from] toml::de::Error),
     #[error("`programs` names no program")]
@@ -117,7 +116,7 @@ enum ProfileError {
     Shell(String),
 }
 
-/// Reads a profile: `text`, and from `base` what it does not say.
+/// Parses a profile from `text`, with defaults from `base`.
 fn profile(name: &str, base: &str, text: &str) -> Result<Profile, ProfileError> {
     let mut table: toml::Table = base.parse()?;
     table.extend(text.parse::<toml::Table>()?);
@@ -207,7 +206,7 @@ struct VimData {
     plain: String,
 }
 
-/// What a file does not say is for programs that show no sign of what they do.
+/// The defaults are for programs whose state is not known.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct PaceData {
@@ -241,7 +240,7 @@ impl ProfileData {
                 DeliveryData::Typing => DefaultDelivery::Typing,
                 DeliveryData::Notice => DefaultDelivery::Notice,
             },
-            // Their commands are Claude Code's settings.
+            // Hooks are registered in Claude Code's settings.
             has_hooks: name == "claude",
             prompt: self.prompt.map(|prompt| Prompt {
                 mark: prompt.mark,

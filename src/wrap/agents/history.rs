@@ -1,8 +1,8 @@
-//! What stands above an agent's line: its letters and digits alone, since agents break lines where
-//! they like.
+//! The history above an agent's input line, reduced to letters and digits because agents break
+//! lines anywhere.
 //!
-//! An agent that frames its line frames prompts of the past too, and shows other things beside that
-//! frame. Only the columns of the frame are the conversation.
+//! An agent that frames its line also frames earlier prompts, and shows other things beside the
+//! frame. Only the columns of the frame belong to the conversation.
 //!
 //! Relies on nothing.
 
@@ -10,17 +10,17 @@
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     letters: String,
-    /// The last one that stands in no frame is before this place.
+    /// The end of the last letters outside of a frame.
     unframed_until: usize,
 }
 
 impl History {
-    /// Of rows without frames.
+    /// Creates a history from rows without frames.
     pub fn of(rows: &[String]) -> Self {
         Self::with_frames(rows, |_| false)
     }
 
-    /// Of rows of which some are framed.
+    /// Creates a history from rows of which some are framed.
     pub fn with_frames(rows: &[String], is_framed: impl Fn(&str) -> bool) -> Self {
         let mut history = Self::default();
         for row in rows {
@@ -34,19 +34,19 @@ impl History {
         history
     }
 
-    /// It names the message of this id.
+    /// Whether it contains the head of the message with this id.
     pub fn contains_id(&self, id: &str) -> bool {
         let id = id.chars().filter(char::is_ascii_alphanumeric);
         let named: String = "id".chars().chain(id).collect();
         self.letters.contains(&named)
     }
 
-    /// It holds a text of these letters and digits.
+    /// Whether it contains a text of these letters and digits.
     pub fn contains_text(&self, letters: &str) -> bool {
         !letters.is_empty() && self.letters.contains(letters)
     }
 
-    /// Something stands below a text of these letters and digits, outside of the text's frame.
+    /// Whether other text follows a text of these letters and digits, outside of its frame.
     pub fn has_text_after(&self, letters: &str) -> bool {
         let end = self.letters.rfind(letters).map(|at| at + letters.len());
         !letters.is_empty() && end.is_some_and(|end| end < self.unframed_until)

@@ -1,9 +1,9 @@
-//! The line that text goes to in agents that draw no box between two rules: whether it has the
-//! cursor, and is empty.
+//! Recognizes the input line of agents that draw no box between two rules: whether it has the
+//! cursor, and whether it is empty.
 //!
-//! Only the rows at the cursor show the present state. What stands elsewhere on the screen is
-//! history, written by anybody: a question that was answered stays there, and so does an answer
-//! that reads like a question.
+//! Only the rows at the cursor show the current state. Everything else on the screen is history and
+//! untrusted text: an answered question stays there, and so does an answer that looks like a
+//! question.
 //!
 //! Relies on `vt100` for the cursor.
 
@@ -14,39 +14,39 @@ use vt100::Screen;
 use super::history::History;
 use super::reading::Input;
 
-/// The looks of such a line.
+/// The appearance of an input line.
 #[derive(Clone, Copy, Debug)]
 pub struct InputLine {
-    /// What begins its first row, up to where the cursor waits. One of them.
+    /// The possible beginnings of its first row, up to the cursor.
     pub marks: &'static [&'static str],
-    /// What begins it instead when the text would run in a shell.
+    /// The beginning of the row if the text would run in a shell.
     pub shell_mark: Option<&'static str>,
-    /// What stands behind the cursor though nobody typed it, where it is not dim.
+    /// Placeholder texts behind the cursor that are not dim.
     pub placeholders: &'static [&'static str],
-    /// How it goes on where a text needs more rows.
+    /// The further rows of a long text.
     pub long_text: LongTextRows,
-    /// Whether the terminal's cursor is shown there.
+    /// Whether the terminal's cursor is shown in the line.
     pub has_cursor: bool,
-    /// Its questions are asked on the line itself: a dialog's text counts only where the cursor
-    /// stands behind it.
+    /// Whether questions are asked on the line itself: a dialog's text counts only directly before
+    /// the cursor.
     pub is_asked_in: bool,
 }
 
-/// The rows of a long text.
+/// The further rows of a long text.
 #[derive(Clone, Copy, Debug)]
 pub enum LongTextRows {
-    /// They begin with the mark again, or with anything where the terminal wraps them: none is
-    /// known but at the cursor.
+    /// They begin with the mark again, or with anything if the terminal wraps them, so only the row
+    /// at the cursor is known.
     Marked,
     /// They begin with this.
     Indented(&'static str),
-    /// All begin with the mark, as do a blank row above and others below, down to a row that begins
-    /// with this.
+    /// All rows begin with the mark, as do a blank row above and others below, down to a row that
+    /// begins with this.
     Framed(&'static str),
 }
 
 impl InputLine {
-    /// Its first row and what it holds; `None` where something else has the cursor.
+    /// Finds the line: its first row and its input; `None` if something else has the cursor.
     pub(super) fn find(&self, screen: &Screen, rows: &[String]) -> Option<(usize, Input)> {
         if self.has_cursor && screen.hide_cursor() {
             return None;
@@ -67,7 +67,8 @@ impl InputLine {
         }
     }
 
-    /// What stands in the rows above `first`, its first row. Beside its frame is no conversation.
+    /// The history in the rows above `first`, the line's first row. Only the columns of its frame
+    /// count.
     pub(super) fn history(&self, screen: &Screen, rows: &[String], first: usize) -> History {
         let frame = match self.long_text {
             LongTextRows::Framed(foot) => self.frame(foot, &rows[first..]),
@@ -81,7 +82,7 @@ impl InputLine {
         History::with_frames(&inside, |row| row.starts_with(mark))
     }
 
-    /// The columns of the frame whose foot stands in one of the rows, and what begins its rows.
+    /// The mark and the columns of the frame whose foot is in one of the rows.
     fn frame(&self, foot: &str, rows: &[String]) -> Option<(&'static str, Range<u16>)> {
         let mark = self.marks.first()?.trim_end();
         let row = rows.iter().find(|row| row.trim_start().starts_with(foot))?;
@@ -92,7 +93,7 @@ impl InputLine {
         Some((mark, start..start + u16::try_from(width).ok()?))
     }
 
-    /// Whether the cursor stands behind `question`, on a line that holds nothing else of interest.
+    /// Whether the cursor directly follows `question`.
     pub(super) fn asks(question: &str, screen: &Screen) -> bool {
         let (row, column) = screen.cursor_position();
         let left = screen.rows(0, column).nth(usize::from(row));
@@ -132,7 +133,7 @@ impl InputLine {
             let inside = row.trim_start().strip_prefix(mark);
             inside.is_some_and(is_nothing)
         };
-        // One blank row above, one below, and what the foot says of itself.
+        // One blank row above, one below, and the rows of the foot.
         let is_alone = above == 1
             && below == 3
             && is_blank(&at.rows[at.row - 1])
@@ -145,7 +146,7 @@ impl InputLine {
         Some((at.row - above, input))
     }
 
-    /// The cursor stands right behind a mark, and nobody's text behind the cursor.
+    /// Whether the cursor directly follows a mark, and no text follows the cursor.
     fn waits(&self, at: &Cursor<'_>) -> bool {
         let left = match self.long_text {
             LongTextRows::Framed(_) => at.left.trim_start(),
@@ -166,20 +167,20 @@ impl InputLine {
     }
 }
 
-/// Blank, at least up to whatever else shares the row at some distance.
+/// Whether the text is blank, at least up to other text at some distance in the row.
 fn is_nothing(text: &str) -> bool {
     text.trim().is_empty() || text.starts_with("  ")
 }
 
-/// Where the cursor stands.
+/// The cursor and the text around it.
 struct Cursor<'a> {
     rows: &'a [String],
     row: usize,
-    /// Its row up to it, with all blanks.
+    /// The row up to the cursor, with trailing blanks.
     left: String,
-    /// And from it on.
+    /// The row from the cursor on.
     right: String,
-    /// What it stands on is a suggestion.
+    /// Whether the cell at the cursor is dim, which marks a suggestion.
     is_dim: bool,
 }
 
@@ -215,7 +216,8 @@ mod tests {
     use crate::wrap::agents::Profile;
     use crate::wrap::agents::reading::{Input, Reading};
 
-    /// `program` drew these rows, `¦` marks its cursor; without one it is hidden in a corner.
+    /// Reads rows drawn by `program`. `¦` marks the cursor; without it the cursor is hidden in a
+    /// corner.
     fn read(program: &str, rows: &str) -> Reading {
         let mut parser = vt100::Parser::new(20.try_into().unwrap(), 80.try_into().unwrap(), 0);
         let cursor = if rows.contains('¦') { "\x1b7" } else { "" };
@@ -313,7 +315,7 @@ mod tests {
 
     #[test]
     fn geminis_menus_without_a_number_are_dialogs() {
-        // `list` said that Gemini was idle.
+        // `list` showed Gemini as idle.
         for menu in [
             " > /settings\n╭────────────╮\n│  ● Vim Mode       false  │\n\
              │  (Use Enter to select, Ctrl+L to reset, Tab to change focus, Esc to close)  │\n\
@@ -338,7 +340,7 @@ mod tests {
             › 1. Yes, proceed (y)\n  3. No, and tell Codex what to do differently (esc)\n\n\
             \u{20} Press enter to confirm or esc to cancel";
         assert!(asks(&read("codex", dialog), "approval"));
-        // Messages were taken for the choice of a model.
+        // Messages were taken as the choice of a model.
         let menu =
             "  Select Model and Effort\n\n› 1. GPT\n  2. GPT-6-Astra\n\n  enter select · esc back";
         assert_eq!(read("codex", menu).input, Input::Absent);
@@ -380,7 +382,7 @@ mod tests {
         assert!(waiting.shows_waiting && !waiting.shows_busy);
         let hidden = format!("{above}› hello there\n\n  Waiting for startup  · esc cancel");
         assert!(read("codex", &hidden).shows_waiting);
-        // Anybody may write so.
+        // Any text may look like this.
         let quoted = format!("{above}• Waiting for startup of a server\n\n› ¦{CODEX_FOOT}");
         assert!(!read("codex", &quoted).shows_waiting);
     }
@@ -412,7 +414,7 @@ mod tests {
         );
     }
 
-    /// opencode's box with these rows in it.
+    /// Reads opencode's box with these rows.
     fn boxed(history: &str, inside: &str) -> Reading {
         let foot = "  ┃\n  ┃  Build · m fake\n  ╹▀▀▀▀▀▀▀▀\n   /work          15  ctrl+p commands";
         read("opencode", &format!("{history}\n\n  ┃\n{inside}\n{foot}"))

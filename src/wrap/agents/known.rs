@@ -1,4 +1,4 @@
-//! The programs that are known by name and are no agents. Data; agents are in `data`.
+//! Programs that are known by name and are not agents. The agents are in `data`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{DefaultDelivery, Profile, TypingPace, data};
 
-/// For programs that show no sign of what they do.
+/// The pace for programs whose state is not known.
 pub(super) const DEFAULT_PACE: TypingPace = TypingPace {
     before_enter: Duration::from_millis(100),
     quiet_before_enter: Duration::from_millis(100),
@@ -20,7 +20,7 @@ pub(super) const DEFAULT_PACE: TypingPace = TypingPace {
 #[cfg(test)]
 pub static CLAUDE: LazyLock<&'static Profile> = LazyLock::new(|| Profile::named("claude", &[]));
 
-/// Anything else: announced, and typed into only on request.
+/// Any other program: messages are announced, and typed only on request.
 pub static UNKNOWN: Profile = Profile {
     name: "unknown",
     programs: &[],
@@ -108,7 +108,7 @@ static REPL: Profile = Profile {
     ..UNKNOWN
 };
 
-/// What leads to a shell, here or elsewhere: its own input is not the last word on what is typed.
+/// Programs that start a shell, here or on another machine, which would execute what is typed.
 static SHELL_LAUNCHERS: Profile = Profile {
     name: "remote shell",
     programs: &[
@@ -161,7 +161,7 @@ static SHELL_LAUNCHERS: Profile = Profile {
     ..UNKNOWN
 };
 
-/// What executes its input: no file of the user changes these.
+/// The profiles of programs that execute their input. Files of the user do not change them.
 const EXECUTING: [&Profile; 3] = [&SHELL, &REPL, &SHELL_LAUNCHERS];
 
 /// All profiles that match by name.
@@ -176,9 +176,9 @@ pub(super) fn executes_its_input(name: &str) -> bool {
 
 /// Options of shells and interpreters that take their value from the next argument.
 const WITH_VALUE: [&str; 7] = ["--rcfile", "--init-file", "-O", "+O", "-o", "-W", "-X"];
-/// Long options that come instead of a script.
+/// Long options that replace a script.
 const WITH_COMMAND: [&str; 3] = ["--eval", "--command", "--print"];
-/// Modules of Python that read commands.
+/// Python modules that read commands.
 const INTERACTIVE_MODULES: [&str; 9] = [
     "code",
     "asyncio",
@@ -190,7 +190,7 @@ const INTERACTIVE_MODULES: [&str; 9] = [
     "ptipython",
     "xonsh",
 ];
-/// Interpreters that take a script in place of commands from the keyboard, beside the shells.
+/// Interpreters, besides the shells, that can run a script instead of commands from the terminal.
 const INTERPRETERS: [&str; 11] = [
     "python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php", "lua", "luajit",
 ];
@@ -201,7 +201,7 @@ pub fn is_agent(name: &str) -> bool {
     agents.any(|profile| profile.programs.contains(&name))
 }
 
-/// Whether a program of this name runs programs of others, under their names.
+/// Whether a program of this name is an interpreter that runs other programs.
 pub fn is_interpreter(name: &str) -> bool {
     INTERPRETERS.contains(&unversioned(name))
 }
@@ -211,8 +211,8 @@ fn unversioned(name: &str) -> &str {
     name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.')
 }
 
-/// A shell or interpreter that was given its program by its arguments, and does not read it from
-/// the keyboard.
+/// Whether the arguments of a shell or interpreter name a script or command, so that it does not
+/// read commands from the terminal.
 pub(super) fn runs_a_script(program: &OsStr, arguments: &[OsString]) -> bool {
     let name = Path::new(program)
         .file_name()

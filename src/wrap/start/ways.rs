@@ -136,7 +136,7 @@ async fn open_api(
         resumes,
         version,
     } = api;
-    match version.soon().await {
+    match version.wait_briefly().await {
         Some(version) if version >= since => {}
         Some(_) => return Err(io::Error::other("this version has no API")),
         None => return Err(io::Error::other("its version is not known yet")),
