@@ -1,42 +1,43 @@
-//! The brake on agents that answer each other without end. Pure: time is an argument.
+//! The brake: slows down agents that answer each other endlessly. Pure: time is an argument.
 //!
-//! Every message counts, by its time of arrival and by the user that the broker names as its
-//! publisher. The number of hops counts only where that is the session's own user: anybody can
-//! claim one. Messages of sessions, which have hops, and those without a user are counted by the
+//! Every message is counted by its time of arrival and by the user that the broker names as its
+//! publisher. Hops are checked only if that is the session's own user, because any user can claim a
+//! number. Messages of sessions, which have hops, and messages without a user are counted by the
 //! name that they claim. A person or a script with a user may send ten times as much; so may all
-//! messages without a user together, and each other user in all, whatever names they claim. Each
-//! user is counted separately, so a forged name cannot hold another user's messages.
+//! messages without a user together, and each other user in total, whatever names they claim. Users
+//! are counted separately, so a forged name cannot hold another user's messages.
 //!
-//! What its own user left in the queue before the session opened is no loop, and each message
-//! counts once. What is held is delivered by itself after a minute: two agents that answer each
-//! other without end are slowed down, and no message is held for ever.
+//! The backlog of the session's own user at its start does not count, and each message counts once.
+//! Held messages are released after a minute: two agents that answer each other endlessly are
+//! slowed down, but no message is held forever.
 //!
 //! Relies on nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+/// The period in which messages are counted, and after which held messages are released.
 const WINDOW: Duration = Duration::from_mins(1);
 /// The limit for unnamed senders, and for all names of one user together, as a multiple of the
 /// limit for one peer.
-const UNNAMED: usize = 10;
-/// Names of one user that are counted separately. All further names share one count, so invented
-/// names cannot use up memory.
-const NAMES: usize = 512;
+const UNNAMED_FACTOR: usize = 10;
+/// Maximum number of names of one user that are counted separately. All further names share one
+/// count, so invented names cannot use up memory.
+const MAX_NAMES: usize = 512;
 
-/// What is still taken without a question.
+/// The limits of the brake.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The greatest number of hops of a message of the session's own user.
+    /// Maximum number of hops of a message of the session's own user.
     pub hops: u32,
-    /// Messages a minute from one peer.
+    /// Maximum number of messages per minute from one peer.
     pub per_minute: u32,
 }
 
-/// A message as the brake sees it.
+/// The properties of an arrived message that the brake uses.
 #[derive(Clone, Copy, Debug)]
-pub struct Passing<'a> {
-    /// Its sender, as it claims.
+pub struct ArrivedMessage<'a> {
+    /// The sender that it claims.
     pub from: &'a str,
     /// The user who published it, if the broker authenticates it.
     pub user: Option<&'a str>,
@@ -44,12 +45,12 @@ pub struct Passing<'a> {
     pub is_own: bool,
     /// Its id.
     pub id: &'a str,
-    /// What `cbroker-hops` says; `None` if the header is missing.
+    /// The value of `cbroker-hops`; `None` if the header is missing.
     pub hops: Option<u32>,
 }
 
-/// The user whom the broker authenticates, and the name that a message claims; without a name all
-/// of that user.
+/// The authenticated user and the claimed name; `None` as the name stands for all messages of the
+/// user.
 type Sender = (Option<String>, Option<String>);
 
 /// Counts messages by their sender.
@@ -58,14 +59,14 @@ pub struct Brake {
     limits: Limits,
     /// Arrivals by user and claimed name.
     recent: HashMap<Sender, VecDeque<(Instant, String)>>,
-    /// Messages that waited when the session attached and have not come yet.
+    /// Number of messages that waited when the session attached and have not arrived yet.
     backlog: u32,
-    /// When what is held goes in.
+    /// When held messages are released.
     release_at: Option<Instant>,
 }
 
 impl Brake {
-    /// A brake with these limits.
+    /// Creates a brake with these limits.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -75,31 +76,31 @@ impl Brake {
         }
     }
 
-    /// So many messages wait in the queue: they were sent over whatever time.
+    /// Sets the number of messages that wait in the queue and were sent earlier.
     pub fn expect_backlog(&mut self, waiting: u32) {
         self.backlog = waiting;
     }
 
-    /// Counts a message that arrived now; whether it has to be held for a while.
-    pub fn holds(&mut self, message: Passing<'_>, now: Instant) -> bool {
+    /// Counts a message that arrived now. Returns whether it must be held.
+    pub fn holds(&mut self, message: ArrivedMessage<'_>, now: Instant) -> bool {
         // Another user could fill the queue while the session is detached, so only the backlog of
         // the session's own user is exempt.
         let is_backlog = message.is_own && self.backlog > 0;
         self.backlog = self.backlog.saturating_sub(1);
         let is_far = message.is_own && message.hops.is_some_and(|hops| hops > self.limits.hops);
-        let is_many = !is_backlog && self.are_many(message, now);
+        let is_many = !is_backlog && self.exceeds_rate(message, now);
         if is_far || is_many {
             self.release_at.get_or_insert(now + WINDOW);
         }
         is_far || is_many
     }
 
-    /// When [`Self::is_due`] has to be asked again.
+    /// When [`Self::is_due`] must be called again.
     pub fn release_at(&self) -> Option<Instant> {
         self.release_at
     }
 
-    /// Whether what is held goes in now. Counting begins anew then.
+    /// Whether held messages are released now. This resets the counts.
     pub fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.release_at.is_some_and(|at| now >= at);
         if is_due {
@@ -108,14 +109,14 @@ impl Brake {
         is_due
     }
 
-    /// Everything was let through: counting begins anew.
+    /// Resets the counts, after all held messages were released.
     pub fn release(&mut self) {
         self.recent.clear();
         self.release_at = None;
     }
 
-    /// Counts a message; whether more than agreed have come from its sender within a minute.
-    fn are_many(&mut self, message: Passing<'_>, now: Instant) -> bool {
+    /// Counts a message. Returns whether its sender exceeds the limit per minute.
+    fn exceeds_rate(&mut self, message: ArrivedMessage<'_>, now: Instant) -> bool {
         let user = || message.user.map(str::to_owned);
         let per_minute = self.limits.per_minute as usize;
         let is_named = message.hops.is_some() || message.user.is_none();
@@ -123,37 +124,37 @@ impl Brake {
             let sender = (user(), Some(message.from.to_owned()));
             self.exceeds(per_minute, sender, message.id, now)
         };
-        // Any name can be claimed. The session's own user runs many sessions, so what those send
-        // has no limit in all.
+        // Names can be forged. The session's own user runs many sessions, so their messages have no
+        // common limit.
         let is_counted_in_all = message.hops.is_none() || !message.is_own;
-        let most = per_minute.saturating_mul(UNNAMED);
+        let most = per_minute.saturating_mul(UNNAMED_FACTOR);
         let are_many_of_all =
             is_counted_in_all && self.exceeds(most, (user(), None), message.id, now);
         are_many_of_name || are_many_of_all
     }
 
-    /// Counts a message; whether more than `limit` different ones of this sender arrived within a
-    /// minute.
+    /// Counts a message. Returns whether more than `limit` different ones of this sender arrived
+    /// within a minute.
     fn exceeds(&mut self, limit: usize, mut sender: Sender, id: &str, now: Instant) -> bool {
         let is_recent = |at: &Instant| now.saturating_duration_since(*at) < WINDOW;
-        if !self.recent.contains_key(&sender) && self.names_of(&sender) >= NAMES {
+        if !self.recent.contains_key(&sender) && self.names_of(&sender) >= MAX_NAMES {
             self.recent
                 .retain(|_, arrivals| arrivals.back().is_some_and(|(at, _)| is_recent(at)));
-            if self.names_of(&sender) >= NAMES {
+            if self.names_of(&sender) >= MAX_NAMES {
                 sender.1 = sender.1.map(|_| String::new());
             }
         }
         let recent = self.recent.entry(sender).or_default();
         recent.retain(|(at, counted)| is_recent(at) && counted != id);
         recent.push_back((now, id.to_owned()));
-        // More than this is held anyway.
+        // Further messages are held anyway.
         while recent.len() > limit.saturating_add(1) {
             recent.pop_front();
         }
         recent.len() > limit
     }
 
-    /// How many names of this sender's user are counted.
+    /// The number of counted names of this sender's user.
     fn names_of(&self, (user, _): &Sender) -> usize {
         let of_user = |(counted, _): &&Sender| counted == user;
         self.recent.keys().filter(of_user).count()
@@ -170,7 +171,7 @@ mod tests {
     };
     const OURS: Option<&str> = Some("cbroker");
 
-    /// A brake, and a clock that counts seconds.
+    /// A brake with a clock in seconds.
     struct Road {
         brake: Brake,
         began: Instant,
@@ -190,7 +191,7 @@ mod tests {
             self.began + Duration::from_secs(second)
         }
 
-        /// A new message of `from`, that arrives at this second.
+        /// Whether a new message of `from` that arrives at this second is held.
         fn holds(
             &mut self,
             from: &str,
@@ -210,7 +211,7 @@ mod tests {
             second: u64,
         ) -> bool {
             let now = self.at(second);
-            let message = Passing {
+            let message = ArrivedMessage {
                 from,
                 user,
                 is_own: user == OURS,
@@ -338,7 +339,7 @@ mod tests {
         for name in 0..5000 {
             road.holds(&format!("name{name}"), None, Some(0), 0);
         }
-        assert!(road.brake.recent.len() <= NAMES + 2);
+        assert!(road.brake.recent.len() <= MAX_NAMES + 2);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What an agent is told about the messages that it will find in its input.
+//! The briefing: explains to an agent the messages that it will find in its input.
 //!
 //! Relies on nothing.
 

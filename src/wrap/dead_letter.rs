@@ -1,9 +1,10 @@
-//! Messages that could not be parsed: kept in a file for a person to read, so that the session can
-//! go on. At most 64 KiB of each are kept, and two files of 8 MiB for each queue, so that no
-//! publisher can fill the disk. Messages of other users than the session's own have two files
-//! of their own, so that they displace none of the user's.
+//! Dead letters of a session: messages that could not be delivered are written to a file for a
+//! person to read, and the session continues. At most 64 KiB of each are kept, in two files of 8
+//! MiB for each queue, so that no publisher can fill the disk. Messages of other users have two
+//! files of their own, so that they displace none of the session's own user.
 //!
-//! Relies on the standard library, and on `base64` for bytes that are no text. `kept` reads them.
+//! Relies on the standard library, and on `base64` for bytes that are not text. `kept` reads the
+//! files.
 
 pub(super) mod kept;
 
@@ -18,13 +19,13 @@ use serde::Serialize;
 
 use crate::envelope::is_id;
 
-/// So much of a body is kept.
+/// Maximum bytes of a body that are kept.
 const BODY_BYTES: usize = 64 << 10;
-/// A file that grew beyond this is begun anew; one older file is kept.
+/// A file is rotated once it is larger than this; one older file is kept.
 const FILE_BYTES: u64 = 8 << 20;
 /// The extension of the older file.
 const OLDER: &str = "jsonl.1";
-/// The extension of the file with what other users published.
+/// The extension of the file with other users' dead letters.
 const OTHERS: &str = "others.jsonl";
 
 #[derive(Serialize)]
@@ -32,15 +33,15 @@ struct LetterLine<'a> {
     ts: &'a str,
     error: &'a str,
     raw: &'a str,
-    /// Present when `raw` is no text but base64 of the bytes.
+    /// `base64` if the body is not text.
     #[serde(skip_serializing_if = "Option::is_none")]
     encoding: Option<&'static str>,
-    /// Present when `raw` is only the beginning: how many bytes the body had.
+    /// The length of the body, if `raw` is only its beginning.
     #[serde(skip_serializing_if = "Option::is_none")]
     cut_from: Option<usize>,
 }
 
-/// The beginning of a body. The rest takes no memory while it waits for the disk.
+/// The beginning of a body. The rest is freed before the write to disk.
 #[derive(Debug, Default)]
 pub(super) struct DeadBody {
     kept: Vec<u8>,
@@ -49,7 +50,7 @@ pub(super) struct DeadBody {
 }
 
 impl DeadBody {
-    /// Cuts a body to what is kept of it.
+    /// Truncates a body to the bytes that are kept.
     pub(super) fn cut(mut body: Vec<u8>) -> Self {
         let bytes = body.len();
         body.truncate(beginning(&body).len());
@@ -57,19 +58,18 @@ impl DeadBody {
         Self { kept: body, bytes }
     }
 
-    /// How many bytes are kept.
+    /// The number of bytes that are kept.
     pub(super) fn kept_bytes(&self) -> usize {
         self.kept.len()
     }
 }
 
-/// The file of dead letters that other users published, beside the file of a queue.
-pub(super) fn of_others(file: &Path) -> PathBuf {
+/// The file for dead letters of other users, beside the `file` of a queue.
+pub(super) fn path_for_others(file: &Path) -> PathBuf {
     file.with_extension(OTHERS)
 }
 
-/// Appends one dead letter to `file`. It is on disk when this returns, so that the broker may
-/// forget the message.
+/// Appends a dead letter to `file` and syncs it, so that the message may be rejected afterwards.
 pub(super) fn append(file: &Path, ts: &str, error: &str, body: &DeadBody) -> io::Result<()> {
     let encoded;
     let kept = body.kept.as_slice();
@@ -89,7 +89,7 @@ pub(super) fn append(file: &Path, ts: &str, error: &str, body: &DeadBody) -> io:
     })?;
     let mut line = crate::clean::json(&line).into_bytes();
     line.push(b'\n');
-    // Without the lock it is kept all the same: a message must not be lost for a lock.
+    // If the lock fails, the letter is written without it: no message may be lost for that.
     let _lock = kept::lock(file);
     if fs::metadata(file).is_ok_and(|file| file.len() > FILE_BYTES) {
         fs::rename(file, file.with_extension(OLDER))?;
@@ -103,8 +103,7 @@ pub(super) fn append(file: &Path, ts: &str, error: &str, body: &DeadBody) -> io:
     out.sync_data()
 }
 
-/// Returns the id that a body claims which could not be parsed; empty if it claims none. Nothing
-/// else of the body is kept, however large it is.
+/// Returns the id that the body of an invalid message claims; empty if it claims none.
 pub(super) fn claimed_id(body: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     struct Claims {
@@ -115,7 +114,7 @@ pub(super) fn claimed_id(body: &[u8]) -> String {
     id.filter(|id| is_id(id)).unwrap_or_default()
 }
 
-/// The beginning of a body, whole characters where it is text.
+/// The beginning of a body, cut between two characters if it is text.
 fn beginning(body: &[u8]) -> &[u8] {
     let kept = &body[..body.len().min(BODY_BYTES)];
     match std::str::from_utf8(kept) {

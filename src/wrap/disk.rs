@@ -176,7 +176,7 @@ impl Worker {
     fn work(&mut self, job: Job) -> Option<()> {
         let event = match job {
             Job::LookUp(key, id) => {
-                DiskEvent::LookedUp(key, self.with_seen_log(|log| log.look(&id))?)
+                DiskEvent::LookedUp(key, self.with_seen_log(|log| log.look_up(&id))?)
             }
             Job::WriteIntents(ids) => {
                 self.with_seen_log(|log| log.intend(&ids))?;
@@ -198,7 +198,7 @@ impl Worker {
                 let path = if is_own {
                     own.clone()
                 } else {
-                    dead_letter::of_others(own)
+                    dead_letter::path_for_others(own)
                 };
                 self.retry_until_written(|_| {
                     dead_letter::append(&path, &timestamp(Utc::now()), &error, &body)

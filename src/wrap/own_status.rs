@@ -1,9 +1,9 @@
-//! What Claude Code reports about itself: `sessions/PID.json` in its folder, one file a process.
+//! Reads Claude Code's status files: `sessions/PID.json` in its folder, one for each process.
 //!
-//! Seen with 2.1.332: `idle`, `busy`, and `waiting` with what it waits for; and the session and its
-//! folder, which name the transcript: `projects/FOLDER/SESSION.jsonl`, where FOLDER has a dash for
-//! each character that is neither letter nor digit. A version without the file says nothing, and
-//! neither does a file that cannot be read.
+//! With version 2.1.332 they hold the status (`idle`, `busy`, or `waiting` and what for), and the
+//! session and its folder, which name the transcript: `projects/FOLDER/SESSION.jsonl`, where FOLDER
+//! has a dash for each character that is neither letter nor digit. A missing or invalid file is
+//! treated as empty.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -14,24 +14,24 @@ use serde::Deserialize;
 use super::hold::Hold;
 use super::ways::transcript;
 
-/// The file has less than a thousand bytes.
+/// Maximum bytes of the file, which usually has less than a thousand.
 const LIMIT: u64 = 64 * 1024;
-/// Longer names of a project's folder are cut in a way that is not known.
+/// Maximum length of a project's folder name. How longer names are cut is not known.
 const FOLDER_NAME: usize = 200;
 
-/// What a process of Claude Code's says of itself.
+/// The status of a process of Claude Code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnStatus {
     /// It waits for a prompt.
     Idle,
     /// It does something else.
     Busy,
-    /// It waits for the person: for what.
+    /// It waits for the person to do this.
     Waiting(String),
 }
 
 impl OwnStatus {
-    /// Why no text may be typed; `None` at rest.
+    /// Why no text may be typed; `None` if it is idle.
     pub fn hold(&self) -> Option<Hold> {
         match self {
             Self::Idle => None,
@@ -41,10 +41,10 @@ impl OwnStatus {
     }
 }
 
-/// What the file of a process says.
+/// The content of a status file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatusFile {
-    /// What it does.
+    /// The status.
     pub status: Option<OwnStatus>,
     /// The transcript that it writes.
     pub transcript: Option<PathBuf>,
@@ -59,7 +59,7 @@ struct StatusEntry {
     cwd: Option<String>,
 }
 
-/// Claude Code's folder, as this environment names it.
+/// Claude Code's folder, from the values of `CLAUDE_CONFIG_DIR` and `HOME`.
 pub fn folder(config: Option<&OsStr>, home: Option<&OsStr>) -> Option<PathBuf> {
     let is_set = |value: &&OsStr| !value.is_empty();
     let named = config.filter(is_set).map(PathBuf::from);
@@ -67,14 +67,15 @@ pub fn folder(config: Option<&OsStr>, home: Option<&OsStr>) -> Option<PathBuf> {
     folder.is_absolute().then_some(folder)
 }
 
-/// The file of the process `pid` in Claude Code's folder; `None` where either is not known.
+/// The path of the status file of the process `pid` in Claude Code's folder; `None` if either is
+/// not known.
 pub fn path(folder: &str, pid: &str) -> Option<PathBuf> {
     let is_number = !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit());
     let folder = Path::new(folder);
     (is_number && folder.is_absolute()).then(|| folder.join("sessions").join(format!("{pid}.json")))
 }
 
-/// What the file says.
+/// Reads a status file.
 pub fn read(path: &Path) -> StatusFile {
     let Some(entry) = entry(path) else {
         return StatusFile::default();

@@ -205,7 +205,9 @@ impl Session {
                 event = self.post.next() => self.handle_post_event(event),
                 report = recv_or_pending(&mut self.hooks) => self.handle_hook_report(report),
                 question = recv_or_pending(&mut self.screen_socket) => self.show_screen(question),
-                Some((way, report)) = self.ways.reports.recv() => self.handle_way_report(way, report),
+                Some((way, report)) = self.ways.reports.recv() => {
+                    self.handle_way_report(way, report);
+                }
                 seen = self.proofs.next() => {
                     for (number, stage) in seen {
                         self.handle_proof(number, &stage);
@@ -237,7 +239,7 @@ impl Session {
                 }
             }
             RelayEvent::Input(bytes) => {
-                let passed = if self.keys.are_the_terminals(&bytes) {
+                let passed = if self.keys.are_only_reports(&bytes) {
                     self.deliveries.reports(&bytes)
                 } else {
                     self.deliveries.keys(&bytes, now)

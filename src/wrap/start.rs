@@ -1,10 +1,11 @@
-//! The beginning and the end of a wrap: what is checked, made and told before the program starts,
-//! and what is taken away after it.
+//! The start and the end of a wrap: checks and prepares everything before the program starts, and
+//! cleans up after it.
 //!
-//! The program runs whatever happens to what is ours. Where the home cannot be used, or no
-//! terminal can be made, it takes this process's place, without messages, and one line says so.
+//! The program runs even if cbroker fails. If the home cannot be used, or no pseudo-terminal can be
+//! created, the program replaces this process and runs without messages, after one line on standard
+//! error.
 //!
-//! Relies on everything in this folder.
+//! Relies on all modules of this folder.
 
 mod attach;
 mod ways;
@@ -38,19 +39,20 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::message_history::MessageHistory;
 use crate::peer::{Inbox, Peer, PeerState, Presence, this_host};
-use attach::{attach, attach_within, silent, without_broker};
+use attach::{attach, attach_within, no_answer, without_broker};
 
-/// Traces of sessions that were killed are removed after this; longer than any session lasts.
-const TRACES_KEPT: Duration = Duration::from_hours(30 * 24);
-/// What a shell answers for a program that it cannot find.
+/// Files of sessions that were killed are removed after this time, which is longer than any session
+/// lasts.
+const STALE_FILES_KEPT: Duration = Duration::from_hours(30 * 24);
+/// A shell's exit code for a program that is not found.
 const NOT_FOUND: Exit = Exit::Child(127);
-/// The longest path of a socket.
+/// Maximum bytes of a socket's path.
 const SOCKET_PATH: usize = 104;
 
 /// Wraps a program and returns its exit code.
 ///
 /// # Errors
-/// Only before the program has started; from then on its own exit code is the answer.
+/// Only before the program has started; after that its exit code is returned.
 pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
     let profile = Profile::of(&options.program, &options.arguments);
     let mode = mode(&options, profile, config)?;
@@ -60,10 +62,10 @@ pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
             .because("there is no such program on the PATH")
             .exit_with(NOT_FOUND));
     }
-    let alone = Alone::of(&options, config);
+    let unwrapped = UnwrappedProgram::of(&options, config);
     let (identity, terminal) = match prepare(config) {
         Ok(prepared) => prepared,
-        Err(why) => return run_without_messages(alone, why),
+        Err(why) => return run_without_messages(unwrapped, why),
     };
     match terminal {
         Some(terminal) if child_env::is_session(&options) => {
@@ -73,15 +75,15 @@ pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
                 profile,
                 identity,
                 terminal,
-                alone,
+                unwrapped,
             };
             session(prepared, config).await
         }
-        terminal => become_program(&options, config, &identity, terminal.is_some()).await,
+        terminal => exec_program(&options, config, &identity, terminal.is_some()).await,
     }
 }
 
-/// Makes what a session needs on disk, and finds its terminal where it has one.
+/// Creates the files of a session, and opens its terminal if there is one.
 fn prepare(config: &Config) -> Result<(Identity, Option<Terminal>), Error> {
     let cannot = |error: std::io::Error| Error::new("the session cannot start").because(error);
     let home_cannot = |error: std::io::Error| {
@@ -99,22 +101,22 @@ fn prepare(config: &Config) -> Result<(Identity, Option<Terminal>), Error> {
             screen_socket::SUFFIX,
             opened::SUFFIX,
         ],
-        TRACES_KEPT,
+        STALE_FILES_KEPT,
         now,
     );
     let identity = identity(config).map_err(cannot)?;
-    // Also shows whether anything can be written at all.
+    // This also checks whether the home is writable.
     write_session_address(&config.home, &identity.session, &config.endpoint)
         .map_err(home_cannot)?;
     Ok((identity, Terminal::of_this_process().map_err(cannot)?))
 }
 
-/// A program that has to run though nothing of ours works.
+/// A program that runs without a wrap, because cbroker fails.
 #[derive(Clone, Debug)]
-pub struct Alone {
+pub struct UnwrappedProgram {
     /// The program.
     pub program: OsString,
-    /// Its arguments, untouched.
+    /// Its arguments, unchanged.
     pub arguments: Vec<OsString>,
     /// The environment of this process.
     pub environment: Environment,
@@ -122,7 +124,7 @@ pub struct Alone {
     pub fallback: Fallback,
 }
 
-impl Alone {
+impl UnwrappedProgram {
     fn of(options: &WrapOptions, config: &Config) -> Self {
         Self {
             program: options.program.clone(),
@@ -133,26 +135,30 @@ impl Alone {
     }
 }
 
-/// Gives this process to the program, and says on standard error why it gets no messages.
+/// Replaces this process by the program, and prints why it gets no messages.
 ///
 /// # Errors
-/// `why`, where the program is not wanted without messages; else that it cannot be run.
-pub fn run_without_messages(alone: Alone, why: Error) -> Result<Exit, Error> {
-    if alone.fallback == Fallback::Fail {
+/// `why` if the program must not run without messages; otherwise the error of running it.
+pub fn run_without_messages(unwrapped: UnwrappedProgram, why: Error) -> Result<Exit, Error> {
+    if unwrapped.fallback == Fallback::Fail {
         return Err(why);
     }
     eprintln!(
         "cbroker: {} (the program runs without messages)",
         why.summary()
     );
-    let command = child_env::bare_command(alone.program, alone.arguments, &alone.environment);
+    let command = child_env::bare_command(
+        unwrapped.program,
+        unwrapped.arguments,
+        &unwrapped.environment,
+    );
     match exec(&command) {
         Ok(never) => match never {},
         Err(error) => Err(error),
     }
 }
 
-/// The program takes this process's place, descriptors and all.
+/// Replaces this process by the program.
 fn exec(command: &CommandLine) -> Result<Infallible, Error> {
     let error = command
         .to_command(&command.program)
@@ -170,10 +176,10 @@ struct Prepared {
     profile: &'static Profile,
     identity: Identity,
     terminal: Terminal,
-    alone: Alone,
+    unwrapped: UnwrappedProgram,
 }
 
-/// What `--delivery` means for this program.
+/// Resolves `--delivery` for this program.
 fn mode(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Mode, Error> {
     let program = options.program.to_string_lossy();
     let configured = match config.settings.delivery {
@@ -224,7 +230,7 @@ fn identity(config: &Config) -> std::io::Result<Identity> {
     })
 }
 
-/// Returns the path of a session's socket, beside its other files where that is short enough.
+/// Returns the path of a session's socket, next to its other files if that is short enough.
 fn socket(config: &Config, session: &str, kind: &str) -> PathBuf {
     let file_name = format!("{session}.{kind}");
     let near = config.home.sessions().join(&file_name);
@@ -235,9 +241,9 @@ fn socket(config: &Config, session: &str, kind: &str) -> PathBuf {
     }
 }
 
-/// No terminal, no pseudo-terminal: the program takes this process's place, descriptors and all.
-/// Its queue is made, so that messages wait for a session of this name; none consumes them now.
-async fn become_program(
+/// Replaces this process by a program without an interactive terminal. The queue is created, so
+/// that messages wait there for a session of this name.
+async fn exec_program(
     options: &WrapOptions,
     config: &Config,
     identity: &Identity,
@@ -257,17 +263,17 @@ async fn become_program(
     };
     let reach = match tokio::time::timeout(attach_within(options), made).await {
         Ok(Ok(())) => {
-            say_that_messages_stay(options, config, has_terminal);
+            print_messages_stay_queued(options, config, has_terminal);
             Reach::Attached
         }
         Ok(Err(error)) => without_broker(options, config, error.into())?,
-        Err(_) => without_broker(options, config, silent(options, config))?,
+        Err(_) => without_broker(options, config, no_answer(options, config))?,
     };
     let (command, _) = child_env::command(options, config, identity, reach);
     match exec(&command)? {}
 }
 
-fn say_that_messages_stay(options: &WrapOptions, config: &Config, has_terminal: bool) {
+fn print_messages_stay_queued(options: &WrapOptions, config: &Config, has_terminal: bool) {
     if config.volume == Volume::Quiet {
         return;
     }
@@ -296,12 +302,12 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         profile,
         mut identity,
         terminal,
-        alone,
+        unwrapped,
     } = prepared;
     let mut log = Log::open(&config.home.session_log(options.name.as_str()));
-    let planned = ways::Planned::new(&options, mode, config);
+    let planned = ways::PlannedWays::new(&options, mode, config);
     let (inbox, reach) = attach(&options, config, &identity).await?;
-    let _traces = Traces {
+    let _session_files = SessionFiles {
         files: vec![
             config.home.session_credentials(&identity.session),
             config.home.session_hops(&identity.session),
@@ -331,10 +337,10 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
     .and_then(|post| Ok((post, start(&command, profile, &terminal)?)));
     let (post, program) = match parts {
         Ok(parts) => parts,
-        Err(why) => return run_without_messages(alone, why),
+        Err(why) => return run_without_messages(unwrapped, why),
     };
     record_command(config, &options, &mut log);
-    restore_on_panic();
+    install_panic_hook();
     let parts = Parts {
         terminal,
         program,
@@ -354,7 +360,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
     exit(end, &command.program.to_string_lossy())
 }
 
-/// Listens for the hooks of an agent that has some.
+/// Listens for the agent's hooks, if it has any.
 fn listen_for_hooks(
     profile: &Profile,
     identity: &Identity,
@@ -371,7 +377,7 @@ fn listen_for_hooks(
     hooks.ok().filter(|_| profile.has_hooks)
 }
 
-/// Listens for `cbroker screen`; a session that cannot does without.
+/// Listens for `cbroker screen`. An error is only logged.
 fn show_screen(
     options: &WrapOptions,
     config: &Config,
@@ -389,7 +395,7 @@ fn show_screen(
         .ok()
 }
 
-/// The session's messages, and the disk behind them.
+/// Creates the handling of messages, and the disk thread.
 fn post(
     inbox: Option<Inbox>,
     options: &WrapOptions,
@@ -482,8 +488,8 @@ fn initial_presence(options: &WrapOptions, profile: &Profile, identity: &Identit
     }
 }
 
-/// A panic must not leave a raw terminal, and its message must be readable.
-fn restore_on_panic() {
+/// Installs a panic hook that restores the terminal before the message is printed.
+fn install_panic_hook() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         terminal::restore_after_panic();
@@ -491,12 +497,12 @@ fn restore_on_panic() {
     }));
 }
 
-/// Files that live as long as the session.
-struct Traces {
+/// Files that are removed when the session ends.
+struct SessionFiles {
     files: Vec<PathBuf>,
 }
 
-impl Drop for Traces {
+impl Drop for SessionFiles {
     fn drop(&mut self) {
         for file in &self.files {
             let _was_never_made = std::fs::remove_file(file);

@@ -205,7 +205,7 @@ pub fn publisher(delivery: &ReceivedMessage) -> Publisher {
     if delivery.is_of_own_user() {
         return Publisher::Own;
     }
-    delivery.user().map_or(Publisher::Nobody, Publisher::other)
+    delivery.user().map_or(Publisher::Unnamed, Publisher::other)
 }
 
 /// The mark of a delivery's publisher in the history; `None` for its session's own user.

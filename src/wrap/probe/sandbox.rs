@@ -1,11 +1,11 @@
-//! Whether `cbroker send` works where the agent runs its commands: tried, as far as it can be
-//! without a model.
+//! Checks whether `cbroker send` works where the agent runs its commands, as far as that is
+//! possible without a model.
 //!
-//! A queue for one answer is made, and `cbroker send` is run towards it with the environment that a
-//! wrapped agent's shell has. Where the agent's settings switch its sandbox on and do not except
-//! `cbroker`, it runs inside bubblewrap with what that sandbox takes away: the network, and all
-//! writing outside of the working folder. The agent's own sandbox may take more (a filter of system
-//! calls), never less; what was tried is said with the result.
+//! It creates a queue for one answer, and runs `cbroker send` to that queue with the environment of
+//! a wrapped agent's shell. If the agent's settings enable its sandbox and do not except `cbroker`,
+//! the command runs inside bubblewrap with the restrictions of that sandbox: no network, and no
+//! writing outside of the working folder. The agent's own sandbox may restrict more (a filter of
+//! system calls), never less. The result states how the command was run.
 //!
 //! Relies on the peer for the queue, and on `bwrap`.
 
@@ -29,21 +29,21 @@ const WITHIN: Duration = Duration::from_secs(15);
 const WHAT: &str = "send";
 const MEND: &str = "add `cbroker` to `sandbox.excludedCommands` in the agent's settings";
 
-/// What the settings say of the agent's sandbox.
+/// The settings of the agent's sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Rules {
-    /// The file that switched it on.
+struct SandboxSettings {
+    /// The file that enables it.
     on_by: Option<PathBuf>,
-    /// `cbroker` runs outside of it all the same.
+    /// Whether `cbroker` is excepted from it.
     is_excepted: bool,
     bwrap: Option<String>,
 }
 
-/// Tries a send as the agent's shell would do it.
+/// Tries to send a message as the agent's shell would.
 pub(super) async fn send(config: &Config) -> ProbeSign {
-    let rules = Rules::of(&settings_files(config));
-    let Some(file) = rules.on_by.as_ref().filter(|_| !rules.is_excepted) else {
-        let place = if rules.is_excepted {
+    let settings = SandboxSettings::of(&settings_files(config));
+    let Some(file) = settings.on_by.as_ref().filter(|_| !settings.is_excepted) else {
+        let place = if settings.is_excepted {
             "outside of the agent's sandbox, as `sandbox.excludedCommands` says"
         } else {
             "as the agent's shell runs it (no sandbox is switched on)"
@@ -51,7 +51,7 @@ pub(super) async fn send(config: &Config) -> ProbeSign {
         return sign(place, &attempt(config, Vec::new()).await);
     };
     let by = format!("`sandbox.enabled` in {}", file.display());
-    let bwrap = OsString::from(rules.bwrap.unwrap_or_else(|| "bwrap".to_owned()));
+    let bwrap = OsString::from(settings.bwrap.unwrap_or_else(|| "bwrap".to_owned()));
     if find_program(&bwrap, config.environment.get("PATH")).is_none() {
         return not_tried(&by, "there is no bwrap on the PATH to run one like it");
     }
@@ -99,7 +99,7 @@ fn sandboxed(bwrap: OsString) -> Vec<OsString> {
     command
 }
 
-/// One send, behind `prefix`; why it did not arrive.
+/// Sends one message, with `prefix` in front of the command, and waits for its arrival.
 async fn attempt(config: &Config, prefix: Vec<OsString>) -> Result<(), Error> {
     let to = SessionName::for_answer(Ulid::generate());
     let mut peer = Peer::connect(&config.endpoint, "doctor").await?;
@@ -118,7 +118,7 @@ async fn attempt(config: &Config, prefix: Vec<OsString>) -> Result<(), Error> {
     })
 }
 
-/// Runs `cbroker send` with what a wrapped agent's shell has around it.
+/// Runs `cbroker send` with the environment of a wrapped agent's shell.
 async fn run(config: &Config, prefix: Vec<OsString>, to: &SessionName) -> Result<(), Error> {
     let failed = |error: std::io::Error| Error::new("it cannot be run").because(error);
     let session = Ulid::generate().to_string();
@@ -168,7 +168,8 @@ fn first_line(output: &Output) -> String {
     line.trim_start_matches("cbroker: ").to_owned()
 }
 
-/// The user's settings, then the project's, then its local ones: the last word counts.
+/// The settings files of the user, the project, and the project's local ones. Later files take
+/// precedence.
 fn settings_files(config: &Config) -> Vec<PathBuf> {
     let home = config.environment.get("HOME").map(PathBuf::from);
     home.map(|home| home.join(".claude/settings.json"))
@@ -180,13 +181,13 @@ fn settings_files(config: &Config) -> Vec<PathBuf> {
         .collect()
 }
 
-impl Rules {
+impl SandboxSettings {
     fn of(files: &[PathBuf]) -> Self {
-        let mut rules = Self::default();
+        let mut settings = Self::default();
         for file in files {
-            rules.add(file);
+            settings.add(file);
         }
-        rules
+        settings
     }
 
     fn add(&mut self, file: &Path) {
@@ -236,11 +237,11 @@ mod tests {
             r#"{"sandbox":{"excludedCommands":["cbroker send:*"]}}"#,
         );
         let absent = folder.path().join("absent.json");
-        let rules = Rules::of(&[on.clone(), absent]);
-        assert_eq!(rules.on_by, Some(on.clone()));
-        assert_eq!(rules.bwrap.as_deref(), Some("/b"));
-        assert!(!rules.is_excepted);
-        assert_eq!(Rules::of(&[on.clone(), off]).on_by, None);
-        assert!(Rules::of(&[excepted, on]).is_excepted);
+        let settings = SandboxSettings::of(&[on.clone(), absent]);
+        assert_eq!(settings.on_by, Some(on.clone()));
+        assert_eq!(settings.bwrap.as_deref(), Some("/b"));
+        assert!(!settings.is_excepted);
+        assert_eq!(SandboxSettings::of(&[on.clone(), off]).on_by, None);
+        assert!(SandboxSettings::of(&[excepted, on]).is_excepted);
     }
 }

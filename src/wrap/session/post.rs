@@ -28,7 +28,7 @@ use crate::peer::{
     SettleResult,
 };
 use crate::platform;
-use crate::wrap::brake::{Brake, Passing};
+use crate::wrap::brake::{ArrivedMessage, Brake};
 use crate::wrap::dead_letter::{DeadBody, claimed_id};
 use crate::wrap::delivery::{
     Claim, InFlightMessage, MessageKey, Precedence, State, Table, publisher,
@@ -400,7 +400,7 @@ impl Session {
         let Some(message) = self.deliveries.table.get_mut(key) else {
             return;
         };
-        let passing = Passing {
+        let arrived = ArrivedMessage {
             from: &message.envelope.from,
             user: message.delivery.as_ref().and_then(ReceivedMessage::user),
             is_own: message
@@ -410,7 +410,7 @@ impl Session {
             id: &message.envelope.id,
             hops: message.hops,
         };
-        let is_loop = self.post.parts.brake.holds(passing, Instant::now());
+        let is_loop = self.post.parts.brake.holds(arrived, Instant::now());
         let (lines, file) = compose(&message.envelope, &self.post.parts, limit, &mut self.log);
         (message.line, message.repeat_line) = lines;
         message.text_files.extend(file);

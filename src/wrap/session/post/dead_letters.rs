@@ -27,8 +27,8 @@ impl Session {
     pub(super) fn may_use_id(&mut self, id: &str, publisher: &Publisher) -> bool {
         let same_id = self.deliveries.table.with_id(id);
         let (bars, others): (Vec<_>, Vec<_>) = same_id
-            .map(|(key, message)| (key, publisher.yields_to(&message.publisher)))
-            .partition(|(_, yields)| *yields);
+            .map(|(key, message)| (key, publisher.is_barred_by(&message.publisher)))
+            .partition(|(_, is_barred)| *is_barred);
         if !bars.is_empty() {
             return false;
         }
