@@ -2,14 +2,14 @@
 //!
 //! The loop owns all parts of a session and makes no decisions itself. It relays bytes between the
 //! two terminals, passes every observation to [`AgentState`] and [`Deliveries`], and carries out
-//! the steps that [`Deliveries`] returns. `post` handles messages, `ways_in` the ways in, and
+//! the steps that [`Deliveries`] returns. `messages` handles messages, `ways_in` the ways in, and
 //! `stops` signals and job control.
 //!
 //! # Cost
 //! While no message waits, output is relayed and scanned for escape sequences only. The screen is
 //! read, and a timer set, only after a hook's event.
 
-mod post;
+mod messages;
 mod stops;
 mod ways_in;
 
@@ -37,7 +37,7 @@ use super::terminal::Terminal;
 use super::ways::{Way, WaysIn};
 use crate::error::Error;
 
-pub(super) use post::{Post, PostParts};
+pub(super) use messages::{MessageParts, SessionMessages};
 use stops::Signals;
 use ways_in::Proofs;
 
@@ -69,7 +69,7 @@ pub(super) struct Parts {
     pub(super) hooks: Option<(Hooks, Receiver<HookReport>)>,
     /// The ways in that report through one channel.
     pub(super) ways: WaysIn,
-    pub(super) post: Post,
+    pub(super) messages: SessionMessages,
     /// The socket of `cbroker screen`.
     pub(super) screen_socket: Option<(ScreenSocket, Receiver<ScreenQuestion>)>,
     pub(super) log: Log,
@@ -96,7 +96,7 @@ pub(super) struct Session {
     waiter: Option<Waiter>,
     ways: WaysIn,
     proofs: Proofs,
-    post: Post,
+    messages: SessionMessages,
     log: Log,
     end: Option<ChildStatus>,
     /// The program's side of the terminal is closed; the monitor will report why.
@@ -126,7 +126,7 @@ impl Session {
             batch,
             hooks,
             ways,
-            post,
+            messages,
             screen_socket,
             log,
         } = parts;
@@ -164,7 +164,7 @@ impl Session {
             waiter: None,
             ways,
             proofs: Proofs::default(),
-            post,
+            messages,
             log,
             end: None,
             is_program_silent: false,
@@ -202,7 +202,7 @@ impl Session {
                 event = self.relay.next(), if !self.is_program_silent => self.handle_io(event),
                 _ = self.monitor.readable() => self.handle_child_statuses().await,
                 signal = self.signals.next() => self.handle_signal(signal),
-                event = self.post.next() => self.handle_post_event(event),
+                event = self.messages.next() => self.handle_message_event(event),
                 report = recv_or_pending(&mut self.hooks) => self.handle_hook_report(report),
                 question = recv_or_pending(&mut self.screen_socket) => self.show_screen(question),
                 Some((way, report)) = self.ways.reports.recv() => {
@@ -259,7 +259,7 @@ impl Session {
         self.relay.send(bytes);
         for press in self.keys.read(bytes) {
             if press == Press::Enter {
-                self.post.person_spoke();
+                self.messages.person_spoke();
             }
             self.agent.press(press, now);
         }
@@ -372,13 +372,13 @@ impl Session {
     fn report_holds(&mut self, now: Instant) -> Option<Instant> {
         for (key, hold) in self.deliveries.waiting(&self.agent, now) {
             if self.deliveries.table.should_report_hold(key, &hold, now) {
-                self.post.held(&self.deliveries.table, &[key], &hold);
+                self.messages.held(&self.deliveries.table, &[key], &hold);
                 let ids = self.deliveries.table.ids(&[key]).join(", ");
                 self.log.write(&format!("holds {ids}: {hold}"));
             }
         }
         let next = self.deliveries.table.next_hold_report(now);
-        next.into_iter().chain(self.post.release_at()).min()
+        next.into_iter().chain(self.messages.release_at()).min()
     }
 }
 

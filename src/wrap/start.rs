@@ -8,6 +8,7 @@
 //! Relies on all modules of this folder.
 
 mod attach;
+mod delivery_mode;
 mod ways;
 
 use std::convert::Infallible;
@@ -31,10 +32,10 @@ use super::opened;
 use super::options::{Fallback, WrapOptions};
 use super::pty::{CommandLine, Program, ProgramSetup, find_program};
 use super::screen_socket::{self, ScreenOwner, ScreenQuestion, ScreenSocket};
-use super::session::{Parts, Post, PostParts, Session};
+use super::session::{MessageParts, Parts, Session, SessionMessages};
 use super::spill;
 use super::terminal::{self, Terminal};
-use crate::config::{Config, DeliveryWay, Environment, Volume, write_session_address};
+use crate::config::{Config, Environment, Volume, write_session_address};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::message_history::MessageHistory;
@@ -55,7 +56,7 @@ const SOCKET_PATH: usize = 104;
 /// Only before the program has started; after that its exit code is returned.
 pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
     let profile = Profile::of(&options.program, &options.arguments);
-    let mode = mode(&options, profile, config)?;
+    let mode = delivery_mode::resolve(&options, profile, config)?;
     let shown = options.program.to_string_lossy();
     if find_program(&options.program, config.environment.get("PATH")).is_none() {
         return Err(Error::new(format!("{shown} cannot be run"))
@@ -179,43 +180,6 @@ struct Prepared {
     unwrapped: UnwrappedProgram,
 }
 
-/// Resolves `--delivery` for this program.
-fn mode(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Mode, Error> {
-    let program = options.program.to_string_lossy();
-    let configured = match config.settings.delivery {
-        DeliveryWay::Plugin => Some(Mode::Plugin),
-        DeliveryWay::Inbox => Some(Mode::Inbox),
-        DeliveryWay::Api => Some(Mode::Api),
-        DeliveryWay::Pty => Some(Mode::Keyboard),
-        DeliveryWay::Hook => Some(Mode::Hook),
-        DeliveryWay::Notify => Some(Mode::Notify),
-        DeliveryWay::Auto => None,
-    };
-    let has_way = |mode: Mode| match mode {
-        Mode::Plugin | Mode::Inbox | Mode::Hook => profile.has_hooks,
-        Mode::Api => matches!(profile.name, "codex" | "opencode"),
-        Mode::Auto | Mode::Keyboard | Mode::Notify => true,
-    };
-    let asked = options.delivery.filter(|&mode| mode != Mode::Auto);
-    match (asked, profile.default_delivery) {
-        (Some(Mode::Keyboard), DefaultDelivery::NoticeOnly) => Err(Error::usage(format!(
-            "nothing is typed into {program}"
-        ))
-        .because("it executes what is typed into it")
-        .hint("leave `--delivery` out: messages are announced, and `cbroker inbox` reads them")),
-        (Some(mode), _) if !has_way(mode) => Err(Error::usage(format!(
-            "`--delivery {}` does not work with {program}",
-            mode.word()
-        ))
-        .because("it has no such way in that cbroker knows")),
-        (Some(mode), _) => Ok(mode),
-        (None, DefaultDelivery::NoticeOnly | DefaultDelivery::Notice) => Ok(Mode::Notify),
-        (None, DefaultDelivery::Typing) => Ok(configured
-            .filter(|&mode| has_way(mode))
-            .unwrap_or(Mode::Auto)),
-    }
-}
-
 fn identity(config: &Config) -> std::io::Result<Identity> {
     let session = ulid::Ulid::generate().to_string();
     let socket = socket(config, &session, "sock");
@@ -328,14 +292,14 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
     for remark in remarks {
         log.write(&remark);
     }
-    let parts = post(
+    let parts = session_messages(
         inbox,
         &options,
         config,
         initial_presence(&options, profile, &identity),
     )
-    .and_then(|post| Ok((post, start(&command, profile, &terminal)?)));
-    let (post, program) = match parts {
+    .and_then(|messages| Ok((messages, start(&command, profile, &terminal)?)));
+    let (messages, program) = match parts {
         Ok(parts) => parts,
         Err(why) => return run_without_messages(unwrapped, why),
     };
@@ -349,7 +313,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         batch: options.batch,
         hooks,
         ways,
-        post,
+        messages,
         screen_socket,
         log,
     };
@@ -396,12 +360,12 @@ fn show_screen(
 }
 
 /// Creates the handling of messages, and the disk thread.
-fn post(
+fn session_messages(
     inbox: Option<Inbox>,
     options: &WrapOptions,
     config: &Config,
     presence: Presence,
-) -> Result<Post, Error> {
+) -> Result<SessionMessages, Error> {
     let queue = options.name.as_str();
     let paths = DiskPaths {
         queue: queue.to_owned(),
@@ -416,7 +380,7 @@ fn post(
         hops: config.settings.max_hops,
         per_minute: config.settings.max_messages_per_minute,
     };
-    Ok(Post::new(PostParts {
+    Ok(SessionMessages::new(MessageParts {
         inbox,
         disk,
         disk_events,

@@ -190,7 +190,7 @@ impl Session {
         let _terminal_is_stuck = tokio::time::timeout(STUCK, self.relay.drain()).await;
         self.terminal.leave_raw();
         let Self {
-            post,
+            messages,
             mut deliveries,
             hooks,
             waiter,
@@ -198,7 +198,7 @@ impl Session {
             ..
         } = self;
         drop((hooks, waiter, ways));
-        post.close(&mut deliveries.table, CLOSE_TIMEOUT).await;
+        messages.close(&mut deliveries.table, CLOSE_TIMEOUT).await;
     }
 
     /// Shows the output that the program wrote before its end. Waits for a slow terminal.

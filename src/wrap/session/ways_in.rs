@@ -1,6 +1,6 @@
 //! Carries out delivery steps, and handles reports of hooks and ways in.
 //!
-//! Relies on the deliveries, the hooks and the post.
+//! Relies on the deliveries, the hooks and the messages.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -104,8 +104,8 @@ impl Session {
     /// Carries out one step of [`Deliveries::step`](crate::wrap::delivery::Deliveries::step).
     pub(super) fn carry_out(&mut self, step: Step, now: Instant) {
         match step {
-            Step::WriteIntent(keys) => self.post.intend(&self.deliveries.table, &keys),
-            Step::WithdrawIntent(identities) => self.post.withdraw(identities),
+            Step::WriteIntent(keys) => self.messages.intend(&self.deliveries.table, &keys),
+            Step::WithdrawIntent(identities) => self.messages.withdraw(identities),
             Step::MoveToFile(key) => self.move_to_file(key),
             Step::Deliver(way, submission) => self.deliver_by_way(way, submission, now),
             Step::Write(bytes) => self.relay.send_and_notify(&bytes),
@@ -116,12 +116,13 @@ impl Session {
                 self.relay.send_and_notify(&bytes);
             }
             Step::HandedOver(keys, way) => {
-                self.post.handed_over(&self.deliveries.table, &keys, way);
+                self.messages
+                    .handed_over(&self.deliveries.table, &keys, way);
             }
             Step::Delivered(keys, way) => {
                 let ids = self.deliveries.table.ids(&keys).join(", ");
                 self.log.write(&format!("delivered {ids} ({way})"));
-                self.post.delivered(&self.deliveries.table, &keys, way);
+                self.messages.delivered(&self.deliveries.table, &keys, way);
             }
             Step::WriteDone(identities, way) => {
                 let count = identities.len();
@@ -133,13 +134,13 @@ impl Session {
                 });
                 let keys = identities.iter().map(|_| self.deliveries.table.next_key());
                 let keys: Vec<MessageKey> = keys.collect();
-                self.post.read(keys.into_iter().zip(identities), way);
+                self.messages.read(keys.into_iter().zip(identities), way);
             }
             Step::EndSearch(number) => self.proofs.forget(number),
             Step::Held(keys, hold) => {
                 let ids = self.deliveries.table.ids(&keys).join(", ");
                 self.log.write(&format!("holds {ids}: {hold}"));
-                self.post.held(&self.deliveries.table, &keys, &hold);
+                self.messages.held(&self.deliveries.table, &keys, &hold);
                 for &key in &keys {
                     self.deliveries.table.hold_reported(key, &hold, now);
                 }
@@ -257,7 +258,7 @@ impl Session {
         self.agent.sign(&sign, now);
         self.deliveries.sign(&sign);
         match sign {
-            Sign::PersonSpoke => self.post.person_spoke(),
+            Sign::PersonSpoke => self.messages.person_spoke(),
             Sign::Stopped => self
                 .log
                 .write("the person pressed Escape: messages wait for their next input"),

@@ -42,7 +42,7 @@ use crate::wrap::ways::Way;
 use dead_letters::{DeadMessage, ID_USED_TWICE};
 
 /// The parts that handle a session's messages.
-pub(in crate::wrap) struct PostParts {
+pub(in crate::wrap) struct MessageParts {
     pub(in crate::wrap) inbox: Option<Inbox>,
     // Must be dropped before `disk`: the thread ends once this receiver is dropped, even if the
     // disk fails.
@@ -58,8 +58,8 @@ pub(in crate::wrap) struct PostParts {
 
 /// Receives, acks and reports messages. The table of messages is in
 /// [`Deliveries`](crate::wrap::delivery::Deliveries).
-pub(in crate::wrap) struct Post {
-    parts: PostParts,
+pub(in crate::wrap) struct SessionMessages {
+    parts: MessageParts,
     acks: JoinSet<SettleResult>,
     announced: Option<Announced>,
     /// When the announced state began.
@@ -82,14 +82,14 @@ struct Announced {
 }
 
 /// An event that concerns messages.
-pub(super) enum PostEvent {
+pub(super) enum MessageEvent {
     Inbox(InboxEvent),
     InboxEnded,
     Disk(DiskEvent),
 }
 
-impl Post {
-    pub(in crate::wrap) fn new(parts: PostParts) -> Self {
+impl SessionMessages {
+    pub(in crate::wrap) fn new(parts: MessageParts) -> Self {
         Self {
             parts,
             acks: JoinSet::new(),
@@ -102,20 +102,20 @@ impl Post {
     }
 
     /// Waits for the next event. Cancel safe.
-    pub(super) async fn next(&mut self) -> PostEvent {
+    pub(super) async fn next(&mut self) -> MessageEvent {
         while self.acks.try_join_next().is_some() {}
         let inbox = async {
             match &mut self.parts.inbox {
                 Some(inbox) => inbox
                     .next()
                     .await
-                    .map_or(PostEvent::InboxEnded, PostEvent::Inbox),
+                    .map_or(MessageEvent::InboxEnded, MessageEvent::Inbox),
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             event = inbox => event,
-            Some(event) = self.parts.disk_events.recv() => PostEvent::Disk(event),
+            Some(event) = self.parts.disk_events.recv() => MessageEvent::Disk(event),
         }
     }
 
@@ -285,11 +285,11 @@ enum ReportDetail {
 }
 
 impl Session {
-    pub(super) fn handle_post_event(&mut self, event: PostEvent) {
+    pub(super) fn handle_message_event(&mut self, event: MessageEvent) {
         match event {
-            PostEvent::Inbox(event) => self.handle_inbox_event(event),
-            PostEvent::InboxEnded => self.post.parts.inbox = None,
-            PostEvent::Disk(event) => self.handle_disk_event(event),
+            MessageEvent::Inbox(event) => self.handle_inbox_event(event),
+            MessageEvent::InboxEnded => self.messages.parts.inbox = None,
+            MessageEvent::Disk(event) => self.handle_disk_event(event),
         }
     }
 
@@ -297,9 +297,9 @@ impl Session {
         match event {
             InboxEvent::Attached(attached) => {
                 self.log.write(&describe(&attached));
-                self.post.parts.brake.expect_backlog(attached.waiting);
-                self.post.announced = None;
-                self.post.handed_out_before = self.deliveries.table.last_key();
+                self.messages.parts.brake.expect_backlog(attached.waiting);
+                self.messages.announced = None;
+                self.messages.handed_out_before = self.deliveries.table.last_key();
             }
             InboxEvent::Delivery(delivery) => self.receive(*delivery),
             InboxEvent::Lost(error) => {
@@ -317,7 +317,7 @@ impl Session {
     fn receive(&mut self, mut delivery: ReceivedMessage) {
         let key = self.deliveries.table.next_key();
         let body = delivery.take_body();
-        let envelope = match Envelope::parse(&body, self.post.parts.body_limit_bytes) {
+        let envelope = match Envelope::parse(&body, self.messages.parts.body_limit_bytes) {
             Ok(envelope) => envelope,
             Err(invalid) => {
                 let dead = DeadMessage {
@@ -345,19 +345,23 @@ impl Session {
         let mut message = InFlightMessage::new(envelope, Some(delivery), Instant::now());
         message.body = body;
         self.deliveries.table.insert(key, message);
-        self.post.parts.disk.submit(Job::LookUp(key, identity));
+        self.messages.parts.disk.submit(Job::LookUp(key, identity));
     }
 
     fn handle_disk_event(&mut self, event: DiskEvent) {
         match event {
             DiskEvent::LookedUp(key, seen) => self.admit(key, seen),
             DiskEvent::IntentsWritten => self.deliveries.intent_written(),
-            DiskEvent::DoneWritten(keys) => self.post.done(&mut self.deliveries.table, &keys),
+            DiskEvent::DoneWritten(keys) => self.messages.done(&mut self.deliveries.table, &keys),
             DiskEvent::DeadLetterWritten(key, error) => {
                 self.log.write(&format!("wrote a dead letter: {error}"));
-                let id = self.post.dead_letter_ids.remove(&key).unwrap_or_default();
+                let id = self
+                    .messages
+                    .dead_letter_ids
+                    .remove(&key)
+                    .unwrap_or_default();
                 if let Some(delivery) = self.deliveries.table.remove_dead(key) {
-                    self.post.refuse(delivery, id, &error);
+                    self.messages.refuse(delivery, id, &error);
                 }
             }
             DiskEvent::Failed(error) => self
@@ -381,13 +385,13 @@ impl Session {
         if seen == Seen::Done {
             if let Some(message) = self.deliveries.table.remove(key) {
                 let detail = ReportDetail::Reason("delivered before".to_owned());
-                self.post.report_state(
+                self.messages.report_state(
                     &message,
                     HistoryEvent::Repeated,
                     ReceiptState::Delivered,
                     detail,
                 );
-                self.post.ack(message.into_deliveries());
+                self.messages.ack(message.into_deliveries());
             }
             return;
         }
@@ -410,8 +414,13 @@ impl Session {
             id: &message.envelope.id,
             hops: message.hops,
         };
-        let is_loop = self.post.parts.brake.holds(arrived, Instant::now());
-        let (lines, file) = compose(&message.envelope, &self.post.parts, limit, &mut self.log);
+        let is_loop = self.messages.parts.brake.holds(arrived, Instant::now());
+        let (lines, file) = compose(
+            &message.envelope,
+            &self.messages.parts,
+            limit,
+            &mut self.log,
+        );
         (message.line, message.repeat_line) = lines;
         message.text_files.extend(file);
         message.may_repeat = seen == Seen::Intended;
@@ -421,7 +430,7 @@ impl Session {
         }
         message.state = State::Queued;
         let text = MessageText::of(&message.envelope);
-        self.post.parts.disk.submit(Job::WriteHistory {
+        self.messages.parts.disk.submit(Job::WriteHistory {
             id: message.envelope.id.clone(),
             publisher: message.publisher.mark().map(str::to_owned),
             event: HistoryEvent::Received,
@@ -436,7 +445,7 @@ impl Session {
         let Some(message) = self.deliveries.table.get_mut(key) else {
             return;
         };
-        let (lines, file) = compose(&message.envelope, &self.post.parts, 0, &mut self.log);
+        let (lines, file) = compose(&message.envelope, &self.messages.parts, 0, &mut self.log);
         message.text_files.extend(file);
         self.deliveries.moved_to_file(key, lines.0, lines.1);
     }
@@ -447,10 +456,10 @@ impl Session {
         let known = self.deliveries.table.get(key);
         if known.is_some_and(|known| known.is_held_of_others() && known.claim == Claim::Ours) {
             // Copies of held messages would use up the prefetch.
-            return self.post.reject([delivery]);
+            return self.messages.reject([delivery]);
         }
         let surplus = self.deliveries.table.attach(key, delivery);
-        self.post.ack(surplus);
+        self.messages.ack(surplus);
     }
 }
 
@@ -458,7 +467,7 @@ impl Session {
 /// than `limit` bytes, its text is written to a file, whose path is the second result.
 fn compose(
     envelope: &Envelope,
-    parts: &PostParts,
+    parts: &MessageParts,
     limit: usize,
     log: &mut Log,
 ) -> ((String, String), Option<PathBuf>) {

@@ -23,7 +23,7 @@ impl Session {
     pub(in crate::wrap::session) fn enforce_held_limits(&mut self) {
         let messages = self.deliveries.table.iter();
         let held = messages.filter(|(_, message)| message.is_held_of_others());
-        let before = self.post.handed_out_before;
+        let before = self.messages.handed_out_before;
         let mut since_request = 0;
         let held: Vec<_> = held
             .map(|(key, message)| {
@@ -34,10 +34,10 @@ impl Session {
             })
             .collect();
         if since_request >= REQUEST_MORE_AT
-            && let Some(inbox) = &self.post.parts.inbox
+            && let Some(inbox) = &self.messages.parts.inbox
         {
             inbox.ask_for_more();
-            self.post.handed_out_before = self.deliveries.table.last_key();
+            self.messages.handed_out_before = self.deliveries.table.last_key();
         }
         for key in exceeding_the_limits(&held) {
             if let Some(message) = self.deliveries.displace(key) {

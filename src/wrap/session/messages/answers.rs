@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use chrono::Utc;
 
-use super::{Announced, HistoryEvent, Job, Post, ReportDetail, Session};
+use super::{Announced, HistoryEvent, Job, ReportDetail, Session, SessionMessages};
 use crate::peer::{
     Answer, HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage, Removal,
     ReplyTo, Request,
@@ -20,23 +20,23 @@ use crate::wrap::ways::Way;
 impl Session {
     /// Announces the session's state if it has changed.
     pub(in crate::wrap::session) fn announce(&mut self, now: Instant) {
-        if self.post.parts.brake.is_due(now) {
+        if self.messages.parts.brake.is_due(now) {
             self.deliveries.unblock();
         }
         let current = self.present_state(now);
         self.notify(current.held);
-        if self.post.announced.as_ref() == Some(&current) {
+        if self.messages.announced.as_ref() == Some(&current) {
             return;
         }
         let is_same =
             |last: &Announced| last.state == current.state && last.detail == current.detail;
-        if !self.post.announced.as_ref().is_some_and(is_same) {
-            self.post.state_since = Utc::now();
+        if !self.messages.announced.as_ref().is_some_and(is_same) {
+            self.messages.state_since = Utc::now();
         }
-        if let Some(inbox) = &self.post.parts.inbox {
-            inbox.outlet().announce(self.post.presence(&current));
+        if let Some(inbox) = &self.messages.parts.inbox {
+            inbox.outlet().announce(self.messages.presence(&current));
         }
-        self.post.announced = Some(current);
+        self.messages.announced = Some(current);
     }
 
     fn present_state(&self, now: Instant) -> Announced {
@@ -74,7 +74,7 @@ impl Session {
     /// With `--delivery notify`, shows the number of waiting messages in the title, and rings the
     /// bell. Within an escape sequence of the program it does nothing; a later call does it.
     fn notify(&mut self, held: usize) {
-        let last = self.post.noticed;
+        let last = self.messages.noticed;
         let is_announced = self.deliveries.mode() == Mode::Notify;
         if !is_announced || held == last || !self.modes.is_at_boundary() {
             return;
@@ -83,18 +83,18 @@ impl Session {
             0 => format!("\x1b]2;{}\x07", self.modes.title().unwrap_or_default()),
             1 => format!(
                 "\x1b]2;{}: 1 message (cbroker inbox)\x07",
-                self.post.parts.presence.name
+                self.messages.parts.presence.name
             ),
             _ => format!(
                 "\x1b]2;{}: {held} messages (cbroker inbox)\x07",
-                self.post.parts.presence.name
+                self.messages.parts.presence.name
             ),
         };
         self.relay.show(shown.as_bytes());
         if held > last {
             self.relay.show(b"\x07");
         }
-        self.post.noticed = held;
+        self.messages.noticed = held;
     }
 
     pub(super) fn answer(&mut self, request: &Request, to: ReplyTo) {
@@ -107,7 +107,7 @@ impl Session {
             }
             Request::Resume { .. } => {
                 self.deliveries.resume();
-                self.post.parts.brake.release();
+                self.messages.parts.brake.release();
                 self.log.write("resumed");
                 self.present(now)
             }
@@ -115,7 +115,7 @@ impl Session {
             Request::Discard { removal, .. } => self.discard(*removal, now),
             Request::Who | Request::State(_) => self.present(now),
         };
-        if let Some(inbox) = &self.post.parts.inbox {
+        if let Some(inbox) = &self.messages.parts.inbox {
             inbox.outlet().answer(to, answer);
         }
     }
@@ -125,7 +125,7 @@ impl Session {
         self.look(now);
         self.announce(now);
         let current = self.present_state(now);
-        Answer::State(self.post.presence(&current))
+        Answer::State(self.messages.presence(&current))
     }
 
     fn show_inbox(&mut self, take: bool, now: Instant) -> Answer {
@@ -134,7 +134,7 @@ impl Session {
             let mut keys: Vec<MessageKey> = held.iter().map(|(key, _)| *key).collect();
             keys.retain(|key| self.deliveries.take_by_command(*key));
             let table = &self.deliveries.table;
-            self.post.delivered(table, &keys, Way::InboxCommand);
+            self.messages.delivered(table, &keys, Way::InboxCommand);
         }
         self.listed(held.into_iter().map(|(_, message)| message).collect())
     }
@@ -146,7 +146,7 @@ impl Session {
             if self.deliveries.take_by_command(key)
                 && let Some(removed) = self.deliveries.table.remove(key)
             {
-                self.post.removed(removed, removal);
+                self.messages.removed(removed, removal);
                 messages.push(message);
             }
         }
@@ -161,8 +161,8 @@ impl Session {
 
     fn listed(&self, messages: Vec<HeldMessage>) -> Answer {
         Answer::Inbox {
-            name: self.post.parts.presence.name.clone(),
-            session: self.post.parts.presence.session.clone(),
+            name: self.messages.parts.presence.name.clone(),
+            session: self.messages.parts.presence.session.clone(),
             messages,
         }
     }
@@ -196,7 +196,7 @@ impl Session {
     }
 }
 
-impl Post {
+impl SessionMessages {
     /// Reports and rejects a message that an operator removed.
     fn removed(&mut self, message: InFlightMessage, removal: Removal) {
         let (event, state) = match removal {

@@ -56,7 +56,7 @@ impl Session {
         if let Some(delivery) = deliveries.next() {
             self.dead_letter(key, delivery, dead);
         }
-        self.post.reject(deliveries);
+        self.messages.reject(deliveries);
     }
 
     /// Writes the dead letter of a delivery. The delivery is rejected once the dead letter is on
@@ -68,10 +68,10 @@ impl Session {
         dead: DeadMessage,
     ) {
         let DeadMessage { id, body, error } = dead;
-        self.post.dead_letter_ids.insert(key, id);
+        self.messages.dead_letter_ids.insert(key, id);
         let is_own = delivery.is_of_own_user();
         self.deliveries.table.insert_dead(key, delivery);
-        self.post.parts.disk.submit(Job::WriteDeadLetter {
+        self.messages.parts.disk.submit(Job::WriteDeadLetter {
             key,
             error,
             body,
