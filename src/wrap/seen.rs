@@ -137,7 +137,7 @@ impl SeenLog {
         let (id, content, mark) = parts(identity);
         self.locked(|log| {
             let uses = log.known.get(id).map_or(&[][..], Vec::as_slice);
-            // The same content counts, whoever published it.
+            // The same content counts for every publisher.
             let same = uses.iter().filter(|used| is_same(&used.content, content));
             let is_barred = uses
                 .iter()

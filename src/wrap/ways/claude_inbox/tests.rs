@@ -1,4 +1,4 @@
-//! The inbox against a socket that behaves as Claude Code's.
+//! Tests of the inbox against a socket that behaves like Claude Code's.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +17,7 @@ const LINE: &str = "[cbroker peer message from=api id=01] look [end]";
 struct Stage {
     folder: tempfile::TempDir,
     inbox: ClaudeInbox,
-    /// Its hooks do not say what permissions are asked for.
+    /// Whether its hooks do not report the permission mode.
     is_unsaid: bool,
     reports: mpsc::Receiver<(Way, WayReport)>,
 }
@@ -41,7 +41,7 @@ impl Stage {
         UnixListener::bind(self.path(name)).unwrap()
     }
 
-    /// A hook ran in the process `pid` with this socket.
+    /// Runs a hook in the process `pid` with this socket.
     fn hook(&self, socket: &str, pid: u32) {
         let socket = self.path(socket);
         self.inbox.hook_ran(&HookOrigin {
@@ -63,7 +63,7 @@ impl Stage {
         writeln!(file, "{row}").unwrap();
     }
 
-    /// Opens the inbox and hands a text over. Returns the agent's socket and the line that came.
+    /// Opens the inbox and hands a text over. Returns the agent's socket and the received line.
     async fn handed_over(&mut self) -> (UnixListener, Value) {
         let socket = self.socket("1.sock");
         self.hook("1.sock", std::process::id());
@@ -73,7 +73,7 @@ impl Stage {
         (socket, line)
     }
 
-    /// Nothing is said of it for so long.
+    /// Checks that nothing is reported for this long.
     async fn says_nothing_for(&mut self, time: Duration) {
         let nothing = tokio::time::timeout(time, self.reports.recv()).await;
         assert!(nothing.is_err(), "{nothing:?}");
@@ -95,7 +95,7 @@ impl Stage {
     }
 }
 
-/// The next line that somebody writes to the socket.
+/// The next line that is written to the socket.
 async fn line_of(socket: &UnixListener) -> Value {
     loop {
         let (stream, _) = socket.accept().await.unwrap();
@@ -116,7 +116,7 @@ async fn a_text_counts_when_the_transcript_holds_it_and_not_when_it_was_accepted
     let (_socket, line) = stage.handed_over().await;
     assert_eq!(line["priority"], "next");
     stage.row(&json!({"type": "queue-operation", "operation": "enqueue"}));
-    // Longer than a text may take that nothing is seen of.
+    // Longer than the time limit for the first row.
     stage
         .says_nothing_for(ACCEPTED_WITHIN + Duration::from_secs(1))
         .await;
@@ -243,7 +243,7 @@ async fn where_only_something_else_was_accepted_the_text_is_given_up() {
     assert_eq!(stage.said().await, WayReport::Unseen(7));
 }
 
-/// An inbox of a session whose hooks do not say what permissions are asked for, and its socket.
+/// An inbox of a session whose hooks do not report the permission mode, and its socket.
 async fn of_unknown_mode() -> (Stage, UnixListener) {
     let mut stage = Stage::new();
     stage.is_unsaid = true;
@@ -253,7 +253,7 @@ async fn of_unknown_mode() -> (Stage, UnixListener) {
     (stage, socket)
 }
 
-/// The next write, of a hook that goes on waiting.
+/// The next write of a waiting hook.
 async fn next_write(waiting: &mut mpsc::Receiver<InboxWrite>) -> InboxWrite {
     let write = tokio::time::timeout(LIMIT, waiting.recv()).await;
     write.unwrap().unwrap()

@@ -191,7 +191,8 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_sent_before_a_program_of_this_user_has_taken_the_connection() {
-        // Nobody accepts, as where a stranger took the connection and listens no more.
+        // The connection is never accepted, as if another user's process had taken it and stopped
+        // listening.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server {
             port: listener.local_addr().unwrap().port(),
