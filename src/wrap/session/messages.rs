@@ -9,6 +9,7 @@
 
 mod answers;
 mod dead_letters;
+mod line;
 mod room;
 
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
 use super::Session;
-use crate::envelope::{Breaks, DeliveryMark, Envelope};
+use crate::envelope::{Breaks, Envelope};
 use crate::message_history::{HistoryEvent, MessageText};
 use crate::peer::{
     Attached, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage,
@@ -35,11 +36,11 @@ use crate::wrap::delivery::{
 };
 use crate::wrap::disk::{Disk, DiskEvent, Job};
 use crate::wrap::hold::Hold;
-use crate::wrap::log::Log;
 use crate::wrap::seen::{Publisher, Seen};
 use crate::wrap::spill;
 use crate::wrap::ways::Way;
 use dead_letters::{DeadMessage, ID_USED_TWICE};
+use line::compose;
 
 /// The parts that handle a session's messages.
 pub(in crate::wrap) struct MessageParts {
@@ -460,38 +461,6 @@ impl Session {
         }
         let surplus = self.deliveries.table.attach(key, delivery);
         self.messages.ack(surplus);
-    }
-}
-
-/// Returns the message's line, and the same line marked as a possible repeat. If the line is longer
-/// than `limit` bytes, its text is written to a file, whose path is the second result.
-fn compose(
-    envelope: &Envelope,
-    parts: &MessageParts,
-    limit: usize,
-    log: &mut Log,
-) -> ((String, String), Option<PathBuf>) {
-    let both = |envelope: &Envelope| {
-        let line = |mark| envelope.to_line(parts.breaks, mark);
-        (line(DeliveryMark::None), line(DeliveryMark::PossibleRepeat))
-    };
-    let lines = both(envelope);
-    if lines.0.len() <= limit {
-        return (lines, None);
-    }
-    match spill::spill(
-        (&parts.spill, &parts.presence.name),
-        envelope,
-        limit.max(platform::CANONICAL_LIMIT),
-    ) {
-        Ok((short, file)) => (both(&short), Some(file)),
-        Err(error) => {
-            log.write(&format!(
-                "a long text cannot be written to {}: {error}",
-                parts.spill.display()
-            ));
-            (lines, None)
-        }
     }
 }
 

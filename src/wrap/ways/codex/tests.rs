@@ -66,11 +66,12 @@ impl Daemon {
                         let Some(Ok(Message::Text(message))) = message else { return };
                         let message: Value = serde_json::from_str(&message).unwrap();
                         let method = message["method"].as_str().unwrap().to_owned();
-                        let Some(result) = answer(&folder, manner, &method, &message["params"]) else {
+                        let params = &message["params"];
+                        let Some(result) = answer(&folder, manner, &method, params) else {
                             continue;
                         };
                         if method.starts_with("turn/") {
-                            requested.send((method, message["params"].clone())).await.unwrap();
+                            requested.send((method, params.clone())).await.unwrap();
                         }
                         let mut answer = json!({"id": message["id"]});
                         match result {

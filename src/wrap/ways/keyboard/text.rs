@@ -55,7 +55,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_presses_a_key(text in any_characters(), is_pasted in any::<bool>()) {
-            let bytes = typed(&text, if is_pasted { InputMethod::Pasted } else { InputMethod::Typed });
+            let method = if is_pasted { InputMethod::Pasted } else { InputMethod::Typed };
+            let bytes = typed(&text, method);
             let ends = if is_pasted { (BEGIN.len(), END.len()) } else { (0, 0) };
             let inner = &bytes[ends.0..bytes.len() - ends.1];
             let failed = |error: std::str::Utf8Error| TestCaseError::fail(error.to_string());
