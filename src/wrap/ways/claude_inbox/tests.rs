@@ -67,19 +67,19 @@ impl Stage {
     async fn handed_over(&mut self) -> (UnixListener, Value) {
         let socket = self.socket("1.sock");
         self.hook("1.sock", std::process::id());
-        assert_eq!(self.said().await, WayReport::Open);
+        assert_eq!(self.next_report().await, WayReport::Open);
         self.deliver(7);
         let line = line_of(&socket).await;
         (socket, line)
     }
 
     /// Checks that nothing is reported for this long.
-    async fn says_nothing_for(&mut self, time: Duration) {
+    async fn reports_nothing_for(&mut self, time: Duration) {
         let nothing = tokio::time::timeout(time, self.reports.recv()).await;
         assert!(nothing.is_err(), "{nothing:?}");
     }
 
-    async fn said(&mut self) -> WayReport {
+    async fn next_report(&mut self) -> WayReport {
         let said = tokio::time::timeout(LIMIT, self.reports.recv()).await;
         said.unwrap().unwrap().1
     }
@@ -111,46 +111,46 @@ fn content(line: &Value) -> String {
 }
 
 #[tokio::test]
-async fn a_text_counts_when_the_transcript_holds_it_and_not_when_it_was_accepted() {
+async fn a_text_is_proved_by_its_row_and_not_by_its_acceptance() {
     let mut stage = Stage::new();
     let (_socket, line) = stage.handed_over().await;
     assert_eq!(line["priority"], "next");
     stage.row(&json!({"type": "queue-operation", "operation": "enqueue"}));
     // Longer than the time limit for the first row.
     stage
-        .says_nothing_for(ACCEPTED_WITHIN + Duration::from_secs(1))
+        .reports_nothing_for(ACCEPTED_WITHIN + Duration::from_secs(1))
         .await;
     stage.row(&json!({"type": "user", "message": {"content": content(&line)}}));
-    assert_eq!(stage.said().await, WayReport::InContext(7));
+    assert_eq!(stage.next_report().await, WayReport::InContext(7));
 }
 
 #[tokio::test]
-async fn what_a_slow_agent_writes_three_seconds_later_is_in_time() {
+async fn a_row_after_three_seconds_is_in_time() {
     let mut stage = Stage::new();
     let (_socket, line) = stage.handed_over().await;
-    stage.says_nothing_for(Duration::from_secs(3)).await;
+    stage.reports_nothing_for(Duration::from_secs(3)).await;
     stage.row(&json!({"type": "user", "message": {"content": content(&line)}}));
-    assert_eq!(stage.said().await, WayReport::InContext(7));
+    assert_eq!(stage.next_report().await, WayReport::InContext(7));
 }
 
 #[tokio::test]
-async fn a_text_that_no_row_tells_of_is_given_up() {
+async fn a_text_without_a_row_is_given_up() {
     let mut stage = Stage::new();
     let (_socket, _line) = stage.handed_over().await;
-    assert_eq!(stage.said().await, WayReport::Unseen(7));
+    assert_eq!(stage.next_report().await, WayReport::Unseen(7));
 }
 
 #[tokio::test]
-async fn what_a_process_swallows_that_the_session_has_left_is_no_failure_of_the_way() {
+async fn a_text_lost_by_a_left_process_is_no_failure_of_the_way() {
     let mut stage = Stage::new();
     let old = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     stage.deliver(7);
     line_of(&old).await;
     let new = stage.socket("2.sock");
     stage.hook("2.sock", std::process::id());
-    assert_eq!(stage.said().await, WayReport::Lost(7));
+    assert_eq!(stage.next_report().await, WayReport::Lost(7));
     stage.deliver(8);
     assert!(content(&line_of(&new).await).contains("id=01"));
 }
@@ -161,19 +161,22 @@ async fn a_session_that_moved_has_no_inbox_before_a_hook_names_it() {
     let _old = stage.socket("1.sock");
     let pid = std::process::id();
     stage.hook("1.sock", pid);
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     stage.inbox.moved(1);
-    assert_eq!(stage.said().await, WayReport::Closed(NO_SOCKET.to_owned()));
+    assert_eq!(
+        stage.next_report().await,
+        WayReport::Closed(NO_SOCKET.to_owned())
+    );
     let new = stage.socket("2.sock");
     stage.hook("2.sock", pid);
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     stage.inbox.moved(i32::try_from(pid).unwrap());
     stage.deliver(7);
     assert!(content(&line_of(&new).await).contains("id=01"));
 }
 
 #[tokio::test]
-async fn what_was_accepted_is_lost_with_its_process() {
+async fn an_accepted_text_is_lost_with_its_process() {
     let mut stage = Stage::new();
     let mut process = std::process::Command::new("sleep")
         .arg("60")
@@ -181,29 +184,32 @@ async fn what_was_accepted_is_lost_with_its_process() {
         .unwrap();
     let socket = stage.socket("1.sock");
     stage.hook("1.sock", process.id());
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     stage.deliver(7);
     line_of(&socket).await;
     stage.row(&json!({"type": "queue-operation", "operation": "enqueue"}));
     process.kill().unwrap();
     process.wait().unwrap();
-    assert_eq!(stage.said().await, WayReport::Lost(7));
+    assert_eq!(stage.next_report().await, WayReport::Lost(7));
 }
 
 #[tokio::test]
-async fn without_a_socket_the_way_is_closed_and_says_why() {
+async fn without_a_socket_the_way_is_closed_with_a_reason() {
     let mut stage = Stage::new();
     stage.inbox.hook_ran(&HookOrigin::default());
-    assert_eq!(stage.said().await, WayReport::Closed(NO_SOCKET.to_owned()));
+    assert_eq!(
+        stage.next_report().await,
+        WayReport::Closed(NO_SOCKET.to_owned())
+    );
     stage.hook("gone.sock", std::process::id());
     let socket = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     drop(socket);
     stage.deliver(7);
     let (number, why, refusal) = (7, NO_LISTENER.to_owned(), Refusal::Failed);
     assert_eq!(
-        stage.said().await,
+        stage.next_report().await,
         WayReport::NotTaken {
             number,
             why,
@@ -211,7 +217,7 @@ async fn without_a_socket_the_way_is_closed_and_says_why() {
         }
     );
     assert_eq!(
-        stage.said().await,
+        stage.next_report().await,
         WayReport::Closed(NO_LISTENER.to_owned())
     );
 }
@@ -221,7 +227,7 @@ async fn a_hook_that_waits_writes_the_line() {
     let mut stage = Stage::new();
     let _socket = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     let (writes, mut waiting) = mpsc::channel::<InboxWrite>(1);
     stage.inbox.hook_waits(HookWriter::new(&writes));
     stage.deliver(7);
@@ -230,17 +236,17 @@ async fn a_hook_that_waits_writes_the_line() {
     assert!(String::from_utf8_lossy(&write.line).contains("id=01"));
     write.done.send(WriteResult::Written).unwrap();
     stage.row(&json!({"type": "user", "message": {"content": LINE}}));
-    assert_eq!(stage.said().await, WayReport::InContext(7));
+    assert_eq!(stage.next_report().await, WayReport::InContext(7));
 }
 
 #[tokio::test]
-async fn where_only_something_else_was_accepted_the_text_is_given_up() {
+async fn a_text_is_given_up_if_only_something_else_was_accepted() {
     let mut stage = Stage::new();
     let (_socket, _line) = stage.handed_over().await;
     for operation in ["enqueue", "dequeue"] {
         stage.row(&json!({"type": "queue-operation", "operation": operation}));
     }
-    assert_eq!(stage.said().await, WayReport::Unseen(7));
+    assert_eq!(stage.next_report().await, WayReport::Unseen(7));
 }
 
 /// An inbox of a session whose hooks do not report the permission mode, and its socket.
@@ -249,7 +255,7 @@ async fn of_unknown_mode() -> (Stage, UnixListener) {
     stage.is_unsaid = true;
     let socket = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     (stage, socket)
 }
 
@@ -260,7 +266,7 @@ async fn next_write(waiting: &mut mpsc::Receiver<InboxWrite>) -> InboxWrite {
 }
 
 #[tokio::test]
-async fn where_permissions_may_not_be_asked_for_only_a_hook_that_waits_writes() {
+async fn a_session_that_bypasses_permissions_needs_a_waiting_hook() {
     // After the hook had ended, the wrap wrote the line itself. Claude Code held it behind a
     // dialog, and the person's next Enter denied it.
     let (mut stage, _socket) = of_unknown_mode().await;
@@ -268,10 +274,13 @@ async fn where_permissions_may_not_be_asked_for_only_a_hook_that_waits_writes() 
     stage.inbox.hook_waits(HookWriter::new(&writes));
     drop((writes, waiting));
     stage.deliver(7);
-    assert_eq!(stage.said().await, WayReport::Closed(NO_HOOK.to_owned()));
+    assert_eq!(
+        stage.next_report().await,
+        WayReport::Closed(NO_HOOK.to_owned())
+    );
     let (number, why, refusal) = (7, NO_HOOK.to_owned(), Refusal::Elsewhere);
     assert_eq!(
-        stage.said().await,
+        stage.next_report().await,
         WayReport::NotTaken {
             number,
             why,
@@ -280,7 +289,7 @@ async fn where_permissions_may_not_be_asked_for_only_a_hook_that_waits_writes() 
     );
     let (writes, mut waiting) = mpsc::channel::<InboxWrite>(1);
     stage.inbox.hook_waits(HookWriter::new(&writes));
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     stage.deliver(8);
     assert!(
         next_write(&mut waiting)
@@ -290,7 +299,7 @@ async fn where_permissions_may_not_be_asked_for_only_a_hook_that_waits_writes() 
             .is_ok()
     );
     stage.row(&json!({"type": "user", "message": {"content": LINE}}));
-    assert_eq!(stage.said().await, WayReport::InContext(8));
+    assert_eq!(stage.next_report().await, WayReport::InContext(8));
 }
 
 #[tokio::test]
