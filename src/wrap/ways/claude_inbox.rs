@@ -48,7 +48,7 @@ const CAPACITY: usize = 4;
 const NO_SOCKET: &str = "this Claude Code names no inbox socket";
 const NO_LISTENER: &str = "nobody listens on the inbox socket";
 const NO_HOOK: &str =
-    "the session bypasses permissions, and no waiting hook can write to its inbox";
+    "the session may bypass permissions, and no waiting hook can write to its inbox";
 
 /// The address of an inbox socket, from a hook's environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
