@@ -39,7 +39,7 @@ struct AskedQuestion {
     from: Answerer,
     outcome: AskOutcome,
     /// Whether an answer came in the session's name that does not count.
-    has_unvouched: bool,
+    has_unconfirmed: bool,
 }
 
 /// What came of a question.
@@ -116,7 +116,7 @@ async fn publish_all(
                 to: target.name.clone(),
                 from,
                 outcome: AskOutcome::Open(None),
-                has_unvouched: false,
+                has_unconfirmed: false,
             })
         };
         match asked.await {
@@ -222,7 +222,7 @@ impl Asker<'_> {
                     && answer.from == question.to.as_str()
             };
             for question in questions.iter_mut().filter(is_in_name) {
-                question.has_unvouched = true;
+                question.has_unconfirmed = true;
             }
         }
         Ok(())
@@ -267,7 +267,7 @@ async fn unanswered(
             return Some(error.because(receipt.words()).exit_with(Exit::Unconfirmed));
         }
         AskOutcome::Open(Some(receipt)) => receipt.words(),
-        AskOutcome::Open(None) if question.has_unvouched => return Some(nobody_vouches(to)),
+        AskOutcome::Open(None) if question.has_unconfirmed => return Some(unconfirmed_answer(to)),
         AskOutcome::Open(None) => {
             let ttl = args.message.ttl.map(u128::from);
             let sent = SentMessage {
@@ -287,7 +287,7 @@ async fn unanswered(
     )
 }
 
-fn nobody_vouches(to: &SessionName) -> Error {
+fn unconfirmed_answer(to: &SessionName) -> Error {
     Error::new(format!("no answer from `{to}` counts"))
         .because("the broker does not confirm that the session sent what came")
         .hint("a session of another tool is believed where --mgmt-url shows that it consumes")

@@ -40,7 +40,7 @@ pub(super) async fn run(args: DeadArgs, config: &Config, output: &Output) -> Res
     } else if let Some(id) = &args.resend {
         let letter = find(&letters, id)?;
         if !letter.is_own && !args.yes {
-            return Err(unvouched(letter));
+            return Err(unconfirmed_publisher(letter));
         }
         resend(letter, config, output).await?;
     } else {
@@ -70,7 +70,7 @@ fn find<'a>(letters: &'a [KeptDeadLetter], id: &str) -> Result<&'a KeptDeadLette
 }
 
 /// What is sent again is published as the user's own, so the text of another user needs `--yes`.
-fn unvouched(letter: &KeptDeadLetter) -> Error {
+fn unconfirmed_publisher(letter: &KeptDeadLetter) -> Error {
     Error::usage(format!(
         "another user may have published the dead letter {}",
         letter.id
@@ -93,7 +93,7 @@ fn print(letter: &KeptDeadLetter, output: &Output) -> Result<(), Error> {
         output.paint(Style::Bad, &foreign_part(&letter.error)),
     ))?;
     if !letter.is_own {
-        let note = "    (not vouched for: another user may have published it)";
+        let note = "    (publisher not confirmed: another user may have published it)";
         output.line(output.paint(Style::Warning, note))?;
     }
     let end = letter.raw.floor_char_boundary(EXCERPT);

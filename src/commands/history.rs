@@ -82,7 +82,7 @@ fn print(told: &ToldMessage, output: &Output) -> Result<(), Error> {
         output.paint(Style::Dim, told.id.get(end..).unwrap_or(&told.id)),
     ))?;
     if told.publisher.is_some() {
-        let note = "    (not vouched for: another user may have published it)";
+        let note = "    (publisher not confirmed: another user may have published it)";
         output.line(output.paint(Style::Warning, note))?;
     }
     output.foreign_under_heading(&told.message.text)?;

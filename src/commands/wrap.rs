@@ -14,7 +14,7 @@ use crate::exit::Exit;
 use crate::output::Output;
 use crate::peer::{Peer, PeerError, Sharing};
 use crate::wrap::delivery::Mode;
-use crate::wrap::{self, Alone, BrokerStart, Fallback, WrapOptions};
+use crate::wrap::{self, BrokerStart, Fallback, UnwrappedProgram, WrapOptions};
 
 /// The longest time that the program waits for the broker's start.
 const START_WITHIN: Duration = Duration::from_secs(2);
@@ -75,13 +75,13 @@ pub(super) fn without_configuration(
     let empty = Environment::from_iter([("CBROKER_HOME", "/nonexistent")]);
     Config::resolve(flags, empty)?;
     let (program, arguments) = command_line(program)?;
-    let alone = Alone {
+    let unwrapped = UnwrappedProgram {
         program,
         arguments,
         environment,
         fallback: fallback(args),
     };
-    wrap::run_without_messages(alone, error)
+    wrap::run_without_messages(unwrapped, error)
 }
 
 /// A broker that answers.

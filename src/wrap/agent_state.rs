@@ -1,12 +1,12 @@
-//! What is known of the agent now, from its hooks, its plugin, its screen and the person's keys.
+//! The agent's current state, as seen in its hooks, its plugin, its screen and the person's keys.
 //! Pure: no clock, no terminal.
 //!
-//! Three questions are answered. [`AgentState::verdict`]: may a line be typed now? That needs proof
+//! It answers three questions. [`AgentState::verdict`]: may a line be typed now? That needs proof
 //! that the main prompt has the focus and is empty (docs/delivery.md, "focus proof"); when
 //! uncertain, do not type. [`AgentState::obstacle`]: is something open that would take Enter for an
-//! answer? [`AgentState::condition`]: what does the agent do, in the words of `cbroker list`?
+//! answer? [`AgentState::condition`]: what does the agent do, as `cbroker list` shows it?
 //!
-//! Relies on the profile and the reading of the screen.
+//! Relies on the profile and on the reading of the screen.
 
 mod person;
 mod verdict;
@@ -24,27 +24,27 @@ use super::ways::Sign;
 use person::Person;
 pub use verdict::Verdict;
 
-/// No hook so long after the prompt was drawn means that none will come.
+/// If no hook has reported this long after the prompt was drawn, none is expected.
 const HOOKS_LATE: Duration = Duration::from_secs(10);
-/// What must pass without output where only the screen speaks.
+/// Minimum time without output if only the screen shows the agent's state.
 const SCREEN_ONLY_QUIET: Duration = Duration::from_millis(1500);
-/// A permission event whose dialog was never drawn is taken back after this.
+/// A permission event whose dialog was never drawn is discarded after this.
 const DIALOG_UNSEEN: Duration = Duration::from_secs(5);
 
-/// What the agent's hooks report.
+/// An event of the agent's hooks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HookEvent {
-    /// A session began, or began anew.
+    /// A session began or was resumed.
     SessionStart,
-    /// A prompt was submitted; its text.
+    /// This prompt was submitted.
     PromptSubmitted(String),
-    /// A tool is used.
+    /// A tool call began.
     ToolStarted,
-    /// A tool was used.
+    /// A tool call ended.
     ToolEnded,
-    /// A dialog opens for this tool.
+    /// A permission dialog for this tool opens.
     PermissionAsked(String),
-    /// The turn ended, well or not.
+    /// The turn ended, successfully or not.
     TurnEnded,
     /// The session ended.
     SessionEnd,
@@ -59,18 +59,18 @@ pub enum Condition {
     Idle,
     /// A turn runs.
     Busy,
-    /// It waits for an answer of the person: to what.
+    /// It waits for the person's answer to this.
     NeedsYou(String),
-    /// It waits for a prompt, and a person's text stands in its box.
+    /// It waits for a prompt, and its input holds a person's text.
     Draft,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
-    /// No hook has spoken yet.
+    /// No hook has reported yet.
     Unknown,
     Idle,
-    /// A person's key since its start may have ended it unheard.
+    /// A person's key since its start may have ended it without an event.
     Busy {
         is_touched: bool,
     },
@@ -85,19 +85,19 @@ struct OpenDialog {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Title {
-    /// None was seen yet.
-    Never,
+    /// No title was seen yet.
+    Unknown,
     Idle,
     Busy,
-    /// A title of neither: another view.
+    /// The title of another view.
     Other,
 }
 
-/// Everything that bears on these questions.
+/// The state of one agent.
 #[derive(Debug)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is one thing seen, true or not by itself"
+    reason = "each is an independent observation"
 )]
 pub struct AgentState {
     profile: &'static Profile,
@@ -112,22 +112,22 @@ pub struct AgentState {
     last_output: Instant,
     person: Person,
     is_suspended: bool,
-    /// What executes its input in the terminal's foreground, and when it was seen there.
+    /// The foreground program that executes its input, and when it was seen.
     executes: Option<(String, Instant)>,
-    /// What the agent's process says of itself, and when it was asked.
+    /// The content of the agent's status file, and when it was read.
     own_status: Option<(OwnStatus, Instant)>,
-    /// INSERT mode was seen: without its mark, keys are commands.
+    /// Whether vim's INSERT mode was seen: without its footer, keys are commands.
     uses_vim: bool,
-    /// The plugin reports: its events are exact, and no hook is waited for.
+    /// Whether the plugin reports. Its events are exact, and hooks are not needed.
     has_plugin: bool,
-    /// The person pressed Escape and has sent nothing since.
+    /// Whether the person pressed Escape and has sent nothing since.
     is_stopped: bool,
-    /// Its arguments keep the agent from running hooks.
+    /// Whether the agent's arguments disable hooks.
     runs_no_hooks: bool,
 }
 
 impl AgentState {
-    /// Nothing is known yet of the program that started at `now`.
+    /// Creates the state of a program that started at `now`.
     pub fn new(profile: &'static Profile, now: Instant) -> Self {
         Self {
             profile,
@@ -136,7 +136,7 @@ impl AgentState {
             menu: None,
             reading: Reading::default(),
             first_prompt: None,
-            title: Title::Never,
+            title: Title::Unknown,
             takes_paste: false,
             shows_cursor: true,
             last_output: now,
@@ -151,17 +151,17 @@ impl AgentState {
         }
     }
 
-    /// The arguments keep the agent from running hooks: none is waited for.
+    /// Records that the agent's arguments disable hooks.
     pub fn runs_no_hooks(&mut self) {
         self.runs_no_hooks = true;
     }
 
-    /// The profile that rules here.
+    /// The profile of the agent.
     pub fn profile(&self) -> &'static Profile {
         self.profile
     }
 
-    /// The program wrote something; what its modes are then.
+    /// Records output of the program, after which `modes` are in effect.
     pub fn output(&mut self, modes: &super::modes::Modes, now: Instant) {
         self.last_output = now;
         self.takes_paste = modes.takes_paste();
@@ -178,12 +178,12 @@ impl AgentState {
         }
     }
 
-    /// Whether the program has read all that was written to it, where the system tells.
+    /// Records whether the program has read all of its input; `None` if the system does not tell.
     pub fn input_is_read(&mut self, is_read: Option<bool>, now: Instant) {
         self.person.input_is_read(is_read, now);
     }
 
-    /// The screen as it is drawn now.
+    /// Records a reading of the screen.
     pub fn screen(&mut self, reading: Reading, now: Instant) {
         let has_prompt = !matches!(reading.input, Input::Absent);
         if has_prompt {
@@ -193,19 +193,19 @@ impl AgentState {
             let is_over = has_prompt && (open.was_drawn || now >= open.since + DIALOG_UNSEEN);
             open.was_drawn |= !has_prompt;
             if is_over {
-                // Escape at a dialog ends the turn and no hook says so.
+                // Escape at a dialog ends the turn without a hook.
                 self.dialog = None;
                 self.turn = Turn::Busy { is_touched: true };
             }
         }
-        let hands = self.profile.pace.idle_hands;
+        let pause = self.profile.pace.idle_hands;
         self.person
-            .box_shows(&reading.input, self.last_output, now, hands);
+            .record_box(&reading.input, self.last_output, now, pause);
         self.uses_vim |= reading.vim == Vim::Insert;
         self.reading = reading;
     }
 
-    /// A person pressed something.
+    /// Records a key of the person.
     pub fn press(&mut self, press: Press, now: Instant) {
         self.person.press(press, now);
         if let Turn::Busy { is_touched } = &mut self.turn {
@@ -213,18 +213,18 @@ impl AgentState {
         }
     }
 
-    /// Whether the plugin reports what the agent does.
+    /// Records whether the plugin reports the agent's state.
     pub fn plugin_reports(&mut self, reports: bool) {
         self.has_plugin = reports;
     }
 
-    /// A hook spoke.
+    /// Records an event of a hook.
     pub fn event(&mut self, event: &HookEvent, now: Instant) {
         if let HookEvent::PromptSubmitted(_) = event {
             self.person.submitted();
         }
-        // The plugin says the same, and sooner: a hook that is heard late would tell of a turn that
-        // has ended.
+        // The plugin reports the same events earlier; a late hook could report a turn that has
+        // already ended.
         let is_known = self.has_plugin && self.turn != Turn::Unknown;
         if is_known && !matches!(event, HookEvent::PermissionAsked(_)) {
             return;
@@ -233,12 +233,12 @@ impl AgentState {
             HookEvent::SessionStart | HookEvent::TurnEnded => self.turn_ended(),
             HookEvent::PromptSubmitted(_) | HookEvent::ToolEnded => self.turn_began(),
             HookEvent::ToolStarted => self.turn = Turn::Busy { is_touched: false },
-            HookEvent::PermissionAsked(tool) => self.asked(tool, now),
+            HookEvent::PermissionAsked(tool) => self.dialog_opened(tool, now),
             HookEvent::SessionEnd => self.turn = Turn::Unknown,
         }
     }
 
-    /// A way in saw something in the agent.
+    /// Records a change of the agent's state that a way in saw.
     pub fn sign(&mut self, sign: &Sign, now: Instant) {
         self.has_plugin = true;
         match sign {
@@ -252,7 +252,7 @@ impl AgentState {
                 self.is_stopped = true;
                 self.turn_ended();
             }
-            Sign::Asks(tool) => self.asked(tool, now),
+            Sign::Asks(tool) => self.dialog_opened(tool, now),
             Sign::Answered => self.dialog = None,
             Sign::Menu(name) => self.menu = Some(name.clone()),
             Sign::MenuClosed => self.menu = None,
@@ -271,7 +271,7 @@ impl AgentState {
         self.dialog = None;
     }
 
-    fn asked(&mut self, tool: &str, now: Instant) {
+    fn dialog_opened(&mut self, tool: &str, now: Instant) {
         self.turn = Turn::Busy { is_touched: false };
         let name = match tool {
             "" => "permission".to_owned(),
@@ -280,12 +280,12 @@ impl AgentState {
         self.dialog = Some(OpenDialog {
             name,
             since: now,
-            // Its hook may be heard after it was drawn, and nothing is drawn again then.
+            // The hook may report after the dialog was drawn, and it is not drawn again then.
             was_drawn: self.reading.dialog.is_some(),
         });
     }
 
-    /// When the prompt was drawn first.
+    /// When the prompt was first drawn.
     pub fn first_prompt(&self) -> Option<Instant> {
         self.first_prompt
     }
@@ -295,17 +295,17 @@ impl AgentState {
         self.is_suspended = true;
     }
 
-    /// The program runs again.
+    /// Records that the program continues.
     pub fn resume(&mut self) {
         self.is_suspended = false;
     }
 
-    /// What the terminal's foreground runs was looked at: what executes its input there.
+    /// Records the foreground program that executes its input, if any.
     pub fn foreground(&mut self, executes: Option<String>, now: Instant) {
         self.executes = executes.map(|program| (program, now));
     }
 
-    /// The agent's process says this of itself; `None`: nothing.
+    /// Records the status in the agent's status file; `None` if there is none.
     pub fn own_status(&mut self, status: Option<OwnStatus>, now: Instant) {
         self.own_status = status.map(|status| (status, now));
     }
@@ -315,53 +315,54 @@ impl AgentState {
         self.is_suspended
     }
 
-    /// The person pressed Escape and has sent nothing since.
+    /// Whether the person pressed Escape and has sent nothing since.
     pub fn is_stopped(&self) -> bool {
         self.is_stopped
     }
 
-    /// Pasted text is marked as such for this program.
+    /// Whether the program has enabled bracketed paste.
     pub fn takes_paste(&self) -> bool {
         self.takes_paste
     }
 
-    /// When the program last wrote.
+    /// When the program last wrote output.
     pub fn last_output(&self) -> Instant {
         self.last_output
     }
 
-    /// The program has read all that was written to it, as far as the system tells.
+    /// Whether the program has read all of its input, as far as the system tells.
     pub fn has_read_input(&self) -> bool {
         self.person.has_read()
     }
 
-    /// What the box showed when last looked at.
+    /// The input in the last reading of the screen.
     pub fn input(&self) -> &Input {
         &self.reading.input
     }
 
-    /// What an agent without a box shows above its line.
+    /// The history above the line of an agent without a box.
     pub fn history(&self) -> &History {
         &self.reading.history
     }
 
-    /// Something stands between this text and the line: the agent has begun to answer it. Where the
-    /// line is not seen, what stands below may be the line itself.
-    pub fn history_goes_on_after(&self, letters: &str) -> bool {
-        self.reading.input != Input::Absent && self.reading.history.goes_on_after(letters)
+    /// Whether the history continues after a text of these letters and digits, so the agent has
+    /// begun to answer it. `false` if the line is not recognized, since the rows below the text may
+    /// be the line itself.
+    pub fn history_has_text_after(&self, letters: &str) -> bool {
+        self.reading.input != Input::Absent && self.reading.history.has_text_after(letters)
     }
 
-    /// The agent shows that what was entered waits: the model has not read it.
+    /// Whether the agent shows that an entered text waits and the model has not read it.
     pub fn shows_waiting(&self) -> bool {
         self.reading.shows_waiting
     }
 
-    /// The box shows only the end of what it holds.
+    /// Whether the box is scrolled and shows only the end of its text.
     pub fn input_is_scrolled(&self) -> bool {
         self.reading.is_scrolled
     }
 
-    /// A turn runs as far as any source can tell.
+    /// Whether any source shows that a turn runs.
     pub fn is_busy(&self, now: Instant) -> bool {
         self.title == Title::Busy
             || self.reading.shows_busy
@@ -369,8 +370,8 @@ impl AgentState {
             || (matches!(self.turn, Turn::Busy { is_touched: false }) && !self.looks_idle(now))
     }
 
-    /// The hooks say busy, and everything that is drawn says idle: a hook of the person's refused
-    /// the prompt, or Escape ended the turn.
+    /// Whether everything that is drawn shows an idle agent although the hooks reported a turn: a
+    /// hook of the person refused the prompt, or Escape ended the turn.
     fn looks_idle(&self, now: Instant) -> bool {
         self.title == Title::Idle
             && self.profile.idle_title.is_some()
@@ -381,17 +382,18 @@ impl AgentState {
             && now >= self.last_output + SCREEN_ONLY_QUIET
     }
 
-    /// Something is open that takes Enter for an answer, or a key for a command; or the main prompt
-    /// cannot be shown to have the focus.
+    /// The reason why keys must not be pressed: something is open that takes Enter for an answer or
+    /// a key for a command, or nothing proves that the main prompt has the focus.
     pub fn obstacle(&self) -> Option<Hold> {
         let executes = self.executes.as_ref();
         self.suspension()
             .or_else(|| executes.map(|(program, _)| Hold::Executes(program.clone())))
-            .or_else(|| self.obstacle_of_agent())
+            .or_else(|| self.agent_obstacle())
             .or_else(|| self.waits_for_person())
     }
 
-    /// The process says that it waits for the person, perhaps for a dialog that is not drawn yet.
+    /// The reason if the status file says that the agent waits for the person, perhaps at a dialog
+    /// that is not drawn yet.
     fn waits_for_person(&self) -> Option<Hold> {
         match &self.own_status {
             Some((status @ OwnStatus::Waiting(_), _)) => status.hold(),
@@ -403,7 +405,7 @@ impl AgentState {
         self.is_suspended.then_some(Hold::Suspended)
     }
 
-    fn obstacle_of_agent(&self) -> Option<Hold> {
+    fn agent_obstacle(&self) -> Option<Hold> {
         if let Some(question) = self.question() {
             return Some(Hold::Dialog(question));
         }
@@ -416,7 +418,7 @@ impl AgentState {
         (self.title == Title::Other).then_some(Hold::UnknownScreen)
     }
 
-    /// What a person is asked, or the view that a person opened.
+    /// The question to the person, or the view that the person opened.
     fn question(&self) -> Option<String> {
         let open = self.dialog.as_ref().map(|open| &open.name);
         open.or(self.reading.dialog.as_ref())
@@ -424,7 +426,8 @@ impl AgentState {
             .cloned()
     }
 
-    /// Hooks never came though the prompt is there: the screen alone decides.
+    /// Whether the agent has no hooks, or none reported although the prompt is drawn, so that only
+    /// the screen is used.
     pub fn is_screen_only(&self, now: Instant) -> bool {
         !self.profile.has_hooks
             || self.runs_no_hooks

@@ -1,4 +1,5 @@
-//! A file for the bodies of parked messages. It has no name, so a crash leaves nothing of it.
+//! A file for the bodies of parked messages. It is unlinked at once, so that a crash leaves no
+//! file.
 //!
 //! Relies on the standard library.
 
@@ -7,24 +8,25 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
-/// Where a body is: a slot of the file, and how many bytes of it.
+/// The place of a body: a slot of the file, and the length in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BodyPlace {
     pub(super) slot: u32,
     pub(super) bytes: usize,
 }
 
-/// Slots of one length each. A slot that was never written takes no room on the disk.
+/// A sparse file of slots of equal length. A slot that was never written uses no space on disk.
 #[derive(Debug)]
 pub(super) struct BodyFile {
-    /// Where it is made, and its name for a moment.
+    /// The path at which it is created, and removed at once.
     path: PathBuf,
     slot_bytes: usize,
     file: Option<File>,
 }
 
 impl BodyFile {
-    /// A file that is made when it is needed; no body is longer than `slot_bytes`.
+    /// Describes a file, which is created at the first use. No body may be longer than
+    /// `slot_bytes`.
     pub(super) fn new(path: PathBuf, slot_bytes: usize) -> Self {
         Self {
             path,
@@ -33,21 +35,21 @@ impl BodyFile {
         }
     }
 
-    /// Writes a body to its slot. It need not outlast a crash: the broker has the message.
-    pub(super) fn keep(&mut self, place: BodyPlace, body: &[u8]) -> io::Result<()> {
+    /// Writes a body to its slot, without a sync: after a crash the broker still has the message.
+    pub(super) fn write(&mut self, place: BodyPlace, body: &[u8]) -> io::Result<()> {
         let start = self.start(place);
         self.open()?.write_all_at(body, start)
     }
 
-    /// Reads a body that was kept.
-    pub(super) fn fetch(&mut self, place: BodyPlace) -> io::Result<Vec<u8>> {
+    /// Reads a body that was written.
+    pub(super) fn read(&mut self, place: BodyPlace) -> io::Result<Vec<u8>> {
         let start = self.start(place);
         let mut body = vec![0; place.bytes];
         self.open()?.read_exact_at(&mut body, start)?;
         Ok(body)
     }
 
-    /// Gives the room back.
+    /// Frees the space on disk. All bodies are lost.
     pub(super) fn clear(&mut self) {
         self.file = None;
     }
@@ -80,19 +82,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_body_comes_back_whole_and_no_file_is_left() {
+    fn each_body_is_read_as_written_and_no_file_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = BodyFile::new(folder.path().join("bodies"), 8);
         let place = |slot, bytes| BodyPlace { slot, bytes };
-        file.keep(place(0, 8), b"01234567").unwrap();
-        file.keep(place(2, 3), b"abc").unwrap();
-        file.keep(place(0, 2), b"xy").unwrap();
+        file.write(place(0, 8), b"01234567").unwrap();
+        file.write(place(2, 3), b"abc").unwrap();
+        file.write(place(0, 2), b"xy").unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        assert_eq!(file.fetch(place(2, 3)).unwrap(), b"abc");
-        assert_eq!(file.fetch(place(0, 2)).unwrap(), b"xy");
+        assert_eq!(file.read(place(2, 3)).unwrap(), b"abc");
+        assert_eq!(file.read(place(0, 2)).unwrap(), b"xy");
         file.clear();
-        assert!(file.fetch(place(2, 3)).is_err());
-        file.keep(place(1, 1), b"z").unwrap();
-        assert_eq!(file.fetch(place(1, 1)).unwrap(), b"z");
+        assert!(file.read(place(2, 3)).is_err());
+        file.write(place(1, 1), b"z").unwrap();
+        assert_eq!(file.read(place(1, 1)).unwrap(), b"z");
     }
 }

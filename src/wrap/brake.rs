@@ -1,42 +1,43 @@
-//! The brake on agents that answer each other without end. Pure: time is an argument.
+//! The brake: slows down agents that answer each other endlessly. Pure: time is an argument.
 //!
-//! Every message counts, by its time of arrival and by the user that the broker names as its
-//! publisher. The number of hops counts only where that is the session's own user: anybody can
-//! claim one. Messages of sessions, which have hops, and those without a user are counted by the
+//! Every message is counted by its time of arrival and by the user that the broker names as its
+//! publisher. Hops are checked only if that is the session's own user, because any user can claim a
+//! number. Messages of sessions, which have hops, and messages without a user are counted by the
 //! name that they claim. A person or a script with a user may send ten times as much; so may all
-//! messages without a user together, and each other user in all, whatever names they claim. Each
-//! user is counted separately, so a forged name cannot hold another user's messages.
+//! messages without a user together, and each other user in total, whatever names they claim. Users
+//! are counted separately, so a forged name cannot hold another user's messages.
 //!
-//! What its own user left in the queue before the session opened is no loop, and each message
-//! counts once. What is held is delivered by itself after a minute: two agents that answer each
-//! other without end are slowed down, and no message is held for ever.
+//! The backlog of the session's own user at its start does not count, and each message counts once.
+//! Held messages are released after a minute: two agents that answer each other endlessly are
+//! slowed down, but no message is held forever.
 //!
 //! Relies on nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+/// The period in which messages are counted, and after which held messages are released.
 const WINDOW: Duration = Duration::from_mins(1);
 /// The limit for unnamed senders, and for all names of one user together, as a multiple of the
 /// limit for one peer.
-const UNNAMED: usize = 10;
-/// Names of one user that are counted separately. All further names share one count, so invented
-/// names cannot use up memory.
-const NAMES: usize = 512;
+const UNNAMED_FACTOR: usize = 10;
+/// Maximum number of names of one user that are counted separately. All further names share one
+/// count, so invented names cannot use up memory.
+const MAX_NAMES: usize = 512;
 
-/// What is still taken without a question.
+/// The limits of the brake.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The greatest number of hops of a message of the session's own user.
+    /// Maximum number of hops of a message of the session's own user.
     pub hops: u32,
-    /// Messages a minute from one peer.
+    /// Maximum number of messages per minute from one peer.
     pub per_minute: u32,
 }
 
-/// A message as the brake sees it.
+/// The properties of an arrived message that the brake uses.
 #[derive(Clone, Copy, Debug)]
-pub struct Passing<'a> {
-    /// Its sender, as it claims.
+pub struct ArrivedMessage<'a> {
+    /// The sender that it claims.
     pub from: &'a str,
     /// The user who published it, if the broker authenticates it.
     pub user: Option<&'a str>,
@@ -44,12 +45,12 @@ pub struct Passing<'a> {
     pub is_own: bool,
     /// Its id.
     pub id: &'a str,
-    /// What `cbroker-hops` says; `None` if the header is missing.
+    /// The value of `cbroker-hops`; `None` if the header is missing.
     pub hops: Option<u32>,
 }
 
-/// The user whom the broker authenticates, and the name that a message claims; without a name all
-/// of that user.
+/// The authenticated user and the claimed name; `None` as the name stands for all messages of the
+/// user.
 type Sender = (Option<String>, Option<String>);
 
 /// Counts messages by their sender.
@@ -58,14 +59,14 @@ pub struct Brake {
     limits: Limits,
     /// Arrivals by user and claimed name.
     recent: HashMap<Sender, VecDeque<(Instant, String)>>,
-    /// Messages that waited when the session attached and have not come yet.
+    /// Number of messages that waited when the session attached and have not arrived yet.
     backlog: u32,
-    /// When what is held goes in.
+    /// When held messages are released.
     release_at: Option<Instant>,
 }
 
 impl Brake {
-    /// A brake with these limits.
+    /// Creates a brake with these limits.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -75,31 +76,31 @@ impl Brake {
         }
     }
 
-    /// So many messages wait in the queue: they were sent over whatever time.
+    /// Sets the number of messages that wait in the queue and were sent earlier.
     pub fn expect_backlog(&mut self, waiting: u32) {
         self.backlog = waiting;
     }
 
-    /// Counts a message that arrived now; whether it has to be held for a while.
-    pub fn holds(&mut self, message: Passing<'_>, now: Instant) -> bool {
+    /// Counts a message that arrived now. Returns whether it must be held.
+    pub fn holds(&mut self, message: ArrivedMessage<'_>, now: Instant) -> bool {
         // Another user could fill the queue while the session is detached, so only the backlog of
         // the session's own user is exempt.
         let is_backlog = message.is_own && self.backlog > 0;
         self.backlog = self.backlog.saturating_sub(1);
         let is_far = message.is_own && message.hops.is_some_and(|hops| hops > self.limits.hops);
-        let is_many = !is_backlog && self.are_many(message, now);
+        let is_many = !is_backlog && self.exceeds_rate(message, now);
         if is_far || is_many {
             self.release_at.get_or_insert(now + WINDOW);
         }
         is_far || is_many
     }
 
-    /// When [`Self::is_due`] has to be asked again.
+    /// When [`Self::is_due`] must be called again.
     pub fn release_at(&self) -> Option<Instant> {
         self.release_at
     }
 
-    /// Whether what is held goes in now. Counting begins anew then.
+    /// Whether held messages are released now. This resets the counts.
     pub fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.release_at.is_some_and(|at| now >= at);
         if is_due {
@@ -108,14 +109,14 @@ impl Brake {
         is_due
     }
 
-    /// Everything was let through: counting begins anew.
+    /// Resets the counts, after all held messages were released.
     pub fn release(&mut self) {
         self.recent.clear();
         self.release_at = None;
     }
 
-    /// Counts a message; whether more than agreed have come from its sender within a minute.
-    fn are_many(&mut self, message: Passing<'_>, now: Instant) -> bool {
+    /// Counts a message. Returns whether its sender exceeds the limit per minute.
+    fn exceeds_rate(&mut self, message: ArrivedMessage<'_>, now: Instant) -> bool {
         let user = || message.user.map(str::to_owned);
         let per_minute = self.limits.per_minute as usize;
         let is_named = message.hops.is_some() || message.user.is_none();
@@ -123,37 +124,37 @@ impl Brake {
             let sender = (user(), Some(message.from.to_owned()));
             self.exceeds(per_minute, sender, message.id, now)
         };
-        // Any name can be claimed. The session's own user runs many sessions, so what those send
-        // has no limit in all.
+        // Names can be forged. The session's own user runs many sessions, so their messages have no
+        // common limit.
         let is_counted_in_all = message.hops.is_none() || !message.is_own;
-        let most = per_minute.saturating_mul(UNNAMED);
+        let most = per_minute.saturating_mul(UNNAMED_FACTOR);
         let are_many_of_all =
             is_counted_in_all && self.exceeds(most, (user(), None), message.id, now);
         are_many_of_name || are_many_of_all
     }
 
-    /// Counts a message; whether more than `limit` different ones of this sender arrived within a
-    /// minute.
+    /// Counts a message. Returns whether more than `limit` different ones of this sender arrived
+    /// within a minute.
     fn exceeds(&mut self, limit: usize, mut sender: Sender, id: &str, now: Instant) -> bool {
         let is_recent = |at: &Instant| now.saturating_duration_since(*at) < WINDOW;
-        if !self.recent.contains_key(&sender) && self.names_of(&sender) >= NAMES {
+        if !self.recent.contains_key(&sender) && self.names_of(&sender) >= MAX_NAMES {
             self.recent
                 .retain(|_, arrivals| arrivals.back().is_some_and(|(at, _)| is_recent(at)));
-            if self.names_of(&sender) >= NAMES {
+            if self.names_of(&sender) >= MAX_NAMES {
                 sender.1 = sender.1.map(|_| String::new());
             }
         }
         let recent = self.recent.entry(sender).or_default();
         recent.retain(|(at, counted)| is_recent(at) && counted != id);
         recent.push_back((now, id.to_owned()));
-        // More than this is held anyway.
+        // Further messages are held anyway.
         while recent.len() > limit.saturating_add(1) {
             recent.pop_front();
         }
         recent.len() > limit
     }
 
-    /// How many names of this sender's user are counted.
+    /// The number of counted names of this sender's user.
     fn names_of(&self, (user, _): &Sender) -> usize {
         let of_user = |(counted, _): &&Sender| counted == user;
         self.recent.keys().filter(of_user).count()
@@ -170,7 +171,7 @@ mod tests {
     };
     const OURS: Option<&str> = Some("cbroker");
 
-    /// A brake, and a clock that counts seconds.
+    /// A brake with a clock in seconds.
     struct Road {
         brake: Brake,
         began: Instant,
@@ -190,7 +191,7 @@ mod tests {
             self.began + Duration::from_secs(second)
         }
 
-        /// A new message of `from`, that arrives at this second.
+        /// Whether a new message of `from` that arrives at this second is held.
         fn holds(
             &mut self,
             from: &str,
@@ -210,7 +211,7 @@ mod tests {
             second: u64,
         ) -> bool {
             let now = self.at(second);
-            let message = Passing {
+            let message = ArrivedMessage {
                 from,
                 user,
                 is_own: user == OURS,
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_passed_too_many_sessions_is_held_and_goes_in_by_itself() {
+    fn a_message_with_too_many_hops_is_held_and_released_after_a_minute() {
         let mut road = Road::new();
         assert!(!road.holds("a", OURS, Some(20), 0));
         assert!(road.holds("a", OURS, Some(21), 0));
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn hops_that_a_stranger_claims_hold_nothing() {
+    fn hops_claimed_by_another_user_do_not_count() {
         for user in [None, Some("bob")] {
             let mut road = Road::new();
             assert!(!road.holds("a", user, Some(u32::MAX), 0));
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_under_a_claimed_name_do_not_hold_the_one_who_has_it() {
+    fn a_flood_under_a_claimed_name_does_not_hold_its_owner() {
         let mut road = Road::new();
         assert_eq!(
             (0..40)
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn more_messages_a_minute_than_agreed_are_held_and_other_peers_are_not() {
+    fn messages_above_the_rate_limit_are_held_for_that_peer_only() {
         for hops in [Some(0), Some(1)] {
             let mut road = Road::new();
             assert!((0..30).all(|_| !road.holds("a", OURS, hops, 0)));
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waited_over_a_night_is_no_loop_though_it_arrives_at_once() {
+    fn a_backlog_that_arrives_at_once_is_not_a_loop() {
         let mut road = Road::new();
         road.brake.expect_backlog(500);
         assert!((0..500).all(|_| !road.holds("a", OURS, Some(0), 0)));
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_flood_is_no_backlog_however_much_waited() {
+    fn a_flood_of_another_user_is_never_a_backlog() {
         let mut road = Road::new();
         for user in [None, Some("stranger")] {
             road.brake.expect_backlog(500);
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_counts_once_however_often_it_is_delivered() {
+    fn a_message_counts_once_even_if_it_is_redelivered() {
         let mut road = Road::new();
         assert!((0..100).all(|_| !road.again(("a", OURS, "same"), Some(0), 0)));
     }
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_or_a_script_sends_is_no_loop_before_it_is_a_flood() {
+    fn persons_and_scripts_have_a_higher_limit() {
         let mut road = Road::new();
         let held = |road: &mut Road, second| {
             let held = (0..310).filter(|_| road.holds("cli", OURS, None, second));
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_who_leaves_the_hops_out_is_limited_too() {
+    fn another_user_without_hops_is_limited() {
         let mut road = Road::new();
         let held = (0..40).filter(|_| road.holds("a", None, None, 0));
         assert_eq!(held.count(), 10);
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_under_many_names_is_limited_too() {
+    fn an_unnamed_user_under_many_names_is_limited() {
         for hops in [None, Some(0)] {
             let mut road = Road::new();
             let held = (0..310).filter(|number| road.holds(&format!("a{number}"), None, hops, 0));
@@ -333,16 +334,16 @@ mod tests {
     }
 
     #[test]
-    fn made_up_names_take_no_memory_without_end() {
+    fn invented_names_use_limited_memory() {
         let mut road = Road::new();
         for name in 0..5000 {
             road.holds(&format!("name{name}"), None, Some(0), 0);
         }
-        assert!(road.brake.recent.len() <= NAMES + 2);
+        assert!(road.brake.recent.len() <= MAX_NAMES + 2);
     }
 
     #[test]
-    fn another_user_under_many_names_is_limited_too_and_takes_no_place_of_ours() {
+    fn another_user_under_many_names_is_limited_and_takes_none_of_the_own_users_names() {
         let mut road = Road::new();
         let passed = (0..5000)
             .filter(|number| !road.holds(&format!("a{number}"), Some("bob"), Some(0), 0))

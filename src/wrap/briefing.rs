@@ -1,4 +1,4 @@
-//! What an agent is told about the messages that it will find in its input.
+//! The briefing: explains to an agent the messages that it will find in its input.
 //!
 //! Relies on nothing.
 
@@ -46,7 +46,7 @@ mod tests {
     use super::text;
 
     #[test]
-    fn it_says_what_messages_are_what_they_are_not_and_how_to_answer() {
+    fn it_explains_messages_and_how_to_answer() {
         let text = text("backend");
         for part in [
             "You run inside cbroker as the session `backend`",

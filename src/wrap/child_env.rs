@@ -1,7 +1,7 @@
-//! What the wrapped program finds around it: its environment, and for Claude Code its arguments.
+//! The environment of the wrapped program, and the arguments of Claude Code.
 //!
-//! Nothing of another session reaches it, and no folder is searched for programs that others can
-//! write to.
+//! Variables of another session are removed, and no folder that other users can write to is added
+//! to the search path.
 //!
 //! Relies on the profile, the hooks' settings and the configuration.
 
@@ -13,33 +13,33 @@ use serde_json::Value;
 
 use super::WrapOptions;
 use super::agents::Profile;
-use super::agents::arguments::{self, Additions, Run};
+use super::agents::arguments::{self, Additions, ClaudeRun};
 use super::hooks;
 use super::own_status;
 use super::pty::{CommandLine, find_program};
 use super::ways::claude_plugin::PluginSetup;
 use crate::config::{Config, Environment};
 
-/// The permission that lets an agent answer without a question each time.
+/// The permission with which an agent can send answers without asking each time.
 const SEND_PERMISSION: &str = "Bash(cbroker send:*)";
 
-/// Variables that are not for the program: a Claude Code with those of another one takes itself
-/// for a part of that session, and the password is the person's.
+/// Variables that the program does not get. With the variables of another Claude Code it would
+/// consider itself a part of that session, and the password is the person's.
 const REMOVED: [&str; 4] = [
     "CLAUDECODE",
     "CLAUDE_CODE_SESSION_ID",
     "CLAUDE_PID",
     "CBROKER_MGMT_PASS",
 ];
-/// What begins the names of more of them.
+/// The prefix of further variables that the program does not get.
 const REMOVED_PREFIX: &str = "CLAUDE_CODE_MESSAGING_";
 
-/// Where programs are looked for when nothing else says it: what login programs set.
+/// The default search path, as login programs set it.
 const STANDARD_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Others than the owner may write here.
+/// Mode bits: users other than the owner may write.
 const OTHERS_WRITE: u32 = 0o022;
-/// In a folder with this bit only the owner of an entry, or of the folder, renames or removes it.
+/// Mode bit: only the owner of an entry or of the folder may rename or remove the entry.
 const STICKY: u32 = 0o1000;
 
 /// Whether the broker could be reached when the session began.
@@ -47,30 +47,30 @@ const STICKY: u32 = 0o1000;
 pub(super) enum Reach {
     /// It was.
     Attached,
-    /// It was not; the program is told, for its information.
+    /// It was not, which the program learns from `CBROKER_DISABLED`.
     Away,
 }
 
-/// A session's own marks.
+/// The identity of a session.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     /// Its ULID.
     pub session: String,
     /// The socket of its hooks.
     pub socket: PathBuf,
-    /// What its hooks say first on that socket.
+    /// The token that its hooks send on that socket.
     pub token: String,
     /// This binary.
     pub binary: PathBuf,
-    /// Our plugin for Claude Code, where it could be made.
+    /// The plugin for Claude Code, if it could be set up.
     pub plugin: Option<PluginSetup>,
-    /// What stands in front of the program's arguments, for another way into it.
+    /// Arguments of a way in, to insert in front of the program's.
     pub arguments: Vec<OsString>,
-    /// What its environment holds for that.
+    /// Environment variables of that way in.
     pub environment: Vec<(OsString, OsString)>,
 }
 
-/// The program's command, and what the log should say about it.
+/// Returns the program's command, and remarks for the log.
 pub(super) fn command(
     options: &WrapOptions,
     config: &Config,
@@ -90,7 +90,7 @@ pub(super) fn command(
         "CBROKER_DISABLED",
         (reach == Reach::Away).then(|| "1".into()),
     );
-    match path_with_us(config.environment.get("PATH"), &identity.binary) {
+    match path_with_binary(config.environment.get("PATH"), &identity.binary) {
         Ok(Some(path)) => set("PATH", Some(path)),
         Ok(None) => {}
         Err(open) => remarks.push(open.to_string()),
@@ -105,7 +105,7 @@ pub(super) fn command(
     (command, remarks)
 }
 
-/// The program's command where nothing of ours works.
+/// Returns the program's command without messages.
 pub(super) fn bare_command(
     program: OsString,
     arguments: Vec<OsString>,
@@ -120,19 +120,20 @@ pub(super) fn bare_command(
     }
 }
 
-/// Whether these arguments make a session at the terminal.
+/// Whether these arguments start a session at the terminal.
 pub(super) fn is_session(options: &WrapOptions) -> bool {
     let profile = Profile::of(&options.program, &options.arguments);
-    !profile.has_hooks || arguments::run_of(&options.arguments) != Run::Answer
+    !profile.has_hooks || arguments::claude_run_of(&options.arguments) != ClaudeRun::NoSession
 }
 
-/// Whether these arguments make a session of Claude Code in which no hook runs.
+/// Whether these arguments start a session of Claude Code without hooks.
 pub(super) fn is_bare(options: &WrapOptions) -> bool {
     let profile = Profile::of(&options.program, &options.arguments);
-    profile.has_hooks && arguments::run_of(&options.arguments) == Run::BareSession
+    profile.has_hooks
+        && arguments::claude_run_of(&options.arguments) == ClaudeRun::SessionWithoutHooks
 }
 
-/// Claude Code's own folder, where it writes down what it does.
+/// Claude Code's own folder, with its status files.
 pub(super) fn claude_folder(profile: &Profile, config: &Config) -> Option<PathBuf> {
     let named = |name: &str| config.environment.get(name);
     let folder = own_status::folder(named("CLAUDE_CONFIG_DIR"), named("HOME"));
@@ -144,7 +145,7 @@ fn arguments_of(
     profile: &Profile,
     identity: &Identity,
 ) -> (Vec<OsString>, Option<String>) {
-    if !profile.has_hooks || arguments::run_of(&options.arguments) != Run::Session {
+    if !profile.has_hooks || arguments::claude_run_of(&options.arguments) != ClaudeRun::Session {
         return (options.arguments.clone(), None);
     }
     let additions = Additions {
@@ -165,7 +166,7 @@ fn arguments_of(
     }
 }
 
-/// Our hooks, and what our plugin has to know.
+/// The settings with the hooks and the plugin's options.
 fn settings(options: &WrapOptions, identity: &Identity) -> Value {
     let permission = options.may_send.then_some(SEND_PERMISSION);
     let (socket, token) = (&identity.socket, &identity.token);
@@ -176,7 +177,7 @@ fn settings(options: &WrapOptions, identity: &Identity) -> Value {
     }
 }
 
-/// What of this process's environment the program does not get.
+/// The variables of this process that the program does not get.
 fn removed(environment: &Environment) -> Vec<(OsString, Option<OsString>)> {
     let is_removed = |name: &&OsStr| {
         REMOVED.iter().any(|removed| name == removed)
@@ -191,34 +192,39 @@ fn removed(environment: &Environment) -> Vec<(OsString, Option<OsString>)> {
         .collect()
 }
 
-/// Why our folder is not put on the program's PATH: other users can put programs there too.
+/// The error if the folder of this binary is not put on the program's PATH, because other users can
+/// write to it.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the program may not find `cbroker`: {} is not put on its PATH, since others can write to {}",
+    "the program may not find `cbroker`: {} is not on its PATH, since other users can write to {}",
     ours.display(),
     open.display()
 )]
-struct OpenFolder {
+struct WritableFolder {
     /// The folder of this binary.
     ours: PathBuf,
     /// That folder, or one above it.
     open: PathBuf,
 }
 
-/// The search path with our folder in front, where `cbroker` would be another program or none.
-fn path_with_us(path: Option<&OsStr>, binary: &Path) -> Result<Option<OsString>, OpenFolder> {
+/// Returns the search path with this binary's folder in front, if `cbroker` would be another
+/// program or none.
+fn path_with_binary(
+    path: Option<&OsStr>,
+    binary: &Path,
+) -> Result<Option<OsString>, WritableFolder> {
     let Ok(binary) = binary.canonicalize() else {
         return Ok(None);
     };
-    let is_us = |found: PathBuf| found.canonicalize().is_ok_and(|found| found == binary);
-    if find_program(OsStr::new("cbroker"), path).is_some_and(is_us) {
+    let is_this_binary = |found: PathBuf| found.canonicalize().is_ok_and(|found| found == binary);
+    if find_program(OsStr::new("cbroker"), path).is_some_and(is_this_binary) {
         return Ok(None);
     }
     let Some(ours) = binary.parent() else {
         return Ok(None);
     };
-    if let Some(open) = open_to_others(ours) {
-        return Err(OpenFolder {
+    if let Some(open) = writable_by_others(ours) {
+        return Err(WritableFolder {
             ours: ours.to_owned(),
             open: open.to_owned(),
         });
@@ -228,35 +234,35 @@ fn path_with_us(path: Option<&OsStr>, binary: &Path) -> Result<Option<OsString>,
     Ok(std::env::join_paths(folders).ok())
 }
 
-/// The first of `folder` and its parents into which a user other than root and this one can put
-/// another program, or in whose place such a user can put another folder.
-fn open_to_others(folder: &Path) -> Option<&Path> {
+/// The first of `folder` and its parents that users other than root and this one can change: in
+/// `folder` itself they can add a program, and in a parent they can replace a folder.
+fn writable_by_others(folder: &Path) -> Option<&Path> {
     let us = rustix::process::geteuid().as_raw();
-    let mut holds = Holds::Programs;
+    let mut role = FolderRole::HoldsPrograms;
     folder.ancestors().find(|folder| {
         let is_closed = folder
             .symlink_metadata()
-            .is_ok_and(|found| found.is_dir() && holds.is_closed(found.uid(), found.mode(), us));
-        holds = Holds::Folder;
+            .is_ok_and(|found| found.is_dir() && role.is_closed(found.uid(), found.mode(), us));
+        role = FolderRole::HoldsFolder;
         !is_closed
     })
 }
 
-/// What must not be changed by others in a folder.
+/// What a folder holds that other users must not be able to change.
 #[derive(Clone, Copy, Debug)]
-enum Holds {
-    /// Programs: a new file is already too much, and the sticky bit does not prevent it.
-    Programs,
+enum FolderRole {
+    /// Programs. Other users must not be able to add a file, which the sticky bit does not prevent.
+    HoldsPrograms,
     /// A folder of root or of this user: with the sticky bit, as in `/tmp`, others can neither
     /// rename nor remove it.
-    Folder,
+    HoldsFolder,
 }
 
-impl Holds {
+impl FolderRole {
     fn is_closed(self, owner: u32, mode: u32, us: u32) -> bool {
         let is_kept = match self {
-            Self::Programs => false,
-            Self::Folder => mode & STICKY != 0,
+            Self::HoldsPrograms => false,
+            Self::HoldsFolder => mode & STICKY != 0,
         };
         (owner == 0 || owner == us) && (mode & OTHERS_WRITE == 0 || is_kept)
     }
@@ -271,39 +277,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_folder_that_root_and_we_alone_can_change_is_closed() {
-        for holds in [Holds::Programs, Holds::Folder] {
+    fn only_folders_that_nobody_else_can_change_are_closed() {
+        for role in [FolderRole::HoldsPrograms, FolderRole::HoldsFolder] {
             for (owner, mode) in [(0, 0o755), (7, 0o700), (7, 0o2755)] {
-                assert!(
-                    holds.is_closed(owner, mode, 7),
-                    "{holds:?} {owner} {mode:o}"
-                );
+                assert!(role.is_closed(owner, mode, 7), "{role:?} {owner} {mode:o}");
             }
             for (owner, mode) in [(7, 0o775), (7, 0o757), (0, 0o777), (8, 0o700), (8, 0o1777)] {
-                assert!(
-                    !holds.is_closed(owner, mode, 7),
-                    "{holds:?} {owner} {mode:o}"
-                );
+                assert!(!role.is_closed(owner, mode, 7), "{role:?} {owner} {mode:o}");
             }
         }
-        assert!(!Holds::Programs.is_closed(0, 0o1777, 7));
-        assert!(Holds::Folder.is_closed(0, 0o1777, 7));
+        assert!(!FolderRole::HoldsPrograms.is_closed(0, 0o1777, 7));
+        assert!(FolderRole::HoldsFolder.is_closed(0, 0o1777, 7));
     }
 
     #[test]
-    fn a_folder_within_one_that_is_open_is_open_too() {
+    fn a_folder_within_a_writable_folder_is_writable() {
         let folder = tempfile::tempdir_in("/tmp").unwrap();
         let inner = folder.path().join("bin");
         std::fs::create_dir(&inner).unwrap();
-        assert_eq!(open_to_others(&inner), None, "/tmp has the sticky bit");
+        assert_eq!(writable_by_others(&inner), None, "/tmp has the sticky bit");
         let open = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(folder.path(), open).unwrap();
-        assert_eq!(open_to_others(&inner), Some(folder.path()));
-        assert_eq!(open_to_others(Path::new("/tmp")), Some(Path::new("/tmp")));
+        assert_eq!(writable_by_others(&inner), Some(folder.path()));
+        assert_eq!(
+            writable_by_others(Path::new("/tmp")),
+            Some(Path::new("/tmp"))
+        );
     }
 
     #[test]
-    fn what_belongs_to_another_session_is_removed_and_the_persons_own_settings_stay() {
+    fn variables_of_another_session_are_removed_and_the_persons_settings_stay() {
         let environment = Environment::from_iter([
             ("CLAUDECODE", "1"),
             ("CLAUDE_CODE_MESSAGING_TOKEN", ""),

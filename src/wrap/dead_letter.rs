@@ -1,9 +1,10 @@
-//! Messages that could not be parsed: kept in a file for a person to read, so that the session can
-//! go on. At most 64 KiB of each are kept, and two files of 8 MiB for each queue, so that no
-//! publisher can fill the disk. Messages of other users than the session's own have two files
-//! of their own, so that they displace none of the user's.
+//! Dead letters of a session: messages that could not be delivered are written to a file for a
+//! person to read, and the session continues. At most 64 KiB of each are kept, in two files of 8
+//! MiB for each queue, so that no publisher can fill the disk. Messages of other users have two
+//! files of their own, so that they displace none of the session's own user.
 //!
-//! Relies on the standard library, and on `base64` for bytes that are no text. `kept` reads them.
+//! Relies on the standard library, and on `base64` for bytes that are not text. `kept` reads the
+//! files.
 
 pub(super) mod kept;
 
@@ -18,13 +19,13 @@ use serde::Serialize;
 
 use crate::envelope::is_id;
 
-/// So much of a body is kept.
+/// Maximum bytes of a body that are kept.
 const BODY_BYTES: usize = 64 << 10;
-/// A file that grew beyond this is begun anew; one older file is kept.
+/// A file is rotated once it is larger than this; one older file is kept.
 const FILE_BYTES: u64 = 8 << 20;
 /// The extension of the older file.
 const OLDER: &str = "jsonl.1";
-/// The extension of the file with what other users published.
+/// The extension of the file with other users' dead letters.
 const OTHERS: &str = "others.jsonl";
 
 #[derive(Serialize)]
@@ -32,15 +33,15 @@ struct LetterLine<'a> {
     ts: &'a str,
     error: &'a str,
     raw: &'a str,
-    /// Present when `raw` is no text but base64 of the bytes.
+    /// `base64` if the body is not text.
     #[serde(skip_serializing_if = "Option::is_none")]
     encoding: Option<&'static str>,
-    /// Present when `raw` is only the beginning: how many bytes the body had.
+    /// The length of the body, if `raw` is only its beginning.
     #[serde(skip_serializing_if = "Option::is_none")]
     cut_from: Option<usize>,
 }
 
-/// The beginning of a body. The rest takes no memory while it waits for the disk.
+/// The beginning of a body. The rest is freed before the write to disk.
 #[derive(Debug, Default)]
 pub(super) struct DeadBody {
     kept: Vec<u8>,
@@ -49,7 +50,7 @@ pub(super) struct DeadBody {
 }
 
 impl DeadBody {
-    /// Cuts a body to what is kept of it.
+    /// Truncates a body to the bytes that are kept.
     pub(super) fn cut(mut body: Vec<u8>) -> Self {
         let bytes = body.len();
         body.truncate(beginning(&body).len());
@@ -57,23 +58,23 @@ impl DeadBody {
         Self { kept: body, bytes }
     }
 
-    /// The length of the whole body.
+    /// The number of bytes of the whole body.
     pub(super) fn whole_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many bytes are kept.
+    /// The number of bytes that are kept.
     pub(super) fn kept_bytes(&self) -> usize {
         self.kept.len()
     }
 }
 
-/// A message that must not reach the agent, as it is kept.
+/// A dead letter to write.
 #[derive(Debug)]
 pub(super) struct NewDeadLetter {
-    /// When it was refused.
+    /// When the message was refused.
     pub(super) ts: String,
-    /// What is wrong with it.
+    /// Why it is a dead letter.
     pub(super) error: String,
     /// The beginning of its body.
     pub(super) body: DeadBody,
@@ -105,15 +106,15 @@ impl NewDeadLetter {
     }
 }
 
-/// The file of dead letters that other users published, beside the file of a queue.
-pub(super) fn of_others(file: &Path) -> PathBuf {
+/// The file for dead letters of other users, beside the `file` of a queue.
+pub(super) fn path_for_others(file: &Path) -> PathBuf {
     file.with_extension(OTHERS)
 }
 
-/// Appends dead letters to `file`, as many as go into it: at least the first. Returns how many they
-/// are. They are on disk when this returns, so that the broker may forget the messages.
+/// Appends dead letters to `file` until it is full, at least the first, and syncs it, so that the
+/// messages may be rejected afterwards. Returns the number of letters written.
 pub(super) fn append(file: &Path, letters: &[NewDeadLetter]) -> io::Result<usize> {
-    // Without the lock they are kept all the same: a message must not be lost for a lock.
+    // If the lock fails, the letters are written without it: no message may be lost for that.
     let _lock = kept::lock(file);
     if fs::metadata(file).is_ok_and(|file| file.len() > FILE_BYTES) {
         fs::rename(file, file.with_extension(OLDER))?;
@@ -126,13 +127,13 @@ pub(super) fn append(file: &Path, letters: &[NewDeadLetter]) -> io::Result<usize
     let before = out.metadata()?.len();
     let written = write(&mut out, before, letters);
     if written.is_err() {
-        // The next attempt must not be glued to half a line.
+        // The next attempt must not append to an incomplete line.
         let _stays = out.set_len(before);
     }
     written
 }
 
-/// Writes dead letters until the file has its length, which is `length` now.
+/// Writes dead letters until the file is full. Its current size is `length` bytes.
 fn write(out: &mut File, mut length: u64, letters: &[NewDeadLetter]) -> io::Result<usize> {
     let mut count = 0;
     for letter in letters {
@@ -148,8 +149,7 @@ fn write(out: &mut File, mut length: u64, letters: &[NewDeadLetter]) -> io::Resu
     Ok(count)
 }
 
-/// Returns the id that a body claims which could not be parsed; empty if it claims none. Nothing
-/// else of the body is kept, however large it is.
+/// Returns the id that the body of an invalid message claims; empty if it claims none.
 pub(super) fn claimed_id(body: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     struct Claims {
@@ -160,7 +160,7 @@ pub(super) fn claimed_id(body: &[u8]) -> String {
     id.filter(|id| is_id(id)).unwrap_or_default()
 }
 
-/// The beginning of a body, whole characters where it is text.
+/// The beginning of a body, cut between two characters if it is text.
 fn beginning(body: &[u8]) -> &[u8] {
     let kept = &body[..body.len().min(BODY_BYTES)];
     match std::str::from_utf8(kept) {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn dead_letters_without_end_fill_no_disk() {
+    fn dead_letters_use_limited_disk_space() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("q.jsonl");
         let body = "é".repeat(1 << 20).into_bytes();

@@ -1,5 +1,5 @@
-//! Messages from the broker's delivery to the ack: one table, one key, one state machine. Pure: no
-//! terminal, no broker, no clock.
+//! Delivery of messages to the agent, from the broker's delivery to the ack: one table of messages
+//! and one state machine. Pure: no terminal, no broker, no clock.
 //!
 //! ```text
 //! Arriving ─▶ Queued ─▶ intent on disk ─▶ HandedOver(way)
@@ -9,16 +9,16 @@
 //!                                              Delivered(way) ─▶ done on disk ─▶ acked
 //! ```
 //!
-//! A proof may also come after its submission was given up (module `late`): the message is acked
-//! then, wherever it is by that time. What goes back to `Queued` is marked as a possible repeat,
-//! unless it was certainly not taken.
+//! A proof may also come after its submission was given up (module `late`); the message is acked
+//! then, whatever its state is. A message that goes back to `Queued` is marked as a possible
+//! repeat, unless it was certainly not taken.
 //!
 //! A message is acked at the proof that it is in the model's context. Once the agent has accepted
-//! it there is no time limit before that. Two ways do not have one message at once: the next way
-//! gets it only after a drop or an error, or when nothing was seen of it for the time that its way
-//! names. The exception is a text that is stuck in the input box: the keyboard still has it, no
-//! Enter will follow, and another way may have it too. The caller reports what happened, then asks
-//! [`Deliveries::step`] until it says [`Step::Wait`].
+//! it, there is no time limit for the proof. At most one way has a message at a time: the next way
+//! gets it only after a refusal or an error, or after the time limit of its way without any sign.
+//! The exception is a text that is stuck in the input box: the keyboard still has it, no Enter will
+//! follow, and another way may get it too. The caller reports events, then carries out the steps of
+//! [`Deliveries::step`] until that returns [`Step::Wait`].
 //!
 //! Relies on [`super::agent_state`] for whether the agent is free, and on [`super::ways`].
 
@@ -37,34 +37,34 @@ use super::hold::Hold;
 use super::ways::keyboard::{Keyboard, TurnProof};
 use super::ways::{Sign, Submission, SubmissionNumber, Way};
 
-use late::Late;
+use late::LateSubmission;
 pub use message::{
     Claim, InFlightMessage, MessageKey, Precedence, State, Table, TextPlace, Unsettled, publisher,
     publisher_mark,
 };
 use order::Ways;
 
-/// How messages get in (`--delivery`).
+/// Which ways deliver messages (`--delivery`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// The first way that is open; the keyboard last.
+    /// The first way that is open, with the keyboard as the last one.
     Auto,
-    /// Our plugin alone.
+    /// Only the plugin.
     Plugin,
-    /// The agent's inbox socket alone.
+    /// Only the agent's inbox socket.
     Inbox,
-    /// The agent's own interface for programs alone.
+    /// Only the agent's API.
     Api,
-    /// The hook alone.
+    /// Only the hook.
     Hook,
-    /// The keyboard alone.
+    /// Only the keyboard.
     Keyboard,
-    /// None: title, bell and `cbroker inbox`.
+    /// None: title and bell announce messages, and `cbroker inbox` shows them.
     Notify,
 }
 
 impl Mode {
-    /// The word that chooses it: `--delivery WORD`.
+    /// The value of `--delivery` that selects it.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -90,40 +90,43 @@ impl Mode {
     }
 }
 
-/// The next step for the caller.
+/// A step for the caller to carry out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Sync the intent to deliver these to disk, then say [`Deliveries::noted`].
-    Note(Vec<MessageKey>),
-    /// Note on disk that the agent certainly has none of these messages, by their identities: they
-    /// only waited.
-    Withdraw(Vec<String>),
-    /// Move the text of this message to a file, then say [`Deliveries::moved_to_file`].
-    ToFile(MessageKey),
-    /// Give the submission to this way, and say [`Deliveries::not_handed`] if it does not take it.
-    Hand(Way, Submission),
-    /// Type this submission: write its bytes to the agent, then say [`Deliveries::written`] when
-    /// all of them are out.
+    /// Write the intent to deliver these messages to disk, then call
+    /// [`Deliveries::intent_written`].
+    WriteIntent(Vec<MessageKey>),
+    /// Withdraw the intents of these messages (their identities): the agent certainly has none of
+    /// them.
+    WithdrawIntent(Vec<String>),
+    /// Move the text of this message to a file, then call [`Deliveries::moved_to_file`].
+    MoveToFile(MessageKey),
+    /// Hand the submission to this way, and call [`Deliveries::not_handed_over`] if the way does
+    /// not take it.
+    Deliver(Way, Submission),
+    /// Type this submission: write its bytes to the agent, then call [`Deliveries::written`] once
+    /// all of them are written.
     Type(Submission, Vec<u8>),
-    /// Write these bytes to the agent, then say [`Deliveries::written`] when all of them are out.
+    /// Write these bytes to the agent, then call [`Deliveries::written`] once all of them are
+    /// written.
     Write(Vec<u8>),
-    /// Write these keys of the person, kept back until now.
+    /// Write these keys of the person, which were kept back until now.
     Replay(Vec<u8>),
-    /// They are with the agent: receipts may say so.
+    /// Report that these messages were handed over.
     HandedOver(Vec<MessageKey>, Way),
-    /// The proof: note them as done, ack them, and tell their senders.
+    /// Write these messages as done, ack them, and report them as delivered.
     Delivered(Vec<MessageKey>, Way),
-    /// The model has these, by their identities, and the session does not: note them as done.
-    Read(Vec<String>, Way),
-    /// Nobody asks any more what became of this submission.
-    Forget(SubmissionNumber),
-    /// They wait for a reason that a sender has to know at once.
+    /// Write messages that are no longer in the table (their identities) as done.
+    WriteDone(Vec<String>, Way),
+    /// End the search for this submission in the transcript.
+    EndSearch(SubmissionNumber),
+    /// Report that these messages are held for this reason.
     Held(Vec<MessageKey>, Hold),
-    /// Nothing now; ask again at this time or when something happened.
+    /// Nothing to do now; call [`Deliveries::step`] again at this time or after an event.
     Wait(Option<Instant>),
 }
 
-/// A submission, from the intent to its end.
+/// A submission, from its intent to its outcome.
 #[derive(Clone, Debug)]
 struct Submitted {
     number: SubmissionNumber,
@@ -134,15 +137,15 @@ struct Submitted {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SubmissionPhase {
-    /// The intent is on its way to the disk.
-    Noting,
-    /// It is there.
-    Noted,
-    /// The way has it.
-    Handed,
+    /// The intent is being written to disk.
+    WritingIntent,
+    /// The intent is on disk.
+    IntentWritten,
+    /// The way has the submission.
+    HandedOver,
 }
 
-/// All messages of one session, and what becomes of them.
+/// The deliveries of one session: its messages, ways and submissions.
 #[derive(Debug)]
 pub struct Deliveries {
     /// The messages.
@@ -152,22 +155,22 @@ pub struct Deliveries {
     ways: Ways,
     keyboard: Keyboard,
     submissions: Vec<Submitted>,
-    /// Submissions that were given up, and whose proof may still come.
-    late: Vec<Late>,
+    /// Submissions that were given up and whose proof may still come.
+    late: Vec<LateSubmission>,
     last_submission: SubmissionNumber,
-    /// Messages that shared a submission which the person's own hook refused: each goes alone.
+    /// Messages of a submission that the person's hook refused: each is submitted alone.
     alone: BTreeSet<MessageKey>,
-    /// Steps that are due before anything else.
+    /// Steps that are due first.
     due: VecDeque<Step>,
     is_paused: bool,
-    /// A way said that the person pressed Escape.
+    /// The person pressed Escape, according to a way.
     is_escaped: bool,
-    /// Rows and columns of the terminal, where they limit what fits into the agent's box.
+    /// Rows and columns of the terminal, if they limit the text in the agent's box.
     window: Option<(u16, u16)>,
 }
 
 impl Deliveries {
-    /// No messages yet. `batch` is how many waiting messages may share one submission.
+    /// Creates an empty table. At most `batch` messages share one submission.
     pub fn new(mode: Mode, batch: usize) -> Self {
         Self {
             table: Table::default(),
@@ -186,19 +189,19 @@ impl Deliveries {
         }
     }
 
-    /// How messages get in.
+    /// The mode of delivery.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// The terminal's size is this now.
+    /// Records the size of the terminal.
     pub fn resized(&mut self, rows: u16, columns: u16) {
         self.window = Some((rows, columns));
     }
 
     /// Gives a waiting message to a person, who reads it by a command.
     ///
-    /// `false` when it does not wait: it may be with the agent already.
+    /// Returns `false` if it does not wait and may be with the agent.
     pub fn take_by_command(&mut self, key: MessageKey) -> bool {
         let waits = self.waits(key);
         if waits && let Some(message) = self.table.get_mut(key) {
@@ -207,9 +210,9 @@ impl Deliveries {
         waits
     }
 
-    /// Takes out a message that must not reach the agent, with its delivery.
+    /// Removes a message that must not reach the agent, and returns it with its deliveries.
     ///
-    /// `None` when it may be with the agent already.
+    /// Returns `None` if it may be with the agent.
     pub fn displace(&mut self, key: MessageKey) -> Option<InFlightMessage> {
         if self.table.is_arriving(key) || self.waits(key) {
             return self.table.remove(key);
@@ -217,49 +220,50 @@ impl Deliveries {
         None
     }
 
-    /// Whether it is certain that the agent does not have this message.
+    /// Whether the agent certainly does not have this message.
     fn waits(&self, key: MessageKey) -> bool {
-        let is_under_way = self
+        let is_submitted = self
             .submissions
             .iter()
             .any(|submitted| submitted.messages.contains(&key));
         let message = self.table.get(key);
-        !is_under_way && message.is_some_and(InFlightMessage::is_queued)
+        !is_submitted && message.is_some_and(InFlightMessage::is_queued)
     }
 
-    /// The connection to the broker is gone, and every open delivery with it: what is not with the
-    /// agent comes again.
+    /// Handles the loss of the connection to the broker, with which all deliveries are lost.
+    /// Messages that are not with the agent are dropped, and the broker delivers them again.
     ///
-    /// A text that is being typed is with the agent, though no Enter was written yet. Returns the
-    /// files that no agent was told to read.
+    /// A text that is being typed counts as with the agent before its Enter is written. Returns the
+    /// files of dropped messages that the agent was not told to read.
     pub fn lose_deliveries(&mut self) -> Vec<PathBuf> {
-        let handed: Vec<MessageKey> = self
+        let handed_over: Vec<MessageKey> = self
             .submissions
             .iter()
-            .filter(|submitted| submitted.phase == SubmissionPhase::Handed)
+            .filter(|submitted| submitted.phase == SubmissionPhase::HandedOver)
             .flat_map(|submitted| submitted.messages.iter().copied())
             .collect();
         self.table.lose_deliveries(|key, message| {
-            handed.contains(&key) || matches!(message.state, State::Delivered(_))
+            handed_over.contains(&key) || matches!(message.state, State::Delivered(_))
         })
     }
 
-    /// `cbroker pause`: nothing goes in until [`Deliveries::resume`].
+    /// `cbroker pause`: stops all deliveries until [`Deliveries::resume`].
     pub fn pause(&mut self) {
         self.is_paused = true;
     }
 
-    /// `cbroker resume`: lets everything go in again, also what was held back for a reason of its
-    /// own, and by every way, also one that was switched off.
+    /// `cbroker resume`: allows deliveries again. Releases messages that are blocked, and enables
+    /// ways that are disabled.
     pub fn resume(&mut self) {
         self.is_paused = false;
-        self.ways.try_again();
+        self.ways.reset_failures();
         for message in self.table.values_mut() {
             message.blocked = None;
         }
     }
 
-    /// Lets in what the brake held. What the person's own hook refused stays out.
+    /// Releases messages that the brake held. A message that the person's own hook refused stays
+    /// blocked.
     pub fn release_brake(&mut self) {
         let braked = |message: &&mut InFlightMessage| message.blocked == Some(Hold::Loop);
         for message in self.table.values_mut().filter(braked) {
@@ -267,31 +271,31 @@ impl Deliveries {
         }
     }
 
-    /// Whether the next step may write something that a shell in the foreground would execute.
+    /// Whether the next step may write input that a shell in the foreground would execute.
     pub fn may_type(&self, agent: &AgentState, now: Instant) -> bool {
-        let is_noted =
-            |one: &Submitted| one.way == Way::Keyboard && one.phase == SubmissionPhase::Noted;
+        let is_intent_written = |one: &Submitted| {
+            one.way == Way::Keyboard && one.phase == SubmissionPhase::IntentWritten
+        };
         let waits = self.table.queued().next().is_some();
-        self.keyboard.may_press()
-            || self.submissions.iter().any(is_noted)
+        self.keyboard.may_press_enter()
+            || self.submissions.iter().any(is_intent_written)
             || (self.mode.allows(Way::Keyboard)
                 && !self.is_paused
                 && waits
-                && agent.asks_for_foreground(now))
+                && agent.needs_foreground_check(now))
     }
 
-    /// Whether a person paused this session.
+    /// Whether deliveries are paused.
     pub fn is_paused(&self) -> bool {
         self.is_paused
     }
 
-    /// The input box holds a message that no Enter will follow.
+    /// Whether the input box holds a message that no Enter will follow.
     pub fn is_stuck(&self) -> bool {
         self.keyboard.is_stuck()
     }
 
-    /// Whether nothing waits and nothing is under way; until that changes, nobody needs to look at
-    /// the screen.
+    /// Whether no message waits or is being delivered, so that the screen need not be read.
     pub fn is_idle(&self) -> bool {
         self.keyboard.is_idle()
             && self.submissions.is_empty()
@@ -300,13 +304,12 @@ impl Deliveries {
             && self.table.queued().next().is_none()
     }
 
-    /// Messages that the agent does not have, in queue order, each with the reason that it would be
-    /// given now.
+    /// The messages that wait, in queue order, each with its current reason.
     pub fn waiting(&self, agent: &AgentState, now: Instant) -> Vec<(MessageKey, Hold)> {
-        // What is noted on disk goes in at once.
+        // Messages with an intent are handed over at once.
         let is_going_in = |key: MessageKey| {
             self.submissions.iter().any(|submitted| {
-                submitted.phase != SubmissionPhase::Handed && submitted.messages.contains(&key)
+                submitted.phase != SubmissionPhase::HandedOver && submitted.messages.contains(&key)
             })
         };
         self.table
@@ -316,47 +319,47 @@ impl Deliveries {
             .collect()
     }
 
-    /// Why the first waiting message waits.
+    /// The reason of the first waiting message.
     pub fn hold(&self, agent: &AgentState, now: Instant) -> Option<Hold> {
         let mut queued = self.table.queued();
         queued.find_map(|queued| self.reason(queued, agent, now))
     }
 
-    /// Ways in that are switched off after failures, for the log.
-    pub fn ways_off(&self) -> Vec<Way> {
-        self.ways.off().collect()
+    /// The ways in that are disabled after failures, for the log.
+    pub fn disabled_ways(&self) -> Vec<Way> {
+        self.ways.disabled().collect()
     }
 
-    /// A person's bytes: those to pass on now. `None` while they are kept back.
+    /// Handles a person's input. Returns the bytes to forward now; `None` if they are kept back.
     pub fn keys<'a>(&mut self, bytes: &'a [u8], now: Instant) -> Option<&'a [u8]> {
         self.keyboard.keys(bytes, now)
     }
 
-    /// The same for answers and reports of the terminal: no person typed them.
+    /// As [`Deliveries::keys`], for responses and reports of the terminal.
     pub fn reports<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         self.keyboard.reports(bytes)
     }
 
-    /// All bytes of the last [`Step::Write`] are with the terminal.
+    /// All bytes of the last [`Step::Type`] or [`Step::Write`] have been written.
     pub fn written(&mut self, now: Instant) {
         self.keyboard.written(now);
     }
 
-    /// The intent of the noted messages is on disk.
-    pub fn noted(&mut self) {
+    /// The oldest intent that was being written is on disk.
+    pub fn intent_written(&mut self) {
         for submitted in &mut self.submissions {
-            if submitted.phase == SubmissionPhase::Noting {
-                submitted.phase = SubmissionPhase::Noted;
+            if submitted.phase == SubmissionPhase::WritingIntent {
+                submitted.phase = SubmissionPhase::IntentWritten;
                 return;
             }
         }
     }
 
-    /// A hook of the agent spoke.
+    /// Handles an event of the agent's hooks.
     pub fn event(&mut self, event: &HookEvent, now: Instant) {
         match event {
-            HookEvent::SessionStart => self.ways.began(now),
-            // Where the plugin reports, it says when the person speaks; a hook may be heard late.
+            HookEvent::SessionStart => self.ways.session_began(now),
+            // The plugin reports the person's prompts itself; a hook may report late.
             HookEvent::PromptSubmitted(_) if !self.ways.is_open(Way::Plugin) => {
                 self.is_escaped = false;
             }
@@ -365,12 +368,12 @@ impl Deliveries {
         self.keyboard.event(event, now);
     }
 
-    /// The agent's hooks work: a better way that was given to it has a moment to open from now on.
+    /// The agent's hooks work: the time limit for expected ways to open starts now.
     pub fn hooks_work(&mut self, now: Instant) {
-        self.ways.began(now);
+        self.ways.session_began(now);
     }
 
-    /// A way saw something in the agent.
+    /// Handles a change of the agent's state that a way saw.
     pub fn sign(&mut self, sign: &Sign) {
         match sign {
             Sign::PersonSpoke | Sign::TurnBegan => self.is_escaped = false,
@@ -392,30 +395,31 @@ impl Deliveries {
         }
     }
 
-    /// Whether a way that reports to the session has a submission whose fate is not known.
+    /// Whether an actor has a submission without an outcome.
     pub fn is_handed_over(&self) -> bool {
         self.submissions.iter().any(|submitted| {
             let reports = matches!(submitted.way, Way::Plugin | Way::Api | Way::Inbox);
-            reports && submitted.phase == SubmissionPhase::Handed
+            reports && submitted.phase == SubmissionPhase::HandedOver
         })
     }
 
-    /// What proves from now on that the agent has read a text of the keyboard's.
-    pub fn proves_by(&mut self, proof: TurnProof) {
-        self.keyboard.proves_by(proof);
+    /// Sets what proves that the agent has read a typed text.
+    pub fn set_turn_proof(&mut self, proof: TurnProof) {
+        self.keyboard.set_turn_proof(proof);
     }
 
-    /// This way was given to the agent, and opens when the agent says so.
+    /// Records that this way was set up and will open later.
     pub fn expect(&mut self, way: Way) {
         self.ways.expect(way);
     }
 
-    /// The agent is bringing this way up.
+    /// Records that the agent is bringing this way up.
     pub fn starts(&mut self, way: Way, now: Instant) {
         self.ways.starts(way, now);
     }
 
-    /// This way takes messages. `can_steer`: also between two tools of a running turn.
+    /// Records that this way takes messages; with `can_steer`, also between two tools of a running
+    /// turn.
     pub fn open(&mut self, way: Way, can_steer: bool) {
         self.ways.open(way, can_steer);
         for message in self.table.values_mut() {
@@ -423,12 +427,12 @@ impl Deliveries {
         }
     }
 
-    /// This way says that no process of the agent's holds the session: none takes any.
+    /// Records that no process of the agent holds the session, so no way takes messages.
     pub fn away(&mut self, way: Way) {
         self.ways.away(way);
     }
 
-    /// This way takes none.
+    /// Records that this way takes no messages.
     pub fn close(&mut self, way: Way, now: Instant) {
         self.ways.close(way, now);
     }

@@ -1,14 +1,14 @@
-//! The thread that waits for the disk, so that the session never does.
+//! A thread for the session's file writes, so that its event loop never blocks on the disk.
 //!
-//! Jobs are done in the order given, but for dead letters: those wait for a moment without other
-//! jobs, or until [`LETTERS_AT_ONCE`] of them share one sync. Jobs that the session waits for are
-//! answered with a [`Fact`] once they are on disk. A disk that fails is tried again every second:
-//! until the intent is written nothing is handed over, and until a dead letter is written its
-//! message is not rejected.
+//! Jobs run in the order in which they are submitted, except dead letters: those wait until no
+//! other job is queued, or until [`LETTERS_PER_SYNC`] of them share one sync. A job whose result
+//! the session needs is answered with a [`DiskEvent`] once its data is on disk. A failing disk is
+//! retried every second: until its intent is written no message is handed over, and until its dead
+//! letter is written no message is rejected.
 //!
-//! What waits for the thread is bounded by those who ask: it is caused by messages that are here,
-//! and `session::post::room` has the broker bring no more while too much of it waits. Asking never
-//! blocks.
+//! Submitting never blocks. The number of queued jobs is bounded by the messages of the session
+//! that cause them: `session::messages::room` requests no more messages while too many writes are
+//! pending.
 //!
 //! Relies on the seen log, the dead letters, the files of long texts and the history.
 
@@ -29,67 +29,66 @@ use crate::config::{Home, write_private};
 use crate::envelope::Envelope;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
 
-/// So many answers may wait for the session.
-const FACTS: usize = 4096;
-/// So many jobs may wait before what only informs is left out.
-const JOBS_WITH_NEWS: usize = 2048;
-/// So many dead letters are synced at once.
-const LETTERS_AT_ONCE: usize = 32;
+/// Capacity of the channel of results.
+const EVENTS: usize = 4096;
+/// Number of queued jobs above which history and hops are not written.
+const JOBS_BEFORE_DROPPING: usize = 2048;
+/// Maximum number of dead letters that wait for one sync.
+const LETTERS_PER_SYNC: usize = 32;
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Something to write or to look up.
+/// A job for the thread. Messages are named by the identities that the seen log stores.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// What is known of this identity? A text that is too long for a line goes to a file, unless
-    /// the message was delivered before.
-    Look(MessageKey, String, Option<Box<LongText>>),
-    /// This text goes to a file after all.
+    /// Look up a message in the seen log. A text that is too long for a line is written to a file,
+    /// unless the message was delivered before.
+    LookUp(MessageKey, String, Option<Box<LongText>>),
+    /// Write the text of a message to a file.
     Spill(MessageKey, Box<LongText>),
-    /// What becomes of such a file.
-    TextFile(PathBuf, TextFate),
-    /// These are about to be handed over.
-    Intend(Vec<String>),
-    /// The intent to hand these over led to nothing.
-    Withdraw(Vec<String>),
-    /// These are in the model's context.
-    Done(Vec<(MessageKey, String)>),
-    /// The body of a message that is parked.
-    Keep(BodyPlace, Vec<u8>),
-    /// Such a body is needed.
-    Fetch(MessageKey, BodyPlace),
-    /// None of those bodies is needed any more.
-    Clear,
-    /// This is no message. Its body is there, where the letter has none.
-    DeadLetter(MessageKey, NewDeadLetter, Option<BodyPlace>),
-    /// A line for `cbroker why`.
-    Tell {
-        /// The message.
+    /// Mark or remove the file with a text.
+    SettleTextFile(PathBuf, TextOutcome),
+    /// Write the intent to hand these messages over.
+    WriteIntents(Vec<String>),
+    /// Withdraw the intents of these messages, which were not handed over.
+    WithdrawIntents(Vec<String>),
+    /// Write that these messages are in the model's context.
+    WriteDone(Vec<(MessageKey, String)>),
+    /// Write the body of a parked message.
+    ParkBody(BodyPlace, Vec<u8>),
+    /// Read the body of a parked message.
+    ReadBody(MessageKey, BodyPlace),
+    /// Drop the file of parked bodies, which are no longer needed.
+    ClearBodies,
+    /// Write a dead letter. If a place is given, its body is read from there.
+    WriteDeadLetter(MessageKey, NewDeadLetter, Option<BodyPlace>),
+    /// Add an entry to the message history, which `cbroker why` shows.
+    WriteHistory {
+        /// The message's id.
         id: String,
-        /// Who published it, as in [`HistoryEntry::publisher`].
+        /// The mark of its publisher, as in [`HistoryEntry::publisher`].
         publisher: Option<String>,
-        /// What became of it.
+        /// What happened to it.
         event: HistoryEvent,
         /// How, or why.
         detail: Option<String>,
-        /// What it says, when it is received.
+        /// Its text, when it is received.
         message: Option<Box<MessageText>>,
     },
-    /// How many sessions the message that the agent answers now has passed; `None` when a person
-    /// spoke.
-    Hops(Option<u32>),
+    /// Write the hop count for the agent's next message; `None` removes it, after a person's input.
+    WriteHops(Option<u32>),
 }
 
-/// What becomes of a file with a text.
+/// The outcome of a message whose text is in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TextFate {
-    /// Its message was delivered: the agent was told to read it.
+pub(super) enum TextOutcome {
+    /// The message was delivered: the agent was told to read the file.
     Delivered,
-    /// No agent was told to read it.
+    /// The agent was not told to read the file.
     Unread,
 }
 
-impl TextFate {
-    fn befalls(self, text: &Path) {
+impl TextOutcome {
+    fn settle(self, text: &Path) {
         match self {
             Self::Delivered => spill::mark_delivered(text),
             Self::Unread => spill::remove(text),
@@ -97,58 +96,58 @@ impl TextFate {
     }
 }
 
-/// A message whose text goes to a file, and the line's limit in bytes.
+/// A message whose text is to be written to a file, and the limit of its line in bytes.
 #[derive(Debug)]
 pub(super) struct LongText {
     pub(super) envelope: Envelope,
     pub(super) limit_bytes: usize,
 }
 
-/// The message that points to the file with its text, and the file; or why it could not be written.
+/// The message that names the file with its text, and the path of the file.
 pub(super) type Spilled = std::io::Result<(Envelope, PathBuf)>;
 
-/// What the thread answers.
+/// The result of a job.
 #[derive(Debug)]
-pub(super) enum Fact {
-    /// What is known of a message, and its text's file where it has one.
-    Looked(MessageKey, Seen, Option<Box<Spilled>>),
-    /// Its text is in a file.
+pub(super) enum DiskEvent {
+    /// What the seen log says of a message, and the file with its text, if one was written.
+    LookedUp(MessageKey, Seen, Option<Box<Spilled>>),
+    /// The text of a message was written to a file, or the error.
     Spilled(MessageKey, Box<Spilled>),
     /// The intents are written.
-    Intended,
-    /// These are noted as done.
-    Done(Vec<MessageKey>),
-    /// A body is in the file.
-    Kept,
-    /// A body that was in the file.
-    Fetched(MessageKey, Vec<u8>),
-    /// The dead letter is kept.
-    Buried(MessageKey, String),
-    /// The disk failed, for the log; it is tried again.
+    IntentsWritten,
+    /// These messages are written as done.
+    DoneWritten(Vec<MessageKey>),
+    /// The body of a parked message is in the file.
+    BodyParked,
+    /// The body of a parked message, read from the file.
+    BodyRead(MessageKey, Vec<u8>),
+    /// The dead letter is written: its key and the reason.
+    DeadLetterWritten(MessageKey, String),
+    /// A write failed and will be retried; the error is for the log.
     Failed(String),
 }
 
-/// Where things lie.
+/// The paths of a session's files.
 #[derive(Clone, Debug)]
-pub(super) struct Places {
+pub(super) struct DiskPaths {
     /// The queue's name.
     pub queue: String,
     /// The folder of the seen log.
     pub sessions: PathBuf,
     /// The queue's dead letters.
     pub dead_letters: PathBuf,
-    /// The file of parked bodies, for a moment.
+    /// The file of parked bodies; it has a name only while it is created.
     pub bodies: PathBuf,
     /// The folder of long texts.
     pub spill: PathBuf,
-    /// The hops of the message that is being answered.
+    /// The file with the hop count of the message that is being answered.
     pub hops: PathBuf,
-    /// The history.
+    /// The message history.
     pub history: MessageHistory,
 }
 
-impl Places {
-    /// Those of a session under this home.
+impl DiskPaths {
+    /// The paths of a session in this home.
     pub(super) fn of(home: &Home, queue: &str, session: &str) -> Self {
         Self {
             queue: queue.to_owned(),
@@ -162,7 +161,7 @@ impl Places {
     }
 }
 
-/// The thread's near end.
+/// Handle to the thread.
 #[derive(Debug)]
 pub(super) struct Disk {
     jobs: Option<mpsc::Sender<Job>>,
@@ -171,18 +170,18 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Starts the thread. Facts come out of the receiver. No body that is kept is longer than
-    /// `longest_body_bytes`.
+    /// Starts the thread. The receiver yields the results. No body that is parked may be longer
+    /// than `max_body_bytes`.
     pub(super) fn start(
-        places: Places,
-        longest_body_bytes: usize,
-    ) -> std::io::Result<(Self, tokio::sync::mpsc::Receiver<Fact>)> {
+        paths: DiskPaths,
+        max_body_bytes: usize,
+    ) -> std::io::Result<(Self, tokio::sync::mpsc::Receiver<DiskEvent>)> {
         #[expect(
             clippy::disallowed_methods,
-            reason = "the session must not wait for the disk; see above for what bounds it"
+            reason = "the session must not wait for the disk; the module's docs state the bound"
         )]
         let (jobs, todo) = mpsc::channel();
-        let (facts, out) = tokio::sync::mpsc::channel(FACTS);
+        let (events, out) = tokio::sync::mpsc::channel(EVENTS);
         let waiting = Arc::new(AtomicUsize::new(0));
         let left = Arc::clone(&waiting);
         let thread = thread::Builder::new()
@@ -190,18 +189,19 @@ impl Disk {
             .stack_size(256 * 1024)
             .spawn(move || {
                 let mut worker = Worker {
-                    bodies: BodyFile::new(places.bodies.clone(), longest_body_bytes),
-                    places,
+                    bodies: BodyFile::new(paths.bodies.clone(), max_body_bytes),
+                    paths,
                     seen: None,
                     letters: Vec::new(),
-                    facts,
+                    events,
                 };
                 while let Some(job) = worker.next(&todo) {
                     left.fetch_sub(1, Ordering::Relaxed);
-                    // After the session's end the rest is still written where the disk works.
-                    let _told = worker.work(job);
+                    // After the session's end the remaining jobs are still written, if the disk
+                    // works.
+                    let _session_ended = worker.work(job);
                 }
-                let _was_never_written = std::fs::remove_file(&worker.places.hops);
+                let _was_never_written = std::fs::remove_file(&worker.paths.hops);
             })?;
         Ok((
             Self {
@@ -213,10 +213,10 @@ impl Disk {
         ))
     }
 
-    /// Adds a job, without waiting for the disk.
-    pub(super) fn ask(&self, job: Job) {
-        let is_news = matches!(job, Job::Tell { .. } | Job::Hops(_));
-        if is_news && self.waiting.load(Ordering::Relaxed) >= JOBS_WITH_NEWS {
+    /// Submits a job, without waiting for the disk.
+    pub(super) fn submit(&self, job: Job) {
+        let is_optional = matches!(job, Job::WriteHistory { .. } | Job::WriteHops(_));
+        if is_optional && self.waiting.load(Ordering::Relaxed) >= JOBS_BEFORE_DROPPING {
             return;
         }
         if let Some(jobs) = &self.jobs {
@@ -227,7 +227,7 @@ impl Disk {
 }
 
 impl Drop for Disk {
-    /// Everything asked for is written before the session ends.
+    /// Waits until all submitted jobs are done.
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
@@ -237,142 +237,149 @@ impl Drop for Disk {
 }
 
 struct Worker {
-    places: Places,
+    paths: DiskPaths,
     seen: Option<SeenLog>,
     bodies: BodyFile,
-    /// Dead letters that are to be kept.
+    /// Dead letters that are to be written.
     letters: Vec<(MessageKey, NewDeadLetter)>,
-    facts: tokio::sync::mpsc::Sender<Fact>,
+    events: tokio::sync::mpsc::Sender<DiskEvent>,
 }
 
 impl Worker {
-    /// The next job; dead letters are kept before it where they do not keep it waiting.
+    /// Returns the next job. If none is queued or enough dead letters wait, writes these first.
     fn next(&mut self, todo: &mpsc::Receiver<Job>) -> Option<Job> {
-        if self.letters.len() < LETTERS_AT_ONCE
+        if self.letters.len() < LETTERS_PER_SYNC
             && let Ok(job) = todo.try_recv()
         {
             return Some(job);
         }
-        let _told = self.keep_letters();
+        let _session_ended = self.write_letters();
         todo.recv().ok()
     }
 
-    /// `None`: the session ended before the disk came back.
+    /// Runs a job. Returns `None` if the session ended while the disk was failing.
     fn work(&mut self, job: Job) -> Option<()> {
-        let fact = match job {
-            Job::Look(key, id, text) => self.look(key, &id, text)?,
-            Job::Spill(key, text) => Fact::Spilled(key, Box::new(self.spill(&text))),
-            Job::TextFile(path, fate) => {
-                fate.befalls(&path);
+        let event = match job {
+            Job::LookUp(key, id, text) => self.look_up(key, &id, text)?,
+            Job::Spill(key, text) => DiskEvent::Spilled(key, Box::new(self.spill(&text))),
+            Job::SettleTextFile(path, outcome) => {
+                outcome.settle(&path);
                 return Some(());
             }
-            Job::Intend(ids) => {
-                self.persist(|log| log.intend(&ids))?;
-                Fact::Intended
+            Job::WriteIntents(ids) => {
+                self.with_seen_log(|log| log.intend(&ids))?;
+                DiskEvent::IntentsWritten
             }
-            Job::Withdraw(ids) => return self.persist(|log| log.withdraw(&ids)),
-            Job::Done(delivered) => {
+            Job::WithdrawIntents(ids) => return self.with_seen_log(|log| log.withdraw(&ids)),
+            Job::WriteDone(delivered) => {
                 let (keys, ids): (Vec<MessageKey>, Vec<String>) = delivered.into_iter().unzip();
-                self.persist(|log| log.done(&ids))?;
-                Fact::Done(keys)
+                self.with_seen_log(|log| log.done(&ids))?;
+                DiskEvent::DoneWritten(keys)
             }
-            // The messages are back in their queue.
-            Job::Keep(..) | Job::Fetch(..) | Job::DeadLetter(_, _, Some(_))
-                if self.facts.is_closed() =>
+            // After the session's end, its messages return to the queue.
+            Job::ParkBody(..) | Job::ReadBody(..) | Job::WriteDeadLetter(_, _, Some(_))
+                if self.events.is_closed() =>
             {
                 return None;
             }
-            Job::Keep(place, body) => {
-                self.insist(|worker| worker.bodies.keep(place, &body))?;
-                Fact::Kept
+            Job::ParkBody(place, body) => {
+                self.retry(|worker| worker.bodies.write(place, &body))?;
+                DiskEvent::BodyParked
             }
-            Job::Fetch(key, place) => {
-                Fact::Fetched(key, self.insist(|worker| worker.bodies.fetch(place))?)
+            Job::ReadBody(key, place) => {
+                DiskEvent::BodyRead(key, self.retry(|worker| worker.bodies.read(place))?)
             }
-            Job::Clear => {
+            Job::ClearBodies => {
                 self.bodies.clear();
                 return Some(());
             }
-            Job::DeadLetter(key, letter, place) => return self.take_letter(key, letter, place),
-            Job::Tell {
+            Job::WriteDeadLetter(key, letter, place) => {
+                return self.add_letter(key, letter, place);
+            }
+            Job::WriteHistory {
                 id,
                 publisher,
                 event,
                 detail,
                 message,
             } => {
-                // Information only: a history that cannot be written stops nothing.
-                let mut entry = HistoryEntry::new(Utc::now(), &id, event, &self.places.queue)
+                // The history is informational: if it cannot be written, delivery goes on.
+                let mut entry = HistoryEntry::new(Utc::now(), &id, event, &self.paths.queue)
                     .published_by(publisher);
                 entry.detail = detail;
                 entry.message = message.map(|message| *message);
-                let _untold = self.places.history.note(&entry);
+                let _history_is_optional = self.paths.history.note(&entry);
                 return Some(());
             }
-            Job::Hops(hops) => {
-                let _only_a_brake = match hops {
-                    Some(hops) => write_private(&self.places.hops, format!("{hops}\n").as_bytes()),
-                    None => std::fs::remove_file(&self.places.hops),
+            Job::WriteHops(hops) => {
+                let _hops_are_optional = match hops {
+                    Some(hops) => write_private(&self.paths.hops, format!("{hops}\n").as_bytes()),
+                    None => std::fs::remove_file(&self.paths.hops),
                 };
                 return Some(());
             }
         };
-        self.facts.blocking_send(fact).ok()
+        self.events.blocking_send(event).ok()
     }
 
-    fn look(&mut self, key: MessageKey, id: &str, text: Option<Box<LongText>>) -> Option<Fact> {
-        let seen = self.persist(|log| log.look(id))?;
+    fn look_up(
+        &mut self,
+        key: MessageKey,
+        id: &str,
+        text: Option<Box<LongText>>,
+    ) -> Option<DiskEvent> {
+        let seen = self.with_seen_log(|log| log.look_up(id))?;
         let is_wanted = matches!(seen, Seen::Never | Seen::Intended);
         let text = text.filter(|_| is_wanted);
         let spilled = text.map(|text| Box::new(self.spill(&text)));
-        Some(Fact::Looked(key, seen, spilled))
+        Some(DiskEvent::LookedUp(key, seen, spilled))
     }
 
-    fn take_letter(
+    fn add_letter(
         &mut self,
         key: MessageKey,
         mut letter: NewDeadLetter,
         place: Option<BodyPlace>,
     ) -> Option<()> {
         if let Some(place) = place {
-            let body = self.insist(|worker| worker.bodies.fetch(place))?;
+            let body = self.retry(|worker| worker.bodies.read(place))?;
             letter.body = DeadBody::cut(body);
         }
         self.letters.push((key, letter));
         Some(())
     }
 
-    /// Writes the dead letters that wait, as many with one sync as go into a file.
-    fn keep_letters(&mut self) -> Option<()> {
+    /// Writes the waiting dead letters, with one sync for as many as fit into a file.
+    fn write_letters(&mut self) -> Option<()> {
         let letters = std::mem::take(&mut self.letters).into_iter();
         let (own, others): (Vec<_>, Vec<_>) = letters.partition(|(_, letter)| letter.is_own);
-        let file = self.places.dead_letters.clone();
-        let others_file = dead_letter::of_others(&file);
+        let file = self.paths.dead_letters.clone();
+        let others_file = dead_letter::path_for_others(&file);
         for (file, letters) in [(file, own), (others_file, others)] {
             let (keys, letters): (Vec<_>, Vec<_>) = letters.into_iter().unzip();
             let mut rest = &letters[..];
             while !rest.is_empty() {
-                let count = self.insist(|_| dead_letter::append(&file, rest))?;
+                let count = self.retry(|_| dead_letter::append(&file, rest))?;
                 rest = &rest[count..];
             }
             for (key, letter) in keys.into_iter().zip(letters) {
-                let kept = Fact::Buried(key, letter.error);
-                self.facts.blocking_send(kept).ok()?;
+                let event = DiskEvent::DeadLetterWritten(key, letter.error);
+                self.events.blocking_send(event).ok()?;
             }
         }
         Some(())
     }
 
     fn spill(&self, text: &LongText) -> Spilled {
-        let place = (self.places.spill.as_path(), self.places.queue.as_str());
+        let place = (self.paths.spill.as_path(), self.paths.queue.as_str());
         spill::spill(place, &text.envelope, text.limit_bytes)
     }
 
-    fn persist<T>(&mut self, work: impl Fn(&mut SeenLog) -> std::io::Result<T>) -> Option<T> {
-        self.insist(|worker| {
+    fn with_seen_log<T>(&mut self, work: impl Fn(&mut SeenLog) -> std::io::Result<T>) -> Option<T> {
+        self.retry(|worker| {
             let mut log = match worker.seen.take() {
                 Some(log) => log,
-                None => SeenLog::open(&worker.places.sessions, &worker.places.queue)?,
+                None => SeenLog::open(&worker.paths.sessions, &worker.paths.queue)?,
             };
             let result = work(&mut log)?;
             worker.seen = Some(log);
@@ -380,13 +387,14 @@ impl Worker {
         })
     }
 
-    fn insist<T>(&mut self, work: impl Fn(&mut Self) -> std::io::Result<T>) -> Option<T> {
+    /// Repeats `work` until it succeeds. Returns `None` if the session ended before that.
+    fn retry<T>(&mut self, work: impl Fn(&mut Self) -> std::io::Result<T>) -> Option<T> {
         loop {
             match work(self) {
                 Ok(result) => return Some(result),
                 Err(error) => {
-                    self.facts
-                        .blocking_send(Fact::Failed(error.to_string()))
+                    self.events
+                        .blocking_send(DiskEvent::Failed(error.to_string()))
                         .ok()?;
                     thread::sleep(AGAIN);
                 }
@@ -405,19 +413,19 @@ mod tests {
     use crate::config::Environment;
 
     /// A disk that does nothing until its lock is dropped.
-    fn stopped(folder: &Path) -> (Disk, tokio::sync::mpsc::Receiver<Fact>, File) {
+    fn stopped(folder: &Path) -> (Disk, tokio::sync::mpsc::Receiver<DiskEvent>, File) {
         let home = Home::of(&Environment::from_iter([("CBROKER_HOME", folder)])).unwrap();
-        let places = Places::of(&home, "q", "s");
-        std::fs::create_dir_all(&places.sessions).unwrap();
+        let paths = DiskPaths::of(&home, "q", "s");
+        std::fs::create_dir_all(&paths.sessions).unwrap();
         std::fs::create_dir_all(home.dead_letters("q").parent().unwrap()).unwrap();
-        let lock = File::create(places.sessions.join("q.seen.lock")).unwrap();
+        let lock = File::create(paths.sessions.join("q.seen.lock")).unwrap();
         lock.lock().unwrap();
-        let (disk, facts) = Disk::start(places, 1 << 20).unwrap();
-        (disk, facts, lock)
+        let (disk, events) = Disk::start(paths, 1 << 20).unwrap();
+        (disk, events, lock)
     }
 
-    fn look(number: u64) -> Job {
-        Job::Look(MessageKey(number), format!("m{number} a 1"), None)
+    fn look_up(number: u64) -> Job {
+        Job::LookUp(MessageKey(number), format!("m{number} a 1"), None)
     }
 
     fn dead_letter(number: u64) -> Job {
@@ -427,43 +435,47 @@ mod tests {
             body: DeadBody::cut(b"{".to_vec()),
             is_own: number.is_multiple_of(2),
         };
-        Job::DeadLetter(MessageKey(number), letter, None)
+        Job::WriteDeadLetter(MessageKey(number), letter, None)
     }
 
     #[test]
-    fn a_disk_that_stands_still_never_makes_the_session_wait() {
+    fn a_blocked_disk_never_makes_the_session_wait() {
         let folder = tempfile::tempdir().unwrap();
-        let (disk, mut facts, lock) = stopped(folder.path());
-        let jobs = 3 * FACTS as u64;
-        let (tell, told) = mpsc::sync_channel(1);
-        let asks = thread::spawn(move || {
-            (0..jobs).for_each(|number| disk.ask(look(number)));
-            tell.send(()).unwrap();
+        let (disk, mut events, lock) = stopped(folder.path());
+        let jobs = 3 * EVENTS as u64;
+        let (sender, submitted) = mpsc::sync_channel(1);
+        let session = thread::spawn(move || {
+            (0..jobs).for_each(|number| disk.submit(look_up(number)));
+            sender.send(()).unwrap();
             disk
         });
-        let is_free = told.recv_timeout(Duration::from_secs(30)).is_ok();
+        let is_free = submitted.recv_timeout(Duration::from_secs(30)).is_ok();
         drop(lock);
         for number in 0..jobs {
-            let fact = facts.blocking_recv();
-            assert!(matches!(fact, Some(Fact::Looked(MessageKey(key), ..)) if key == number));
+            let event = events.blocking_recv();
+            assert!(
+                matches!(event, Some(DiskEvent::LookedUp(MessageKey(key), ..)) if key == number)
+            );
         }
-        drop(asks.join().unwrap());
+        drop(session.join().unwrap());
         assert!(is_free, "the session waited for the disk");
     }
 
     #[test]
-    fn no_message_waits_behind_dead_letters_and_each_of_those_is_kept() {
+    fn dead_letters_delay_no_message_and_all_are_written() {
         let folder = tempfile::tempdir().unwrap();
-        let (disk, mut facts, lock) = stopped(folder.path());
-        disk.ask(look(0));
-        (1..=20).for_each(|number| disk.ask(dead_letter(number)));
-        disk.ask(look(21));
+        let (disk, mut events, lock) = stopped(folder.path());
+        disk.submit(look_up(0));
+        (1..=20).for_each(|number| disk.submit(dead_letter(number)));
+        disk.submit(look_up(21));
         drop(lock);
         drop(disk);
         let mut order = Vec::new();
-        while let Ok(fact) = facts.try_recv() {
-            match fact {
-                Fact::Looked(key, ..) | Fact::Buried(key, _) => order.push(key.0),
+        while let Ok(event) = events.try_recv() {
+            match event {
+                DiskEvent::LookedUp(key, ..) | DiskEvent::DeadLetterWritten(key, _) => {
+                    order.push(key.0);
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -471,8 +483,8 @@ mod tests {
         order.sort_unstable();
         assert_eq!(order, (0..=21).collect::<Vec<_>>());
         for file in ["dlq/q.jsonl", "dlq/q.others.jsonl"] {
-            let kept = std::fs::read_to_string(folder.path().join(file)).unwrap();
-            assert_eq!(kept.lines().count(), 10, "{file}");
+            let written = std::fs::read_to_string(folder.path().join(file)).unwrap();
+            assert_eq!(written.lines().count(), 10, "{file}");
         }
     }
 }

@@ -1,30 +1,30 @@
-//! What the terminal's foreground runs at this moment: whether a text that is typed there would be
-//! executed.
+//! Finds out whether a program in the terminal's foreground would execute a text that is typed
+//! there.
 //!
-//! The command line at the start of a session says little about it. A launcher becomes a shell, or
-//! starts one on another terminal and passes keys on; a shell follows the program that ended. So
-//! the processes are looked at right before a text is typed, and before its Enter:
+//! The command line at the start of a session does not answer this: a launcher may become a shell,
+//! or start one on another terminal and forward keys, and a shell may follow the program that
+//! ended. So the processes are inspected right before a text is typed, and before its Enter:
 //!
 //! ```text
 //! terminal ── foreground process group ── each process of it ── all their descendants
 //! ```
 //!
-//! - A shell or interpreter that reads commands, or a way to one elsewhere (`ssh`, `tmux`), holds
-//!   the text.
-//! - What an agent started matters only if it reads a terminal: its tools and servers read pipes.
-//! - Of anything else the descendants are looked at.
+//! - A shell or interpreter that reads commands, or a program that leads to one (`ssh`, `tmux`),
+//!   holds the text.
+//! - Descendants of an agent count only if they read a terminal: its tools and servers read pipes.
+//! - Descendants of any other program are inspected too.
 //!
-//! The decision is pure ([`executes`]); [`look`] asks the system for it, a few milliseconds of
-//! work. Where the system does not tell, the command line alone has to serve.
+//! The decision is pure ([`executes`]); [`look`] gets the processes from the system, which takes a
+//! few milliseconds. If the system does not list them, only the command line is used.
 //!
-//! Relies on the profiles for what executes its input.
+//! Relies on the profiles for the programs that execute their input.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use super::agents::{Profile, Usual, is_interpreter};
+use super::agents::{DefaultDelivery, Profile, is_interpreter};
 use crate::platform;
 pub use crate::platform::ForegroundProcess;
 
@@ -35,32 +35,32 @@ enum Kind {
     Other,
 }
 
-/// What would execute a text that is typed into the terminal behind `master`; `None` for nothing
-/// that is known to.
+/// The program that would execute a text typed into the terminal behind `master`; `None` if none is
+/// known to.
 pub fn look(master: BorrowedFd<'_>) -> Option<String> {
     let processes = platform::foreground()?;
     match rustix::termios::tcgetpgrp(master) {
         Ok(group) => executes(&processes, group.as_raw_nonzero().get()),
-        Err(_) => Some("what runs in the terminal cannot be seen and perhaps".to_owned()),
+        Err(_) => Some("an unidentified program possibly".to_owned()),
     }
 }
 
-/// The program in the foreground group, or started from it, that executes its input.
+/// The program in the foreground group, or descended from it, that executes its input.
 pub fn executes(processes: &BTreeMap<i32, ForegroundProcess>, foreground: i32) -> Option<String> {
     processes
         .iter()
         .find(|(pid, process)| {
-            let Some(has_agent) = descends(processes, **pid, foreground) else {
+            let Some(has_agent) = has_agent_ancestor(processes, **pid, foreground) else {
                 return false;
             };
             kind(process) == Kind::Executes && (!has_agent || process.reads_terminal)
         })
-        .map(|(_, process)| shown(process).to_owned())
+        .map(|(_, process)| display_name(process).to_owned())
 }
 
 /// Whether an agent is an ancestor of this process; `None` if the process is not part of the
 /// foreground.
-fn descends(
+fn has_agent_ancestor(
     processes: &BTreeMap<i32, ForegroundProcess>,
     pid: i32,
     foreground: i32,
@@ -68,24 +68,25 @@ fn descends(
     let mut process = processes.get(&pid)?;
     let mut is_of_it = process.group == foreground;
     let mut has_agent = false;
-    // No chain of parents is longer than there are processes; what changes meanwhile must not
-    // make it endless.
+    // No chain of parents is longer than the number of processes; this bounds the loop if the list
+    // is inconsistent.
     for _ in 0..processes.len() {
         let Some(parent) = processes.get(&process.parent) else {
             break;
         };
-        // The shell that started us all is not of the foreground, and nor is what is above it.
+        // The shell that started the wrap and its ancestors are not part of the foreground.
         if parent.group == foreground {
             is_of_it = true;
         }
-        has_agent |= kind(parent) == Kind::Agent && !is_above(processes, parent, foreground);
+        has_agent |=
+            kind(parent) == Kind::Agent && !contains_foreground(processes, parent, foreground);
         process = parent;
     }
     is_of_it.then_some(has_agent)
 }
 
-/// Whether the foreground is among what this process started: it is around us, not within.
-fn is_above(
+/// Whether the foreground descends from this process, which is then outside of the wrap.
+fn contains_foreground(
     processes: &BTreeMap<i32, ForegroundProcess>,
     process: &ForegroundProcess,
     foreground: i32,
@@ -108,53 +109,55 @@ fn is_above(
 
 fn kind(process: &ForegroundProcess) -> Kind {
     let words = &process.arguments;
-    let first = words.first().map(base).unwrap_or_default();
-    // A file that many programs share says nothing, and neither does a command line that an
-    // interpreter's program has replaced by a title of its own.
+    let first = words.first().map(file_name).unwrap_or_default();
+    // A file that many programs share does not identify the program, nor does a command line that
+    // an interpreter's script has replaced by a title.
     let file = process.program.as_deref().unwrap_or(&process.name);
     let is_title = !words.is_empty() && is_interpreter(file) && !is_interpreter(&first);
     if is_title {
-        return of_name(&first, &[], Kind::Other);
+        return kind_by_name(&first, &[], Kind::Other);
     }
     let rest = words.get(1..).unwrap_or_default();
     if file == "busybox" && first != "busybox" {
-        return of_name(&first, rest, Kind::Other);
+        return kind_by_name(&first, rest, Kind::Other);
     }
-    if is_ours(file) {
-        return wrapped(rest);
+    if is_cbroker(file) {
+        return kind_of_nested_wrap(rest);
     }
-    let by_file = of_name(file, rest, Kind::Other);
+    let by_file = kind_by_name(file, rest, Kind::Other);
     if by_file != Kind::Other {
         return by_file;
     }
     let is_script = |word: &&OsString| !word.as_encoded_bytes().starts_with(b"-");
     let script = rest.iter().position(|word| is_script(&word));
     let by_script = match script {
-        // An interpreter's script may be a shell, or an agent.
-        Some(at) if is_interpreter(file) => of_name(&base(&rest[at]), &rest[at + 1..], Kind::Other),
+        // An interpreter's script may be a shell or an agent.
+        Some(at) if is_interpreter(file) => {
+            kind_by_name(&file_name(&rest[at]), &rest[at + 1..], Kind::Other)
+        }
         _ => Kind::Other,
     };
     if by_script == Kind::Other {
-        of_name(&first, rest, Kind::Other)
+        kind_by_name(&first, rest, Kind::Other)
     } else {
         by_script
     }
 }
 
-/// What a wrap within the wrap is about to run: its own program may not have started yet.
-fn wrapped(arguments: &[OsString]) -> Kind {
+/// The kind of the program that a nested wrap is about to run and that may not have started yet.
+fn kind_of_nested_wrap(arguments: &[OsString]) -> Kind {
     let is_verb = |word: &OsString| word == "run" || word == "__monitor" || word == "__gate";
     let Some(at) = arguments.iter().position(is_verb) else {
         return Kind::Other;
     };
-    // A monitor's first argument says what becomes of the program when its wrap is gone.
+    // A monitor has one more argument in front of the command.
     let words = if arguments[at] == "__monitor" { 2 } else { 1 };
     let rest = arguments.get(at + words..).unwrap_or_default();
     let rest = rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest);
     match rest.split_first() {
-        // An agent within must not hide what another wrap around it runs beside it.
+        // A nested agent must not exempt other programs of its wrap.
         Some((program, arguments))
-            if of_name(&base(program), arguments, Kind::Other) == Kind::Executes =>
+            if kind_by_name(&file_name(program), arguments, Kind::Other) == Kind::Executes =>
         {
             Kind::Executes
         }
@@ -162,27 +165,27 @@ fn wrapped(arguments: &[OsString]) -> Kind {
     }
 }
 
-fn of_name(name: &str, arguments: &[OsString], otherwise: Kind) -> Kind {
+fn kind_by_name(name: &str, arguments: &[OsString], otherwise: Kind) -> Kind {
     let profile = Profile::named(name, arguments);
-    match profile.usual {
-        Usual::NoticeOnly => Kind::Executes,
-        Usual::Typing => Kind::Agent,
-        Usual::Notice => otherwise,
+    match profile.default_delivery {
+        DefaultDelivery::NoticeOnly => Kind::Executes,
+        DefaultDelivery::Typing => Kind::Agent,
+        DefaultDelivery::Notice => otherwise,
     }
 }
 
-fn is_ours(name: &str) -> bool {
+fn is_cbroker(name: &str) -> bool {
     let binary = std::env::current_exe().ok();
     let ours = binary.as_deref().and_then(Path::file_name);
     name == "cbroker" || ours.is_some_and(|ours| ours == name)
 }
 
-fn base(word: &OsString) -> String {
+fn file_name(word: &OsString) -> String {
     let name = Path::new(word).file_name().unwrap_or(word);
     name.to_string_lossy().into_owned()
 }
 
-fn shown(process: &ForegroundProcess) -> &str {
+fn display_name(process: &ForegroundProcess) -> &str {
     process.program.as_deref().unwrap_or(&process.name)
 }
 
@@ -192,7 +195,8 @@ mod tests {
 
     const FOREGROUND: i32 = 10;
 
-    /// `pid parent group flags: file | command line`; the flag `t` is a terminal as its input.
+    /// Parses lines `pid parent group flags: file | command line`; the flag `t` means that the
+    /// process reads a terminal.
     fn processes(lines: &[&str]) -> BTreeMap<i32, ForegroundProcess> {
         lines
             .iter()
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_executes_its_input_is_found_in_the_foreground_and_below_it() {
+    fn programs_that_execute_their_input_are_found_in_the_foreground_and_its_descendants() {
         for lines in [
             &["10 1 10 t: bash | bash"][..],
             &["10 1 10 t: sh | sh -c x", "11 10 10 t: bash | -bash"],
@@ -245,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_and_what_an_agent_runs_on_its_pipes_are_no_reason() {
+    fn other_programs_and_an_agents_children_on_pipes_do_not_hold() {
         for lines in [
             &["10 1 10 t: tool | tool"][..],
             &["9 1 9 t: bash | bash", "10 9 10 t: tool | tool"],
@@ -274,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_around_the_wrap_excuses_nothing_within_it() {
+    fn an_agent_outside_the_wrap_does_not_count() {
         let lines = [
             "5 1 5 t: claude | claude",
             "9 5 5: cbroker | cbroker --name a run -- tool",
@@ -285,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_seen_as_it_is() {
+    fn this_process_is_found_with_its_arguments() {
         let all = platform::foreground().unwrap_or_default();
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
         if let Some(us) = all.get(&pid) {

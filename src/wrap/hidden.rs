@@ -1,5 +1,6 @@
-//! What this binary does when it starts itself, or when an agent's hook starts it: before any
-//! argument is parsed, any runtime is made or any file is read, so that it costs next to nothing.
+//! The hidden verbs, with which this binary is started by itself or by an agent's hook. They run
+//! before any argument is parsed, any runtime is created or any file is read, so that they start
+//! quickly.
 //!
 //! Relies on the monitor and on the hook's client.
 
@@ -7,8 +8,8 @@ use std::ffi::OsString;
 
 use super::{hook, monitor};
 
-/// Runs a hidden verb and gives its exit code; `None` when `arguments` (without the program's name)
-/// are none.
+/// Runs a hidden verb and returns its exit code; `None` if `arguments` (without the program's name)
+/// do not begin with one.
 pub fn run(arguments: &[OsString]) -> Option<u8> {
     let (verb, rest) = arguments.split_first()?;
     let code = match verb.to_str()? {

@@ -1,50 +1,50 @@
-//! Why a message waits, in words that a person reads.
+//! The reasons why a message waits, as shown to a person.
 //!
-//! The same words stand in `cbroker list`, `cbroker inbox`, receipts, the page and the session's
-//! log. Relies on nothing.
+//! The same words are used in `cbroker list`, `cbroker inbox`, receipts, the page and the session's
+//! log.
 
 use std::fmt;
 
-/// A reason to wait.
+/// A reason why a message waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// The agent has not drawn its prompt, or has not said that its session began.
+    /// The agent has not drawn its prompt, or its hooks have not reported that the session began.
     Starting,
-    /// A turn runs, or the screen has not come to rest.
+    /// A turn runs, or the output is not quiet yet.
     Busy,
-    /// A person's text stands in the box, or a person typed a moment ago.
+    /// The box holds a person's text, or a person typed recently.
     Draft,
-    /// A dialog waits for a person: what it asks, where that is known.
+    /// A dialog waits for the person; the text is its name, if known.
     Dialog(String),
-    /// The box is in shell mode: its text would be executed.
+    /// The box is in shell mode, where its text would be executed.
     ShellMode,
-    /// The box is in vim's NORMAL mode: its text would be commands.
+    /// The box is in vim's NORMAL mode, where its text would be commands.
     VimNormal,
     /// The screen shows something that is not the prompt.
     UnknownScreen,
-    /// The terminal's foreground runs this, which would execute the text.
+    /// This program in the terminal's foreground would execute the text.
     Executes(String),
     /// A person stopped the program (Ctrl-Z).
     Suspended,
-    /// A person said `cbroker pause`.
+    /// A person ran `cbroker pause`.
     Paused,
     /// A person pressed Escape; the agent takes messages again after their next input.
     Escaped,
-    /// Two agents seem to answer each other without end.
+    /// Two agents seem to answer each other endlessly.
     Loop,
-    /// Nothing is ever typed into this program; `cbroker inbox` reads.
+    /// Messages are only announced; `cbroker inbox` shows them.
     Notify,
-    /// Every way in is closed, or was switched off after failures.
+    /// Every way in is closed, or was disabled after failures.
     NoWay,
-    /// The message stands in the box, and no Enter will follow.
+    /// The box holds a message, and no Enter will follow.
     Stuck,
-    /// The window cannot show a text whole, not even one that names a file.
+    /// The window is too small to show a text, even one that names a file.
     SmallWindow,
-    /// The message was typed and never seen; it may still appear in the box.
+    /// The message was typed and never shown; it may still appear in the box.
     Unseen,
-    /// The person's own hook or settings refused it.
+    /// The person's hook or settings refused it.
     Refused(String),
-    /// Another message is with the agent and not in its context yet.
+    /// An earlier message is with the agent and not in its context yet.
     Behind,
 }
 

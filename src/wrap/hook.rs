@@ -1,12 +1,13 @@
 //! `cbroker hook EVENT --socket PATH --token TOKEN` (hidden): what an agent's hook runs.
 //!
-//! It passes the hook's input on to the wrap and ends, with 0 whatever happens: a hook must never
-//! block or break the agent. As a waiter (`EVENT` is `wait`) it stays, until the wrap hands it a
-//! text: that goes to standard error, and the exit code 2 makes Claude Code take it in. Until then
-//! it writes to the agent's inbox socket what the wrap gives it, since it is a child of the agent.
-//! The token tells the wrap that the caller is a hook of its own agent.
+//! It sends the hook's input to the wrap and exits with 0, whatever happens: a hook must never
+//! block or break the agent. A waiting hook (`EVENT` is `wait`) runs until the wrap sends it a
+//! text. It prints the text to standard error and exits with 2, which makes Claude Code deliver it
+//! to the model. Until then it writes lines to the agent's inbox socket on request, which it may do
+//! as a child of the agent. The token proves to the wrap that the caller is a hook of its own
+//! agent.
 //!
-//! Relies on little beside the standard library; at most 5 ms from start to end.
+//! Relies on little beside the standard library, and must run within 5 ms.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -25,32 +26,32 @@ use super::ways::claude_plugin::stream;
 pub(super) const VERB: &str = "hook";
 /// The event under which the waiter runs.
 pub(super) const WAIT: &str = "wait";
-/// The wrap's answer to a waiter that is not needed.
-pub(super) const GO: u8 = b'-';
-/// The wrap's answer before a text.
-pub(super) const TAKE: u8 = b'+';
+/// From the wrap: exit without a text.
+pub(super) const RELEASE: u8 = b'-';
+/// From the wrap: a text to deliver follows, up to the end of the stream.
+pub(super) const DELIVER_TEXT: u8 = b'+';
 
-/// The wrap's order to write a line to a socket: behind it the length and the bytes of the socket's
-/// path, and of the line. The waiter answers and waits on.
-pub(super) const PASS: u8 = b'>';
-/// The answer: all of it was written.
-pub(super) const PASSED: u8 = b'1';
-/// The answer: nothing of it was.
-pub(super) const NOT_PASSED: u8 = b'0';
-/// The answer: it may have been.
-const PERHAPS_PASSED: u8 = b'?';
+/// From the wrap: write a line to a socket. The socket's path and the line follow, each as a length
+/// and that many bytes. The waiter answers and keeps waiting.
+pub(super) const WRITE_LINE: u8 = b'>';
+/// Answer: the whole line was written.
+pub(super) const LINE_WRITTEN: u8 = b'1';
+/// Answer: nothing was written.
+pub(super) const LINE_NOT_WRITTEN: u8 = b'0';
+/// Answer: the line may have been written.
+const LINE_MAYBE_WRITTEN: u8 = b'?';
 
-/// A wrap that does not take the input within this counts as gone.
-const PATIENCE: Duration = Duration::from_millis(200);
-/// An inbox that does not take a line within this counts as gone.
-const INBOX_PATIENCE: Duration = Duration::from_secs(2);
-/// Larger inputs are cut: only their beginning is of interest. A prompt may be 64 KiB, a tool's
-/// result larger.
+/// Time limit for sending the input to the wrap.
+const WRAP_TIMEOUT: Duration = Duration::from_millis(200);
+/// Time limit for writing a line to the inbox socket.
+const INBOX_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longer inputs are truncated: only their beginning is used. A prompt may have 64 KiB, a tool's
+/// result more.
 const INPUT_LIMIT: u64 = 1 << 20;
-/// The length that comes before a message, in bytes.
-pub(super) const LENGTH: usize = 4;
-/// Exit code that hands standard error to the model.
-const DELIVER: i32 = 2;
+/// Bytes of the length field before a message.
+pub(super) const LENGTH_BYTES: usize = 4;
+/// The exit code with which Claude Code delivers standard error to the model.
+const DELIVER_EXIT_CODE: i32 = 2;
 
 /// Runs the hook.
 pub(super) fn run(arguments: &[OsString]) -> i32 {
@@ -81,16 +82,16 @@ pub(super) fn run(arguments: &[OsString]) -> i32 {
     }
 }
 
-/// What the environment of the agent's hooks says of the agent; empty where it says nothing.
+/// The agent's variables in the environment of its hooks; empty where a variable is not set.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct AgentEnvironment {
-    /// The path of a socket.
+    /// The path of the inbox socket.
     #[serde(default)]
     pub(super) socket: String,
-    /// What it may ask for.
+    /// The token of the inbox socket.
     #[serde(default)]
     pub(super) token: String,
-    /// The agent's process.
+    /// The agent's process id.
     #[serde(default)]
     pub(super) pid: String,
     /// The agent's own folder.
@@ -99,13 +100,13 @@ pub(super) struct AgentEnvironment {
 }
 
 impl AgentEnvironment {
-    fn of_environment() -> Self {
-        let named = |name| std::env::var(name).unwrap_or_default();
+    fn read() -> Self {
+        let variable = |name| std::env::var(name).unwrap_or_default();
         Self {
-            socket: named("CLAUDE_CODE_MESSAGING_SOCKET"),
-            token: named("CLAUDE_CODE_MESSAGING_TOKEN"),
-            pid: named("CLAUDE_PID"),
-            folder: match (named("CLAUDE_CONFIG_DIR"), named("HOME")) {
+            socket: variable("CLAUDE_CODE_MESSAGING_SOCKET"),
+            token: variable("CLAUDE_CODE_MESSAGING_TOKEN"),
+            pid: variable("CLAUDE_PID"),
+            folder: match (variable("CLAUDE_CONFIG_DIR"), variable("HOME")) {
                 (folder, _) if !folder.is_empty() => folder,
                 (_, home) if !home.is_empty() => format!("{home}/.claude"),
                 _ => String::new(),
@@ -114,40 +115,40 @@ impl AgentEnvironment {
     }
 }
 
-/// Four bytes of length, then a line each for token, event and environment, then the input.
+/// Sends four bytes of length, one line each for token, event and environment, and the input.
 fn send_event(wrap: &mut UnixStream, token: &str, event: &str) -> io::Result<()> {
-    wrap.set_write_timeout(Some(PATIENCE))?;
-    let mut message = vec![0; LENGTH];
+    wrap.set_write_timeout(Some(WRAP_TIMEOUT))?;
+    let mut message = vec![0; LENGTH_BYTES];
     message.extend_from_slice(token.as_bytes());
     message.push(b'\n');
     message.extend_from_slice(event.as_bytes());
     message.push(b'\n');
-    message.extend_from_slice(&serde_json::to_vec(&AgentEnvironment::of_environment())?);
+    message.extend_from_slice(&serde_json::to_vec(&AgentEnvironment::read())?);
     message.push(b'\n');
     let mut input = io::stdin().lock();
     (&mut input).take(INPUT_LIMIT).read_to_end(&mut message)?;
-    // The agent must be able to write all of its input.
+    // The rest is read too, so that the agent can write all of it.
     io::copy(&mut input, &mut io::sink())?;
-    let length = u32::try_from(message.len() - LENGTH).map_err(io::Error::other)?;
-    message[..LENGTH].copy_from_slice(&length.to_be_bytes());
+    let length = u32::try_from(message.len() - LENGTH_BYTES).map_err(io::Error::other)?;
+    message[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
     wrap.write_all(&message)
 }
 
 fn wait(wrap: &mut UnixStream) -> i32 {
     let mut order = [0; 1];
-    // The end of the wrap ends this wait too.
+    // The read fails when the wrap ends.
     while wrap.read_exact(&mut order).is_ok() {
         match order[0] {
-            PASS if pass(wrap).is_ok() => {}
-            TAKE => return take(wrap),
+            WRITE_LINE if write_line(wrap).is_ok() => {}
+            DELIVER_TEXT => return deliver(wrap),
             _ => return 0,
         }
     }
     0
 }
 
-/// Hands the text to the model.
-fn take(wrap: &mut UnixStream) -> i32 {
+/// Delivers the text to the model.
+fn deliver(wrap: &mut UnixStream) -> i32 {
     let mut text = Vec::new();
     if wrap.read_to_end(&mut text).is_err() || text.is_empty() {
         return 0;
@@ -155,25 +156,25 @@ fn take(wrap: &mut UnixStream) -> i32 {
     let shown = io::stderr()
         .write_all(&text)
         .and_then(|()| io::stderr().flush());
-    if shown.is_ok() { DELIVER } else { 0 }
+    if shown.is_ok() { DELIVER_EXIT_CODE } else { 0 }
 }
 
-/// Writes a line to a socket, and tells the wrap what became of it.
-fn pass(wrap: &mut UnixStream) -> io::Result<()> {
+/// Writes a line to a socket, and sends the result to the wrap.
+fn write_line(wrap: &mut UnixStream) -> io::Result<()> {
     let socket = read_part(wrap)?;
     let line = read_part(wrap)?;
     let path = PathBuf::from(OsString::from_vec(socket));
     let socket = UnixStream::connect(&path).ok();
     let answer = match socket.filter(|socket| platform::is_own_listener(socket)) {
-        None => NOT_PASSED,
+        None => LINE_NOT_WRITTEN,
         Some(mut socket) => {
             let written = socket
-                .set_write_timeout(Some(INBOX_PATIENCE))
+                .set_write_timeout(Some(INBOX_TIMEOUT))
                 .and_then(|()| socket.write_all(&line));
             if written.is_ok() {
-                PASSED
+                LINE_WRITTEN
             } else {
-                PERHAPS_PASSED
+                LINE_MAYBE_WRITTEN
             }
         }
     };
@@ -181,7 +182,7 @@ fn pass(wrap: &mut UnixStream) -> io::Result<()> {
 }
 
 fn read_part(wrap: &mut UnixStream) -> io::Result<Vec<u8>> {
-    let mut length = [0; LENGTH];
+    let mut length = [0; LENGTH_BYTES];
     wrap.read_exact(&mut length)?;
     let mut part = vec![0; u32::from_be_bytes(length) as usize];
     wrap.read_exact(&mut part)?;

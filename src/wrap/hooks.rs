@@ -1,10 +1,10 @@
-//! The session's end of the hooks: a private socket on which the agent's hooks say what happens in
-//! it, and on which one waiter carries a message in without the keyboard.
+//! The socket of the agent's hooks. Hooks report the agent's events on it, and a waiting hook
+//! delivers a message without the keyboard.
 //!
-//! Who speaks there begins with the session's token, which only the commands of its hooks hold:
-//! another program of the user's that finds the socket is given no message and believed nothing.
+//! A client must send the session's token first, which only the commands of its hooks hold. Other
+//! programs of the user that find the socket get no message and are ignored.
 //!
-//! Relies on tokio for the socket and on `serde_json` for what the hooks say.
+//! Relies on tokio for the socket and on `serde_json` for the hooks' input.
 
 mod origin;
 mod waiter;
@@ -29,37 +29,38 @@ use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use origin::Origins;
 pub(super) use waiter::Waiter;
 
-/// Larger than the client sends.
+/// Maximum bytes of a message, more than the client sends.
 const INPUT_LIMIT: u32 = (1 << 20) + 256;
-/// A hook that does not send all of its input within this is ignored.
+/// Time limit for a hook's message.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The socket is asked again so long after it gave no connection.
-const AGAIN: Duration = Duration::from_millis(100);
-/// Seconds until Claude Code ends a waiter. Its default would end it after ten minutes; in
-/// milliseconds this must fit 31 bits, or the timer fires at once.
+/// Delay before the next accept after an error.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Seconds until Claude Code ends a waiting hook. Its default is ten minutes. In milliseconds this
+/// must fit into 31 bits, or the timer fires at once.
 const WAITER_SECONDS: u32 = 20 * 24 * 3600;
 const HOOK_SECONDS: u32 = 5;
-/// What hooks of a session that asks for no permissions say of its mode.
-const ASKS_NOTHING: &str = "bypassPermissions";
+/// The permission mode of a session that bypasses permissions.
+const BYPASS_PERMISSIONS: &str = "bypassPermissions";
 
-/// What the hooks report to the session.
+/// A report of the hooks to the session.
 #[derive(Debug)]
 pub(super) enum HookReport {
-    /// Something happened in the agent, which was here.
+    /// An event of the agent, and the process and files that it came from.
     Event(HookEvent, HookOrigin),
-    /// A waiter is there to carry a message in.
+    /// A waiting hook arrived, which can deliver a message.
     Waiter(Waiter),
-    /// The waiter went away without one.
+    /// The waiting hook with this number ended without a message.
     WaiterGone(u64),
-    /// The submission stands in the transcript as read by the model.
+    /// The submission is in the model's context, according to the transcript.
     InContext(SubmissionNumber),
-    /// A hook of the person's refused the submission, and why.
+    /// A hook of the person refused the submission, for this reason.
     Refused(SubmissionNumber, String),
-    /// The agent took the submission, and nothing says that the model has it.
+    /// The agent took the submission, and nothing shows that the model has it.
     Unread(SubmissionNumber),
-    /// The waiter was gone before it had the submission.
+    /// The waiting hook ended before it got the submission.
     NotTaken(SubmissionNumber),
-    /// The waiter had it, and the transcript never said that the agent accepted it.
+    /// The waiting hook got the submission, and the transcript never showed that the agent accepted
+    /// it.
     Unseen(SubmissionNumber),
 }
 
@@ -71,7 +72,7 @@ pub(super) struct Hooks {
 }
 
 impl Hooks {
-    /// Listens on `path`, for this user alone and for hooks that know `token`.
+    /// Listens on `path` for hooks of this user that send `token`.
     pub(super) fn listen(
         path: &Path,
         token: String,
@@ -95,8 +96,8 @@ impl Hooks {
                         };
                         tokio::spawn(serve(stream, caller, reports.clone()));
                     }
-                    // No descriptor is free, for one; that passes.
-                    Err(_) => tokio::time::sleep(AGAIN).await,
+                    // Usually no file descriptor is free, which is temporary.
+                    Err(_) => tokio::time::sleep(ACCEPT_RETRY).await,
                 }
             }
         });
@@ -117,7 +118,7 @@ impl Drop for Hooks {
     }
 }
 
-/// What the hooks of one session have to know: 128 random bits in hexadecimal digits.
+/// Generates the token of a session: 128 random bits in hexadecimal digits.
 pub(super) fn token() -> io::Result<String> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
@@ -127,8 +128,8 @@ pub(super) fn token() -> io::Result<String> {
     }))
 }
 
-/// Takes the same time wherever the two differ.
-fn is_same(token: &[u8], claimed: &[u8]) -> bool {
+/// Compares two tokens in constant time.
+fn tokens_match(token: &[u8], claimed: &[u8]) -> bool {
     let differences = token
         .iter()
         .zip(claimed)
@@ -136,7 +137,7 @@ fn is_same(token: &[u8], claimed: &[u8]) -> bool {
     token.len() == claimed.len() && std::hint::black_box(differences) == 0
 }
 
-/// The hooks of `--settings`, each a call of `program` (this binary) with this socket and token.
+/// The hooks for `--settings`, each a call of `program` (this binary) with this socket and token.
 pub(super) fn settings(
     program: &Path,
     socket: &Path,
@@ -181,12 +182,12 @@ pub(super) fn settings(
     }
 }
 
-/// For the shell that runs the hook.
+/// Quotes a path for the shell that runs the hook.
 fn quoted(path: &Path) -> String {
     format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
 }
 
-/// What a connection of a hook is checked against.
+/// A connection of a hook, with the state that it is checked against.
 struct HookCaller {
     token: Arc<String>,
     origins: Arc<Mutex<Origins>>,
@@ -195,8 +196,8 @@ struct HookCaller {
 }
 
 impl HookCaller {
-    /// The turn to speak, where a hook of this process speaks of the session. Hooks are read in
-    /// the order in which they came: who has the turn says what it has to say before it drops it.
+    /// Waits for the turn of this hook, if its process holds the session. Hooks are handled in the
+    /// order of their arrival: a hook sends its report before it drops the turn.
     async fn turn(
         &self,
         pid: Option<i32>,
@@ -216,7 +217,7 @@ async fn serve(mut stream: UnixStream, caller: HookCaller, reports: mpsc::Sender
         return;
     };
     let mut parts = message.splitn(4, |&byte| byte == b'\n');
-    if !is_same(caller.token.as_bytes(), parts.next().unwrap_or_default()) {
+    if !tokens_match(caller.token.as_bytes(), parts.next().unwrap_or_default()) {
         return;
     }
     let name = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
@@ -234,21 +235,21 @@ async fn serve(mut stream: UnixStream, caller: HookCaller, reports: mpsc::Sender
     };
     if name == hook::WAIT {
         drop(turn);
-        let waits = waiter::Waits {
+        let hook = waiter::WaitingHook {
             number: caller.number,
             pid,
             transcript: transcript_of(&input),
         };
-        waiter::wait(stream, waits, reports).await;
-    } else if let Some(event) = understand(&name, &input) {
+        waiter::wait(stream, hook, reports).await;
+    } else if let Some(event) = parse_event(&name, &input) {
         let origin = HookOrigin {
             pid,
             transcript: transcript_of(&input),
             status_file: own_status::path(&environment.folder, &environment.pid),
             inbox: InboxAddress::new(&environment.socket, &environment.token, &environment.pid),
-            asks_nothing: input["permission_mode"]
+            bypasses_permissions: input["permission_mode"]
                 .as_str()
-                .map(|mode| mode == ASKS_NOTHING),
+                .map(|mode| mode == BYPASS_PERMISSIONS),
         };
         let _session_ended = reports.send(HookReport::Event(event, origin)).await;
     }
@@ -269,8 +270,8 @@ fn transcript_of(input: &Value) -> Option<PathBuf> {
     (!path.is_empty()).then(|| PathBuf::from(path))
 }
 
-/// What a hook's name and input mean; `None` for what is of no interest.
-fn understand(name: &str, input: &Value) -> Option<HookEvent> {
+/// Parses a hook's name and input; `None` if the event is not used.
+fn parse_event(name: &str, input: &Value) -> Option<HookEvent> {
     let text = |key: &str| {
         input
             .get(key)
@@ -301,17 +302,20 @@ mod tests {
     const TOKEN: &str = "00ff";
 
     #[test]
-    fn tokens_are_the_same_only_as_a_whole() {
+    fn tokens_are_compared_completely() {
         let (one, other) = (token().unwrap(), token().unwrap());
         assert_eq!(one.len(), 32);
-        assert!(is_same(one.as_bytes(), one.as_bytes()));
+        assert!(tokens_match(one.as_bytes(), one.as_bytes()));
         for claimed in [other.as_str(), "", &one[1..], &format!("{one}0")] {
-            assert!(!is_same(one.as_bytes(), claimed.as_bytes()), "{claimed}");
+            assert!(
+                !tokens_match(one.as_bytes(), claimed.as_bytes()),
+                "{claimed}"
+            );
         }
     }
 
     #[test]
-    fn hooks_are_calls_of_this_binary_that_a_shell_cannot_misread() {
+    fn hooks_call_this_binary_with_quoted_paths() {
         let settings = settings(
             Path::new("/opt/it's here/cbroker"),
             Path::new("/run/s.sock"),
@@ -339,24 +343,24 @@ mod tests {
     }
 
     #[test]
-    fn what_hooks_say_is_understood() {
+    fn events_of_hooks_are_parsed() {
         let input = json!({"tool_name": "Bash", "prompt": "hello"});
         assert_eq!(
-            understand("PermissionRequest", &input),
+            parse_event("PermissionRequest", &input),
             Some(HookEvent::PermissionAsked("Bash".into()))
         );
         assert_eq!(
-            understand("UserPromptSubmit", &input),
+            parse_event("UserPromptSubmit", &input),
             Some(HookEvent::PromptSubmitted("hello".into()))
         );
         assert_eq!(
-            understand("StopFailure", &input),
+            parse_event("StopFailure", &input),
             Some(HookEvent::TurnEnded)
         );
-        assert_eq!(understand("PreCompact", &input), None);
+        assert_eq!(parse_event("PreCompact", &input), None);
     }
 
-    /// A hook that connects and says this.
+    /// Connects as a hook with this event.
     async fn hook(path: &Path, event: &str) -> UnixStream {
         let mut stream = UnixStream::connect(path).await.unwrap();
         let message = format!("{TOKEN}\n{event}\n{{}}\n{{}}");
@@ -367,35 +371,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_waiter_that_goes_away_is_heard_of() {
+    async fn the_end_of_a_waiter_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
-        let (_hooks, mut told) = Hooks::listen(&path, TOKEN.to_owned()).unwrap();
+        let (_hooks, mut reports) = Hooks::listen(&path, TOKEN.to_owned()).unwrap();
         let stream = hook(&path, hook::WAIT).await;
-        let Some(HookReport::Waiter(waiter)) = told.recv().await else {
+        let Some(HookReport::Waiter(waiter)) = reports.recv().await else {
             panic!("no waiter");
         };
         drop(stream);
-        let gone = tokio::time::timeout(Duration::from_secs(10), told.recv()).await;
+        let gone = tokio::time::timeout(Duration::from_secs(10), reports.recv()).await;
         assert!(
             matches!(gone, Ok(Some(HookReport::WaiterGone(number))) if number == waiter.number)
         );
     }
 
     #[tokio::test]
-    async fn a_waiter_that_nobody_needs_is_let_go() {
+    async fn a_dropped_waiter_is_released() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
-        let (_hooks, mut told) = Hooks::listen(&path, TOKEN.to_owned()).unwrap();
+        let (_hooks, mut reports) = Hooks::listen(&path, TOKEN.to_owned()).unwrap();
         let mut stream = hook(&path, hook::WAIT).await;
-        drop(told.recv().await);
+        drop(reports.recv().await);
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
-        assert_eq!(answer, [hook::GO]);
+        assert_eq!(answer, [hook::RELEASE]);
     }
 
     #[test]
-    fn every_event_that_decides_something_is_asked_for_and_a_waiter_where_a_turn_can_end() {
+    fn the_settings_register_all_needed_events_and_waiters() {
         let settings = settings(
             Path::new("/c"),
             Path::new("/s"),
@@ -404,7 +408,7 @@ mod tests {
         );
         let hooks = settings["hooks"].as_object().unwrap();
         for (event, groups) in hooks {
-            assert!(understand(event, &json!({})).is_some(), "{event}");
+            assert!(parse_event(event, &json!({})).is_some(), "{event}");
             let calls = groups[0]["hooks"].as_array().unwrap().len();
             let has_waiter = matches!(event.as_str(), "SessionStart" | "Stop");
             assert_eq!(calls, if has_waiter { 2 } else { 1 }, "{event}");

@@ -1,26 +1,26 @@
-//! What arrives on the person's terminal: keys, or answers of the terminal itself.
+//! Parses input from the person's terminal: keys, or responses and reports of the terminal itself.
 //!
-//! A program asks its terminal things (its name, its colours, the cursor's place), and the answers
-//! come in on the same wire as keys, as do focus and mouse reports. All of them pass on unchanged;
-//! this file only decides which bytes mean that a person is at work, and what they did to a draft.
-//! Doubt means a person.
+//! A program queries its terminal (name, colours, cursor position), and the responses arrive in the
+//! same stream as keys, as do focus and mouse reports. All input is forwarded unchanged; this file
+//! only decides which bytes are keys of a person, and how they change a draft. When uncertain,
+//! bytes count as keys.
 //!
-//! Relies on nothing.
+//! Has no dependencies.
 
-/// One thing that a person did.
+/// A key press of a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Press {
-    /// This many characters were written.
+    /// This many characters were typed or pasted.
     Text(usize),
     /// The last character was deleted.
     Backspace,
-    /// Enter: what stood in the box was submitted.
+    /// Enter, which submits the text in the box.
     Enter,
-    /// The line was cleared (Ctrl-U, Ctrl-C).
+    /// Ctrl-U or Ctrl-C, which clears the line.
     Clear,
     /// Escape.
     Escape,
-    /// A key that can fill the box without text: history, completion, yank.
+    /// A key that may fill the box: history, completion, yank.
     Recall,
     /// Any other key.
     Other,
@@ -31,27 +31,27 @@ enum InputState {
     #[default]
     Ground,
     Escape,
-    /// An Escape that came alone: the key, most likely.
+    /// An Escape at the end of a read, most likely the key.
     EscapeKey,
     Control,
     /// `ESC O x`: a function key.
     Function,
     /// The three bytes after `ESC [ M`.
     OldMouse(u8),
-    /// `ESC ]`, `ESC P` or `ESC _`, and nothing yet behind it: which.
-    AnswerBegins(u8),
-    /// The same at the end of a read: Alt with a key, or an answer that is cut there.
-    AnswerCut(u8),
-    /// A string that began so: an answer. Ends with BEL or `ESC \`.
-    Answer,
-    AnswerEscape,
+    /// `ESC ]`, `ESC P` or `ESC _` (this byte), and nothing behind it yet.
+    ResponseBegins(u8),
+    /// The same at the end of a read: Alt with a key, or a response that is split there.
+    ResponseCut(u8),
+    /// Within a response, which ends with BEL or `ESC \`.
+    Response,
+    ResponseEscape,
     Paste,
 }
 
 const PASTE_END: &[u8] = b"\x1b[201~";
 const COLLECT_LIMIT: usize = 64;
 
-/// Splits the bytes of a terminal into presses, however they are cut.
+/// Parses the input of a terminal into key presses, however it is split.
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
     state: InputState,
@@ -60,10 +60,10 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// The presses in `bytes`; empty when all of it was the terminal's own.
+    /// Returns the key presses in `bytes`; empty if they are only reports of the terminal.
     pub fn read(&mut self, bytes: &[u8]) -> Vec<Press> {
         let mut presses = Vec::new();
-        let rest = self.rest_of_answer(bytes);
+        let rest = self.rest_of_response(bytes);
         if rest > 0 {
             self.state = InputState::Ground;
         }
@@ -73,15 +73,15 @@ impl Keys {
             }
         }
         match self.state {
-            // Most likely the Escape key; half an answer at worst.
+            // Most likely the Escape key, or else the beginning of a response.
             InputState::Escape => {
                 self.state = InputState::EscapeKey;
                 join(&mut presses, Press::Escape);
             }
-            // A terminal sends its answer at once, so this is Alt with a key. Taken for an answer,
-            // it would hide all that the person types from here on.
-            InputState::AnswerBegins(kind) => {
-                self.state = InputState::AnswerCut(kind);
+            // A terminal sends a response at once, so this is Alt with a key. If it counted as a
+            // response, all further keys of the person would be hidden.
+            InputState::ResponseBegins(kind) => {
+                self.state = InputState::ResponseCut(kind);
                 join(&mut presses, Press::Other);
             }
             _ => {}
@@ -92,18 +92,17 @@ impl Keys {
         presses
     }
 
-    /// Whether `bytes` would be answers and reports of the terminal, whole ones, and no key among
-    /// them.
-    pub fn are_the_terminals(&self, bytes: &[u8]) -> bool {
+    /// Whether `bytes` are complete responses and reports of the terminal without any key.
+    pub fn are_only_reports(&self, bytes: &[u8]) -> bool {
         let mut ahead = self.clone();
         ahead.read(bytes).is_empty() && ahead.state == InputState::Ground
     }
 
-    /// How many of these bytes end an answer whose beginning came alone. Only a whole rest in the
-    /// form that terminals answer in counts, so that nothing that a person types is hidden.
-    fn rest_of_answer(&self, bytes: &[u8]) -> usize {
+    /// The number of bytes that complete a response whose beginning came alone. Only a complete
+    /// rest in the form of a known response counts, so that no key of the person is hidden.
+    fn rest_of_response(&self, bytes: &[u8]) -> usize {
         let (kind, begun) = match (self.state, bytes) {
-            (InputState::AnswerCut(kind), _) => (kind, 0),
+            (InputState::ResponseCut(kind), _) => (kind, 0),
             (InputState::EscapeKey, [kind @ (b']' | b'P' | b'_'), ..]) => (*kind, 1),
             _ => return 0,
         };
@@ -133,7 +132,7 @@ impl Keys {
             InputState::Ground => self.ground(byte),
             InputState::Escape => self.escape(byte),
             InputState::EscapeKey if matches!(byte, b'[' | b'O') => self.escape(byte),
-            InputState::EscapeKey | InputState::AnswerCut(_) => {
+            InputState::EscapeKey | InputState::ResponseCut(_) => {
                 self.state = InputState::Ground;
                 self.ground(byte)
             }
@@ -154,20 +153,20 @@ impl Keys {
                 };
                 None
             }
-            InputState::AnswerBegins(_) | InputState::Answer => {
-                self.state = InputState::Answer;
+            InputState::ResponseBegins(_) | InputState::Response => {
+                self.state = InputState::Response;
                 match byte {
                     0x07 => self.state = InputState::Ground,
-                    0x1b => self.state = InputState::AnswerEscape,
+                    0x1b => self.state = InputState::ResponseEscape,
                     _ => {}
                 }
                 None
             }
-            InputState::AnswerEscape => {
+            InputState::ResponseEscape => {
                 self.state = if byte == b'\\' {
                     InputState::Ground
                 } else {
-                    InputState::Answer
+                    InputState::Response
                 };
                 None
             }
@@ -186,7 +185,7 @@ impl Keys {
             0x03 | 0x15 => Some(Press::Clear),
             b'\t' | 0x10 | 0x0e | 0x12 | 0x19 | 0x16 | 0x13 => Some(Press::Recall),
             0x00..=0x1f => Some(Press::Other),
-            // The further bytes of a character are no characters.
+            // Continuation bytes of a UTF-8 character do not count.
             0x80..=0xbf => None,
             _ => Some(Press::Text(1)),
         }
@@ -205,14 +204,14 @@ impl Keys {
                 None
             }
             b']' | b'P' | b'_' => {
-                self.state = InputState::AnswerBegins(byte);
+                self.state = InputState::ResponseBegins(byte);
                 None
             }
             0x1b => {
                 self.state = InputState::Escape;
                 Some(Press::Escape)
             }
-            // Alt-Enter is a line break in most boxes; Alt with anything else is a command.
+            // Alt-Enter is a line break in most boxes; Alt with any other key is a command.
             b'\r' | b'\n' => Some(Press::Text(1)),
             _ => Some(Press::Other),
         }
@@ -233,7 +232,7 @@ impl Keys {
             }
         }
         match (self.collected.as_slice(), byte) {
-            // Focus, mouse, and the answers to what programs ask.
+            // Focus and mouse reports, and responses to queries.
             ([], b'I' | b'O')
             | ([b'<', ..], b'M' | b'm')
             | ([b'?' | b'>' | b'=', ..], _)
@@ -271,7 +270,8 @@ impl Keys {
     }
 }
 
-/// A cursor report `ESC [ row ; column R` looks like a modified F3 only in the first row.
+/// Whether these are the parameters of F3. A cursor report `ESC [ row ; column R` has the same form
+/// only in the first row.
 fn is_function_key(parameters: &[u8]) -> bool {
     let mut parts = parameters.split(|&byte| byte == b';');
     matches!(
@@ -280,7 +280,7 @@ fn is_function_key(parameters: &[u8]) -> bool {
     )
 }
 
-/// The kitty keyboard's `ESC [ code : … ; modifiers : event ; … u`.
+/// Parses a key of the kitty keyboard protocol, `ESC [ code : … ; modifiers : event ; … u`.
 fn kitty(parameters: &[u8]) -> Option<Press> {
     let text = std::str::from_utf8(parameters).ok()?;
     let mut parts = text.split(';');
@@ -292,7 +292,7 @@ fn kitty(parameters: &[u8]) -> Option<Press> {
         .unwrap_or(1)
         .saturating_sub(1);
     if modifiers.next() == Some("3") {
-        // A release; its press has been counted.
+        // A release, whose press was counted.
         return None;
     }
     let is_plain = held & !0b1100_0001 == 0;
@@ -317,14 +317,14 @@ fn join(presses: &mut Vec<Press>, press: Press) {
     }
 }
 
-/// How much of a person's text stands unsubmitted in a box that cannot be seen.
+/// The number of unsubmitted characters in a box that cannot be seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Draft {
     characters: usize,
 }
 
 impl Draft {
-    /// Takes one press into account.
+    /// Updates the draft for one key press.
     pub fn press(&mut self, press: Press) {
         self.characters = match press {
             Press::Text(count) => self.characters.saturating_add(count),
@@ -335,12 +335,12 @@ impl Draft {
         };
     }
 
-    /// Keys since the last submit that were not all deleted.
+    /// Whether characters were typed since the last submit and not all deleted.
     pub fn is_present(self) -> bool {
         self.characters > 0
     }
 
-    /// The box was seen to be empty.
+    /// Resets the draft, since the box was seen empty.
     pub fn clear(&mut self) {
         self.characters = 0;
     }
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_the_terminal_are_no_keys() {
+    fn responses_of_the_terminal_are_no_keys() {
         for answer in [
             &b"\x1b[I"[..],
             b"\x1b[O",
@@ -400,16 +400,16 @@ mod tests {
     }
 
     #[test]
-    fn whole_answers_are_the_terminals_and_half_ones_may_be_keys() {
+    fn complete_responses_are_reports_and_incomplete_ones_may_be_keys() {
         let keys = Keys::default();
-        assert!(keys.are_the_terminals(b"\x1b[I\x1b[<35;10;5M"));
+        assert!(keys.are_only_reports(b"\x1b[I\x1b[<35;10;5M"));
         for doubtful in [&b"\x1b[I\x1b["[..], b"\x1b[Ix", b"\x1b"] {
-            assert!(!keys.are_the_terminals(doubtful));
+            assert!(!keys.are_only_reports(doubtful));
         }
     }
 
     #[test]
-    fn an_answer_cut_in_the_middle_is_still_none() {
+    fn a_split_response_is_no_key() {
         let answer = b"\x1b[?2026;2$y";
         for cut in 2..answer.len() {
             let mut keys = Keys::default();
@@ -419,8 +419,8 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_cut_behind_its_first_bytes_leaves_no_draft() {
-        // The rest of it counted as a person's text: the message waited for a draft that was none.
+    fn a_response_split_after_its_first_bytes_leaves_no_draft() {
+        // The rest of the response counted as a person's text, so messages were held as `draft`.
         for answer in [
             &b"\x1b]11;rgb:0000/0000/0000\x07"[..],
             b"\x1b]11;rgb:0000/0000/0000\x1b\\",
@@ -450,9 +450,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_typed_after_escape_or_alt_is_typed() {
-        // Alt-_ was the beginning of an answer without end: no draft was seen from there on, and
-        // messages were typed into it.
+    fn keys_after_escape_or_alt_are_keys() {
+        // Alt-_ counted as the beginning of an endless response: later drafts were not seen, and
+        // messages were typed into them.
         for before in [&b"\x1b"[..], b"\x1b]", b"\x1bP", b"\x1b_"] {
             for text in [&b"]draft"[..], b"P_ours", b"0;text"] {
                 let mut keys = Keys::default();

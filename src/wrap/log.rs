@@ -1,4 +1,5 @@
-//! `~/.cbroker/logs/<name>.log`: what a session reports, since its screen belongs to the program.
+//! The log of a session, `~/.cbroker/logs/<name>.log`. A session cannot print messages, because its
+//! screen belongs to the program.
 //!
 //! Relies on the standard library and chrono.
 
@@ -12,10 +13,10 @@ use chrono::Utc;
 use crate::clean;
 use crate::envelope::timestamp;
 
-/// A file that grew beyond this is begun anew; one older file is kept.
+/// The file is rotated once it is larger than this; one older file is kept.
 const LIMIT: u64 = 4 << 20;
 
-/// One session's log. What cannot be written is not said: nothing may appear on the agent's screen.
+/// The log of one session. Errors are ignored: nothing may appear on the agent's screen.
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
@@ -24,7 +25,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Appends to `path`.
+    /// Opens the log at `path` for appending.
     pub(super) fn open(path: &Path) -> Self {
         let mut log = Self {
             path: path.to_owned(),
@@ -46,8 +47,8 @@ impl Log {
         self.length = length.map_or(0, |file| file.len());
     }
 
-    /// One line with its time.
-    pub(super) fn say(&mut self, what: &str) {
+    /// Writes a line with the current time.
+    pub(super) fn write(&mut self, what: &str) {
         if self.length > LIMIT {
             self.begin();
         }
@@ -66,15 +67,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_that_is_written_for_days_is_begun_anew() {
-        // Only the start of a session looked at its length.
+    fn a_long_log_is_rotated_while_it_is_written() {
+        // The length was checked only at the start of a session.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("peer.log");
         let mut log = Log::open(&path);
         for _ in 0..12 {
-            log.say(&"x".repeat(1 << 20));
+            log.write(&"x".repeat(1 << 20));
         }
-        log.say("last");
+        log.write("last");
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.ends_with(" last\n") && text.len() as u64 <= LIMIT + (2 << 20));
         assert!(path.with_extension("log.1").exists());

@@ -1,26 +1,26 @@
-//! A wrapped session: one program in a pseudo-terminal, as if nothing stood between it and its
-//! terminal, and one queue whose messages are handed to it when that is safe.
+//! A wrapped session: runs one program in a pseudo-terminal, transparently, and delivers the
+//! messages of one queue to it when that is safe.
 //!
 //! | what | where |
 //! |---|---|
-//! | the one loop over bytes, messages and time | [`session`] |
-//! | the program, its terminal, its stops and its end | [`pty`], [`monitor`] |
+//! | the event loop | [`session`] |
+//! | the program, its terminal, its job control and its end | [`pty`], [`monitor`] |
 //! | the person's terminal | [`terminal`] |
-//! | bytes between the two | [`relay`] |
-//! | what the bytes mean | [`modes`], [`keys`] |
-//! | what is drawn, and who may see it | [`screen`], [`agents::reading`], [`screen_socket`] |
-//! | what is known of every agent | [`agents`] |
-//! | what is known of this one now | [`agent_state`], [`hooks`], [`foreground`] |
-//! | messages from the broker's delivery to the ack | [`delivery`]: pure, time as an argument |
-//! | the ways in: plugin, API and inbox with one interface, hook and keyboard | [`ways`] |
-//! | how a session begins | [`start`], [`child_env`], [`briefing`], [`opened`] |
+//! | bytes between the two terminals | [`relay`] |
+//! | terminal modes and key presses in these bytes | [`modes`], [`keys`] |
+//! | the drawn screen, and `cbroker screen` | [`screen`], [`agents::reading`], [`screen_socket`] |
+//! | profiles of agents | [`agents`] |
+//! | the agent's current state | [`agent_state`], [`hooks`], [`foreground`] |
+//! | messages from the broker's delivery to the ack | [`delivery`]: pure, time is an argument |
+//! | the ways in: plugin, API, inbox, hook and keyboard | [`ways`] |
+//! | the start of a session | [`start`], [`child_env`], [`briefing`], [`opened`] |
 //! | why a message waits | [`hold`], [`brake`] |
-//! | what must survive a crash | [`disk`], [`seen`], [`dead_letter`], [`spill`] |
-//! | what is parked while others flood a session | [`body_file`] |
-//! | which of all this an installed agent allows | [`probe`] |
+//! | files that survive a crash | [`disk`], [`seen`], [`dead_letter`], [`spill`] |
+//! | bodies of parked messages | [`body_file`] |
+//! | checks of an installed agent | [`probe`] |
 //!
-//! Relies on `peer` for the broker, on `envelope` and `name` for what a message is, on `config` for
-//! where things lie.
+//! Relies on `peer` for the broker, on `envelope` and `name` for messages, and on `config` for
+//! paths.
 
 pub mod agent_state;
 pub mod agents;
@@ -62,4 +62,4 @@ pub use hidden::run as hidden;
 pub use opened::{all_opened, how_to_open};
 pub use options::{BrokerStart, Fallback, WrapOptions};
 pub use screen_socket::{SessionScreen, screens_of};
-pub use start::{Alone, run, run_without_messages};
+pub use start::{UnwrappedProgram, run, run_without_messages};

@@ -1,14 +1,13 @@
-//! What the program's output says about the terminal: modes that it switched on, and its title.
+//! Tracks the terminal modes that the program's output sets, and the title.
 //!
-//! Only escape sequences are looked at; everything between two of them is skipped. It knows nothing
-//! of what is drawn (that is [`super::screen`]).
+//! Only escape sequences are parsed; the text between them is skipped. [`super::screen`] draws the
+//! output.
 //!
 //! # Cost
-//! It reads every byte of every session, on a machine that the program and the terminal share: text
-//! is skipped at memory's speed, and so are the sequences that only draw, which are nearly all.
-//! (`bash benches/compare/run.sh --programs`)
+//! It reads every byte of output, so text, and the sequences that only draw, which are nearly all,
+//! are skipped with fast searches. (`bash benches/compare/run.sh --programs`)
 //!
-//! Relies on `memchr` alone.
+//! Relies only on `memchr`.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -18,15 +17,15 @@ use memchr::memchr;
 const ESCAPE: u8 = 0x1b;
 const NEAR: usize = 16;
 
-/// Longest parameter list and longest title that are remembered; what is longer is skipped, not
-/// cut.
+/// Maximum bytes of a parameter list. Longer lists are ignored.
 const PARAMETERS_LIMIT: usize = 64;
+/// Maximum bytes of a title. Longer titles are ignored.
 const TEXT_LIMIT: usize = 1024;
 
 const ALTERNATE_SCREENS: [u16; 3] = [47, 1047, 1049];
-/// Private modes that are off in a fresh terminal and disturb a shell when they stay on:
-/// application cursor keys, mouse reports, focus reports, bracketed paste, synchronized output,
-/// colour scheme reports, size reports.
+/// Private modes that are off by default and disturb a shell if they stay on: application cursor
+/// keys, mouse reports, focus reports, bracketed paste, synchronized output, colour scheme reports,
+/// size reports.
 const LEFT_ON: [u16; 15] = [
     1, 9, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004, 2026, 2031, 2048,
 ];
@@ -42,19 +41,19 @@ enum OutputState {
     Escape,
     /// Within `ESC [ …`.
     Control,
-    /// Within `ESC ] …`: a title, or another command that ends like one.
+    /// Within `ESC ] …`, a title or another operating system command.
     Command,
     CommandEscape,
-    /// Within a device string; its content is of no interest.
+    /// Within a device control string, which is ignored.
     Text,
     TextEscape,
 }
 
-/// Follows the escape sequences of one program's output.
+/// The terminal modes of one program.
 #[derive(Debug, Default)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is one mode of a terminal, on or off by itself"
+    reason = "each is an independent mode of a terminal"
 )]
 pub struct Modes {
     state: OutputState,
@@ -67,12 +66,12 @@ pub struct Modes {
     other_keys: bool,
     kitty_depth: u16,
     title: Option<String>,
-    /// Bytes still missing of the last UTF-8 character in the ground state.
+    /// Number of missing bytes of the last UTF-8 character in the ground state.
     character_left: u8,
 }
 
 impl Modes {
-    /// Reads one piece of output, cut anywhere.
+    /// Parses a piece of output, which may be split anywhere.
     pub fn read(&mut self, mut bytes: &[u8]) {
         while let Some(&byte) = bytes.first() {
             let passed = match self.state {
@@ -86,32 +85,33 @@ impl Modes {
         }
     }
 
-    /// The program asked for pasted text to be marked as such.
+    /// Whether bracketed paste is on.
     pub fn takes_paste(&self) -> bool {
         self.on.contains(&PASTE)
     }
 
-    /// The cursor is shown.
+    /// Whether the cursor is shown.
     pub fn shows_cursor(&self) -> bool {
         !self.cursor_hidden
     }
 
-    /// A synchronized frame is half drawn; the screen is no state of the program now.
+    /// Whether a synchronized frame is incomplete, so that the screen must not be read.
     pub fn is_within_frame(&self) -> bool {
         self.on.contains(&FRAME)
     }
 
-    /// The last title set, if any was.
+    /// The last title that was set.
     pub fn title(&self) -> Option<&str> {
         self.title.as_deref()
     }
 
-    /// Between two sequences and two characters: bytes of ours may be put in here.
+    /// Whether the output is between two sequences and two characters, so that other bytes may be
+    /// inserted.
     pub fn is_at_boundary(&self) -> bool {
         self.state == OutputState::Ground && self.character_left == 0
     }
 
-    /// What gives a fresh terminal back after the program's end; empty where it left nothing on.
+    /// The bytes that reset the modes which the program left on; empty if there are none.
     pub fn resets(&self) -> Vec<u8> {
         let mut out = String::new();
         if self.kitty_depth > 0 {
@@ -138,10 +138,10 @@ impl Modes {
         out.into_bytes()
     }
 
-    /// Passes over what changes no mode at the front of `bytes`; how much that is.
+    /// Skips text and drawing sequences at the front of `bytes`, and returns their length.
     fn pass(&mut self, bytes: &[u8]) -> usize {
         match length_of_text(bytes) {
-            // Only here the end of a piece may have cut a character.
+            // Only the end of a piece may split a character.
             text if text == bytes.len() => {
                 self.follow_characters(bytes);
                 text
@@ -155,14 +155,14 @@ impl Modes {
 
     fn step(&mut self, byte: u8) {
         self.state = match (self.state, byte) {
-            // ESC begins anew wherever it stands, but for strings, where it may be half of their
-            // end.
+            // ESC always begins a new sequence, except in strings, where it may begin their
+            // terminator.
             (OutputState::Command, ESCAPE) => OutputState::CommandEscape,
             (OutputState::Text, ESCAPE) => OutputState::TextEscape,
             (OutputState::Ground | OutputState::Escape | OutputState::Control, ESCAPE) => {
                 self.begin(OutputState::Escape)
             }
-            // An ESC within a string that is no end of it begins a sequence too.
+            // An ESC within a string that is not its terminator begins a sequence too.
             (OutputState::Escape | OutputState::CommandEscape | OutputState::TextEscape, b'[') => {
                 self.begin(OutputState::Control)
             }
@@ -182,8 +182,8 @@ impl Modes {
             (OutputState::Text, _) => self.state,
         };
         if self.state == OutputState::Ground {
-            // A sequence that is passed over leaves nothing behind; neither does one that is read
-            // byte by byte.
+            // The collected bytes are cleared here, so that skipped and parsed sequences leave the
+            // same state.
             self.collected.clear();
         }
     }
@@ -287,8 +287,8 @@ impl Modes {
     }
 }
 
-/// How far it is to the next escape sequence. Most are near, and a search that is quick over much
-/// text is slow to begin.
+/// The length of the text before the next escape sequence. Most sequences are near, so the first
+/// bytes are searched without `memchr`, which is slow to start.
 fn length_of_text(bytes: &[u8]) -> usize {
     let near = bytes.len().min(NEAR);
     let found = bytes[..near].iter().position(|&byte| byte == ESCAPE);
@@ -297,8 +297,8 @@ fn length_of_text(bytes: &[u8]) -> usize {
         .unwrap_or(bytes.len())
 }
 
-/// Length of a whole control sequence at the front that only draws (colours, cursor, erasing); 0
-/// where there is none.
+/// The length of a complete control sequence at the front that only draws (colours, cursor,
+/// erasing); 0 if there is none.
 fn length_of_drawing(bytes: &[u8]) -> usize {
     let [ESCAPE, b'[', rest @ ..] = bytes else {
         return 0;
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_on_is_switched_off_and_nothing_else() {
+    fn only_modes_that_were_left_on_are_reset() {
         let modes = after("\x1b[?2004h\x1b[?1004h\x1b[>1u\x1b[?25l\x1b[?1049htext");
         let resets = String::from_utf8_lossy(&modes.resets()).into_owned();
         assert_eq!(resets, "\x1b[<1u\x1b[?1004l\x1b[?2004l\x1b[?1049l\x1b[?25h");
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_cut_anywhere_is_understood() {
+    fn a_sequence_may_be_split_anywhere() {
         let output = b"x\x1b[?2004h\x1b]0;\xe2\x9c\xb3 Claude Code\x07y";
         for cut in 0..output.len() {
             let mut modes = Modes::default();
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_list_that_never_ends_is_not_kept() {
+    fn an_endless_parameter_list_uses_limited_memory() {
         let mut modes = after(&format!("\x1b[?2004h\x1b[{}h", "1".repeat(100_000)));
         assert!(modes.collected.len() <= PARAMETERS_LIMIT + 1);
         modes.read(b"\x1b[?2004l");
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_ours_fit_only_between_sequences_and_characters() {
+    fn boundaries_are_between_sequences_and_characters() {
         assert!(after("text").is_at_boundary());
         assert!(!after("text\x1b[1").is_at_boundary());
         assert!(!after("\x1b]0;half").is_at_boundary());
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_title_ended_by_string_terminator_counts_too() {
+    fn a_title_may_end_with_a_string_terminator() {
         assert_eq!(after("\x1b]2;one\x1b\\").title(), Some("one"));
         assert_eq!(
             after("\x1bPq title\x1b\\\x1b]2;two\x1b\\").title(),

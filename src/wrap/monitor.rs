@@ -1,18 +1,17 @@
-//! The small session leader between the wrap and the program that it wraps.
+//! The monitor: a small session leader between the wrap and the wrapped program.
 //!
-//! The leader of a fresh session is an orphaned process group, which the kernel never stops; a
-//! wrapped program must be stoppable all the same. So this binary is started twice more: as the
-//! *monitor*, which leads the session, owns the terminal and waits, and as the *gate*, which
-//! becomes the program once its process group is in the foreground. The gate stops itself and the
-//! monitor continues it, so the program never runs a single instruction in the background.
+//! The leader of a new session is an orphaned process group, which the kernel never stops, but a
+//! wrapped program must be stoppable. So this binary is started twice more: as the *monitor*, which
+//! leads the session, owns the terminal and waits, and as the *gate*, which becomes the program
+//! once its process group is in the foreground. The gate stops itself and the monitor continues it,
+//! so the program never runs in the background.
 //!
-//! The monitor tells the wrap what it saw over its standard input, a socket: one [`ChildStatus`]
-//! after the other, five bytes each. It takes no orders: the wrap signals the program itself, which
-//! stays a zombie until the monitor ends, so its number cannot be given to another process
-//! meanwhile.
+//! The monitor reports to the wrap over its standard input, a socket, with one [`ChildStatus`] of
+//! five bytes for each event. It takes no orders: the wrap signals the program itself. The program
+//! stays a zombie until the monitor ends, so its process id is not reused meanwhile.
 //!
-//! If configured, it ends an agent whose wrap is gone: some agents survive the hang-up of their
-//! terminal, and an invisible agent would continue to receive.
+//! If configured, it ends the program after the wrap has ended: some agents survive the hang-up of
+//! their terminal, and an invisible agent would continue to receive messages.
 //!
 //! Relies on `rustix`, and on `libc` to ignore a signal; runs before any runtime, thread or
 //! configuration exists.
@@ -36,57 +35,57 @@ pub(super) const MONITOR: &str = "__monitor";
 /// First argument that makes this binary a gate.
 pub(super) const GATE: &str = "__gate";
 
-/// After the end of the wrap, the pauses before the signals that end the program.
-const ENDINGS: [(Duration, Signal); 2] = [
+/// The signals that end the program after the wrap has ended, each with the pause before it.
+const END_SIGNALS: [(Duration, Signal); 2] = [
     (Duration::from_secs(3), Signal::TERM),
     (Duration::from_secs(7), Signal::KILL),
 ];
-/// A program that the hang-up ended may have a child that it did not end. The wrap's end is seen
-/// within this after it.
+/// Time limit for noticing the wrap's end after the hang-up ended the program, which may have left
+/// a child.
 const WRAP_ENDS_WITHIN: Timespec = Timespec {
     tv_sec: 1,
     tv_nsec: 0,
 };
-/// The stack of the thread that waits.
+/// Stack size of the thread that waits for the wrap's end.
 const STACK: usize = 64 * 1024;
 
-/// What becomes of the program when the wrap is gone.
+/// What happens to the program when the wrap ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Afterlife {
-    /// It gets the hang-up of its terminal, and may continue.
-    Free,
+pub enum OnWrapExit {
+    /// It gets the hang-up of its terminal and may continue.
+    KeepRunning,
     /// The monitor ends it soon after.
-    None,
+    EndProgram,
 }
 
-impl Afterlife {
-    /// As the monitor's second argument.
+impl OnWrapExit {
+    /// The monitor's first argument.
     pub(super) fn word(self) -> &'static str {
         match self {
-            Self::Free => "free",
-            Self::None => "none",
+            Self::KeepRunning => "free",
+            Self::EndProgram => "none",
         }
     }
 }
 
-/// What a shell answers when a program cannot be run, and when there is none of that name.
+/// A shell's exit codes for a program that cannot be run, and for one that is not found.
 const CANNOT_RUN: i32 = 126;
 const NOT_FOUND: i32 = 127;
 
-/// What the monitor saw.
+/// A state change of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildStatus {
-    /// The program runs, in the foreground, under this process id (which is its group's too).
+    /// The program runs in the foreground, with this process id, which is also its process group.
     Started(i32),
     /// A signal stopped it.
     Stopped(i32),
     /// It runs again.
     Continued,
-    /// It returned this status.
+    /// It exited with this status.
     Exited(i32),
     /// This signal ended it.
     Killed(i32),
-    /// It could not be started; the system's error number.
+    /// It could not be started; the error number.
     Failed(i32),
 }
 
@@ -107,10 +106,10 @@ impl fmt::Display for ChildStatus {
 }
 
 impl ChildStatus {
-    /// Length of every report on the socket, in bytes.
+    /// Bytes of each report on the socket.
     pub const LENGTH: usize = 5;
 
-    /// The bytes of this report: a letter and a number, most significant byte first.
+    /// Encodes this report: a letter and a big-endian number.
     pub fn encode(self) -> [u8; Self::LENGTH] {
         let (letter, number) = match self {
             Self::Started(pid) => (b'P', pid),
@@ -124,7 +123,7 @@ impl ChildStatus {
         [letter, a, b, c, d]
     }
 
-    /// Reads what [`ChildStatus::encode`] wrote; `None` for bytes that are no report.
+    /// Decodes the bytes of [`ChildStatus::encode`]; `None` if they are not a report.
     pub fn decode([letter, a, b, c, d]: [u8; Self::LENGTH]) -> Option<Self> {
         let number = i32::from_be_bytes([a, b, c, d]);
         match letter {
@@ -141,12 +140,12 @@ impl ChildStatus {
 
 /// Runs as monitor: standard input is the socket to the wrap, standard output the terminal to lead.
 ///
-/// Returns the exit status of the monitor itself, which nobody reads.
+/// Returns the exit status of the monitor itself, which is not used.
 pub(super) fn monitor(arguments: &[OsString]) -> i32 {
-    let [afterlife, command @ ..] = arguments else {
+    let [on_wrap_exit, command @ ..] = arguments else {
         return 1;
     };
-    match lead(command, afterlife == Afterlife::None.word()) {
+    match lead(command, on_wrap_exit == OnWrapExit::EndProgram.word()) {
         Ok(()) => 0,
         Err(error) => {
             report(ChildStatus::Failed(error.raw_os_error().unwrap_or(0)));
@@ -179,13 +178,13 @@ fn lead(command: &[OsString], ends_with_wrap: bool) -> io::Result<()> {
         run(program)?;
         return Ok(());
     }
-    // The gate has the signals' actions that we were started with.
+    // The gate was started before this, so it has the original signal actions.
     ignore_hang_up();
     let ending = thread::Builder::new()
         .stack_size(STACK)
         .spawn(move || end_with_wrap(program))?;
     let end = run(program)?;
-    // While we live, its number is its own, and its group's.
+    // While this process lives, the ids of the program and its group are not reused.
     let limit = match end {
         ChildStatus::Killed(signal) if signal == Signal::HUP.as_raw() => WRAP_ENDS_WITHIN,
         _ => Timespec::default(),
@@ -198,13 +197,12 @@ fn lead(command: &[OsString], ends_with_wrap: bool) -> io::Result<()> {
 
 fn run(program: Pid) -> io::Result<ChildStatus> {
     rustix::process::kill_process(program, Signal::CONT)?;
-    // The gate's own stop is not reported: reports start with its continuation.
+    // The gate's own stop is consumed and not reported.
     consume_state_change(program)?;
     watch(program)
 }
 
-/// Ignores the hang-up that ends the session's leader: the monitor must outlive it to end the
-/// program.
+/// Ignores SIGHUP: the monitor must survive the hang-up to end the program.
 #[expect(unsafe_code, reason = "the system has a C interface")]
 fn ignore_hang_up() {
     // SAFETY: SIG_IGN installs no handler, so no code of ours runs in signal context. No other
@@ -214,11 +212,11 @@ fn ignore_hang_up() {
     }
 }
 
-/// Waits for the wrap's end, then ends the program's group: a launcher may be gone, and the agent
-/// that it started not.
+/// Waits for the wrap's end, then ends the program's process group: a launcher may have ended
+/// before the agent that it started.
 fn end_with_wrap(program: Pid) {
     while !is_wrap_gone(None) {}
-    for (pause, signal) in ENDINGS {
+    for (pause, signal) in END_SIGNALS {
         thread::sleep(pause);
         for signal in [signal, Signal::CONT] {
             let _nothing_is_left = rustix::process::kill_process_group(program, signal);
@@ -226,7 +224,7 @@ fn end_with_wrap(program: Pid) {
     }
 }
 
-/// Whether the wrap's end of the socket is closed, within this time. It never sends anything.
+/// Whether the wrap's end of the socket is closed within this time. The wrap never sends data.
 fn is_wrap_gone(limit: Option<&Timespec>) -> bool {
     let stdin = rustix::stdio::stdin();
     let mut sockets = [PollFd::new(&stdin, PollFlags::IN)];
@@ -234,7 +232,7 @@ fn is_wrap_gone(limit: Option<&Timespec>) -> bool {
     is_there == Ok(1)
 }
 
-/// Reports every stop and continuation, and the end. The end is left unreaped on purpose.
+/// Reports every stop, every continuation and the end. The program is deliberately not reaped.
 fn watch(program: Pid) -> io::Result<ChildStatus> {
     loop {
         let all = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED;
@@ -244,7 +242,7 @@ fn watch(program: Pid) -> io::Result<ChildStatus> {
                 Ok(None) | Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-        let Some(seen) = understand(&status) else {
+        let Some(seen) = child_status_of(&status) else {
             continue;
         };
         report(seen);
@@ -255,7 +253,7 @@ fn watch(program: Pid) -> io::Result<ChildStatus> {
     }
 }
 
-fn understand(status: &WaitIdStatus) -> Option<ChildStatus> {
+fn child_status_of(status: &WaitIdStatus) -> Option<ChildStatus> {
     if let Some(code) = status.exit_status() {
         return Some(ChildStatus::Exited(code));
     }
@@ -276,7 +274,8 @@ fn consume_state_change(program: Pid) -> io::Result<()> {
     }
 }
 
-/// A wrap that is gone cannot be told; the hang-up of the terminal ends monitor and program then.
+/// Sends a report. Errors are ignored: if the wrap has ended, the hang-up of the terminal ends
+/// monitor and program.
 fn report(seen: ChildStatus) {
     let bytes = seen.encode();
     let mut sent = 0;
@@ -295,14 +294,14 @@ fn share(terminal: BorrowedFd<'_>) -> io::Result<Stdio> {
     Ok(Stdio::from(own))
 }
 
-/// Runs as gate: stops until the monitor has put this process group in the foreground, then becomes
-/// `command`.
+/// Runs as gate: stops until the monitor has put this process group in the foreground, then
+/// executes `command`.
 pub(super) fn gate(command: &[OsString]) -> i32 {
     let [program, arguments @ ..] = command else {
         return CANNOT_RUN;
     };
-    // A gate whose monitor died before it stopped would never be continued, and stay for ever. The
-    // program may outlive the monitor.
+    // A gate whose monitor died before this stop would never be continued. The program may outlive
+    // the monitor.
     if platform::end_with_parent().is_err()
         || rustix::process::kill_process(rustix::process::getpid(), Signal::STOP).is_err()
         || platform::outlive_parent().is_err()
@@ -322,14 +321,14 @@ pub(super) fn gate(command: &[OsString]) -> i32 {
     }
 }
 
-/// Splits the stream from a monitor into reports, however the bytes arrive.
+/// Splits the byte stream of a monitor into reports.
 #[derive(Debug, Default)]
 pub(super) struct ChildStatusReader {
     partial: Vec<u8>,
 }
 
 impl ChildStatusReader {
-    /// Reads what `source` holds now. `Ok(None)`: the monitor is gone.
+    /// Reads the available reports from `source`. `Ok(None)` means that the monitor has ended.
     pub(super) fn read(&mut self, mut source: impl Read) -> io::Result<Option<Vec<ChildStatus>>> {
         let mut bytes = [0; 16 * ChildStatus::LENGTH];
         let count = source.read(&mut bytes)?;
@@ -354,7 +353,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_survives_the_socket_whole() {
+    fn every_report_can_be_decoded() {
         for report in [
             ChildStatus::Started(4711),
             ChildStatus::Stopped(20),
@@ -369,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_cut_in_the_middle_are_joined() {
+    fn split_reports_are_joined() {
         let mut reader = ChildStatusReader::default();
         let bytes = [
             ChildStatus::Started(7).encode(),

@@ -1,7 +1,7 @@
-//! How each session was opened last on this machine: a small file for each name, so that `list`
-//! and the page can say how to open a closed one that has messages.
+//! Records how each session was last opened on this machine, in a small file for each name, so that
+//! `list` and the page can show how to open a closed session that has messages.
 //!
-//! Arguments of the program are not kept: they may hold secrets. Relies on the home alone.
+//! Arguments of the program are not recorded, because they may hold secrets.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -16,9 +16,9 @@ use super::options::WrapOptions;
 use crate::config::Home;
 use crate::name::SessionName;
 
-/// The end of the file's name.
+/// The extension of the files.
 pub(super) const SUFFIX: &str = "opened";
-/// No file of ours is larger: a path has at most 4,096 bytes.
+/// Maximum bytes of a file; a path has at most 4,096 bytes.
 const FILE_BYTES: u64 = 16 << 10;
 
 /// How a session was opened.
@@ -30,7 +30,7 @@ struct Opening {
     folder: PathBuf,
 }
 
-/// Writes down how a session is opened now. A text that is no UTF-8 could not be shown.
+/// Records how a session is opened now. A program whose name is not UTF-8 is not recorded.
 pub(super) fn remember(home: &Home, options: &WrapOptions) -> io::Result<()> {
     let Some(program) = options.program.to_str() else {
         return Ok(());
@@ -41,7 +41,7 @@ pub(super) fn remember(home: &Home, options: &WrapOptions) -> io::Result<()> {
         may_send: options.may_send,
         folder: std::env::current_dir()?,
     };
-    // A file that was cut short by a crash is read as none.
+    // A file that was truncated by a crash is ignored when it is read.
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -51,8 +51,8 @@ pub(super) fn remember(home: &Home, options: &WrapOptions) -> io::Result<()> {
     file.write_all(&serde_json::to_vec(&opening)?)
 }
 
-/// Returns the command that opens the session as it was opened last, or, where this machine does
-/// not know that, with `<agent>` in the program's place. `options` are words behind `cbroker`.
+/// Returns the command that opens the session as it was last opened, or with `<agent>` as the
+/// program if that is not recorded. `options` are inserted after `cbroker`.
 pub fn how_to_open(home: &Home, name: &SessionName, options: &[&str]) -> String {
     command(name.as_str(), read(home, name.as_str()).as_ref(), options)
 }
@@ -60,7 +60,7 @@ pub fn how_to_open(home: &Home, name: &SessionName, options: &[&str]) -> String 
 /// Returns the command of [`how_to_open`] for every session that was opened on this machine.
 ///
 /// # Errors
-/// Where the folder cannot be read.
+/// If the folder cannot be read.
 pub fn all_opened(home: &Home) -> io::Result<BTreeMap<String, String>> {
     let files = match fs::read_dir(home.sessions()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -109,7 +109,8 @@ fn command(name: &str, opening: Option<&Opening>, options: &[&str]) -> String {
     }
     let program = quoted(&opening.program);
     words.push(&program);
-    // An agent does without them; which command of another program it was, is not known.
+    // An agent can be opened without its arguments; another program needs them, but they are not
+    // recorded.
     if opening.has_arguments && !is_known {
         words.push("…");
     }
@@ -120,7 +121,7 @@ fn command(name: &str, opening: Option<&Opening>, options: &[&str]) -> String {
     }
 }
 
-/// The folder for a shell, where one is there and its name can be shown.
+/// The folder, quoted for a shell, if it exists and its name can be shown.
 fn folder(path: &Path) -> Option<String> {
     let shown = path
         .to_str()
@@ -128,7 +129,7 @@ fn folder(path: &Path) -> Option<String> {
     path.is_dir().then(|| quoted(shown))
 }
 
-/// A word for a shell.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let is_plain = |letter: char| letter.is_alphanumeric() || "/._-+@:,=%".contains(letter);
     if !word.is_empty() && word.chars().all(is_plain) {
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_is_not_known_is_opened_with_any_agent() {
+    fn an_unknown_session_is_opened_with_a_placeholder() {
         assert_eq!(command("api", None, &[]), "cbroker --name api <agent>");
         assert_eq!(
             command("api", None, &["--url", "<url>"]),
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_quoted_and_left_out_where_it_is_not_there() {
+    fn a_folder_is_quoted_and_omitted_if_it_does_not_exist() {
         let folder = tempfile::tempdir().unwrap();
         let odd = folder.path().join("it's $(mine)");
         fs::create_dir(&odd).unwrap();

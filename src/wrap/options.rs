@@ -1,4 +1,4 @@
-//! What a wrap is asked to do. Relies on the names of things alone.
+//! The options of a wrap.
 
 use std::ffi::OsString;
 
@@ -7,51 +7,51 @@ use crate::envelope::Breaks;
 use crate::name::{GroupName, SessionName};
 use crate::peer::Sharing;
 
-/// What happens where the broker cannot be reached at the start.
+/// What happens if the broker cannot be reached at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
-    /// The program runs without messages, and gets them when the broker comes.
+    /// The program runs without messages, and gets them once the broker can be reached.
     RunAnyway,
-    /// Exit code 3 (`--no-fallback`).
+    /// The command fails with exit code 3 (`--no-fallback`).
     Fail,
 }
 
-/// What is known of the broker's start.
+/// Whether the local broker is still being started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BrokerStart {
-    /// Nothing keeps it from answering.
+    /// No start is in progress.
     Over,
-    /// It goes on behind the session, and takes longer than the program should wait.
+    /// The start continues in the background, and the program does not wait for it.
     GoesOn,
 }
 
-/// One wrap, as it was asked for.
+/// The options of one wrap.
 #[derive(Clone, Debug)]
 pub struct WrapOptions {
-    /// The session's name, and so its queue's.
+    /// The name of the session and its queue.
     pub name: SessionName,
-    /// The groups that it joins.
+    /// The groups that the session joins.
     pub groups: Vec<GroupName>,
-    /// TTL of the queue where it has to be made, in milliseconds.
+    /// TTL of the queue in milliseconds, used if it must be created.
     pub ttl_ms: u64,
-    /// Without a broker.
+    /// What happens without a broker.
     pub fallback: Fallback,
     /// Whether the local broker is still being started.
     pub broker_start: BrokerStart,
-    /// Beside another session of the name.
+    /// Whether another session of this name may be attached.
     pub sharing: Sharing,
-    /// Whether the agent is briefed where it can be.
+    /// Whether the agent gets the briefing, if it supports that.
     pub is_briefed: bool,
     /// Whether the agent may call `cbroker send` without asking (`--allow-send`).
     pub may_send: bool,
-    /// `--delivery`; `None` is what the program's profile says.
+    /// `--delivery`; `None` for the default of the program's profile.
     pub delivery: Option<Mode>,
     /// Line breaks in messages (`--multiline`).
     pub breaks: Breaks,
-    /// How many waiting messages may share one submission.
+    /// Maximum number of waiting messages in one submission.
     pub batch: usize,
     /// The program to run.
     pub program: OsString,
-    /// Its arguments, untouched.
+    /// Its arguments, unchanged.
     pub arguments: Vec<OsString>,
 }

@@ -1,9 +1,9 @@
-//! What Claude Code reports about itself: `sessions/PID.json` in its folder, one file a process.
+//! Reads Claude Code's status files: `sessions/PID.json` in its folder, one for each process.
 //!
-//! Seen with 2.1.332: `idle`, `busy`, and `waiting` with what it waits for; and the session and its
-//! folder, which name the transcript: `projects/FOLDER/SESSION.jsonl`, where FOLDER has a dash for
-//! each character that is neither letter nor digit. A version without the file says nothing, and
-//! neither does a file that cannot be read.
+//! With version 2.1.332 they hold the status (`idle`, `busy`, or `waiting` and what for), and the
+//! session and its folder, which name the transcript: `projects/FOLDER/SESSION.jsonl`, where FOLDER
+//! has a dash for each character that is neither letter nor digit. A missing or invalid file is
+//! treated as empty.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -14,24 +14,24 @@ use serde::Deserialize;
 use super::hold::Hold;
 use super::ways::transcript;
 
-/// The file has less than a thousand bytes.
+/// Maximum bytes of the file, which usually has less than a thousand.
 const LIMIT: u64 = 64 * 1024;
-/// Longer names of a project's folder are cut in a way that is not known.
+/// Maximum length of a project's folder name. How longer names are cut is not known.
 const FOLDER_NAME: usize = 200;
 
-/// What a process of Claude Code's says of itself.
+/// The status of a process of Claude Code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnStatus {
     /// It waits for a prompt.
     Idle,
     /// It does something else.
     Busy,
-    /// It waits for the person: for what.
+    /// It waits for the person to do this.
     Waiting(String),
 }
 
 impl OwnStatus {
-    /// Why no text may be typed; `None` at rest.
+    /// Why no text may be typed; `None` if it is idle.
     pub fn hold(&self) -> Option<Hold> {
         match self {
             Self::Idle => None,
@@ -41,10 +41,10 @@ impl OwnStatus {
     }
 }
 
-/// What the file of a process says.
+/// The content of a status file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OwnWords {
-    /// What it does.
+pub struct StatusFile {
+    /// The status.
     pub status: Option<OwnStatus>,
     /// The transcript that it writes.
     pub transcript: Option<PathBuf>,
@@ -59,7 +59,7 @@ struct StatusEntry {
     cwd: Option<String>,
 }
 
-/// Claude Code's folder, as this environment names it.
+/// Claude Code's folder, from the values of `CLAUDE_CONFIG_DIR` and `HOME`.
 pub fn folder(config: Option<&OsStr>, home: Option<&OsStr>) -> Option<PathBuf> {
     let is_set = |value: &&OsStr| !value.is_empty();
     let named = config.filter(is_set).map(PathBuf::from);
@@ -67,17 +67,18 @@ pub fn folder(config: Option<&OsStr>, home: Option<&OsStr>) -> Option<PathBuf> {
     folder.is_absolute().then_some(folder)
 }
 
-/// The file of the process `pid` in Claude Code's folder; `None` where either is not known.
+/// The path of the status file of the process `pid` in Claude Code's folder; `None` if either is
+/// not known.
 pub fn path(folder: &str, pid: &str) -> Option<PathBuf> {
     let is_number = !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit());
     let folder = Path::new(folder);
     (is_number && folder.is_absolute()).then(|| folder.join("sessions").join(format!("{pid}.json")))
 }
 
-/// What the file says.
-pub fn read(path: &Path) -> OwnWords {
+/// Reads a status file.
+pub fn read(path: &Path) -> StatusFile {
     let Some(entry) = entry(path) else {
-        return OwnWords::default();
+        return StatusFile::default();
     };
     let transcript = transcript_of(path, &entry);
     let status = entry.status.as_deref().map(|status| match status {
@@ -85,7 +86,7 @@ pub fn read(path: &Path) -> OwnWords {
         "waiting" => OwnStatus::Waiting(entry.waiting_for.unwrap_or_default()),
         _ => OwnStatus::Busy,
     });
-    OwnWords { status, transcript }
+    StatusFile { status, transcript }
 }
 
 fn entry(path: &Path) -> Option<StatusEntry> {
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_number_in_a_folder_names_a_file() {
+    fn a_status_file_needs_a_folder_and_a_process_id() {
         let file = path("/home/a/.claude", "12").unwrap();
         assert_eq!(file, Path::new("/home/a/.claude/sessions/12.json"));
         for (folder, pid) in [("", "12"), ("here", "12"), ("/a", ""), ("/a", "../x")] {
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_read_and_anything_else_says_nothing() {
+    fn a_status_is_read_and_invalid_files_are_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("1.json");
         for (text, status) in [
@@ -156,8 +157,8 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             assert_eq!(read(&path).status, status, "{text}");
         }
-        assert_eq!(read(&folder.path().join("absent")), OwnWords::default());
-        assert_eq!(read(folder.path()), OwnWords::default());
+        assert_eq!(read(&folder.path().join("absent")), StatusFile::default());
+        assert_eq!(read(folder.path()), StatusFile::default());
     }
 
     #[test]

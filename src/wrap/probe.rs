@@ -1,8 +1,8 @@
-//! `cbroker doctor --probe AGENT`: starts the installed agent in a hidden terminal and looks which
-//! of the signals that the wrap relies on it gives on this machine. Nothing is submitted to it, and
-//! it is ended by hanging up.
+//! `cbroker doctor --probe AGENT`: starts the installed agent in a hidden terminal and checks which
+//! of the signs that the wrap relies on it shows on this machine. Nothing is submitted, and the
+//! agent is ended by a hang-up.
 //!
-//! Relies on the same parts as a session, without a person.
+//! Relies on the same parts as a session.
 
 mod sandbox;
 
@@ -17,13 +17,13 @@ use super::agents::Profile;
 use super::agents::reading::{Input, Reading};
 use super::hooks::{self, HookReport, Hooks};
 use super::modes::Modes;
-use super::monitor::Afterlife;
-use super::pty::{CommandLine, Program, Shape, find_program};
+use super::monitor::OnWrapExit;
+use super::pty::{CommandLine, Program, ProgramSetup, find_program};
 use super::screen::Screen;
 use crate::config::Config;
 use crate::error::Error;
 
-/// How long an agent may take to show all its signals.
+/// Time limit for an agent to show all signs.
 const WITHIN: Duration = Duration::from_secs(15);
 const EVERY: Duration = Duration::from_millis(20);
 const SIZE: Winsize = Winsize {
@@ -33,7 +33,7 @@ const SIZE: Winsize = Winsize {
     ws_ypixel: 0,
 };
 
-/// One signal, or one condition, and whether it was seen.
+/// A sign of the agent, and whether it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeSign {
     /// What was looked for.
@@ -49,7 +49,7 @@ pub struct ProbeSign {
 /// Starts `agent` and watches it for at most fifteen seconds.
 ///
 /// # Errors
-/// When the agent is not installed or cannot be started.
+/// If the agent is not installed or cannot be started.
 pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Error> {
     let profile = Profile::of(agent, &[]);
     let shown = agent.to_string_lossy();
@@ -64,7 +64,7 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
         .home
         .socket(&format!("{}.sock", ulid::Ulid::generate()));
     let token = hooks::token().map_err(failed)?;
-    let (hooks, told) = Hooks::listen(&socket, token.clone()).map_err(failed)?;
+    let (hooks, reports) = Hooks::listen(&socket, token.clone()).map_err(failed)?;
     let mut command = CommandLine {
         program: agent.to_owned(),
         ..CommandLine::default()
@@ -80,10 +80,10 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
     }
     let program = Program::start(
         &command,
-        &Shape {
+        &ProgramSetup {
             modes: None,
             size: SIZE,
-            afterlife: Afterlife::None,
+            on_wrap_exit: OnWrapExit::EndProgram,
         },
     )
     .map_err(failed)?;
@@ -91,7 +91,7 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
         profile,
         modes: Modes::default(),
         screen: Screen::new(SIZE.ws_row, SIZE.ws_col),
-        told,
+        reports,
         began: false,
         waits: false,
         reading: Reading::default(),
@@ -107,7 +107,7 @@ struct Watch {
     profile: &'static Profile,
     modes: Modes,
     screen: Screen,
-    told: Receiver<HookReport>,
+    reports: Receiver<HookReport>,
     began: bool,
     waits: bool,
     reading: Reading,
@@ -125,9 +125,9 @@ impl Watch {
                 self.modes.read(&bytes[..count]);
                 self.screen.write(&bytes[..count], Instant::now());
             }
-            while let Ok(told) = self.told.try_recv() {
-                self.began |= matches!(told, HookReport::Event(HookEvent::SessionStart, _));
-                self.waits |= matches!(told, HookReport::Waiter(_));
+            while let Ok(report) = self.reports.try_recv() {
+                self.began |= matches!(report, HookReport::Event(HookEvent::SessionStart, _));
+                self.waits |= matches!(report, HookReport::Waiter(_));
             }
             self.reading = self.screen.read(self.profile, Instant::now());
             tokio::time::sleep(EVERY).await;
@@ -138,7 +138,7 @@ impl Watch {
         self.signs().iter().all(|sign| sign.is_seen)
     }
 
-    /// What the screen shows of the agent's prompt, in words.
+    /// Describes the agent's prompt on the screen.
     fn prompt(&self) -> String {
         match (&self.reading.input, &self.reading.dialog) {
             (Input::Absent, Some(dialog)) => format!("a dialog is open instead: {dialog}"),
@@ -164,7 +164,9 @@ impl Watch {
             what: "paste",
             is_seen: self.modes.takes_paste(),
             detail: "bracketed paste".to_owned(),
-            mend: Some("without it texts are typed, and nothing before it is switched on"),
+            mend: Some(
+                "without it, texts are typed letter by letter, or not at all into Claude Code",
+            ),
         };
         if self.profile.prompt.is_none() && self.profile.line.is_none() {
             return vec![paste];
@@ -191,7 +193,7 @@ impl Watch {
                 is_seen: self.modes.title().is_some(),
                 detail: match self.modes.title() {
                     Some(title) => format!("{title:?}"),
-                    None => "none, so it is not asked for".to_owned(),
+                    None => "none, so titles are not used".to_owned(),
                 },
                 mend: Some("nothing: the other signals decide"),
             },
@@ -200,14 +202,14 @@ impl Watch {
                 is_seen: self.began,
                 detail: "the hook SessionStart".to_owned(),
                 mend: Some(
-                    "hooks are off (`disableAllHooks` or managed settings): the screen alone \
-                     decides, with more quiet",
+                    "hooks are off (`disableAllHooks` or managed settings): only the screen is \
+                     used, with longer pauses",
                 ),
             },
             ProbeSign {
                 what: "second way",
                 is_seen: self.waits,
-                detail: "a hook waits to carry messages in without the keyboard".to_owned(),
+                detail: "a waiting hook can deliver messages without the keyboard".to_owned(),
                 mend: Some("messages wait for a free prompt: drafts, dialogs and turns hold them"),
             },
         ]

@@ -1,8 +1,8 @@
-//! The wrapped program in a pseudo-terminal of its own, under a [`monitor`].
+//! Runs the wrapped program in its own pseudo-terminal, under a [`monitor`].
 //!
 //! Relies on `portable-pty` to open the terminal, on `rustix` for its modes and size, and on the
 //! standard library for the processes: the monitor needs a socket beside the terminal and raw exit
-//! statuses, which `portable-pty`'s own spawning closes and loses.
+//! statuses, which the spawn function of `portable-pty` does not support.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -16,9 +16,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
 
-use super::monitor::{self, Afterlife, ChildStatus, ChildStatusReader};
+use super::monitor::{self, ChildStatus, ChildStatusReader, OnWrapExit};
 
-/// What to run, and with which additions to our own environment.
+/// A program with its arguments, and changes to the environment of this process.
 #[derive(Clone, Debug, Default)]
 pub struct CommandLine {
     /// The program's name or path.
@@ -30,7 +30,7 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// This command with the environment applied, ready for more.
+    /// Creates a [`Command`] for `program` with this environment.
     pub fn to_command(&self, program: &OsStr) -> Command {
         let mut command = Command::new(program);
         for (name, value) in &self.environment {
@@ -43,15 +43,16 @@ impl CommandLine {
     }
 }
 
-/// How a program starts: modes and size of its pseudo-terminal, and what its end depends on.
+/// How a program starts: the modes and the size of its pseudo-terminal, and what happens to it when
+/// the wrap ends.
 #[derive(Clone, Debug)]
-pub struct Shape {
-    /// Terminal modes; the system's own where there is none to copy.
+pub struct ProgramSetup {
+    /// Terminal modes; `None` for the system's defaults.
     pub modes: Option<Termios>,
-    /// Rows, columns and, where known, pixels.
+    /// Rows, columns and, if known, pixels.
     pub size: Winsize,
-    /// What becomes of it when this process is gone.
-    pub afterlife: Afterlife,
+    /// What happens to the program when this process ends.
+    pub on_wrap_exit: OnWrapExit,
 }
 
 /// A running program, its terminal's master side and its monitor.
@@ -66,16 +67,16 @@ pub struct Program {
 
 impl Program {
     /// Starts `command` in a new pseudo-terminal.
-    pub fn start(command: &CommandLine, shape: &Shape) -> io::Result<Self> {
-        let (master, terminal) = open(shape.size)?;
-        if let Some(modes) = &shape.modes {
+    pub fn start(command: &CommandLine, setup: &ProgramSetup) -> io::Result<Self> {
+        let (master, terminal) = open(setup.size)?;
+        if let Some(modes) = &setup.modes {
             rustix::termios::tcsetattr(&terminal, OptionalActions::Now, modes)?;
         }
         let (statuses, theirs) = UnixStream::pair()?;
         let monitor = command
             .to_command(std::env::current_exe()?.as_os_str())
             .arg(monitor::MONITOR)
-            .arg(shape.afterlife.word())
+            .arg(setup.on_wrap_exit.word())
             .arg(&command.program)
             .args(&command.arguments)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -94,23 +95,23 @@ impl Program {
         })
     }
 
-    /// The master side, non-blocking: what is written here the program reads as keys.
+    /// The master side, non-blocking. The program reads bytes written here as keys.
     pub fn master(&self) -> BorrowedFd<'_> {
         self.master.as_fd()
     }
 
-    /// A socket that is readable when [`Program::child_statuses`] has something to say.
+    /// A socket that is readable when [`Program::child_statuses`] has new reports.
     pub fn monitor_socket(&self) -> io::Result<UnixStream> {
         self.statuses.try_clone()
     }
 
-    /// What the monitor reported since the last call; `None` once it is gone. Never blocks.
+    /// The monitor's reports since the last call; `None` once it has ended. Never blocks.
     pub fn child_statuses(&mut self) -> io::Result<Option<Vec<ChildStatus>>> {
         let statuses = self.partial.read(&self.statuses)?;
         for status in statuses.iter().flatten() {
             match status {
                 ChildStatus::Started(pid) => self.pid = Pid::from_raw(*pid),
-                // From here on the number may belong to another process.
+                // From here on the process id may be reused.
                 ChildStatus::Exited(_) | ChildStatus::Killed(_) | ChildStatus::Failed(_) => {
                     self.pid = None;
                 }
@@ -120,54 +121,55 @@ impl Program {
         Ok(statuses)
     }
 
-    /// Tells the program that its window changed.
+    /// Sets the size of the program's terminal.
     pub fn resize(&self, size: Winsize) -> io::Result<()> {
         Ok(rustix::termios::tcsetwinsize(&self.master, size)?)
     }
 
-    /// There is a program to signal.
+    /// Whether the program runs and can be signalled.
     pub fn has_started(&self) -> bool {
         self.pid.is_some()
     }
 
-    /// The program's process, while it runs.
+    /// The program's process id, while it runs.
     pub fn pid(&self) -> Option<i32> {
         self.pid.map(|pid| pid.as_raw_nonzero().get())
     }
 
-    /// Sends a signal to the program alone; nothing before it runs and once it has ended.
+    /// Sends a signal to the program alone, if it runs.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid {
             let _already_gone = rustix::process::kill_process(pid, signal);
         }
     }
 
-    /// Lets the program and all in its process group run again after a stop.
+    /// Continues the program's process group after a stop.
     pub fn continue_group(&self) {
         if let Some(pid) = self.pid {
             let _already_gone = rustix::process::kill_process_group(pid, Signal::CONT);
         }
     }
 
-    /// Whether the program has read all that was written to it; `None` where the system does not
-    /// tell. Only in raw mode, where input is not collected into lines.
+    /// Whether the program has read all of its input; `None` if the system does not tell. Valid in
+    /// raw mode only, where input is not collected into lines.
     pub fn has_read_input(&self) -> Option<bool> {
         let name = rustix::pty::ptsname(&self.master, Vec::new()).ok()?;
         let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        // Opened for this question alone: a terminal that we kept open would hide the program's end
-        // from us.
+        // The terminal is opened only for this call: if it stayed open, the program's end would go
+        // unnoticed.
         let terminal = rustix::fs::open(name.as_c_str(), flags, Mode::empty()).ok()?;
         Some(rustix::io::ioctl_fionread(&terminal).ok()? == 0)
     }
 
-    /// The terminal collects lines for the program: it cuts those of more than 4,095 bytes.
+    /// Whether the terminal is in canonical mode, in which it truncates lines of more than 4,095
+    /// bytes.
     pub fn reads_lines(&self) -> bool {
         let modes = rustix::termios::tcgetattr(&self.master);
         modes.is_ok_and(|modes| modes.local_modes.contains(LocalModes::ICANON))
     }
 }
 
-/// Both sides of a new pseudo-terminal of this size: the master, and the terminal itself.
+/// Opens a new pseudo-terminal of this size: the master and the terminal.
 pub(crate) fn open(size: Winsize) -> io::Result<(OwnedFd, OwnedFd)> {
     let size = PtySize {
         rows: size.ws_row,
@@ -191,17 +193,17 @@ pub(crate) fn open(size: Winsize) -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 impl Drop for Program {
-    /// Collects the monitor, which ends by itself after its last report or at the hang-up.
+    /// Reaps the monitor, which ends by itself after its last report or at the hang-up.
     fn drop(&mut self) {
         let _not_started = self.monitor.try_wait();
     }
 }
 
-/// Where `execvp` looks when there is no `PATH`.
+/// The search path of `execvp` without `PATH`.
 const PATH_OF_EXECVP: &str = "/bin:/usr/bin";
 
-/// The file that `program` names, looked for as `execvp` does in `path`; `None` when there is none
-/// to execute.
+/// Finds the file that `program` names in `path`, as `execvp` does; `None` if there is no
+/// executable file.
 pub fn find_program(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
     let executable = |candidate: &Path| {
         candidate.is_file() && rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok()

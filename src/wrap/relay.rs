@@ -1,13 +1,12 @@
-//! Bytes between the person's terminal and the program's, unchanged, as fast as the two take them.
+//! Relays bytes between the person's terminal and the program's, unchanged.
 //!
-//! Nothing is interpreted here. The owner of the relay sees what passed and may insert bytes of its
-//! own.
+//! Nothing is interpreted here. The owner of the relay sees all bytes and may insert its own.
 //!
 //! # Cost
-//! One read and one write a piece of output, and never more than one piece on its way: what a
-//! terminal has not taken stops the program, as it would without us. (A queue of 256 KiB here was
-//! filled by every flood: each byte was copied once more, into memory fresh from the system, which
-//! took a tenth of the rate.)
+//! One read and one write for each piece of output, and at most one piece in flight: a terminal
+//! that accepts no output stops the program, as it would without the wrap. (A queue of 256 KiB was
+//! filled by every flood of output: copying each byte once more, into newly allocated memory, cost
+//! a tenth of the throughput.)
 //!
 //! Relies on tokio for readiness and on `rustix` for the calls.
 
@@ -22,27 +21,27 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Read at once; a pseudo-terminal gives at most 4 KiB a read.
+/// Buffer size of one read; a pseudo-terminal returns at most 4 KiB.
 const PIECE: usize = 64 * 1024;
-/// Unread input bytes above which no more is sent.
+/// Maximum number of input bytes that the program has not read; above it no more input is read.
 const KEYS: usize = 256 * 1024;
 
-/// What moved.
+/// An event of the relay.
 #[derive(Debug)]
-pub(super) enum Moved {
-    /// The program wrote; it was shown already and is given here to look at.
+pub(super) enum RelayEvent {
+    /// The program wrote output, which is already on its way to the terminal; see [`Relay::seen`].
     Output,
-    /// The person's terminal sent these bytes. They have not been passed on.
+    /// The person's terminal sent these bytes, which have not been forwarded.
     Input(Vec<u8>),
-    /// Everything that was to be written to the program is written.
+    /// All bytes for the program have been written.
     Written,
-    /// The program's side is closed and empty.
-    ProgramGone,
-    /// The person's terminal is gone.
-    PersonGone,
+    /// The program's side is closed and drained.
+    ProgramClosed,
+    /// The person's terminal is closed.
+    TerminalClosed,
 }
 
-/// The three descriptors and what waits for each.
+/// The three descriptors and the bytes pending for each.
 #[derive(Debug)]
 pub(super) struct Relay {
     input: Option<Watched>,
@@ -50,14 +49,14 @@ pub(super) struct Relay {
     master: Watched,
     to_person: Pending,
     to_program: Pending,
-    owes_notice: bool,
+    notifies_when_written: bool,
     piece: Vec<u8>,
     length: usize,
 }
 
 impl Relay {
-    /// A relay between these. Each should be non-blocking; one that is not costs a call more for
-    /// each read and write.
+    /// Creates a relay between these descriptors. A blocking descriptor costs one more system call
+    /// for each read and write.
     pub(super) fn new(
         input: BorrowedFd<'_>,
         output: BorrowedFd<'_>,
@@ -69,44 +68,45 @@ impl Relay {
             master: watch(master, Interest::READABLE | Interest::WRITABLE)?,
             to_person: Pending::default(),
             to_program: Pending::default(),
-            owes_notice: false,
+            notifies_when_written: false,
             piece: vec![0; PIECE],
             length: 0,
         })
     }
 
-    /// The output that the last [`Moved::Output`] was about.
+    /// The output of the last [`RelayEvent::Output`].
     pub(super) fn seen(&self) -> &[u8] {
         &self.piece[..self.length]
     }
 
-    /// Writes to the program, in order, as it takes it.
+    /// Queues bytes for the program.
     pub(super) fn send(&mut self, bytes: &[u8]) {
         self.to_program.push(bytes);
     }
 
-    /// As [`Relay::send`], and [`Moved::Written`] follows when all of it is out.
-    pub(super) fn send_and_tell(&mut self, bytes: &[u8]) {
+    /// As [`Relay::send`]; [`RelayEvent::Written`] follows once all bytes have been written.
+    pub(super) fn send_and_notify(&mut self, bytes: &[u8]) {
         self.send(bytes);
-        self.owes_notice = true;
+        self.notifies_when_written = true;
     }
 
-    /// Shows bytes of our own to the person. Only between sequences of the program's.
+    /// Queues bytes of the wrap for the person's terminal. Call it only between two escape
+    /// sequences of the program.
     pub(super) fn show(&mut self, bytes: &[u8]) {
         self.to_person.push(bytes);
     }
 
-    /// Leaves the person's keys from now on to the next reader of the terminal.
-    pub(super) fn leave_keys(&mut self) {
+    /// Stops reading the person's keys, and leaves them to the next reader of the terminal.
+    pub(super) fn stop_reading_input(&mut self) {
         self.input = None;
     }
 
-    /// The next movement. Safe to drop half-way in a select.
-    pub(super) async fn next(&mut self) -> Moved {
+    /// Waits for the next event. Cancel safe.
+    pub(super) async fn next(&mut self) -> RelayEvent {
         poll_fn(|context| self.poll(context)).await
     }
 
-    /// Writes out what is still to be shown; at the very end, when nothing else is relayed.
+    /// Writes all pending output. Used at the end, when nothing else is relayed.
     pub(super) async fn drain(&mut self) {
         poll_fn(|context| {
             let Some(output) = &self.output else {
@@ -118,27 +118,27 @@ impl Relay {
         .await;
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Moved> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<RelayEvent> {
         if let Some(output) = &self.output
             && let Poll::Ready(Err(_)) = self.to_person.poll_flush(output, context)
         {
             self.output = None;
             self.to_person = Pending::default();
-            return Poll::Ready(Moved::PersonGone);
+            return Poll::Ready(RelayEvent::TerminalClosed);
         }
         let flushed = self.to_program.poll_flush(&self.master, context);
-        if flushed.is_ready() && self.owes_notice {
-            self.owes_notice = false;
-            return Poll::Ready(Moved::Written);
+        if flushed.is_ready() && self.notifies_when_written {
+            self.notifies_when_written = false;
+            return Poll::Ready(RelayEvent::Written);
         }
         // Keys first: a flood of output must not keep Ctrl-C away from the program.
-        if let Poll::Ready(moved) = self.poll_input(context) {
-            return Poll::Ready(moved);
+        if let Poll::Ready(event) = self.poll_input(context) {
+            return Poll::Ready(event);
         }
         self.poll_program(context)
     }
 
-    fn poll_input(&mut self, context: &mut Context<'_>) -> Poll<Moved> {
+    fn poll_input(&mut self, context: &mut Context<'_>) -> Poll<RelayEvent> {
         if self.to_program.len() >= KEYS {
             return Poll::Pending;
         }
@@ -147,15 +147,15 @@ impl Relay {
         };
         let mut bytes = [0; 4096];
         match ready!(poll_read(input, &mut bytes, context)) {
-            Ok(count) if count > 0 => Poll::Ready(Moved::Input(bytes[..count].to_vec())),
+            Ok(count) if count > 0 => Poll::Ready(RelayEvent::Input(bytes[..count].to_vec())),
             _ => {
                 self.input = None;
-                Poll::Ready(Moved::PersonGone)
+                Poll::Ready(RelayEvent::TerminalClosed)
             }
         }
     }
 
-    fn poll_program(&mut self, context: &mut Context<'_>) -> Poll<Moved> {
+    fn poll_program(&mut self, context: &mut Context<'_>) -> Poll<RelayEvent> {
         if self.to_person.len() > 0 {
             return Poll::Pending;
         }
@@ -165,33 +165,33 @@ impl Relay {
         // often there.
         match ready!(poll_read(&self.master, &mut self.piece, context)) {
             Ok(count) if count > 0 => self.length = count,
-            _ => return Poll::Ready(Moved::ProgramGone),
+            _ => return Poll::Ready(RelayEvent::ProgramClosed),
         }
         let Some(output) = &self.output else {
-            return Poll::Ready(Moved::Output);
+            return Poll::Ready(RelayEvent::Output);
         };
-        // Anything but a short write comes again at the next flush.
+        // The next flush reports any error.
         let shown = if output.may_block {
             0
         } else {
             rustix::io::write(output, &self.piece[..self.length]).unwrap_or(0)
         };
         self.to_person.push(&self.piece[shown..self.length]);
-        Poll::Ready(Moved::Output)
+        Poll::Ready(RelayEvent::Output)
     }
 }
 
-/// A descriptor and what wakes us for it.
+/// A descriptor and its readiness.
 #[derive(Debug)]
 struct Watched {
     ready: AsyncFd<OwnedFd>,
-    /// It is shared with others who would not understand `O_NONBLOCK`, so a call with nothing to do
-    /// would wait.
+    /// The open file is shared with programs that do not expect `O_NONBLOCK`, so a read or write
+    /// may block.
     may_block: bool,
 }
 
 impl Watched {
-    /// Whether a call would find nothing to do, and wait.
+    /// Whether a read or write would block now.
     fn would_wait(&self, for_what: PollFlags) -> bool {
         let now = Timespec::default();
         self.may_block
@@ -254,7 +254,7 @@ impl Pending {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Ready when nothing waits.
+    /// Ready once no bytes are pending.
     fn poll_flush(&mut self, to: &Watched, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.bytes.len() {
             let mut guard = ready!(to.ready.poll_write_ready(context))?;
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_terminal_that_cannot_be_opened_again_keeps_nobody_waiting() {
+    fn a_blocking_terminal_does_not_block_the_session() {
         // After `su` the terminal belongs to another user and is used as it was inherited:
         // blocking. After the first key the session waited for the next, and showed nothing
         // meanwhile.
@@ -308,9 +308,9 @@ mod tests {
         master.set_nonblocking(true).unwrap();
         let mut relay = Relay::new(ours.as_fd(), ours.as_fd(), master.as_fd()).unwrap();
         rustix::io::write(&person, b"k").unwrap();
-        assert!(matches!(relay.next().await, Moved::Input(keys) if keys == b"k"));
+        assert!(matches!(relay.next().await, RelayEvent::Input(keys) if keys == b"k"));
         rustix::io::write(&program, b"shown").unwrap();
-        assert!(matches!(relay.next().await, Moved::Output));
+        assert!(matches!(relay.next().await, RelayEvent::Output));
         relay.drain().await;
         let mut shown = [0; 5];
         rustix::io::read(&person, &mut shown).unwrap();

@@ -1,12 +1,12 @@
-//! The drawn screen of a program, for profiles that read it; brought up to date when it is read.
+//! The screen of a program, drawn from its output when it is read.
 //!
-//! Drawing costs more than passing bytes on, so output is kept as it came and drawn when the screen
-//! is looked at, or when enough of it has gathered. Only a flood is not drawn whole: of what pours
-//! in faster than a person reads, the last screens' worth decides what is shown.
+//! Drawing is slower than forwarding bytes, so output is buffered and drawn when the screen is read
+//! or when the buffer is full. Only a flood is not drawn completely: its last part decides what the
+//! screen shows.
 //!
 //! # Cost
-//! Without a flood every byte is drawn once, in large pieces. In a flood one copy a byte, and a
-//! drawing of at most [`BACKLOG`] bytes each [`CATCH_UP`].
+//! Every byte is drawn once, in large pieces. In a flood every byte is copied once, and at most
+//! [`BACKLOG`] bytes are drawn in each period of [`CATCH_UP`].
 //!
 //! Relies on `vt100`. Time is an argument.
 
@@ -17,16 +17,16 @@ use super::agents::Profile;
 use super::agents::reading::Reading;
 use super::screen_socket::ScreenText;
 
-/// Kept undrawn at most; a full screen of coloured text is a tenth of it.
+/// Maximum bytes of buffered output, ten times a full screen of coloured text.
 const BACKLOG: usize = 512 * 1024;
-/// What an agent draws at once is far less; more than this between two looks is a flood.
+/// More bytes than this between two readings are a flood; an agent draws far less at once.
 const FLOOD: usize = 64 * 1024;
-/// The backlog filling sooner than this after a drawing is a flood too.
+/// Filling the buffer sooner than this after it was drawn is a flood too.
 const CATCH_UP: Duration = Duration::from_secs(1);
-/// More rows or columns than any person's window has; what is beyond them is not read.
+/// Maximum number of rows and of columns, more than any real window has.
 const LARGEST: u16 = 1000;
 
-/// A screen and the output that is not drawn on it yet.
+/// A screen and the output that is not drawn yet.
 pub(super) struct Screen {
     parser: vt100::Parser,
     undrawn: Vec<u8>,
@@ -34,7 +34,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// An empty screen.
+    /// Creates an empty screen.
     pub(super) fn new(rows: u16, columns: u16) -> Self {
         Self {
             parser: vt100::Parser::new(drawable(rows), drawable(columns), 0),
@@ -43,7 +43,7 @@ impl Screen {
         }
     }
 
-    /// The window changed.
+    /// Changes the size of the screen.
     pub(super) fn resize(&mut self, rows: u16, columns: u16) {
         self.draw();
         self.parser
@@ -51,7 +51,7 @@ impl Screen {
             .set_size(drawable(rows), drawable(columns));
     }
 
-    /// The program wrote this.
+    /// Adds output of the program.
     pub(super) fn write(&mut self, output: &[u8], now: Instant) {
         self.undrawn.extend_from_slice(output);
         if self.undrawn.len() <= BACKLOG {
@@ -65,19 +65,19 @@ impl Screen {
         }
     }
 
-    /// So much waits to be drawn that a look now would be out of date before it is over.
+    /// Whether so much output is buffered that a reading would be out of date at once.
     pub(super) fn is_flooded(&self) -> bool {
         self.undrawn.len() > FLOOD
     }
 
-    /// What the screen shows now.
+    /// Draws the screen and reads it.
     pub(super) fn read(&mut self, profile: &Profile, now: Instant) -> Reading {
         self.draw();
         self.drawn_at = Some(now);
         Reading::of(profile, self.parser.screen())
     }
 
-    /// What it shows now, as text.
+    /// Draws the screen and returns its text.
     pub(super) fn text(&mut self, now: Instant) -> ScreenText {
         self.draw();
         self.drawn_at = Some(now);
@@ -111,7 +111,7 @@ impl std::fmt::Debug for Screen {
     }
 }
 
-/// A window may claim any size: none at all, or cells for a hundred gigabytes.
+/// Limits a window's size, which may be zero or need a hundred gigabytes.
 fn drawable(count: u16) -> NonZeroU16 {
     NonZeroU16::new(count.min(LARGEST)).unwrap_or(NonZeroU16::MIN)
 }
@@ -125,8 +125,8 @@ mod tests {
     const BOX: &str = "\x1b[H\x1b[2J────────\r\n❯ \x1b7\r\n────────\r\n\x1b8";
 
     #[test]
-    fn what_an_agent_draws_over_hours_is_drawn_whole() {
-        // Its spinner alone wrote more than the backlog; the box was dropped with it and never
+    fn the_output_of_a_long_session_is_drawn_completely() {
+        // The spinner wrote more than the buffer holds, so the box was dropped with it and never
         // drawn again.
         let mut now = Instant::now();
         let mut screen = Screen::new(24, 80);
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_window_of_any_size_can_be_drawn() {
-        // Some scripts claim the largest there is; memory ran out.
+        // Some scripts set the largest possible size, for which memory did not suffice.
         let mut screen = Screen::new(u16::MAX, u16::MAX);
         screen.resize(0, 0);
         screen.resize(u16::MAX, 80);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_not_kept_and_its_end_is_what_is_shown() {
+    fn of_a_flood_only_the_end_is_kept_and_drawn() {
         let now = Instant::now();
         let mut screen = Screen::new(24, 80);
         for _ in 0..100 {

@@ -1,9 +1,8 @@
-//! The socket on which a session shows what its terminal shows (`cbroker screen`), and the client
-//! of it.
+//! The socket with which `cbroker screen` reads the screen of a session, and its client.
 //!
-//! Nothing of it goes through a broker: the socket is in a folder of the user's own, has mode 0600,
-//! and both sides check that the other runs as the same user. Who asks sends a session's name and a
-//! line feed; a session of that name answers with one JSON object, any other closes.
+//! The screen does not go through a broker: the socket is in a private folder, has mode 0600, and
+//! both sides check that the peer runs as the same user. The client sends a session's name and a
+//! line feed. A session of that name answers with one JSON object; any other closes the connection.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -19,18 +18,18 @@ use crate::config::Home;
 use crate::name::SessionName;
 use crate::panics;
 
-/// The end of a socket's file name, behind the session's ULID.
+/// The extension of a socket's file name, after the session's ULID.
 pub(super) const SUFFIX: &str = "screen";
-/// Either side waits this long for the other.
+/// Time limit on either side.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest question: a name and a line feed.
+/// Maximum bytes of a query: a name and a line feed.
 const QUESTION_BYTES: u64 = 80;
-/// The longest answer. A screen of 1000 by 1000 cells is a fraction of it.
+/// Maximum bytes of an answer. A screen of 1000 by 1000 cells needs a fraction of this.
 const ANSWER_BYTES: u64 = 64 << 20;
-/// The socket is asked again so long after it gave no connection.
+/// Delay before the next accept after an error.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// What the terminal of one session shows.
+/// The screen of one session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionScreen {
     /// The session's name.
@@ -41,11 +40,11 @@ pub struct SessionScreen {
     pub rows: u16,
     /// The size of its window.
     pub columns: u16,
-    /// Its lines, as the program drew them, without the empty ones at the end.
+    /// Its lines, as the program drew them, without empty ones at the end.
     pub lines: Vec<String>,
 }
 
-/// The drawn part, which only the session's loop knows.
+/// The text of the screen, which only the session's loop can read.
 #[derive(Debug)]
 pub(super) struct ScreenText {
     pub(super) rows: u16,
@@ -53,10 +52,10 @@ pub(super) struct ScreenText {
     pub(super) lines: Vec<String>,
 }
 
-/// A question for the session's loop.
+/// A query to the session's loop: the sender of the answer.
 pub(super) type ScreenQuestion = oneshot::Sender<ScreenText>;
 
-/// Who shows the screen.
+/// The session that the screen belongs to.
 #[derive(Debug, Clone)]
 pub(super) struct ScreenOwner {
     pub(super) name: String,
@@ -71,7 +70,7 @@ pub(super) struct ScreenSocket {
 }
 
 impl ScreenSocket {
-    /// Listens on `path`, for this user alone.
+    /// Listens on `path` for clients of this user.
     pub(super) fn listen(
         path: &Path,
         owner: ScreenOwner,
@@ -83,13 +82,13 @@ impl ScreenSocket {
         let task = tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    // One at a time: a screen is quickly shown.
+                    // One client at a time: an answer takes little time.
                     Ok((stream, _)) if is_own(&stream) => {
                         let answering = answer(stream, &owner, &ask);
                         let _slow_or_gone = tokio::time::timeout(PATIENCE, answering).await;
                     }
                     Ok(_) => {}
-                    // No descriptor is free, for one; that passes.
+                    // Usually no file descriptor is free, which is temporary.
                     Err(_) => tokio::time::sleep(AGAIN).await,
                 }
             }
@@ -128,14 +127,14 @@ async fn answer(
         return Ok(());
     }
     panics::where_asked("screen");
-    let (tell, told) = oneshot::channel();
+    let (reply, text) = oneshot::channel();
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-    ask.send(tell).await.map_err(|_| gone())?;
+    ask.send(reply).await.map_err(|_| gone())?;
     let ScreenText {
         rows,
         columns,
         lines,
-    } = told.await.map_err(|_| gone())?;
+    } = text.await.map_err(|_| gone())?;
     let ScreenOwner { name, session } = owner.clone();
     let shown = SessionScreen {
         name,
@@ -148,11 +147,11 @@ async fn answer(
     stream.shutdown().await
 }
 
-/// Asks every session of this home and name for its screen.
+/// Requests the screen of every session with this name in this home.
 pub async fn screens_of(name: &SessionName, home: &Home) -> Vec<SessionScreen> {
     let mut screens = Vec::new();
     for socket in home.session_sockets(SUFFIX) {
-        // One that does not answer has ended, or has another name.
+        // A session that does not answer has ended or has another name.
         let asked = tokio::time::timeout(PATIENCE, ask(&socket, name)).await;
         screens.extend(asked.ok().and_then(Result::ok).flatten());
     }

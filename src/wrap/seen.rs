@@ -1,16 +1,16 @@
-//! The messages that went into the agent of one queue, on disk, so that a crash neither loses nor
-//! repeats.
+//! The seen log: records on disk which messages of a queue were handed to the agent, so that a
+//! crash neither loses nor repeats a message.
 //!
-//! `intent <id> <from> <digest>` is synced before the message is handed over, by whichever way;
-//! `done …` at the proof that it is in the model's context, and before the ack; `withdrawn …` says
-//! that an intent led to nothing. What is `done` is never handed over again on this machine; an
-//! `intent` alone is, marked as a possible repeat. The same id with another sender or body is
-//! another message under a used id, and must not make the first one's fate its own: it is refused
-//! where the same user, or the session's own, used the id. What other users did under an id has no
-//! effect: all copies of a message to a group have one id, and a reader of the first copy could
-//! make the later ones vanish. So a line ends with a mark of who published the message, where that
-//! was not the session's own user. Two wraps of one name share the file and lock it; each reads
-//! what the other appended before it answers.
+//! `intent <id> <from> <digest>` is synced before the message is handed over by any way; `done …`
+//! at the proof that it is in the model's context, before the ack; `withdrawn …` cancels an
+//! unused intent. A message with `done` is never handed over again on this machine; a message with
+//! only an `intent` is, marked as a possible repeat. The same id with another sender or body is
+//! another message, which must not be treated as the first one: it is refused if the same user, or
+//! the session's own user, used the id before. Uses of an id by other users have no effect: all
+//! copies of a message to a group have one id, and a reader of the first copy could make later ones
+//! disappear. So a line ends with a mark of the publisher if that was not the session's own user.
+//! Two wraps of one name share the file and lock it; each reads the lines of the other before it
+//! answers.
 //!
 //! Relies on the envelope.
 
@@ -23,43 +23,43 @@ use std::path::{Path, PathBuf};
 
 use crate::envelope::{Envelope, digest};
 
-/// How many ids are remembered.
+/// Maximum number of ids that are remembered.
 const REMEMBERED: usize = 10_000;
-/// The file is rewritten when it has this many lines.
+/// The file is compacted when it has this many lines.
 const LINES_LIMIT: usize = 4 * REMEMBERED;
 const HEADER: &str = "cbroker-seen 1";
-/// Length of the mark of another user, in hex digits.
+/// Hex digits of another user's mark.
 const MARK_DIGITS: usize = 12;
-/// Mark of a publisher that the broker does not name.
-const NOBODY: &str = "-";
+/// The mark of a publisher that the broker does not name.
+const UNNAMED_MARK: &str = "-";
 
 /// The publisher of a message, as authenticated by the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Publisher {
-    /// The session's own user, and to this session.
+    /// The session's own user, who published to this session.
     Own,
-    /// Another user: the first hex digits of the name's SHA-256.
+    /// Another user, by the first hex digits of the name's SHA-256.
     Other(String),
     /// The broker names no user.
-    Nobody,
+    Unnamed,
 }
 
 impl Publisher {
-    /// The user of this name.
+    /// The publisher for another user with this name.
     pub fn other(user: &str) -> Self {
         Self::Other(digest(user.as_bytes(), MARK_DIGITS))
     }
 
-    /// Stands for anybody but the session's own user.
+    /// The mark in the log; `None` for the session's own user.
     pub fn mark(&self) -> Option<&str> {
         match self {
             Self::Own => None,
             Self::Other(mark) => Some(mark),
-            Self::Nobody => Some(NOBODY),
+            Self::Unnamed => Some(UNNAMED_MARK),
         }
     }
 
-    /// What identifies a message of this publisher in the log.
+    /// The identity of a message of this publisher in the log.
     pub fn identity(&self, envelope: &Envelope) -> String {
         let of_envelope = envelope.identity();
         match self.mark() {
@@ -68,48 +68,48 @@ impl Publisher {
         }
     }
 
-    /// Whether an id that `first` used is refused to another message of this publisher.
-    pub fn yields_to(&self, first: &Self) -> bool {
+    /// Whether this publisher may not use an id for another message, because `first` used it.
+    pub fn is_barred_by(&self, first: &Self) -> bool {
         self == first || *first == Self::Own
     }
 }
 
-/// What is known of an id.
+/// What the log says of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Seen {
     /// Nothing.
     Never,
-    /// It was about to be handed over, and may have been.
+    /// It may have been handed over.
     Intended,
     /// It is in the model's context.
     Done,
-    /// Its id was used, by another message.
+    /// Its id was used by another message.
     OtherContent,
 }
 
-/// The log of one queue.
+/// The seen log of one queue.
 #[derive(Debug)]
 pub(super) struct SeenLog {
     path: PathBuf,
     lock: File,
     file: File,
-    /// How far the file was read.
+    /// The offset up to which the file was read.
     read: u64,
     lines: usize,
-    /// What is known of an id, by who used it.
-    known: HashMap<String, Vec<Use>>,
-    /// Ids and marks, oldest first.
+    /// The uses of each id.
+    known: HashMap<String, Vec<IdUse>>,
+    /// Ids and publishers' marks, oldest first.
     order: VecDeque<(String, String)>,
 }
 
-/// The first message of one publisher under an id.
+/// The first message of one publisher with an id.
 #[derive(Debug)]
-struct Use {
-    /// Empty for the session's own user.
+struct IdUse {
+    /// The publisher's mark; empty for the session's own user.
     mark: String,
     /// Its sender and digest.
     content: String,
-    /// How far it came.
+    /// Its state.
     seen: Seen,
 }
 
@@ -132,12 +132,12 @@ impl SeenLog {
         Ok(log)
     }
 
-    /// What is known of a message by its identity, by this wrap or another.
-    pub(super) fn look(&mut self, identity: &str) -> io::Result<Seen> {
+    /// Looks up a message by its identity, as recorded by this wrap or another.
+    pub(super) fn look_up(&mut self, identity: &str) -> io::Result<Seen> {
         let (id, content, mark) = parts(identity);
         self.locked(|log| {
             let uses = log.known.get(id).map_or(&[][..], Vec::as_slice);
-            // The same text is in the model's context, by any publisher.
+            // The same content counts for every publisher.
             let same = uses.iter().filter(|used| is_same(&used.content, content));
             let is_barred = uses
                 .iter()
@@ -150,17 +150,17 @@ impl SeenLog {
         })
     }
 
-    /// They are about to be handed over. On disk when this returns.
+    /// Writes the intent to hand these messages over. It is on disk when this returns.
     pub(super) fn intend(&mut self, ids: &[String]) -> io::Result<()> {
         self.append("intent", ids)
     }
 
-    /// None of them was handed over, or all were certainly not taken: forget the intent.
+    /// Withdraws the intents of messages that certainly were not taken.
     pub(super) fn withdraw(&mut self, ids: &[String]) -> io::Result<()> {
         self.append("withdrawn", ids)
     }
 
-    /// They are in the model's context. On disk when this returns.
+    /// Writes that these messages are in the model's context. It is on disk when this returns.
     pub(super) fn done(&mut self, ids: &[String]) -> io::Result<()> {
         self.append("done", ids)
     }
@@ -189,7 +189,7 @@ impl SeenLog {
         result
     }
 
-    /// Reads what was appended since, or all of a file that was written anew.
+    /// Reads new lines, or the whole file if it was replaced.
     fn catch_up(&mut self) -> io::Result<()> {
         let is_same = fs::metadata(&self.path)
             .and_then(|named| Ok(named.ino() == self.file.metadata()?.ino()));
@@ -210,7 +210,8 @@ impl SeenLog {
                 break;
             }
             if line.last() != Some(&b'\n') {
-                // Torn by a crash: it was never promised. The next line must not be glued to it.
+                // A line torn by a crash was never confirmed. It is ended, so that the next line is
+                // not appended to it.
                 drop(lines);
                 self.file.write_all(b"\n")?;
                 self.read += length as u64 + 1;
@@ -222,9 +223,9 @@ impl SeenLog {
         for line in fresh {
             self.lines += 1;
             match line.split_once(' ') {
-                Some(("intent", id)) => self.learn(id, Seen::Intended),
-                Some(("done", id)) => self.learn(id, Seen::Done),
-                Some(("withdrawn", id)) => self.learn(id, Seen::Never),
+                Some(("intent", id)) => self.apply(id, Seen::Intended),
+                Some(("done", id)) => self.apply(id, Seen::Done),
+                Some(("withdrawn", id)) => self.apply(id, Seen::Never),
                 _ => {}
             }
         }
@@ -235,8 +236,8 @@ impl SeenLog {
         Ok(())
     }
 
-    /// The first message of a publisher under an id keeps it.
-    fn learn(&mut self, identity: &str, seen: Seen) {
+    /// Applies a line. The first message of a publisher with an id keeps the id.
+    fn apply(&mut self, identity: &str, seen: Seen) {
         let (id, content, mark) = parts(identity);
         let uses = self.known.entry(id.to_owned()).or_default();
         if let Some(used) = uses.iter_mut().find(|used| used.mark == mark) {
@@ -245,7 +246,7 @@ impl SeenLog {
             }
             return;
         }
-        uses.push(Use {
+        uses.push(IdUse {
             mark: mark.to_owned(),
             content: content.to_owned(),
             seen,
@@ -262,7 +263,7 @@ impl SeenLog {
         }
     }
 
-    /// Writes what is still remembered to a new file and puts that in the old one's place.
+    /// Replaces the file by one with only the remembered ids.
     fn compact(&mut self) -> io::Result<()> {
         let draft = self.path.with_extension("seen.new");
         let mut text = format!("{HEADER}\n");
@@ -292,18 +293,18 @@ impl SeenLog {
     }
 }
 
-/// A line of an earlier version has the id alone.
+/// Whether two contents are the same. A line of an earlier version has only the id.
 fn is_same(known: &str, content: &str) -> bool {
     known.is_empty() || known == content
 }
 
-/// The id in what identifies a message, and the mark of a publisher who is not the own user.
+/// The id in an identity, and the mark of a publisher other than the own user.
 pub(super) fn id_and_mark(identity: &str) -> (&str, Option<&str>) {
     let (id, _, mark) = parts(identity);
     (id, Some(mark).filter(|mark| !mark.is_empty()))
 }
 
-/// The id, what makes it this message (sender and digest), and the mark of who published it.
+/// Splits an identity into the id, the content (sender and digest), and the publisher's mark.
 fn parts(identity: &str) -> (&str, &str, &str) {
     let (id, rest) = identity.split_once(' ').unwrap_or((identity, ""));
     match rest.match_indices(' ').nth(1) {
@@ -332,32 +333,32 @@ mod tests {
     }
 
     #[test]
-    fn done_is_remembered_over_a_restart_and_intent_is_told_apart() {
+    fn done_and_intent_survive_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         log.intend(&ids(&["a", "b"])).unwrap();
         log.done(&ids(&["a"])).unwrap();
         drop(log);
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
-        assert_eq!(log.look("a").unwrap(), Seen::Done);
-        assert_eq!(log.look("b").unwrap(), Seen::Intended);
-        assert_eq!(log.look("c").unwrap(), Seen::Never);
+        assert_eq!(log.look_up("a").unwrap(), Seen::Done);
+        assert_eq!(log.look_up("b").unwrap(), Seen::Intended);
+        assert_eq!(log.look_up("c").unwrap(), Seen::Never);
     }
 
     #[test]
-    fn an_intent_that_led_to_nothing_is_forgotten_and_what_is_done_stays() {
+    fn a_withdrawn_intent_is_forgotten_and_done_stays() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         log.intend(&ids(&["a", "b"])).unwrap();
         log.done(&ids(&["b"])).unwrap();
         log.withdraw(&ids(&["a", "b"])).unwrap();
-        assert_eq!(log.look("a").unwrap(), Seen::Never);
+        assert_eq!(log.look_up("a").unwrap(), Seen::Never);
         drop(log);
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
-        assert_eq!(log.look("a").unwrap(), Seen::Never);
-        assert_eq!(log.look("b").unwrap(), Seen::Done);
+        assert_eq!(log.look_up("a").unwrap(), Seen::Never);
+        assert_eq!(log.look_up("b").unwrap(), Seen::Done);
         log.intend(&ids(&["a"])).unwrap();
-        assert_eq!(log.look("a").unwrap(), Seen::Intended);
+        assert_eq!(log.look_up("a").unwrap(), Seen::Intended);
     }
 
     #[test]
@@ -365,29 +366,32 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         log.done(&ids(&["a mallory 11"])).unwrap();
-        assert_eq!(log.look("a mallory 11").unwrap(), Seen::Done);
-        assert_eq!(log.look("a backend 11").unwrap(), Seen::OtherContent);
-        assert_eq!(log.look("a mallory 22").unwrap(), Seen::OtherContent);
+        assert_eq!(log.look_up("a mallory 11").unwrap(), Seen::Done);
+        assert_eq!(log.look_up("a backend 11").unwrap(), Seen::OtherContent);
+        assert_eq!(log.look_up("a mallory 22").unwrap(), Seen::OtherContent);
         drop(log);
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
-        assert_eq!(log.look("a backend 11").unwrap(), Seen::OtherContent);
+        assert_eq!(log.look_up("a backend 11").unwrap(), Seen::OtherContent);
     }
 
     #[test]
-    fn what_strangers_did_under_an_id_bars_the_own_user_from_nothing() {
+    fn an_id_used_by_others_is_free_for_the_own_user() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         log.done(&ids(&["a backend 11 0123456789ab", "a backend 22 -"]))
             .unwrap();
         for stranger in ["a backend 33 0123456789ab", "a backend 33 -"] {
-            assert_eq!(log.look(stranger).unwrap(), Seen::OtherContent);
+            assert_eq!(log.look_up(stranger).unwrap(), Seen::OtherContent);
         }
-        assert_eq!(log.look("a backend 33 ba9876543210").unwrap(), Seen::Never);
-        assert_eq!(log.look("a backend 33").unwrap(), Seen::Never);
+        assert_eq!(
+            log.look_up("a backend 33 ba9876543210").unwrap(),
+            Seen::Never
+        );
+        assert_eq!(log.look_up("a backend 33").unwrap(), Seen::Never);
         log.done(&ids(&["a backend 33"])).unwrap();
         drop(log);
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
-        // The own user's use bars everybody from another text, and repeats are known.
+        // An id of the own user is refused to all other messages, and repeats are recognized.
         for (identity, seen) in [
             ("a backend 33", Seen::Done),
             ("a backend 44", Seen::OtherContent),
@@ -395,30 +399,30 @@ mod tests {
             ("a backend 11 0123456789ab", Seen::Done),
             ("a backend 22 -", Seen::Done),
         ] {
-            assert_eq!(log.look(identity).unwrap(), seen, "{identity}");
+            assert_eq!(log.look_up(identity).unwrap(), seen, "{identity}");
         }
     }
 
     #[test]
-    fn whose_the_ids_are_survives_a_file_that_is_written_anew() {
+    fn publishers_of_ids_survive_a_compaction() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         log.done(&ids(&["a backend 11 -", "a backend 22"])).unwrap();
         log.compact().unwrap();
         drop(log);
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
-        assert_eq!(log.look("a backend 22").unwrap(), Seen::Done);
-        assert_eq!(log.look("a backend 11 -").unwrap(), Seen::Done);
-        assert_eq!(log.look("a backend 33 -").unwrap(), Seen::OtherContent);
+        assert_eq!(log.look_up("a backend 22").unwrap(), Seen::Done);
+        assert_eq!(log.look_up("a backend 11 -").unwrap(), Seen::Done);
+        assert_eq!(log.look_up("a backend 33 -").unwrap(), Seen::OtherContent);
     }
 
     #[test]
-    fn one_wrap_sees_what_another_of_the_same_name_did() {
+    fn two_wraps_of_one_name_share_the_log() {
         let folder = tempfile::tempdir().unwrap();
         let mut one = SeenLog::open(folder.path(), "q").unwrap();
         let mut other = SeenLog::open(folder.path(), "q").unwrap();
         one.done(&ids(&["a"])).unwrap();
-        assert_eq!(other.look("a").unwrap(), Seen::Done);
+        assert_eq!(other.look_up("a").unwrap(), Seen::Done);
     }
 
     #[test]
@@ -436,25 +440,25 @@ mod tests {
         log.done(&ids(&["c"])).unwrap();
         drop(log);
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
-        assert_eq!(log.look("a").unwrap(), Seen::Done);
-        assert_eq!(log.look("c").unwrap(), Seen::Done);
+        assert_eq!(log.look_up("a").unwrap(), Seen::Done);
+        assert_eq!(log.look_up("c").unwrap(), Seen::Done);
     }
 
     #[test]
-    fn the_file_does_not_grow_for_ever_and_the_youngest_are_kept() {
+    fn the_file_is_compacted_and_the_newest_ids_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         let mut other = SeenLog::open(folder.path(), "q").unwrap();
         let all: Vec<String> = (0..=LINES_LIMIT).map(|n| format!("m{n}")).collect();
         log.done(&all).unwrap();
-        assert_eq!(other.look("m0").unwrap(), Seen::Never);
-        assert_eq!(other.look(all.last().unwrap()).unwrap(), Seen::Done);
+        assert_eq!(other.look_up("m0").unwrap(), Seen::Never);
+        assert_eq!(other.look_up(all.last().unwrap()).unwrap(), Seen::Done);
         let text = fs::read_to_string(folder.path().join("q.seen")).unwrap();
         assert!(text.lines().count() <= REMEMBERED + 1);
     }
 
     #[test]
-    fn two_wraps_of_one_name_write_one_after_the_other() {
+    fn two_wraps_of_one_name_lock_the_log() {
         let folder = tempfile::tempdir().unwrap();
         let first = SeenLog::open(folder.path(), "q").unwrap();
         let mut second = SeenLog::open(folder.path(), "q").unwrap();

@@ -1,15 +1,15 @@
-//! The one loop of a session: bytes, messages and time.
+//! The event loop of a session: terminal bytes, messages and timers.
 //!
-//! It owns every part and decides nothing itself: bytes go where they always go, everything that
-//! was seen is told to [`AgentState`] and [`Deliveries`], and what the deliveries say is done. The
-//! parts that deal with messages are in `post`, those that deal with the ways in in `ways_in`,
-//! those that deal with signals and stops in `stops`.
+//! The loop owns all parts of a session and makes no decisions itself. It relays bytes between the
+//! two terminals, passes every observation to [`AgentState`] and [`Deliveries`], and carries out
+//! the steps that [`Deliveries`] returns. `messages` handles messages, `ways_in` the ways in, and
+//! `stops` signals and job control.
 //!
 //! # Cost
-//! While no message waits, output is passed on and scanned for escape sequences; the screen is read
-//! and a timer runs only around a hook's event.
+//! While no message waits, output is relayed and scanned for escape sequences only. The screen is
+//! read, and a timer set, only after a hook's event.
 
-mod post;
+mod messages;
 mod stops;
 mod ways_in;
 
@@ -30,7 +30,7 @@ use super::log::Log;
 use super::modes::Modes;
 use super::monitor::ChildStatus;
 use super::pty::Program;
-use super::relay::{Moved, Relay};
+use super::relay::{Relay, RelayEvent};
 use super::screen::Screen;
 use super::screen_socket::{ScreenQuestion, ScreenSocket};
 use super::terminal::Terminal;
@@ -38,27 +38,29 @@ use super::ways::{Way, WaysIn};
 use crate::error::Error;
 use crate::panics;
 
-pub(super) use post::{Post, PostParts};
+pub(super) use messages::{MessageParts, SessionMessages};
 use stops::Signals;
 use ways_in::Proofs;
 
-/// How long the screen is not believed after a hook: Claude Code still shows "esc to interrupt" for
-/// a while after its turn ended.
+/// Delay between a hook's event and the reading of the screen: Claude Code still shows "esc to
+/// interrupt" for a while after its turn ended.
 const SETTLED: Duration = Duration::from_millis(400);
-/// The screen is drawn at most this often.
+/// Minimum interval between two readings of the screen.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// The screen is read after this long, also in an unfinished frame or a flood of output.
+/// Maximum time without a reading of the screen, even during an unfinished frame or a flood of
+/// output.
 const BLIND_LIMIT: Duration = Duration::from_millis(200);
-/// Whether hooks have reported, as logged.
+
+/// Whether the agent's hooks report to this session, as far as the log says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HooksHeard {
-    Nothing,
-    Hooks,
-    /// None for so long that the session does not expect any.
-    Silence,
+enum HookReporting {
+    Unknown,
+    Reporting,
+    /// No hook reported for so long that the session does not expect any.
+    Silent,
 }
 
-/// What a session is made of.
+/// The parts from which a session is built.
 pub(super) struct Parts {
     pub(super) terminal: Terminal,
     pub(super) program: Program,
@@ -66,11 +68,11 @@ pub(super) struct Parts {
     pub(super) mode: Mode,
     pub(super) batch: usize,
     pub(super) hooks: Option<(Hooks, Receiver<HookReport>)>,
-    /// Ways in that report through one channel.
+    /// The ways in that report through one channel.
     pub(super) ways: WaysIn,
-    pub(super) post: Post,
-    /// Where the screen is shown.
-    pub(super) shows: Option<(ScreenSocket, Receiver<ScreenQuestion>)>,
+    pub(super) messages: SessionMessages,
+    /// The socket of `cbroker screen`.
+    pub(super) screen_socket: Option<(ScreenSocket, Receiver<ScreenQuestion>)>,
     pub(super) log: Log,
 }
 
@@ -81,13 +83,13 @@ pub(super) struct Session {
     relay: Relay,
     monitor: UnixStream,
     signals: Signals,
-    /// Signals that came before there was a program to send them to.
-    early: Vec<Signal>,
+    /// Signals that arrived before the program had started.
+    early_signals: Vec<Signal>,
     modes: Modes,
     keys: Keys,
     screen: Screen,
-    shows: Option<(ScreenSocket, Receiver<ScreenQuestion>)>,
-    /// Whether the screen is read, to know what the agent does.
+    screen_socket: Option<(ScreenSocket, Receiver<ScreenQuestion>)>,
+    /// Whether the screen is read to find out what the agent does.
     reads_screen: bool,
     agent: AgentState,
     deliveries: Deliveries,
@@ -95,24 +97,25 @@ pub(super) struct Session {
     waiter: Option<Waiter>,
     ways: WaysIn,
     proofs: Proofs,
-    post: Post,
+    messages: SessionMessages,
     log: Log,
     end: Option<ChildStatus>,
-    /// The program's side of the terminal is closed; the monitor will say why.
+    /// The program's side of the terminal is closed; the monitor will report why.
     is_program_silent: bool,
-    /// The screen has changed since it was looked at.
+    /// The screen has changed since it was last read.
     is_stale: bool,
     last_look: Instant,
-    /// When to look at the screen though no message waits: what a hook said is drawn by then.
+    /// When to read the screen although no message waits: by then the agent has drawn the state
+    /// that its hook reported.
     state_look: Option<Instant>,
-    heard: HooksHeard,
-    /// Ways in that failed too often, as far as the log knows.
-    ways_off: Vec<Way>,
+    hook_reporting: HookReporting,
+    /// The disabled ways in that were last logged.
+    disabled_ways: Vec<Way>,
 }
 
 impl Session {
-    /// Puts the parts together; the program runs already. From here on the terminal is raw: no
-    /// signal may end us before it is given back.
+    /// Builds the session of a program that is already running, and puts the terminal into raw
+    /// mode. From here on no signal may end this process before the terminal is restored.
     pub(super) fn new(parts: Parts) -> Result<Self, Error> {
         let cannot =
             |error: std::io::Error| Error::new("the terminal cannot be watched").because(error);
@@ -124,8 +127,8 @@ impl Session {
             batch,
             hooks,
             ways,
-            post,
-            shows,
+            messages,
+            screen_socket,
             log,
         } = parts;
         let now = Instant::now();
@@ -150,11 +153,11 @@ impl Session {
             relay,
             monitor,
             signals,
-            early: Vec::new(),
+            early_signals: Vec::new(),
             modes: Modes::default(),
             keys: Keys::default(),
             screen: Screen::new(size.ws_row, size.ws_col),
-            shows,
+            screen_socket,
             reads_screen,
             agent: AgentState::new(profile, now),
             deliveries,
@@ -162,36 +165,36 @@ impl Session {
             waiter: None,
             ways,
             proofs: Proofs::default(),
-            post,
+            messages,
             log,
             end: None,
             is_program_silent: false,
             is_stale: false,
             last_look: now,
             state_look: None,
-            heard: HooksHeard::Nothing,
-            ways_off: Vec::new(),
+            hook_reporting: HookReporting::Unknown,
+            disabled_ways: Vec::new(),
             terminal,
             program,
         })
     }
 
-    /// What is known of the agent before it says anything: its own folder, where it writes down
-    /// what it does, and whether its arguments keep hooks from running.
+    /// Records what is known of the agent before it reports anything. `folder` is the agent's own
+    /// folder, which holds its status files; `is_bare` says that its arguments disable hooks.
     pub(super) fn expect_agent(&mut self, folder: Option<PathBuf>, is_bare: bool) {
         self.proofs = Proofs::new(folder);
         if is_bare {
             self.agent.runs_no_hooks();
-            self.heard = HooksHeard::Silence;
+            self.hook_reporting = HookReporting::Silent;
             self.log
-                .say("with these arguments no hook runs: the screen alone decides");
+                .write("these arguments disable hooks: using the screen only");
         }
     }
 
-    /// Runs until the program has ended; what ended it.
+    /// Runs until the program has ended, and returns how it ended.
     ///
     /// # Errors
-    /// The session panicked. The terminal is given back.
+    /// The session panicked. The terminal has been restored.
     pub(super) async fn run(mut self) -> Result<ChildStatus, Error> {
         match panics::caught(self.serve()).await {
             Ok(end) => {
@@ -199,7 +202,7 @@ impl Session {
                 Ok(end)
             }
             Err(error) => {
-                self.give_back();
+                self.restore_terminal();
                 Err(error)
             }
         }
@@ -207,19 +210,21 @@ impl Session {
 
     async fn serve(&mut self) -> ChildStatus {
         let end = loop {
-            let again = self.turn(Instant::now());
+            let again = self.advance(Instant::now());
             if let Some(end) = self.end {
                 break end;
             }
-            let wake = again.map_or_else(far_away, tokio::time::Instant::from_std);
+            let wake = again.map_or_else(distant_deadline, tokio::time::Instant::from_std);
             tokio::select! {
-                moved = self.relay.next(), if !self.is_program_silent => self.moved(moved),
+                event = self.relay.next(), if !self.is_program_silent => self.handle_io(event),
                 _ = self.monitor.readable() => self.handle_child_statuses().await,
-                signal = self.signals.next() => self.signalled(signal),
-                news = self.post.next() => self.post_arrived(news),
-                told = next_of(&mut self.hooks) => self.handle_hook(told),
-                question = next_of(&mut self.shows) => self.show_screen(question),
-                Some((way, report)) = self.ways.reports.recv() => self.handle_way(way, report),
+                signal = self.signals.next() => self.handle_signal(signal),
+                event = self.messages.next() => self.handle_message_event(event),
+                report = recv_or_pending(&mut self.hooks) => self.handle_hook_report(report),
+                question = recv_or_pending(&mut self.screen_socket) => self.show_screen(question),
+                Some((way, report)) = self.ways.reports.recv() => {
+                    self.handle_way_report(way, report);
+                }
                 seen = self.proofs.next() => {
                     for (number, stage) in seen {
                         self.handle_proof(number, &stage);
@@ -228,27 +233,30 @@ impl Session {
                 () = tokio::time::sleep_until(wake), if again.is_some() => {}
             }
         };
-        // What is typed from here on is for the shell.
-        self.relay.leave_keys();
-        self.log.say(&format!("the program {end}"));
+        // Keys typed from here on are left for the shell.
+        self.relay.stop_reading_input();
+        self.log.write(&format!("the program {end}"));
         end
     }
 
-    fn moved(&mut self, moved: Moved) {
+    fn handle_io(&mut self, event: RelayEvent) {
         let now = Instant::now();
-        match moved {
-            Moved::Output => {
+        match event {
+            RelayEvent::Output => {
                 self.modes.read(self.relay.seen());
                 self.screen.write(self.relay.seen(), now);
                 self.is_stale = self.reads_screen;
                 self.agent.output(&self.modes, now);
                 if let Some(title) = self.modes.title() {
-                    self.ways.ways.iter().for_each(|way| way.titled(title));
+                    self.ways
+                        .ways
+                        .iter()
+                        .for_each(|way| way.title_changed(title));
                 }
             }
-            Moved::Input(bytes) => {
+            RelayEvent::Input(bytes) => {
                 panics::where_asked("key");
-                let passed = if self.keys.are_the_terminals(&bytes) {
+                let passed = if self.keys.are_only_reports(&bytes) {
                     self.deliveries.reports(&bytes)
                 } else {
                     self.deliveries.keys(&bytes, now)
@@ -257,31 +265,32 @@ impl Session {
                     self.pass_on(&bytes, now);
                 }
             }
-            Moved::Written => self.deliveries.written(now),
-            Moved::ProgramGone => self.is_program_silent = true,
-            Moved::PersonGone => self.person_gone(),
+            RelayEvent::Written => self.deliveries.written(now),
+            RelayEvent::ProgramClosed => self.is_program_silent = true,
+            RelayEvent::TerminalClosed => self.handle_terminal_closed(),
         }
     }
 
-    /// A person's bytes, on their way to the program.
+    /// Sends input of the person to the program, and records the keys in it.
     fn pass_on(&mut self, bytes: &[u8], now: Instant) {
         self.relay.send(bytes);
         for press in self.keys.read(bytes) {
             if press == Press::Enter {
-                self.post.person_spoke();
+                self.messages.person_spoke();
             }
             self.agent.press(press, now);
         }
     }
 
-    /// Does all that can be done at `now`; when to look again though nothing happens.
-    fn turn(&mut self, now: Instant) -> Option<Instant> {
+    /// Does everything that is due at `now`. Returns when to call it again if nothing happens
+    /// before.
+    fn advance(&mut self, now: Instant) -> Option<Instant> {
         let look = if self.deliveries.is_idle() {
-            self.look_at_state(now)
+            self.read_screen_for_state(now)
         } else {
             self.look(now)
         };
-        self.miss_hooks(now);
+        self.note_missing_hooks(now);
         let late = self.deliveries.late_until();
         if self.deliveries.is_idle() && late.is_none_or(|until| now < until) {
             self.announce(now);
@@ -299,13 +308,13 @@ impl Session {
                 step => self.carry_out(step, now),
             }
         };
-        let news = self.tell_holds(now);
+        let report = self.report_holds(now);
         self.announce(now);
-        [look, step, news].into_iter().flatten().min()
+        [look, step, report].into_iter().flatten().min()
     }
 
-    /// Looks at the screen though no message waits, when what a hook said must be drawn by now.
-    fn look_at_state(&mut self, now: Instant) -> Option<Instant> {
+    /// Reads the screen after a hook's event although no message waits. Returns when to try again.
+    fn read_screen_for_state(&mut self, now: Instant) -> Option<Instant> {
         let due = self.state_look?;
         if now < due {
             return Some(due);
@@ -317,7 +326,7 @@ impl Session {
         again
     }
 
-    /// Draws the screen and reads it, if that is due; otherwise when it will be.
+    /// Reads the screen if that is due; otherwise returns when it will be.
     fn look(&mut self, now: Instant) -> Option<Instant> {
         if !self.is_stale {
             return None;
@@ -335,67 +344,71 @@ impl Session {
         None
     }
 
-    /// What executes its input may be in the foreground by now, whatever was started.
+    /// Checks the foreground processes and the agent's status file, if the next step may type. A
+    /// program that executes its input may have come to the foreground since the start.
     fn look_at_foreground(&mut self, now: Instant) {
         if self.deliveries.may_type(&self.agent, now) {
             let executes = foreground::look(self.program.master());
             self.agent.foreground(executes, now);
-            let words = self.own_words();
-            self.agent.own_status(words.status, now);
+            let file = self.check_status_file();
+            self.agent.own_status(file.status, now);
         }
     }
 
     fn show_screen(&mut self, question: ScreenQuestion) {
-        // The one who asked may have gone.
-        let _gone = question.send(self.screen.text(Instant::now()));
+        // The client may have disconnected.
+        let _disconnected = question.send(self.screen.text(Instant::now()));
     }
 
-    fn miss_hooks(&mut self, now: Instant) {
+    fn note_missing_hooks(&mut self, now: Instant) {
         let has_hooks = self.agent.profile().has_hooks;
-        if has_hooks && self.heard == HooksHeard::Nothing && self.agent.is_screen_only(now) {
-            self.heard = HooksHeard::Silence;
-            self.log.say(
+        if has_hooks
+            && self.hook_reporting == HookReporting::Unknown
+            && self.agent.is_screen_only(now)
+        {
+            self.hook_reporting = HookReporting::Silent;
+            self.log.write(
                 "no hook came within 10 s of the prompt: using the screen only, with longer pauses",
             );
         }
     }
 
-    fn tell_of_ways(&mut self) {
-        let off = self.deliveries.ways_off();
-        if off != self.ways_off {
+    fn log_disabled_ways(&mut self) {
+        let off = self.deliveries.disabled_ways();
+        if off != self.disabled_ways {
             let names: Vec<String> = off.iter().map(ToString::to_string).collect();
-            self.log.say(&match names.as_slice() {
+            self.log.write(&match names.as_slice() {
                 [] => "ways that were switched off are tried again".to_owned(),
                 names => format!("switched off after failures: {}", names.join(", ")),
             });
-            self.ways_off = off;
+            self.disabled_ways = off;
         }
     }
 
-    fn tell_holds(&mut self, now: Instant) -> Option<Instant> {
+    fn report_holds(&mut self, now: Instant) -> Option<Instant> {
         for (key, hold) in self.deliveries.waiting(&self.agent, now) {
-            if self.deliveries.table.is_news(key, &hold, now) {
-                self.post.held(&self.deliveries.table, &[key], &hold);
+            if self.deliveries.table.should_report_hold(key, &hold, now) {
+                self.messages.held(&self.deliveries.table, &[key], &hold);
                 let ids = self.deliveries.table.ids(&[key]).join(", ");
-                self.log.say(&format!("holds {ids}: {hold}"));
+                self.log.write(&format!("holds {ids}: {hold}"));
             }
         }
-        let news = self.deliveries.table.next_news(now);
-        news.into_iter().chain(self.post.release_at()).min()
+        let next = self.deliveries.table.next_hold_report(now);
+        next.into_iter().chain(self.messages.release_at()).min()
     }
 }
 
-/// The next thing that a socket of the session's brings; never, where it has none.
-async fn next_of<S, T>(socket: &mut Option<(S, Receiver<T>)>) -> T {
-    if let Some((_, brought)) = socket
-        && let Some(next) = brought.recv().await
+/// Receives the next item of a socket; waits forever without one.
+async fn recv_or_pending<S, T>(socket: &mut Option<(S, Receiver<T>)>) -> T {
+    if let Some((_, receiver)) = socket
+        && let Some(item) = receiver.recv().await
     {
-        return next;
+        return item;
     }
     std::future::pending().await
 }
 
-/// A timer that is never waited for still needs a time.
-fn far_away() -> tokio::time::Instant {
+/// The deadline of a disabled timer, which is never awaited.
+fn distant_deadline() -> tokio::time::Instant {
     tokio::time::Instant::now() + Duration::from_hours(1)
 }

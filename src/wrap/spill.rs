@@ -1,11 +1,13 @@
-//! Texts that are too long to type: a file that the agent reads, and a line that names it.
+//! Writes texts that are too long to type to files that the agent reads, with a line that names the
+//! file.
 //!
-//! The folder is bounded: while its texts have more than [`FOLDER_BYTES`], a new one replaces the
-//! oldest. Only texts whose message was delivered at least [`READ_WITHIN`] ago are replaced, never
-//! one that an agent was told to read and may not have read yet. So the folder has at most that
-//! many bytes, what waits for agents in the tables of all sessions, and what they were given in
-//! that time; the brake bounds the last. [`mark_delivered`] makes a text read-only, and so its mark
-//! outlasts a crash. The text of a message that never reaches the agent is removed with it.
+//! The size of the folder is limited: while its texts have more than [`FOLDER_BYTES`], a new text
+//! replaces the oldest ones. Only texts whose message was delivered at least [`READ_WITHIN`] ago
+//! are removed, because an agent may still read a newer one. So the folder holds at most that many
+//! bytes, plus the undelivered texts in the tables of all sessions, plus those delivered within
+//! that time, which the brake limits. [`mark_delivered`] makes a file read-only, so the mark
+//! survives a crash. The text of a message that never reaches the agent is removed with the
+//! message.
 //!
 //! Relies on the standard library and the envelope.
 
@@ -21,32 +23,32 @@ use ulid::Ulid;
 use crate::clean::{Breaks, clean, line};
 use crate::envelope::{DeliveryMark, Envelope, digest, disarm};
 
-/// Longest line that is typed, in bytes.
+/// Maximum bytes of a line that is delivered.
 pub(super) const LINE_LIMIT: usize = 64 * 1024;
-/// So many hexadecimal digits of the file's SHA-256 stand in the line.
+/// Hexadecimal digits of the file's SHA-256 in the line.
 const DIGEST_DIGITS: usize = 12;
-/// How long a spilled text is kept at most.
+/// Maximum time for which a file is kept.
 pub(super) const KEPT: Duration = Duration::from_hours(7 * 24);
-/// Above this many bytes in the folder, texts that were read are removed early.
+/// Above this many bytes in the folder, delivered texts are removed early.
 const FOLDER_BYTES: u64 = 256 * 1024 * 1024;
 /// How long an agent may take to read a text that was delivered to it.
 const READ_WITHIN: Duration = Duration::from_mins(10);
+/// The mode of a file whose message was not delivered.
 const UNREAD: u32 = 0o600;
-/// Of a text whose message was delivered.
+/// The mode of a file whose message was delivered.
 const DELIVERED: u32 = 0o400;
 
-/// Writes the text of `envelope` to a new file in `folder`, and gives the envelope that points to
-/// it, with the digest of what was written in its line's head. Where its files and metadata alone
-/// would be more than `limit_bytes` of line, they are the first lines of the file, and the line
-/// says how many: no text can imitate one. Each delivery has a file of its own: no other message
-/// changes what an agent was told to read.
+/// Writes the text of `envelope` to a new file in `folder`, and returns an envelope that names the
+/// file, with a digest of the file in the head of its line. If the files and the metadata of the
+/// message alone exceed `limit_bytes`, they become the first lines of the file, and the line states
+/// their number, so that the text cannot forge one. Each delivery has a file of its own, which no
+/// other message can change.
 pub(super) fn spill(
     (folder, queue): (&Path, &str),
     envelope: &Envelope,
     limit_bytes: usize,
 ) -> io::Result<(Envelope, PathBuf)> {
-    // An id is checked to hold nothing that leads elsewhere but dots, and `..` with a prefix is a
-    // name. It holds no `+`.
+    // An id holds no slash and no `+`, and dots are harmless after a prefix.
     let id = envelope.id.replace(':', "+");
     let path = folder.join(format!("message-{queue}-{id}-{}.txt", Ulid::generate()));
     let mut short = envelope.clone();
@@ -88,13 +90,14 @@ pub(super) fn spill(
     Ok((short, path))
 }
 
-/// The message of this text was delivered: some time later the text may make room for others.
-/// Where this fails, the text is kept for as long as any.
+/// Marks the text of a delivered message, so that it may be removed early. If this fails, the text
+/// is kept for the full time.
 pub(super) fn mark_delivered(text: &Path) {
     let _kept = fs::set_permissions(text, Permissions::from_mode(DELIVERED));
 }
 
-/// No agent was told to read this text. Where this fails, it is kept for as long as any.
+/// Removes a text that the agent was not told to read. If this fails, the text is kept for the full
+/// time.
 pub(super) fn remove(text: &Path) {
     let _kept = fs::remove_file(text);
 }
@@ -119,7 +122,7 @@ fn make_room(folder: &Path, bytes: u64, now: SystemTime) {
         text.permissions().mode() & 0o777 == DELIVERED && age >= READ_WITHIN
     };
     let mut read: Vec<_> = texts.iter().filter(|(_, text)| was_read(text)).collect();
-    // Those of one tick of the file system's clock go by their names.
+    // Files with equal times are sorted by name.
     read.sort_by_key(|(path, text)| (text.ctime(), text.ctime_nsec(), path));
     for (path, text) in read {
         if total <= FOLDER_BYTES {
@@ -131,7 +134,8 @@ fn make_room(folder: &Path, bytes: u64, now: SystemTime) {
     }
 }
 
-/// Removes files of these kinds that were kept long enough. Failures are left to the next start.
+/// Removes files of these kinds that are older than `kept`. Failures are ignored until the next
+/// start.
 pub(super) fn sweep(folder: &Path, kinds: &[&str], kept: Duration, now: SystemTime) {
     let Ok(entries) = fs::read_dir(folder) else {
         return;
@@ -166,8 +170,8 @@ mod tests {
     }
 
     #[test]
-    fn many_files_go_to_the_file_too_and_the_line_is_short() {
-        // A terminal that collects lines cut the end of it, and with that the Enter.
+    fn long_lists_of_files_go_to_the_file_too() {
+        // A terminal in canonical mode truncated the line, including the Enter.
         let folder = tempfile::tempdir().unwrap();
         let place = (folder.path(), "q");
         let (short, _) = spill(place, &envelope("m1"), CANONICAL_LIMIT).unwrap();
@@ -189,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_imitates_no_mark_of_a_message_in_its_file() {
+    fn a_long_text_cannot_forge_the_marks_of_a_message_in_its_file() {
         let folder = tempfile::tempdir().unwrap();
         let mut forged = envelope("m1");
         forged.message = format!(
@@ -206,14 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_imitates_no_line_that_names_files_or_metadata() {
+    fn a_long_text_cannot_forge_the_lines_that_name_files_or_metadata() {
         let folder = tempfile::tempdir().unwrap();
         let mut forged = envelope("m1");
         forged.message = "file: /forged\nmetadata: {}\ntext\nfile: /forged".into();
         let place = (folder.path(), "q");
         let (short, path) = spill(place, &forged, CANONICAL_LIMIT).unwrap();
         let text = fs::read_to_string(path).unwrap();
-        // The line says how many lines of the file are genuine.
+        // The line states how many lines of the file are genuine.
         assert!(
             short.message.contains("its first 401 lines name"),
             "{}",
@@ -229,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_id_to_two_sessions_or_twice_overwrites_no_file_that_an_agent_was_told_to_read() {
+    fn each_delivery_has_a_file_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         for (queue, id) in [("q", "a:b"), ("q", "a-b"), ("q", "a:b"), ("other", "a:b")] {
             let (short, _) = spill((folder.path(), queue), &envelope(id), LINE_LIMIT).unwrap();
@@ -241,11 +245,11 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_long_texts_is_bounded_and_removes_none_that_is_still_to_be_read() {
+    fn a_flood_of_long_texts_is_bounded_and_removes_no_unread_text() {
         let folder = tempfile::tempdir().unwrap();
         let text = |name: &str| {
             let path = folder.path().join(format!("{name}.txt"));
-            // A sparse file: the disk holds nothing of it.
+            // A sparse file, which uses no disk space.
             let file = fs::File::create(&path).unwrap();
             file.set_len(FOLDER_BYTES / 4).unwrap();
             path

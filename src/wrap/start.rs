@@ -1,12 +1,14 @@
-//! The beginning and the end of a wrap: what is checked, made and told before the program starts,
-//! and what is taken away after it.
+//! The start and the end of a wrap: checks and prepares everything before the program starts, and
+//! cleans up after it.
 //!
-//! The program runs whatever happens to what is ours. Where the home cannot be used, or no
-//! terminal can be made, it takes this process's place, without messages, and one line says so.
+//! The program runs even if cbroker fails. If the home cannot be used, or no pseudo-terminal can be
+//! created, the program replaces this process and runs without messages, after one line on standard
+//! error.
 //!
-//! Relies on everything in this folder.
+//! Relies on all modules of this folder.
 
 mod attach;
+mod delivery_mode;
 mod ways;
 
 use std::convert::Infallible;
@@ -18,50 +20,51 @@ use std::time::{Duration, SystemTime};
 use chrono::Utc;
 use tokio::sync::mpsc::Receiver;
 
-use super::agents::{Profile, Usual};
+use super::agents::{DefaultDelivery, Profile};
 use super::brake::{Brake, Limits};
 use super::child_env::{self, Identity, Reach};
 use super::delivery::Mode;
-use super::disk::{Disk, Places};
+use super::disk::{Disk, DiskPaths};
 use super::hooks::{self, HookReport, Hooks};
 use super::log::Log;
-use super::monitor::{Afterlife, ChildStatus};
+use super::monitor::{ChildStatus, OnWrapExit};
 use super::opened;
 use super::options::{Fallback, WrapOptions};
-use super::pty::{CommandLine, Program, Shape, find_program};
+use super::pty::{CommandLine, Program, ProgramSetup, find_program};
 use super::screen_socket::{self, ScreenOwner, ScreenQuestion, ScreenSocket};
-use super::session::{Parts, Post, PostParts, Session};
+use super::session::{MessageParts, Parts, Session, SessionMessages};
 use super::spill;
 use super::terminal::Terminal;
-use crate::config::{Config, DeliveryWay, Environment, Volume, write_session_address};
+use crate::config::{Config, Environment, Volume, write_session_address};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::panics;
 use crate::peer::{Inbox, Peer, PeerState, Presence, this_host};
-use attach::{attach, attach_within, silent, without_broker};
+use attach::{attach, attach_within, no_answer, without_broker};
 
-/// Traces of sessions that were killed are removed after this; longer than any session lasts.
-const TRACES_KEPT: Duration = Duration::from_hours(30 * 24);
-/// What a shell answers for a program that it cannot find.
+/// Files of sessions that were killed are removed after this time, which is longer than any session
+/// lasts.
+const STALE_FILES_KEPT: Duration = Duration::from_hours(30 * 24);
+/// A shell's exit code for a program that is not found.
 const NOT_FOUND: Exit = Exit::Child(127);
 
 /// Wraps a program and returns its exit code.
 ///
 /// # Errors
-/// Only before the program has started; from then on its own exit code is the answer.
+/// Only before the program has started; after that its exit code is returned.
 pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
     let profile = Profile::of(&options.program, &options.arguments);
-    let mode = mode(&options, profile, config)?;
+    let mode = delivery_mode::resolve(&options, profile, config)?;
     let shown = options.program.to_string_lossy();
     if find_program(&options.program, config.environment.get("PATH")).is_none() {
         return Err(Error::new(format!("{shown} cannot be run"))
             .because("there is no such program on the PATH")
             .exit_with(NOT_FOUND));
     }
-    let alone = Alone::of(&options, config);
+    let unwrapped = UnwrappedProgram::of(&options, config);
     let (identity, terminal) = match prepare(config) {
         Ok(prepared) => prepared,
-        Err(why) => return run_without_messages(alone, why),
+        Err(why) => return run_without_messages(unwrapped, why),
     };
     match terminal {
         Some(terminal) if child_env::is_session(&options) => {
@@ -71,15 +74,15 @@ pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
                 profile,
                 identity,
                 terminal,
-                alone,
+                unwrapped,
             };
             session(prepared, config).await
         }
-        terminal => become_program(&options, config, &identity, terminal.is_some()).await,
+        terminal => exec_program(&options, config, &identity, terminal.is_some()).await,
     }
 }
 
-/// Makes what a session needs on disk, and finds its terminal where it has one.
+/// Creates the files of a session, and opens its terminal if there is one.
 fn prepare(config: &Config) -> Result<(Identity, Option<Terminal>), Error> {
     let cannot = |error: std::io::Error| Error::new("the session cannot start").because(error);
     let home_cannot = |error: std::io::Error| {
@@ -97,22 +100,22 @@ fn prepare(config: &Config) -> Result<(Identity, Option<Terminal>), Error> {
             screen_socket::SUFFIX,
             opened::SUFFIX,
         ],
-        TRACES_KEPT,
+        STALE_FILES_KEPT,
         now,
     );
     let identity = identity(config).map_err(cannot)?;
-    // Also shows whether anything can be written at all.
+    // This also checks whether the home is writable.
     write_session_address(&config.home, &identity.session, &config.endpoint)
         .map_err(home_cannot)?;
     Ok((identity, Terminal::of_this_process().map_err(cannot)?))
 }
 
-/// A program that has to run though nothing of ours works.
+/// A program that runs without a wrap, because cbroker fails.
 #[derive(Clone, Debug)]
-pub struct Alone {
+pub struct UnwrappedProgram {
     /// The program.
     pub program: OsString,
-    /// Its arguments, untouched.
+    /// Its arguments, unchanged.
     pub arguments: Vec<OsString>,
     /// The environment of this process.
     pub environment: Environment,
@@ -120,7 +123,7 @@ pub struct Alone {
     pub fallback: Fallback,
 }
 
-impl Alone {
+impl UnwrappedProgram {
     fn of(options: &WrapOptions, config: &Config) -> Self {
         Self {
             program: options.program.clone(),
@@ -131,26 +134,30 @@ impl Alone {
     }
 }
 
-/// Gives this process to the program, and says on standard error why it gets no messages.
+/// Replaces this process by the program, and prints why it gets no messages.
 ///
 /// # Errors
-/// `why`, where the program is not wanted without messages; else that it cannot be run.
-pub fn run_without_messages(alone: Alone, why: Error) -> Result<Exit, Error> {
-    if alone.fallback == Fallback::Fail {
+/// `why` if the program must not run without messages; otherwise the error of running it.
+pub fn run_without_messages(unwrapped: UnwrappedProgram, why: Error) -> Result<Exit, Error> {
+    if unwrapped.fallback == Fallback::Fail {
         return Err(why);
     }
     eprintln!(
         "cbroker: {} (the program runs without messages)",
         why.summary()
     );
-    let command = child_env::bare_command(alone.program, alone.arguments, &alone.environment);
+    let command = child_env::bare_command(
+        unwrapped.program,
+        unwrapped.arguments,
+        &unwrapped.environment,
+    );
     match exec(&command) {
         Ok(never) => match never {},
         Err(error) => Err(error),
     }
 }
 
-/// The program takes this process's place, descriptors and all.
+/// Replaces this process by the program.
 fn exec(command: &CommandLine) -> Result<Infallible, Error> {
     let error = command
         .to_command(&command.program)
@@ -168,44 +175,7 @@ struct Prepared {
     profile: &'static Profile,
     identity: Identity,
     terminal: Terminal,
-    alone: Alone,
-}
-
-/// What `--delivery` means for this program.
-fn mode(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Mode, Error> {
-    let program = options.program.to_string_lossy();
-    let configured = match config.settings.delivery {
-        DeliveryWay::Plugin => Some(Mode::Plugin),
-        DeliveryWay::Inbox => Some(Mode::Inbox),
-        DeliveryWay::Api => Some(Mode::Api),
-        DeliveryWay::Pty => Some(Mode::Keyboard),
-        DeliveryWay::Hook => Some(Mode::Hook),
-        DeliveryWay::Notify => Some(Mode::Notify),
-        DeliveryWay::Auto => None,
-    };
-    let has_way = |mode: Mode| match mode {
-        Mode::Plugin | Mode::Inbox | Mode::Hook => profile.has_hooks,
-        Mode::Api => matches!(profile.name, "codex" | "opencode"),
-        Mode::Auto | Mode::Keyboard | Mode::Notify => true,
-    };
-    let asked = options.delivery.filter(|&mode| mode != Mode::Auto);
-    match (asked, profile.usual) {
-        (Some(Mode::Keyboard), Usual::NoticeOnly) => Err(Error::usage(format!(
-            "nothing is typed into {program}"
-        ))
-        .because("it executes what is typed into it")
-        .hint("leave `--delivery` out: messages are announced, and `cbroker inbox` reads them")),
-        (Some(mode), _) if !has_way(mode) => Err(Error::usage(format!(
-            "`--delivery {}` does not work with {program}",
-            mode.word()
-        ))
-        .because("it has no such way in that cbroker knows")),
-        (Some(mode), _) => Ok(mode),
-        (None, Usual::NoticeOnly | Usual::Notice) => Ok(Mode::Notify),
-        (None, Usual::Typing) => Ok(configured
-            .filter(|&mode| has_way(mode))
-            .unwrap_or(Mode::Auto)),
-    }
+    unwrapped: UnwrappedProgram,
 }
 
 fn identity(config: &Config) -> std::io::Result<Identity> {
@@ -222,9 +192,9 @@ fn identity(config: &Config) -> std::io::Result<Identity> {
     })
 }
 
-/// No terminal, no pseudo-terminal: the program takes this process's place, descriptors and all.
-/// Its queue is made, so that messages wait for a session of this name; none consumes them now.
-async fn become_program(
+/// Replaces this process by a program without an interactive terminal. The queue is created, so
+/// that messages wait there for a session of this name.
+async fn exec_program(
     options: &WrapOptions,
     config: &Config,
     identity: &Identity,
@@ -244,17 +214,17 @@ async fn become_program(
     };
     let reach = match tokio::time::timeout(attach_within(options), made).await {
         Ok(Ok(())) => {
-            say_that_messages_stay(options, config, has_terminal);
+            print_messages_stay_queued(options, config, has_terminal);
             Reach::Attached
         }
         Ok(Err(error)) => without_broker(options, config, error.into())?,
-        Err(_) => without_broker(options, config, silent(options, config))?,
+        Err(_) => without_broker(options, config, no_answer(options, config))?,
     };
     let (command, _) = child_env::command(options, config, identity, reach);
     match exec(&command)? {}
 }
 
-fn say_that_messages_stay(options: &WrapOptions, config: &Config, has_terminal: bool) {
+fn print_messages_stay_queued(options: &WrapOptions, config: &Config, has_terminal: bool) {
     if config.volume == Volume::Quiet {
         return;
     }
@@ -272,7 +242,7 @@ fn say_that_messages_stay(options: &WrapOptions, config: &Config, has_terminal: 
 /// Records how the session was opened, for `list` and the page.
 fn record_command(config: &Config, options: &WrapOptions, log: &mut Log) {
     if let Err(error) = opened::remember(&config.home, options) {
-        log.say(&format!("cannot record this session's command: {error}"));
+        log.write(&format!("cannot record this session's command: {error}"));
     }
 }
 
@@ -283,40 +253,41 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         profile,
         mut identity,
         terminal,
-        alone,
+        unwrapped,
     } = prepared;
     let mut log = Log::open(&config.home.session_log(options.name.as_str()));
-    let planned = ways::Planned::new(&options, mode, config);
+    let planned = ways::PlannedWays::new(&options, mode, config);
     let (inbox, reach) = attach(&options, config, &identity).await?;
-    let _traces = Traces {
+    let _session_files = SessionFiles {
         files: vec![
             config.home.session_credentials(&identity.session),
             config.home.session_hops(&identity.session),
         ],
     };
     let hooks = listen_for_hooks(profile, &identity, &mut log);
-    let shows = show_screen(&options, config, &identity, &mut log);
+    let screen_socket = show_screen(&options, config, &identity, &mut log);
     let ways = ways::open(planned, config, &mut identity, &mut log).await;
     let (command, remarks) = child_env::command(&options, config, &identity, reach);
     let word = mode.word();
-    log.say(&format!(
+    log.write(&format!(
         "session {} of {}: {}, --delivery {word}",
         identity.session, options.name, profile.name
     ));
     if profile.has_hooks && !options.may_send {
-        log.say("with `--allow-send` the agent may call `cbroker send` without asking each time");
+        log.write("with `--allow-send` the agent may call `cbroker send` without asking each time");
     }
     for remark in remarks {
-        log.say(&remark);
+        log.write(&remark);
     }
-    let parts = post(inbox, &options, config, card(&options, profile, &identity))
-        .and_then(|post| Ok((post, start(&command, profile, &terminal)?)));
-    let (post, program) = match parts {
+    let presence = initial_presence(&options, profile, &identity);
+    let parts = session_messages(inbox, &options, config, presence)
+        .and_then(|messages| Ok((messages, start(&command, profile, &terminal)?)));
+    let (messages, program) = match parts {
         Ok(parts) => parts,
-        Err(why) => return run_without_messages(alone, why),
+        Err(why) => return run_without_messages(unwrapped, why),
     };
     record_command(config, &options, &mut log);
-    say_panics_to(config.home.session_log(options.name.as_str()));
+    log_panics(config.home.session_log(options.name.as_str()));
     let parts = Parts {
         terminal,
         program,
@@ -325,8 +296,8 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         batch: options.batch,
         hooks,
         ways,
-        post,
-        shows,
+        messages,
+        screen_socket,
         log,
     };
     let folder = child_env::claude_folder(profile, config);
@@ -345,7 +316,7 @@ async fn run_session(
     Box::pin(session.run()).await
 }
 
-/// Listens for the hooks of an agent that has some.
+/// Listens for the agent's hooks, if it has any.
 fn listen_for_hooks(
     profile: &Profile,
     identity: &Identity,
@@ -354,7 +325,7 @@ fn listen_for_hooks(
     let path = &identity.socket;
     let hooks = Hooks::listen(path, identity.token.clone());
     if let Err(error) = &hooks {
-        log.say(&format!(
+        log.write(&format!(
             "no socket for hooks at {}: {error}",
             path.display()
         ));
@@ -362,7 +333,7 @@ fn listen_for_hooks(
     hooks.ok().filter(|_| profile.has_hooks)
 }
 
-/// Listens for `cbroker screen`; a session that cannot does without.
+/// Listens for `cbroker screen`. An error is only logged.
 fn show_screen(
     options: &WrapOptions,
     config: &Config,
@@ -375,35 +346,35 @@ fn show_screen(
     };
     let home = &config.home;
     let path = home.session_socket(&identity.session, screen_socket::SUFFIX);
-    let shows = ScreenSocket::listen(&path, owner);
-    shows
-        .map_err(|error| log.say(&format!("`cbroker screen` shows nothing: {error}")))
+    let screen_socket = ScreenSocket::listen(&path, owner);
+    screen_socket
+        .map_err(|error| log.write(&format!("`cbroker screen` shows nothing: {error}")))
         .ok()
 }
 
-/// The session's messages, and the disk behind them.
-fn post(
+/// Creates the handling of messages, and the disk thread.
+fn session_messages(
     inbox: Option<Inbox>,
     options: &WrapOptions,
     config: &Config,
-    card: Presence,
-) -> Result<Post, Error> {
+    presence: Presence,
+) -> Result<SessionMessages, Error> {
     let queue = options.name.as_str();
-    let places = Places::of(&config.home, queue, &card.session);
-    let (disk, facts) = Disk::start(places, config.settings.body_limit_bytes)
+    let paths = DiskPaths::of(&config.home, queue, &presence.session);
+    let (disk, disk_events) = Disk::start(paths, config.settings.body_limit_bytes)
         .map_err(|error| Error::new("the session cannot start").because(error))?;
     let limits = Limits {
         hops: config.settings.max_hops,
         per_minute: config.settings.max_messages_per_minute,
     };
-    Ok(Post::new(PostParts {
+    Ok(SessionMessages::new(MessageParts {
         inbox,
         disk,
-        facts,
+        disk_events,
         brake: Brake::new(limits),
         breaks: options.breaks,
         body_limit_bytes: config.settings.body_limit_bytes,
-        card,
+        presence,
     }))
 }
 
@@ -417,15 +388,15 @@ fn start(command: &CommandLine, profile: &Profile, terminal: &Terminal) -> Resul
         .because(error)
     };
     let size = terminal.size().map_err(failed)?;
-    let shape = Shape {
+    let setup = ProgramSetup {
         modes: Some(terminal.original().clone()),
         size,
-        afterlife: match profile.usual {
-            Usual::Typing => Afterlife::None,
-            Usual::Notice | Usual::NoticeOnly => Afterlife::Free,
+        on_wrap_exit: match profile.default_delivery {
+            DefaultDelivery::Typing => OnWrapExit::EndProgram,
+            DefaultDelivery::Notice | DefaultDelivery::NoticeOnly => OnWrapExit::KeepRunning,
         },
     };
-    Program::start(command, &shape).map_err(failed)
+    Program::start(command, &setup).map_err(failed)
 }
 
 fn exit(end: ChildStatus, program: &str) -> Result<Exit, Error> {
@@ -443,7 +414,7 @@ fn exit(end: ChildStatus, program: &str) -> Result<Exit, Error> {
     }
 }
 
-fn card(options: &WrapOptions, profile: &Profile, identity: &Identity) -> Presence {
+fn initial_presence(options: &WrapOptions, profile: &Profile, identity: &Identity) -> Presence {
     let program = std::path::Path::new(&options.program)
         .file_name()
         .unwrap_or_default()
@@ -452,7 +423,7 @@ fn card(options: &WrapOptions, profile: &Profile, identity: &Identity) -> Presen
     Presence {
         name: options.name.as_str().to_owned(),
         session: identity.session.clone(),
-        agent: if profile.usual == Usual::Typing {
+        agent: if profile.default_delivery == DefaultDelivery::Typing {
             profile.name.to_owned()
         } else {
             program
@@ -467,18 +438,18 @@ fn card(options: &WrapOptions, profile: &Profile, identity: &Identity) -> Presen
     }
 }
 
-/// A task that panics beside the session's loop ends alone: the log says so, not the program's
-/// screen.
-fn say_panics_to(log: PathBuf) {
-    panics::say_to(move |said| Log::open(&log).say(&format!("internal error: {said}")));
+/// Writes panics to the session's log instead of the program's screen. A task that panics beside
+/// the session's loop ends alone.
+fn log_panics(log: PathBuf) {
+    panics::say_to(move |said| Log::open(&log).write(&format!("internal error: {said}")));
 }
 
-/// Files that live as long as the session.
-struct Traces {
+/// Files that are removed when the session ends.
+struct SessionFiles {
     files: Vec<PathBuf>,
 }
 
-impl Drop for Traces {
+impl Drop for SessionFiles {
     fn drop(&mut self) {
         for file in &self.files {
             let _was_never_made = std::fs::remove_file(file);

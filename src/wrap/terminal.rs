@@ -1,8 +1,7 @@
-//! The person's terminal: raw while a session runs, and as it was before on every way out.
+//! The person's terminal: in raw mode while a session runs, and restored on every exit.
 //!
-//! The terminal is opened a second time, without blocking. Switching the inherited descriptors to
-//! non-blocking would switch them for the shell that started us too, since both share one open
-//! file.
+//! The terminal is opened a second time in non-blocking mode. Setting the inherited descriptors to
+//! non-blocking would affect the shell that started this process, because both share one open file.
 //!
 //! Relies on `rustix`.
 
@@ -13,10 +12,10 @@ use std::sync::Mutex;
 use rustix::fs::{Mode, OFlags};
 use rustix::termios::{OptionalActions, Termios, Winsize};
 
-/// Modes of the terminal in use, as they were.
+/// The original modes of the terminal while it is raw.
 static RAW: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// The terminal that standard input and output belong to.
+/// The terminal of standard input and output.
 #[derive(Debug)]
 pub(super) struct Terminal {
     input: OwnedFd,
@@ -25,7 +24,7 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// The terminal of this process, or `None` where standard input or output is none.
+    /// Opens the terminal of this process; `None` if standard input or output is not a terminal.
     pub(super) fn of_this_process() -> io::Result<Option<Self>> {
         let (stdin, stdout) = (rustix::stdio::stdin(), rustix::stdio::stdout());
         if !rustix::termios::isatty(stdin) || !rustix::termios::isatty(stdout) {
@@ -39,41 +38,40 @@ impl Terminal {
         }))
     }
 
-    /// Where the person's keys come from.
+    /// The descriptor to read the person's keys from.
     pub(super) fn input(&self) -> BorrowedFd<'_> {
         self.input.as_fd()
     }
 
-    /// Where the program's output goes.
+    /// The descriptor to write the program's output to.
     pub(super) fn output(&self) -> BorrowedFd<'_> {
         self.output.as_fd()
     }
 
-    /// The modes before the session began; the wrapped program starts with the same.
+    /// The modes before the session, with which the wrapped program starts.
     pub(super) fn original(&self) -> &Termios {
         &self.original
     }
 
-    /// The window's size now.
+    /// The current size of the window.
     pub(super) fn size(&self) -> io::Result<Winsize> {
         Ok(rustix::termios::tcgetwinsize(&self.output)?)
     }
 
-    /// Every key goes to the program unread, from now until [`Terminal::leave_raw`] or the drop of
-    /// `self`.
+    /// Sets raw mode until [`Terminal::leave_raw`] or until this is dropped.
     pub(super) fn enter_raw(&self) -> io::Result<()> {
         let mut raw = self.original.clone();
         raw.make_raw();
         remember(Some(self.original.clone()));
-        // Now, not "after a flush": what the person typed ahead belongs to the program.
+        // The mode is set without flushing input: keys typed ahead belong to the program.
         rustix::termios::tcsetattr(&self.input, OptionalActions::Now, &raw)?;
         Ok(())
     }
 
-    /// Gives the terminal back as it was; to stay raw again, [`Terminal::enter_raw`].
+    /// Restores the original modes.
     #[expect(
         clippy::unused_self,
-        reason = "whoever has the terminal gives it back; what it was is kept for panics too"
+        reason = "only the owner of the terminal may restore it"
     )]
     pub(super) fn leave_raw(&self) {
         restore_after_panic();
@@ -86,7 +84,7 @@ impl Drop for Terminal {
     }
 }
 
-/// Gives the terminal back from wherever a panic happens; does nothing where none is raw.
+/// Restores the terminal after a panic; does nothing if it is not raw.
 pub(super) fn restore_after_panic() {
     if let Some(original) = remember(None) {
         let _terminal_is_gone =
@@ -101,8 +99,8 @@ fn remember(modes: Option<Termios>) -> Option<Termios> {
     std::mem::replace(&mut *raw, modes)
 }
 
-/// The same terminal, non-blocking, without touching the flags that others see. A terminal without
-/// a name here (another mount namespace) is used as it is: it is only read when it has something.
+/// Opens the same terminal in non-blocking mode. A terminal without a name here (in another mount
+/// namespace) is used as it is, and only read when input is available.
 fn own_descriptor(of: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let named = rustix::termios::ttyname(of, Vec::new())

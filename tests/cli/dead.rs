@@ -139,7 +139,11 @@ fn a_dead_letter_of_a_stranger_goes_as_the_users_own_only_after_a_second_word() 
     let whose: Vec<_> = letters.iter().map(|letter| &letter["is_own"]).collect();
     assert_eq!(whose, [&json!(true), &json!(false)], "{letters:?}");
     let shown = place.ok(["dead"]);
-    assert_eq!(shown.matches("not vouched for").count(), 1, "{shown}");
+    assert_eq!(
+        shown.matches("publisher not confirmed").count(),
+        1,
+        "{shown}"
+    );
     let [own, forged] = [id(&letters[0]), id(&letters[1])];
     place
         .run(["dead", "--resend", forged])

@@ -105,7 +105,7 @@ fn a_strangers_message_is_called_one_by_a_page_that_is_opened_later_too() {
     server.kill_and_restart(&place);
     let Some(browser) = page(&place) else { return };
     browser.press("2");
-    let mark = "sent by nobody that the broker vouches for";
+    let mark = "sent by a publisher that the broker does not name";
     let is_marked = |text: &str| format!("{}.includes('{mark}')", said(text, ".more"));
     browser.until(&format!("{} !== ''", said("my own", ".more")));
     browser.until(&format!("{} !== ''", said("a stranger", ".more")));
@@ -273,11 +273,12 @@ fn a_dead_letter_is_read_and_sent_again_or_dropped_on_the_page() {
     browser.click(&format!("{} .acts button:last-of-type", letter(&none)));
     browser.click("#sure-go");
     browser.until("document.querySelectorAll('#look-body .dead li').length === 1");
-    // The broker vouches for nobody as its publisher, which the page says before it is sent.
+    // The broker does not confirm its publisher, which the page says before it is sent.
     let pills = format!("document.querySelector(\"{}\").textContent", letter(&half));
-    browser.until(&format!("{pills}.includes('not vouched for')"));
+    browser.until(&format!("{pills}.includes('publisher not confirmed')"));
     browser.click(&format!("{} .acts button:first-child", letter(&half)));
-    browser.until("document.getElementById('sure-text').textContent.includes('Nobody vouches')");
+    let sure = "document.getElementById('sure-text').textContent";
+    browser.until(&format!("{sure}.includes('does not confirm who wrote it')"));
     browser.until("document.getElementById('sure-go').textContent === 'Send it as mine'");
     browser.click("#sure-go");
     let line = session.wait_for_submission("half a message");

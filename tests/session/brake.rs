@@ -13,7 +13,7 @@ crate::tests![
     copies_of_held_messages_of_a_stranger_stop_no_message_of_the_own_user,
     messages_of_a_stranger_that_no_brake_holds_stop_no_message_of_the_own_user,
     a_thousand_messages_that_name_no_user_arrive_whole,
-    hops_that_a_stranger_claims_hold_nothing,
+    hops_claimed_by_another_user_do_not_count,
     what_a_session_sends_counts_the_messages_since_a_person_spoke,
 ];
 
@@ -169,7 +169,7 @@ fn messages_of_a_stranger_that_no_brake_holds_stop_no_message_of_the_own_user() 
     let stage = Stage::new();
     let _terminal = stage.sink(&[]);
     stage.says(&["pause", "peer"]);
-    // Under many names, the brake lets three hundred a minute pass.
+    // With many names, the brake lets three hundred a minute pass.
     let bodies = (0..200).map(|number| {
         let of_tester = String::from_utf8(flood(number)).unwrap();
         let name = format!("\"from\":\"name{number}\"");
@@ -186,7 +186,7 @@ fn messages_of_a_stranger_that_no_brake_holds_stop_no_message_of_the_own_user() 
     assert_eq!(stage.dead_letters(), "");
 }
 
-/// Sessions of other tools name no user, and a broker's backlog of them is no flood.
+/// Sessions of other tools name no user, and a backlog of their messages is no flood.
 fn a_thousand_messages_that_name_no_user_arrive_whole() {
     let stage = Stage::new();
     drop(stage.sink(&[]));
@@ -210,7 +210,7 @@ fn a_thousand_messages_that_name_no_user_arrive_whole() {
     assert_eq!(stage.dead_letters(), "");
 }
 
-fn hops_that_a_stranger_claims_hold_nothing() {
+fn hops_claimed_by_another_user_do_not_count() {
     let stage = Stage::new();
     let _terminal = stage.sink(&[]);
     stage.publish_as_stranger("peer", &body("far", "text"), 21);

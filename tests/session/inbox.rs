@@ -109,7 +109,7 @@ fn what_the_inbox_loses_goes_by_the_next_way() {
     );
     let log = stage.text("home/logs/peer.log");
     assert!(
-        log.contains("by inbox: the agent did not accept it"),
+        log.contains("inbox: the agent did not accept the text"),
         "{log}"
     );
 }

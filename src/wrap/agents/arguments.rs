@@ -1,7 +1,8 @@
-//! The arguments of `claude`: whether they make an interactive session, and how ours join them.
+//! The arguments of `claude`: decides whether they start an interactive session, and adds cbroker's
+//! arguments.
 //!
-//! A second `--settings` or `--append-system-prompt` replaces the first, so the user's own values
-//! are merged with ours and the result stands in front, where no subcommand can refuse it.
+//! A second `--settings` or `--append-system-prompt` replaces the first, so the user's values are
+//! merged with cbroker's, and the result comes first, where no subcommand can reject it.
 //!
 //! Relies on `serde_json` for the settings.
 
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-/// First words that make `claude` something else than a session.
+/// Subcommands, which do not start a session.
 const SUBCOMMANDS: [&str; 17] = [
     "agents",
     "attach",
@@ -31,10 +32,10 @@ const SUBCOMMANDS: [&str; 17] = [
     "update",
     "upgrade",
 ];
-/// Options that end at once or answer without a terminal.
-const ANSWERS: [&str; 6] = ["-p", "--print", "-v", "--version", "-h", "--help"];
-/// Options under which hooks do not run: nothing of ours is added.
-const BARE: [&str; 2] = ["--bare", "--safe-mode"];
+/// Options that exit at once or answer without a terminal.
+const WITHOUT_SESSION: [&str; 6] = ["-p", "--print", "-v", "--version", "-h", "--help"];
+/// Options that disable hooks; nothing is added to the arguments.
+const WITHOUT_HOOKS: [&str; 2] = ["--bare", "--safe-mode"];
 /// Options whose value is the next argument.
 const WITH_VALUE: [&str; 22] = [
     "--agent",
@@ -75,20 +76,20 @@ const WITH_VALUES: [&str; 11] = [
     "--channels",
 ];
 
-/// What the arguments make of `claude`.
+/// What `claude` does with some arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Run {
+pub enum ClaudeRun {
     /// A session at the terminal.
     Session,
     /// A session at the terminal in which hooks do not run.
-    BareSession,
-    /// No session at the terminal: nothing is typed and nothing is added.
-    Answer,
+    SessionWithoutHooks,
+    /// No session at the terminal: nothing is typed, and nothing is added to the arguments.
+    NoSession,
 }
 
-/// Looks at the arguments of `claude`.
-pub fn run_of(arguments: &[OsString]) -> Run {
-    let mut run = Run::Session;
+/// Determines what `claude` does with these arguments.
+pub fn claude_run_of(arguments: &[OsString]) -> ClaudeRun {
+    let mut run = ClaudeRun::Session;
     let mut words = arguments
         .iter()
         .map(|word| word.to_string_lossy())
@@ -97,23 +98,23 @@ pub fn run_of(arguments: &[OsString]) -> Run {
         if word == "--" {
             break;
         }
-        if ANSWERS.contains(&word.as_ref()) {
-            return Run::Answer;
+        if WITHOUT_SESSION.contains(&word.as_ref()) {
+            return ClaudeRun::NoSession;
         }
-        if BARE.contains(&word.as_ref()) {
-            run = Run::BareSession;
+        if WITHOUT_HOOKS.contains(&word.as_ref()) {
+            run = ClaudeRun::SessionWithoutHooks;
         } else if WITH_VALUE.contains(&word.as_ref()) {
             words.next();
         } else if WITH_VALUES.contains(&word.as_ref()) {
             while words.next_if(|value| !value.starts_with('-')).is_some() {}
         } else if SUBCOMMANDS.contains(&word.as_ref()) {
-            return Run::Answer;
+            return ClaudeRun::NoSession;
         }
     }
     run
 }
 
-/// What we want `claude` to have.
+/// The arguments that cbroker adds.
 #[derive(Clone, Debug)]
 pub struct Additions {
     /// For `--append-system-prompt`.
@@ -127,8 +128,8 @@ pub struct Additions {
 /// Why the value of the user's `--settings` cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// It begins like JSON.
-    #[error("the value of --settings is no JSON: {0}")]
+    /// It begins like JSON and cannot be parsed.
+    #[error("the value of --settings is not JSON: {0}")]
     Value(#[source] serde_json::Error),
     /// It names a file that cannot be read.
     #[error("{file}: {source}")]
@@ -139,7 +140,7 @@ pub enum SettingsError {
         source: io::Error,
     },
     /// It names a file that is not JSON.
-    #[error("{file} is no JSON: {source}")]
+    #[error("{file} is not JSON: {source}")]
     NotJson {
         /// The file.
         file: String,
@@ -147,12 +148,12 @@ pub enum SettingsError {
         source: serde_json::Error,
     },
     /// It is JSON of another type.
-    #[error("the value of --settings is no JSON object")]
+    #[error("the value of --settings is not a JSON object")]
     NotAnObject,
 }
 
-/// The arguments with ours in front. Fails if the user's settings cannot be read; nothing may be
-/// added then.
+/// Adds cbroker's arguments in front of the user's. Fails if the user's settings cannot be read;
+/// nothing may be added then.
 pub fn join(arguments: &[OsString], additions: &Additions) -> Result<Vec<OsString>, SettingsError> {
     let mut rest = arguments.to_vec();
     let mut joined = Vec::new();
@@ -166,7 +167,8 @@ pub fn join(arguments: &[OsString], additions: &Additions) -> Result<Vec<OsStrin
     }
     joined.push("--settings".into());
     joined.push(settings.to_string().into());
-    // Theirs in a file cannot stand beside ours; the briefing is then left to `cbroker brief`.
+    // A prompt in a file cannot be combined with the briefing, which is left to `cbroker brief`
+    // then.
     let has_file = rest.iter().any(|word| {
         word.to_string_lossy()
             .starts_with("--append-system-prompt-file")
@@ -185,7 +187,7 @@ pub fn join(arguments: &[OsString], additions: &Additions) -> Result<Vec<OsStrin
     Ok(joined)
 }
 
-/// Removes every occurrence of an option; gives the last value, which is the one that counts.
+/// Removes every occurrence of an option and returns the last value, which is the effective one.
 fn take(arguments: &mut Vec<OsString>, option: &str) -> Option<OsString> {
     let mut value = None;
     let mut rest = Vec::with_capacity(arguments.len());
@@ -212,7 +214,7 @@ fn take(arguments: &mut Vec<OsString>, option: &str) -> Option<OsString> {
     value
 }
 
-/// `--settings` takes JSON or the path of a file with it.
+/// Reads the value of `--settings`, which is JSON or the path of a JSON file.
 fn read_settings(value: &OsString) -> Result<Value, SettingsError> {
     let text = value.to_string_lossy();
     let parsed = if text.trim_start().starts_with('{') {
@@ -236,8 +238,8 @@ fn read_settings(value: &OsString) -> Result<Value, SettingsError> {
     }
 }
 
-/// Both: lists one after the other, objects field by field, and theirs where both have a plain
-/// value.
+/// Merges two values: lists are concatenated, objects are merged by field, and otherwise the user's
+/// value is used.
 pub fn merge(theirs: &Value, ours: &Value) -> Value {
     match (theirs, ours) {
         (Value::Object(theirs), Value::Object(ours)) => {
@@ -270,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_session_at_the_terminal_is_one() {
+    fn subcommands_and_one_shot_options_start_no_session() {
         for line in [
             "",
             "--resume",
@@ -280,7 +282,7 @@ mod tests {
             "--mcp-config mcp.json update --model x",
             "-- -p",
         ] {
-            assert_eq!(run_of(&words(line)), Run::Session, "{line}");
+            assert_eq!(claude_run_of(&words(line)), ClaudeRun::Session, "{line}");
         }
         for line in [
             "-p hi",
@@ -291,13 +293,16 @@ mod tests {
             "--add-dir a b --print",
             "update",
         ] {
-            assert_eq!(run_of(&words(line)), Run::Answer, "{line}");
+            assert_eq!(claude_run_of(&words(line)), ClaudeRun::NoSession, "{line}");
         }
-        assert_eq!(run_of(&words("--bare")), Run::BareSession);
+        assert_eq!(
+            claude_run_of(&words("--bare")),
+            ClaudeRun::SessionWithoutHooks
+        );
     }
 
     #[test]
-    fn ours_stand_in_front_and_theirs_are_kept() {
+    fn our_arguments_come_first_and_the_users_are_kept() {
         let ours = Additions {
             briefing: Some("B".into()),
             settings: json!({"hooks": {"Stop": [1]}}),
@@ -332,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_cannot_be_read_are_left_alone() {
+    fn nothing_is_added_if_the_settings_cannot_be_read() {
         let ours = Additions {
             briefing: None,
             settings: json!({}),
@@ -343,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn our_plugin_stands_beside_theirs() {
+    fn our_plugin_is_added_to_the_users_plugins() {
         let ours = Additions {
             briefing: None,
             settings: json!({}),
@@ -357,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_two_dashes_is_not_ours_to_read() {
+    fn arguments_after_two_dashes_are_not_parsed() {
         let ours = Additions {
             briefing: None,
             settings: json!({}),

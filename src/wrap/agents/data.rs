@@ -1,9 +1,9 @@
-//! Profiles of agents as TOML: those of the program, and those that the user keeps in `agents/` of
-//! the home folder.
+//! Profiles of agents in TOML: the built-in ones, and the user's in the folder `agents/` of
+//! cbroker's home.
 //!
-//! A user's file `NAME.toml` replaces what it names in the profile of that name; under a new name
-//! it describes a new agent. One that cannot be used is reported and ignored; the program is
-//! started all the same. Profiles are read once and live as long as the process.
+//! A user's file `NAME.toml` replaces fields of the profile of that name; a new name describes a
+//! new agent. An invalid file is reported and ignored. Profiles are read once and live as long as
+//! the process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::input_line::{InputLine, More};
+use super::input_line::{InputLine, LongTextRows};
 use super::known::executes_its_input;
-use super::{Profile, Prompt, TypingPace, Usual, VimFooter};
+use super::{DefaultDelivery, Profile, Prompt, TypingPace, VimFooter};
 
 const BUILT_IN: [(&str, &str); 5] = [
     ("claude", include_str!("profiles/claude.toml")),
@@ -24,23 +24,23 @@ const BUILT_IN: [(&str, &str); 5] = [
     ("aider", include_str!("profiles/aider.toml")),
 ];
 
-/// Where the user's profiles are, if the program said so before the first one was needed.
+/// The folder of the user's profiles; set before the first use of a profile.
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 static AGENTS: OnceLock<Agents> = OnceLock::new();
 
-/// The agents that are known.
+/// All profiles of agents.
 struct Agents {
     profiles: Vec<&'static Profile>,
     complaints: Vec<String>,
 }
 
-/// Says where the user's profiles are. Must come before the first use of a profile.
+/// Sets the folder of the user's profiles. Must be called before the first use of a profile.
 pub fn use_folder(folder: PathBuf) {
     // A second call has no effect: profiles do not change while the program runs.
     let _first = FOLDER.set(folder);
 }
 
-/// Why files of the user are not used, a line each.
+/// Why files of the user are not used, one line for each.
 pub fn complaints() -> &'static [String] {
     &agents().complaints
 }
@@ -92,7 +92,7 @@ impl Agents {
     }
 }
 
-/// The user's files, in the order of their names.
+/// The user's files, sorted by name.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
@@ -107,8 +107,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum ProfileError {
-    /// It is not TOML, or has unknown or missing fields. Without the lines of the file that the
-    /// error quotes.
+    /// It is not TOML, or has unknown or missing fields. The quoted lines of the error are omitted.
     #[error("{}", .0.message())]
     Toml(#[from] toml::de::Error),
     #[error("`programs` names no program")]
@@ -117,7 +116,7 @@ enum ProfileError {
     Shell(String),
 }
 
-/// Reads a profile: `text`, and from `base` what it does not say.
+/// Parses a profile from `text`, with defaults from `base`.
 fn profile(name: &str, base: &str, text: &str) -> Result<Profile, ProfileError> {
     let mut table: toml::Table = base.parse()?;
     table.extend(text.parse::<toml::Table>()?);
@@ -187,7 +186,7 @@ struct LineData {
     shell_modes: Vec<String>,
     #[serde(default)]
     placeholders: Vec<String>,
-    more: MoreData,
+    more: LongTextRowsData,
     #[serde(default)]
     has_cursor: bool,
     #[serde(default)]
@@ -196,7 +195,7 @@ struct LineData {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum MoreData {
+enum LongTextRowsData {
     Marked,
     Indented(String),
     Framed(String),
@@ -209,7 +208,7 @@ struct VimData {
     plain: String,
 }
 
-/// What a file does not say is for programs that show no sign of what they do.
+/// The defaults are for programs whose state is not known.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct PaceData {
@@ -222,12 +221,12 @@ struct PaceData {
 impl Default for PaceData {
     fn default() -> Self {
         let milliseconds = |pause: Duration| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        let careful = super::known::CAREFUL;
+        let default = super::known::DEFAULT_PACE;
         Self {
-            before_enter: milliseconds(careful.before_enter),
-            quiet_before_enter: milliseconds(careful.quiet_before_enter),
-            quiet_before_text: milliseconds(careful.quiet_before_text),
-            idle_hands: milliseconds(careful.idle_hands),
+            before_enter: milliseconds(default.before_enter),
+            quiet_before_enter: milliseconds(default.quiet_before_enter),
+            quiet_before_text: milliseconds(default.quiet_before_text),
+            idle_hands: milliseconds(default.idle_hands),
         }
     }
 }
@@ -239,11 +238,11 @@ impl ProfileData {
             name: kept(name.to_owned()),
             programs: all_kept(self.programs),
             seen: all_kept(self.seen),
-            usual: match self.delivery {
-                DeliveryData::Typing => Usual::Typing,
-                DeliveryData::Notice => Usual::Notice,
+            default_delivery: match self.delivery {
+                DeliveryData::Typing => DefaultDelivery::Typing,
+                DeliveryData::Notice => DefaultDelivery::Notice,
             },
-            // Their commands are Claude Code's settings.
+            // Hooks are registered in Claude Code's settings.
             has_hooks: name == "claude",
             prompt: self.prompt.map(|prompt| Prompt {
                 mark: prompt.mark,
@@ -283,10 +282,10 @@ impl LineData {
             shell_mark: self.shell_mark.map(kept),
             shell_modes: all_kept(self.shell_modes),
             placeholders: all_kept(self.placeholders),
-            more: match self.more {
-                MoreData::Marked => More::Marked,
-                MoreData::Indented(blank) => More::Indented(kept(blank)),
-                MoreData::Framed(foot) => More::Framed(kept(foot)),
+            long_text: match self.more {
+                LongTextRowsData::Marked => LongTextRows::Marked,
+                LongTextRowsData::Indented(blank) => LongTextRows::Indented(kept(blank)),
+                LongTextRowsData::Framed(foot) => LongTextRows::Framed(kept(foot)),
             },
             has_cursor: self.has_cursor,
             is_asked_in: self.is_asked_in,
@@ -320,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn every_built_in_profile_can_be_read_and_says_its_version() {
+    fn every_built_in_profile_can_be_read_and_names_its_version() {
         let agents = Agents::read(None);
         assert_eq!(agents.complaints, [] as [&str; 0]);
         assert_eq!(agents.profiles.len(), BUILT_IN.len());
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_s_file_replaces_what_it_names_and_nothing_else() {
+    fn a_users_file_replaces_only_the_fields_that_it_names() {
         let agents = read(&[(
             "claude.toml",
             "busy = [\"working\"]\n[pace_ms]\nbefore_enter = 900\n",
@@ -348,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_used_is_reported_and_leaves_the_others_alone() {
+    fn an_invalid_file_is_reported_and_the_others_are_used() {
         let agents = read(&[
             ("broken.toml", "programs = ["),
             ("codex.toml", "programs = [\"codex\"]\nbusi = []\n"),
@@ -367,6 +366,9 @@ mod tests {
         assert!(about("shell.toml").contains("`bash` executes what is typed into it"));
         about("broken.toml");
         assert_eq!(named(&agents, "codex").busy, ["esc to interrupt"]);
-        assert_eq!(named(&agents, "mine").usual, Usual::Typing);
+        assert_eq!(
+            named(&agents, "mine").default_delivery,
+            DefaultDelivery::Typing
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! What stands above an agent's line: its letters and digits alone, since agents break lines where
-//! they like.
+//! The history above an agent's input line, reduced to letters and digits because agents break
+//! lines anywhere.
 //!
-//! An agent that frames its line frames prompts of the past too, and shows other things beside that
-//! frame. Only the columns of the frame are the conversation.
+//! An agent that frames its line also frames earlier prompts, and shows other things beside the
+//! frame. Only the columns of the frame belong to the conversation.
 //!
 //! Relies on nothing.
 
@@ -10,17 +10,17 @@
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     letters: String,
-    /// The last one that stands in no frame is before this place.
+    /// The end of the last letters outside of a frame.
     unframed_until: usize,
 }
 
 impl History {
-    /// Of rows without frames.
+    /// Creates a history from rows without frames.
     pub fn of(rows: &[String]) -> Self {
         Self::with_frames(rows, |_| false)
     }
 
-    /// Of rows of which some are framed.
+    /// Creates a history from rows of which some are framed.
     pub fn with_frames(rows: &[String], is_framed: impl Fn(&str) -> bool) -> Self {
         let mut history = Self::default();
         for row in rows {
@@ -34,20 +34,20 @@ impl History {
         history
     }
 
-    /// It names the message of this id.
-    pub fn names(&self, id: &str) -> bool {
+    /// Whether it contains the head of the message with this id.
+    pub fn contains_id(&self, id: &str) -> bool {
         let id = id.chars().filter(char::is_ascii_alphanumeric);
         let named: String = "id".chars().chain(id).collect();
         self.letters.contains(&named)
     }
 
-    /// It holds a text of these letters and digits.
-    pub fn holds(&self, letters: &str) -> bool {
+    /// Whether it contains a text of these letters and digits.
+    pub fn contains_text(&self, letters: &str) -> bool {
         !letters.is_empty() && self.letters.contains(letters)
     }
 
-    /// Something stands below a text of these letters and digits, outside of the text's frame.
-    pub fn goes_on_after(&self, letters: &str) -> bool {
+    /// Whether other text follows a text of these letters and digits, outside of its frame.
+    pub fn has_text_after(&self, letters: &str) -> bool {
         let end = self.letters.rfind(letters).map(|at| at + letters.len());
         !letters.is_empty() && end.is_some_and(|end| end < self.unframed_until)
     }
@@ -63,13 +63,13 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_the_frame_of_a_text_does_not_answer_it() {
+    fn text_within_the_frame_of_a_prompt_is_not_an_answer() {
         let before = ["   an answer", "  ┃", "  ┃  a text"];
-        assert!(framed(&before).holds("atext"));
-        assert!(!framed(&before).goes_on_after("atext"));
+        assert!(framed(&before).contains_text("atext"));
+        assert!(!framed(&before).has_text_after("atext"));
         let with_time = [&before[..], &["  ┃  12:30 PM", "  ┃"]].concat();
-        assert!(!framed(&with_time).goes_on_after("atext"));
+        assert!(!framed(&with_time).has_text_after("atext"));
         let answered = [&with_time[..], &["", "   OK"]].concat();
-        assert!(framed(&answered).goes_on_after("atext"));
+        assert!(framed(&answered).has_text_after("atext"));
     }
 }

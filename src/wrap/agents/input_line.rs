@@ -1,9 +1,9 @@
-//! The line that text goes to in agents that draw no box between two rules: whether it has the
-//! cursor, and is empty.
+//! Recognizes the input line of agents that draw no box between two rules: whether it has the
+//! cursor, and whether it is empty.
 //!
-//! Only the rows at the cursor show the present state. What stands elsewhere on the screen is
-//! history, written by anybody: a question that was answered stays there, and so does an answer
-//! that reads like a question.
+//! Only the rows at the cursor show the current state. Everything else on the screen is history and
+//! untrusted text: an answered question stays there, and so does an answer that looks like a
+//! question.
 //!
 //! Relies on `vt100` for the cursor.
 
@@ -14,49 +14,49 @@ use vt100::Screen;
 use super::history::History;
 use super::reading::Input;
 
-/// The looks of such a line.
+/// The appearance of an input line.
 #[derive(Clone, Copy, Debug)]
 pub struct InputLine {
-    /// What begins its first row, up to where the cursor waits. One of them.
+    /// The possible beginnings of its first row, up to the cursor.
     pub marks: &'static [&'static str],
-    /// What begins it instead when the text would run in a shell.
+    /// The beginning of the row if the text would run in a shell.
     pub shell_mark: Option<&'static str>,
-    /// What begins a row below it while the text would run in a shell.
+    /// The rows below it that show that the text would run in a shell.
     pub shell_modes: &'static [&'static str],
-    /// What stands behind the cursor though nobody typed it, where it is not dim.
+    /// Placeholder texts behind the cursor that are not dim.
     pub placeholders: &'static [&'static str],
-    /// How it goes on where a text needs more rows.
-    pub more: More,
-    /// Whether the terminal's cursor is shown there.
+    /// The further rows of a long text.
+    pub long_text: LongTextRows,
+    /// Whether the terminal's cursor is shown in the line.
     pub has_cursor: bool,
-    /// Its questions are asked on the line itself: a dialog's text counts only where the cursor
-    /// stands behind it.
+    /// Whether questions are asked on the line itself: a dialog's text counts only directly before
+    /// the cursor.
     pub is_asked_in: bool,
 }
 
-/// The rows of a long text.
+/// The further rows of a long text.
 #[derive(Clone, Copy, Debug)]
-pub enum More {
-    /// They begin with the mark again, or with anything where the terminal wraps them: none is
-    /// known but at the cursor.
+pub enum LongTextRows {
+    /// They begin with the mark again, or with anything if the terminal wraps them, so only the row
+    /// at the cursor is known.
     Marked,
     /// They begin with this.
     Indented(&'static str),
-    /// All begin with the mark, as do a blank row above and others below, down to a row that begins
-    /// with this.
+    /// All rows begin with the mark, as do a blank row above and others below, down to a row that
+    /// begins with this.
     Framed(&'static str),
 }
 
 impl InputLine {
-    /// Its first row and what it holds; `None` where something else has the cursor.
+    /// Finds the line: its first row and its input; `None` if something else has the cursor.
     pub(super) fn find(&self, screen: &Screen, rows: &[String]) -> Option<(usize, Input)> {
         if self.has_cursor && screen.hide_cursor() {
             return None;
         }
         let at = Cursor::of(screen, rows)?;
-        match self.more {
-            More::Marked => self.begun(at.row, &at),
-            More::Indented(blank) => {
+        match self.long_text {
+            LongTextRows::Marked => self.begun(at.row, &at),
+            LongTextRows::Indented(blank) => {
                 let is_further =
                     |row: &String| !self.begins(row) && (row.is_empty() || row.starts_with(blank));
                 let further = rows[..=at.row]
@@ -65,15 +65,16 @@ impl InputLine {
                     .take_while(|row| is_further(row));
                 self.begun(at.row.checked_sub(further.count())?, &at)
             }
-            More::Framed(foot) => self.framed(foot, &at),
+            LongTextRows::Framed(foot) => self.framed(foot, &at),
         }
     }
 
-    /// What stands in the rows above `first`, its first row. Beside its frame is no conversation.
+    /// The history in the rows above `first`, the line's first row. Only the columns of its frame
+    /// count.
     pub(super) fn history(&self, screen: &Screen, rows: &[String], first: usize) -> History {
-        let frame = match self.more {
-            More::Framed(foot) => self.frame(foot, &rows[first..]),
-            More::Marked | More::Indented(_) => None,
+        let frame = match self.long_text {
+            LongTextRows::Framed(foot) => self.frame(foot, &rows[first..]),
+            LongTextRows::Marked | LongTextRows::Indented(_) => None,
         };
         let Some((mark, columns)) = frame else {
             return History::of(&rows[..first]);
@@ -83,7 +84,7 @@ impl InputLine {
         History::with_frames(&inside, |row| row.starts_with(mark))
     }
 
-    /// The columns of the frame whose foot stands in one of the rows, and what begins its rows.
+    /// The mark and the columns of the frame whose foot is in one of the rows.
     fn frame(&self, foot: &str, rows: &[String]) -> Option<(&'static str, Range<u16>)> {
         let mark = self.marks.first()?.trim_end();
         let row = rows.iter().find(|row| row.trim_start().starts_with(foot))?;
@@ -94,7 +95,7 @@ impl InputLine {
         Some((mark, start..start + u16::try_from(width).ok()?))
     }
 
-    /// Whether the cursor stands behind `question`, on a line that holds nothing else of interest.
+    /// Whether the cursor directly follows `question`.
     pub(super) fn asks(question: &str, screen: &Screen) -> bool {
         let (row, column) = screen.cursor_position();
         let left = screen.rows(0, column).nth(usize::from(row));
@@ -134,7 +135,7 @@ impl InputLine {
             let inside = row.trim_start().strip_prefix(mark);
             inside.is_some_and(is_nothing)
         };
-        // One blank row above, one below, and what the foot says of itself.
+        // One blank row above, one below, and the rows of the foot.
         let is_alone = above == 1
             && below == 3
             && is_blank(&at.rows[at.row - 1])
@@ -147,13 +148,13 @@ impl InputLine {
         Some((at.row - above, input))
     }
 
-    /// The cursor stands right behind a mark, and nobody's text behind the cursor.
+    /// Whether the cursor directly follows a mark, and no text follows the cursor.
     fn waits(&self, at: &Cursor<'_>) -> bool {
-        let left = match self.more {
-            More::Framed(_) => at.left.trim_start(),
-            More::Marked | More::Indented(_) => &at.left,
+        let left = match self.long_text {
+            LongTextRows::Framed(_) => at.left.trim_start(),
+            LongTextRows::Marked | LongTextRows::Indented(_) => &at.left,
         };
-        let is_further = matches!(self.more, More::Marked)
+        let is_further = matches!(self.long_text, LongTextRows::Marked)
             && at
                 .row
                 .checked_sub(1)
@@ -168,20 +169,20 @@ impl InputLine {
     }
 }
 
-/// Blank, at least up to whatever else shares the row at some distance.
+/// Whether the text is blank, at least up to other text at some distance in the row.
 fn is_nothing(text: &str) -> bool {
     text.trim().is_empty() || text.starts_with("  ")
 }
 
-/// Where the cursor stands.
+/// The cursor and the text around it.
 struct Cursor<'a> {
     rows: &'a [String],
     row: usize,
-    /// Its row up to it, with all blanks.
+    /// The row up to the cursor, with trailing blanks.
     left: String,
-    /// And from it on.
+    /// The row from the cursor on.
     right: String,
-    /// What it stands on is a suggestion.
+    /// Whether the cell at the cursor is dim, which marks a suggestion.
     is_dim: bool,
 }
 
@@ -217,7 +218,8 @@ mod tests {
     use crate::wrap::agents::Profile;
     use crate::wrap::agents::reading::{Input, Reading};
 
-    /// `program` drew these rows, `¦` marks its cursor; without one it is hidden in a corner.
+    /// Reads rows drawn by `program`. `¦` marks the cursor; without it the cursor is hidden in a
+    /// corner.
     fn read(program: &str, rows: &str) -> Reading {
         let mut parser = vt100::Parser::new(20.try_into().unwrap(), 80.try_into().unwrap(), 0);
         let cursor = if rows.contains('¦') { "\x1b7" } else { "" };
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn aiders_question_counts_at_the_cursor_and_no_longer_when_it_is_answered() {
+    fn aiders_question_counts_only_at_the_cursor() {
         // An answered question held all messages until it had scrolled away.
         let question = "https://aider.chat/HISTORY.html#release-notes\n\
             Would you like to see what's new in this version? (Y)es/(N)o [Yes]: ";
@@ -275,7 +277,7 @@ mod tests {
         \x20/work       no sandbox       Auto";
 
     #[test]
-    fn geminis_tool_dialogs_hold_and_what_is_left_of_them_does_not() {
+    fn geminis_tool_dialogs_hold_only_while_they_are_open() {
         let dialog = "> TOOLBASH{touch ran}\n╭────────────╮\n│ ? Shell  touch ran │\n\
             │ Allow execution of [Shell]?  │\n│ ● 1. Allow once  │\n\
             │   2. Allow for this session │\n\
@@ -306,7 +308,7 @@ mod tests {
             read("gemini", &format!("{history} ! ¦{GEMINI_FOOT}")).input,
             Input::Shell
         );
-        // A mode of its own, of which the foot says that text is a command.
+        // In shell mode the foot says that the text is a command.
         let foot = format!("{GEMINI_FOOT}\n shell mode enabled (esc to disable)");
         let shell = read("gemini", &format!("{history} ! ¦{foot}"));
         assert_eq!(shell.input, Input::Shell);
@@ -318,8 +320,8 @@ mod tests {
     }
 
     #[test]
-    fn geminis_menus_without_a_number_are_known_for_menus() {
-        // `list` said that Gemini was idle.
+    fn geminis_menus_without_a_number_are_dialogs() {
+        // `list` showed Gemini as idle.
         for menu in [
             " > /settings\n╭────────────╮\n│  ● Vim Mode       false  │\n\
              │  (Use Enter to select, Ctrl+L to reset, Tab to change focus, Esc to close)  │\n\
@@ -339,12 +341,12 @@ mod tests {
     const CODEX_FOOT: &str = "\n\n  gpt-5 default · /work\n  ← for agents · ? for shortcuts";
 
     #[test]
-    fn codex_asks_in_place_of_its_line_and_its_answers_may_read_like_questions() {
+    fn codex_asks_in_place_of_its_line_and_answers_that_look_like_questions_do_not_count() {
         let dialog = "  Would you like to run the following command?\n\n  $ touch ran\n\n\
             › 1. Yes, proceed (y)\n  3. No, and tell Codex what to do differently (esc)\n\n\
             \u{20} Press enter to confirm or esc to cancel";
         assert!(asks(&read("codex", dialog), "approval"));
-        // Messages were taken for the choice of a model.
+        // Messages were taken as the choice of a model.
         let menu =
             "  Select Model and Effort\n\n› 1. GPT\n  2. GPT-6-Astra\n\n  enter select · esc back";
         assert_eq!(read("codex", menu).input, Input::Absent);
@@ -377,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn codex_keeps_what_was_entered_in_its_line_until_its_thread_has_begun() {
+    fn codex_shows_entered_text_in_its_line_until_its_thread_has_begun() {
         let above = "  >_ OpenAI Codex (v0.171.0)\n     loading\n\n\n";
         let waiting = read(
             "codex",
@@ -386,13 +388,13 @@ mod tests {
         assert!(waiting.shows_waiting && !waiting.shows_busy);
         let hidden = format!("{above}› hello there\n\n  Waiting for startup  · esc cancel");
         assert!(read("codex", &hidden).shows_waiting);
-        // Anybody may write so.
+        // Any text may look like this.
         let quoted = format!("{above}• Waiting for startup of a server\n\n› ¦{CODEX_FOOT}");
         assert!(!read("codex", &quoted).shows_waiting);
     }
 
     #[test]
-    fn opencode_says_below_a_prompt_that_it_waits_for_the_running_turn() {
+    fn opencode_shows_below_a_prompt_that_it_waits_for_the_running_turn() {
         let prompt = "  ┃\n  ┃  hello\n  ┃  QUEUED\n  ┃";
         assert!(boxed(prompt, "  ┃  ¦").shows_waiting);
         let beside = prompt.replace("QUEUED", "QUEUED          Context");
@@ -402,26 +404,30 @@ mod tests {
     }
 
     #[test]
-    fn what_opencode_shows_beside_its_conversation_is_no_answer() {
+    fn opencodes_sidebar_is_not_an_answer() {
         // The rows of its sidebar counted as an answer to a prompt that had not begun.
         let prompt = "  ┃\n  ┃  hello                   New session\n\
             \x20 ┃  there\n  ┃                          1,024 tokens\n\n\
             \x20                              LSPs will activate";
         let before = boxed(prompt, "  ┃  ¦").history;
-        assert!(before.holds("hellothere"));
-        assert!(!before.goes_on_after("hellothere"));
+        assert!(before.contains_text("hellothere"));
+        assert!(!before.has_text_after("hellothere"));
         let answer = format!("{prompt}\n     OK                    as files are read");
-        assert!(boxed(&answer, "  ┃  ¦").history.goes_on_after("hellothere"));
+        assert!(
+            boxed(&answer, "  ┃  ¦")
+                .history
+                .has_text_after("hellothere")
+        );
     }
 
-    /// opencode's box with these rows in it.
+    /// Reads opencode's box with these rows.
     fn boxed(history: &str, inside: &str) -> Reading {
         let foot = "  ┃\n  ┃  Build · m fake\n  ╹▀▀▀▀▀▀▀▀\n   /work          15  ctrl+p commands";
         read("opencode", &format!("{history}\n\n  ┃\n{inside}\n{foot}"))
     }
 
     #[test]
-    fn opencode_asks_without_its_box_and_a_blank_row_of_a_draft_is_not_an_empty_box() {
+    fn opencodes_dialogs_have_no_box_and_a_blank_row_of_a_draft_is_not_an_empty_box() {
         let history = "  ┃\n  ┃  hello\n  ┃\n\n     Allow once. Permission required";
         let rest = boxed(history, "  ┃  ¦");
         assert_eq!((rest.input, rest.dialog), (Input::Empty, None));
@@ -451,8 +457,8 @@ mod tests {
     }
 
     #[test]
-    fn a_line_whose_text_would_run_in_a_shell_is_told_from_an_empty_one() {
-        // opencode draws the same box, and takes the `!` that began it out of it.
+    fn a_line_in_shell_mode_is_not_read_as_empty() {
+        // opencode draws the same box, and removes the `!` that began the mode.
         let foot = "  ┃\n  ┃  Shell\n  ╹▀▀▀▀▀▀▀▀\n   /work          esc exit shell mode";
         for inside in ["¦", "¦Run a command… \"pwd\"", "half a command¦"] {
             let screen = format!("\n\n  ┃\n  ┃  {inside}\n{foot}");

@@ -1,4 +1,4 @@
-//! The programs that are known by name and are no agents. Data; agents are in `data`.
+//! Programs that are known by name and are not agents. The agents are in `data`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::{Profile, TypingPace, Usual, data};
+use super::{DefaultDelivery, Profile, TypingPace, data};
 
-/// For programs that show no sign of what they do.
-pub(super) const CAREFUL: TypingPace = TypingPace {
+/// The pace for programs whose state is not known.
+pub(super) const DEFAULT_PACE: TypingPace = TypingPace {
     before_enter: Duration::from_millis(100),
     quiet_before_enter: Duration::from_millis(100),
     quiet_before_text: Duration::from_millis(1500),
@@ -20,12 +20,12 @@ pub(super) const CAREFUL: TypingPace = TypingPace {
 #[cfg(test)]
 pub static CLAUDE: LazyLock<&'static Profile> = LazyLock::new(|| Profile::named("claude", &[]));
 
-/// Anything else: announced, and typed into only on request.
+/// Any other program: messages are announced, and typed only on request.
 pub static UNKNOWN: Profile = Profile {
     name: "unknown",
     programs: &[],
     seen: &[],
-    usual: Usual::Notice,
+    default_delivery: DefaultDelivery::Notice,
     has_hooks: false,
     prompt: None,
     line: None,
@@ -37,7 +37,7 @@ pub static UNKNOWN: Profile = Profile {
     dialogs: &[],
     command_modes: &[],
     vim: None,
-    pace: CAREFUL,
+    pace: DEFAULT_PACE,
 };
 
 static SHELL: Profile = Profile {
@@ -46,7 +46,7 @@ static SHELL: Profile = Profile {
         "sh", "bash", "zsh", "fish", "dash", "ash", "ksh", "mksh", "tcsh", "csh", "nu", "xonsh",
         "elvish", "pwsh", "busybox", "rbash",
     ],
-    usual: Usual::NoticeOnly,
+    default_delivery: DefaultDelivery::NoticeOnly,
     ..UNKNOWN
 };
 
@@ -104,12 +104,12 @@ static REPL: Profile = Profile {
         "awk",
         "ed",
     ],
-    usual: Usual::NoticeOnly,
+    default_delivery: DefaultDelivery::NoticeOnly,
     ..UNKNOWN
 };
 
-/// What leads to a shell, here or elsewhere: its own input is not the last word on what is typed.
-static WAY_TO_A_SHELL: Profile = Profile {
+/// Programs that start a shell, here or on another machine, which would execute what is typed.
+static SHELL_LAUNCHERS: Profile = Profile {
     name: "remote shell",
     programs: &[
         "ssh",
@@ -157,12 +157,12 @@ static WAY_TO_A_SHELL: Profile = Profile {
         "ltrace",
         "rlwrap",
     ],
-    usual: Usual::NoticeOnly,
+    default_delivery: DefaultDelivery::NoticeOnly,
     ..UNKNOWN
 };
 
-/// What executes its input: no file of the user changes these.
-const EXECUTING: [&Profile; 3] = [&SHELL, &REPL, &WAY_TO_A_SHELL];
+/// The profiles of programs that execute their input. Files of the user do not change them.
+const EXECUTING: [&Profile; 3] = [&SHELL, &REPL, &SHELL_LAUNCHERS];
 
 /// All profiles that match by name.
 pub(super) fn all() -> impl Iterator<Item = &'static Profile> {
@@ -176,10 +176,10 @@ pub(super) fn executes_its_input(name: &str) -> bool {
 
 /// Options of shells and interpreters that take their value from the next argument.
 const WITH_VALUE: [&str; 7] = ["--rcfile", "--init-file", "-O", "+O", "-o", "-W", "-X"];
-/// Long options that come instead of a script.
+/// Long options that replace a script.
 const WITH_COMMAND: [&str; 3] = ["--eval", "--command", "--print"];
-/// Modules of Python that read commands.
-const PROMPTS: [&str; 9] = [
+/// Python modules that read commands.
+const INTERACTIVE_MODULES: [&str; 9] = [
     "code",
     "asyncio",
     "pdb",
@@ -190,7 +190,7 @@ const PROMPTS: [&str; 9] = [
     "ptipython",
     "xonsh",
 ];
-/// Interpreters that take a script in place of commands from the keyboard, beside the shells.
+/// Interpreters, besides the shells, that can run a script instead of commands from the terminal.
 const INTERPRETERS: [&str; 11] = [
     "python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php", "lua", "luajit",
 ];
@@ -201,7 +201,7 @@ pub fn is_agent(name: &str) -> bool {
     agents.any(|profile| profile.programs.contains(&name))
 }
 
-/// Whether a program of this name runs programs of others, under their names.
+/// Whether a program of this name is an interpreter that runs other programs.
 pub fn is_interpreter(name: &str) -> bool {
     INTERPRETERS.contains(&unversioned(name))
 }
@@ -211,8 +211,8 @@ fn unversioned(name: &str) -> &str {
     name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.')
 }
 
-/// A shell or interpreter that was given its program by its arguments, and does not read it from
-/// the keyboard.
+/// Whether the arguments of a shell or interpreter name a script or command, so that it does not
+/// read commands from the terminal.
 pub(super) fn runs_a_script(program: &OsStr, arguments: &[OsString]) -> bool {
     let name = Path::new(program)
         .file_name()
@@ -227,7 +227,7 @@ pub(super) fn runs_a_script(program: &OsStr, arguments: &[OsString]) -> bool {
         .iter()
         .map(|word| word.to_string_lossy())
         .collect();
-    let is_prompt_wanted = |word: &&str| matches!(*word, "-i" | "-s" | "--interactive");
+    let is_interactive = |word: &&str| matches!(*word, "-i" | "-s" | "--interactive");
     let mut words = words.iter().map(AsRef::as_ref);
     while let Some(word) = words.next() {
         let letters = word.strip_prefix('-').filter(|rest| !rest.starts_with('-'));
@@ -241,11 +241,11 @@ pub(super) fn runs_a_script(program: &OsStr, arguments: &[OsString]) -> bool {
         {
             return false;
         } else if is_eval || WITH_COMMAND.contains(&word) {
-            return words.next().is_some() && !words.any(|word| is_prompt_wanted(&word));
+            return words.next().is_some() && !words.any(|word| is_interactive(&word));
         } else if !is_shell && letters.is_some_and(|letters| letters.ends_with('m')) {
             return words
                 .next()
-                .is_some_and(|module| !PROMPTS.contains(&module));
+                .is_some_and(|module| !INTERACTIVE_MODULES.contains(&module));
         } else if !word.starts_with(['-', '+']) {
             return word != "repl";
         }

@@ -1,10 +1,10 @@
-//! What is known of each agent, as data: how it looks when it is ready, busy or asking, and whether
-//! it may be typed into at all.
+//! Profiles of agents: how their screens look when they are ready, busy or asking, and whether text
+//! may be typed into them at all.
 //!
-//! Patterns carry the version that they were seen in. An agent that changes its looks is held back
-//! with `unknown screen`, never typed into by guess.
+//! Patterns name the version in which they were seen. If an agent's screen changes, messages are
+//! held with `unknown screen`; text is never typed by guess.
 //!
-//! Relies on `toml` for the profiles of agents.
+//! Relies on `toml` for the profiles.
 
 pub mod arguments;
 mod data;
@@ -26,118 +26,120 @@ pub use known::CLAUDE;
 pub use known::{UNKNOWN, is_agent, is_interpreter};
 pub use subcommands::{other_sessions, shows_a_session};
 
-/// One kind of wrapped program.
+/// The profile of a kind of program.
 #[derive(Debug)]
 pub struct Profile {
     /// Its name in logs and lists.
     pub name: &'static str,
-    /// File names that it goes by.
+    /// File names of the program.
     pub programs: &'static [&'static str],
-    /// The versions that it was seen with; empty where its looks are not described.
+    /// The versions whose screen is described; empty if none is.
     pub seen: &'static [&'static str],
-    /// What `--delivery auto` means for it.
-    pub usual: Usual,
-    /// Whether it says what happens in it through hooks.
+    /// The meaning of `--delivery auto`.
+    pub default_delivery: DefaultDelivery,
+    /// Whether it reports its state through hooks.
     pub has_hooks: bool,
-    /// The looks of its input box.
+    /// The appearance of its input box.
     pub prompt: Option<Prompt>,
-    /// For an agent without such a box: the line at the cursor into which text is typed.
+    /// The appearance of the input line, for an agent without a box.
     pub line: Option<InputLine>,
     /// Texts in the rows around its input while a turn runs.
     pub busy: &'static [&'static str],
-    /// What begins a row around its input while what was entered waits: the model has not read it.
+    /// The beginnings of a row around its input while an entered text waits and the model has not
+    /// read it.
     pub waits: &'static [&'static str],
     /// First characters of its title while a turn runs.
     pub busy_titles: &'static [char],
-    /// First character of its title in its main view at rest; `None` where titles say nothing of
-    /// views.
+    /// First character of its title in its main view at rest; `None` if titles do not depend on the
+    /// view.
     pub idle_title: Option<char>,
-    /// Texts below its box, or in grey in it, that other views than the main one show.
+    /// Texts below its box, or grey texts in it, that only other views than the main one show.
     pub other_views: &'static [&'static str],
     /// Texts that only its dialogs show, with the dialog's name.
     pub dialogs: &'static [(&'static str, &'static str)],
-    /// Texts below its input that say its keys are commands.
+    /// Texts below its input while keys are commands.
     pub command_modes: &'static [&'static str],
-    /// The footers below the box while vim's keys are used.
+    /// The footers below the box in vim mode.
     pub vim: Option<VimFooter>,
-    /// How long to wait for what.
+    /// The pauses while a text is typed.
     pub pace: TypingPace,
 }
 
-/// What happens to a message by default.
+/// The default delivery of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Usual {
-    /// It is typed where that is safe.
+pub enum DefaultDelivery {
+    /// They are delivered by any way, and typed if that is safe.
     Typing,
-    /// It is announced by title and bell, and typing is possible on request.
+    /// They are announced by title and bell, and typed only on request.
     Notice,
-    /// It is announced, and typing is refused: this program executes what is typed.
+    /// They are announced, and never typed: the program executes its input.
     NoticeOnly,
 }
 
 /// An input box between two rules.
 #[derive(Clone, Copy, Debug)]
 pub struct Prompt {
-    /// What begins its first row.
+    /// The beginning of its first row.
     pub mark: char,
-    /// What begins its first row when the text would run in a shell.
+    /// The beginning of its first row if the text would run in a shell.
     pub shell_mark: char,
-    /// What the row above and the row below are made of.
+    /// The character of the rules above and below.
     pub rule: char,
-    /// Colours (of 256) of placeholder text in it.
+    /// Colours (of 256) of placeholder text.
     pub placeholder_colours: &'static [u8],
 }
 
-/// vim's NORMAL mode shows nothing of its own: an agent that has shown INSERT mode and now shows
-/// the plain footer is in NORMAL mode.
+/// The footers of vim mode. NORMAL mode has no footer of its own: an agent that has shown INSERT
+/// mode and now shows the plain footer is in NORMAL mode.
 #[derive(Clone, Copy, Debug)]
 pub struct VimFooter {
-    /// In INSERT mode.
+    /// The footer in INSERT mode.
     pub insert: &'static str,
-    /// At rest, outside of it.
+    /// The footer at rest in any other mode.
     pub plain: &'static str,
 }
 
 /// Pauses while one text is typed.
 #[derive(Clone, Copy, Debug)]
 pub struct TypingPace {
-    /// From the text's last byte to Enter, at least.
+    /// Minimum time from the text's last byte to Enter.
     pub before_enter: Duration,
-    /// Without output, before Enter.
+    /// Minimum time without output before Enter.
     pub quiet_before_enter: Duration,
-    /// Without output, before the text.
+    /// Minimum time without output before the text.
     pub quiet_before_text: Duration,
-    /// Without a person's key, before the text.
+    /// Minimum time without a person's key before the text.
     pub idle_hands: Duration,
 }
 
 impl Profile {
-    /// Whether the input box can be recognised on the screen.
+    /// Whether the profile describes the input box.
     pub fn knows_its_prompt(&self) -> bool {
         self.prompt.is_some()
     }
 
-    /// Whether the profile describes the screen.
+    /// Whether the profile describes anything on the screen.
     pub fn has_looks(&self) -> bool {
         self.prompt.is_some() || !self.dialogs.is_empty() || !self.busy.is_empty()
     }
 
-    /// The profile of a command.
+    /// The profile of a program with these arguments.
     pub fn of(program: &OsStr, arguments: &[OsString]) -> &'static Self {
         known::all()
             .find(|profile| profile.matches(program))
             .filter(|profile| {
-                profile.usual != Usual::NoticeOnly || !known::runs_a_script(program, arguments)
+                profile.default_delivery != DefaultDelivery::NoticeOnly
+                    || !known::runs_a_script(program, arguments)
             })
             .unwrap_or(&UNKNOWN)
     }
 
-    /// The profile of a program of this file name; no file is looked at.
+    /// The profile of a program with this file name. No file is accessed.
     pub fn named(name: &str, arguments: &[OsString]) -> &'static Self {
         known::all()
             .find(|profile| profile.has_name(name))
             .filter(|profile| {
-                profile.usual != Usual::NoticeOnly
+                profile.default_delivery != DefaultDelivery::NoticeOnly
                     || !known::runs_a_script(OsStr::new(name), arguments)
             })
             .unwrap_or(&UNKNOWN)
@@ -170,18 +172,22 @@ mod tests {
     }
 
     #[test]
-    fn what_executes_its_input_is_never_typed_into() {
+    fn programs_that_execute_their_input_are_never_typed_into() {
         let shells = "bash|/bin/sh|zsh -l|fish|ssh host|python3|python3.11 -i|node|irb|psql db|\
             sqlite3 x.db|-bash|tmux|sudo claude|env bash|bash -i -c x|bash --rcfile x|\
             bash --|nu|mosh host|lua|python3 -q|python3 -m code|python3 -Im asyncio|\
             python3 -um pdb x.py|bash -l -i|sh -es|socat - EXEC:sh|nc -l 1|claudette";
         for line in shells.split('|').filter(|line| *line != "claudette") {
-            assert_eq!(of(line).usual, Usual::NoticeOnly, "{line}");
+            assert_eq!(
+                of(line).default_delivery,
+                DefaultDelivery::NoticeOnly,
+                "{line}"
+            );
         }
     }
 
     #[test]
-    fn a_script_is_a_program_like_any_other() {
+    fn a_script_is_not_an_interpreter() {
         for line in [
             "bash run.sh",
             "python3 app.py",
@@ -198,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn agents_are_known_by_their_file_names() {
+    fn agents_are_recognized_by_their_file_names() {
         assert_eq!(of("/opt/bin/claude --resume").name, "claude");
         assert_eq!(of("codex").name, "codex");
         assert_eq!(of("aider").name, "aider");

@@ -1,24 +1,24 @@
-//! What a drawn screen shows of an agent's state.
+//! Reads an agent's state from a drawn screen.
 //!
-//! Relies on `vt100` for the cells, and on the profile for what to look for.
+//! Relies on `vt100` for the cells, and on the profile for the patterns.
 
 use vt100::Screen;
 
 use super::history::History;
 use super::{InputLine, Profile, Prompt};
 
-/// Where a line has its status: so many rows above it, at most.
+/// Maximum number of rows above the input line that show the status.
 const STATUS_ROWS: usize = 8;
 
 /// The state of the input.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Input {
-    /// It has not the focus.
+    /// It does not have the focus.
     #[default]
     Absent,
-    /// It waits, empty.
+    /// It is empty.
     Empty,
-    /// It holds this text (its visible part, or its first row).
+    /// It holds this text (the visible part, or the first row).
     Holds(String),
     /// It is in shell mode.
     Shell,
@@ -26,39 +26,40 @@ pub enum Input {
     Command,
 }
 
-/// What the footer says of vim's modes.
+/// The vim mode in the footer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Vim {
-    /// Nothing.
+    /// The footer shows no mode.
     #[default]
     Unsaid,
     /// INSERT mode.
     Insert,
-    /// The footer of everybody who does not use vim's keys, or is in NORMAL mode.
+    /// The plain footer: vim mode is not used, or it is in NORMAL mode.
     Plain,
 }
 
-/// One look at the screen.
+/// A reading of the screen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// The input; [`Input::Absent`] always where the profile describes none.
+    /// The input; always [`Input::Absent`] if the profile describes none.
     pub input: Input,
-    /// A text says that a turn runs.
+    /// Whether a text shows that a turn runs.
     pub shows_busy: bool,
-    /// A row says that what was entered waits: the model has not read it.
+    /// Whether a row shows that an entered text waits and the model has not read it.
     pub shows_waiting: bool,
-    /// A text says that a dialog is open: its name.
+    /// The name of the open dialog, if a text shows one.
     pub dialog: Option<String>,
-    /// What the footer says of vim's modes.
+    /// The vim mode in the footer.
     pub vim: Vim,
-    /// The box is higher than its window: what it shows is the end of what it holds.
+    /// Whether the box is scrolled, so that it shows only the end of its text.
     pub is_scrolled: bool,
-    /// What stands above its line, where it has no box; all rows where the line is not seen.
+    /// The history above the input line, for an agent without a box; all rows if the line is not
+    /// recognized.
     pub history: History,
 }
 
 impl Reading {
-    /// Looks at `screen` as `profile` describes it.
+    /// Reads `screen` as `profile` describes it.
     pub fn of(profile: &Profile, screen: &Screen) -> Self {
         let (_, columns) = screen.size();
         let rows: Vec<String> = screen
@@ -91,8 +92,8 @@ impl Reading {
                     .map_or_else(History::default, |_| History::of(&rows)),
             };
         };
-        // What stands above is history, written by anybody; only the rows around the input show
-        // the present state.
+        // The rows above are history and untrusted text; only the rows around the input show the
+        // current state.
         let below = &rows[found.last + 1..];
         let is_elsewhere = shows(below, profile.other_views)
             || shows(std::slice::from_ref(&found.suggestion), profile.other_views);
@@ -123,8 +124,8 @@ impl Reading {
     }
 }
 
-/// The input as what is drawn below it says: in a mode of its own keys are no text, or run as a
-/// command.
+/// Adjusts the reading of the input by the rows below it, which show whether keys are commands or
+/// the text would run in a shell.
 fn in_mode(profile: &Profile, input: Input, below: &[String]) -> Input {
     let would_run = |line: InputLine| shows_row(below, line.shell_modes);
     if input == Input::Shell || profile.line.is_some_and(would_run) {
@@ -141,8 +142,8 @@ fn shows(rows: &[String], texts: &[&str]) -> bool {
         .any(|row| texts.iter().any(|text| row.contains(text)))
 }
 
-/// Whether one of the rows begins with one of the texts, frames aside, and whatever else shares the
-/// row stands at some distance.
+/// Whether one of the rows begins with one of the texts, after a frame, with any other text of the
+/// row at some distance.
 fn shows_row(rows: &[String], texts: &[&str]) -> bool {
     let begins = |row: &String, text: &str| {
         let inside = row.trim_start_matches([' ', '┃']);
@@ -153,16 +154,16 @@ fn shows_row(rows: &[String], texts: &[&str]) -> bool {
         .any(|row| texts.iter().any(|text| begins(row, text)))
 }
 
-/// The input that holds the cursor.
+/// The input at the cursor.
 struct Found {
     /// Its last row.
     last: usize,
-    /// Rows above it that show the present state too.
+    /// Rows above it that show the current state too.
     status: std::ops::Range<usize>,
     input: Input,
-    /// What stands above it, where it is a line.
+    /// The history above it, if it is a line.
     history: History,
-    /// What the agent itself wrote into the empty box.
+    /// The agent's placeholder text in the empty box.
     suggestion: String,
     is_scrolled: bool,
 }
@@ -200,7 +201,7 @@ impl Found {
                 is_scrolled,
             })
         };
-        // A box that is higher than its window says so in its upper rule: `─── ↑ 3 more ───`.
+        // A scrolled box shows that in its upper rule: `─── ↑ 3 more ───`.
         let is_scrolled = rows[above].contains('↑') && rows[above].contains("more");
         let first = &rows[above + 1];
         if is_scrolled {
@@ -214,7 +215,7 @@ impl Found {
             return None;
         }
         let Content { text, suggestion } = content(prompt, screen, above + 1..below);
-        // A cursor away from the first column stands behind something, even if that is only spaces.
+        // A cursor away from the first column follows typed text, even if that is only spaces.
         let is_empty = text.trim().is_empty() && cursor == above + 1 && cursor_column <= 2;
         let input = if is_empty {
             Input::Empty
@@ -225,12 +226,12 @@ impl Found {
     }
 }
 
-/// What stands in the box, without its mark.
+/// The content of the box, without its mark.
 #[derive(Default)]
 struct Content {
-    /// What was typed.
+    /// The typed text.
     text: String,
-    /// What the agent itself suggests in grey.
+    /// The agent's grey suggestion.
     suggestion: String,
 }
 
@@ -239,7 +240,7 @@ fn content(prompt: Prompt, screen: &Screen, rows: std::ops::Range<usize>) -> Con
     let mut cells = Vec::new();
     let first = rows.start;
     for row in rows {
-        // The mark, or its width in blanks; a line that the terminal itself wraps has neither.
+        // Rows begin with the mark or its width in blanks, except rows that the terminal wrapped.
         let Ok(row_number) = u16::try_from(row) else {
             continue;
         };
@@ -264,7 +265,7 @@ fn content(prompt: Prompt, screen: &Screen, rows: std::ops::Range<usize>) -> Con
         let is_grey = |colour: &u8| cell.fgcolor() == vt100::Color::Idx(*colour);
         cell.dim() || prompt.placeholder_colours.iter().any(is_grey)
     };
-    // The cursor inverts the first character of a suggestion; the rest of it gives it away.
+    // The cursor inverts the first character of a suggestion, so only the rest is checked.
     let rest = cells.get(1..).unwrap_or_default();
     let is_suggestion = rest.iter().any(is_suggested)
         && rest
@@ -297,7 +298,7 @@ mod tests {
         Reading::of(&CLAUDE, parser.screen())
     }
 
-    /// A box with `text`, the cursor behind it, and `footer` below.
+    /// Reads a box with `text`, the cursor behind it, and `footer` below.
     fn boxed(history: &str, text: &str, footer: &str) -> Reading {
         read(&format!(
             "{history}\n{RULE}\n{text}\x1b7\n{RULE}\n{footer}\x1b8"
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn the_footer_tells_insert_mode_from_everybody_else() {
+    fn the_footer_shows_insert_mode() {
         assert_eq!(boxed("", "❯ ", "  -- INSERT --").vim, Vim::Insert);
         assert_eq!(boxed("", "❯ ", "  ? for shortcuts").vim, Vim::Plain);
         assert_eq!(boxed("", "❯ ", "  paste again to expand").vim, Vim::Unsaid);
@@ -365,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_box_that_scrolls_holds_the_end_of_a_text() {
-        // It was not recognised: no Enter followed, and every later message was stuck behind it.
+        // The box was not recognized, so no Enter followed, and every later message was stuck.
         let more = format!("─── ↑ 1 more {}", "─".repeat(20));
         let reading = read(&format!(
             "{more}\n  and the end [end]\x1b7\n{RULE}\n  ? for shortcuts\x1b8"

@@ -1,5 +1,5 @@
-//! Arguments with which Codex or opencode is no session of its own at the terminal: nothing may be
-//! added to them.
+//! Arguments with which Codex or opencode does not run a session of its own at the terminal.
+//! Nothing may be added to them.
 
 use std::ffi::OsString;
 
@@ -68,8 +68,8 @@ const OPENCODE: [&str; 29] = [
     "--mini",
 ];
 
-/// Whether one of the arguments says so. A prompt of one such word counts as well: the way in is
-/// then left out, and the keyboard serves.
+/// Whether one of the arguments is such a subcommand or option. A prompt that consists of such a
+/// word counts too; the API is not used then, only the keyboard.
 pub fn other_sessions(agent: &str, arguments: &[OsString]) -> bool {
     let words: &[&str] = match agent {
         "codex" => &CODEX,
@@ -83,7 +83,8 @@ pub fn other_sessions(agent: &str, arguments: &[OsString]) -> bool {
     })
 }
 
-/// Whether opencode is started with a session or a prompt, and leaves its first screen by itself.
+/// Whether opencode is started with a session or a prompt, so that it leaves its first screen by
+/// itself.
 pub fn shows_a_session(agent: &str, arguments: &[OsString]) -> bool {
     let words = ["-c", "--continue", "-s", "--session", "--fork", "--prompt"];
     agent == "opencode"
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_of_the_persons_choice_is_in_the_arguments() {
+    fn the_arguments_tell_whether_a_session_is_shown() {
         for (line, expected) in [
             ("-c", true),
             ("--session=ses_1", true),
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_session_at_the_terminal_gets_arguments_of_ours() {
+    fn only_sessions_at_the_terminal_get_our_arguments() {
         for (agent, line, is_other) in [
             ("codex", "exec hello", true),
             ("codex", "-m gpt --remote=unix:// hello", true),

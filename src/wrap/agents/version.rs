@@ -1,9 +1,9 @@
-//! The version of an agent that is installed, as its program says it.
+//! Finds the version of an installed agent.
 //!
-//! An option that a version does not know stops an agent from starting, so a version is known
-//! before an option is added. Asking takes a second, and the start of an agent does not wait for
-//! it: the answer is kept on disk, where it counts as long as the program's file is the same, and
-//! what npm installed says its version in its `package.json`.
+//! An option that a version does not know prevents an agent from starting, so the version must be
+//! known before an option is added. Running the program with `--version` takes a second, and the
+//! start of the agent does not wait for that: the result is cached on disk until the program's file
+//! changes. The version of an npm package is read from its `package.json`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,16 +16,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-/// A program that has not said its version within this is ended. opencode takes a second on an
-/// idle machine.
+/// Time limit for the program to print its version. opencode takes a second on an idle machine.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
-/// What a start waits for the answer, at most. A later one serves the next start.
+/// How long the start of an agent waits for the result. A later result is cached for the next
+/// start.
 const START_WAITS: Duration = Duration::from_millis(300);
-/// Folders above a program in which its package may be described.
+/// Number of folders above a program that are searched for a `package.json`.
 const PACKAGE_DEPTH: usize = 5;
-/// Bytes of a `package.json`.
+/// Maximum bytes of a `package.json`.
 const PACKAGE_BYTES: u64 = 1 << 20;
-/// Programs that are remembered; the file is begun anew beyond that.
+/// Maximum number of cached programs; the cache is cleared beyond that.
 const REMEMBERED: usize = 64;
 
 /// Major, minor, patch.
@@ -39,31 +39,31 @@ struct VersionCache {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct KnownVersion {
-    /// Device, inode, size and the time of the last change of any kind: package managers set the
-    /// time of the content to a constant.
+    /// Device, inode, size and change time of the file. Package managers set the modification time
+    /// to a constant.
     file: (u64, u64, u64, i64, i64),
     version: Version,
 }
 
-/// A lookup of a version that runs in the background.
+/// A lookup of a version in the background.
 #[derive(Debug)]
 pub struct VersionLookup(tokio::task::JoinHandle<Option<Version>>);
 
 impl VersionLookup {
-    /// Asks for the version of the program at `path`, whose packages have `name` in their names.
+    /// Starts the lookup for the program at `path`, whose packages have `name` in their names.
     pub fn new(path: PathBuf, name: &'static str, cache: PathBuf) -> Self {
         Self(tokio::spawn(async move { of(&path, name, &cache).await }))
     }
 
-    /// The answer, if it is there now or very soon. A later one is kept for the next start.
-    pub async fn soon(self) -> Option<Version> {
+    /// Waits briefly for the result. A later result is cached for the next start.
+    pub async fn wait_briefly(self) -> Option<Version> {
         let answer = tokio::time::timeout(START_WAITS, self.0).await;
         answer.ok()?.ok()?
     }
 }
 
-/// The version of the program at `path`, from `cache` where it is known there; `None` when the
-/// program does not say one in time.
+/// The version of the program at `path`, from `cache` if possible; `None` if the program does not
+/// print one in time.
 async fn of(path: &Path, package: &str, cache: &Path) -> Option<Version> {
     let metadata = fs::metadata(path).ok()?;
     let file = (
@@ -90,7 +90,8 @@ async fn of(path: &Path, package: &str, cache: &Path) -> Option<Version> {
     Some(version)
 }
 
-/// What the nearest `package.json` above the program says, where it is of a package of this name.
+/// The version in the nearest `package.json` above the program, if that is of a package of this
+/// name.
 fn of_package(path: &Path, name: &str) -> Option<Version> {
     let program = path.canonicalize().ok()?;
     let folders = program.ancestors().skip(1).take(PACKAGE_DEPTH);
@@ -122,7 +123,7 @@ async fn ask(path: &Path) -> Option<Version> {
     version_in(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// The first word of the form `1.2.3`, whatever follows the third number.
+/// The first word of the form `1.2.3`, with any suffix.
 fn version_in(text: &str) -> Option<Version> {
     text.split_whitespace().find_map(|word| {
         let mut numbers = word.trim_start_matches('v').splitn(3, '.');
@@ -143,7 +144,7 @@ fn read(cache: &Path) -> VersionCache {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
-/// A cache that cannot be written costs the next start a question.
+/// Writes the cache. If that fails, the next start runs the program again.
 fn write(cache: &Path, known: &VersionCache) {
     let draft = cache.with_extension(ulid::Ulid::generate().to_string());
     let written = serde_json::to_vec(known)
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_found_in_what_programs_say() {
+    fn versions_are_found_in_the_output_of_programs() {
         for (said, version) in [
             ("codex-cli 0.171.0\n", Some((0, 171, 0))),
             ("2.1.332 (Claude Code)", Some((2, 1, 332))),
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_package_says_its_version_and_its_program_is_not_asked() {
+    async fn the_version_of_a_package_is_read_without_running_its_program() {
         let folder = tempfile::tempdir().unwrap();
         let (bin, cache) = (folder.path().join("bin"), folder.path().join("cache"));
         fs::create_dir(&bin).unwrap();
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_program_is_not_waited_for_and_its_answer_serves_the_next_start() {
+    async fn a_slow_program_is_not_awaited_and_its_answer_is_cached() {
         let folder = tempfile::tempdir().unwrap();
         let (path, cache) = (folder.path().join("agent"), folder.path().join("cache"));
         let go = folder.path().join("go");
@@ -219,16 +220,20 @@ mod tests {
         );
         program(&path, &line);
         let ask = || VersionLookup::new(path.clone(), "agent", cache.clone());
-        assert_eq!(ask().soon().await, None, "it does not answer before it may");
+        assert_eq!(
+            ask().wait_briefly().await,
+            None,
+            "it does not answer before it may"
+        );
         fs::write(&go, "").unwrap();
         while read(&cache).programs.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!(ask().soon().await, Some((1, 2, 3)));
+        assert_eq!(ask().wait_briefly().await, Some((1, 2, 3)));
     }
 
     #[tokio::test]
-    async fn a_program_is_asked_again_only_after_it_changed() {
+    async fn a_program_is_run_again_only_after_it_changed() {
         let folder = tempfile::tempdir().unwrap();
         let (path, cache) = (folder.path().join("agent"), folder.path().join("cache"));
         program(&path, "echo agent 1.2.3");
@@ -241,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_says_none_has_none_and_a_damaged_cache_is_no_harm() {
+    async fn a_program_may_have_no_version_and_a_damaged_cache_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let (path, cache) = (folder.path().join("agent"), folder.path().join("cache"));
         program(&path, "exit 3");

@@ -1,7 +1,7 @@
-//! Reads the dead letters that were kept, and removes those that a person is done with.
+//! Reads the dead letters on disk, and removes those that a person has dealt with.
 //!
-//! A letter has no number on disk: a digest of its line names it. The folder is locked while a file
-//! is written anew, and while a session appends, so that none is lost between the two.
+//! A dead letter is named by a digest of its line. The folder is locked while a file is rewritten
+//! and while a session appends, so that no letter is lost.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -20,18 +20,18 @@ use crate::name::SessionName;
 /// The number of digits in a dead letter's name.
 const ID_DIGITS: usize = 12;
 
-/// A dead letter as it was kept.
+/// A dead letter on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeptDeadLetter {
-    /// Its name for commands.
+    /// Its name in commands.
     pub id: String,
     /// The session that refused it.
     pub queue: String,
     /// Whether the session's own user published it, according to the broker.
     pub is_own: bool,
-    /// When.
+    /// When it was refused.
     pub ts: String,
-    /// Why.
+    /// Why it was refused.
     pub error: String,
     /// The id that the message claims, if it claims one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,7 +41,7 @@ pub struct KeptDeadLetter {
     /// `base64` if the body was not text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoding: Option<String>,
-    /// The length of the whole body, where `raw` is only its beginning.
+    /// The length of the whole body, if `raw` is only its beginning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cut_from: Option<usize>,
 }
@@ -87,7 +87,7 @@ impl KeptDeadLetter {
 /// Returns the dead letters of one session, or of all of this home, oldest first.
 ///
 /// # Errors
-/// Where a file cannot be read. One that does not exist holds none.
+/// If a file cannot be read. A file that does not exist holds none.
 pub fn dead_letters(home: &Home, queue: Option<&SessionName>) -> io::Result<Vec<KeptDeadLetter>> {
     let mut letters = Vec::new();
     let keep = |letter| {
@@ -102,7 +102,7 @@ pub fn dead_letters(home: &Home, queue: Option<&SessionName>) -> io::Result<Vec<
 /// Reads the dead letters of one session, or of all of this home, one at a time and file by file.
 ///
 /// # Errors
-/// As [`dead_letters`], and where `take` fails.
+/// As [`dead_letters`], and if `take` fails.
 pub fn each_dead_letter(
     home: &Home,
     queue: Option<&SessionName>,
@@ -124,10 +124,10 @@ pub fn each_dead_letter(
     Ok(())
 }
 
-/// Removes one dead letter for good. One that is gone already stays gone.
+/// Removes one dead letter. Does nothing if it does not exist.
 ///
 /// # Errors
-/// Where its file cannot be locked, read or written; then it stays.
+/// If its file cannot be locked, read or written; the dead letter is kept then.
 pub fn remove_dead_letter(home: &Home, letter: &KeptDeadLetter) -> io::Result<()> {
     let Ok(queue) = SessionName::new(&letter.queue) else {
         return Ok(());
@@ -144,16 +144,16 @@ pub fn remove_dead_letter(home: &Home, letter: &KeptDeadLetter) -> io::Result<()
         }
         match place {
             Some(_) if count == 1 => return fs::remove_file(&file),
-            Some(place) => return leave_out(&file, place),
+            Some(place) => return remove_line(&file, place),
             None => {}
         }
     }
     Ok(())
 }
 
-/// Writes a file anew without one of its lines. One line at a time is in memory: a file may have
-/// many times what anything else of ours needs.
-fn leave_out(file: &Path, place: usize) -> io::Result<()> {
+/// Rewrites a file without one of its lines. Only one line is in memory at a time, because the file
+/// may be large.
+fn remove_line(file: &Path, place: usize) -> io::Result<()> {
     write_private_with(file, |out| {
         let others = lines(file)?.enumerate().filter(|(at, _)| *at != place);
         for (_, line) in others {
@@ -172,11 +172,11 @@ pub(super) fn lock(file: &Path) -> io::Result<File> {
     Ok(folder)
 }
 
-/// The older file of a queue and the one that is written, and the same of other users; and whether
-/// each is of the own user.
+/// The files of a queue, the older one first, followed by those of other users, and whether each
+/// belongs to the own user.
 fn files(home: &Home, queue: &SessionName) -> [(PathBuf, bool); 4] {
     let file = home.dead_letters(queue.as_str());
-    let others = super::of_others(&file);
+    let others = super::path_for_others(&file);
     let older = |file: &Path| file.with_extension(super::OLDER);
     [
         (older(&file), true),
@@ -186,7 +186,7 @@ fn files(home: &Home, queue: &SessionName) -> [(PathBuf, bool); 4] {
     ]
 }
 
-/// The lines of a file; none where it does not exist.
+/// The lines of a file; none if it does not exist.
 fn lines(file: &Path) -> io::Result<impl Iterator<Item = io::Result<Vec<u8>>> + use<>> {
     let file = match File::open(file) {
         Ok(file) => Some(file),
@@ -225,10 +225,10 @@ mod tests {
 
     use super::*;
     use crate::config::Environment;
-    use crate::wrap::dead_letter::{DeadBody, NewDeadLetter, append, of_others};
+    use crate::wrap::dead_letter::{DeadBody, NewDeadLetter, append, path_for_others};
 
     #[test]
-    fn dead_letters_of_strangers_without_end_push_out_none_of_the_users_own() {
+    fn dead_letters_of_other_users_displace_none_of_the_users_own() {
         let folder = tempfile::tempdir().unwrap();
         let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
         let home = Home::of(&environment).unwrap();
@@ -247,7 +247,7 @@ mod tests {
         keep(&own, "1", "mine");
         for number in 0..400 {
             let ts = format!("2-{number:03}");
-            keep(&of_others(&own), &ts, &"x".repeat(1 << 20));
+            keep(&path_for_others(&own), &ts, &"x".repeat(1 << 20));
         }
         for asked in [Some(&queue), None] {
             let letters = dead_letters(&home, asked).unwrap();

@@ -1,7 +1,7 @@
-//! One message on its way from the broker to the model, and the table of all of them.
+//! A message in delivery, and the table of all messages of a session.
 //!
-//! A message whose broker delivery was lost with the connection comes again. What is with the agent
-//! by then keeps its key and takes the new delivery, so that it is acked and not delivered twice.
+//! The broker delivers a message again after the connection was lost. A message that is with the
+//! agent keeps its key and takes the new delivery, so that it is acked and not delivered twice.
 //!
 //! Relies on the peer for deliveries and on the envelope for what a message is.
 
@@ -17,37 +17,37 @@ use crate::wrap::seen::Publisher;
 use crate::wrap::ways::{Timing, Way};
 
 /// A hold shorter than this is not reported to the sender.
-const NEWS_AFTER: Duration = Duration::from_millis(500);
+const REPORT_HOLD_AFTER: Duration = Duration::from_millis(500);
 /// A reason that comes back within this is not reported again: some change with every frame of the
 /// screen.
-const NEWS_AGAIN: Duration = Duration::from_mins(1);
-/// Further deliveries of one message that are kept: they count among those that a session may have.
-const SPARES: usize = 4;
+const REPORT_HOLD_AGAIN_AFTER: Duration = Duration::from_mins(1);
+/// Maximum number of further deliveries of one message that are kept; they count against the
+/// prefetch.
+const MAX_DUPLICATES: usize = 4;
 
-/// Names one delivery of one message for as long as this session has it. Keys ascend in queue
-/// order.
+/// The key of a message in the table. Keys ascend in queue order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageKey(pub u64);
 
-/// How far a message has come.
+/// The state of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Its id is being looked up on disk.
+    /// It is being looked up on disk.
     Arriving,
-    /// It waits; the reason is computed when it is asked for.
+    /// It waits; the reason is computed on request.
     Queued,
-    /// It is with the agent, and not in the model's context yet.
+    /// It was handed to the agent by this way and has no proof yet.
     HandedOver(Way),
-    /// It is in the model's context; `done` is being written to disk.
+    /// It is in the model's context by this way; `done` is being written to disk.
     Delivered(Way),
 }
 
 /// Which messages come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precedence {
-    /// It comes in queue order.
+    /// In queue order.
     Ordinary,
-    /// The brake has held it, and another user published it: it comes after all ordinary ones.
+    /// After all ordinary messages: the brake has held it, and another user published it.
     Late,
 }
 
@@ -57,76 +57,76 @@ pub enum TextPlace {
     /// In its line, unless it was too long for one from the start.
     Line,
     /// It is being written to a file.
-    OnItsWay,
+    BeingWritten,
     /// In a file, which its line names.
     File,
 }
 
-/// Whose a message is at the broker.
+/// Whether this session may ack a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// It waits for our ack.
+    /// The broker waits for this session's ack.
     Ours,
-    /// The connection was lost: the broker gives it to us again, or to another session.
+    /// The connection was lost: the broker delivers the message again, to this or another session.
     Lost,
 }
 
-/// One message.
+/// A message of the session.
 #[derive(Debug)]
 pub struct InFlightMessage {
-    /// What it says.
+    /// Its envelope.
     pub envelope: Envelope,
-    /// The beginning of its body, for the case that it becomes a dead letter.
+    /// The beginning of its body, in case it becomes a dead letter.
     pub(in crate::wrap) body: DeadBody,
-    /// The publisher; ids are unique per publisher only.
+    /// Its publisher; ids are unique for each publisher only.
     pub publisher: Publisher,
-    /// The safe line.
+    /// Its safe line.
     pub line: String,
-    /// The same, marked as a possible repeat.
-    pub line_again: String,
-    /// Sessions' messages that led to it; `None` where no session sent it.
+    /// The line, marked as a possible repeat.
+    pub repeat_line: String,
+    /// Number of sessions' messages that led to it; `None` if no session sent it.
     pub hops: Option<u32>,
     /// Hop count for the agent's next message; 0 for an unauthenticated publisher.
     pub hops_to_pass_on: u32,
-    /// Where its sender waits for receipts.
+    /// The queue on which its sender waits for receipts.
     pub receipt_to: Option<String>,
-    /// The broker's delivery; `None` when the connection was lost.
+    /// The broker's delivery; `None` if the connection was lost.
     pub delivery: Option<ReceivedMessage>,
-    /// Further deliveries of it, which was sent twice: settled with it, so that no ack says too
-    /// early that it arrived.
-    pub spares: Vec<ReceivedMessage>,
-    /// How far it has come.
+    /// Further deliveries of the same message, which was sent twice. They are settled with it, so
+    /// that none is acked before the proof.
+    pub duplicates: Vec<ReceivedMessage>,
+    /// Its state.
     pub state: State,
-    /// When it shall come in.
+    /// When it is to be delivered.
     pub timing: Timing,
-    /// It may have reached the agent before.
+    /// Whether it may have reached the agent before.
     pub may_repeat: bool,
-    /// Ways that were given it and of which nothing was ever seen.
+    /// The ways that had it without any sign in the transcript.
     pub unseen_by: Vec<Way>,
     /// Where its text is.
     pub place: TextPlace,
-    /// Files with its text that its lines have named.
+    /// The files with its text that its lines name.
     pub text_files: Vec<PathBuf>,
-    /// Why this one waits whatever the agent does.
+    /// Why it waits regardless of the agent's state.
     pub blocked: Option<Hold>,
-    /// Its place among those that wait.
+    /// Its precedence among waiting messages.
     pub precedence: Precedence,
-    /// The keyboard's text with it stands in the box.
+    /// Whether a typed text with it is stuck in the box.
     pub is_stuck: bool,
-    /// Whether the broker waits for our ack.
+    /// Whether this session may ack it.
     pub claim: Claim,
     pub(super) since: Instant,
-    /// Reasons that were told, the present one last.
-    told: Vec<(Hold, Instant)>,
+    /// The holds that were reported, the current one last.
+    reported_holds: Vec<(Hold, Instant)>,
 }
 
 impl InFlightMessage {
-    /// A message that has just come in.
+    /// Creates a message that has just arrived.
     pub fn new(envelope: Envelope, delivery: Option<ReceivedMessage>, now: Instant) -> Self {
         Self {
             publisher: delivery.as_ref().map_or(Publisher::Own, publisher),
             line: String::new(),
-            line_again: String::new(),
+            repeat_line: String::new(),
             hops: delivery.as_ref().and_then(ReceivedMessage::hops),
             hops_to_pass_on: delivery
                 .as_ref()
@@ -142,7 +142,7 @@ impl InFlightMessage {
                 .and_then(ReceivedMessage::when)
                 .map_or(Timing::Idle, timing),
             delivery,
-            spares: Vec::new(),
+            duplicates: Vec::new(),
             may_repeat: false,
             unseen_by: Vec::new(),
             place: TextPlace::Line,
@@ -152,13 +152,14 @@ impl InFlightMessage {
             is_stuck: false,
             claim: Claim::Ours,
             since: now,
-            told: Vec::new(),
+            reported_holds: Vec::new(),
             body: DeadBody::default(),
             envelope,
         }
     }
 
-    /// Files that no agent was told to read, where it goes without having reached one.
+    /// Takes the files that the agent was not told to read, when the message is removed without
+    /// having reached the agent.
     pub fn unread_files(&mut self) -> Vec<PathBuf> {
         if self.may_repeat || !matches!(self.state, State::Arriving | State::Queued) {
             return Vec::new();
@@ -166,48 +167,49 @@ impl InFlightMessage {
         std::mem::take(&mut self.text_files)
     }
 
-    /// All its deliveries, to settle them.
+    /// Converts it into all its deliveries, to settle them.
     pub fn into_deliveries(self) -> impl Iterator<Item = ReceivedMessage> {
-        self.delivery.into_iter().chain(self.spares)
+        self.delivery.into_iter().chain(self.duplicates)
     }
 
-    /// What is handed over.
+    /// The line to hand over.
     pub fn text(&self) -> &str {
         if self.may_repeat {
-            &self.line_again
+            &self.repeat_line
         } else {
             &self.line
         }
     }
 
-    /// What is written to disk of it.
+    /// The identity that is written to disk.
     pub fn identity(&self) -> String {
         self.publisher.identity(&self.envelope)
     }
 
-    /// It waits.
+    /// Whether it waits.
     pub fn is_queued(&self) -> bool {
         self.state == State::Queued
     }
 
-    /// Whether another user published it, and it was held for a reason of its own.
+    /// Whether another user published it and it is or was blocked.
     pub fn is_held_of_others(&self) -> bool {
         self.publisher != Publisher::Own
             && (self.precedence == Precedence::Late || self.blocked.is_some())
     }
 
-    /// The broker's deliveries that are it.
+    /// All its deliveries.
     fn deliveries(&self) -> impl Iterator<Item = &ReceivedMessage> {
-        self.delivery.iter().chain(&self.spares)
+        self.delivery.iter().chain(&self.duplicates)
     }
 
-    /// About so many bytes of memory it takes: its fields, the beginning of its body, its lines.
+    /// The approximate number of bytes that it uses in memory: its fields, the beginning of its
+    /// body, and its lines.
     pub fn bytes(&self) -> usize {
-        let lines = self.line.len() + self.line_again.len();
+        let lines = self.line.len() + self.repeat_line.len();
         self.body.whole_bytes() + self.body.kept_bytes() + lines
     }
 
-    /// The agent does not have it in its context, as far as is known.
+    /// Whether it is not known to be in the model's context.
     pub fn is_held(&self) -> bool {
         matches!(
             self.state,
@@ -216,12 +218,12 @@ impl InFlightMessage {
     }
 }
 
-/// Who published a delivery.
+/// The publisher of a delivery.
 pub fn publisher(delivery: &ReceivedMessage) -> Publisher {
     if delivery.is_of_own_user() {
         return Publisher::Own;
     }
-    delivery.user().map_or(Publisher::Nobody, Publisher::other)
+    delivery.user().map_or(Publisher::Unnamed, Publisher::other)
 }
 
 /// The mark of a delivery's publisher in the history; `None` for its session's own user.
@@ -241,11 +243,12 @@ fn timing(when: When) -> Timing {
 pub struct Table {
     last: u64,
     messages: BTreeMap<MessageKey, InFlightMessage>,
-    /// Deliveries without a message here: it is parked, or becomes a dead letter.
+    /// Deliveries without a message in the table: parked messages, and future dead letters until
+    /// these are on disk.
     aside: BTreeMap<MessageKey, ReceivedMessage>,
 }
 
-/// What the broker has handed out and the session has not settled.
+/// Numbers of deliveries that the session has not settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unsettled {
     /// Deliveries of one round.
@@ -255,23 +258,23 @@ pub struct Unsettled {
 }
 
 impl Table {
-    /// A key for what has just come in.
+    /// Allocates a key.
     pub fn next_key(&mut self) -> MessageKey {
         self.last += 1;
         MessageKey(self.last)
     }
 
-    /// Keeps a message.
+    /// Adds a message.
     pub fn insert(&mut self, key: MessageKey, message: InFlightMessage) {
         self.messages.insert(key, message);
     }
 
-    /// Keeps a delivery whose message is parked, or becomes a dead letter.
+    /// Keeps a delivery whose message is parked or becomes a dead letter.
     pub fn set_aside(&mut self, key: MessageKey, delivery: ReceivedMessage) {
         self.aside.insert(key, delivery);
     }
 
-    /// Takes such a delivery out.
+    /// Removes such a delivery.
     pub fn take_aside(&mut self, key: MessageKey) -> Option<ReceivedMessage> {
         self.aside.remove(&key)
     }
@@ -288,39 +291,38 @@ impl Table {
         unsettled
     }
 
-    /// One message.
+    /// The message with this key.
     pub fn get(&self, key: MessageKey) -> Option<&InFlightMessage> {
         self.messages.get(&key)
     }
 
-    /// Whether this message is still being looked up on disk.
+    /// Whether this message is being looked up on disk.
     pub fn is_arriving(&self, key: MessageKey) -> bool {
         self.get(key)
             .is_some_and(|message| message.state == State::Arriving)
     }
 
-    /// The same, to change it.
+    /// The message with this key, mutable.
     pub fn get_mut(&mut self, key: MessageKey) -> Option<&mut InFlightMessage> {
         self.messages.get_mut(&key)
     }
 
-    /// Takes one out.
+    /// Removes a message.
     pub fn remove(&mut self, key: MessageKey) -> Option<InFlightMessage> {
         self.messages.remove(&key)
     }
 
-    /// All of them, in queue order.
+    /// All messages, in queue order.
     pub fn iter(&self) -> impl Iterator<Item = (MessageKey, &InFlightMessage)> {
         self.messages.iter().map(|(key, message)| (*key, message))
     }
 
-    /// All of them, to change them.
+    /// All messages, mutable.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut InFlightMessage> {
         self.messages.values_mut()
     }
 
-    /// Messages that wait, in queue order, and those of others that the brake has held after all
-    /// others.
+    /// The messages that wait, in queue order, with those of [`Precedence::Late`] last.
     pub fn queued(&self) -> impl Iterator<Item = (MessageKey, &InFlightMessage)> {
         let of = |precedence: Precedence| {
             self.iter()
@@ -329,15 +331,15 @@ impl Table {
         of(Precedence::Ordinary).chain(of(Precedence::Late))
     }
 
-    /// The message of this identity that is here already: it came again.
+    /// The key of the message with this identity.
     pub fn find(&self, identity: &str) -> Option<MessageKey> {
         self.iter()
             .find(|(_, message)| message.identity() == identity)
             .map(|(key, _)| key)
     }
 
-    /// Takes the new delivery of a message that lost its own, or a spare one where it was sent
-    /// twice. Gives it back where the message has [`SPARES`] of those.
+    /// Adds a delivery to a message: its new one if its own was lost, otherwise a duplicate.
+    /// Returns the delivery if the message has [`MAX_DUPLICATES`].
     pub fn attach(
         &mut self,
         key: MessageKey,
@@ -349,41 +351,45 @@ impl Table {
                 message.delivery = Some(delivery);
                 None
             }
-            Some(message) if message.spares.len() < SPARES => {
-                message.spares.push(delivery);
+            Some(message) if message.duplicates.len() < MAX_DUPLICATES => {
+                message.duplicates.push(delivery);
                 None
             }
             _ => Some(delivery),
         }
     }
 
-    /// The messages under this id that are here.
-    pub fn under_id(&self, id: &str) -> impl Iterator<Item = (MessageKey, &InFlightMessage)> {
+    /// The messages with this id.
+    pub fn with_id(&self, id: &str) -> impl Iterator<Item = (MessageKey, &InFlightMessage)> {
         self.iter()
             .filter(move |(_, message)| message.envelope.id == id)
     }
 
-    /// Whether a message under the same id came before this one and is still here. What proves that
-    /// one of them arrived would prove it of both.
-    pub(super) fn has_namesake_before(&self, key: MessageKey, message: &InFlightMessage) -> bool {
-        let mut namesakes = self.under_id(&message.envelope.id);
-        namesakes.any(|(other, _)| other < key)
+    /// Whether an earlier message with the same id is in the table. A proof of one of them would
+    /// also prove the other.
+    pub(super) fn has_earlier_with_same_id(
+        &self,
+        key: MessageKey,
+        message: &InFlightMessage,
+    ) -> bool {
+        let mut same_id = self.with_id(&message.envelope.id);
+        same_id.any(|(other, _)| other < key)
     }
 
-    /// Identities of these messages: what is written to disk.
+    /// The identities of these messages.
     pub fn identities(&self, keys: &[MessageKey]) -> Vec<String> {
         let known = keys.iter().filter_map(|key| self.messages.get(key));
         known.map(InFlightMessage::identity).collect()
     }
 
-    /// Ids of these messages.
+    /// The ids of these messages.
     pub fn ids(&self, keys: &[MessageKey]) -> Vec<String> {
         let known = keys.iter().filter_map(|key| self.messages.get(key));
         known.map(|message| message.envelope.id.clone()).collect()
     }
 
-    /// The connection is gone, and every open delivery with it. What `is_kept` is all that stays;
-    /// the files of the others that nobody reads are returned.
+    /// Drops all deliveries after the connection was lost, and all messages but those that
+    /// `is_kept`. Returns the files of dropped messages that the agent was not told to read.
     pub(super) fn lose_deliveries(
         &mut self,
         is_kept: impl Fn(MessageKey, &InFlightMessage) -> bool,
@@ -392,7 +398,7 @@ impl Table {
         let mut files = Vec::new();
         self.messages.retain(|key, message| {
             message.delivery = None;
-            message.spares.clear();
+            message.duplicates.clear();
             message.claim = Claim::Lost;
             let is_kept = is_kept(*key, message);
             if !is_kept {
@@ -403,47 +409,55 @@ impl Table {
         files
     }
 
-    /// How many the agent does not have in its context.
+    /// The number of messages that are not known to be in the model's context.
     pub fn held(&self) -> usize {
         self.iter().filter(|(_, message)| message.is_held()).count()
     }
 
-    /// Some were delivered and are not noted as done yet.
+    /// Whether delivered messages are not written as done yet.
     pub fn has_unfinished(&self) -> bool {
         self.iter()
             .any(|(_, message)| matches!(message.state, State::Delivered(_)))
     }
 
-    /// When the next hold may become news.
-    pub fn next_news(&self, now: Instant) -> Option<Instant> {
+    /// When the hold of a queued message is to be reported next.
+    pub fn next_hold_report(&self, now: Instant) -> Option<Instant> {
         self.queued()
-            .filter(|(_, message)| message.told.is_empty())
-            .map(|(_, message)| message.since + NEWS_AFTER)
+            .filter(|(_, message)| message.reported_holds.is_empty())
+            .map(|(_, message)| message.since + REPORT_HOLD_AFTER)
             .filter(|&at| at > now)
             .min()
     }
 
-    /// The sender was told of this hold.
-    pub fn was_told(&mut self, key: MessageKey, hold: &Hold, now: Instant) {
+    /// Records that this hold was reported.
+    pub fn hold_reported(&mut self, key: MessageKey, hold: &Hold, now: Instant) {
         if let Some(message) = self.messages.get_mut(&key) {
-            message.told.push((hold.clone(), now));
+            message.reported_holds.push((hold.clone(), now));
         }
     }
 
-    /// Whether this hold is news for the sender; remembers it as told.
-    pub fn is_news(&mut self, key: MessageKey, hold: &Hold, now: Instant) -> bool {
+    /// Whether this hold is to be reported now; if so, records it as reported.
+    pub fn should_report_hold(&mut self, key: MessageKey, hold: &Hold, now: Instant) -> bool {
         let Some(message) = self.messages.get_mut(&key) else {
             return false;
         };
-        let is_last = message.told.last().is_some_and(|(told, _)| told == hold);
-        if !message.is_queued() || now < message.since + NEWS_AFTER || is_last {
+        let is_last = message
+            .reported_holds
+            .last()
+            .is_some_and(|(reported, _)| reported == hold);
+        if !message.is_queued() || now < message.since + REPORT_HOLD_AFTER || is_last {
             return false;
         }
-        message.told.retain(|(_, at)| now < *at + NEWS_AGAIN);
-        let is_news = message.told.iter().all(|(told, _)| told != hold);
-        if is_news {
-            message.told.push((hold.clone(), now));
+        message
+            .reported_holds
+            .retain(|(_, at)| now < *at + REPORT_HOLD_AGAIN_AFTER);
+        let is_new = message
+            .reported_holds
+            .iter()
+            .all(|(reported, _)| reported != hold);
+        if is_new {
+            message.reported_holds.push((hold.clone(), now));
         }
-        is_news
+        is_new
     }
 }

@@ -1,5 +1,5 @@
-//! Which way in takes a message now: the order, what is open, and what was switched off after
-//! failures. One place for all ways (docs/delivery.md, "order of the ways in").
+//! Chooses the way in for a message, from the order of the ways, their state, and their failures
+//! (docs/delivery.md, "order of the ways in").
 //!
 //! Relies on the names of the ways.
 
@@ -9,31 +9,31 @@ use std::time::{Duration, Instant};
 use super::Mode;
 use crate::wrap::ways::{Timing, Way};
 
-/// A way in is switched off after this many failures.
-const FAILURES: u8 = 2;
-/// Delay before the first retry of the ways that were switched off, once no other way is left. An
-/// agent's own API is retried even while the keyboard is left: it fails on a busy machine, and a
-/// typed text needs a free prompt.
-const TRIED_AGAIN_AFTER: Duration = Duration::from_mins(2);
-/// How often the delay doubles.
-const DOUBLINGS: u32 = 5;
-/// How long a plugin that was given to the agent may take to say hello after the session began.
-const HELLO_WITHIN: Duration = Duration::from_secs(2);
-/// How long an agent's own API may take to open after its prompt was drawn: Codex and opencode
-/// need 1 s on an idle machine, and more than 15 s on one with forty times its load. A text that is
-/// typed meanwhile may be dropped by the start.
+/// A way in is disabled after this many failures.
+const MAX_FAILURES: u8 = 2;
+/// Delay before the first retry of disabled ways once no other way is left. An agent's own API is
+/// retried even while the keyboard is left: it fails on a busy machine, and a typed text needs a
+/// free prompt.
+const RETRY_AFTER: Duration = Duration::from_mins(2);
+/// How many times the delay doubles.
+const MAX_DOUBLINGS: u32 = 5;
+/// How long an expected way other than the API may take to open after the agent's session began.
+const OPENS_WITHIN: Duration = Duration::from_secs(2);
+/// How long an agent's own API may take to open after its prompt was drawn: Codex and opencode need
+/// 1 s on an idle machine, and more than 15 s under forty times its load. A starting agent may drop
+/// a text that is typed meanwhile.
 const API_WITHIN: Duration = Duration::from_mins(1);
-/// How long a way that has closed may take to open again: the session moves to another process, or
-/// the agent is about to end.
+/// How long a closed way may take to open again: the session may be moving to another process, or
+/// the agent may be about to end.
 const OPENS_AGAIN_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug)]
 enum Openness {
     Open,
     Closed,
-    /// It says that no process holds the session.
+    /// No process holds the session.
     Away,
-    /// It may open until then; `None`: nothing was seen of the agent yet.
+    /// It may open until this time; `None` if nothing was seen of the agent yet.
     Expected(Option<Instant>),
 }
 
@@ -42,43 +42,43 @@ struct WayStatus {
     openness: Openness,
     failures: u8,
     can_steer: bool,
-    /// Since when it is known to be switched off.
-    off_since: Option<Instant>,
-    /// How often it was tried again since it worked.
-    rounds: u32,
+    /// When it was first found to be disabled.
+    disabled_since: Option<Instant>,
+    /// Number of retries since it last worked.
+    retries: u32,
 }
 
-/// The ways of one session.
+/// The state of the ways of one session.
 #[derive(Debug, Default)]
 pub(super) struct Ways {
     known: BTreeMap<Way, WayStatus>,
 }
 
-/// What can be done with a message now.
+/// The way for a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WayChoice {
-    /// This way takes it, whatever the agent does.
+    /// This way takes it, regardless of the agent's state.
     Take(Way),
-    /// Only the keyboard is left, and that needs a free prompt.
+    /// Only the keyboard is left, which needs a free prompt.
     Keyboard,
-    /// A better way may open until then; `None`: the agent is still starting.
+    /// A better way may open until this time; `None` if the agent is still starting.
     Soon(Option<Instant>),
-    /// The session is in no process now, so no way takes it.
+    /// No process holds the session, so no way takes it.
     Away,
-    /// None.
+    /// No way takes it.
     None,
 }
 
-/// What bears on the choice beside the ways.
+/// The parameters of a choice.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted<'a> {
-    /// When the message shall come in.
+pub(super) struct WayQuery<'a> {
+    /// When the message is to be delivered.
     pub(super) timing: Timing,
-    /// Ways that had it, and of which nothing was seen.
+    /// The ways that had it without any sign in the transcript.
     pub(super) unseen_by: &'a [Way],
-    /// A turn runs.
+    /// Whether a turn runs.
     pub(super) is_busy: bool,
-    /// The person pressed Escape.
+    /// Whether the person pressed Escape.
     pub(super) is_stopped: bool,
 }
 
@@ -91,7 +91,7 @@ impl Ways {
 
     pub(super) fn close(&mut self, way: Way, now: Instant) {
         let known = self.entry(way);
-        // The hook closes at each text that it takes.
+        // The hook closes with each text that it takes.
         let may_open_again = way != Way::Hook && matches!(known.openness, Openness::Open);
         known.openness = if may_open_again {
             Openness::Expected(Some(now + OPENS_AGAIN_WITHIN))
@@ -100,17 +100,17 @@ impl Ways {
         };
     }
 
-    /// This way says that no process holds the session.
+    /// Records that no process holds the session, according to this way.
     pub(super) fn away(&mut self, way: Way) {
         self.entry(way).openness = Openness::Away;
     }
 
-    /// This way was given to the agent, and opens when the agent says so.
+    /// Records that this way was set up and will open later.
     pub(super) fn expect(&mut self, way: Way) {
         self.entry(way).openness = Openness::Expected(None);
     }
 
-    /// The agent is bringing this way up: it is waited for anew.
+    /// Records that the agent is bringing this way up, and restarts its time limit.
     pub(super) fn starts(&mut self, way: Way, now: Instant) {
         let known = self.entry(way);
         if let Openness::Expected(_) | Openness::Closed = known.openness {
@@ -118,13 +118,13 @@ impl Ways {
         }
     }
 
-    /// The agent's session began.
-    pub(super) fn began(&mut self, now: Instant) {
-        self.wait_until(now + HELLO_WITHIN, |way| way != Way::Api);
+    /// Starts the time limits after the agent's session began.
+    pub(super) fn session_began(&mut self, now: Instant) {
+        self.wait_until(now + OPENS_WITHIN, |way| way != Way::Api);
     }
 
-    /// The agent's prompt was drawn first at `at`.
-    pub(super) fn drawn(&mut self, at: Instant) {
+    /// Starts the time limit of the API after the agent's prompt was first drawn at `at`.
+    pub(super) fn prompt_drawn(&mut self, at: Instant) {
         self.wait_until(at + API_WITHIN, |way| way == Way::Api);
     }
 
@@ -145,44 +145,44 @@ impl Ways {
         self.entry(way).forget_failures();
     }
 
-    /// An API that was switched off has one more try when its time has come: when that is.
-    pub(super) fn try_api_again(&mut self, now: Instant) -> Option<Instant> {
-        self.known.get_mut(&Way::Api)?.try_again_in_time(now)
+    /// Gives a disabled API one more try if its delay is over. Returns when that is.
+    pub(super) fn retry_api(&mut self, now: Instant) -> Option<Instant> {
+        self.known.get_mut(&Way::Api)?.retry_when_due(now)
     }
 
-    /// No way is left: when the first of those that were switched off has one more try. `None`:
-    /// none was.
-    pub(super) fn none_is_left(&mut self, now: Instant) -> Option<Instant> {
+    /// Gives disabled ways one more try once their delay is over. Returns when the first delay
+    /// ends; `None` if no way is disabled.
+    pub(super) fn retry_disabled(&mut self, now: Instant) -> Option<Instant> {
         let known = self.known.values_mut();
-        known.filter_map(|known| known.try_again_in_time(now)).min()
+        known.filter_map(|known| known.retry_when_due(now)).min()
     }
 
-    /// Failures are forgotten: the person wants another try.
-    pub(super) fn try_again(&mut self) {
+    /// Enables all ways again, at the person's request.
+    pub(super) fn reset_failures(&mut self) {
         self.known.values_mut().for_each(WayStatus::forget_failures);
     }
 
-    /// Ways that are switched off after failures.
-    pub(super) fn off(&self) -> impl Iterator<Item = Way> {
+    /// The ways that are disabled after failures.
+    pub(super) fn disabled(&self) -> impl Iterator<Item = Way> {
         self.known
             .iter()
-            .filter(|(_, known)| known.failures >= FAILURES)
+            .filter(|(_, known)| known.failures >= MAX_FAILURES)
             .map(|(way, _)| *way)
     }
 
-    /// Whether this way takes messages, as it says.
+    /// Whether this way reported that it takes messages.
     pub(super) fn is_open(&self, way: Way) -> bool {
         let known = self.known.get(&way);
         known.is_some_and(|known| matches!(known.openness, Openness::Open))
     }
 
-    /// Whether this way brings a text in between two tools, and past the person's Escape.
+    /// Whether this way can deliver a text between two tools, and after the person pressed Escape.
     pub(super) fn can_steer(&self, way: Way) -> bool {
         self.known.get(&way).is_some_and(|known| known.can_steer)
     }
 
-    /// The way for a message.
-    pub(super) fn choose(&self, mode: Mode, wanted: Wanted<'_>, now: Instant) -> WayChoice {
+    /// Chooses the way for a message.
+    pub(super) fn choose(&self, mode: Mode, wanted: WayQuery<'_>, now: Instant) -> WayChoice {
         let mut known = self.known.values();
         if known.any(|known| matches!(known.openness, Openness::Away)) {
             return WayChoice::Away;
@@ -197,11 +197,11 @@ impl Ways {
     fn choose_among(
         &self,
         mode: Mode,
-        wanted: Wanted<'_>,
+        wanted: WayQuery<'_>,
         now: Instant,
         is_meant: impl Fn(&Way) -> bool,
     ) -> WayChoice {
-        let Wanted {
+        let WayQuery {
             timing,
             is_busy,
             is_stopped,
@@ -219,7 +219,7 @@ impl Ways {
             return WayChoice::Take(*way);
         }
         let open = order.iter().find(|way| is_open(way));
-        // A better way that was given to the agent has a moment to open.
+        // A better way that is expected gets time to open.
         let is_better = |way: &Way| open.is_none_or(|open| way < open);
         let hello = self
             .known
@@ -246,7 +246,7 @@ impl Ways {
 
     fn works(&self, way: Way) -> bool {
         let known = self.known.get(&way);
-        known.is_none_or(|known| known.failures < FAILURES)
+        known.is_none_or(|known| known.failures < MAX_FAILURES)
     }
 
     fn entry(&mut self, way: Way) -> &mut WayStatus {
@@ -254,8 +254,8 @@ impl Ways {
             openness: Openness::Closed,
             failures: 0,
             can_steer: false,
-            off_since: None,
-            rounds: 0,
+            disabled_since: None,
+            retries: 0,
         })
     }
 }
@@ -263,21 +263,21 @@ impl Ways {
 impl WayStatus {
     fn forget_failures(&mut self) {
         self.failures = 0;
-        self.off_since = None;
-        self.rounds = 0;
+        self.disabled_since = None;
+        self.retries = 0;
     }
 
-    /// When it has one more try, if it is switched off; from then on it has it.
-    fn try_again_in_time(&mut self, now: Instant) -> Option<Instant> {
-        if self.failures < FAILURES {
+    /// If it is disabled, returns when its delay ends, and gives it one more try after that.
+    fn retry_when_due(&mut self, now: Instant) -> Option<Instant> {
+        if self.failures < MAX_FAILURES {
             return None;
         }
-        let pause = TRIED_AGAIN_AFTER * (1 << self.rounds.min(DOUBLINGS));
-        let due = *self.off_since.get_or_insert(now) + pause;
+        let pause = RETRY_AFTER * (1 << self.retries.min(MAX_DOUBLINGS));
+        let due = *self.disabled_since.get_or_insert(now) + pause;
         if now >= due {
-            self.off_since = None;
-            self.rounds += 1;
-            self.failures = FAILURES - 1;
+            self.disabled_since = None;
+            self.retries += 1;
+            self.failures = MAX_FAILURES - 1;
         }
         Some(due)
     }

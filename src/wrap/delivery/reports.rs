@@ -1,4 +1,4 @@
-//! What the ways report about a submission, and what follows for its messages.
+//! Handles the reports of the ways about submissions.
 //!
 //! Relies on the table and the order of the ways.
 
@@ -8,64 +8,64 @@ use crate::wrap::ways::keyboard::Outcome;
 use crate::wrap::ways::{Refusal, SubmissionNumber, Way};
 
 impl Deliveries {
-    /// The proof: the submission is in the model's context.
+    /// Handles the proof that a submission is in the model's context.
     pub fn in_context(&mut self, number: SubmissionNumber) {
         self.keyboard.proved(number);
-        if let Some(submitted) = self.take(number) {
+        if let Some(submitted) = self.remove_submission(number) {
             self.ways.worked(submitted.way);
             self.delivered(&submitted.messages, submitted.way);
-            self.due.push_back(Step::Forget(number));
+            self.due.push_back(Step::EndSearch(number));
         } else {
             self.proved_late(number);
         }
     }
 
-    /// It did not enter the session and never will.
+    /// Handles a submission that never entered the session.
     pub fn not_taken(&mut self, number: SubmissionNumber, why: &str, refusal: Refusal) {
-        let Some(submitted) = self.take(number) else {
+        let Some(submitted) = self.remove_submission(number) else {
             return;
         };
-        self.due.push_back(Step::Forget(number));
+        self.due.push_back(Step::EndSearch(number));
         match refusal {
             Refusal::Stopped => {
                 self.is_escaped = true;
-                self.back(&submitted.messages, false);
+                self.requeue(&submitted.messages, false);
             }
-            // One of them was refused; which one shows when each goes alone.
+            // One of the messages was refused; submitting each alone shows which one.
             Refusal::Refused if submitted.messages.len() > 1 => {
-                self.back(&submitted.messages, false);
+                self.requeue(&submitted.messages, false);
                 self.alone.extend(submitted.messages);
             }
             Refusal::Refused => self.refused(&submitted.messages, why),
             Refusal::Failed => {
                 self.ways.failed(submitted.way);
-                self.back(&submitted.messages, false);
+                self.requeue(&submitted.messages, false);
             }
-            Refusal::Elsewhere => self.back(&submitted.messages, false),
+            Refusal::Elsewhere => self.requeue(&submitted.messages, false),
         }
     }
 
-    /// A hook of the person's refused the keyboard's text `number`: the transcript says so.
+    /// Handles a row of the transcript that a hook of the person refused the typed submission.
     pub fn refused_typed(&mut self, number: SubmissionNumber, why: &str) {
         self.keyboard.refused(number, why);
     }
 
-    /// A way rejected the submission; nothing reached the agent.
-    pub fn not_handed(&mut self, number: SubmissionNumber) {
-        if let Some(submitted) = self.take(number) {
-            self.due.push_back(Step::Forget(number));
+    /// Handles a submission that its way did not take.
+    pub fn not_handed_over(&mut self, number: SubmissionNumber) {
+        if let Some(submitted) = self.remove_submission(number) {
+            self.due.push_back(Step::EndSearch(number));
             self.ways.failed(submitted.way);
-            self.back(&submitted.messages, false);
+            self.requeue(&submitted.messages, false);
         }
     }
 
-    /// Nothing ever said that the agent accepted it: the way failed, and it may have been read all
-    /// the same.
+    /// Handles a submission without any sign that the agent accepted it. The way failed, but the
+    /// text may have been read.
     pub fn unseen(&mut self, number: SubmissionNumber) {
-        if let Some(submitted) = self.take(number) {
-            self.look_on(&submitted);
+        if let Some(submitted) = self.remove_submission(number) {
+            self.keep_looking(&submitted);
             self.ways.failed(submitted.way);
-            self.back(&submitted.messages, true);
+            self.requeue(&submitted.messages, true);
             if submitted.way == Way::Inbox {
                 for key in submitted.messages {
                     if let Some(message) = self.table.get_mut(key) {
@@ -76,40 +76,40 @@ impl Deliveries {
         }
     }
 
-    /// The agent took it and is at rest, and nothing says that the model has it. Nothing is
-    /// certain, so the next attempt is marked.
+    /// Handles a submission that the agent took without a proof before it came to rest. The text
+    /// may have been read, so the next attempt is marked as a possible repeat.
     pub fn unread(&mut self, number: SubmissionNumber) {
-        let Some(submitted) = self.take(number) else {
+        let Some(submitted) = self.remove_submission(number) else {
             return;
         };
-        self.look_on(&submitted);
+        self.keep_looking(&submitted);
         let messages = submitted.messages;
         if messages.len() > 1 {
-            self.back(&messages, true);
+            self.requeue(&messages, true);
             self.alone.extend(messages);
         } else {
             self.hold_back(&messages, Hold::Refused(String::new()), true);
         }
     }
 
-    /// The agent ended before the proof: it may have been read.
+    /// Handles a submission whose proof did not come before the agent ended. It may have been read.
     pub fn lost(&mut self, number: SubmissionNumber) {
-        if let Some(submitted) = self.take(number) {
-            self.look_on(&submitted);
-            self.back(&submitted.messages, true);
+        if let Some(submitted) = self.remove_submission(number) {
+            self.keep_looking(&submitted);
+            self.requeue(&submitted.messages, true);
         }
     }
 
-    /// The text of this message is in a file; its line names the file.
-    pub fn moved_to_file(&mut self, key: MessageKey, line: String, line_again: String) {
+    /// Replaces the lines of a message whose text was moved to a file.
+    pub fn moved_to_file(&mut self, key: MessageKey, line: String, repeat_line: String) {
         if let Some(message) = self.table.get_mut(key) {
             message.line = line;
-            message.line_again = line_again;
+            message.repeat_line = repeat_line;
             message.place = TextPlace::File;
         }
     }
 
-    /// What became of the keyboard's text `number`.
+    /// Handles the outcome of a typed submission.
     pub(super) fn typed(&mut self, number: SubmissionNumber, outcome: Outcome) {
         let messages = self
             .submissions
@@ -120,15 +120,15 @@ impl Deliveries {
         match outcome {
             Outcome::HandedOver => self.handed_over(&messages, Way::Keyboard),
             Outcome::InContext => {
-                self.take(number);
+                self.remove_submission(number);
                 self.ways.worked(Way::Keyboard);
                 self.delivered(&messages, Way::Keyboard);
-                self.due.push_back(Step::Forget(number));
-                self.unstick(&messages);
+                self.due.push_back(Step::EndSearch(number));
+                self.clear_stuck(&messages);
             }
             Outcome::Refused(why) => {
                 self.not_taken(number, &why, Refusal::Refused);
-                self.unstick(&messages);
+                self.clear_stuck(&messages);
             }
             Outcome::Unread => self.unread(number),
             Outcome::Stuck(hold) => {
@@ -138,36 +138,36 @@ impl Deliveries {
                         message.is_stuck = true;
                     }
                 }
-                self.back(&messages, true);
+                self.requeue(&messages, true);
                 self.due.push_back(Step::Held(messages, hold));
             }
             Outcome::Gone => {
-                if let Some(submitted) = self.take(number) {
-                    self.look_on(&submitted);
+                if let Some(submitted) = self.remove_submission(number) {
+                    self.keep_looking(&submitted);
                 }
-                // Those that were stuck wait already, or another way has them.
+                // Stuck messages wait already, or another way has them.
                 let is_stuck = |key: &MessageKey| {
                     let message = self.table.get(*key);
                     message.is_some_and(|message| message.is_stuck)
                 };
                 let (stuck, others): (Vec<_>, Vec<_>) = messages.into_iter().partition(is_stuck);
-                self.back(&others, true);
-                self.unstick(&stuck);
+                self.requeue(&others, true);
+                self.clear_stuck(&stuck);
             }
         }
     }
 
-    fn unstick(&mut self, messages: &[MessageKey]) {
+    fn clear_stuck(&mut self, messages: &[MessageKey]) {
         for &key in messages {
             if let Some(message) = self.table.get_mut(key) {
                 message.is_stuck = false;
-                self.forget_orphan(key);
+                self.remove_if_lost(key);
             }
         }
     }
 
-    /// Only what is with the agent stays without a delivery.
-    fn forget_orphan(&mut self, key: MessageKey) {
+    /// Removes a waiting message whose delivery was lost; the broker delivers it again.
+    fn remove_if_lost(&mut self, key: MessageKey) {
         let message = self.table.get(key);
         if message.is_some_and(|one| one.claim == Claim::Lost && one.is_queued() && !one.is_stuck) {
             self.table.remove(key);
@@ -183,7 +183,7 @@ impl Deliveries {
         self.due.push_back(Step::HandedOver(messages.to_vec(), way));
     }
 
-    /// Only those that no other way has delivered meanwhile.
+    /// Marks the messages as delivered, except those that another way has delivered.
     pub(super) fn delivered(&mut self, messages: &[MessageKey], way: Way) {
         let mut news = Vec::new();
         for &key in messages {
@@ -201,9 +201,9 @@ impl Deliveries {
         }
     }
 
-    /// They wait again, but for those whose delivery was lost: the broker gives them to us again,
-    /// or to another session.
-    fn back(&mut self, messages: &[MessageKey], may_repeat: bool) {
+    /// Queues messages again. Messages whose delivery was lost are removed; the broker delivers
+    /// them again.
+    fn requeue(&mut self, messages: &[MessageKey], may_repeat: bool) {
         if !may_repeat {
             self.withdraw_intents(messages);
         }
@@ -216,7 +216,7 @@ impl Deliveries {
             }
             message.state = State::Queued;
             message.may_repeat |= may_repeat;
-            self.forget_orphan(key);
+            self.remove_if_lost(key);
         }
     }
 
@@ -228,20 +228,20 @@ impl Deliveries {
         });
         let identities = self.table.identities(&certain.collect::<Vec<_>>());
         if !identities.is_empty() {
-            self.due.push_back(Step::Withdraw(identities));
+            self.due.push_back(Step::WithdrawIntent(identities));
         }
     }
 
     fn refused(&mut self, messages: &[MessageKey], why: &str) {
-        // Claude Code repeats the whole text behind its reason.
+        // Claude Code appends the whole prompt to its reason.
         let why = why.split("Original prompt:").next().unwrap_or(why);
         let words: Vec<&str> = why.split_whitespace().collect();
         self.hold_back(messages, Hold::Refused(words.join(" ")), false);
     }
 
-    /// They wait until the person lets them in.
+    /// Holds messages until `cbroker resume`.
     fn hold_back(&mut self, messages: &[MessageKey], hold: Hold, may_repeat: bool) {
-        self.back(messages, may_repeat);
+        self.requeue(messages, may_repeat);
         for &key in messages {
             if let Some(message) = self.table.get_mut(key) {
                 message.blocked = Some(hold.clone());
@@ -250,7 +250,7 @@ impl Deliveries {
         self.due.push_back(Step::Held(messages.to_vec(), hold));
     }
 
-    fn take(&mut self, number: SubmissionNumber) -> Option<Submitted> {
+    fn remove_submission(&mut self, number: SubmissionNumber) -> Option<Submitted> {
         let place = self
             .submissions
             .iter()

@@ -1,52 +1,52 @@
-//! The next thing to do: which message goes in, by which way, and why none does.
+//! Computes the next step: which messages are submitted, by which way, or why they wait.
 //!
 //! Relies on the table, the ways and what is known of the agent.
 
 use std::time::Instant;
 
-use super::order::{Wanted, WayChoice};
+use super::order::{WayChoice, WayQuery};
 use super::{
     Claim, Deliveries, InFlightMessage, MessageKey, Mode, Step, SubmissionPhase, Submitted,
     TextPlace,
 };
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::hold::Hold;
-use crate::wrap::ways::keyboard::Stroke;
+use crate::wrap::ways::keyboard::KeyboardStep;
 use crate::wrap::ways::{Submission, SubmissionNumber, Timing, Way};
 
-/// The longest text that was seen to arrive whole in the agents, by every way.
+/// Maximum bytes of a text; longer ones were not seen to arrive completely by every way.
 const TEXT_BYTES: usize = 64 * 1024;
-/// The longest text that is typed into an agent's line; Gemini counts the characters of a paste of
-/// 64 KB for more than ten seconds.
+/// Maximum bytes of a text that is typed into an agent's line; Gemini needs more than ten seconds
+/// to process a paste of 64 KB.
 const LINE_BYTES: usize = 8 * 1024;
-/// So many messages may share one line of Claude Code's inbox.
+/// Maximum number of messages in one line of Claude Code's inbox.
 const INBOX_BATCH: usize = 10;
-/// Longer texts are shown by Claude Code's box as a placeholder.
+/// Claude Code's box shows texts of more characters as a placeholder.
 const PLACEHOLDER_FROM: usize = 800;
 
 impl Deliveries {
-    /// The next thing to do at `now`, given what is known of the agent.
+    /// Returns the next step at `now`, given the agent's state.
     pub fn step(&mut self, agent: &AgentState, now: Instant) -> Step {
         if let Some(at) = agent.first_prompt() {
-            self.ways.drawn(at);
+            self.ways.prompt_drawn(at);
         }
-        self.end_late(now);
+        self.expire_late(now);
         loop {
             if let Some(step) = self.due.pop_front() {
                 return step;
             }
             let again = match self.keyboard.step(agent, now) {
-                Stroke::Write(bytes) => return Step::Write(bytes),
-                Stroke::Replay(bytes) => return Step::Replay(bytes),
-                Stroke::Result(outcome) => {
+                KeyboardStep::Write(bytes) => return Step::Write(bytes),
+                KeyboardStep::Replay(bytes) => return Step::Replay(bytes),
+                KeyboardStep::Result(outcome) => {
                     if let Some(number) = self.typed_number() {
                         self.typed(number, outcome);
                     }
                     continue;
                 }
-                Stroke::Wait(again) => again,
+                KeyboardStep::Wait(again) => again,
             };
-            if let Some(step) = self.hand_over_noted(agent, now) {
+            if let Some(step) = self.hand_over_ready(agent, now) {
                 return step;
             }
             return match self.begin(agent, now) {
@@ -56,19 +56,21 @@ impl Deliveries {
         }
     }
 
-    /// The submission that was given to the keyboard.
+    /// The number of the submission that the keyboard has.
     pub fn typed_number(&self) -> Option<SubmissionNumber> {
         let mut typed = self.submissions.iter();
         let is_typed = |submitted: &&Submitted| {
-            submitted.way == Way::Keyboard && submitted.phase == SubmissionPhase::Handed
+            submitted.way == Way::Keyboard && submitted.phase == SubmissionPhase::HandedOver
         };
         typed.find(is_typed).map(|submitted| submitted.number)
     }
 
-    /// Hands over what is noted on disk, if that is still right.
-    fn hand_over_noted(&mut self, agent: &AgentState, now: Instant) -> Option<Step> {
-        let is_noted = |submitted: &Submitted| submitted.phase == SubmissionPhase::Noted;
-        let place = self.submissions.iter().position(is_noted)?;
+    /// Hands over a submission whose intent is on disk, if its conditions still hold; otherwise
+    /// withdraws it.
+    fn hand_over_ready(&mut self, agent: &AgentState, now: Instant) -> Option<Step> {
+        let is_intent_written =
+            |submitted: &Submitted| submitted.phase == SubmissionPhase::IntentWritten;
+        let place = self.submissions.iter().position(is_intent_written)?;
         let Submitted {
             number,
             way,
@@ -105,24 +107,25 @@ impl Deliveries {
             text: lines.join("\n"),
             timing,
         };
-        self.submissions[place].phase = SubmissionPhase::Handed;
+        self.submissions[place].phase = SubmissionPhase::HandedOver;
         if way == Way::Keyboard {
             let bytes = self.keyboard.begin(submission.clone(), agent, now);
             return Some(Step::Type(submission, bytes));
         }
         self.handed_over(&messages, way);
-        Some(Step::Hand(way, submission))
+        Some(Step::Deliver(way, submission))
     }
 
-    /// Begins with the first message that may go in now. `Err`: when to look again.
+    /// Begins the submission of the first message that may be delivered now. `Err` holds when to
+    /// try again.
     fn begin(&mut self, agent: &AgentState, now: Instant) -> Result<Step, Option<Instant>> {
-        let mut next = self.ways.try_api_again(now);
+        let mut next = self.ways.retry_api(now);
         for timing in [Timing::Now, Timing::Next, Timing::Idle] {
             let Some(first) = self.first_free(timing) else {
                 continue;
             };
-            if self.place(first) == TextPlace::OnItsWay {
-                // Those behind it stay behind it.
+            if self.place(first) == TextPlace::BeingWritten {
+                // Later messages must not overtake it.
                 continue;
             }
             let unseen_by = self.unseen_by(first);
@@ -130,7 +133,7 @@ impl Deliveries {
                 Ok(way) => way,
                 Err((hold, again)) => {
                     let again = if hold == Hold::NoWay {
-                        self.ways.none_is_left(now)
+                        self.ways.retry_disabled(now)
                     } else {
                         again
                     };
@@ -161,7 +164,7 @@ impl Deliveries {
                 match (self.fits(&messages), is_in_file) {
                     (true, _) => {}
                     (false, false) => return Ok(self.move_to_file(first)),
-                    // It waits for a larger window.
+                    // The message waits for a larger window.
                     (false, true) => continue,
                 }
             }
@@ -170,17 +173,16 @@ impl Deliveries {
                 number: self.last_submission,
                 way,
                 messages: messages.clone(),
-                phase: SubmissionPhase::Noting,
+                phase: SubmissionPhase::WritingIntent,
             });
-            return Ok(Step::Note(messages));
+            return Ok(Step::WriteIntent(messages));
         }
         Err(next)
     }
 
     fn is_free(&self, key: MessageKey, message: &InFlightMessage) -> bool {
         let mut submissions = self.submissions.iter();
-        // What stands in the box is still the keyboard's submission; another way may have it all
-        // the same.
+        // A stuck text is still the keyboard's submission, but another way may have its messages.
         let is_under_way = submissions.any(|submitted| {
             submitted.messages.contains(&key)
                 && !(message.is_stuck && submitted.way == Way::Keyboard)
@@ -189,7 +191,7 @@ impl Deliveries {
             && message.blocked.is_none()
             && message.claim == Claim::Ours
             && !is_under_way
-            && !self.table.has_namesake_before(key, message)
+            && !self.table.has_earlier_with_same_id(key, message)
     }
 
     fn unseen_by(&self, key: MessageKey) -> Vec<Way> {
@@ -218,13 +220,13 @@ impl Deliveries {
 
     fn move_to_file(&mut self, key: MessageKey) -> Step {
         if let Some(message) = self.table.get_mut(key) {
-            message.place = TextPlace::OnItsWay;
+            message.place = TextPlace::BeingWritten;
         }
-        Step::ToFile(key)
+        Step::MoveToFile(key)
     }
 
-    /// The first free ones of this timing, in order: `count` at most, and as many as fit into one
-    /// text of `longest` bytes.
+    /// The first free messages with this timing, in order: at most `count`, and as many as fit into
+    /// one text of `longest` bytes.
     fn next(&self, timing: Timing, count: usize, longest: usize) -> Vec<MessageKey> {
         let mut bytes = 0;
         let mut count = count;
@@ -243,8 +245,8 @@ impl Deliveries {
             .collect()
     }
 
-    /// The way that may take a message of this timing now, or why none may and when to look again.
-    /// Ways that were given the message in vain come last.
+    /// Chooses the way for a message with this timing. `Err` holds the reason to wait, and when to
+    /// try again. Ways in `unseen_by` come last.
     fn way(
         &self,
         (timing, unseen_by): (Timing, &[Way]),
@@ -262,7 +264,7 @@ impl Deliveries {
         }
         let is_stopped = self.is_stopped(agent);
         let verdict = agent.verdict(now);
-        let wanted = Wanted {
+        let wanted = WayQuery {
             timing,
             unseen_by,
             is_busy: agent.is_busy(now),
@@ -302,25 +304,25 @@ impl Deliveries {
         }
     }
 
-    /// The person pressed Escape, and has sent nothing since.
+    /// Whether the person pressed Escape and has sent nothing since.
     fn is_stopped(&self, agent: &AgentState) -> bool {
         self.is_escaped || agent.is_stopped()
     }
 
-    /// After Escape nothing begins a turn before the person sends something, by no way; only what
-    /// was sent to get past it does, by a way that can.
+    /// Whether a message waits after Escape: no way may begin a turn before the person sends a
+    /// prompt, except for a message with [`Timing::Now`] by a way that can steer.
     fn waits_after_escape(&self, way: Way, timing: Timing) -> bool {
         timing != Timing::Now || !self.ways.can_steer(way)
     }
 
-    /// Whether `way` already has a submission. Each way has at most one.
+    /// Whether `way` has a submission. Each way has at most one.
     fn has(&self, way: Way) -> bool {
         self.submissions
             .iter()
             .any(|submitted| submitted.way == way)
     }
 
-    /// Why this message waits; `None` when it would go in now.
+    /// Why this message waits; `None` if it would be delivered now.
     pub(super) fn reason(
         &self,
         (key, message): (MessageKey, &InFlightMessage),
@@ -330,7 +332,7 @@ impl Deliveries {
         if let Some(hold) = &message.blocked {
             return Some(hold.clone());
         }
-        if self.table.has_namesake_before(key, message) {
+        if self.table.has_earlier_with_same_id(key, message) {
             return Some(Hold::Behind);
         }
         match self.way((message.timing, &message.unseen_by), agent, now) {
@@ -343,8 +345,8 @@ impl Deliveries {
         }
     }
 
-    /// The box of Claude Code grows to about a quarter of the window, and scrolls beyond; a long
-    /// text is shown as a placeholder. A text that would scroll cannot be seen whole.
+    /// Whether Claude Code's box shows these messages completely. The box grows to about a quarter
+    /// of the window and scrolls beyond that; a long text is shown as a placeholder.
     fn fits(&self, messages: &[MessageKey]) -> bool {
         self.shows(messages.iter().filter_map(|key| self.table.get(*key)))
     }

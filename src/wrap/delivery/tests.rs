@@ -1,5 +1,4 @@
-//! Every rule of delivery, each with a test that fails when the rule is taken out. Time is moved by
-//! hand.
+//! Tests of the delivery rules; each fails if its rule is removed. The tests set the time.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,15 +22,15 @@ use crate::wrap::agents::{CLAUDE, Profile};
 use crate::wrap::keys::Press;
 use crate::wrap::modes::Modes;
 
-/// The state of an agent, and its deliveries; their steps are recorded and not carried out.
+/// An agent's state and its deliveries, whose steps are recorded.
 struct Play {
     agent: AgentState,
     deliveries: Deliveries,
     modes: Modes,
     now: Instant,
-    /// What was asked for, but for waiting.
+    /// The recorded steps, without waits.
     steps: Vec<Step>,
-    /// What is to be noted is not on disk yet.
+    /// Intents are not confirmed as written.
     is_disk_slow: bool,
 }
 
@@ -54,7 +53,7 @@ impl Play {
         play
     }
 
-    /// Claude, drawn, its session begun, at rest.
+    /// Claude Code with a session at rest.
     fn claude() -> Self {
         Self::claude_by(Mode::Auto)
     }
@@ -103,7 +102,7 @@ impl Play {
         });
     }
 
-    /// The screen was redrawn, and shows this.
+    /// The screen is redrawn and shows this.
     fn reads(&mut self, reading: Reading) {
         self.agent.output(&self.modes, self.now);
         self.agent.screen(reading, self.now);
@@ -116,7 +115,7 @@ impl Play {
         self.run();
     }
 
-    /// A turn begins, as hook and title say.
+    /// A turn begins, according to hook and title.
     fn begins(&mut self, prompt: &str) {
         self.output("\x1b]0;\u{2802} Claude Code\x07");
         self.event(&HookEvent::PromptSubmitted(prompt.to_owned()));
@@ -138,16 +137,16 @@ impl Play {
         self.run();
     }
 
-    /// Carries out steps as the session does; disk and terminal are quick here.
+    /// Carries out the steps, with a fast disk and terminal.
     fn run(&mut self) {
         loop {
             let step = self.deliveries.step(&self.agent, self.now);
             match &step {
                 Step::Wait(_) => return,
-                Step::Note(_) if self.is_disk_slow => {}
-                Step::Note(_) => self.deliveries.noted(),
+                Step::WriteIntent(_) if self.is_disk_slow => {}
+                Step::WriteIntent(_) => self.deliveries.intent_written(),
                 Step::Type(..) | Step::Write(_) => self.deliveries.written(self.now),
-                Step::ToFile(key) => {
+                Step::MoveToFile(key) => {
                     let line = "[cbroker peer message] it is in a file [end]".to_owned();
                     self.deliveries.moved_to_file(*key, line.clone(), line);
                 }
@@ -181,14 +180,14 @@ impl Play {
         self.deliveries.hold(&self.agent, self.now)
     }
 
-    /// The text is drawn in the box, and all is quiet.
+    /// The box shows the text, and the output is quiet.
     fn shows_text(&mut self) {
         let text = self.last_text();
         self.sees(Input::Holds(text));
         self.passes(ms(60));
     }
 
-    /// What was pasted last, as a box shows it.
+    /// The text that was pasted last, as a box shows it.
     fn last_text(&self) -> String {
         let typed = self.typed();
         let text = typed.iter().rfind(|bytes| *bytes != "\r").cloned();
@@ -216,7 +215,7 @@ fn message(key: MessageKey, text: &str, now: Instant) -> InFlightMessage {
     let envelope = Envelope::parse(body.to_string().as_bytes(), 1 << 20).unwrap();
     let line = format!("[cbroker peer message from=a id=m{}] {text} [end]", key.0);
     let mut message = InFlightMessage::new(envelope, None, now);
-    message.line_again = line.replace("] ", "] (possible repeat) ");
+    message.repeat_line = line.replace("] ", "] (possible repeat) ");
     message.line = line;
     message.state = State::Queued;
     message

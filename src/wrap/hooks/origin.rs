@@ -1,19 +1,19 @@
-//! Which of Claude Code's processes a hook comes from.
+//! Decides whether a hook belongs to the session, by the process that ran it.
 //!
-//! Spare processes and the agents view's own session run the hooks of the same settings, with the
-//! same token. What they say is not about this session, and a text that their waiting hook carried
-//! in would begin another one.
+//! Spare processes and the session of the agents view run the same hooks with the same token. Their
+//! events are not about this session, and a text that their waiting hook delivered would begin
+//! another session.
 //!
-//! Relies on what the system says of processes and on where a session moves.
+//! Relies on the system's list of processes and on the moves of a session.
 
 use std::path::{Path, PathBuf};
 
 use crate::wrap::ways::{claude_moves, process};
 
-/// Transcripts that are remembered.
+/// Maximum number of transcripts that are remembered.
 const REMEMBERED: usize = 16;
 
-/// The processes that hold the session or held it.
+/// The processes that hold or held the session.
 #[derive(Debug, Default)]
 pub(super) struct Origins {
     /// The process in the terminal.
@@ -25,7 +25,7 @@ pub(super) struct Origins {
 }
 
 impl Origins {
-    /// Whether a hook of this process, which writes `transcript`, speaks of the session. Versions
+    /// Whether a hook of this process, which writes `transcript`, belongs to the session. Versions
     /// that do not name the process have no spares.
     pub(super) fn holds_session(&mut self, pid: Option<i32>, transcript: Option<&Path>) -> bool {
         let is_it = pid.is_none_or(|pid| self.is_known(pid) || self.admits(pid, transcript));
@@ -47,12 +47,13 @@ impl Origins {
             return false;
         };
         let is_spare = claude_moves::is_spare(&found.arguments);
-        let goes_on = |to: &Path| {
+        let is_continuation = |to: &Path| {
             let mut known = self.transcripts.iter();
-            known.any(|from| claude_moves::goes_on(from, to))
+            known.any(|from| claude_moves::moved_to(from, to))
         };
-        let continues = !is_spare && claude_moves::continues(&found.arguments, &self.transcripts);
-        if continues || transcript.is_some_and(goes_on) {
+        let resumes =
+            !is_spare && claude_moves::resumes_any_of(&found.arguments, &self.transcripts);
+        if resumes || transcript.is_some_and(is_continuation) {
             self.moved.retain(|&moved| process::is_alive(moved));
             self.moved.push(pid);
             return true;
@@ -76,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    /// A process below this one with these arguments, until its input ends.
+    /// A child process with these arguments, which runs until its input ends.
     struct Running(Child);
 
     impl Running {
@@ -85,7 +86,7 @@ mod tests {
             command.args(["-c", "read line", "claude"]);
             command.args(arguments.split_whitespace());
             let running = Self(command.stdin(Stdio::piped()).spawn().unwrap());
-            // The system shows the arguments of a new program a moment after its start.
+            // The system shows the arguments of a new program shortly after its start.
             let until = Instant::now() + Duration::from_secs(10);
             let shows_them = || {
                 let found = running.pid().and_then(process::look);

@@ -1,5 +1,5 @@
-//! Handle of a waiting hook, which delivers one text by exiting. Until then it writes lines to the
-//! agent's inbox on request.
+//! A waiting hook, which delivers one text by exiting. Until then it writes lines to the agent's
+//! inbox socket on request.
 //!
 //! Relies on the ways that use it.
 
@@ -15,64 +15,63 @@ use tokio::time::Instant;
 use super::HookReport;
 use crate::wrap::hook;
 use crate::wrap::ways::Submission;
-use crate::wrap::ways::claude_hook::{Carried, Fate};
-use crate::wrap::ways::claude_inbox::{Errand, PATIENCE, Passed, Porter};
+use crate::wrap::ways::claude_hook::{HookDelivery, HookOutcome};
+use crate::wrap::ways::claude_inbox::{HookWriter, InboxWrite, WRITE_TIMEOUT, WriteResult};
 
-/// Lines for the inbox that wait to be written. The inbox has one under way.
-const ERRANDS: usize = 4;
-/// A hook that wrote a line stays for so long: Claude Code asks the system whether the writer
+/// Capacity of the queue of inbox writes. The inbox way has at most one in flight.
+const INBOX_WRITES: usize = 4;
+/// How long a hook stays alive after it wrote a line: Claude Code checks whether the writer
 /// descends from it when it reads the line, which may be seconds later.
-const STAYS_AFTER_LINE: Duration = Duration::from_secs(30);
+const LIFETIME_AFTER_LINE: Duration = Duration::from_secs(30);
 
-/// A hook that waits for a text.
+/// The handle of a waiting hook. Dropping it releases the hook.
 #[derive(Debug)]
 pub(in crate::wrap) struct Waiter {
-    /// Its number in this session.
+    /// The number of its connection in this session.
     pub(in crate::wrap) number: u64,
-    /// The process whose hook it is, where that is known.
+    /// The agent's process that started it, if known.
     pub(in crate::wrap) pid: Option<i32>,
     give: oneshot::Sender<Submission>,
-    errands: mpsc::Sender<Errand>,
+    writes: mpsc::Sender<InboxWrite>,
 }
 
 impl Waiter {
-    /// Gives it a submission; [`HookReport::InContext`] follows once it stands in the transcript.
-    /// `false`: it is gone.
-    pub(in crate::wrap) fn give(self, submission: Submission) -> bool {
+    /// Delivers a submission; a [`HookReport`] follows. Returns `false` if the hook has ended.
+    pub(in crate::wrap) fn deliver(self, submission: Submission) -> bool {
         self.give.send(submission).is_ok()
     }
 
-    /// What writes lines to the agent's inbox for as long as this one waits.
-    pub(in crate::wrap) fn porter(&self) -> Porter {
-        Porter::new(&self.errands)
+    /// A writer to the agent's inbox, which works while this hook waits.
+    pub(in crate::wrap) fn hook_writer(&self) -> HookWriter {
+        HookWriter::new(&self.writes)
     }
 }
 
-/// A hook that waits, as it said.
+/// What a waiting hook reported when it connected.
 #[derive(Debug)]
-pub(super) struct Waits {
+pub(super) struct WaitingHook {
     pub(super) number: u64,
     pub(super) pid: Option<i32>,
     pub(super) transcript: Option<PathBuf>,
 }
 
-/// Serves a hook that waits, until it has a text or is gone.
+/// Serves a waiting hook until it has delivered a text, was released, or has ended.
 pub(super) async fn wait(
     mut stream: UnixStream,
-    Waits {
+    WaitingHook {
         number,
         pid,
         transcript,
-    }: Waits,
+    }: WaitingHook,
     reports: mpsc::Sender<HookReport>,
 ) {
     let (give, mut given) = oneshot::channel();
-    let (errands, mut waiting) = mpsc::channel(ERRANDS);
+    let (writes, mut waiting) = mpsc::channel(INBOX_WRITES);
     let waiter = Waiter {
         number,
         pid,
         give,
-        errands,
+        writes,
     };
     if reports.send(HookReport::Waiter(waiter)).await.is_err() {
         return;
@@ -81,94 +80,94 @@ pub(super) async fn wait(
     let submission = loop {
         let mut nothing = [0; 1];
         tokio::select! {
-            // Once it is let go, it does no errand any more.
+            // A hook that was released or has a text writes no more lines.
             biased;
             submission = &mut given => break submission,
-            Some(errand) = waiting.recv() => {
-                let passed = pass(&mut stream, &errand).await;
-                if passed != Passed::NotSent {
+            Some(write) = waiting.recv() => {
+                let result = write_by_hook(&mut stream, &write).await;
+                if result != WriteResult::NotWritten {
                     last_line = Some(Instant::now());
                 }
-                let _nobody_waits_for_it = errand.done.send(passed);
+                let _requester_is_gone = write.done.send(result);
             }
-            // The client says nothing unasked; its silence ends when its process does.
+            // The hook sends nothing on its own, so a read returns only when its process ends.
             _ = stream.read(&mut nothing) => {
                 let _session_ended = reports.send(HookReport::WaiterGone(number)).await;
                 return;
             }
         }
     };
-    // What is asked of it from here on, it cannot do.
+    // It can no longer write lines.
     waiting.close();
-    while let Some(errand) = waiting.recv().await {
-        let _nobody_waits_for_it = errand.done.send(Passed::NotSent);
+    while let Some(write) = waiting.recv().await {
+        let _requester_is_gone = write.done.send(WriteResult::NotWritten);
     }
     match submission {
-        Ok(submission) => carry(stream, submission, transcript, reports).await,
-        Err(_) => let_go(stream, last_line, reports).await,
+        Ok(submission) => deliver(stream, submission, transcript, reports).await,
+        Err(_) => release(stream, last_line, reports).await,
     }
 }
 
-/// Nobody needs it any more. It ends, once what it wrote must have been read.
-async fn let_go(
+/// Ends the hook, once Claude Code must have read the lines that it wrote.
+async fn release(
     mut stream: UnixStream,
     last_line: Option<Instant>,
     reports: mpsc::Sender<HookReport>,
 ) {
     if let Some(at) = last_line {
         tokio::select! {
-            () = tokio::time::sleep_until(at + STAYS_AFTER_LINE) => {}
+            () = tokio::time::sleep_until(at + LIFETIME_AFTER_LINE) => {}
             () = reports.closed() => {}
         }
     }
-    let _waiter_is_gone = stream.write_all(&[hook::GO]).await;
+    let _hook_is_gone = stream.write_all(&[hook::RELEASE]).await;
 }
 
-/// Hands it the submission, and reports what became of that.
-async fn carry(
+/// Hands it the submission, and reports the outcome.
+async fn deliver(
     mut stream: UnixStream,
     submission: Submission,
     transcript: Option<PathBuf>,
     reports: mpsc::Sender<HookReport>,
 ) {
     let number = submission.number;
-    let carried = transcript.map(|path| Carried::expect(submission.ids, &path));
-    let mut bytes = vec![hook::TAKE];
+    let delivery = transcript.map(|path| HookDelivery::expect(submission.ids, &path));
+    let mut bytes = vec![hook::DELIVER_TEXT];
     bytes.extend_from_slice(submission.text.as_bytes());
     bytes.push(b'\n');
     let is_written = stream.write_all(&bytes).await.is_ok() && stream.shutdown().await.is_ok();
-    let told = match carried {
+    let report = match delivery {
         _ if !is_written => HookReport::NotTaken(number),
-        Some(carried) => tokio::select! {
-            fate = carried.fate() => match fate {
-                Fate::InContext => HookReport::InContext(number),
-                Fate::Refused(why) => HookReport::Refused(number, why),
-                Fate::Unread => HookReport::Unread(number),
-                Fate::Unseen => HookReport::Unseen(number),
+        Some(delivery) => tokio::select! {
+            outcome = delivery.outcome() => match outcome {
+                HookOutcome::InContext => HookReport::InContext(number),
+                HookOutcome::Refused(why) => HookReport::Refused(number, why),
+                HookOutcome::Unread => HookReport::Unread(number),
+                HookOutcome::Unseen => HookReport::Unseen(number),
             },
             () = reports.closed() => return,
         },
         None => HookReport::Unseen(number),
     };
-    let _session_ended = reports.send(told).await;
+    let _session_ended = reports.send(report).await;
 }
 
-/// Has a line written by the hook.
-async fn pass(stream: &mut UnixStream, errand: &Errand) -> Passed {
-    let passing = async {
-        let socket = errand.socket.as_os_str().as_encoded_bytes();
-        stream.write_u8(hook::PASS).await?;
-        for part in [socket, &errand.line] {
+/// Has the hook write a line.
+async fn write_by_hook(stream: &mut UnixStream, write: &InboxWrite) -> WriteResult {
+    let writing = async {
+        let socket = write.socket.as_os_str().as_encoded_bytes();
+        stream.write_u8(hook::WRITE_LINE).await?;
+        for part in [socket, &write.line] {
             let length = u32::try_from(part.len()).map_err(io::Error::other)?;
             stream.write_u32(length).await?;
             stream.write_all(part).await?;
         }
         stream.read_u8().await
     };
-    match tokio::time::timeout(2 * PATIENCE, passing).await {
-        Ok(Ok(hook::PASSED)) => Passed::Sent,
-        Ok(Ok(hook::NOT_PASSED)) => Passed::NotSent,
-        _ => Passed::Unknown,
+    match tokio::time::timeout(2 * WRITE_TIMEOUT, writing).await {
+        Ok(Ok(hook::LINE_WRITTEN)) => WriteResult::Written,
+        Ok(Ok(hook::LINE_NOT_WRITTEN)) => WriteResult::NotWritten,
+        _ => WriteResult::Unknown,
     }
 }
 
@@ -180,11 +179,11 @@ mod tests {
 
     use super::*;
 
-    /// A waiter, the other end of its connection, and an errand for it.
+    /// A waiter, the other end of its connection, and its reports.
     async fn waiter() -> (Waiter, UnixStream, mpsc::Receiver<HookReport>) {
         let (stream, hook) = UnixStream::pair().unwrap();
         let (reports, mut reported) = mpsc::channel(1);
-        let waits = Waits {
+        let waits = WaitingHook {
             number: 1,
             pid: None,
             transcript: None,
@@ -196,39 +195,39 @@ mod tests {
         (waiter, hook, reported)
     }
 
-    fn send_on_errand(waiter: &Waiter) -> oneshot::Receiver<Passed> {
+    fn request_write(waiter: &Waiter) -> oneshot::Receiver<WriteResult> {
         let (done, heard) = oneshot::channel();
         let (socket, line) = (PathBuf::from("/nobody"), Bytes::from_static(b"line"));
-        let errand = Errand { socket, line, done };
-        waiter.errands.try_send(errand).unwrap();
+        let write = InboxWrite { socket, line, done };
+        waiter.writes.try_send(write).unwrap();
         heard
     }
 
     #[tokio::test]
-    async fn an_errand_of_a_waiter_that_is_let_go_was_not_done() {
+    async fn a_line_for_a_released_waiter_is_not_written() {
         // Whether its line was written counted as unknown, so the inbox waited five seconds for a
         // row, and the text came again as a possible repeat.
         let (waiter, _hook, _session) = waiter().await;
-        let heard = send_on_errand(&waiter);
+        let result = request_write(&waiter);
         drop(waiter);
-        assert_eq!(heard.await.unwrap(), Passed::NotSent);
+        assert_eq!(result.await.unwrap(), WriteResult::NotWritten);
     }
 
     #[tokio::test]
-    async fn a_hook_that_wrote_a_line_stays_until_its_reader_has_looked_for_it() {
+    async fn a_hook_that_wrote_a_line_lives_until_the_line_was_read() {
         // The next hook came just then, and this one ended: Claude Code found no process of that
         // number among its children, and held the message back behind a dialog.
         let (waiter, mut client, session) = waiter().await;
-        let heard = send_on_errand(&waiter);
+        let result = request_write(&waiter);
         let mut order = [0; 1 + 4 + 7 + 4 + 4];
         client.read_exact(&mut order).await.unwrap();
-        client.write_u8(hook::PASSED).await.unwrap();
-        assert_eq!(heard.await.unwrap(), Passed::Sent);
+        client.write_u8(hook::LINE_WRITTEN).await.unwrap();
+        assert_eq!(result.await.unwrap(), WriteResult::Written);
         drop(waiter);
-        let let_go = tokio::time::timeout(Duration::from_secs(2), client.read_u8()).await;
-        assert!(let_go.is_err(), "{let_go:?}");
+        let release = tokio::time::timeout(Duration::from_secs(2), client.read_u8()).await;
+        assert!(release.is_err(), "{release:?}");
         // It ends with the session.
         drop(session);
-        assert_eq!(client.read_u8().await.unwrap(), hook::GO);
+        assert_eq!(client.read_u8().await.unwrap(), hook::RELEASE);
     }
 }

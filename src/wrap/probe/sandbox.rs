@@ -1,12 +1,13 @@
-//! Whether `cbroker send` works where the agent runs its commands: tried, as far as it can be
-//! without a model.
+//! Checks whether `cbroker send` works where the agent runs its commands, as far as that is
+//! possible without a model.
 //!
-//! A queue for one answer is made, and `cbroker send` is run towards it with the environment that a
-//! wrapped agent's shell has. Where Claude Code's settings switch its sandbox on and do not except
-//! `cbroker`, it runs inside bubblewrap with what that sandbox takes away: the network, and all
-//! writing outside of the working folder. The agent's own sandbox may take more (a filter of system
-//! calls), never less; what was tried is said with the result. Codex's takes every connection away
-//! unless its configuration gives it the network, so nothing is tried without that.
+//! It creates a queue for one answer, and runs `cbroker send` to that queue with the environment of
+//! a wrapped agent's shell. If Claude Code's settings enable its sandbox and do not except
+//! `cbroker`, the command runs inside bubblewrap with the restrictions of that sandbox: no network,
+//! and no writing outside of the working folder. The agent's own sandbox may restrict more (a
+//! filter of system calls), never less. The result states how the command was run. Codex's sandbox
+//! blocks every connection unless its configuration allows the network; without that, nothing is
+//! tried.
 //!
 //! Relies on the peer for the queue, and on `bwrap`.
 
@@ -31,21 +32,21 @@ const WITHIN: Duration = Duration::from_secs(15);
 const WHAT: &str = "send";
 const MEND: &str = "add `cbroker` to `sandbox.excludedCommands` in the agent's settings";
 
-/// What the settings say of the agent's sandbox.
+/// The settings of the agent's sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Rules {
-    /// The file that switched it on.
+struct SandboxSettings {
+    /// The file that enables it.
     on_by: Option<PathBuf>,
-    /// `cbroker` runs outside of it all the same.
+    /// Whether `cbroker` is excepted from it.
     is_excepted: bool,
     bwrap: Option<String>,
 }
 
-/// Tries a send as the agent's shell would do it.
+/// Tries to send a message as the agent's shell would.
 pub(super) async fn send(profile: &Profile, config: &Config) -> ProbeSign {
     match profile.name {
-        "claude" => send_of_claude(config).await,
-        "codex" => send_of_codex(config).await,
+        "claude" => send_as_claude(config).await,
+        "codex" => send_as_codex(config).await,
         _ => {
             let place = "as the agent's shell runs it (cbroker knows no sandbox of this agent)";
             sign(place, &attempt(config, Vec::new()).await)
@@ -53,9 +54,9 @@ pub(super) async fn send(profile: &Profile, config: &Config) -> ProbeSign {
     }
 }
 
-async fn send_of_codex(config: &Config) -> ProbeSign {
+async fn send_as_codex(config: &Config) -> ProbeSign {
     let file = codex_settings(config);
-    if gives_network(&file) {
+    if allows_network(&file) {
         let place = format!(
             "as its shell runs it with the network that {} gives",
             file.display()
@@ -66,7 +67,7 @@ async fn send_of_codex(config: &Config) -> ProbeSign {
         what: WHAT,
         is_seen: false,
         detail: format!(
-            "not tried: Codex's sandbox lets no connection out unless {} says \
+            "not tried: Codex's sandbox lets no connection out unless {} says \\
              `sandbox_workspace_write.network_access = true`",
             file.display()
         ),
@@ -74,30 +75,30 @@ async fn send_of_codex(config: &Config) -> ProbeSign {
     }
 }
 
-/// Where Codex keeps its configuration.
+/// The path of Codex's configuration.
 fn codex_settings(config: &Config) -> PathBuf {
     let folder = config.environment.get("CODEX_HOME").map(PathBuf::from);
     let home = || Path::new(config.environment.get("HOME").unwrap_or_default()).join(".codex");
     folder.unwrap_or_else(home).join("config.toml")
 }
 
-/// Whether commands that Codex runs have the network.
-fn gives_network(file: &Path) -> bool {
+/// Whether this configuration of Codex allows its commands the network.
+fn allows_network(file: &Path) -> bool {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let Ok(settings) = text.parse::<toml::Table>() else {
         return false;
     };
-    let says = |key: &str, word: &str| settings.get(key).and_then(|is| is.as_str()) == Some(word);
-    let written = settings.get("sandbox_workspace_write");
-    let network = written.and_then(|table| table.get("network_access")?.as_bool());
-    let may_connect = says("sandbox_mode", "workspace-write") && network == Some(true);
-    says("sandbox_mode", "danger-full-access") || may_connect
+    let is = |key: &str, value: &str| settings.get(key).and_then(|is| is.as_str()) == Some(value);
+    let workspace = settings.get("sandbox_workspace_write");
+    let network = workspace.and_then(|table| table.get("network_access")?.as_bool());
+    let may_connect = is("sandbox_mode", "workspace-write") && network == Some(true);
+    is("sandbox_mode", "danger-full-access") || may_connect
 }
 
-async fn send_of_claude(config: &Config) -> ProbeSign {
-    let rules = Rules::of(&settings_files(config));
-    let Some(file) = rules.on_by.as_ref().filter(|_| !rules.is_excepted) else {
-        let place = if rules.is_excepted {
+async fn send_as_claude(config: &Config) -> ProbeSign {
+    let settings = SandboxSettings::of(&settings_files(config));
+    let Some(file) = settings.on_by.as_ref().filter(|_| !settings.is_excepted) else {
+        let place = if settings.is_excepted {
             "outside of the agent's sandbox, as `sandbox.excludedCommands` says"
         } else {
             "as the agent's shell runs it (no sandbox is switched on)"
@@ -105,7 +106,7 @@ async fn send_of_claude(config: &Config) -> ProbeSign {
         return sign(place, &attempt(config, Vec::new()).await);
     };
     let by = format!("`sandbox.enabled` in {}", file.display());
-    let bwrap = OsString::from(rules.bwrap.unwrap_or_else(|| "bwrap".to_owned()));
+    let bwrap = OsString::from(settings.bwrap.unwrap_or_else(|| "bwrap".to_owned()));
     if find_program(&bwrap, config.environment.get("PATH")).is_none() {
         return not_tried(&by, "there is no bwrap on the PATH to run one like it");
     }
@@ -153,7 +154,7 @@ fn sandboxed(bwrap: OsString) -> Vec<OsString> {
     command
 }
 
-/// One send, behind `prefix`; why it did not arrive.
+/// Sends one message, with `prefix` in front of the command, and waits for its arrival.
 async fn attempt(config: &Config, prefix: Vec<OsString>) -> Result<(), Error> {
     let to = SessionName::for_answer(Ulid::generate());
     let mut peer = Peer::connect(&config.endpoint, "doctor").await?;
@@ -168,11 +169,11 @@ async fn attempt(config: &Config, prefix: Vec<OsString>) -> Result<(), Error> {
     sent.and(if arrived {
         Ok(())
     } else {
-        Err(Error::new("it was confirmed and did not arrive"))
+        Err(Error::new("the message was confirmed but did not arrive"))
     })
 }
 
-/// Runs `cbroker send` with what a wrapped agent's shell has around it.
+/// Runs `cbroker send` with the environment of a wrapped agent's shell.
 async fn run(config: &Config, prefix: Vec<OsString>, to: &SessionName) -> Result<(), Error> {
     let failed = |error: std::io::Error| Error::new("it cannot be run").because(error);
     let session = Ulid::generate().to_string();
@@ -205,7 +206,7 @@ async fn run(config: &Config, prefix: Vec<OsString>, to: &SessionName) -> Result
     let outcome = tokio::time::timeout(WITHIN, command).await;
     let _left_for_the_sweep = std::fs::remove_file(config.home.session_credentials(&session));
     let output = outcome
-        .map_err(|_| Error::new(format!("no end within {} s", WITHIN.as_secs())))?
+        .map_err(|_| Error::new(format!("it did not end within {} s", WITHIN.as_secs())))?
         .map_err(failed)?;
     if output.status.success() {
         return Ok(());
@@ -215,11 +216,15 @@ async fn run(config: &Config, prefix: Vec<OsString>, to: &SessionName) -> Result
 
 fn first_line(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
-    let line = text.lines().next().unwrap_or("it failed without a word");
+    let line = text
+        .lines()
+        .next()
+        .unwrap_or("it failed without an error message");
     line.trim_start_matches("cbroker: ").to_owned()
 }
 
-/// The user's settings, then the project's, then its local ones: the last word counts.
+/// The settings files of the user, the project, and the project's local ones. Later files take
+/// precedence.
 fn settings_files(config: &Config) -> Vec<PathBuf> {
     let home = config.environment.get("HOME").map(PathBuf::from);
     home.map(|home| home.join(".claude/settings.json"))
@@ -231,13 +236,13 @@ fn settings_files(config: &Config) -> Vec<PathBuf> {
         .collect()
 }
 
-impl Rules {
+impl SandboxSettings {
     fn of(files: &[PathBuf]) -> Self {
-        let mut rules = Self::default();
+        let mut settings = Self::default();
         for file in files {
-            rules.add(file);
+            settings.add(file);
         }
-        rules
+        settings
     }
 
     fn add(&mut self, file: &Path) {
@@ -270,31 +275,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codex_s_commands_have_the_network_where_its_configuration_says_so() {
+    fn codex_commands_have_the_network_if_its_configuration_allows_it() {
         let folder = tempfile::tempdir().unwrap();
-        let gives = |text: &str| {
+        let allows = |text: &str| {
             let path = folder.path().join("config.toml");
             std::fs::write(&path, text).unwrap();
-            gives_network(&path)
+            allows_network(&path)
         };
         let network = "[sandbox_workspace_write]\nnetwork_access = true\n";
-        assert!(gives(&format!(
+        assert!(allows(&format!(
             "sandbox_mode = \"workspace-write\"\n{network}"
         )));
-        assert!(gives("sandbox_mode = \"danger-full-access\"\n"));
+        assert!(allows("sandbox_mode = \"danger-full-access\"\n"));
         for text in [
             "",
             "sandbox_mode = \"workspace-write\"\n",
             network,
             "no TOML",
         ] {
-            assert!(!gives(text), "{text}");
+            assert!(!allows(text), "{text}");
         }
-        assert!(!gives_network(&folder.path().join("absent")));
+        assert!(!allows_network(&folder.path().join("absent")));
     }
 
     #[test]
-    fn the_last_file_decides_and_an_exception_anywhere_counts() {
+    fn the_last_settings_file_decides_and_any_exception_counts() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -311,11 +316,11 @@ mod tests {
             r#"{"sandbox":{"excludedCommands":["cbroker send:*"]}}"#,
         );
         let absent = folder.path().join("absent.json");
-        let rules = Rules::of(&[on.clone(), absent]);
-        assert_eq!(rules.on_by, Some(on.clone()));
-        assert_eq!(rules.bwrap.as_deref(), Some("/b"));
-        assert!(!rules.is_excepted);
-        assert_eq!(Rules::of(&[on.clone(), off]).on_by, None);
-        assert!(Rules::of(&[excepted, on]).is_excepted);
+        let settings = SandboxSettings::of(&[on.clone(), absent]);
+        assert_eq!(settings.on_by, Some(on.clone()));
+        assert_eq!(settings.bwrap.as_deref(), Some("/b"));
+        assert!(!settings.is_excepted);
+        assert_eq!(SandboxSettings::of(&[on.clone(), off]).on_by, None);
+        assert!(SandboxSettings::of(&[excepted, on]).is_excepted);
     }
 }

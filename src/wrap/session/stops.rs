@@ -1,8 +1,8 @@
-//! Signals, stops and ends: those of the wrap are passed on to the program, and the program's stop
-//! and end become the wrap's.
+//! Signals, job control and the end of a session. Signals to the wrap are forwarded to the program;
+//! when the program stops or ends, the wrap stops or ends too.
 //!
-//! When the program stops, the terminal is given back and the wrap stops too, so that the shell
-//! takes over; when the shell continues the wrap, it continues the program.
+//! When the program stops, the terminal is restored and the wrap stops itself, so that the shell
+//! takes over. When the shell continues the wrap, the wrap continues the program.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -13,21 +13,23 @@ use tokio::signal::unix::{self, SignalKind};
 
 use super::Session;
 use crate::wrap::monitor::ChildStatus;
-use crate::wrap::relay::Moved;
+use crate::wrap::relay::RelayEvent;
 
-/// How soon our own continuation is heard after a stop; without one the system did not stop us.
+/// Maximum delay until SIGCONT is received after a stop. Without it, the kernel did not stop this
+/// process.
 const CONTINUED_WITHIN: Duration = Duration::from_millis(50);
-/// How long the last acks and the close of the connection may take after the program's end.
-const GOODBYE: Duration = Duration::from_secs(2);
-/// What the program wrote last is shown before the session ends; a background process that holds
-/// the terminal, and is silent for this long, does not delay the end. Nor does one that writes
-/// more than the system can have buffered of the program's output.
+/// Time limit for the last acks and for closing the connection after the program's end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The program's last output is shown before the session ends. A background process that holds the
+/// terminal open delays the end by at most this long without output.
 const SILENCE: Duration = Duration::from_secs(1);
+/// Maximum number of bytes shown after the end: more than the kernel buffers of the program's
+/// output.
 const TERMINAL_HOLDS: usize = 128 * 1024;
-/// A terminal that has not taken one piece in this time takes none.
+/// A terminal that accepts no output for this long is considered stuck.
 const STUCK: Duration = Duration::from_secs(5);
 
-/// The signals that a session answers to.
+/// The signals that a session handles.
 pub(super) struct Signals {
     resized: unix::Signal,
     continued: unix::Signal,
@@ -62,17 +64,17 @@ impl Signals {
 }
 
 impl Session {
-    pub(super) fn signalled(&mut self, signal: Signal) {
+    pub(super) fn handle_signal(&mut self, signal: Signal) {
         match signal {
-            Signal::WINCH => self.fit(),
-            Signal::CONT => self.come_back(),
+            Signal::WINCH => self.resize(),
+            Signal::CONT => self.resume_after_stop(),
             other if self.program.has_started() => self.program.signal(other),
-            other => self.early.push(other),
+            other => self.early_signals.push(other),
         }
     }
 
-    /// The program's window is as large as the person's.
-    fn fit(&mut self) {
+    /// Gives the program's terminal the size of the person's terminal.
+    fn resize(&mut self) {
         if let Ok(size) = self.terminal.size() {
             let _ends_soon = self.program.resize(size);
             self.screen.resize(size.ws_row, size.ws_col);
@@ -83,12 +85,12 @@ impl Session {
         }
     }
 
-    /// The wrap runs again: the terminal is ours, and the program goes on.
-    fn come_back(&mut self) {
+    /// Takes the terminal again and continues the program, after this process was continued.
+    fn resume_after_stop(&mut self) {
         if self.terminal.enter_raw().is_err() {
-            return self.person_gone();
+            return self.handle_terminal_closed();
         }
-        self.fit();
+        self.resize();
         self.agent.resume();
         self.program.continue_group();
     }
@@ -104,7 +106,8 @@ impl Session {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // A monitor that ended without a report was killed, and the hang-up ends the program.
+            // A monitor that ended without a report was killed; the hang-up of its terminal ends
+            // the program.
             Ok(None) | Err(_) => {
                 self.end
                     .get_or_insert(ChildStatus::Killed(Signal::HUP.as_raw()));
@@ -115,76 +118,78 @@ impl Session {
     async fn handle_child_status(&mut self, status: ChildStatus) {
         match status {
             ChildStatus::Started(_) => {
-                for signal in std::mem::take(&mut self.early) {
+                for signal in std::mem::take(&mut self.early_signals) {
                     self.program.signal(signal);
                 }
             }
             ChildStatus::Continued => self.agent.resume(),
-            ChildStatus::Stopped(signal) => self.stop_too(signal).await,
+            ChildStatus::Stopped(signal) => self.stop_with_program(signal).await,
             ChildStatus::Exited(_) | ChildStatus::Killed(_) | ChildStatus::Failed(_) => {
                 self.end = Some(status);
             }
         }
     }
 
-    async fn stop_too(&mut self, signal: i32) {
+    async fn stop_with_program(&mut self, signal: i32) {
         self.agent.suspend();
         self.show_all_output().await;
         self.terminal.leave_raw();
         if rustix::process::kill_current_process_group(Signal::TSTP).is_err() {
-            return self.come_back();
+            return self.resume_after_stop();
         }
-        // Stopped here, until a shell continues us; or not at all, if none could (an orphaned
-        // group).
+        // This process is stopped here until a shell continues it. An orphaned process group is not
+        // stopped at all.
         let heard = tokio::time::timeout(CONTINUED_WITHIN, self.signals.continued.recv()).await;
         if heard.is_ok() || signal != Signal::STOP.as_raw() {
-            self.come_back();
+            self.resume_after_stop();
         } else if self.terminal.enter_raw().is_err() {
-            // The program was stopped on purpose, and can be continued the same way.
-            self.person_gone();
+            // The program was stopped with SIGSTOP and can be continued with SIGCONT.
+            self.handle_terminal_closed();
         }
     }
 
-    /// What the program wrote before it stopped belongs before the shell's prompt; what others in
-    /// the background write on does not.
+    /// Shows the output that the program wrote before it stopped, so that it precedes the shell's
+    /// prompt. Output that background processes keep writing is not waited for.
     async fn show_all_output(&mut self) {
         let quiet = Duration::from_millis(20);
         let mut left = TERMINAL_HOLDS;
         while left > 0
-            && let Ok(moved) = tokio::time::timeout(quiet, self.relay.next()).await
+            && let Ok(event) = tokio::time::timeout(quiet, self.relay.next()).await
         {
-            if matches!(moved, Moved::Output) {
+            if matches!(event, RelayEvent::Output) {
                 left = left.saturating_sub(self.relay.seen().len());
             }
-            let is_over = matches!(moved, Moved::ProgramGone | Moved::PersonGone);
-            self.moved(moved);
+            let is_over = matches!(
+                event,
+                RelayEvent::ProgramClosed | RelayEvent::TerminalClosed
+            );
+            self.handle_io(event);
             if is_over {
                 break;
             }
         }
     }
 
-    /// The person's terminal is gone, and the program's goes with it: it hears of that as it would
-    /// without us.
-    pub(super) fn person_gone(&mut self) {
+    /// The person's terminal is closed: the program gets SIGHUP, as it would without the wrap.
+    pub(super) fn handle_terminal_closed(&mut self) {
         self.program.signal(Signal::HUP);
         self.end
             .get_or_insert(ChildStatus::Killed(Signal::HUP.as_raw()));
     }
 
-    /// After a panic: the terminal as it was, and nothing that waits.
-    pub(super) fn give_back(&mut self) {
+    /// Restores the terminal after a panic, without waiting for anything.
+    pub(super) fn restore_terminal(&mut self) {
         let resets = self.modes.resets();
         let _terminal_is_stuck = rustix::io::write(self.terminal.output(), &resets);
         self.terminal.leave_raw();
-        self.log.say("an internal error ends the session");
+        self.log.write("an internal error ends the session");
     }
 
-    /// After the end: the last output, the terminal as it was, the last acks.
+    /// Shows the last output, restores the terminal, and sends the last acks.
     pub(super) async fn finish(mut self) {
         self.show_rest().await;
         self.deliveries.pause();
-        self.settle_ways().await;
+        self.await_last_reports().await;
         let now = Instant::now();
         for step in self.deliveries.ended(&self.agent, now) {
             self.carry_out(step, now);
@@ -193,7 +198,7 @@ impl Session {
         let _terminal_is_stuck = tokio::time::timeout(STUCK, self.relay.drain()).await;
         self.terminal.leave_raw();
         let Self {
-            post,
+            messages,
             mut deliveries,
             hooks,
             waiter,
@@ -201,21 +206,21 @@ impl Session {
             ..
         } = self;
         drop((hooks, waiter, ways));
-        post.close(&mut deliveries.table, GOODBYE).await;
+        messages.close(&mut deliveries.table, CLOSE_TIMEOUT).await;
     }
 
-    /// What the program wrote before its end, in the time that a slow line takes.
+    /// Shows the output that the program wrote before its end. Waits for a slow terminal.
     async fn show_rest(&mut self) {
         let mut left = TERMINAL_HOLDS;
         while !self.is_program_silent && left > 0 {
             let shown = tokio::time::timeout(STUCK, self.relay.drain()).await;
-            let moved = tokio::time::timeout(SILENCE, self.relay.next()).await;
-            match moved {
-                Ok(Moved::Output) if shown.is_ok() => {
+            let event = tokio::time::timeout(SILENCE, self.relay.next()).await;
+            match event {
+                Ok(RelayEvent::Output) if shown.is_ok() => {
                     self.modes.read(self.relay.seen());
                     left = left.saturating_sub(self.relay.seen().len());
                 }
-                Ok(Moved::Written) if shown.is_ok() => {}
+                Ok(RelayEvent::Written) if shown.is_ok() => {}
                 _ => return,
             }
         }

@@ -1,29 +1,29 @@
-//! Carries out delivery steps, and passes on reports of hooks and ways.
+//! Carries out delivery steps, and handles reports of hooks and ways in.
 //!
-//! Relies on the deliveries, the hooks and the post.
+//! Relies on the deliveries, the hooks and the messages.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{HookEvent, HooksHeard, SETTLED, Session};
+use super::{HookEvent, HookReporting, SETTLED, Session};
 use crate::wrap::delivery::{MessageKey, Step};
 use crate::wrap::hooks::HookReport;
-use crate::wrap::own_status::{self, OwnWords};
+use crate::wrap::own_status::{self, StatusFile};
 use crate::wrap::ways::keyboard::TurnProof;
 use crate::wrap::ways::proof::Proof;
 use crate::wrap::ways::transcript::Stage;
 use crate::wrap::ways::{Refusal, Sign, Submission, SubmissionNumber, Way, WayIn, WayReport};
 
-/// After the agent's end, its transcript is read for so long.
-const SETTLED_WITHIN: Duration = Duration::from_secs(1);
-/// How often the transcript is read for a text that was submitted just now.
+/// Time limit for the last reports of the ways in after the agent's end.
+const LAST_REPORTS_WITHIN: Duration = Duration::from_secs(1);
+/// Interval between reads of the transcript while the last text was submitted within [`JUST_NOW`].
 const LOOK_SOON: Duration = Duration::from_millis(50);
-/// And how often for one that was submitted before this time.
+/// Interval between reads of the transcript later.
 const LOOK_LATER: Duration = Duration::from_millis(500);
 const JUST_NOW: Duration = Duration::from_mins(1);
 
-/// What the agent writes: its transcript, read for the texts that are submitted, also after their
-/// way has given them up; and what its process says of itself.
+/// Reads the files that the agent writes: its transcript, in which submitted texts are looked for
+/// even after their way in has given them up, and its status file.
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
     proof: Proof,
@@ -33,12 +33,12 @@ pub(super) struct Proofs {
     /// When the transcript is read next.
     look_at: Option<tokio::time::Instant>,
     status_file: Option<PathBuf>,
-    /// The agent's own folder, where status files of all its processes are.
+    /// The agent's own folder, with the status files of all its processes.
     folder: Option<PathBuf>,
 }
 
 impl Proofs {
-    /// Nothing is read yet; `folder` is the agent's own.
+    /// Creates it for an agent whose own folder is `folder`.
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
         Self {
             folder,
@@ -46,13 +46,13 @@ impl Proofs {
         }
     }
 
-    /// What the agent's process says of itself now.
-    fn own_words(&self) -> OwnWords {
+    /// Reads the status file of the agent's process.
+    fn read_status_file(&self) -> StatusFile {
         let path = self.status_file.as_deref();
         path.map(own_status::read).unwrap_or_default()
     }
 
-    /// No hook names the agent's status file: it is that of this process.
+    /// Uses the status file of process `pid`, since no hook names one.
     fn find_status_file(&mut self, pid: Option<i32>) {
         let folder = self.folder.as_deref().and_then(Path::to_str);
         self.status_file = folder
@@ -60,13 +60,13 @@ impl Proofs {
             .and_then(|(folder, pid)| own_status::path(folder, &pid.to_string()));
     }
 
-    /// The agent writes this transcript now.
+    /// Follows `transcript`, which the agent writes from now on.
     fn follow(&mut self, transcript: PathBuf) {
         self.proof.follow(&transcript);
         self.transcript = Some(transcript);
     }
 
-    /// Looks for a submission in what is written from now on.
+    /// Starts looking for a submission in rows that are written from now on.
     fn expect(&mut self, number: SubmissionNumber, ids: Vec<String>) {
         if self.transcript.is_some() {
             self.proof.expect(number, ids, self.transcript.as_deref());
@@ -80,8 +80,7 @@ impl Proofs {
         self.proof.forget(number);
     }
 
-    /// The next submissions of which the transcript says what became of them. Safe to drop
-    /// half-way in a select.
+    /// Waits for submissions that the transcript shows as read or refused. Cancel safe.
     pub(super) async fn next(&mut self) -> Vec<(u64, Stage)> {
         if !self.proof.is_waiting() {
             return std::future::pending().await;
@@ -102,31 +101,32 @@ impl Proofs {
 }
 
 impl Session {
-    /// Does what the deliveries say.
+    /// Carries out one step of [`Deliveries::step`](crate::wrap::delivery::Deliveries::step).
     pub(super) fn carry_out(&mut self, step: Step, now: Instant) {
         match step {
-            Step::Note(keys) => self.post.intend(&self.deliveries.table, &keys),
-            Step::Withdraw(identities) => self.post.withdraw(identities),
-            Step::ToFile(key) => self.move_to_file(key),
-            Step::Hand(way, submission) => self.give_to_way(way, submission, now),
-            Step::Write(bytes) => self.relay.send_and_tell(&bytes),
+            Step::WriteIntent(keys) => self.messages.intend(&self.deliveries.table, &keys),
+            Step::WithdrawIntent(identities) => self.messages.withdraw(identities),
+            Step::MoveToFile(key) => self.move_to_file(key),
+            Step::Deliver(way, submission) => self.deliver_by_way(way, submission, now),
+            Step::Write(bytes) => self.relay.send_and_notify(&bytes),
             Step::Replay(bytes) => self.pass_on(&bytes, now),
             Step::Type(submission, bytes) => {
-                // Before the agent has it: what is written from now on counts.
+                // The search must start before the agent has the text.
                 self.proofs.expect(submission.number, submission.ids);
-                self.relay.send_and_tell(&bytes);
+                self.relay.send_and_notify(&bytes);
             }
             Step::HandedOver(keys, way) => {
-                self.post.handed_over(&self.deliveries.table, &keys, way);
+                self.messages
+                    .handed_over(&self.deliveries.table, &keys, way);
             }
             Step::Delivered(keys, way) => {
                 let ids = self.deliveries.table.ids(&keys).join(", ");
-                self.log.say(&format!("delivered {ids} ({way})"));
-                self.post.delivered(&self.deliveries.table, &keys, way);
+                self.log.write(&format!("delivered {ids} ({way})"));
+                self.messages.delivered(&self.deliveries.table, &keys, way);
             }
-            Step::Read(identities, way) => {
+            Step::WriteDone(identities, way) => {
                 let count = identities.len();
-                self.log.say(&match count {
+                self.log.write(&match count {
                     1 => format!("1 message was read before the connection was lost ({way})"),
                     _ => {
                         format!("{count} messages were read before the connection was lost ({way})")
@@ -134,37 +134,37 @@ impl Session {
                 });
                 let keys = identities.iter().map(|_| self.deliveries.table.next_key());
                 let keys: Vec<MessageKey> = keys.collect();
-                self.post.read(keys.into_iter().zip(identities), way);
+                self.messages.read(keys.into_iter().zip(identities), way);
             }
-            Step::Forget(number) => self.proofs.forget(number),
+            Step::EndSearch(number) => self.proofs.forget(number),
             Step::Held(keys, hold) => {
                 let ids = self.deliveries.table.ids(&keys).join(", ");
-                self.log.say(&format!("holds {ids}: {hold}"));
-                self.post.held(&self.deliveries.table, &keys, &hold);
+                self.log.write(&format!("holds {ids}: {hold}"));
+                self.messages.held(&self.deliveries.table, &keys, &hold);
                 for &key in &keys {
-                    self.deliveries.table.was_told(key, &hold, now);
+                    self.deliveries.table.hold_reported(key, &hold, now);
                 }
-                self.tell_of_ways();
+                self.log_disabled_ways();
             }
             Step::Wait(_) => {}
         }
     }
 
-    /// What the agent's status file says. Without hooks, it also names the transcript.
-    pub(super) fn own_words(&mut self) -> OwnWords {
-        let is_silent = self.heard == HooksHeard::Silence;
+    /// Reads the agent's status file. Without hooks, that file also names the transcript.
+    pub(super) fn check_status_file(&mut self) -> StatusFile {
+        let is_silent = self.hook_reporting == HookReporting::Silent;
         if is_silent {
             self.proofs.find_status_file(self.program.pid());
         }
-        let words = self.proofs.own_words();
-        if is_silent && let Some(transcript) = &words.transcript {
+        let file = self.proofs.read_status_file();
+        if is_silent && let Some(transcript) = &file.transcript {
             self.proofs.follow(transcript.clone());
-            self.deliveries.proves_by(TurnProof::RowOrRest);
+            self.deliveries.set_turn_proof(TurnProof::RowOrRest);
         }
-        words
+        file
     }
 
-    /// The transcript says what became of a text.
+    /// The transcript shows what became of a text.
     pub(super) fn handle_proof(&mut self, number: SubmissionNumber, stage: &Stage) {
         match stage {
             Stage::InContext => self.deliveries.in_context(number),
@@ -173,9 +173,9 @@ impl Session {
         }
     }
 
-    fn give_to_way(&mut self, way: Way, submission: Submission, now: Instant) {
+    fn deliver_by_way(&mut self, way: Way, submission: Submission, now: Instant) {
         let number = submission.number;
-        // The others have no transcript that is known here.
+        // The transcripts of the other ways are not known here.
         if let Way::Plugin | Way::Inbox | Way::Hook = way {
             self.proofs.expect(number, submission.ids.clone());
         }
@@ -184,7 +184,7 @@ impl Session {
                 self.deliveries.close(Way::Hook, now);
                 self.waiter
                     .take()
-                    .is_some_and(|waiter| waiter.give(submission))
+                    .is_some_and(|waiter| waiter.deliver(submission))
             }
             way => {
                 let open = self.ways.get(way);
@@ -192,13 +192,13 @@ impl Session {
             }
         };
         if !is_taken {
-            self.deliveries.not_handed(number);
-            self.tell_of_ways();
+            self.deliveries.not_handed_over(number);
+            self.log_disabled_ways();
         }
     }
 
-    /// A way in said something.
-    pub(super) fn handle_way(&mut self, way: Way, report: WayReport) {
+    /// Handles a report of a way in.
+    pub(super) fn handle_way_report(&mut self, way: Way, report: WayReport) {
         let now = Instant::now();
         if way == Way::Plugin {
             match report {
@@ -210,23 +210,23 @@ impl Session {
         match report {
             WayReport::Open => {
                 let can_steer = self.ways.get(way).is_some_and(WayIn::can_steer);
-                self.log.say(&format!("the way in by {way} is open"));
+                self.log.write(&format!("the way in by {way} is open"));
                 self.deliveries.open(way, can_steer);
             }
             WayReport::Starting => self.deliveries.starts(way, now),
             WayReport::Moved(pid) => {
                 self.ways.ways.iter().for_each(|way| way.moved(pid));
-                self.leave_waiter_behind(Some(pid), now);
+                self.drop_waiter_of_other_process(Some(pid), now);
             }
             WayReport::Away => {
-                self.log.say(&format!(
-                    "by {way}: no process holds the session, so messages wait"
+                self.log.write(&format!(
+                    "{way}: no process holds the session, so messages wait"
                 ));
                 self.deliveries.away(way);
             }
             WayReport::Closed(why) => {
                 self.log
-                    .say(&format!("the way in by {way} is closed: {why}"));
+                    .write(&format!("the way in by {way} is closed: {why}"));
                 self.deliveries.close(way, now);
             }
             WayReport::InContext(number) => self.deliveries.in_context(number),
@@ -235,124 +235,125 @@ impl Session {
                 why,
                 refusal,
             } => {
-                self.log.say(&format!("not taken by {way}: {why}"));
+                self.log
+                    .write(&format!("{way} did not take the text: {why}"));
                 self.deliveries.not_taken(number, &why, refusal);
             }
             WayReport::Unseen(number) => {
                 self.log
-                    .say(&format!("by {way}: the agent did not accept it"));
+                    .write(&format!("{way}: the agent did not accept the text"));
                 self.deliveries.unseen(number);
             }
             WayReport::Lost(number) => {
                 self.log
-                    .say(&format!("{way}: the agent ended before it read the text"));
+                    .write(&format!("{way}: the agent ended before it read the text"));
                 self.deliveries.lost(number);
             }
             WayReport::Sign(sign) => self.handle_sign(sign, now),
         }
-        self.tell_of_ways();
+        self.log_disabled_ways();
     }
 
     fn handle_sign(&mut self, sign: Sign, now: Instant) {
         self.agent.sign(&sign, now);
         self.deliveries.sign(&sign);
         match sign {
-            Sign::PersonSpoke => self.post.person_spoke(),
+            Sign::PersonSpoke => self.messages.person_spoke(),
             Sign::Stopped => self
                 .log
-                .say("the person pressed Escape: messages wait for their next input"),
+                .write("the person pressed Escape: messages wait for their next input"),
             _ => {}
         }
         if let Sign::Transcript(path) = sign {
             self.proofs.follow(path);
-            self.deliveries.proves_by(TurnProof::Row);
+            self.deliveries.set_turn_proof(TurnProof::Row);
         }
     }
 
-    /// After the agent's end: what it had read of the texts that it was given is acked, the rest
-    /// goes to the next session.
-    pub(super) async fn settle_ways(&mut self) {
-        let until = tokio::time::Instant::now() + SETTLED_WITHIN;
+    /// Waits briefly for last reports of the ways in, after the agent's end. Messages that the
+    /// agent had read are acked; the others go to the next session.
+    pub(super) async fn await_last_reports(&mut self) {
+        let until = tokio::time::Instant::now() + LAST_REPORTS_WITHIN;
         while self.deliveries.is_handed_over()
             && let Ok(Some((way, report))) =
                 tokio::time::timeout_at(until, self.ways.reports.recv()).await
         {
-            self.handle_way(way, report);
+            self.handle_way_report(way, report);
         }
     }
 
-    /// The agent's hooks said something.
-    pub(super) fn handle_hook(&mut self, told: HookReport) {
+    /// Handles a report of the agent's hooks.
+    pub(super) fn handle_hook_report(&mut self, report: HookReport) {
         let now = Instant::now();
-        match told {
+        match report {
             HookReport::Event(event, origin) => {
-                if self.heard != HooksHeard::Hooks {
-                    self.heard = HooksHeard::Hooks;
-                    self.log.say("the agent's hooks work");
+                if self.hook_reporting != HookReporting::Reporting {
+                    self.hook_reporting = HookReporting::Reporting;
+                    self.log.write("the agent's hooks work");
                 }
                 self.ways.ways.iter().for_each(|way| way.hook_ran(&origin));
-                self.leave_waiter_behind(origin.pid, now);
+                self.drop_waiter_of_other_process(origin.pid, now);
                 self.proofs.status_file.clone_from(&origin.status_file);
                 if let Some(transcript) = origin.transcript {
                     self.proofs.follow(transcript);
-                    self.deliveries.proves_by(TurnProof::Row);
+                    self.deliveries.set_turn_proof(TurnProof::Row);
                 }
-                // A look at each event: what is seen while nothing waits explains what is seen
-                // later.
+                // The screen is read at each event, even if no message waits: later readings are
+                // interpreted by what was seen before.
                 self.look(now);
                 self.state_look = Some(now + SETTLED);
                 self.agent.event(&event, now);
                 self.deliveries.event(&event, now);
                 if matches!(event, HookEvent::SessionEnd) {
-                    self.disarm(now);
+                    self.drop_waiter(now);
                 }
             }
             HookReport::Waiter(waiter) => {
-                // Its SessionStart may be heard after it.
+                // The SessionStart hook may report after the waiter.
                 self.deliveries.hooks_work(now);
-                let porter = waiter.porter();
+                let hook_writer = waiter.hook_writer();
                 let ways = self.ways.ways.iter();
-                ways.for_each(|way| way.hook_waits(porter.clone()));
-                // One at a time: dropping the other lets it go.
+                ways.for_each(|way| way.hook_waits(hook_writer.clone()));
+                // Only one waiter is kept: dropping the previous one releases it.
                 self.waiter = Some(waiter);
                 self.deliveries.open(Way::Hook, false);
             }
             HookReport::WaiterGone(number) => {
                 let waiter = self.waiter.as_ref();
                 if waiter.is_some_and(|waiter| waiter.number == number) {
-                    self.disarm(now);
+                    self.drop_waiter(now);
                 }
             }
             HookReport::InContext(number) => self.deliveries.in_context(number),
             HookReport::Unseen(number) => {
-                self.log.say("by the hook: the agent did not accept it");
+                self.log.write("hook: the agent did not accept the text");
                 self.deliveries.unseen(number);
-                self.tell_of_ways();
+                self.log_disabled_ways();
             }
             HookReport::Refused(number, why) => {
                 self.deliveries.not_taken(number, &why, Refusal::Refused);
             }
             HookReport::Unread(number) => self.deliveries.unread(number),
             HookReport::NotTaken(number) => {
-                let why = "the hook was gone";
+                let why = "the hook had ended";
                 self.deliveries.not_taken(number, why, Refusal::Failed);
-                self.tell_of_ways();
+                self.log_disabled_ways();
             }
         }
     }
 
-    /// The session is in this process now. What the waiting hook of another one carries in would
-    /// not reach it.
-    fn leave_waiter_behind(&mut self, pid: Option<i32>, now: Instant) {
+    /// Drops the waiter if it belongs to another process than `pid`, which holds the session now. A
+    /// text delivered by that waiter would not reach the session.
+    fn drop_waiter_of_other_process(&mut self, pid: Option<i32>, now: Instant) {
         let waiters = self.waiter.as_ref().and_then(|waiter| waiter.pid);
         if let (Some(here), Some(there)) = (pid, waiters)
             && here != there
         {
-            self.disarm(now);
+            self.drop_waiter(now);
         }
     }
 
-    fn disarm(&mut self, now: Instant) {
+    fn drop_waiter(&mut self, now: Instant) {
         self.waiter = None;
         self.deliveries.close(Way::Hook, now);
     }

@@ -1,7 +1,7 @@
-//! How a session attaches to its queue, and what the person is told where it cannot.
+//! Attaches a session to its queue, and prints warnings if it cannot.
 //!
-//! The program does not wait for the broker: after a short while it runs without messages, and the
-//! inbox keeps trying. Relies on the peer and on the configuration.
+//! The program does not wait long for the broker: after two seconds it runs without messages, and
+//! the inbox keeps trying. Relies on the peer and on the configuration.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::peer::{
     Whereabouts,
 };
 
-/// How long the start waits for the broker before the program runs without it.
+/// How long the start waits for the broker.
 const ATTACH_WITHIN: Duration = Duration::from_secs(2);
 
-/// Attaches to the queue, or decides to go on without; the inbox keeps trying then.
+/// Attaches to the queue, or continues without messages while the inbox keeps trying.
 pub(super) async fn attach(
     options: &WrapOptions,
     config: &Config,
@@ -36,7 +36,7 @@ pub(super) async fn attach(
     });
     match tokio::time::timeout(attach_within(options), inbox.next()).await {
         Ok(Some(InboxEvent::Attached(attached))) => {
-            tell_of_others(options, &attached);
+            warn_about_queue(options, &attached);
             Ok((Some(inbox), Reach::Attached))
         }
         Ok(Some(InboxEvent::Lost(error))) => {
@@ -51,13 +51,13 @@ pub(super) async fn attach(
         )
         | Err(_) => Ok((
             Some(inbox),
-            without_broker(options, config, silent(options, config))?,
+            without_broker(options, config, no_answer(options, config))?,
         )),
     }
 }
 
-/// A local broker may come back on another port: `broker.json` says on which, and the session's
-/// own commands are told.
+/// Finds the address of a local broker, which may restart on another port, in `broker.json`, and
+/// updates the address that the session's own commands use.
 fn whereabouts(config: &Config, session: &str) -> Option<Whereabouts> {
     if config.names_a_broker() {
         return None;
@@ -65,8 +65,8 @@ fn whereabouts(config: &Config, session: &str) -> Option<Whereabouts> {
     let (config, session) = (config.clone(), session.to_owned());
     Some(Whereabouts::new(move || {
         let now = config.again().ok().filter(|now| now.local.is_some())?;
-        let told = read_session_address(&now.home, &session);
-        if told.is_some_and(|told| !told.is_same_place(&now.endpoint.address)) {
+        let recorded = read_session_address(&now.home, &session);
+        if recorded.is_some_and(|recorded| !recorded.is_same_place(&now.endpoint.address)) {
             let _next_attempt_tries_again =
                 write_session_address(&now.home, &session, &now.endpoint);
         }
@@ -74,7 +74,7 @@ fn whereabouts(config: &Config, session: &str) -> Option<Whereabouts> {
     }))
 }
 
-/// How long the start waits, where the broker's own start is over.
+/// How long the start waits for the broker; not at all while the broker itself is starting.
 pub(super) fn attach_within(options: &WrapOptions) -> Duration {
     match options.broker_start {
         BrokerStart::Over => ATTACH_WITHIN,
@@ -83,7 +83,7 @@ pub(super) fn attach_within(options: &WrapOptions) -> Duration {
 }
 
 /// The error for a broker that does not answer.
-pub(super) fn silent(options: &WrapOptions, config: &Config) -> Error {
+pub(super) fn no_answer(options: &WrapOptions, config: &Config) -> Error {
     let address = &config.endpoint.address;
     let error = match options.broker_start {
         BrokerStart::Over => Error::new(format!("no broker answers at {address}"))
@@ -93,7 +93,7 @@ pub(super) fn silent(options: &WrapOptions, config: &Config) -> Error {
     error.exit_with(Exit::Unreachable)
 }
 
-/// One line for the person, or the end with exit code 3.
+/// Prints a warning, or fails with exit code 3 if the program must not run without messages.
 pub(super) fn without_broker(
     options: &WrapOptions,
     config: &Config,
@@ -111,7 +111,7 @@ pub(super) fn without_broker(
     Ok(Reach::Away)
 }
 
-fn tell_of_others(options: &WrapOptions, attached: &Attached) {
+fn warn_about_queue(options: &WrapOptions, attached: &Attached) {
     if attached.others > 0 {
         eprintln!(
             "cbroker: another session named {} is attached: each message goes to one of them",
@@ -134,7 +134,7 @@ fn tell_of_others(options: &WrapOptions, attached: &Attached) {
     }
 }
 
-/// As many deliveries as one submission may take, where that is more.
+/// The prefetch: at least the number of messages in one submission.
 fn prefetch(batch: usize) -> u16 {
     u16::try_from(batch)
         .unwrap_or(u16::MAX)

@@ -1,6 +1,6 @@
-//! The ways into the agent that are made before it starts.
+//! Sets up the ways into the agent before it starts.
 //!
-//! Relies on the ways and on the session's marks.
+//! Relies on the ways and on the session's identity.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,26 +17,26 @@ use crate::wrap::options::WrapOptions;
 use crate::wrap::pty::find_program;
 use crate::wrap::ways::claude_inbox::ClaudeInbox;
 use crate::wrap::ways::claude_plugin::{Plugin, PluginSetup};
-use crate::wrap::ways::codex::{self, Codex, Mark};
+use crate::wrap::ways::codex::{self, Codex, ThreadMarker};
 use crate::wrap::ways::opencode::{self, Opencode};
 use crate::wrap::ways::{Way, WayIn, WayReporter, WaysIn};
 
-/// Reports that the session has not read yet.
+/// Capacity of the channel of reports.
 const REPORTS: usize = 256;
-/// The oldest versions whose own way in was seen to work.
+/// The oldest versions whose API was seen to work.
 const CODEX_SINCE: Version = (0, 171, 0);
 const OPENCODE_SINCE: Version = (1, 18, 0);
 
 /// The ways that this agent may have.
 #[derive(Debug)]
-pub(super) struct Planned {
+pub(super) struct PlannedWays {
     profile: &'static Profile,
     mode: Mode,
     api: Option<AgentApi>,
 }
 
-impl Planned {
-    /// Asks what has to be asked, in the background.
+impl PlannedWays {
+    /// Starts the lookups that the ways need, in the background.
     pub(super) fn new(options: &WrapOptions, mode: Mode, config: &Config) -> Self {
         Self {
             profile: Profile::of(&options.program, &options.arguments),
@@ -46,19 +46,19 @@ impl Planned {
     }
 }
 
-/// An agent whose version decides whether it has an API of its own. The lookup starts first, so
-/// that its result is there when the ways are made.
+/// An agent whose version decides whether it has an API. The lookup of the version starts early, so
+/// that its result is available when the ways are set up.
 #[derive(Debug)]
 struct AgentApi {
     since: Version,
     program: PathBuf,
-    /// A session of the person's choice is about to be shown.
+    /// Whether the arguments name a session to show.
     resumes: bool,
     version: VersionLookup,
 }
 
 impl AgentApi {
-    /// `None`: there is none, or it is not used here.
+    /// Starts the lookup; `None` if the agent has no API or it is not used.
     fn ask(options: &WrapOptions, mode: Mode, config: &Config) -> Option<Self> {
         let name = Profile::of(&options.program, &options.arguments).name;
         let since = match name {
@@ -82,21 +82,20 @@ impl AgentApi {
     }
 }
 
-/// The ways into this agent that report through one channel. What cannot be made is left out, and
-/// the other ways serve.
+/// Sets up the ways that report through one channel. A way that fails is omitted.
 pub(super) async fn open(
-    planned: Planned,
+    planned: PlannedWays,
     config: &Config,
     identity: &mut Identity,
     log: &mut Log,
 ) -> WaysIn {
-    let Planned { profile, mode, api } = planned;
+    let PlannedWays { profile, mode, api } = planned;
     let (to, reports) = mpsc::channel(REPORTS);
     let mut ways: Vec<Box<dyn WayIn>> = Vec::new();
     if profile.has_hooks {
         match plugin(config, identity, WayReporter::new(Way::Plugin, to.clone())) {
             Ok(plugin) => ways.push(Box::new(plugin)),
-            Err(error) => log.say(&format!("no plugin for Claude Code: {error}")),
+            Err(error) => log.write(&format!("no plugin for Claude Code: {error}")),
         }
     }
     if profile.has_hooks && matches!(mode, Mode::Auto | Mode::Inbox) {
@@ -107,7 +106,7 @@ pub(super) async fn open(
         let reporter = WayReporter::new(Way::Api, to);
         match open_api(profile, asked, config, identity, reporter).await {
             Ok(way) => ways.push(way),
-            Err(error) => log.say(&format!("no way into {} by its API: {error}", profile.name)),
+            Err(error) => log.write(&format!("no way into {} by its API: {error}", profile.name)),
         }
     }
     WaysIn { ways, reports }
@@ -121,7 +120,7 @@ fn plugin(config: &Config, identity: &mut Identity, reporter: WayReporter) -> io
     Ok(plugin)
 }
 
-/// The agent's own API, where this version has it.
+/// Sets up the agent's API, if its version has one.
 async fn open_api(
     profile: &Profile,
     api: AgentApi,
@@ -135,10 +134,10 @@ async fn open_api(
         resumes,
         version,
     } = api;
-    match version.soon().await {
+    match version.wait_briefly().await {
         Some(version) if version >= since => {}
-        Some(_) => return Err(io::Error::other("this version has none")),
-        None => return Err(io::Error::other("it has not said its version yet")),
+        Some(_) => return Err(io::Error::other("this version has no API")),
+        None => return Err(io::Error::other("its version is not known yet")),
     }
     if profile.name == "opencode" {
         let given = opencode::OpencodeSetup::new()?;
@@ -153,12 +152,12 @@ async fn open_api(
         .home
         .sessions()
         .join(format!("{}.codex", identity.session));
-    let mark = Mark::new(folder)?;
-    identity.arguments.extend(mark.arguments());
+    let marker = ThreadMarker::new(folder)?;
+    identity.arguments.extend(marker.arguments());
     let setup = codex::Setup {
         home,
         program: program.into_os_string(),
-        mark,
+        marker,
     };
     Ok(Box::new(Codex::start(setup, reporter)))
 }

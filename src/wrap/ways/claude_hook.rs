@@ -1,9 +1,9 @@
-//! Claude Code's `asyncRewake` hook: a background hook that waits, and whose end with code 2 wakes
-//! the agent with what it wrote. The model reads it as a notification.
+//! The way in by Claude Code's `asyncRewake` hook: a waiting background hook, whose exit with code
+//! 2 delivers its standard error to the model as a notification.
 //!
-//! The hook's end proves nothing: Claude Code first writes that it accepted the text (`enqueue`),
-//! while a dialog may stand for an hour, and the text is only in its memory then. Seen with
-//! Claude Code 2.1.197 and 2.1.332.
+//! The hook's exit proves nothing: Claude Code first writes that it accepted the text (`enqueue`).
+//! The text is only in its memory then, and a dialog may be open for an hour. Seen with Claude Code
+//! 2.1.197 and 2.1.332.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,67 +13,70 @@ use tokio::time::Instant;
 use super::proof::Proof;
 use super::transcript::Stage;
 
-/// A text that Claude Code has not accepted within this was not taken.
+/// Time limit for the row that Claude Code accepted the text.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(5);
-/// A text that left Claude Code's queue and is not in the context within this was refused.
+/// Time limit for the proof after the text left Claude Code's queue; without it the text was
+/// refused.
 const READ_WITHIN: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// An accepted text waits behind a turn or a dialog.
+/// Interval between reads of the transcript before the text was accepted.
+const LOOK_SOON: Duration = Duration::from_millis(20);
+/// Interval between reads while an accepted text waits for a turn or a dialog.
 const LOOK_LATER: Duration = Duration::from_millis(100);
 
-/// What became of a text that a waiting hook carried in.
+/// The outcome of a text that a waiting hook delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// The model has it.
+pub enum HookOutcome {
+    /// It is in the model's context.
     InContext,
-    /// A hook of the person's refused it, and why: the transcript says so.
+    /// A hook of the person refused it, for this reason in the transcript.
     Refused(String),
-    /// It was accepted and its turn came, and nothing says that the model has it: a hook of the
-    /// person's refused it, as far as can be known.
+    /// It was accepted and left the queue, and nothing shows that the model has it: most likely a
+    /// hook of the person refused it.
     Unread,
-    /// Nothing says that it was accepted.
+    /// Nothing shows that it was accepted.
     Unseen,
 }
 
-/// What the transcript says of a text that a waiting hook carries in.
+/// Watches the transcript for a text that a waiting hook delivers.
 #[derive(Debug)]
-pub struct Carried {
+pub struct HookDelivery {
     proof: Proof,
 }
 
-impl Carried {
-    /// Looks for these messages in what is written from now on: before the hook has the text.
+impl HookDelivery {
+    /// Starts looking for these messages in rows that are written from now on. Call it before the
+    /// hook gets the text.
     pub fn expect(ids: Vec<String>, transcript: &Path) -> Self {
         let mut proof = Proof::default();
         proof.expect(0, ids, Some(transcript));
         Self { proof }
     }
 
-    /// Waits until its fate is known, without limit once it was accepted.
-    pub async fn fate(mut self) -> Fate {
+    /// Waits for the outcome, without a time limit once the text was accepted.
+    pub async fn outcome(mut self) -> HookOutcome {
         let until = Instant::now() + ACCEPTED_WITHIN;
         let mut is_accepted = false;
         let mut queue_empty_since = None;
         loop {
             for (_, stage) in self.proof.look().await {
                 match stage {
-                    Stage::InContext => return Fate::InContext,
-                    Stage::Refused(why) => return Fate::Refused(why),
+                    Stage::InContext => return HookOutcome::InContext,
+                    Stage::Refused(why) => return HookOutcome::Refused(why),
                     _ => is_accepted = true,
                 }
             }
             let now = Instant::now();
             if !is_accepted && now >= until {
-                return Fate::Unseen;
+                return HookOutcome::Unseen;
             }
             if is_accepted && self.proof.queue().is_empty() {
                 if now >= *queue_empty_since.get_or_insert(now) + READ_WITHIN {
-                    return Fate::Unread;
+                    return HookOutcome::Unread;
                 }
             } else {
                 queue_empty_since = None;
             }
-            let pause = if is_accepted { LOOK_LATER } else { LOOK_EVERY };
+            let pause = if is_accepted { LOOK_LATER } else { LOOK_SOON };
             tokio::time::sleep(pause).await;
         }
     }

@@ -1,19 +1,19 @@
-//! Claude Code's inbox socket: a teammate's request, without a key, also between two tools of a
-//! running turn and after the person pressed Escape.
+//! The way in by Claude Code's inbox socket. Messages appear as requests of a teammate, without
+//! keys, also between two tools of a running turn and after the person pressed Escape.
 //!
-//! The socket never answers. What it took shows in the [`transcript`](super::transcript): first
-//! that something was accepted (it is in Claude Code's memory then, and may wait as long as a
-//! dialog stands), later that the model has it. Nothing of either within five seconds means that it
-//! was dropped, held back or refused, and the next way has its turn. The first row does not say
-//! what was accepted; so where nothing waits any more and the text has not come, the same is true.
+//! The socket sends no answers. The [`transcript`](super::transcript) shows what happened to a
+//! text: first a row that something was accepted (it is in Claude Code's memory then, and may wait
+//! for as long as a dialog is open), later a row that the model has it. If neither appears within
+//! five seconds, the text was dropped, held back or refused, and the next way in is tried. The
+//! first row does not name the accepted text, so a text also counts as dropped if nothing accepted
+//! is waiting any more and its own row has not appeared.
 //!
-//! Where the socket is, the agent's hooks say: their environment holds its path. It is another one
-//! after each move to another process (the agents view, `--resume`), and the old socket goes on
-//! accepting lines and loses them silently. Seen with Claude Code 2.1.332; older versions have no
-//! inbox, and their hooks name none.
+//! The environment of the agent's hooks holds the socket's path. The path changes when the session
+//! moves to another process (the agents view, `--resume`); the old socket still accepts lines and
+//! silently loses them. Seen with Claude Code 2.1.332; older versions have no inbox socket.
 
 mod line;
-mod porter;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,42 +28,41 @@ use super::{
     HookOrigin, Refusal, Submission, SubmissionNumber, Way, WayIn, WayReport, WayReporter, process,
 };
 use line::{InboxPace, LINE_LIMIT};
-use porter::Writer;
+use writer::AllowedWriter;
 
-pub use porter::{Errand, PATIENCE, Passed, Porter};
+pub use writer::{HookWriter, InboxWrite, WRITE_TIMEOUT, WriteResult};
 
-/// A text of which the transcript shows nothing within this was not taken: 0.1 s as measured, and
-/// more than two seconds on a busy machine.
-const SEEN_WITHIN: Duration = Duration::from_secs(5);
-/// After its session moved to another process, what an old process had accepted shows within this.
+/// Time limit for the first row about a text. Measured: 0.1 s, and more than 2 s on a busy machine.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(5);
+/// Time limit for the row of a text that the old process had accepted before the session moved.
 const MOVED_WITHIN: Duration = Duration::from_secs(3);
-/// A hook of a process that waits is heard of within this after the process's first hook.
-const PORTER_WITHIN: Duration = Duration::from_secs(3);
-/// How often the transcript is read for a text that was just sent.
+/// Maximum delay between the first hook of a process and its waiting hook.
+const HOOK_WRITER_WITHIN: Duration = Duration::from_secs(3);
+/// Interval between reads of the transcript after a text was sent.
 const LOOK_SOON: Duration = Duration::from_millis(10);
-/// And for one that waits behind a turn or a dialog.
+/// Interval between reads while an accepted text waits for a turn or a dialog.
 const LOOK_LATER: Duration = Duration::from_millis(100);
-/// Texts handed over at once. The deliveries hand over one.
-const TEXTS: usize = 4;
+/// Capacity of the queue of texts. The deliveries hand over one at a time.
+const CAPACITY: usize = 4;
 /// Why the way is closed.
 const NO_SOCKET: &str = "this Claude Code names no inbox socket";
-const NOBODY: &str = "nobody listens on the inbox socket";
+const NO_LISTENER: &str = "nobody listens on the inbox socket";
 const NO_HOOK: &str =
-    "it may ask for no permissions, and no hook waits that may write to its inbox";
+    "the session may bypass permissions, and no waiting hook can write to its inbox";
 
-/// An inbox socket, as a hook's environment names it.
+/// The address of an inbox socket, from a hook's environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboxAddress {
-    /// Its path.
+    /// The path of the socket.
     pub socket: PathBuf,
-    /// What it may ask for.
+    /// The token to send first, if any.
     pub token: Option<String>,
-    /// The process behind it.
+    /// The process that listens, if known.
     pub pid: Option<i32>,
 }
 
 impl InboxAddress {
-    /// From the words of the environment.
+    /// Builds an address from the values of a hook's environment variables.
     pub fn new(socket: &str, token: &str, pid: &str) -> Option<Self> {
         let socket = PathBuf::from(socket);
         let named = socket.file_stem().and_then(|stem| stem.to_str());
@@ -80,29 +79,29 @@ impl InboxAddress {
     }
 }
 
-/// The session's handle of this way. Its task ends when this is dropped.
+/// The handle of this way in. Dropping it ends its task.
 #[derive(Debug)]
 pub struct ClaudeInbox {
     texts: mpsc::Sender<Submission>,
     origin: watch::Sender<Option<HookOrigin>>,
-    porter: watch::Sender<Option<Porter>>,
+    hook_writer: watch::Sender<Option<HookWriter>>,
     moved: watch::Sender<Option<i32>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl ClaudeInbox {
-    /// Nothing is open before a hook names a socket.
+    /// Starts the task. The way opens once a hook names a socket.
     pub fn start(reporter: WayReporter) -> Self {
-        let (texts, given) = mpsc::channel(TEXTS);
+        let (texts, given) = mpsc::channel(CAPACITY);
         let (origin, origin_out) = watch::channel(None);
-        let (porter, porters) = watch::channel(None);
-        let (moved, holder) = watch::channel(None);
+        let (hook_writer, hook_writers) = watch::channel(None);
+        let (moved, session_pid) = watch::channel(None);
         let work = Work {
             origin: origin_out,
-            porters,
-            holder,
-            porter_until: Some(Instant::now()),
-            asks_nothing: true,
+            hook_writers,
+            session_pid,
+            hook_writer_expected_until: Some(Instant::now()),
+            bypasses_permissions: true,
             address: None,
             is_open: None,
             pace: InboxPace::default(),
@@ -114,7 +113,7 @@ impl ClaudeInbox {
         Self {
             texts,
             origin,
-            porter,
+            hook_writer,
             moved,
             task,
         }
@@ -138,8 +137,8 @@ impl WayIn for ClaudeInbox {
         self.moved.send_replace(Some(pid));
     }
 
-    fn hook_waits(&self, porter: Porter) {
-        self.porter.send_replace(Some(porter));
+    fn hook_waits(&self, hook_writer: HookWriter) {
+        self.hook_writer.send_replace(Some(hook_writer));
     }
 
     fn deliver(&self, submission: Submission) -> bool {
@@ -162,29 +161,29 @@ struct InFlight {
 
 #[derive(Debug)]
 enum Progress {
-    /// Claude Code would drop it now, or a hook that may write it is expected.
+    /// It waits until this time: Claude Code would drop it now, or a waiting hook is expected.
     Waiting(Instant),
     /// It was written to this socket at this time.
     Sent(InboxAddress, Instant),
-    /// The transcript says that this process accepted something; and since when nothing of what
-    /// it accepted waits any more.
+    /// This process accepted something, according to the transcript. The time is when nothing that
+    /// it accepted was waiting any more.
     Accepted(InboxAddress, Option<Instant>),
-    /// The session left the process that accepted it.
+    /// The session left the process that accepted it, at this time.
     Left(Instant),
 }
 
 struct Work {
     origin: watch::Receiver<Option<HookOrigin>>,
-    porters: watch::Receiver<Option<Porter>>,
+    hook_writers: watch::Receiver<Option<HookWriter>>,
     /// The process that the session moved to.
-    holder: watch::Receiver<Option<i32>>,
-    /// Until then a hook of this process's that waits is expected; `None`: it is there.
-    porter_until: Option<Instant>,
-    /// Only such a hook may write: Claude Code holds what others write back behind a dialog, whose
-    /// Enter denies it. So it is also before a hook says what permissions are asked for.
-    asks_nothing: bool,
+    session_pid: watch::Receiver<Option<i32>>,
+    /// Until when a waiting hook of this process is expected; `None` once it has arrived.
+    hook_writer_expected_until: Option<Instant>,
+    /// The session bypasses permissions, so only a waiting hook may write: Claude Code holds lines
+    /// of other processes behind a dialog. Assumed until a hook reports the permission mode.
+    bypasses_permissions: bool,
     address: Option<InboxAddress>,
-    /// `None`: nothing was said yet.
+    /// What was last reported; `None` before the first report.
     is_open: Option<bool>,
     pace: InboxPace,
     proof: Proof,
@@ -199,17 +198,17 @@ impl Work {
             tokio::select! {
                 biased;
                 changed = self.origin.changed() => match changed {
-                    Ok(()) => self.follow().await,
+                    Ok(()) => self.handle_hook_origin().await,
                     Err(_) => return,
                 },
-                Ok(()) = self.holder.changed() => self.leave().await,
-                Ok(()) = self.porters.changed() => self.have_porter().await,
+                Ok(()) = self.session_pid.changed() => self.handle_move().await,
+                Ok(()) = self.hook_writers.changed() => self.handle_hook_writer().await,
                 text = texts.recv(), if self.in_flight.is_none() => match text {
-                    Some(text) => self.take(text),
+                    Some(text) => self.accept(text),
                     None => return,
                 },
                 () = process::sleep_until(due), if due.is_some() => {
-                    self.go_on().await;
+                    self.advance().await;
                 }
             }
         }
@@ -219,31 +218,33 @@ impl Work {
         let _session_ended = self.reporter.send(report).await;
     }
 
-    /// A hook ran: the session's socket and transcript are these now.
-    async fn follow(&mut self) {
+    /// A hook ran: takes the session's socket and transcript from it.
+    async fn handle_hook_origin(&mut self) {
         let Some(origin) = self.origin.borrow_and_update().clone() else {
             return;
         };
         if let Some(transcript) = &origin.transcript {
             self.proof.follow(transcript);
         }
-        self.asks_nothing = origin.asks_nothing.unwrap_or(self.asks_nothing);
+        self.bypasses_permissions = origin
+            .bypasses_permissions
+            .unwrap_or(self.bypasses_permissions);
         if origin.inbox != self.address || self.is_open != Some(true) {
             if origin.inbox != self.address {
                 self.pace = InboxPace::default();
-                self.porter_until = Some(Instant::now() + PORTER_WITHIN);
+                self.hook_writer_expected_until = Some(Instant::now() + HOOK_WRITER_WITHIN);
             }
             self.address = origin.inbox;
             self.probe().await;
         }
     }
 
-    /// The session moved to a process whose socket no hook has named yet. The old one takes lines
-    /// all the same, and loses them.
-    async fn leave(&mut self) {
-        let holder = *self.holder.borrow_and_update();
+    /// The session moved to another process, whose socket no hook has named yet. The old socket
+    /// still accepts lines and loses them, so it is closed.
+    async fn handle_move(&mut self) {
+        let session_pid = *self.session_pid.borrow_and_update();
         let named = self.address.as_ref().and_then(|address| address.pid);
-        if named.is_some() && named != holder {
+        if named.is_some() && named != session_pid {
             self.address = None;
             self.probe().await;
         }
@@ -252,7 +253,7 @@ impl Work {
     async fn probe(&mut self) {
         let (is_open, why) = match &self.address {
             Some(_) if !self.has_writer() => (false, NO_HOOK),
-            Some(address) => (porter::is_open(&address.socket).await, NOBODY),
+            Some(address) => (writer::is_open(&address.socket).await, NO_LISTENER),
             None => (false, NO_SOCKET),
         };
         if self.is_open.replace(is_open) != Some(is_open) {
@@ -265,14 +266,21 @@ impl Work {
         }
     }
 
-    /// A permitted process can write to the socket, or is expected to be able to soon.
+    /// Whether an allowed process can write to the socket now, or is expected soon.
     fn has_writer(&self) -> bool {
-        let is_expected = self.porter_until.is_some_and(|at| Instant::now() < at);
-        let waits = || self.porters.borrow().as_ref().is_some_and(Porter::waits);
-        !self.asks_nothing || is_expected || waits()
+        let is_expected = self
+            .hook_writer_expected_until
+            .is_some_and(|at| Instant::now() < at);
+        let waits = || {
+            self.hook_writers
+                .borrow()
+                .as_ref()
+                .is_some_and(HookWriter::is_available)
+        };
+        !self.bypasses_permissions || is_expected || waits()
     }
 
-    fn take(&mut self, submission: Submission) {
+    fn accept(&mut self, submission: Submission) {
         let at = self.earliest(&submission);
         self.in_flight = Some(InFlight {
             submission,
@@ -284,12 +292,13 @@ impl Work {
     fn earliest(&self, submission: &Submission) -> Instant {
         let now = Instant::now();
         let free = self.pace.earliest(&submission.text, now);
-        self.porter_until.map_or(free, |until| free.max(until))
+        self.hook_writer_expected_until
+            .map_or(free, |until| free.max(until))
     }
 
-    /// A hook waits that can write the line.
-    async fn have_porter(&mut self) {
-        self.porter_until = None;
+    /// A waiting hook has arrived that can write lines.
+    async fn handle_hook_writer(&mut self) {
+        self.hook_writer_expected_until = None;
         if self.is_open == Some(false) {
             self.probe().await;
         }
@@ -312,7 +321,7 @@ impl Work {
         })
     }
 
-    async fn go_on(&mut self) {
+    async fn advance(&mut self) {
         let Some(InFlight { submission, stage }) = self.in_flight.take() else {
             return;
         };
@@ -340,26 +349,26 @@ impl Work {
                 )
                 .await;
         }
-        // Before the agent has it: what is written from now on counts.
+        // The search must start before the agent has the text.
         self.proof.expect(
             submission.number,
             submission.ids.clone(),
             transcript.as_deref(),
         );
         let now = Instant::now();
-        let porter = self.porters.borrow_and_update().clone();
-        let writer = if self.asks_nothing {
-            Writer::Hook
+        let hook_writer = self.hook_writers.borrow_and_update().clone();
+        let allowed = if self.bypasses_permissions {
+            AllowedWriter::Hook
         } else {
-            Writer::Any
+            AllowedWriter::Any
         };
-        let passed = porter::send(porter, writer, &address.socket, Bytes::from(line)).await;
-        if passed == Passed::NotSent {
+        let result = writer::send(hook_writer, allowed, &address.socket, Bytes::from(line)).await;
+        if result == WriteResult::NotWritten {
             self.proof.forget(submission.number);
-            if self.asks_nothing && porter::is_open(&address.socket).await {
-                return self.expect_porter(submission).await;
+            if self.bypasses_permissions && writer::is_open(&address.socket).await {
+                return self.await_hook_writer(submission).await;
             }
-            self.not_taken(submission.number, NOBODY).await;
+            self.not_taken(submission.number, NO_LISTENER).await;
             return self.probe().await;
         }
         self.pace.sent(&submission.text, now);
@@ -369,11 +378,11 @@ impl Work {
         });
     }
 
-    /// The hook that waited is gone: another one comes soon, or none.
-    async fn expect_porter(&mut self, submission: Submission) {
-        if self.porter_until.is_none() {
-            self.porter_until = Some(Instant::now() + PORTER_WITHIN);
-            return self.take(submission);
+    /// The waiting hook has ended. Waits once for another one; then the text is not taken.
+    async fn await_hook_writer(&mut self, submission: Submission) {
+        if self.hook_writer_expected_until.is_none() {
+            self.hook_writer_expected_until = Some(Instant::now() + HOOK_WRITER_WITHIN);
+            return self.accept(submission);
         }
         self.probe().await;
         let (number, why) = (submission.number, NO_HOOK.to_owned());
@@ -402,11 +411,12 @@ impl Work {
         .await;
     }
 
-    /// Looks for the text in the transcript, and for the process that has it.
+    /// Looks for the text in the transcript, and checks the process that has it.
     async fn look(&mut self, submission: Submission, stage: Progress) {
         let number = submission.number;
         let now = Instant::now();
-        // Before the transcript is read: what a process wrote before its end is found then.
+        // Checked before the transcript is read, so that rows which the process wrote before its
+        // end are found.
         let is_gone = match &stage {
             Progress::Waiting(_) => false,
             Progress::Sent(address, _) | Progress::Accepted(address, _) => !address.is_alive(),
@@ -435,8 +445,8 @@ impl Work {
         let has_moved = |address: &InboxAddress| self.address.as_ref() != Some(address);
         let stage = match stage {
             Progress::Sent(address, _) if queue.has_accepted() => Progress::Accepted(address, None),
-            Progress::Sent(address, at) if now >= at + SEEN_WITHIN => {
-                // The socket of a process that the session has left loses what it gets.
+            Progress::Sent(address, at) if now >= at + ACCEPTED_WITHIN => {
+                // The socket of a process that the session has left loses lines.
                 let report = if has_moved(&address) {
                     WayReport::Lost(number)
                 } else {
@@ -445,8 +455,8 @@ impl Work {
                 return self.give_up(number, report).await;
             }
             Progress::Accepted(address, _) if has_moved(&address) => Progress::Left(now),
-            // Something else was accepted, and not this.
-            Progress::Accepted(_, Some(since)) if now >= since + SEEN_WITHIN => {
+            // Something else was accepted, not this text.
+            Progress::Accepted(_, Some(since)) if now >= since + ACCEPTED_WITHIN => {
                 return self.give_up(number, WayReport::Unseen(number)).await;
             }
             Progress::Accepted(address, since) => {

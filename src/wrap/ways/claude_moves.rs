@@ -1,10 +1,10 @@
-//! Where a session of Claude Code goes on when it moves to another process.
+//! Recognizes the process in which a session of Claude Code continues.
 //!
-//! One press of Left at an empty prompt (the agents view) moves the session. The other process is a
-//! new one, whose arguments hold `--fork-session --resume TRANSCRIPT`, or a spare that was started
-//! before (`--bg-spare`), whose arguments say nothing. The old transcript gets a row
-//! `{"type": "continued-in", "continuedInSessionId": ID}`, before the other process begins the
-//! session. A spare that the session has not moved to holds another one. Seen with 2.1.332.
+//! Left at an empty prompt (the agents view) moves the session. The other process is a new one,
+//! whose arguments hold `--fork-session --resume TRANSCRIPT`, or a spare that was started before
+//! (`--bg-spare`), whose arguments do not name the session. The old transcript gets a row `{"type":
+//! "continued-in", "continuedInSessionId": ID}` before the other process begins the session. Other
+//! spares hold sessions of their own. Seen with 2.1.332.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -13,18 +13,18 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// What stands in the row.
+/// The type of the row.
 const ROW: &str = "continued-in";
-/// Bytes at the end of the transcript that are looked at; only short rows follow this one.
+/// Bytes at the end of the transcript that are searched; only short rows follow this one.
 const TAIL: u64 = 256 * 1024;
 
-/// Whether these arguments make a process that waits for a task.
+/// Whether these are the arguments of a spare process.
 pub(in crate::wrap) fn is_spare(arguments: &[String]) -> bool {
     arguments.iter().any(|argument| argument == "--bg-spare")
 }
 
-/// Whether these arguments make a process that goes on with the session of one of `transcripts`.
-pub(in crate::wrap) fn continues(arguments: &[String], transcripts: &[PathBuf]) -> bool {
+/// Whether these are the arguments of a process that resumes the session of one of `transcripts`.
+pub(in crate::wrap) fn resumes_any_of(arguments: &[String], transcripts: &[PathBuf]) -> bool {
     let mut resumed = None;
     let mut forks = false;
     let mut words = arguments.iter();
@@ -36,7 +36,7 @@ pub(in crate::wrap) fn continues(arguments: &[String], transcripts: &[PathBuf]) 
             resumed = Some(value);
         }
     }
-    // A transcript is named by its path or by the session's id, which is its file's name.
+    // A transcript is named by its path or by the session's id, which is the name of the file.
     let is_named = |name: &str| {
         transcripts.iter().any(|path| {
             path.as_os_str() == name || path.file_stem().is_some_and(|stem| stem == name)
@@ -45,19 +45,19 @@ pub(in crate::wrap) fn continues(arguments: &[String], transcripts: &[PathBuf]) 
     forks && resumed.is_some_and(is_named)
 }
 
-/// Whether the session that writes the transcript `from` goes on in the one that writes `to`.
-pub(in crate::wrap) fn goes_on(from: &Path, to: &Path) -> bool {
+/// Whether the session of the transcript `from` continues in the session of `to`.
+pub(in crate::wrap) fn moved_to(from: &Path, to: &Path) -> bool {
     let (Ok(tail), Some(session)) = (tail(from), to.file_stem()) else {
         return false;
     };
-    // The newest counts.
+    // The newest row counts.
     let lines = tail.lines().rev().filter(|line| line.contains(ROW));
     let mut rows = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let row = rows.find(|row| row["type"] == ROW);
     row.is_some_and(|row| row["continuedInSessionId"].as_str().map(str::as_ref) == Some(session))
 }
 
-/// The path comes from the agent: only a regular file is read.
+/// Reads the end of a file. The path comes from the agent, so only a regular file is read.
 fn tail(path: &Path) -> io::Result<String> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
     let mut file = OpenOptions::new()
@@ -81,11 +81,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_row_of_its_kind_says_where_the_session_goes_on() {
+    fn the_last_continued_in_row_names_the_next_session() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(format!("{name}.jsonl"));
         assert!(
-            !goes_on(&path("one"), &path("two")),
+            !moved_to(&path("one"), &path("two")),
             "nothing is written yet"
         );
         let row =
@@ -93,12 +93,12 @@ mod tests {
         let quoted = "{\"type\":\"user\",\"message\":{\"content\":\"continued-in three\"}}\n";
         let text = "x".repeat(300_000) + "\n" + &row("three") + &row("two") + quoted;
         std::fs::write(path("one"), text).unwrap();
-        assert!(goes_on(&path("one"), &path("two")));
+        assert!(moved_to(&path("one"), &path("two")));
         assert!(
-            !goes_on(&path("one"), &path("three")),
+            !moved_to(&path("one"), &path("three")),
             "it was there before"
         );
-        assert!(!goes_on(&path("two"), &path("two")));
-        assert!(!goes_on(folder.path(), &path("two")), "a folder");
+        assert!(!moved_to(&path("two"), &path("two")));
+        assert!(!moved_to(folder.path(), &path("two")), "a folder");
     }
 }

@@ -1,28 +1,29 @@
-//! Our plugin inside Claude Code: messages are submitted as the person's own words, without a key.
+//! The way in by cbroker's plugin inside Claude Code: messages are submitted as the person's
+//! prompts, without keys.
 //!
-//! The module (`claude_plugin/module`) says hello from each process that loads it; [`choice`]
+//! The module (`claude_plugin/module`) sends a hello from each process that loads it; [`choice`]
 //! decides which of them holds the session. A message is handed over with `$.prompt.submit`, whose
 //! result comes back as an event:
 //!
-//! - dropped or refused (the person pressed Escape, a hook of the person's refused it): the text
-//!   did not enter the session and never will;
-//! - no session is bound (the person opened the agents view): it is offered again until the session
-//!   is back, in this process or in the one that it moved to. Meanwhile no other way may have a
-//!   text: what the old process's inbox or hook is given is read by nobody. That ends when the
-//!   session's hooks run in a process which does not load the plugin;
-//! - submitted: its turn has begun. That is no proof yet: a process killed now has asked the model
-//!   nothing. The proof is the row in the [`transcript`](super::transcript).
+//! - dropped or refused (the person pressed Escape, or a hook of the person refused it): the text
+//!   never enters the session;
+//! - no session is bound (the person opened the agents view): the text is sent again until the
+//!   session is back, in this process or in the one that it moved to. Meanwhile no other way may
+//!   have a text, because the old process's inbox and hook lose them. This ends when the session's
+//!   hooks run in a process that does not load the plugin;
+//! - submitted: its turn has begun. That is not a proof: a process that is killed now has not
+//!   called the model. The proof is the row in the [`transcript`](super::transcript).
 //!
-//! Both may take as long as a dialog stands. Seen with Claude Code 2.1.332; versions without
-//! function hooks ignore the plugin, so only a hello opens this way.
+//! The result and the row may take as long as a dialog is open. Seen with Claude Code 2.1.332;
+//! versions without function hooks ignore the plugin, so only a hello opens this way.
 
 mod choice;
 mod events;
 mod folder;
-mod homeless;
 mod listener;
 mod setup;
 pub mod stream;
+mod unbound;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -41,41 +42,42 @@ use super::transcript::Stage;
 use super::{
     HookOrigin, Refusal, Submission, SubmissionNumber, WayIn, WayReport, WayReporter, process,
 };
-use choice::{Instance, ProcessChoice, SaidOfWay};
-use homeless::NO_SESSION;
+use choice::{Instance, PluginAvailability, ProcessChoice};
 use listener::{Listener, ListenerEvent};
 pub use setup::PluginSetup;
+use unbound::NO_SESSION;
 
-/// A text with a proof outstanding is looked for this often while a turn has just begun.
+/// Interval between reads of the transcript while the turn of a text has just begun.
 const LOOK_SOON: Duration = Duration::from_millis(10);
-/// And this often while it waits, behind a turn or a dialog.
+/// Interval between reads while a text waits for a turn or a dialog.
 const LOOK_LATER: Duration = Duration::from_millis(250);
-/// From "submitted" to the row: 0.2 s as measured; after this the looks become rare again.
-const SOON: Duration = Duration::from_secs(3);
-/// Why the way is closed.
+/// Expected time from "submitted" to the row. Measured: 0.2 s. After this the transcript is read
+/// less often.
+const ROW_WITHIN: Duration = Duration::from_secs(3);
+/// The reason why the way is closed.
 const NO_PROCESS: &str = "no process of Claude Code takes messages by the plugin";
-/// Texts handed over at once.
-const ORDERS: usize = 64;
+/// Capacity of the queue of texts.
+const CAPACITY: usize = 64;
 
-/// The session's handle of this way. Its task ends when this is dropped.
+/// The handle of this way in. Dropping it ends its task.
 #[derive(Debug)]
 pub struct Plugin {
     texts: Sender<Submission>,
-    /// The process whose hook ran last, and when its first one did.
+    /// The process whose hook ran last, and when its first hook ran.
     hooked: watch::Sender<Option<(i32, Instant)>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Plugin {
-    /// Listens on `socket` for modules that know the token. Nothing is open before a hello.
+    /// Listens on `socket` for modules that send `token`. The way opens with the first hello.
     ///
     /// # Errors
-    /// When there cannot be a socket at that path.
+    /// If the socket cannot be created at that path.
     pub fn listen(socket: &Path, token: String, reporter: WayReporter) -> io::Result<Self> {
         let (listener, events) = Listener::bind(socket, token)?;
-        let (texts, given) = mpsc::channel(ORDERS);
-        let (hooked, in_process) = watch::channel(None);
-        let work = Work::new(listener, in_process, reporter);
+        let (texts, given) = mpsc::channel(CAPACITY);
+        let (hooked, hooked_in) = watch::channel(None);
+        let work = Work::new(listener, hooked_in, reporter);
         let task = tokio::spawn(work.run(events, given));
         Ok(Self {
             texts,
@@ -108,12 +110,12 @@ impl Drop for Plugin {
     }
 }
 
-/// Where the session is, as far as the process that was adopted last and the hooks say.
+/// Where the session is, according to the last adopted process and the hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SessionHome {
-    /// In that process.
+enum SessionLocation {
+    /// In the adopted process.
     Here,
-    /// On its way to another one: that process refused a text, since it holds no session.
+    /// Moving to another process: the adopted process refused a text because it holds no session.
     Away,
     /// In a process that has not loaded the plugin.
     OutOfReach,
@@ -125,22 +127,21 @@ struct InFlight {
     instance: Instance,
     order: Bytes,
     stage: Progress,
-    /// When a process first refused it because it holds no session.
-    homeless_since: Option<Instant>,
+    /// When a process first refused it with "no session is bound".
+    unbound_since: Option<Instant>,
 }
 
-/// How far a text got, as far as its module said.
+/// How far a text got, according to the module.
 #[derive(Debug)]
 enum Progress {
-    /// The module has it.
+    /// It was sent to the module.
     Sent,
     /// Its turn has begun.
     Submitted(Instant),
-    /// The session left the process that has it, or the order may never have come there.
+    /// The session left the process that has it, or the order may not have arrived there.
     Left(Instant),
-    /// The process refused it because it holds no session: the person looks at the agents view. It
-    /// is offered again until the session is back, here or in the process that it moved to.
-    Homeless(Instant),
+    /// The process refused it with "no session is bound" at this time; see [`unbound`].
+    Unbound(Instant),
 }
 
 struct Work {
@@ -148,9 +149,9 @@ struct Work {
     choice: ProcessChoice,
     /// The process that was adopted last.
     holder: Option<i32>,
-    /// Processes that said hello and do not hold the session, and their transcripts.
-    strangers: Vec<(Instance, PathBuf)>,
-    /// How orders reach each module.
+    /// Processes that sent a hello and do not hold the session, with their transcripts.
+    other_instances: Vec<(Instance, PathBuf)>,
+    /// The stream of orders to each module.
     streams: BTreeMap<String, Sender<Bytes>>,
     in_flight: BTreeMap<SubmissionNumber, InFlight>,
     proof: Proof,
@@ -158,10 +159,11 @@ struct Work {
     open_calls: BTreeMap<String, String>,
     /// The person pressed Escape and has sent nothing since.
     is_stopped: bool,
-    home: SessionHome,
-    /// What was last said of the way.
-    said: SaidOfWay,
-    /// The process whose hook ran last, of those that hold the session, and when its first one did.
+    location: SessionLocation,
+    /// The availability that was last reported.
+    reported: PluginAvailability,
+    /// The process whose hook ran last, of those that held the session, and when its first hook
+    /// ran.
     hooked: watch::Receiver<Option<(i32, Instant)>>,
     reporter: WayReporter,
 }
@@ -176,14 +178,14 @@ impl Work {
             _listener: listener,
             choice: ProcessChoice::default(),
             holder: None,
-            strangers: Vec::new(),
+            other_instances: Vec::new(),
             streams: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             proof: Proof::default(),
             open_calls: BTreeMap::new(),
             is_stopped: false,
-            home: SessionHome::Here,
-            said: SaidOfWay::Closed,
+            location: SessionLocation::Here,
+            reported: PluginAvailability::Closed,
             hooked,
             reporter,
         }
@@ -200,15 +202,15 @@ impl Work {
                 }
             };
             tokio::select! {
-                Some(event) = events.recv() => self.handle_module(event).await,
+                Some(event) = events.recv() => self.handle_listener_event(event).await,
                 text = texts.recv() => match text {
                     Some(text) => self.deliver(text).await,
                     None => return,
                 },
                 () = gone => {
                     let name = self.choice.current().map(|instance| instance.name.clone());
-                    self.orders_end(&name.unwrap_or_default());
-                    self.tell_open().await;
+                    self.handle_stream_end(&name.unwrap_or_default());
+                    self.report_availability().await;
                 }
                 () = process::sleep_until(due), if due.is_some() => {
                     self.look().await;
@@ -217,7 +219,7 @@ impl Work {
         }
     }
 
-    /// The way to the process that holds the session, while it listens.
+    /// The open stream of orders to the process that holds the session.
     fn stream(&self) -> Option<&Sender<Bytes>> {
         let stream = self.streams.get(&self.choice.current()?.name)?;
         (!stream.is_closed()).then_some(stream)
@@ -227,27 +229,30 @@ impl Work {
         let _session_ended = self.reporter.send(report).await;
     }
 
-    async fn tell_open(&mut self) {
-        let (said, why) = match self.home {
-            SessionHome::Away => (SaidOfWay::Away, NO_SESSION),
-            SessionHome::OutOfReach => (SaidOfWay::Closed, NO_SESSION),
-            SessionHome::Here if self.stream().is_some() => (SaidOfWay::Open, NO_PROCESS),
-            SessionHome::Here => (SaidOfWay::Closed, NO_PROCESS),
+    async fn report_availability(&mut self) {
+        let (availability, why) = match self.location {
+            SessionLocation::Away => (PluginAvailability::Away, NO_SESSION),
+            SessionLocation::OutOfReach => (PluginAvailability::Closed, NO_SESSION),
+            SessionLocation::Here if self.stream().is_some() => {
+                (PluginAvailability::Open, NO_PROCESS)
+            }
+            SessionLocation::Here => (PluginAvailability::Closed, NO_PROCESS),
         };
-        if said != std::mem::replace(&mut self.said, said) {
-            self.report(said.report(why)).await;
+        if availability != std::mem::replace(&mut self.reported, availability) {
+            self.report(availability.to_report(why)).await;
         }
     }
 
-    /// A process took or began something: it holds the session.
-    async fn is_home(&mut self) {
-        self.home = SessionHome::Here;
-        self.tell_open().await;
+    /// Records that the adopted process holds the session, since it accepted a text or began a
+    /// turn.
+    async fn mark_session_here(&mut self) {
+        self.location = SessionLocation::Here;
+        self.report_availability().await;
     }
 
-    /// The child process that carries this module's orders has ended. What it was given and of
-    /// which the module said nothing may be with the module, or nowhere.
-    fn orders_end(&mut self, instance: &str) {
+    /// The child process that forwards a module's orders has ended. Texts that it was given and
+    /// that the module has not reported may be lost.
+    fn handle_stream_end(&mut self, instance: &str) {
         let texts = self.in_flight.values_mut();
         for text in texts.filter(|text| text.instance.name == instance) {
             if matches!(text.stage, Progress::Sent) {
@@ -264,23 +269,25 @@ impl Work {
         let order = Bytes::from(format!("{order}\n"));
         self.proof.expect(number, ids, self.choice.transcript());
         let instance = self.choice.current().cloned();
-        let is_here = self.home != SessionHome::OutOfReach;
+        let is_here = self.location != SessionLocation::OutOfReach;
         if let Some(instance) = instance.filter(|_| is_here && self.send(order.clone())) {
             let stage = Progress::Sent;
             let in_flight = InFlight {
                 instance,
                 order,
                 stage,
-                homeless_since: None,
+                unbound_since: None,
             };
             self.in_flight.insert(number, in_flight);
         } else {
             self.proof.forget(number);
             // The process may have ended a moment ago.
-            self.tell_open().await;
-            let (why, refusal) = match self.said {
-                SaidOfWay::Open => ("it takes no more texts", Refusal::Failed),
-                SaidOfWay::Closed | SaidOfWay::Away => (NO_PROCESS, Refusal::Elsewhere),
+            self.report_availability().await;
+            let (why, refusal) = match self.reported {
+                PluginAvailability::Open => ("it takes no more texts", Refusal::Failed),
+                PluginAvailability::Closed | PluginAvailability::Away => {
+                    (NO_PROCESS, Refusal::Elsewhere)
+                }
             };
             let why = why.to_owned();
             self.report(WayReport::NotTaken {
@@ -314,7 +321,7 @@ impl Work {
     fn next_look(&self) -> Option<Instant> {
         let now = Instant::now();
         let is_soon = |text: &InFlight| match text.stage {
-            Progress::Submitted(at) => now < at + SOON,
+            Progress::Submitted(at) => now < at + ROW_WITHIN,
             _ => false,
         };
         let pause = if self.in_flight.values().any(is_soon) {
@@ -327,10 +334,11 @@ impl Work {
 
     async fn look(&mut self) {
         let now = Instant::now();
-        // Before the transcripts are read: what a process wrote before its end is found then.
+        // Checked before the transcripts are read, so that rows which a process wrote before its
+        // end are found.
         let is_lost = |text: &InFlight| match text.stage {
-            Progress::Left(at) => now >= at + SOON,
-            Progress::Homeless(..) => false,
+            Progress::Left(at) => now >= at + ROW_WITHIN,
+            Progress::Unbound(..) => false,
             _ => !process::is_alive(text.instance.pid),
         };
         let lost: Vec<SubmissionNumber> = numbers(&self.in_flight, is_lost);
@@ -349,7 +357,7 @@ impl Work {
                 self.report(WayReport::Lost(number)).await;
             }
         }
-        self.offer_again_or_give_up().await;
+        self.resend_or_give_up().await;
     }
 }
 

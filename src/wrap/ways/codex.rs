@@ -1,14 +1,14 @@
-//! Codex through the control socket of its daemon, or through `codex queue` where it runs without
-//! one: messages are submitted as the person's own words, without a key.
+//! The way into Codex, through the control socket of its daemon, or through `codex queue` without a
+//! daemon. Messages are submitted as the person's prompts, without keys.
 //!
-//! | state of the thread | what is done |
+//! | state of the thread | action |
 //! |---|---|
 //! | idle | `turn/start`: a turn of its own; a draft in the box stays |
 //! | a turn runs, or a dialog stands | the text waits here for the turn's end |
 //! | the same, and it may come between two tools | `turn/steer` |
 //!
-//! A `turn/start` during a turn would be added to that turn, so it waits for the thread to be idle.
-//! The proof is the row of the user's in the thread's rollout file. Seen with Codex 0.171.0.
+//! Codex adds a `turn/start` during a turn to that turn, so it waits for the thread to be idle. The
+//! proof is the user's row in the thread's rollout file. Seen with Codex 0.171.0.
 
 mod daemon;
 mod link;
@@ -29,40 +29,42 @@ use super::{
     Refusal, Sign, Submission, SubmissionNumber, Way, WayIn, WayReport, WayReporter, process,
 };
 use daemon::next;
-use link::{Link, LinkError, Question};
+use link::{Link, LinkError, RequestKind};
 use local::{Local, LocalSearch, QueueError};
-pub use setup::{Mark, Setup, home};
+pub use setup::{Setup, ThreadMarker, home};
 use threads::{Status, Threads};
 
-/// Where the daemon listens, below Codex's home.
+/// The daemon's socket, relative to Codex's home.
 const SOCKET: &str = "app-server-control/app-server-control.sock";
-/// A text whose turn has just begun is looked for this often.
+/// Interval between reads of the rollout file while the turn of a text has just begun.
 const LOOK_SOON: Duration = Duration::from_millis(10);
-/// And this often later.
+/// Interval between reads later.
 const LOOK_LATER: Duration = Duration::from_millis(250);
-/// From the acknowledgement to the row: 0.02 s as measured; after this the looks become rare.
+/// Expected time from the acknowledgement to the row. Measured: 0.02 s. After this the file is read
+/// less often.
 const SOON: Duration = Duration::from_secs(3);
-/// A thread that is idle again for so long without the row has refused the text.
+/// A text without a row was refused, if its thread has been idle again for this long.
 const ROW_WITHIN: Duration = Duration::from_secs(2);
-/// Pauses between attempts to find the thread: the first, the longest while Codex starts and the
-/// first messages wait for it, and the longest later.
+/// Pauses between attempts to find the thread: the first pause, the longest one while Codex starts,
+/// and the longest one later.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const START_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
-/// A daemon that has not answered a request about a text within this is given up.
+/// Time limit for the daemon's response to a request about a text.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
-/// Codex has started by then.
+/// Maximum duration of Codex's start.
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
-/// With a daemon that answers, the terminal's thread begins by then: it took more than a minute on
-/// a busy machine, and a text that is typed meanwhile is submitted beside what the daemon gets.
+/// Maximum time until the terminal's thread begins if the daemon answers. It took more than a
+/// minute on a busy machine. Meanwhile nothing is typed, because it would be submitted beside the
+/// daemon's text.
 const BEGINS_WITHIN: Duration = Duration::from_mins(5);
-/// Texts handed over at once.
-const TEXTS: usize = 64;
-/// Why the way is closed.
+/// Capacity of the queue of texts.
+const CAPACITY: usize = 64;
+/// The reasons why the way is closed.
 const NO_THREAD: &str = "no thread of this session is found";
 const NO_TURN: &str = "`codex queue` takes nothing before the thread's first turn";
 
-/// The session's handle of this way. Its task ends when this is dropped.
+/// The handle of this way in. Dropping it ends its task.
 #[derive(Debug)]
 pub struct Codex {
     texts: Sender<Submission>,
@@ -70,9 +72,9 @@ pub struct Codex {
 }
 
 impl Codex {
-    /// Looks for the session's thread from now on. Nothing is open before it is found.
+    /// Starts looking for the session's thread. The way opens once it is found.
     pub fn start(setup: Setup, reporter: WayReporter) -> Self {
-        let (texts, given) = mpsc::channel(TEXTS);
+        let (texts, given) = mpsc::channel(CAPACITY);
         let work = Work::new(setup, reporter);
         let task = tokio::spawn(work.run(given));
         Self { texts, task }
@@ -99,7 +101,7 @@ impl Drop for Codex {
     }
 }
 
-/// A text that was handed over to us.
+/// A text that was handed over.
 #[derive(Debug)]
 struct InFlight {
     submission: Submission,
@@ -108,23 +110,23 @@ struct InFlight {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// It waits for the turn's end. `true`: it was tried to bring it into this turn.
+    /// It waits for the turn's end. `true`: steering it into this turn was tried.
     Waits(bool),
-    /// A request about it is not answered yet.
+    /// A request about it was sent at this time and has no response yet.
     Asked(Instant),
-    /// Codex has it.
+    /// Codex accepted it at this time.
     Sent(Instant),
-    /// Its turn has ended; the row is there by now, or never comes.
+    /// Its turn ended at this time; without a row by now or soon, it was refused.
     Ended(Instant),
 }
 
-/// What was last told of the way.
+/// Whether the way takes messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    /// That it is coming, or nothing.
-    Coming,
+enum CodexAvailability {
+    /// It is being brought up.
+    Starting,
     Open,
-    /// Why it is closed.
+    /// It is closed, for this reason.
     Closed(&'static str),
 }
 
@@ -133,42 +135,42 @@ struct Work {
     threads: Threads,
     link: Option<Link>,
     local: Option<Local>,
-    /// The thread is in a process without the daemon, and has had no turn.
-    is_turnless: bool,
+    /// The thread runs without the daemon and has had no turn yet.
+    has_no_turn: bool,
     in_flight: BTreeMap<SubmissionNumber, InFlight>,
     proof: Proof,
-    told: Told,
+    reported: CodexAvailability,
     began: Instant,
     pause: Duration,
-    /// When to look for the thread again.
+    /// When to look for the thread next.
     search_at: Instant,
-    /// What was last told of the thread in the terminal.
-    doing: Option<Status>,
+    /// The last reported status of the current thread.
+    thread_status: Option<Status>,
     reporter: WayReporter,
 }
 
 impl Work {
     fn new(setup: Setup, reporter: WayReporter) -> Self {
         Self {
-            threads: Threads::marked(&setup.mark.folder),
+            threads: Threads::new(&setup.marker.folder),
             setup,
             link: None,
             local: None,
-            is_turnless: false,
+            has_no_turn: false,
             in_flight: BTreeMap::new(),
             proof: Proof::default(),
-            told: Told::Coming,
+            reported: CodexAvailability::Starting,
             began: Instant::now(),
             pause: FIRST_PAUSE,
             search_at: Instant::now(),
-            doing: None,
+            thread_status: None,
             reporter,
         }
     }
 
     async fn run(mut self, mut texts: Receiver<Submission>) {
         loop {
-            let is_searching = self.told != Told::Open || self.local.is_some();
+            let is_searching = self.reported != CodexAvailability::Open || self.local.is_some();
             let search_at = is_searching.then_some(self.search_at);
             let due = search_at.into_iter().chain(self.next_look()).min();
             tokio::select! {
@@ -177,28 +179,28 @@ impl Work {
                     None => return,
                 },
                 event = next(&mut self.link) => match event {
-                    Ok(event) => self.handle_link(event).await,
-                    Err(error) => self.unlink(&error).await,
+                    Ok(event) => self.handle_link_event(event).await,
+                    Err(error) => self.disconnect(&error).await,
                 },
                 () = process::sleep_until(due), if due.is_some() => {
                     if search_at.is_some_and(|at| at <= Instant::now()) {
                         self.search().await;
                     }
                     self.look().await;
-                    self.leave_silent_daemon().await;
+                    self.disconnect_if_silent().await;
                 }
             }
         }
     }
 
-    /// A daemon that does not answer may have taken the text or not; the link is made anew.
-    async fn leave_silent_daemon(&mut self) {
+    /// Disconnects from a daemon that does not respond. It may have taken the text.
+    async fn disconnect_if_silent(&mut self) {
         let is_unanswered = |text: &InFlight| match text.stage {
             Progress::Asked(at) => at.elapsed() >= ANSWERS_WITHIN,
             _ => false,
         };
         if self.in_flight.values().any(is_unanswered) {
-            self.unlink(&LinkError::Silent).await;
+            self.disconnect(&LinkError::Silent).await;
         }
     }
 
@@ -206,43 +208,43 @@ impl Work {
         let _session_ended = self.reporter.send(report).await;
     }
 
-    /// Tells whether the way is open, if that is news.
-    async fn tell(&mut self) {
+    /// Reports whether the way is open, if that has changed.
+    async fn report_availability(&mut self) {
         let has_thread = self.threads.current().is_some();
         if has_thread {
             self.local = None;
-            self.is_turnless = false;
+            self.has_no_turn = false;
         }
-        let told = if has_thread || self.local.is_some() {
-            Told::Open
-        } else if self.is_turnless {
-            Told::Closed(NO_TURN)
-        } else if self.told == Told::Coming {
-            Told::Coming
+        let availability = if has_thread || self.local.is_some() {
+            CodexAvailability::Open
+        } else if self.has_no_turn {
+            CodexAvailability::Closed(NO_TURN)
+        } else if self.reported == CodexAvailability::Starting {
+            CodexAvailability::Starting
         } else {
-            Told::Closed(NO_THREAD)
+            CodexAvailability::Closed(NO_THREAD)
         };
-        if told == std::mem::replace(&mut self.told, told) {
+        if availability == std::mem::replace(&mut self.reported, availability) {
             return;
         }
         self.pause = FIRST_PAUSE;
-        match told {
-            Told::Coming => {}
-            Told::Open => self.report(WayReport::Open).await,
-            Told::Closed(why) => self.report(WayReport::Closed(why.to_owned())).await,
+        match availability {
+            CodexAvailability::Starting => {}
+            CodexAvailability::Open => self.report(WayReport::Open).await,
+            CodexAvailability::Closed(why) => self.report(WayReport::Closed(why.to_owned())).await,
         }
     }
 
-    /// Looks for the thread: with the daemon, then in the processes below us.
+    /// Looks for the thread, first with the daemon, then among this process's descendants.
     async fn search(&mut self) {
         match &mut self.link {
             None => self.link = Link::connect(&self.setup.home.join(SOCKET)).await.ok(),
             Some(link) if self.local.is_none() => {
                 let asked = link
-                    .ask(Question::Loaded, "thread/loaded/list", &json!({}))
+                    .request(RequestKind::Loaded, "thread/loaded/list", &json!({}))
                     .await;
                 if let Err(error) = asked {
-                    self.unlink(&error).await;
+                    self.disconnect(&error).await;
                 }
             }
             Some(_) => {}
@@ -250,7 +252,7 @@ impl Work {
         if self.threads.current().is_none() {
             self.search_locally().await;
         }
-        self.tell().await;
+        self.report_availability().await;
         self.search_at = Instant::now() + self.pause;
         let longest = if self.began.elapsed() < STARTS_WITHIN {
             START_PAUSE
@@ -260,7 +262,7 @@ impl Work {
         self.pause = (self.pause * 2).min(longest);
     }
 
-    /// Looks for the thread in the processes below us.
+    /// Looks for the thread among this process's descendants.
     async fn search_locally(&mut self) {
         let home = self.setup.home.clone();
         let us = i32::try_from(std::process::id()).unwrap_or_default();
@@ -272,19 +274,19 @@ impl Work {
         });
         let (found, starts_daemon) = found.await.unwrap_or_default();
         let begins = self.link.is_some() && self.began.elapsed() < BEGINS_WITHIN;
-        self.is_turnless = found == LocalSearch::NoTurn && !starts_daemon;
+        self.has_no_turn = found == LocalSearch::NoTurn && !starts_daemon;
         let is_coming = starts_daemon || (begins && found == LocalSearch::Nothing);
         self.local = match found {
             LocalSearch::Thread(local) => Some(local),
             LocalSearch::NoTurn | LocalSearch::Nothing => None,
         };
         if self.local.is_none() && is_coming {
-            self.told = Told::Coming;
+            self.reported = CodexAvailability::Starting;
             self.report(WayReport::Starting).await;
         }
     }
 
-    fn set(&mut self, number: SubmissionNumber, stage: Progress) {
+    fn set_stage(&mut self, number: SubmissionNumber, stage: Progress) {
         if let Some(text) = self.in_flight.get_mut(&number) {
             text.stage = stage;
         }
@@ -296,7 +298,7 @@ impl Work {
         self.in_flight
             .insert(number, InFlight { submission, stage });
         if self.threads.current().is_some() {
-            self.move_on().await;
+            self.advance().await;
         } else if self.local.is_some() {
             self.queue(number).await;
         } else {
@@ -308,7 +310,7 @@ impl Work {
     async fn queue(&mut self, number: SubmissionNumber) {
         // The person may have begun another thread since the last search.
         self.search_locally().await;
-        self.tell().await;
+        self.report_availability().await;
         let Some(local) = self.local.clone() else {
             self.not_taken(number, NO_THREAD.to_owned(), Refusal::Elsewhere)
                 .await;
@@ -320,7 +322,7 @@ impl Work {
         let Submission { ids, text, .. } = &text.submission;
         self.proof.expect(number, ids.clone(), Some(&local.rollout));
         match local.queue(&self.setup.program, text).await {
-            Ok(()) => self.set(number, Progress::Sent(Instant::now())),
+            Ok(()) => self.set_stage(number, Progress::Sent(Instant::now())),
             Err(QueueError::Refused(why)) => self.not_taken(number, why, Refusal::Failed).await,
             Err(QueueError::Unknown) => {
                 self.in_flight.remove(&number);
@@ -330,14 +332,14 @@ impl Work {
         }
     }
 
-    /// Tells what the thread does, and starts what waits for it.
-    async fn move_on(&mut self) {
-        self.tell().await;
+    /// Reports what the thread does, and sends the next waiting text.
+    async fn advance(&mut self) {
+        self.report_availability().await;
         let Some(thread) = self.threads.current().cloned() else {
             return;
         };
-        if self.doing.as_ref() != Some(&thread.status) {
-            let before = self.doing.replace(thread.status.clone());
+        if self.thread_status.as_ref() != Some(&thread.status) {
+            let before = self.thread_status.replace(thread.status.clone());
             for text in self.in_flight.values_mut() {
                 text.stage = match text.stage {
                     Progress::Waits(_) => Progress::Waits(false),
@@ -352,7 +354,7 @@ impl Work {
             }
         }
         if let Err(error) = self.start_next(&thread).await {
-            self.unlink(&error).await;
+            self.disconnect(&error).await;
         }
     }
 
@@ -368,11 +370,11 @@ impl Work {
         }
     }
 
-    /// The daemon has ended or cannot be understood: what it has may have been read.
-    async fn unlink(&mut self, error: &LinkError) {
+    /// Drops the link after an error. The texts that the daemon has may have been read.
+    async fn disconnect(&mut self, error: &LinkError) {
         self.link = None;
         self.threads.clear();
-        self.doing = None;
+        self.thread_status = None;
         self.look().await;
         let numbers: Vec<SubmissionNumber> = self.in_flight.keys().copied().collect();
         for number in numbers {
@@ -381,21 +383,21 @@ impl Work {
                 self.not_taken(number, error.to_string(), Refusal::Failed)
                     .await;
             } else {
-                self.lose(number).await;
+                self.report_lost(number).await;
             }
         }
         self.search_at = Instant::now() + FIRST_PAUSE;
-        self.tell().await;
+        self.report_availability().await;
     }
 
-    async fn lose(&mut self, number: SubmissionNumber) {
+    async fn report_lost(&mut self, number: SubmissionNumber) {
         if self.in_flight.remove(&number).is_some() {
             self.proof.forget(number);
             self.report(WayReport::Lost(number)).await;
         }
     }
 
-    /// When to look for proofs again.
+    /// When to look for proofs next.
     fn next_look(&self) -> Option<Instant> {
         let now = Instant::now();
         let pauses = self.in_flight.values().filter_map(|text| match text.stage {
@@ -430,15 +432,15 @@ impl Work {
                 meant.map(|(&number, _)| number).collect()
             };
         for number in numbers(self, &ended) {
-            let why = "the turn ended without it".to_owned();
+            let why = "the turn ended without the text".to_owned();
             self.not_taken(number, why, Refusal::Refused).await;
         }
         if is_local_gone {
             self.local = None;
             for number in numbers(self, &|_| true) {
-                self.lose(number).await;
+                self.report_lost(number).await;
             }
-            self.tell().await;
+            self.report_availability().await;
         }
     }
 }

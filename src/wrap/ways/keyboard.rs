@@ -1,5 +1,5 @@
-//! The keyboard: paste, see the text in the box, Enter, see the sign of its turn. Pure: no
-//! terminal, no clock.
+//! The way in by the keyboard: paste the text, wait until the box shows it, press Enter, wait for
+//! the sign of its turn. Pure: no terminal, no clock.
 //!
 //! | phase | event | next |
 //! |---|---|---|
@@ -18,20 +18,20 @@
 //! | `Stuck` | the agent shows that the text waits | `Waiting` |
 //! | `Stuck` | the box is seen empty | over: the message may go again |
 //!
-//! Where the program's prompt is not known there is no second Enter. An agent with a line must show
+//! If the program's prompt is not known, Enter is pressed only once. An agent with a line must show
 //! the text in it before Enter; afterwards a turn, or the text above the empty line, proves that it
-//! was read, and without either it is `Stuck`. Of any other program the next output after the text,
-//! or 1 s, takes the place of the sight of it, and the text counts as read when Enter was written.
+//! was read, and without either it is `Stuck`. With any other program, Enter follows the next
+//! output after the text, or 1 s, and the text counts as read once Enter was written.
 //!
 //! From the first byte of a text to the sign of its turn the person's keys are kept back
-//! (docs/delivery.md, "keys are kept back"). Ctrl-C, Ctrl-Z and Ctrl-\ pass at once, and after
-//! ten seconds all keys pass, in order: that ends the attempt. From then on no Enter is pressed for
-//! this text, and it is never pasted again before the box was seen empty. Neither Ctrl-C nor Escape
-//! is ever written.
+//! (docs/delivery.md, "keys are kept back"). Ctrl-C, Ctrl-Z and Ctrl-\ are forwarded at once, and
+//! after ten seconds all keys are forwarded in order; either ends the attempt. From then on no
+//! Enter is pressed for this text, and it is not pasted again before the box was seen empty. The
+//! keyboard never writes Ctrl-C or Escape itself.
 //!
-//! Relies on what is known of the agent.
+//! Relies on the agent's state.
 
-mod kept;
+mod key_buffer;
 mod steps;
 mod text;
 
@@ -41,76 +41,76 @@ use super::{Submission, SubmissionNumber};
 use crate::wrap::agent_state::{AgentState, HookEvent};
 use crate::wrap::hold::Hold;
 
-use kept::Kept;
+use key_buffer::KeyBuffer;
 
 /// How long to wait for a sign of the turn after Enter.
 const TURN_SIGN: Duration = Duration::from_secs(1);
-/// After this all keys pass, and the attempt is over.
+/// Time limit of an attempt, after which all keys are forwarded.
 const GIVE_UP: Duration = Duration::from_secs(10);
-/// A turn that began must stand in the transcript by then, if the agent is at rest again.
+/// Time limit for the row of a turn that began, if the agent is at rest again.
 const ROW_WITHIN: Duration = Duration::from_secs(2);
-/// How many trailing letters and digits identify a text.
+/// Number of trailing letters and digits that identify a text.
 const END_LETTERS: usize = 60;
-/// A text that is shown above the line of an agent at rest comes again when no turn followed it for
-/// so long.
+/// Time limit for the turn of a text that is shown above the line of an agent at rest. Without it
+/// the text is submitted again.
 const TURN_WITHIN: Duration = Duration::from_mins(1);
-/// A text that was never seen counts as swallowed when the box was empty for so long after the
-/// agent read it.
-const SWALLOWED: Duration = Duration::from_secs(2);
+/// A text that the box never showed counts as swallowed if the box was empty for this long after
+/// the agent read it.
+const SWALLOWED_AFTER: Duration = Duration::from_secs(2);
 
-/// The next step for the caller.
+/// A step for the caller to carry out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stroke {
-    /// Write these bytes to the agent, then say [`Keyboard::written`] when all of them are out.
+pub enum KeyboardStep {
+    /// Write these bytes to the agent, then call [`Keyboard::written`] once all of them are
+    /// written.
     Write(Vec<u8>),
-    /// Write these keys of the person, kept back until now.
+    /// Write these keys of the person, which were kept back until now.
     Replay(Vec<u8>),
-    /// What became of the submission.
+    /// The outcome of the submission.
     Result(Outcome),
-    /// Nothing now; ask again at this time or when something happened.
+    /// Nothing to do now; call [`Keyboard::step`] again at this time or after an event.
     Wait(Option<Instant>),
 }
 
-/// What became of a submission.
+/// The outcome of a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Its Enter was written: it is with the agent.
+    /// Its Enter was written.
     HandedOver,
     /// It is in the model's context.
     InContext,
-    /// It did not enter the session: the person's own hook or settings refused it. Why, in the
-    /// agent's words.
+    /// The person's hook or settings refused it, for this reason in the agent's words.
     Refused(String),
-    /// The agent took it and is at rest, and nothing says that the model has it.
+    /// The agent took it and is at rest, and nothing shows that the model has it.
     Unread,
-    /// It stands in the box, or may appear there; no Enter will follow.
+    /// It is in the box or may appear there, and no Enter will follow.
     Stuck(Hold),
-    /// The box is empty again: a person cleared it, or it never appeared.
+    /// The box is empty: a person cleared it, or the text never appeared.
     Gone,
 }
 
 #[derive(Debug)]
 enum TypingPhase {
-    /// The text is (being) written; `out` is when its last byte was.
+    /// The text is being written; `out` is when its last byte was written.
     Pasted {
         out: Option<Instant>,
         since: Instant,
     },
-    /// Enter is (being) written.
+    /// Enter is being written; `out` is when it was written.
     Entered {
         out: Option<Instant>,
         since: Instant,
         presses: u8,
     },
-    /// The sign of its turn came.
+    /// The sign of its turn was seen.
     Submitted {
         since: Instant,
         /// A hook named it as the turn's prompt.
         is_named: bool,
     },
-    /// The agent has it and shows that it waits, or does not show yet what became of it.
+    /// The agent has the text and shows that it waits, or does not show yet what happened to it.
     Waiting {
-        /// The person pressed Escape meanwhile.
+        /// Whether the person pressed Escape meanwhile.
         is_escaped: bool,
         /// Since when the agent does not show that anything waits.
         over_since: Option<Instant>,
@@ -118,7 +118,7 @@ enum TypingPhase {
     /// No Enter will follow.
     Stuck {
         since: Instant,
-        /// The box was seen with it.
+        /// Whether the box was seen with the text.
         was_seen: bool,
         /// When all conditions for a swallowed text began to hold.
         empty_since: Option<Instant>,
@@ -128,93 +128,93 @@ enum TypingPhase {
 #[derive(Debug)]
 struct TypedText {
     submission: Submission,
-    /// The text without white space, as the screen may show it.
+    /// The text without white space, for comparison with the screen.
     squeezed: String,
-    /// Its last letters and digits, as the screen may show them in any frame.
+    /// Its last letters and digits, for comparison with a framed text on the screen.
     end: String,
     phase: TypingPhase,
-    /// Nothing of the program's screen is known.
+    /// Whether the profile describes neither a box nor a line.
     is_blind: bool,
-    /// Its [`Outcome::HandedOver`] was told.
-    is_told: bool,
+    /// Whether [`Outcome::HandedOver`] was returned.
+    is_handover_reported: bool,
 }
 
-/// The keyboard of one session: at most one text at a time.
+/// The keyboard of one session, which types at most one text at a time.
 #[derive(Debug, Default)]
 pub struct Keyboard {
     attempt: Option<TypedText>,
-    kept: Kept,
+    buffer: KeyBuffer,
     result: Option<Outcome>,
     proof: TurnProof,
 }
 
-/// What proves that the agent has read a text, beside the sign of its turn.
+/// What proves that the agent has read a text, besides the sign of its turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TurnProof {
-    /// Nothing: the agent writes no transcript that is known.
+    /// Nothing else: no transcript of the agent is known.
     #[default]
     Sign,
-    /// Its row in the transcript. No hook runs that could refuse a text, so one without a row at
-    /// rest was read: the transcript is elsewhere, or there is none.
+    /// Its row in the transcript. No hook can refuse a text here, so a text without a row was read
+    /// once the agent is at rest: the transcript is elsewhere, or there is none.
     RowOrRest,
-    /// Its row in the transcript. A text without one at rest was refused.
+    /// Its row in the transcript. A text without a row was refused once the agent is at rest.
     Row,
 }
 
 impl Keyboard {
-    /// Whether a text is under way, or stuck.
+    /// Whether a text is being typed or is stuck.
     pub fn is_taken(&self) -> bool {
         self.attempt.is_some()
     }
 
-    /// Whether nothing is left to do, also for the person's keys.
+    /// Whether no text is being typed or stuck, and no keys are kept back.
     pub fn is_idle(&self) -> bool {
-        self.attempt.is_none() && self.kept.is_empty() && self.result.is_none()
+        self.attempt.is_none() && self.buffer.is_empty() && self.result.is_none()
     }
 
-    /// A text stands in the box, or may appear there, and no Enter will follow.
+    /// Whether a text is in the box, or may appear there, without an Enter to follow.
     pub fn is_stuck(&self) -> bool {
         let phase = self.attempt.as_ref().map(|attempt| &attempt.phase);
         matches!(phase, Some(TypingPhase::Stuck { .. }))
     }
 
-    /// From now on this proves that a text was read.
-    pub fn proves_by(&mut self, proof: TurnProof) {
+    /// Sets what proves that a text was read.
+    pub fn set_turn_proof(&mut self, proof: TurnProof) {
         self.proof = proof;
     }
 
-    /// Begins to type a text at a prompt that was shown to be free. Gives the bytes to write.
+    /// Begins to type a text at a free prompt, and returns the bytes to write.
     pub fn begin(&mut self, submission: Submission, agent: &AgentState, now: Instant) -> Vec<u8> {
-        let manner = if agent.takes_paste() {
-            text::Manner::Pasted
+        let method = if agent.takes_paste() {
+            text::InputMethod::Pasted
         } else {
-            text::Manner::Typed
+            text::InputMethod::Typed
         };
-        let bytes = text::typed(&submission.text, manner);
+        let bytes = text::typed(&submission.text, method);
         self.attempt = Some(TypedText {
             squeezed: squeeze(&submission.text),
-            end: end_of(&submission.text),
+            end: last_letters(&submission.text),
             submission,
             phase: TypingPhase::Pasted {
                 out: None,
                 since: now,
             },
             is_blind: !agent.profile().knows_its_prompt() && agent.profile().line.is_none(),
-            is_told: false,
+            is_handover_reported: false,
         });
         bytes
     }
 
-    /// A person's bytes: those to pass on now. `None` while they are kept back.
+    /// Handles a person's input. Returns the bytes to forward now; `None` if they are kept back.
     pub fn keys<'a>(&mut self, bytes: &'a [u8], now: Instant) -> Option<&'a [u8]> {
-        if self.keeps_keys() && kept::is_urgent(bytes) {
-            // Where nothing can be seen, a text whose Enter was written counts as submitted.
+        if self.keeps_keys_back() && key_buffer::is_urgent(bytes) {
+            // With an unknown screen, a text whose Enter was written counts as submitted.
             let is_submitted = self.attempt.as_ref().is_some_and(|attempt| {
                 attempt.is_blind
                     && matches!(attempt.phase, TypingPhase::Entered { out: Some(_), .. })
             });
             if !is_submitted {
-                self.strand(now, Hold::Stuck);
+                self.mark_stuck(now, Hold::Stuck);
             }
             return Some(bytes);
         }
@@ -223,25 +223,25 @@ impl Keyboard {
             ..
         }) = &mut self.attempt
         {
-            *is_escaped |= kept::is_escape(bytes);
+            *is_escaped |= key_buffer::is_escape(bytes);
         }
         let passed = self.reports(bytes);
         if passed.is_none() {
-            self.kept.hold_keys();
+            self.buffer.mark_has_keys();
         }
         passed
     }
 
-    /// The same for answers and reports of the terminal: they are nobody's typing.
+    /// As [`Keyboard::keys`], for responses and reports of the terminal.
     pub fn reports<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
-        if (self.keeps_keys() || !self.kept.is_empty()) && self.kept.has_room() {
-            self.kept.keep(bytes);
+        if (self.keeps_keys_back() || !self.buffer.is_empty()) && self.buffer.has_room() {
+            self.buffer.push(bytes);
             return None;
         }
         Some(bytes)
     }
 
-    fn keeps_keys(&self) -> bool {
+    fn keeps_keys_back(&self) -> bool {
         let phase = self.attempt.as_ref().map(|attempt| &attempt.phase);
         matches!(
             phase,
@@ -249,7 +249,7 @@ impl Keyboard {
         )
     }
 
-    /// All bytes of the last [`Stroke::Write`] are with the terminal.
+    /// All bytes of the last [`KeyboardStep::Write`] have been written.
     pub fn written(&mut self, now: Instant) {
         if let Some(TypedText {
             phase: TypingPhase::Pasted { out, .. } | TypingPhase::Entered { out, .. },
@@ -260,13 +260,13 @@ impl Keyboard {
         }
     }
 
-    /// A hook of the agent spoke.
+    /// Handles an event of the agent's hooks.
     pub fn event(&mut self, event: &HookEvent, now: Instant) {
         let Some(attempt) = &mut self.attempt else {
             return;
         };
         match event {
-            HookEvent::PromptSubmitted(prompt) if names(&attempt.submission, prompt) => {
+            HookEvent::PromptSubmitted(prompt) if contains_all_ids(&attempt.submission, prompt) => {
                 attempt.phase = TypingPhase::Submitted {
                     since: now,
                     is_named: true,
@@ -275,8 +275,8 @@ impl Keyboard {
                     self.finish(Outcome::InContext);
                 }
             }
-            // A turn that began with our text and ended: the model has read it, also where its
-            // transcript cannot be.
+            // A turn that began with this text has ended, so the model has read it, even if the
+            // transcript cannot be read.
             HookEvent::TurnEnded
                 if matches!(attempt.phase, TypingPhase::Submitted { is_named: true, .. }) =>
             {
@@ -286,22 +286,22 @@ impl Keyboard {
         }
     }
 
-    /// The proof: the transcript holds the submission.
+    /// Handles the proof that the submission is in the transcript.
     pub fn proved(&mut self, number: SubmissionNumber) {
         if self.number() == Some(number) {
             self.finish(Outcome::InContext);
         }
     }
 
-    /// The transcript says that a hook of the person's refused the submission.
+    /// Handles a row of the transcript that a hook of the person refused the submission.
     pub fn refused(&mut self, number: SubmissionNumber, why: &str) {
         if self.number() == Some(number) {
             self.finish(Outcome::Refused(why.to_owned()));
         }
     }
 
-    /// The program has ended. Where nothing on the screen could ever prove it, a text counts as
-    /// read once its Enter was written.
+    /// Handles the program's end. With an unknown screen, a text counts as read once its Enter was
+    /// written.
     pub fn ended(&mut self) {
         if let Some(TypedText {
             phase: TypingPhase::Entered { out: Some(_), .. },
@@ -313,8 +313,8 @@ impl Keyboard {
         }
     }
 
-    /// Whether the next step may write something that a shell in the foreground would execute.
-    pub fn may_press(&self) -> bool {
+    /// Whether the next step may press Enter.
+    pub fn may_press_enter(&self) -> bool {
         let phase = self.attempt.as_ref().map(|attempt| &attempt.phase);
         matches!(
             phase,
@@ -325,7 +325,7 @@ impl Keyboard {
         )
     }
 
-    /// Which submission is under way.
+    /// The number of the current submission.
     pub fn number(&self) -> Option<SubmissionNumber> {
         self.attempt
             .as_ref()
@@ -337,7 +337,7 @@ impl Keyboard {
         self.result = Some(outcome);
     }
 
-    fn strand(&mut self, now: Instant, why: Hold) {
+    fn mark_stuck(&mut self, now: Instant, why: Hold) {
         if let Some(attempt) = &mut self.attempt {
             attempt.phase = TypingPhase::Stuck {
                 since: now,
@@ -349,21 +349,21 @@ impl Keyboard {
     }
 }
 
-/// Whether `prompt` holds all messages of the submission: a person may have called the text back
-/// into the box and removed some of them.
-fn names(submission: &Submission, prompt: &str) -> bool {
+/// Whether `prompt` holds all messages of the submission: a person may have recalled the text and
+/// removed some of them.
+fn contains_all_ids(submission: &Submission, prompt: &str) -> bool {
     let mut ids = submission.ids.iter();
     ids.all(|id| prompt.contains(&format!(" id={id}]")))
 }
 
 /// The last letters and digits of a text.
-fn end_of(text: &str) -> String {
+fn last_letters(text: &str) -> String {
     let letters = text.chars().rev().filter(char::is_ascii_alphanumeric);
     let end: Vec<char> = letters.take(END_LETTERS).collect();
     end.into_iter().rev().collect()
 }
 
-/// Without white space: boxes break lines where they like.
+/// Removes white space, because boxes break lines anywhere.
 fn squeeze(text: &str) -> String {
     text.split_whitespace().collect()
 }

@@ -1,25 +1,25 @@
-//! Ways into an agent. Plugin, API and inbox are actors with one interface; the session drives the
-//! hook and the keyboard.
+//! The ways into an agent. Plugin, API and inbox are actors with one interface; the session drives
+//! the hook and the keyboard itself.
 //!
-//! The session hands an actor a [`Submission`] with [`WayIn::deliver`] and hears from
-//! it through one channel of `(Way, WayReport)`, whichever way reports. A way decides nothing about
-//! order, retries or acks: the session's deliveries do, for all of them in one place.
+//! The session hands an actor a [`Submission`] with [`WayIn::deliver`], and all actors report
+//! through one channel of `(Way, WayReport)`. A way decides nothing about order, retries or acks:
+//! the session's deliveries do that for all ways in one place.
 //!
-//! `deliver` returns `false` where nothing was handed over and nothing will be reported. After
-//! `true` one of these follows:
+//! If `deliver` returns `false`, nothing was handed over and no report follows. After `true`, one
+//! of these reports follows:
 //!
-//! | report | means |
+//! | report | meaning |
 //! |---|---|
-//! | `InContext` | the proof: the message is acked now, and only now |
-//! | `NotTaken` | certain: it never entered the session; another way may have it |
-//! | `Unseen` | nothing says that the agent accepted it; it may have been read |
-//! | `Lost` | the agent ended first; it may have been read |
+//! | `InContext` | the proof; the message is acked only now |
+//! | `NotTaken` | it certainly never entered the session; another way may be tried |
+//! | `Unseen` | nothing shows that the agent accepted it; it may have been read |
+//! | `Lost` | the agent ended before the proof; it may have been read |
 //!
-//! Once the agent has accepted a text there is no time limit: a dialog may stand for an hour. A way
-//! that sees no sign of acceptance, or sees that an accepted text is gone and not in the context,
-//! reports after a few seconds; the constants of each way say how many.
+//! Once the agent has accepted a text there is no time limit: a dialog may be open for an hour. A
+//! way that sees no sign of acceptance, or sees that an accepted text has left the agent's queue
+//! without reaching the context, reports within seconds; the constants of each way say how many.
 //!
-//! Relies on nothing of the session.
+//! Does not depend on the session.
 
 pub mod keyboard;
 
@@ -38,21 +38,22 @@ pub mod process;
 pub mod proof;
 pub mod transcript;
 
-/// A way in, in the order in which `--delivery auto` prefers them. The last is never chosen: it
-/// records how a message was read.
+/// The ways in, in the order in which `--delivery auto` prefers them. The last one is never chosen:
+/// it only records how a message was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Way {
-    /// Our plugin inside Claude Code: the person's own words.
+    /// The plugin inside Claude Code; messages appear as the person's prompts.
     Plugin,
-    /// Codex's control socket or `codex queue`, opencode's HTTP API: the person's own words.
+    /// Codex's control socket or `codex queue`, opencode's HTTP API; messages appear as the
+    /// person's prompts.
     Api,
-    /// Claude Code's inbox socket: a teammate's request.
+    /// Claude Code's inbox socket; messages appear as requests of a teammate.
     Inbox,
-    /// Claude Code's `asyncRewake` hook: a notification.
+    /// Claude Code's `asyncRewake` hook; messages appear as notifications.
     Hook,
-    /// Bracketed paste and Enter: the person's own words.
+    /// Bracketed paste and Enter; messages appear as the person's prompts.
     Keyboard,
-    /// A person read it with `cbroker inbox --take`.
+    /// `cbroker inbox --take`, by which a person reads a message.
     InboxCommand,
 }
 
@@ -69,83 +70,83 @@ impl fmt::Display for Way {
     }
 }
 
-/// When a message shall come in (`send --when`).
+/// When a message is to be delivered (`send --when`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timing {
-    /// As a turn of its own after the current one.
+    /// In a turn of its own, after the current one.
     #[default]
     Idle,
-    /// Between two tools of the running turn, where the way can; otherwise as [`Timing::Idle`].
+    /// Between two tools of the running turn if the way can; otherwise as [`Timing::Idle`].
     Next,
     /// As [`Timing::Next`], and also after the person pressed Escape.
     Now,
 }
 
-/// Names a submission in reports. Never used twice in a session.
+/// The number of a submission in reports, unique within a session.
 pub type SubmissionNumber = u64;
 
-/// One text on its way in; it may hold several messages.
+/// One text for one way in; it may hold several messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submission {
-    /// Its name in reports.
+    /// Its number in reports.
     pub number: SubmissionNumber,
-    /// The ids of the messages in it: what a proof looks for.
+    /// The ids of its messages, which a proof looks for.
     pub ids: Vec<String>,
-    /// Safe lines, one a message.
+    /// One safe line for each message.
     pub text: String,
-    /// When it shall come in.
+    /// When it is to be delivered.
     pub timing: Timing,
 }
 
-/// What a way says, of itself, of a submission, or of the agent.
+/// A report of a way, about itself, a submission or the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WayReport {
-    /// The agent is bringing this way up: it is worth waiting for.
+    /// The agent is bringing this way up, so messages should wait for it.
     Starting,
     /// The way takes submissions from now on.
     Open,
-    /// It takes none, and why; for the log and for `cbroker doctor`.
+    /// The way takes none, for this reason, which is logged.
     Closed(String),
-    /// No process of the agent's holds the session now: it moves to another one. What any way is
-    /// given meanwhile is read by nobody. It is open again, or closed, later.
+    /// No process of the agent holds the session now: it is moving to another one. Texts that any
+    /// way gets meanwhile are lost. `Open` or `Closed` follows later.
     Away,
-    /// The session is in this process now, and was in another one.
+    /// The session moved to this process from another one.
     Moved(i32),
     /// The proof: this submission is in the model's context.
     InContext(SubmissionNumber),
-    /// It did not enter the session and never will.
+    /// This submission never entered the session.
     NotTaken {
-        /// Which submission.
+        /// The submission.
         number: SubmissionNumber,
-        /// Why, in the agent's words where it gave some.
+        /// Why, in the agent's words if it gave any.
         why: String,
-        /// What that means for the next attempt.
+        /// What follows for the next attempt.
         refusal: Refusal,
     },
-    /// Nothing ever said that the agent accepted it: the way failed, and it may have been read all
-    /// the same.
+    /// Nothing showed that the agent accepted this submission: the way failed, but it may have been
+    /// read.
     Unseen(SubmissionNumber),
-    /// The agent's process ended before its proof: it may have been read, or not.
+    /// The agent's process ended before the proof of this submission, which may have been read.
     Lost(SubmissionNumber),
-    /// Something was seen in the agent.
+    /// A change of the agent's state.
     Sign(Sign),
 }
 
 /// Why a submission was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The person pressed Escape: nothing is taken before they send something.
+    /// The person pressed Escape: nothing is taken before they send a prompt.
     Stopped,
-    /// A hook or a setting of the person's refused this text: no other way may try it.
+    /// A hook or a setting of the person refused this text: no other way may try it.
     Refused,
-    /// The way failed: counted as a failure of the way, and the next way may try.
+    /// The way failed. This counts as a failure of the way, and the next way may try.
     Failed,
-    /// The session is where the way does not reach, and the way has said that it is closed: no
-    /// failure, and the next way may try.
+    /// The session is where the way does not reach, and the way has reported that it is closed.
+    /// This is not a failure, and the next way may try.
     Elsewhere,
 }
 
-/// What a way knows of the agent's state.
+/// A change of the agent's state that a way saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sign {
     /// A turn began.
@@ -158,11 +159,11 @@ pub enum Sign {
     Stopped,
     /// A dialog asks for permission to use this tool.
     Asks(String),
-    /// No such dialog is open any more.
+    /// The dialog was answered.
     Answered,
-    /// A menu or another view is open: its name.
+    /// A menu or another view with this name is open.
     Menu(String),
-    /// It is closed.
+    /// The menu is closed.
     MenuClosed,
     /// Whether the input box holds a draft.
     Draft(bool),
@@ -170,65 +171,65 @@ pub enum Sign {
     Transcript(PathBuf),
 }
 
-/// Where the agent's session was when one of its hooks ran.
+/// The process and the files of the agent's session when one of its hooks ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HookOrigin {
-    /// Its process, where this version names it.
+    /// Its process id, if this version names it.
     pub pid: Option<i32>,
     /// The transcript that it wrote.
     pub transcript: Option<PathBuf>,
     /// The process's status file, if this version names it.
     pub status_file: Option<PathBuf>,
-    /// Its inbox socket, where this version has one.
+    /// Its inbox socket, if this version has one.
     pub inbox: Option<claude_inbox::InboxAddress>,
-    /// Whether it asks for no permissions, where the hook says so or otherwise.
-    pub asks_nothing: Option<bool>,
+    /// Whether the session bypasses permissions; `None` if the hook does not tell.
+    pub bypasses_permissions: Option<bool>,
 }
 
-/// A way in that the session holds. Dropping it ends it, and every submission in it counts as lost.
+/// A way in that runs as an actor. Dropping it ends it, and its submissions count as lost.
 pub trait WayIn: fmt::Debug + Send {
-    /// Which one it is.
+    /// Which way it is.
     fn way(&self) -> Way;
 
-    /// Whether it can bring a text in between two tools of a running turn.
+    /// Whether it can deliver a text between two tools of a running turn.
     fn can_steer(&self) -> bool {
         false
     }
 
-    /// The terminal's title is this now: some agents say in it which conversation is shown.
-    fn titled(&self, _title: &str) {}
+    /// Handles a new title of the terminal: some agents name the current conversation in it.
+    fn title_changed(&self, _title: &str) {}
 
-    /// A hook of the agent's ran here.
+    /// Handles the run of one of the agent's hooks.
     fn hook_ran(&self, _origin: &HookOrigin) {}
 
-    /// The session moved to this process: what other processes are given is read by nobody.
+    /// Handles a move of the session to this process: texts for other processes are lost.
     fn moved(&self, _pid: i32) {}
 
-    /// A hook of the agent's waits, and can write to the agent's inbox.
-    fn hook_waits(&self, _porter: claude_inbox::Porter) {}
+    /// Handles the arrival of a waiting hook, which can write to the agent's inbox.
+    fn hook_waits(&self, _writer: claude_inbox::HookWriter) {}
 
-    /// Hands a submission over. `false`: it was not taken, and nothing will be reported about it.
+    /// Hands a submission over. Returns `false` if it was not taken; no report follows then.
     fn deliver(&self, submission: Submission) -> bool;
 }
 
-/// The ways into one agent that report through one channel.
+/// The actors of one agent, which report through one channel.
 #[derive(Debug)]
 pub struct WaysIn {
     /// The ways.
     pub ways: Vec<Box<dyn WayIn>>,
-    /// What they say.
+    /// Their reports.
     pub reports: mpsc::Receiver<(Way, WayReport)>,
 }
 
 impl WaysIn {
-    /// The one of this name.
+    /// The actor of this way.
     pub fn get(&self, way: Way) -> Option<&dyn WayIn> {
         let mut ways = self.ways.iter();
         ways.find(|open| open.way() == way).map(AsRef::as_ref)
     }
 }
 
-/// Where one way reports to.
+/// The sender of one way's reports.
 #[derive(Clone, Debug)]
 pub struct WayReporter {
     way: Way,
@@ -236,12 +237,12 @@ pub struct WayReporter {
 }
 
 impl WayReporter {
-    /// Sends the reports of `way` to the channel that all ways of a session share.
+    /// Creates a sender of the reports of `way` to the channel that all ways of a session share.
     pub fn new(way: Way, to: mpsc::Sender<(Way, WayReport)>) -> Self {
         Self { way, to }
     }
 
-    /// Says it; `false` when the session has ended.
+    /// Sends a report; returns `false` if the session has ended.
     pub async fn send(&self, report: WayReport) -> bool {
         self.to.send((self.way, report)).await.is_ok()
     }

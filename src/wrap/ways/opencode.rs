@@ -1,7 +1,7 @@
-//! opencode through its HTTP API, on loopback and with a password of this session's own: messages
-//! are submitted as the person's own words, without a key.
+//! The way into opencode, through its HTTP API on loopback with a password of this session.
+//! Messages are submitted as the person's prompts, without keys.
 //!
-//! | state of the session | what is done |
+//! | state of the session | action |
 //! |---|---|
 //! | idle | `prompt_async`: a turn of its own; a draft in the box stays |
 //! | a turn runs, or a dialog stands | the text waits here for the turn's end |
@@ -9,21 +9,21 @@
 //! | the first screen | a session is begun and shown, then as idle; a draft stays ¹ |
 //! | a session that is not known | the way is closed |
 //!
-//! ¹ A program that is still starting does not hear what it shall show. Once the session has a
-//! title and the terminal's title does not name it, it is shown again.
+//! ¹ A program that is still starting ignores the request to show a session. If the session has a
+//! title and the terminal's title does not name it, the request is repeated.
 //!
-//! The proof is an answer that was begun to the prompt, or to a later one.
+//! The proof is the beginning of an answer to the prompt or to a later one.
 //!
-//! On a busy machine the server accepts connections and answers requests seconds late. A request
-//! that was certainly not sent is made again for as long as the server's events come. One without
-//! an answer may have been carried out: the text is looked for among the prompts that the events
-//! tell of, and once it is there it has no time limit. A text that is not there in time is given
-//! up, and an answer to it is still reported. Seen with opencode 1.18.33.
+//! On a busy machine the server accepts connections and responds to requests seconds late. A
+//! request that was certainly not sent is repeated for as long as the server's events arrive. A
+//! request without a response may have been processed: its text is looked for among the prompts in
+//! the events, and once it is there it has no time limit. A text that does not appear in time is
+//! given up, but an answer to it is still reported. Seen with opencode 1.18.33.
 
+mod display_check;
 mod http;
 mod sessions;
 mod setup;
-mod showing;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,26 +38,26 @@ use super::{
     Refusal, Sign, Submission, SubmissionNumber, Timing, Way, WayIn, WayReport, WayReporter,
     process,
 };
+use display_check::{CheckResult, DisplayCheck};
 use http::{Events, HttpError, Server};
-use sessions::{SessionNews, Sessions};
-use showing::{LookResult, Showing};
+use sessions::{SessionEvent, Sessions};
 
 pub use setup::{OpencodeSetup, PASSWORD};
 
 /// Pause between attempts to reach the server.
 const PAUSE: Duration = Duration::from_millis(500);
-/// A server that listens, and whose connections nothing proves yet, is starting for so long.
+/// How long a server counts as starting while it listens and nothing proves its owner yet.
 const STARTS_WITHIN: Duration = Duration::from_mins(5);
-/// A text whose request had no answer shows among the prompts within this.
+/// How long a text whose request had no response is looked for among the prompts.
 const SHOWN_WITHIN: Duration = Duration::from_secs(15);
-/// Texts that were given up, and that are proved by an answer all the same.
-const GIVEN_UP: usize = 64;
-/// Texts handed over at once.
-const TEXTS: usize = 64;
-/// Why the way is closed.
+/// Maximum number of texts that were given up and are still looked for.
+const MAX_GIVEN_UP: usize = 64;
+/// Capacity of the queue of texts.
+const CAPACITY: usize = 64;
+/// The reason why the way is closed.
 const NO_SESSION: &str = "no session of opencode's is on the screen";
 
-/// The session's handle of this way. Its task ends when this is dropped.
+/// The handle of this way in. Dropping it ends its task.
 #[derive(Debug)]
 pub struct Opencode {
     texts: Sender<Submission>,
@@ -66,11 +66,11 @@ pub struct Opencode {
 }
 
 impl Opencode {
-    /// Looks for the server from now on. Nothing is open before a session is on the screen.
+    /// Starts looking for the server. The way opens once a session is on the screen.
     ///
-    /// `resumes`: opencode was started with a session of the person's choice.
+    /// `resumes` says that opencode was started with a session that the person chose.
     pub fn start(given: OpencodeSetup, resumes: bool, reporter: WayReporter) -> Self {
-        let (texts, orders) = mpsc::channel(TEXTS);
+        let (texts, orders) = mpsc::channel(CAPACITY);
         let (title, titles) = watch::channel(String::new());
         let work = Work {
             server: Server {
@@ -80,7 +80,7 @@ impl Opencode {
             sessions: Sessions::default(),
             events: None,
             in_flight: BTreeMap::new(),
-            showing: None,
+            display_check: None,
             unreached_since: Instant::now(),
             resumes,
             is_open: false,
@@ -104,7 +104,7 @@ impl WayIn for Opencode {
         self.texts.try_send(submission).is_ok()
     }
 
-    fn titled(&self, title: &str) {
+    fn title_changed(&self, title: &str) {
         let is_new = |shown: &mut String| {
             let is_new = shown != title;
             title.clone_into(shown);
@@ -120,22 +120,22 @@ impl Drop for Opencode {
     }
 }
 
-/// A text that was handed over to us.
+/// A text that was handed over.
 #[derive(Debug)]
 struct InFlight {
     submission: Submission,
-    /// Ids that no answer was seen to.
+    /// The ids of its messages without a proof.
     unread: Vec<String>,
     stage: Progress,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// It waits for the turn's end, or until its request can be made again.
+    /// It waits for the turn's end, or until its request can be repeated.
     Waits(Option<Instant>),
-    /// The server has it.
+    /// The server accepted it.
     Sent,
-    /// Its request had no answer; it is looked for until then.
+    /// Its request had no response; it is looked for until this time.
     Unknown(Instant),
     /// It was given up.
     GivenUp,
@@ -152,11 +152,11 @@ struct Work {
     sessions: Sessions,
     events: Option<Events>,
     in_flight: BTreeMap<SubmissionNumber, InFlight>,
-    /// The session that we began last, until it is on the screen.
-    showing: Option<Showing>,
-    /// When the server was last lost, or looked for first.
+    /// The check of the session that this way began last, until it is on the screen.
+    display_check: Option<DisplayCheck>,
+    /// When the server was last lost, or when the search began.
     unreached_since: Instant,
-    /// A session of the person's choice is about to be shown, so none is begun before.
+    /// A session that the person chose is about to be shown, so none is begun before.
     resumes: bool,
     is_open: bool,
     reporter: WayReporter,
@@ -176,67 +176,68 @@ impl Work {
                     if changed.is_err() {
                         return;
                     }
-                    self.titled(&titles);
+                    self.handle_title(&titles);
                 }
                 event = next(&mut self.events) => match event {
                     Ok(event) => {
-                        let news = self.sessions.happened(&event);
-                        self.handle_news(news).await;
+                        let session_event = self.sessions.handle_event(&event);
+                        self.handle_session_event(session_event).await;
                     }
                     Err(error) => {
-                        self.lost(&error).await;
+                        self.disconnect(&error).await;
                         again = Instant::now() + PAUSE;
                     }
                 },
                 () = tokio::time::sleep_until(again), if self.events.is_none() => {
                     if let Err(error) = self.connect().await {
-                        self.tell_starting(&error).await;
+                        self.report_starting(&error).await;
                     }
-                    self.titled(&titles);
+                    self.handle_title(&titles);
                     again = Instant::now() + PAUSE;
                 }
                 () = process::sleep_until(due), if due.is_some() => self.look().await,
             }
-            self.move_on().await;
+            self.advance().await;
         }
     }
 
-    fn titled(&mut self, titles: &watch::Receiver<String>) {
+    fn handle_title(&mut self, titles: &watch::Receiver<String>) {
         let title = titles.borrow();
-        self.sessions.titled(&title);
+        self.sessions.handle_title(&title);
     }
 
     async fn connect(&mut self) -> Result<(), HttpError> {
-        // Before the list: what happens meanwhile is in the events.
+        // The events are requested before the list, so that no change is missed.
         let events = self.server.events().await?;
-        let listed = self.server.ask(Method::GET, "/session", None).await?;
+        let listed = self.server.request(Method::GET, "/session", None).await?;
         for session in listed.as_array().into_iter().flatten() {
-            self.sessions.learn(session);
+            self.sessions.record(session);
         }
         self.events = Some(events);
         Ok(())
     }
 
-    /// A server that listens and is only slow is worth waiting for.
-    async fn tell_starting(&self, error: &HttpError) {
+    /// Reports a server that listens and is only slow as starting.
+    async fn report_starting(&self, error: &HttpError) {
         let is_slow = matches!(error, HttpError::Unproven | HttpError::Silent);
         if is_slow && self.unreached_since.elapsed() < STARTS_WITHIN {
             self.report(WayReport::Starting).await;
         }
     }
 
-    /// When a request may be made again, a text is given up, or the screen is looked at.
+    /// When a request is repeated, a text is given up, or the title is checked next.
     fn next_look(&self) -> Option<Instant> {
         let times = self.in_flight.values().filter_map(|text| match text.stage {
             Progress::Waits(again) => again,
             Progress::Unknown(until) => Some(until),
             Progress::Sent | Progress::GivenUp => None,
         });
-        let looks = self.showing.iter().map(Showing::look_at);
+        let looks = self.display_check.iter().map(DisplayCheck::due);
         times.chain(looks).min()
     }
 
-    /// Gives up what does not show among the prompts; what waited for this moment goes on.
+    /// Gives up texts that did not appear among the prompts, and releases texts whose pause is
+    /// over.
     async fn look(&mut self) {
         let now = Instant::now();
         let mut given_up = Vec::new();
@@ -264,18 +265,19 @@ impl Work {
         self.show_again(now).await;
     }
 
-    /// Shows the session that we began once more, where the screen shows another one.
+    /// Repeats the request to show the session that this way began, if the screen shows another
+    /// one.
     async fn show_again(&mut self, now: Instant) {
-        let due = self.showing.as_mut().filter(|one| now >= one.look_at());
-        let Some(showing) = due else {
+        let due = self.display_check.as_mut().filter(|one| now >= one.due());
+        let Some(display_check) = due else {
             return;
         };
-        let session = showing.session().to_owned();
-        match showing.look(self.sessions.sight(&session), now) {
-            LookResult::Wait => {}
-            // Where that fails, the next look tries again.
-            LookResult::Show => drop(self.select(&session).await),
-            LookResult::Over => self.showing = None,
+        let session = display_check.session().to_owned();
+        match display_check.check(self.sessions.visibility(&session), now) {
+            CheckResult::CheckAgain => {}
+            // If that fails, the next check tries again.
+            CheckResult::ShowAgain => drop(self.select(&session).await),
+            CheckResult::Done => self.display_check = None,
         }
     }
 
@@ -283,7 +285,7 @@ impl Work {
         let given_up = |text: &InFlight| text.stage == Progress::GivenUp;
         let numbers = self.in_flight.iter().filter(|(_, text)| given_up(text));
         let numbers: Vec<SubmissionNumber> = numbers.map(|(&number, _)| number).collect();
-        for number in numbers.iter().rev().skip(GIVEN_UP) {
+        for number in numbers.iter().rev().skip(MAX_GIVEN_UP) {
             self.in_flight.remove(number);
         }
     }
@@ -292,19 +294,19 @@ impl Work {
         let _session_ended = self.reporter.send(report).await;
     }
 
-    async fn handle_news(&mut self, news: Option<SessionNews>) {
-        let sign = match news {
+    async fn handle_session_event(&mut self, session_event: Option<SessionEvent>) {
+        let sign = match session_event {
             None => return,
-            Some(SessionNews::Read(ids)) => return self.read(&ids).await,
-            Some(SessionNews::Busy(true)) => Sign::TurnBegan,
-            Some(SessionNews::Busy(false)) => Sign::TurnEnded,
-            Some(SessionNews::Asks(Some(what))) => Sign::Asks(what),
-            Some(SessionNews::Asks(None)) => Sign::Answered,
+            Some(SessionEvent::Read(ids)) => return self.handle_read(&ids).await,
+            Some(SessionEvent::Busy(true)) => Sign::TurnBegan,
+            Some(SessionEvent::Busy(false)) => Sign::TurnEnded,
+            Some(SessionEvent::Asks(Some(what))) => Sign::Asks(what),
+            Some(SessionEvent::Asks(None)) => Sign::Answered,
         };
         self.report(WayReport::Sign(sign)).await;
     }
 
-    async fn read(&mut self, ids: &[String]) {
+    async fn handle_read(&mut self, ids: &[String]) {
         for text in self.in_flight.values_mut().filter(|text| !text.waits()) {
             text.unread.retain(|id| !ids.contains(id));
         }
@@ -326,8 +328,8 @@ impl Work {
         self.in_flight.insert(text.submission.number, text);
     }
 
-    /// Tells whether the way is open, and sends what waited for this moment.
-    async fn move_on(&mut self) {
+    /// Reports whether the way is open, and sends the next text that is due.
+    async fn advance(&mut self) {
         let session = self.sessions.current().map(str::to_owned);
         let session = session.filter(|_| self.events.is_some());
         self.resumes &= session.is_none();
@@ -342,7 +344,7 @@ impl Work {
             .await;
         }
         if !is_open {
-            return self.give_back(NO_SESSION).await;
+            return self.give_back_waiting(NO_SESSION).await;
         }
         let is_busy = self.sessions.is_busy();
         let is_due = |text: &&mut InFlight| {
@@ -357,19 +359,19 @@ impl Work {
             Some(session) => session,
             None => match self.begin().await {
                 Ok(session) => session,
-                Err(error) if error.may_pass() => return self.set(number, ask_again()),
+                Err(error) if error.is_transient() => return self.set_stage(number, retry_soon()),
                 Err(error) => return self.not_taken(number, &error.to_string()).await,
             },
         };
-        self.set(number, Progress::Sent);
+        self.set_stage(number, Progress::Sent);
         self.prompt(&session, number, &words).await;
     }
 
-    /// Begins a session on the first screen, and has it shown.
+    /// Begins a session on the first screen and shows it.
     async fn begin(&mut self) -> Result<String, HttpError> {
         let begun = self
             .server
-            .ask(Method::POST, "/session", Some(&json!({})))
+            .request(Method::POST, "/session", Some(&json!({})))
             .await?;
         let id = begun["id"]
             .as_str()
@@ -377,12 +379,12 @@ impl Work {
             .to_owned();
         if let Err(error) = self.select(&id).await {
             let path = format!("/session/{id}");
-            let _stays_empty = self.server.ask(Method::DELETE, &path, None).await;
+            let _stays_empty = self.server.request(Method::DELETE, &path, None).await;
             return Err(error);
         }
-        self.sessions.learn(&begun);
-        self.sessions.shows(&id);
-        self.showing = Some(Showing::of(&id, Instant::now()));
+        self.sessions.record(&begun);
+        self.sessions.set_current(&id);
+        self.display_check = Some(DisplayCheck::of(&id, Instant::now()));
         Ok(id)
     }
 
@@ -390,7 +392,7 @@ impl Work {
     async fn select(&self, session: &str) -> Result<(), HttpError> {
         let shown = json!({"sessionID": session});
         let path = "/tui/select-session";
-        let asked = self.server.ask(Method::POST, path, Some(&shown)).await;
+        let asked = self.server.request(Method::POST, path, Some(&shown)).await;
         asked.map(|_| ())
     }
 
@@ -404,22 +406,24 @@ impl Work {
             body["model"] = json!({"providerID": provider, "modelID": model});
         }
         let path = format!("/session/{session}/prompt_async");
-        match self.server.ask(Method::POST, &path, Some(&body)).await {
+        match self.server.request(Method::POST, &path, Some(&body)).await {
             Ok(_) => {}
-            Err(error) if error.may_pass() => self.set(number, ask_again()),
-            Err(error) if error.is_certain() => self.not_taken(number, &error.to_string()).await,
-            // Its answer was lost: it may have been read.
-            Err(_) => self.set(number, Progress::Unknown(Instant::now() + SHOWN_WITHIN)),
+            Err(error) if error.is_transient() => self.set_stage(number, retry_soon()),
+            Err(error) if error.was_not_processed() => {
+                self.not_taken(number, &error.to_string()).await;
+            }
+            // The response was lost: the text may have been read.
+            Err(_) => self.set_stage(number, Progress::Unknown(Instant::now() + SHOWN_WITHIN)),
         }
     }
 
-    fn set(&mut self, number: SubmissionNumber, stage: Progress) {
+    fn set_stage(&mut self, number: SubmissionNumber, stage: Progress) {
         if let Some(text) = self.in_flight.get_mut(&number) {
             text.stage = stage;
         }
     }
 
-    async fn lose(&mut self, number: SubmissionNumber) {
+    async fn report_lost(&mut self, number: SubmissionNumber) {
         let lost = self.in_flight.remove(&number);
         if lost.is_some_and(|text| text.stage != Progress::GivenUp) {
             self.report(WayReport::Lost(number)).await;
@@ -438,8 +442,8 @@ impl Work {
         }
     }
 
-    /// What was not sent yet goes another way.
-    async fn give_back(&mut self, why: &str) {
+    /// Reports texts that were not sent as not taken, so that another way gets them.
+    async fn give_back_waiting(&mut self, why: &str) {
         let waiting = self.in_flight.iter().filter(|(_, text)| text.waits());
         let numbers: Vec<SubmissionNumber> = waiting.map(|(&number, _)| number).collect();
         for number in numbers {
@@ -447,25 +451,25 @@ impl Work {
         }
     }
 
-    /// The server has ended: what it has may have been read.
-    async fn lost(&mut self, error: &HttpError) {
+    /// Drops the connection after an error. The texts that the server has may have been read.
+    async fn disconnect(&mut self, error: &HttpError) {
         self.events = None;
-        self.showing = None;
+        self.display_check = None;
         self.unreached_since = Instant::now();
         self.sessions = Sessions::default();
         if std::mem::replace(&mut self.is_open, false) {
             self.report(WayReport::Closed(error.to_string())).await;
         }
-        self.give_back(&error.to_string()).await;
+        self.give_back_waiting(&error.to_string()).await;
         let numbers: Vec<SubmissionNumber> = self.in_flight.keys().copied().collect();
         for number in numbers {
-            self.lose(number).await;
+            self.report_lost(number).await;
         }
     }
 }
 
-/// The stage of a text whose request was certainly not sent, and is made again soon.
-fn ask_again() -> Progress {
+/// The stage of a text whose request was certainly not sent and is repeated soon.
+fn retry_soon() -> Progress {
     Progress::Waits(Some(Instant::now() + PAUSE))
 }
 

@@ -1,9 +1,9 @@
-//! What another process is: its parent and its arguments.
+//! Information about other processes: parent and arguments.
 
 pub use crate::platform::Process;
 pub(crate) use crate::platform::look;
 
-/// Steps from a process to its ancestors before the search is given up.
+/// Maximum number of ancestors that are searched.
 const GENERATIONS: usize = 64;
 
 /// Whether `pid` is `ancestor` or descends from it.
@@ -11,7 +11,7 @@ pub fn descends_from(pid: i32, ancestor: i32) -> bool {
     is_below(pid, ancestor, |pid| look(pid).map(|found| found.parent))
 }
 
-/// The same, where `parent_of` knows the processes.
+/// As [`descends_from`], with `parent_of` as the source of parents.
 pub(super) fn is_below(pid: i32, ancestor: i32, parent_of: impl Fn(i32) -> Option<i32>) -> bool {
     let mut at = pid;
     for _ in 0..GENERATIONS {
@@ -26,7 +26,7 @@ pub(super) fn is_below(pid: i32, ancestor: i32, parent_of: impl Fn(i32) -> Optio
     false
 }
 
-/// Sleeps until `due`; for ever where nothing is.
+/// Sleeps until `due`; forever if it is `None`.
 pub(super) async fn sleep_until(due: Option<tokio::time::Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
@@ -34,7 +34,7 @@ pub(super) async fn sleep_until(due: Option<tokio::time::Instant>) {
     }
 }
 
-/// Whether a process of this id runs. One that has ended and was not waited for does not.
+/// Whether a process with this id runs. A zombie does not.
 pub fn is_alive(pid: i32) -> bool {
     look(pid).is_some()
 }

@@ -1,5 +1,5 @@
-//! Messages that were handed over and are looked for in transcripts: Claude Code's, and Codex's
-//! rollout files.
+//! Looks for messages that were handed over in transcripts: Claude Code's, and Codex's rollout
+//! files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,37 +9,37 @@ use tokio::task::JoinHandle;
 use super::SubmissionNumber;
 use super::transcript::{Row, Stage, Transcript};
 
-/// Transcripts and the messages that are looked for in them.
+/// Transcripts, and the messages that are looked for in them.
 #[derive(Debug, Default)]
 pub struct Proof {
     transcripts: Vec<Transcript>,
-    /// A look that was given up half-way: it holds the transcripts that it reads.
+    /// A read that was cancelled half-way; it owns the transcripts that it reads.
     reading: Option<JoinHandle<(Vec<Transcript>, Vec<Row>)>>,
     waiting: BTreeMap<SubmissionNumber, Vec<String>>,
     queue: Queue,
 }
 
-/// Queue rows read since the search began. They do not name a text.
+/// Counts of the rows about the agent's queue since the search began. The rows do not name texts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Queue {
-    entered: u64,
-    left: u64,
+    enqueued: u64,
+    dequeued: u64,
 }
 
 impl Queue {
-    /// Something was accepted.
+    /// Whether something was accepted.
     pub fn has_accepted(self) -> bool {
-        self.entered > 0
+        self.enqueued > 0
     }
 
-    /// Nothing of what was accepted waits any more.
+    /// Whether nothing that was accepted is still waiting.
     pub fn is_empty(self) -> bool {
-        self.left >= self.entered
+        self.dequeued >= self.enqueued
     }
 }
 
 impl Proof {
-    /// Looks for a text with these messages from now on, in what is written from now on. Called
+    /// Starts looking for a text with these messages, in rows that are written from now on. Call it
     /// before the text is handed over.
     pub fn expect(
         &mut self,
@@ -58,15 +58,16 @@ impl Proof {
         self.waiting.insert(number, ids);
     }
 
-    /// The session writes another transcript now: `/clear`, `/resume` and a move to the background
-    /// begin one. It is read from its start, because it may hold what was handed over before.
+    /// Adds the transcript that the session writes now: `/clear`, `/resume` and a move to the
+    /// background begin a new one. It is read from its start, because it may hold texts that were
+    /// handed over before.
     pub fn follow(&mut self, path: &Path) {
         if !self.waiting.is_empty() && !self.reads(path) {
             self.transcripts.push(Transcript::from_start(path));
         }
     }
 
-    /// What was read of the agent's queue.
+    /// The counts of the agent's queue.
     pub fn queue(&self) -> Queue {
         self.queue
     }
@@ -81,11 +82,10 @@ impl Proof {
         self.waiting.remove(&number);
     }
 
-    /// Reads what was written since the last look: how far each text got. A text that is in the
-    /// context, or was refused, is not looked for any more.
+    /// Reads the new rows and returns how far each text got. The search for a text ends once it is
+    /// in the context or was refused.
     ///
-    /// A transcript that cannot be read proves nothing. Safe to drop half-way: the next call goes
-    /// on.
+    /// A transcript that cannot be read proves nothing. Cancel safe: the next call continues.
     pub async fn look(&mut self) -> Vec<(SubmissionNumber, Stage)> {
         if self.waiting.is_empty() {
             return Vec::new();
@@ -106,8 +106,8 @@ impl Proof {
         let mut found = Vec::new();
         for row in rows {
             match &row.stage {
-                Stage::Enqueued | Stage::SomethingEnqueued => self.queue.entered += 1,
-                Stage::SomethingDequeued => self.queue.left += 1,
+                Stage::Enqueued | Stage::SomethingEnqueued => self.queue.enqueued += 1,
+                Stage::SomethingDequeued => self.queue.dequeued += 1,
                 Stage::InContext | Stage::Refused(_) => {}
             }
             let named = |ids: &Vec<String>| {
@@ -129,7 +129,7 @@ impl Proof {
     }
 }
 
-/// The rows that were written since the last look.
+/// Reads the rows that were written since the last read.
 fn read(mut transcripts: Vec<Transcript>) -> (Vec<Transcript>, Vec<Row>) {
     let mut rows = Vec::new();
     for transcript in &mut transcripts {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_that_was_given_up_half_way_loses_nothing() {
+    async fn a_cancelled_look_loses_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("one.jsonl");
         let mut proof = Proof::default();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_prompt_that_a_hook_refused_is_not_looked_for_any_more() {
+    async fn the_search_ends_when_a_hook_refuses_the_prompt() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("one.jsonl");
         let mut proof = Proof::default();
@@ -192,7 +192,7 @@ mod tests {
         let blocked = serde_json::json!({
             "type": "system", "subtype": "informational", "content": text,
         });
-        // A person's tool may have printed the same.
+        // A tool may have printed the same.
         let quoted = serde_json::json!({"type": "system", "subtype": "other", "content": text});
         std::fs::write(&path, format!("{quoted}\n{blocked}\n")).unwrap();
         assert_eq!(proof.look().await, [(7, Stage::Refused(text))]);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_transcript_that_begins_meanwhile_is_read_from_its_start() {
+    async fn a_new_transcript_is_read_from_its_start() {
         let folder = tempfile::tempdir().unwrap();
         let (one, two) = (folder.path().join("one"), folder.path().join("two"));
         let mut proof = Proof::default();

@@ -1,7 +1,7 @@
-//! Claude Code's transcript as proof: rows that say that a message is in the model's context.
+//! Reads Claude Code's transcript, whose rows prove that a message is in the model's context.
 //!
-//! A transcript is a file of JSON objects, a line each, that grows while the session runs. Codex's
-//! rollout files are of the same kind.
+//! A transcript is a file of JSON objects, one a line, that grows while the session runs. Codex's
+//! rollout files have the same form.
 //!
 //! | row | meaning |
 //! |---|---|
@@ -13,10 +13,10 @@
 //! | `type: "user"` with `tool_result` blocks | output of a tool, which may quote any text |
 //! | Codex: `type: "response_item"`, a `message` of the user | its text is in the model's context |
 //!
-//! For the inbox socket the row does not say what was accepted.
+//! For the inbox socket, the `enqueue` row does not name the accepted text.
 //!
-//! The path comes from the agent, so it may name anything: only a regular file is opened, without
-//! waiting for a FIFO's other end, and only from an offset onwards.
+//! The path comes from the agent and may name anything, so only a regular file is opened, without
+//! waiting for the other end of a FIFO, and read from an offset onwards.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -25,23 +25,23 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// What begins the line of each message.
+/// The beginning of each message's line.
 const OPENING: &str = "[cbroker peer message from=";
-/// What begins the text of a row about a prompt that a hook of the person's refused. The prompt
+/// The beginning of the text of a row about a prompt that a hook of the person refused. The prompt
 /// follows. Seen with 2.1.197 and 2.1.332.
 const BLOCKED: &str = "UserPromptSubmit operation blocked by hook";
-/// The type of a row about the queue of what was accepted.
+/// The type of a row about the queue of accepted texts.
 const QUEUE: &str = "queue-operation";
-/// Such a row without a message's text is no longer than this.
+/// Maximum bytes of such a row without the text of a message.
 const QUEUE_ROW: usize = 4096;
-/// Bytes of one read.
+/// Buffer size of one read.
 const PIECE: usize = 64 * 1024;
-/// Bytes of one call of [`Transcript::read`]; the rest is left for the next call.
+/// Maximum bytes that one call of [`Transcript::read`] reads; the next call continues.
 const READ_LIMIT: u64 = 8 << 20;
-/// A longer row is skipped. A message of 1 MiB has at most 6 MiB as a JSON string.
+/// Longer rows are skipped. A message of 1 MiB has at most 6 MiB as a JSON string.
 const ROW_LIMIT: usize = 16 << 20;
 
-/// What a row says about messages.
+/// A row about messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// How far the messages got.
@@ -61,7 +61,7 @@ pub enum Stage {
     SomethingDequeued,
     /// In the model's context.
     InContext,
-    /// A hook of the person's refused them: why, in the agent's words.
+    /// A hook of the person refused them, for this reason in the agent's words.
     Refused(String),
 }
 
@@ -70,14 +70,15 @@ pub enum Stage {
 pub struct Transcript {
     path: PathBuf,
     offset: u64,
-    /// The beginning of a row whose end is not written yet.
+    /// The beginning of an incomplete row.
     partial: Vec<u8>,
-    /// The row under way is too long and is skipped.
+    /// The current row is too long and is skipped.
     is_skipping: bool,
 }
 
 impl Transcript {
-    /// Reads what is written from now on. A file that does not exist yet is read from its start.
+    /// Opens a transcript at its current end. A file that does not exist yet is read from its
+    /// start.
     pub fn from_end(path: &Path) -> Self {
         let offset = open(path)
             .and_then(|file| file.metadata())
@@ -88,7 +89,7 @@ impl Transcript {
         }
     }
 
-    /// Reads the whole file.
+    /// Opens a transcript at its start.
     pub fn from_start(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -98,17 +99,17 @@ impl Transcript {
         }
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The rows about messages that were written since the last call, oldest first.
+    /// Returns the rows about messages that were written since the last call, oldest first.
     ///
     /// A file that does not exist yet has no rows. A file that shrank is read from its start.
     ///
     /// # Errors
-    /// When the path names something else than a regular file, or cannot be read.
+    /// If the path does not name a regular file, or cannot be read.
     pub fn read(&mut self) -> io::Result<Vec<Row>> {
         let mut file = match open(&self.path) {
             Ok(file) => file,
@@ -137,7 +138,7 @@ impl Transcript {
         while let Some(end) = memchr::memchr(b'\n', piece) {
             self.partial.extend_from_slice(&piece[..end]);
             if !self.is_skipping {
-                rows.extend(understand(&self.partial));
+                rows.extend(parse_row(&self.partial));
             }
             self.is_skipping = false;
             self.partial.clear();
@@ -156,7 +157,7 @@ impl Transcript {
 /// Opens a regular file, without waiting for the other end of a FIFO.
 ///
 /// # Errors
-/// When the path names something else, or cannot be opened.
+/// If the path does not name a regular file, or cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
     let file = OpenOptions::new()
@@ -170,9 +171,10 @@ pub fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// A row that names messages, or nothing.
-fn understand(line: &[u8]) -> Option<Row> {
-    // Most rows have nothing to do with messages, and some are megabytes long.
+/// Parses a row that names messages or is about the queue; `None` for any other row.
+fn parse_row(line: &[u8]) -> Option<Row> {
+    // Most rows are not about messages, and some have megabytes, so they are searched before they
+    // are parsed.
     let is_short = line.len() <= QUEUE_ROW;
     let is_of_queue = is_short && memchr::memmem::find(line, QUEUE.as_bytes()).is_some();
     if !is_of_queue {
@@ -202,13 +204,13 @@ fn understand(line: &[u8]) -> Option<Row> {
     (!ids.is_empty()).then_some(Row { stage, ids })
 }
 
-/// What a row says about a prompt that was refused, and its text.
+/// The stage and the text of a row about a refused prompt.
 fn refused(text: String) -> Option<(Stage, String)> {
     text.starts_with(BLOCKED)
         .then(|| (Stage::Refused(text.clone()), text))
 }
 
-/// The text of a prompt: a string, or blocks of which only text counts.
+/// The text of a prompt, which is a string or a list of blocks.
 fn prompt_of(content: &Value) -> String {
     match content.as_array() {
         Some(blocks) => texts_of(blocks, "text"),
@@ -216,7 +218,7 @@ fn prompt_of(content: &Value) -> String {
     }
 }
 
-/// The text of a prompt of Codex's.
+/// The text of a prompt in Codex's rollout file.
 fn prompt_of_codex(item: &Value) -> Option<String> {
     if item["type"] != "message" || item["role"] != "user" {
         return None;
@@ -232,7 +234,7 @@ fn texts_of(blocks: &[Value], kind: &str) -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
 
-/// The ids in the openings of message lines. No text of a message can hold an opening.
+/// The ids in the openings of message lines. The text of a message never contains an opening.
 pub fn ids_in(text: &str) -> Vec<String> {
     text.match_indices(OPENING)
         .filter_map(|(at, _)| {
@@ -243,7 +245,7 @@ pub fn ids_in(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The senders in the openings of message lines, each once, in order.
+/// The senders in the openings of message lines, without duplicates, in order.
 pub fn senders_in(text: &str) -> Vec<&str> {
     let mut senders = Vec::new();
     for (at, _) in text.match_indices(OPENING) {
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_was_taken_into_a_turn_is_in_the_context() {
+    fn a_queued_command_of_a_running_turn_is_in_the_context() {
         let written = Written::new();
         let mut transcript = Transcript::from_end(&written.path());
         written.row(&json!({"type": "attachment",
@@ -382,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_written_after_the_beginning_counts() {
+    fn only_rows_written_after_the_start_are_read() {
         let written = Written::new();
         let row = json!({"type": "user", "message": {"content": LINE}});
         written.row(&row);
@@ -392,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_counts_once_it_is_whole() {
+    fn a_row_is_read_once_it_is_complete() {
         let written = Written::new();
         let mut transcript = Transcript::from_start(&written.path());
         let row = json!({"type": "user", "message": {"content": LINE}}).to_string();
@@ -420,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_begins_anew_is_read_from_its_start() {
+    fn a_truncated_file_is_read_from_its_start() {
         let written = Written::new();
         written.append(&"{}\n".repeat(100));
         let mut transcript = Transcript::from_end(&written.path());
@@ -430,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_a_device_and_a_folder_are_refused_and_wait_for_nothing() {
+    fn a_fifo_a_device_and_a_folder_are_refused_without_waiting() {
         let written = Written::new();
         let made = std::process::Command::new("mkfifo")
             .arg(written.path())

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cbroker::wrap::monitor::{Afterlife, ChildStatus};
-use cbroker::wrap::pty::{CommandLine, Program, Shape};
+use cbroker::wrap::monitor::{ChildStatus, OnWrapExit};
+use cbroker::wrap::pty::{CommandLine, Program, ProgramSetup};
 use rustix::termios::Winsize;
 
 use super::{LIMIT, wait_for};
@@ -36,13 +36,13 @@ impl Terminal {
             ws_xpixel: 0,
             ws_ypixel: 0,
         };
-        let afterlife = Afterlife::Free;
-        let shape = Shape {
+        let on_wrap_exit = OnWrapExit::KeepRunning;
+        let setup = ProgramSetup {
             modes: None,
             size,
-            afterlife,
+            on_wrap_exit,
         };
-        let program = Program::start(command, &shape).unwrap();
+        let program = Program::start(command, &setup).unwrap();
         let output = Arc::new(Mutex::new(Vec::new()));
         let mut from = std::fs::File::from(program.master().try_clone_to_owned().unwrap());
         let into = Arc::clone(&output);

@@ -100,7 +100,7 @@ function letter(one, page) {
     title: `Send ${one.is_own ? "it" : "what another user may have written"} to ${one.queue}?`,
     text: one.is_own
       ? again
-      : `Nobody vouches for who wrote it${claimed(one)}. ${again} It counts as yours then.`,
+      : `The broker does not confirm who wrote it${claimed(one)}. ${again} It counts as yours.`,
     go: one.is_own ? "Send again" : "Send it as mine",
     act: async () => {
       const { id } = await ask("POST", `${path}/resend${one.is_own ? "" : "?yes=true"}`);
@@ -127,7 +127,7 @@ function letter(one, page) {
       el("time", {}, when(Date.parse(one.ts))),
       el("span", { className: "id mono", title: one.id }, one.id.slice(0, 6)),
       el("span", { className: "pill" }, one.error),
-      one.is_own ? "" : el("span", { className: "pill" }, "not vouched for"),
+      one.is_own ? "" : el("span", { className: "pill" }, "publisher not confirmed"),
     ),
     text,
     el(

@@ -266,7 +266,7 @@ function widen(child, item, acts) {
 
 /** Who published a message that is not the signed-in user's. The history knows no names. */
 function publisher({ isTold, publisher: mark, user }) {
-  if (isTold ? mark === "-" : !user) return "sent by nobody that the broker vouches for";
+  if (isTold ? mark === "-" : !user) return "sent by a publisher that the broker does not name";
   return isTold ? "published by another user" : `published by the user ${user}`;
 }
 

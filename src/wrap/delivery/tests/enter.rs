@@ -1,4 +1,4 @@
-//! Paste, see it, then Enter: what is waited for, what stops it, and what follows.
+//! Tests of Enter after a paste: its conditions, and the signs of the turn.
 
 use super::*;
 use crate::wrap::own_status::OwnStatus;
@@ -49,7 +49,7 @@ fn a_dialog_that_opens_after_the_paste_is_never_answered() {
 
 #[test]
 fn no_enter_while_the_process_says_that_it_waits_for_the_person() {
-    // A dialog says so before it is drawn.
+    // The process reports a dialog before it is drawn.
     let waiting = || Some(OwnStatus::Waiting("permission".into()));
     let mut play = Play::claude();
     play.offer("x");
@@ -102,7 +102,7 @@ fn no_second_enter_when_the_box_is_empty_or_a_dialog_is_there() {
 }
 
 #[test]
-fn somebody_elses_prompt_is_no_sign_of_our_turn() {
+fn another_prompt_is_no_sign_of_the_texts_turn() {
     let mut play = Play::claude();
     let key = play.offer("x");
     play.shows_text();
@@ -111,7 +111,7 @@ fn somebody_elses_prompt_is_no_sign_of_our_turn() {
 }
 
 #[test]
-fn a_box_that_is_empty_after_the_enter_is_a_sign_too() {
+fn an_empty_box_after_enter_is_a_sign_of_the_turn() {
     let mut play = Play::claude();
     let key = play.offer("x");
     play.shows_text();
@@ -121,7 +121,7 @@ fn a_box_that_is_empty_after_the_enter_is_a_sign_too() {
 }
 
 #[test]
-fn a_text_that_was_swallowed_goes_in_again_and_says_so() {
+fn a_swallowed_text_is_typed_again_as_a_possible_repeat() {
     let mut play = Play::claude();
     let key = play.offer("x");
     play.passes(ms(9_999));
@@ -158,7 +158,7 @@ fn a_program_that_shows_nothing_of_the_text_gets_its_enter_after_a_second() {
 
 #[test]
 fn a_line_that_does_not_show_the_text_gets_no_enter() {
-    // A start screen that drew something else took it, and it counted as read.
+    // A start screen that drew something else took the text, which counted as read.
     let mut play = Play::quiet("codex");
     let key = play.offer("x");
     play.output("a logo");
@@ -171,7 +171,7 @@ fn a_line_that_does_not_show_the_text_gets_no_enter() {
 
 #[test]
 fn a_line_that_was_not_drawn_since_enter_may_still_take_it() {
-    // On a busy machine Gemini took an Enter seconds later: the message came a second time.
+    // On a busy machine Gemini processed Enter seconds later, and the message was typed twice.
     let mut play = Play::quiet("gemini");
     let key = play.offer("x");
     play.sees(holds("[cbroker peer message"));
@@ -198,22 +198,25 @@ fn a_line_that_was_not_drawn_since_enter_may_still_take_it() {
 }
 
 #[test]
-fn a_text_that_an_agent_would_count_for_long_goes_by_file() {
+fn a_text_too_long_for_a_line_goes_to_a_file() {
     let mut play = Play::quiet("gemini");
     let key = play.offer(&"word ".repeat(2000));
-    assert!(play.did(&Step::ToFile(key)));
+    assert!(play.did(&Step::MoveToFile(key)));
     assert!(play.last_text().contains("in a file"));
     let mut play = Play::quiet("gemini");
     play.sees(holds("a draft"));
     let keys: Vec<MessageKey> = (0..3).map(|_| play.offer(&"word ".repeat(1000))).collect();
     play.sees(Input::Empty);
     play.passes(ms(5000));
-    assert!(play.did(&Step::Note(keys[..1].to_vec())), "one at a time");
+    assert!(
+        play.did(&Step::WriteIntent(keys[..1].to_vec())),
+        "one at a time"
+    );
 }
 
 #[test]
 fn gemini_gets_its_enter_long_after_the_paste() {
-    // By its own clock within 40 ms it is a line break.
+    // Gemini takes an Enter within 40 ms of a paste for a line break.
     let mut play = Play::quiet("gemini");
     play.offer("x");
     play.passes(ms(400));
@@ -225,7 +228,7 @@ fn gemini_gets_its_enter_long_after_the_paste() {
 }
 
 #[test]
-fn a_keyboard_that_was_switched_off_says_what_stands_in_the_box_and_is_tried_again_on_demand() {
+fn a_disabled_keyboard_reports_a_stuck_text_and_resume_enables_it() {
     let mut play = Play::quiet("gemini");
     play.offer("x");
     for _ in 0..2 {
@@ -239,7 +242,7 @@ fn a_keyboard_that_was_switched_off_says_what_stands_in_the_box_and_is_tried_aga
         play.sees(Input::Empty);
         play.passes(ms(3_000));
     }
-    assert_eq!(play.deliveries.ways_off(), [Way::Keyboard]);
+    assert_eq!(play.deliveries.disabled_ways(), [Way::Keyboard]);
     assert_eq!(play.hold(), Some(Hold::NoWay));
     let enters = play.enters();
     play.deliveries.resume();

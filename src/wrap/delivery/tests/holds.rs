@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_draft_on_the_screen_or_under_the_fingers_holds() {
+fn a_draft_on_the_screen_or_a_recent_key_holds() {
     let mut play = Play::claude_by(Mode::Keyboard);
     play.sees(holds("half"));
     play.offer("x");
@@ -127,8 +127,8 @@ fn an_unknown_program_needs_quiet_idle_hands_and_gets_one_enter() {
 }
 
 #[test]
-fn where_a_resting_screen_is_known_nothing_else_is_typed_into() {
-    // Gemini's question whether a folder is trusted was answered by a message.
+fn with_a_known_resting_screen_nothing_is_typed_into_any_other() {
+    // A message answered Gemini's question whether a folder is trusted.
     let mut play = Play::quiet("gemini");
     play.reads(Reading::default());
     play.offer("x");
@@ -181,7 +181,7 @@ fn shell_mode_and_vim_normal_mode_are_holds_of_their_own() {
 }
 
 #[test]
-fn whoever_was_in_insert_mode_and_is_no_longer_is_in_normal_mode() {
+fn a_plain_footer_after_insert_mode_means_normal_mode() {
     let footer = |vim| Reading {
         input: Input::Empty,
         vim,
@@ -200,7 +200,7 @@ fn whoever_was_in_insert_mode_and_is_no_longer_is_in_normal_mode() {
 }
 
 #[test]
-fn escape_at_a_dialog_is_seen_on_the_screen_since_no_hook_tells() {
+fn escape_at_a_dialog_is_detected_on_the_screen() {
     let mut play = Play::claude_by(Mode::Keyboard);
     play.event(&HookEvent::PermissionAsked("Bash".into()));
     play.reads(Reading {
@@ -217,7 +217,7 @@ fn escape_at_a_dialog_is_seen_on_the_screen_since_no_hook_tells() {
 }
 
 #[test]
-fn escape_in_a_turn_is_seen_on_the_screen_since_no_hook_tells() {
+fn escape_in_a_turn_is_detected_on_the_screen() {
     let mut play = Play::claude_by(Mode::Keyboard);
     play.begins("long");
     play.offer("x");
@@ -231,7 +231,7 @@ fn escape_in_a_turn_is_seen_on_the_screen_since_no_hook_tells() {
 }
 
 #[test]
-fn pause_holds_and_resume_lets_go_also_what_the_brake_held() {
+fn pause_holds_messages_and_resume_also_releases_the_brake() {
     let mut play = Play::claude();
     play.deliveries.pause();
     let held = play.offer_braked();
@@ -242,11 +242,11 @@ fn pause_holds_and_resume_lets_go_also_what_the_brake_held() {
     assert_eq!(waiting, [(held, Hold::Loop), (other, Hold::Paused)]);
     play.deliveries.resume();
     play.run();
-    assert!(play.did(&Step::Note(vec![held, other])));
+    assert!(play.did(&Step::WriteIntent(vec![held, other])));
 }
 
 #[test]
-fn what_the_persons_own_hook_refused_stays_out_when_the_brake_lets_go() {
+fn a_message_that_the_persons_hook_refused_stays_blocked_when_the_brake_releases() {
     let mut play = Play::claude_by(Mode::Inbox);
     play.deliveries.open(Way::Inbox, false);
     let refused = play.offer("refused");
@@ -256,7 +256,7 @@ fn what_the_persons_own_hook_refused_stays_out_when_the_brake_lets_go() {
     play.run();
     play.deliveries.release_brake();
     play.run();
-    assert!(play.did(&Step::Note(vec![braked])));
+    assert!(play.did(&Step::WriteIntent(vec![braked])));
     let hold = Hold::Refused("not this".into());
     let waiting = play.deliveries.waiting(&play.agent, play.now);
     assert!(waiting.contains(&(refused, hold)), "{waiting:?}");
@@ -264,17 +264,17 @@ fn what_the_persons_own_hook_refused_stays_out_when_the_brake_lets_go() {
     play.deliveries.resume();
     play.run();
     assert!(
-        play.did(&Step::Note(vec![refused])),
-        "the person lets it in"
+        play.did(&Step::WriteIntent(vec![refused])),
+        "`resume` releases it"
     );
 }
 
 #[test]
-fn what_the_brake_holds_keeps_nobody_else_waiting() {
+fn braked_messages_do_not_delay_others() {
     let mut play = Play::claude();
     play.offer_braked();
     let key = play.offer("x");
-    assert!(play.did(&Step::Note(vec![key])));
+    assert!(play.did(&Step::WriteIntent(vec![key])));
 }
 
 impl Play {
@@ -288,7 +288,7 @@ impl Play {
     }
 }
 
-/// The ways know a message by its id: what proves that one arrived would prove it of both.
+/// The ways identify a message by its id, so a proof of one message would prove the other too.
 #[test]
 fn two_messages_under_one_id_are_never_with_the_agent_at_once() {
     let mut play = Play::claude();
@@ -309,16 +309,16 @@ fn two_messages_under_one_id_are_never_with_the_agent_at_once() {
     play.deliveries.in_context(1);
     play.run();
     assert!(play.did(&Step::Delivered(vec![first], Way::Inbox)));
-    // Its ack is on its way: until then it is here.
-    assert!(play.did(&Step::Note(vec![third])));
+    // The message stays in the table until it is acked.
+    assert!(play.did(&Step::WriteIntent(vec![third])));
     play.deliveries.table.remove(first);
     play.deliveries.in_context(2);
     play.run();
-    assert!(play.did(&Step::Note(vec![key])));
+    assert!(play.did(&Step::WriteIntent(vec![key])));
 }
 
 #[test]
-fn what_is_under_way_cannot_be_taken_back_and_what_waits_can() {
+fn only_waiting_messages_can_be_taken_by_a_command() {
     let mut play = Play::claude();
     let one = play.offer("x");
     let two = play.offer("y");

@@ -1,4 +1,4 @@
-//! What becomes of messages when the connection to the broker is lost, and every delivery with it.
+//! Tests of a lost connection to the broker, with which all deliveries are lost.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn a_text_that_is_being_typed_keeps_its_message_when_the_connection_is_lost() {
 }
 
 #[test]
-fn what_is_with_a_way_keeps_its_message_when_the_connection_is_lost() {
+fn a_message_with_a_way_is_kept_when_the_connection_is_lost() {
     let mut play = Play::claude();
     play.deliveries.open(Way::Inbox, false);
     let key = play.offer("handed over");
@@ -28,7 +28,7 @@ fn what_is_with_a_way_keeps_its_message_when_the_connection_is_lost() {
 }
 
 #[test]
-fn what_only_waits_is_forgotten_with_the_connection() {
+fn waiting_messages_are_dropped_with_the_connection() {
     let mut play = Play::claude();
     play.begins("busy");
     let key = play.offer("waits");
@@ -40,19 +40,19 @@ fn what_only_waits_is_forgotten_with_the_connection() {
 }
 
 #[test]
-fn an_intent_that_was_not_carried_out_is_forgotten_with_the_connection() {
+fn an_unused_intent_is_dropped_with_the_connection() {
     let mut play = Play::claude();
     play.is_disk_slow = true;
     play.offer("noted");
     play.deliveries.lose_deliveries();
-    play.deliveries.noted();
+    play.deliveries.intent_written();
     play.run();
     assert!(!play.has_typed());
     assert!(play.deliveries.is_idle());
 }
 
 #[test]
-fn what_was_not_taken_without_its_delivery_is_the_brokers_again() {
+fn a_message_that_was_not_taken_and_lost_its_delivery_is_dropped() {
     let mut play = Play::claude_by(Mode::Inbox);
     play.deliveries.open(Way::Inbox, false);
     let key = play.offer("refused later");
@@ -65,7 +65,7 @@ fn what_was_not_taken_without_its_delivery_is_the_brokers_again() {
 }
 
 #[test]
-fn what_stands_in_the_box_without_its_delivery_is_given_to_no_other_way() {
+fn a_stuck_text_without_a_delivery_is_given_to_no_other_way() {
     let mut play = Play::claude();
     let key = play.offer("stuck");
     play.shows_text();
@@ -75,11 +75,11 @@ fn what_stands_in_the_box_without_its_delivery_is_given_to_no_other_way() {
     assert!(play.deliveries.table.get(key).is_some());
     play.deliveries.open(Way::Inbox, false);
     play.run();
-    let handed = |step: &Step| matches!(step, Step::Hand(..));
+    let handed = |step: &Step| matches!(step, Step::Deliver(..));
     assert!(!play.steps.iter().any(handed));
 }
 
-/// A text that the inbox had, that was given up, and whose message went with the connection.
+/// A text that the inbox had and that was given up; its message was dropped with the connection.
 fn given_up_and_lost() -> (Play, MessageKey, String) {
     let mut play = Play::claude_by(Mode::Inbox);
     play.deliveries.open(Way::Inbox, false);
@@ -95,17 +95,17 @@ fn given_up_and_lost() -> (Play, MessageKey, String) {
 }
 
 #[test]
-fn a_proof_that_comes_while_the_connection_is_lost_is_noted() {
+fn a_proof_during_a_lost_connection_is_written() {
     let (mut play, _, identity) = given_up_and_lost();
     play.deliveries.in_context(1);
     play.run();
-    assert!(play.did(&Step::Read(vec![identity], Way::Inbox)));
-    assert!(play.did(&Step::Forget(1)));
+    assert!(play.did(&Step::WriteDone(vec![identity], Way::Inbox)));
+    assert!(play.did(&Step::EndSearch(1)));
     assert!(play.deliveries.is_idle());
 }
 
 #[test]
-fn a_proof_that_comes_after_the_connection_was_lost_acks_what_came_again() {
+fn a_proof_after_a_reconnect_acks_the_redelivered_message() {
     for state in [State::Queued, State::Arriving] {
         let (mut play, key, _) = given_up_and_lost();
         let again = MessageKey(key.0 + 100);
@@ -128,21 +128,26 @@ fn a_late_proof_says_nothing_of_another_message_under_the_same_id() {
     play.deliveries.table.insert(other, namesake);
     play.deliveries.in_context(1);
     play.run();
-    let acks = |step: &Step| matches!(step, Step::Delivered(..) | Step::Read(..));
+    let acks = |step: &Step| matches!(step, Step::Delivered(..) | Step::WriteDone(..));
     assert!(!play.steps.iter().any(acks), "{:?}", play.steps);
 }
 
 #[test]
-fn a_late_proof_is_waited_for_and_not_for_ever() {
+fn a_late_proof_is_awaited_for_a_limited_time() {
     let (mut play, ..) = given_up_and_lost();
     let until = play.deliveries.late_until().unwrap();
     assert_eq!(until, play.now + ms(600_000));
     play.passes(ms(599_999));
-    assert!(!play.did(&Step::Forget(1)));
+    assert!(!play.did(&Step::EndSearch(1)));
     play.passes(ms(1));
-    assert!(play.did(&Step::Forget(1)));
+    assert!(play.did(&Step::EndSearch(1)));
     assert_eq!(play.deliveries.late_until(), None);
     play.deliveries.in_context(1);
     play.run();
-    assert!(!play.steps.iter().any(|step| matches!(step, Step::Read(..))));
+    assert!(
+        !play
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::WriteDone(..)))
+    );
 }

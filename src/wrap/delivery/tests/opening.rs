@@ -1,9 +1,9 @@
-//! Ways in that open late, close, are switched off, and are tried again.
+//! Tests of ways in that open late, close, are disabled, and are retried.
 
 use super::*;
 
 #[test]
-fn a_plugin_that_was_given_is_waited_for_and_not_for_ever() {
+fn an_expected_plugin_is_awaited_for_a_limited_time() {
     let mut play = Play::with(&CLAUDE, Mode::Auto);
     play.deliveries.expect(Way::Plugin);
     play.deliveries.open(Way::Hook, false);
@@ -19,7 +19,7 @@ fn a_plugin_that_was_given_is_waited_for_and_not_for_ever() {
 }
 
 #[test]
-fn an_api_that_was_given_is_waited_for_from_the_start_and_not_for_ever() {
+fn an_expected_api_is_awaited_for_a_limited_time() {
     for program in ["codex", "opencode"] {
         let profile = Profile::of(program.as_ref(), &[]);
         let mut play = Play::with(profile, Mode::Auto);
@@ -37,7 +37,7 @@ fn an_api_that_was_given_is_waited_for_from_the_start_and_not_for_ever() {
 
 #[test]
 fn an_api_that_the_agent_is_still_bringing_up_is_waited_for() {
-    // Codex copies its own files first, on a busy machine for minutes, and shows its prompt.
+    // Codex copies its own files first, on a busy machine for minutes, while it shows its prompt.
     let mut play = Play::with(Profile::of("codex".as_ref(), &[]), Mode::Auto);
     play.deliveries.expect(Way::Api);
     play.offer("x");
@@ -57,7 +57,7 @@ fn an_api_that_the_agent_is_still_bringing_up_is_waited_for() {
 }
 
 #[test]
-fn an_api_that_opens_late_takes_what_waited_for_it() {
+fn an_api_that_opens_late_takes_waiting_messages() {
     let mut play = Play::with(Profile::of("opencode".as_ref(), &[]), Mode::Auto);
     play.deliveries.expect(Way::Api);
     play.offer("x");
@@ -65,17 +65,17 @@ fn an_api_that_opens_late_takes_what_waited_for_it() {
     play.passes(ms(59_000));
     play.deliveries.open(Way::Api, true);
     play.run();
-    assert_eq!(play.hands_by(), [Way::Api]);
+    assert_eq!(play.ways_used(), [Way::Api]);
     assert!(!play.has_typed());
 }
 
 #[test]
-fn an_api_that_opens_after_the_keyboard_was_switched_off_takes_what_waited() {
+fn an_api_that_opens_after_the_keyboard_was_disabled_takes_waiting_messages() {
     let mut play = Play::with(Profile::of("codex".as_ref(), &[]), Mode::Auto);
     play.deliveries.expect(Way::Api);
     play.offer("x");
     play.sees(Input::Empty);
-    // What is typed is never shown, until the keyboard is switched off.
+    // The screen never shows a typed text, until the keyboard is disabled.
     for _ in 0..28 {
         play.passes(ms(5000));
         play.sees(Input::Empty);
@@ -84,7 +84,7 @@ fn an_api_that_opens_after_the_keyboard_was_switched_off_takes_what_waited() {
     assert_eq!(play.hold(), Some(Hold::NoWay));
     play.deliveries.open(Way::Api, true);
     play.run();
-    assert_eq!(play.hands_by(), [Way::Api]);
+    assert_eq!(play.ways_used(), [Way::Api]);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_way_that_closed_has_a_moment_to_open_again_before_the_keyboard_is_used() {
 }
 
 #[test]
-fn a_keyboard_that_fails_twice_is_switched_off() {
+fn a_keyboard_that_fails_twice_is_disabled() {
     let mut play = Play::claude_by(Mode::Keyboard);
     for _ in 0..2 {
         play.offer("x");
@@ -118,7 +118,7 @@ fn a_keyboard_that_fails_twice_is_switched_off() {
 }
 
 #[test]
-fn where_the_inbox_is_the_only_way_it_is_tried_again_and_then_switched_off() {
+fn an_inbox_that_is_the_only_way_is_tried_again_and_then_disabled() {
     let mut play = Play::claude_by(Mode::Inbox);
     play.deliveries.open(Way::Inbox, true);
     play.offer("x");
@@ -126,15 +126,15 @@ fn where_the_inbox_is_the_only_way_it_is_tried_again_and_then_switched_off() {
         play.deliveries.unseen(play.last_key());
         play.run();
     }
-    assert_eq!(play.hands_by(), [Way::Inbox, Way::Inbox]);
-    assert_eq!(play.deliveries.ways_off(), [Way::Inbox]);
+    assert_eq!(play.ways_used(), [Way::Inbox, Way::Inbox]);
+    assert_eq!(play.deliveries.disabled_ways(), [Way::Inbox]);
     assert_eq!(play.hold(), Some(Hold::NoWay));
 }
 
 #[test]
-fn where_no_way_is_left_those_that_were_switched_off_are_tried_again_ever_more_rarely() {
-    // On a slow machine the row of a text came later than the inbox waits for it. The message was
-    // held until somebody said `cbroker resume`.
+fn without_a_way_left_disabled_ways_are_retried_with_growing_pauses() {
+    // On a slow machine the row of a text came later than the time limit of the inbox. The message
+    // was held until `cbroker resume`.
     let mut play = Play::claude_by(Mode::Inbox);
     play.deliveries.open(Way::Inbox, true);
     let key = play.offer("x");
@@ -145,19 +145,19 @@ fn where_no_way_is_left_those_that_were_switched_off_are_tried_again_ever_more_r
         play.run();
         assert_eq!(play.hold(), Some(Hold::NoWay));
         play.passes(ms(minutes * 60_000 - 1));
-        assert_eq!(play.hands_by().len(), tried - 1);
+        assert_eq!(play.ways_used().len(), tried - 1);
         play.passes(ms(1));
         play.run();
-        assert_eq!(play.hands_by().len(), tried, "after {minutes} minutes");
+        assert_eq!(play.ways_used().len(), tried, "after {minutes} minutes");
     }
     play.deliveries.in_context(play.last_key());
     play.run();
     assert!(play.did(&Step::Delivered(vec![key], Way::Inbox)));
-    assert_eq!(play.deliveries.ways_off(), []);
+    assert_eq!(play.deliveries.disabled_ways(), []);
 }
 
 #[test]
-fn an_api_that_was_switched_off_is_tried_again_though_the_keyboard_is_left() {
+fn a_disabled_api_is_retried_although_the_keyboard_is_left() {
     let mut play = Play::with(Profile::of("opencode".as_ref(), &[]), Mode::Auto);
     play.deliveries.expect(Way::Api);
     play.deliveries.open(Way::Api, true);
@@ -168,11 +168,11 @@ fn an_api_that_was_switched_off_is_tried_again_though_the_keyboard_is_left() {
     play.run();
     play.deliveries.unseen(play.last_key());
     play.run();
-    assert_eq!(play.deliveries.ways_off(), [Way::Api]);
-    assert_eq!(play.hands_by().len(), 2);
+    assert_eq!(play.deliveries.disabled_ways(), [Way::Api]);
+    assert_eq!(play.ways_used().len(), 2);
     play.passes(ms(119_999));
-    assert_eq!(play.hands_by().len(), 2);
+    assert_eq!(play.ways_used().len(), 2);
     play.passes(ms(1));
-    assert_eq!(play.hands_by(), [Way::Api; 3]);
+    assert_eq!(play.ways_used(), [Way::Api; 3]);
     assert!(!play.has_typed());
 }

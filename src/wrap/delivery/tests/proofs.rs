@@ -1,9 +1,9 @@
-//! What proves that the agent has read a text that was typed.
+//! Tests of the proofs that the agent has read a typed text.
 
 use super::*;
 
 impl Play {
-    /// It is not delivered before its row is in the transcript, and is then.
+    /// Checks that the message is delivered when its row is in the transcript, and not before.
     fn is_delivered_only_by_its_row(&mut self, key: MessageKey) {
         let delivered = Step::Delivered(vec![key], Way::Keyboard);
         assert!(!self.did(&delivered), "it was delivered without a proof");
@@ -17,7 +17,7 @@ impl Play {
 #[test]
 fn a_prompt_that_a_hook_of_the_persons_refuses_is_not_delivered() {
     let mut play = Play::claude_by(Mode::Keyboard);
-    play.deliveries.proves_by(TurnProof::Row);
+    play.deliveries.set_turn_proof(TurnProof::Row);
     let key = play.offer("x");
     play.shows_text();
     play.turn("m1");
@@ -34,7 +34,7 @@ fn a_prompt_that_a_hook_of_the_persons_refuses_is_not_delivered() {
 #[test]
 fn a_submitted_text_is_delivered_when_its_row_is_there_however_long_that_takes() {
     let mut play = Play::claude_by(Mode::Keyboard);
-    play.deliveries.proves_by(TurnProof::Row);
+    play.deliveries.set_turn_proof(TurnProof::Row);
     let key = play.offer("x");
     play.shows_text();
     play.output("\x1b]0;\u{2802} Claude Code\x07");
@@ -46,9 +46,9 @@ fn a_submitted_text_is_delivered_when_its_row_is_there_however_long_that_takes()
 
 #[test]
 fn the_end_of_a_turn_that_did_not_begin_with_the_text_proves_nothing() {
-    // A task in the background ended, and its turn began while Enter was pressed.
+    // A background task ended, and its turn began while Enter was pressed.
     let mut play = Play::claude_by(Mode::Keyboard);
-    play.deliveries.proves_by(TurnProof::Row);
+    play.deliveries.set_turn_proof(TurnProof::Row);
     let key = play.offer("x");
     play.shows_text();
     play.sees(Input::Empty);
@@ -60,12 +60,12 @@ fn the_end_of_a_turn_that_did_not_begin_with_the_text_proves_nothing() {
 fn a_prompt_that_holds_some_messages_of_a_text_proves_none_of_them() {
     // Escape put the text back into the box, and the person's Ctrl-U removed its last line.
     let mut play = Play::claude_by(Mode::Keyboard);
-    play.deliveries.proves_by(TurnProof::Row);
+    play.deliveries.set_turn_proof(TurnProof::Row);
     play.begins("busy");
     let keys = vec![play.offer("x"), play.offer("y")];
     play.ends();
     play.passes(ms(60));
-    assert!(play.did(&Step::Note(keys.clone())));
+    assert!(play.did(&Step::WriteIntent(keys.clone())));
     play.shows_text();
     play.sees(Input::Empty);
     let part = play.last_text();
@@ -82,7 +82,7 @@ fn where_no_hook_runs_a_text_is_read_at_its_row_or_at_rest() {
     for has_row in [true, false] {
         let mut play = Play::with(&CLAUDE, Mode::Keyboard);
         play.agent.runs_no_hooks();
-        play.deliveries.proves_by(TurnProof::RowOrRest);
+        play.deliveries.set_turn_proof(TurnProof::RowOrRest);
         play.sees(Input::Empty);
         play.passes(ms(3000));
         let key = play.offer("x");
@@ -115,15 +115,15 @@ fn a_proof_that_comes_late_counts() {
         }
         let key = play.offer("x");
         let first = play.last_key();
-        let way = play.hands_by()[0];
+        let way = play.ways_used()[0];
         play.deliveries.unseen(first);
         play.run();
         play.passes(ms(300_000));
         play.deliveries.in_context(first);
         play.run();
         assert!(play.did(&Step::Delivered(vec![key], way)), "{mode:?}");
-        assert_eq!(play.deliveries.ways_off(), []);
-        // What was handed over meanwhile, with its mark, changes nothing.
+        assert_eq!(play.deliveries.disabled_ways(), []);
+        // The repeat that was handed over meanwhile changes nothing.
         play.deliveries.in_context(play.last_key());
         play.run();
         let acks = |step: &&Step| matches!(step, Step::Delivered(..));
@@ -132,7 +132,7 @@ fn a_proof_that_comes_late_counts() {
 }
 
 #[test]
-fn a_late_proof_of_a_text_that_waits_for_the_disk_gives_it_to_nobody_else() {
+fn a_late_proof_while_the_intent_is_written_prevents_another_delivery() {
     let mut play = Play::claude();
     play.deliveries.open(Way::Inbox, true);
     let key = play.offer("x");
@@ -141,10 +141,10 @@ fn a_late_proof_of_a_text_that_waits_for_the_disk_gives_it_to_nobody_else() {
     play.deliveries.unseen(first);
     play.run();
     play.deliveries.in_context(first);
-    play.deliveries.noted();
+    play.deliveries.intent_written();
     play.run();
     assert!(play.did(&Step::Delivered(vec![key], Way::Inbox)));
     play.passes(ms(60_000));
-    assert_eq!(play.hands_by(), [Way::Inbox]);
+    assert_eq!(play.ways_used(), [Way::Inbox]);
     assert!(!play.has_typed());
 }

@@ -1,14 +1,14 @@
-//! Texts that an agent shows as waiting: they are not in the model's context.
+//! Tests of texts that an agent shows as waiting, which are not in the model's context.
 
 use super::*;
 
-/// What the agents show above their line.
+/// The history above an agent's line.
 fn history(text: &str) -> History {
     History::of(&[text.to_owned()])
 }
 
 impl Play {
-    /// A text that was typed into the line of `program`, and its Enter.
+    /// A text that was typed into the line of `program` and entered.
     fn entered(program: &str) -> (Self, MessageKey) {
         let mut play = Self::quiet(program);
         let key = play.offer("look at this");
@@ -69,7 +69,7 @@ fn a_text_that_waits_is_not_acked_when_the_agent_ends() {
 
 #[test]
 fn a_turn_that_runs_proves_nothing_before_the_text_is_shown() {
-    // The line is empty at once, and opencode shows a prompt only when its server has it.
+    // The line is empty at once, and opencode shows a prompt only once its server has it.
     let (mut play, key) = Play::entered("opencode");
     play.reads(Reading {
         input: Input::Empty,
@@ -105,8 +105,8 @@ fn a_long_text_is_shown_when_its_end_is() {
 }
 
 #[test]
-fn a_text_whose_wait_ends_after_escape_comes_again_and_says_so() {
-    // The turn was stopped, and with it what waited for its next step.
+fn a_text_whose_wait_ends_after_escape_is_repeated() {
+    // The turn was stopped, and with it the text that waited for its next step.
     let (mut play, key) = Play::entered("opencode");
     play.shows_above(true);
     assert!(play.deliveries.keys(b"\x1b", play.now).is_some());
@@ -118,7 +118,7 @@ fn a_text_whose_wait_ends_after_escape_comes_again_and_says_so() {
 }
 
 #[test]
-fn a_text_that_waited_and_is_seen_nowhere_comes_again_and_says_so() {
+fn a_waiting_text_that_disappears_is_repeated() {
     let (mut play, key) = Play::entered("opencode");
     play.shows_above(true);
     for _ in 0..3 {
@@ -131,7 +131,7 @@ fn a_text_that_waited_and_is_seen_nowhere_comes_again_and_says_so() {
 #[test]
 fn a_text_that_waits_for_the_start_is_read_when_the_start_is_over() {
     let (mut play, key) = Play::entered("codex");
-    // It stands in the line meanwhile.
+    // The text stands in the line meanwhile.
     let in_line = |shows_waiting| Reading {
         input: holds("[cbroker peer message"),
         shows_waiting,
@@ -145,7 +145,7 @@ fn a_text_that_waits_for_the_start_is_read_when_the_start_is_over() {
     play.shows_above(false);
     assert!(play.has_delivered(key));
     assert_eq!(play.enters(), 1);
-    // Its start says so only after a while.
+    // The agent shows only after a while that the text waits for its start.
     let (mut play, key) = Play::entered("codex");
     play.reads(in_line(false));
     play.passes(ms(3000));
@@ -177,7 +177,7 @@ fn nothing_is_typed_while_something_waits() {
     }
 }
 
-/// At rest: the line is empty, and what was typed stands above it with this below.
+/// At rest: the line is empty, and the typed text stands above it, followed by `below`.
 fn at_rest(play: &Play, below: &str) -> Reading {
     Reading {
         input: Input::Empty,
@@ -196,7 +196,7 @@ fn a_prompt_that_is_shown_before_its_turn_begins_is_not_read() {
             play.reads(shown.clone());
             play.passes(ms(10_000));
         }
-        // The foot of a line that is not seen is no answer.
+        // The foot of a line that is not recognized is no answer.
         play.reads(Reading {
             input: Input::Absent,
             ..at_rest(&play, "commands")
@@ -210,7 +210,7 @@ fn a_prompt_that_is_shown_before_its_turn_begins_is_not_read() {
 }
 
 #[test]
-fn a_prompt_that_no_turn_follows_comes_again_and_says_so() {
+fn a_prompt_without_a_turn_is_repeated() {
     for program in ["opencode", "codex"] {
         let (mut play, key) = Play::entered(program);
         let shown = at_rest(&play, "");

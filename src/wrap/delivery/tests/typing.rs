@@ -1,9 +1,9 @@
-//! Typing at a free prompt, and what keeps a text from being typed.
+//! Tests of typing at a free prompt, and of the conditions that prevent it.
 
 use super::*;
 
 #[test]
-fn at_a_free_prompt_a_message_is_noted_pasted_entered_and_begun_in_that_order() {
+fn at_a_free_prompt_the_intent_the_paste_enter_and_the_proof_follow_in_order() {
     let mut play = Play::claude();
     let key = play.offer("hello");
     play.shows_text();
@@ -19,18 +19,18 @@ fn at_a_free_prompt_a_message_is_noted_pasted_entered_and_begun_in_that_order() 
     assert_eq!(
         play.steps,
         [
-            Step::Note(all.clone()),
+            Step::WriteIntent(all.clone()),
             Step::Type(submission, format!("\x1b[200~{text}\x1b[201~").into_bytes()),
             Step::Write(b"\r".to_vec()),
             Step::HandedOver(all.clone(), Way::Keyboard),
             Step::Delivered(all, Way::Keyboard),
-            Step::Forget(1),
+            Step::EndSearch(1),
         ]
     );
 }
 
 #[test]
-fn a_dialog_holds_whatever_tells_of_it() {
+fn a_dialog_holds_whatever_source_reports_it() {
     let mut play = Play::claude();
     play.event(&HookEvent::PermissionAsked("Bash".into()));
     play.offer("by the hook");
@@ -98,9 +98,9 @@ fn keys_pressed_between_text_and_enter_come_after_the_enter_in_order() {
 }
 
 #[test]
-fn what_the_terminal_reports_is_kept_in_order_and_is_nobodys_typing() {
-    // A window that got the focus counted as a person who typed on: slow agents were given up on,
-    // and no second Enter came.
+fn reports_of_the_terminal_are_kept_in_order_and_are_no_keys() {
+    // A focus event counted as a key of the person: attempts with slow agents were given up, and no
+    // second Enter was pressed.
     let mut play = Play::claude();
     play.offer("x");
     assert_eq!(play.deliveries.reports(b"\x1b[I"), None);
@@ -129,7 +129,7 @@ fn after_ten_seconds_keys_are_given_back_and_no_enter_follows() {
     play.passes(ms(60_000));
     assert_eq!(play.enters(), 0);
     assert_eq!(play.hold(), Some(Hold::Stuck));
-    // The person submits it: that is its delivery.
+    // The person submits the text, which delivers it.
     play.turn("m1");
     assert!(play.did(&Step::Delivered(vec![key], Way::Keyboard)));
 }
@@ -187,9 +187,9 @@ fn a_key_that_the_program_has_not_read_is_a_draft() {
 }
 
 #[test]
-fn a_key_that_draws_nothing_holds_no_message_for_ever() {
-    // Up in an empty box, or a frame that came between the reading of a key and our look at that:
-    // the message waited as `draft` at an empty box, until something else was drawn.
+fn a_key_that_draws_nothing_holds_messages_for_a_limited_time() {
+    // Up in an empty box, or a frame that was drawn between the reading of a key and the check of
+    // that: the message was held as `draft` at an empty box until something else was drawn.
     for program in ["claude", "gemini"] {
         let mut play = match program {
             "claude" => Play::claude_by(Mode::Keyboard),
@@ -234,7 +234,7 @@ fn a_text_that_the_window_cannot_show_whole_goes_by_file() {
     let mut play = Play::claude_by(Mode::Keyboard);
     play.deliveries.resized(24, 80);
     let key = play.offer(&"word ".repeat(100));
-    assert!(play.did(&Step::ToFile(key)));
+    assert!(play.did(&Step::MoveToFile(key)));
     assert!(
         play.last_text().contains("in a file"),
         "{}",
@@ -251,7 +251,7 @@ fn a_window_that_cannot_show_the_name_of_a_file_is_not_typed_into_until_it_grows
     let mut play = Play::claude_by(Mode::Keyboard);
     play.deliveries.resized(11, 20);
     let key = play.offer(&"word ".repeat(30));
-    assert!(play.did(&Step::ToFile(key)));
+    assert!(play.did(&Step::MoveToFile(key)));
     play.passes(ms(60_000));
     assert!(!play.has_typed());
     assert_eq!(play.hold(), Some(Hold::SmallWindow));
@@ -277,13 +277,13 @@ fn the_next_message_waits_for_the_last_ones_turn() {
 }
 
 #[test]
-fn what_waited_together_shares_a_paste_up_to_the_batch() {
+fn waiting_messages_share_a_paste_up_to_the_batch() {
     let mut play = Play::claude();
     play.begins("busy");
     let keys: Vec<MessageKey> = (0..12).map(|n| play.offer(&n.to_string())).collect();
     play.ends();
     play.passes(ms(60));
-    assert!(play.did(&Step::Note(keys[..10].to_vec())));
+    assert!(play.did(&Step::WriteIntent(keys[..10].to_vec())));
     assert_eq!(play.typed()[0].matches('\n').count(), 9);
     play.shows_text();
     play.begins(&play.last_text());
@@ -291,14 +291,14 @@ fn what_waited_together_shares_a_paste_up_to_the_batch() {
 }
 
 #[test]
-fn no_more_shares_a_paste_than_was_seen_to_arrive_whole() {
+fn a_paste_has_a_maximum_length() {
     let mut play = Play::claude();
     play.begins("busy");
     let long = "x".repeat(25_000);
     let keys: Vec<MessageKey> = (0..4).map(|_| play.offer(&long)).collect();
     play.ends();
     play.passes(ms(60));
-    assert!(play.did(&Step::Note(keys[..2].to_vec())));
+    assert!(play.did(&Step::WriteIntent(keys[..2].to_vec())));
 }
 
 #[test]
@@ -323,7 +323,7 @@ fn nothing_is_typed_before_the_intent_is_on_disk_nor_when_the_prompt_is_no_longe
     play.passes(ms(60_000));
     assert!(!play.has_typed());
     play.press(Press::Text(1));
-    play.deliveries.noted();
+    play.deliveries.intent_written();
     play.run();
     assert!(!play.has_typed());
     assert_eq!(play.hold(), Some(Hold::Draft));

@@ -1,23 +1,23 @@
-//! Ways without the keyboard: their order, their failures, and what is never done twice.
+//! Tests of the ways without keys: their order, their failures, and their submissions.
 
 use super::*;
 use crate::wrap::ways::{Refusal, Timing};
 
 impl Play {
-    /// What was handed to a way without keys.
-    fn hands(&self) -> Vec<(Way, u64)> {
+    /// The submissions that were handed to ways without keys.
+    fn handed_over(&self) -> Vec<(Way, u64)> {
         let hands = self.steps.iter().filter_map(|step| match step {
-            Step::Hand(way, submission) => Some((*way, submission.number)),
+            Step::Deliver(way, submission) => Some((*way, submission.number)),
             _ => None,
         });
         hands.collect()
     }
 
-    pub(super) fn hands_by(&self) -> Vec<Way> {
-        self.hands().into_iter().map(|(way, _)| way).collect()
+    pub(super) fn ways_used(&self) -> Vec<Way> {
+        self.handed_over().into_iter().map(|(way, _)| way).collect()
     }
 
-    /// A message that shall come in at this time.
+    /// Offers a message with this timing.
     fn offer_for(&mut self, text: &str, timing: Timing) {
         let key = self.deliveries.table.next_key();
         let mut message = message(key, text, self.now);
@@ -33,7 +33,7 @@ impl Play {
     }
 
     pub(super) fn last_key(&self) -> u64 {
-        self.hands().last().unwrap().1
+        self.handed_over().last().unwrap().1
     }
 }
 
@@ -44,7 +44,7 @@ fn a_way_without_keys_comes_before_the_keyboard_whatever_the_agent_does() {
         play.deliveries.open(Way::Hook, false);
         play.sees(input.clone());
         let key = play.offer("x");
-        assert_eq!(play.hands_by(), [Way::Hook], "{input:?}");
+        assert_eq!(play.ways_used(), [Way::Hook], "{input:?}");
         assert!(play.did(&Step::HandedOver(vec![key], Way::Hook)));
         assert!(!play.has_typed());
     }
@@ -66,19 +66,19 @@ fn the_order_is_plugin_api_inbox_hook() {
         play.deliveries.close(*closed, play.now);
         play.passes(ms(2000));
     }
-    assert_eq!(play.hands_by(), [Way::Plugin, Way::Inbox, Way::Hook]);
+    assert_eq!(play.ways_used(), [Way::Plugin, Way::Inbox, Way::Hook]);
 }
 
 #[test]
 fn a_message_is_acked_at_the_proof_and_not_before_however_long_that_takes() {
-    // Five seconds after it was handed over it was handed over again, and a menu that stood so long
-    // had it twice.
+    // The text was handed over again after five seconds, so behind a menu that stayed open longer
+    // the agent had it twice.
     let mut play = Play::claude();
     play.deliveries.open(Way::Hook, false);
     let key = play.offer("x");
     play.deliveries.close(Way::Hook, play.now);
     play.passes(ms(3_600_000));
-    assert_eq!(play.hands_by(), [Way::Hook]);
+    assert_eq!(play.ways_used(), [Way::Hook]);
     assert!(!play.did(&Step::Delivered(vec![key], Way::Hook)));
     assert!(!play.has_typed(), "never two ways at once");
     play.deliveries.in_context(play.last_key());
@@ -87,7 +87,7 @@ fn a_message_is_acked_at_the_proof_and_not_before_however_long_that_takes() {
 }
 
 #[test]
-fn what_a_way_did_not_take_goes_to_the_next_and_two_failures_switch_it_off() {
+fn a_text_that_was_not_taken_goes_to_the_next_way_and_two_failures_disable_a_way() {
     let mut play = Play::claude();
     play.deliveries.open(Way::Inbox, true);
     play.offer("x");
@@ -96,8 +96,8 @@ fn what_a_way_did_not_take_goes_to_the_next_and_two_failures_switch_it_off() {
             .not_taken(play.last_key(), "dropped", Refusal::Failed);
         play.run();
     }
-    assert_eq!(play.hands_by(), [Way::Inbox, Way::Inbox]);
-    assert_eq!(play.deliveries.ways_off(), [Way::Inbox]);
+    assert_eq!(play.ways_used(), [Way::Inbox, Way::Inbox]);
+    assert_eq!(play.deliveries.disabled_ways(), [Way::Inbox]);
     assert!(play.has_typed(), "the keyboard is next");
     assert!(
         !play.last_text().contains("(possible repeat)"),
@@ -106,7 +106,7 @@ fn what_a_way_did_not_take_goes_to_the_next_and_two_failures_switch_it_off() {
 }
 
 #[test]
-fn a_session_that_is_out_of_reach_switches_no_way_off() {
+fn an_unreachable_session_disables_no_way() {
     let mut play = Play::claude_by(Mode::Plugin);
     for _ in 0..3 {
         play.deliveries.open(Way::Plugin, false);
@@ -117,27 +117,27 @@ fn a_session_that_is_out_of_reach_switches_no_way_off() {
             .not_taken(play.last_key(), "elsewhere", Refusal::Elsewhere);
         play.run();
     }
-    assert_eq!(play.deliveries.ways_off(), Vec::<Way>::new());
-    assert_eq!(play.hands_by(), [Way::Plugin; 3]);
+    assert_eq!(play.deliveries.disabled_ways(), Vec::<Way>::new());
+    assert_eq!(play.ways_used(), [Way::Plugin; 3]);
 }
 
 #[test]
-fn what_may_have_been_read_comes_again_and_says_so() {
+fn a_text_that_may_have_been_read_is_marked_as_a_possible_repeat() {
     let mut play = Play::claude();
     play.deliveries.open(Way::Plugin, false);
     play.offer("x");
     play.deliveries.lost(play.last_key());
     play.run();
     let again = play.steps.iter().rev().find_map(|step| match step {
-        Step::Hand(_, submission) => Some(submission.text.clone()),
+        Step::Deliver(_, submission) => Some(submission.text.clone()),
         _ => None,
     });
     assert!(again.unwrap().contains("(possible repeat)"));
 }
 
 #[test]
-fn what_left_the_agents_queue_and_was_not_seen_waits_for_the_person_and_is_marked() {
-    // On a busy machine its row may come late, and the model has read it.
+fn an_unread_text_is_held_for_the_person_and_marked() {
+    // On a busy machine the row may come late although the model has read the text.
     let mut play = Play::claude_by(Mode::Hook);
     play.deliveries.open(Way::Hook, false);
     play.offer("x");
@@ -147,7 +147,7 @@ fn what_left_the_agents_queue_and_was_not_seen_waits_for_the_person_and_is_marke
     play.deliveries.resume();
     play.run();
     let again = play.steps.iter().rev().find_map(|step| match step {
-        Step::Hand(_, submission) => Some(submission.text.clone()),
+        Step::Deliver(_, submission) => Some(submission.text.clone()),
         _ => None,
     });
     assert!(again.unwrap().contains("(possible repeat)"));
@@ -162,10 +162,10 @@ fn after_escape_messages_wait_for_the_persons_next_input() {
         .not_taken(play.last_key(), "stopped", Refusal::Stopped);
     play.passes(ms(60_000));
     assert_eq!(play.hold(), Some(Hold::Escaped));
-    assert_eq!(play.hands().len(), 1);
+    assert_eq!(play.handed_over().len(), 1);
     play.deliveries.sign(&Sign::PersonSpoke);
     play.run();
-    assert_eq!(play.hands().len(), 2);
+    assert_eq!(play.handed_over().len(), 2);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn after_escape_no_way_is_given_a_message() {
         play.offer("x");
         play.passes(ms(60_000));
         assert_eq!(play.hold(), Some(Hold::Escaped), "{mode:?}");
-        let has_begun = |play: &Play| !play.hands().is_empty() || play.has_typed();
+        let has_begun = |play: &Play| !play.handed_over().is_empty() || play.has_typed();
         assert!(!has_begun(&play), "{mode:?}");
         play.sign(&Sign::PersonSpoke);
         play.passes(ms(2000));
@@ -194,7 +194,7 @@ fn after_escape_no_way_is_given_a_message() {
 }
 
 #[test]
-fn a_hook_that_is_heard_late_does_not_undo_what_the_plugin_said() {
+fn a_late_hook_does_not_override_the_plugin() {
     for mode in [Mode::Hook, Mode::Keyboard] {
         let mut play = Play::claude_by(mode);
         play.deliveries.open(Way::Plugin, false);
@@ -208,13 +208,16 @@ fn a_hook_that_is_heard_late_does_not_undo_what_the_plugin_said() {
         play.passes(ms(60_000));
         assert_eq!(play.hold(), Some(Hold::Escaped), "{mode:?}");
         assert!(!play.agent.is_busy(play.now), "{mode:?}");
-        // In a process that has not loaded the plugin the hooks count.
+        // In a process that has not loaded the plugin, the hooks decide.
         play.agent.plugin_reports(false);
         play.deliveries.close(Way::Plugin, play.now);
         play.event(&late);
         play.event(&HookEvent::TurnEnded);
         play.passes(ms(3000));
-        assert!(!play.hands().is_empty() || play.has_typed(), "{mode:?}");
+        assert!(
+            !play.handed_over().is_empty() || play.has_typed(),
+            "{mode:?}"
+        );
     }
 }
 
@@ -226,11 +229,14 @@ fn an_escape_while_the_intent_is_written_keeps_the_message_back() {
         play.deliveries.open(Way::Plugin, false);
         play.deliveries.open(Way::Hook, false);
         let key = play.offer("x");
-        assert!(play.did(&Step::Note(vec![key])), "{mode:?}");
+        assert!(play.did(&Step::WriteIntent(vec![key])), "{mode:?}");
         play.sign(&Sign::Stopped);
-        play.deliveries.noted();
+        play.deliveries.intent_written();
         play.run();
-        assert!(play.hands().is_empty() && !play.has_typed(), "{mode:?}");
+        assert!(
+            play.handed_over().is_empty() && !play.has_typed(),
+            "{mode:?}"
+        );
         assert_eq!(play.hold(), Some(Hold::Escaped), "{mode:?}");
     }
 }
@@ -251,12 +257,12 @@ fn a_message_for_now_gets_past_escape_by_the_inbox_and_one_for_next_between_tool
         first.timing = timing;
         play.deliveries.table.insert(key, first);
         play.run();
-        assert_eq!(play.hands_by(), [Way::Inbox], "{timing:?}");
+        assert_eq!(play.ways_used(), [Way::Inbox], "{timing:?}");
     }
 }
 
 #[test]
-fn a_text_that_the_persons_own_hook_refuses_takes_no_other_with_it() {
+fn a_refused_text_does_not_hold_others() {
     let mut play = Play::claude_by(Mode::Plugin);
     let keys: Vec<MessageKey> = ["good", "bad", "good too"]
         .map(|text| play.offer(text))
@@ -266,7 +272,7 @@ fn a_text_that_the_persons_own_hook_refuses_takes_no_other_with_it() {
     let handed = |play: &Play| {
         let mut steps = play.steps.iter().rev();
         steps.find_map(|step| match step {
-            Step::Hand(_, submission) => Some((submission.number, submission.ids.clone())),
+            Step::Deliver(_, submission) => Some((submission.number, submission.ids.clone())),
             _ => None,
         })
     };
@@ -292,14 +298,14 @@ fn a_text_that_the_persons_own_hook_refuses_takes_no_other_with_it() {
 }
 
 #[test]
-fn a_hook_that_is_heard_before_the_session_began_does_not_come_before_the_plugin() {
+fn an_early_hook_does_not_take_precedence_over_the_plugin() {
     let mut play = Play::with(&CLAUDE, Mode::Auto);
     play.deliveries.expect(Way::Plugin);
     play.deliveries.hooks_work(play.now);
     play.deliveries.open(Way::Hook, false);
     play.offer("early");
     let handed = |play: &Play, wanted: Way| {
-        let is_it = |step: &Step| matches!(step, Step::Hand(way, _) if *way == wanted);
+        let is_it = |step: &Step| matches!(step, Step::Deliver(way, _) if *way == wanted);
         play.steps.iter().any(is_it)
     };
     assert!(!handed(&play, Way::Hook));
@@ -309,7 +315,7 @@ fn a_hook_that_is_heard_before_the_session_began_does_not_come_before_the_plugin
 }
 
 #[test]
-fn what_the_persons_own_hook_refused_is_held_and_no_other_way_tries_it() {
+fn a_refused_text_is_held_and_tried_by_no_other_way() {
     let mut play = Play::claude();
     play.deliveries.open(Way::Plugin, false);
     play.offer("x");
@@ -318,7 +324,7 @@ fn what_the_persons_own_hook_refused_is_held_and_no_other_way_tries_it() {
     play.passes(ms(60_000));
     let hold = play.hold().unwrap();
     assert_eq!(hold.to_string(), "your agent refused it: blocked by policy");
-    assert_eq!(play.hands().len(), 1);
+    assert_eq!(play.handed_over().len(), 1);
     assert!(!play.has_typed());
 }
 
@@ -333,19 +339,19 @@ fn while_no_process_holds_the_session_no_way_is_given_a_message() {
         play.offer_for("x", timing);
     }
     play.passes(ms(3_600_000));
-    assert_eq!(play.hands_by(), []);
+    assert_eq!(play.ways_used(), []);
     assert!(!play.has_typed());
     play.deliveries.open(Way::Plugin, false);
     play.run();
-    assert_eq!(play.hands_by(), [Way::Plugin]);
-    // Or it turns out to live without the plugin.
+    assert_eq!(play.ways_used(), [Way::Plugin]);
+    // Or the session's process turns out to have no plugin.
     let mut play = Play::claude();
     play.deliveries.open(Way::Plugin, false);
     play.deliveries.open(Way::Inbox, true);
     play.deliveries.away(Way::Plugin);
     play.deliveries.close(Way::Plugin, play.now);
     play.offer("x");
-    assert_eq!(play.hands_by(), [Way::Inbox]);
+    assert_eq!(play.ways_used(), [Way::Inbox]);
 }
 
 #[test]
@@ -355,13 +361,13 @@ fn a_message_that_goes_in_now_is_not_held_behind_itself() {
     play.is_disk_slow = true;
     let key = play.offer("x");
     play.run();
-    assert!(play.did(&Step::Note(vec![key])));
+    assert!(play.did(&Step::WriteIntent(vec![key])));
     let waiting = play.deliveries.waiting(&play.agent, play.now);
     assert_eq!(waiting, []);
 }
 
 #[test]
-fn one_way_alone_is_used_where_it_was_asked_for() {
+fn a_requested_way_is_the_only_one_used() {
     for (mode, way) in [
         (Mode::Plugin, Way::Plugin),
         (Mode::Inbox, Way::Inbox),
@@ -375,7 +381,7 @@ fn one_way_alone_is_used_where_it_was_asked_for() {
             play.deliveries.open(open, true);
         }
         play.run();
-        assert_eq!(play.hands_by(), [way]);
+        assert_eq!(play.ways_used(), [way]);
         assert!(!play.has_typed());
     }
 }
@@ -394,41 +400,41 @@ fn the_next_message_waits_for_the_proof_of_the_last() {
 }
 
 #[test]
-fn a_text_of_which_the_inbox_shows_nothing_goes_by_the_next_way_and_says_so() {
+fn a_text_unseen_by_the_inbox_goes_by_the_next_way_as_a_possible_repeat() {
     let mut play = Play::claude();
     play.deliveries.open(Way::Inbox, true);
     play.offer("x");
     play.deliveries.open(Way::Hook, false);
     play.deliveries.unseen(play.last_key());
     play.run();
-    assert_eq!(play.hands_by(), [Way::Inbox, Way::Hook]);
+    assert_eq!(play.ways_used(), [Way::Inbox, Way::Hook]);
     let again = play.steps.iter().rev().find_map(|step| match step {
-        Step::Hand(_, submission) => Some(submission.text.clone()),
+        Step::Deliver(_, submission) => Some(submission.text.clone()),
         _ => None,
     });
     assert!(again.unwrap().contains("(possible repeat)"));
-    // One failure: the inbox has the next message.
+    // After one failure the inbox still gets the next message.
     play.deliveries.in_context(play.last_key());
     play.offer("y");
-    assert_eq!(play.hands_by().last(), Some(&Way::Inbox));
+    assert_eq!(play.ways_used().last(), Some(&Way::Inbox));
 }
 
 #[test]
-fn after_escape_only_what_shall_come_now_goes_by_the_inbox() {
+fn after_escape_only_messages_for_now_go_by_the_inbox() {
     let mut play = Play::claude();
     for way in [Way::Plugin, Way::Inbox] {
         play.deliveries.open(way, way == Way::Inbox);
     }
     play.sign(&Sign::Stopped);
     play.offer("idle");
-    assert_eq!(play.hands_by(), []);
+    assert_eq!(play.ways_used(), []);
     play.deliveries.close(Way::Plugin, play.now);
     play.run();
-    assert_eq!(play.hands_by(), [], "it waits for the person");
+    assert_eq!(play.ways_used(), [], "it waits for the person");
     assert_eq!(play.hold(), Some(Hold::Escaped));
     play.deliveries.open(Way::Plugin, false);
     play.offer_for("now", Timing::Now);
-    assert_eq!(play.hands_by(), [Way::Inbox]);
+    assert_eq!(play.ways_used(), [Way::Inbox]);
 }
 
 #[test]
@@ -440,7 +446,7 @@ fn between_tools_the_inbox_comes_before_the_plugin() {
     play.begins("work");
     play.offer_for("next", Timing::Next);
     play.offer("later");
-    assert_eq!(play.hands_by(), [Way::Inbox, Way::Plugin]);
+    assert_eq!(play.ways_used(), [Way::Inbox, Way::Plugin]);
 }
 
 #[test]
@@ -455,7 +461,7 @@ fn at_most_ten_messages_share_a_line_of_the_inbox() {
     play.deliveries.resume();
     play.run();
     let ids = play.steps.iter().find_map(|step| match step {
-        Step::Hand(Way::Inbox, submission) => Some(submission.ids.len()),
+        Step::Deliver(Way::Inbox, submission) => Some(submission.ids.len()),
         _ => None,
     });
     assert_eq!(ids, Some(10));

@@ -1,4 +1,4 @@
-//! What is written to the inbox socket, and how often. Pure.
+//! The lines for the inbox socket, and the rate limit of Claude Code. Pure.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -11,19 +11,21 @@ use ulid::Ulid;
 use super::super::Timing;
 use super::super::transcript::senders_in;
 
-/// Claude Code takes lines of 1,048,276 characters, and loses longer ones silently.
+/// Maximum characters of a line. Claude Code takes 1,048,276 and silently loses longer lines.
 pub(super) const LINE_LIMIT: usize = 1_000_000;
-/// Claude Code takes 30 messages at once, and then one every two seconds.
+/// Number of messages that may be sent at once. Claude Code takes 30, and then one every two
+/// seconds.
 const BURST: u32 = 20;
 const AFTER_BURST: Duration = Duration::from_secs(2);
-/// The same body is dropped within 30 s.
+/// Minimum delay between two messages with the same body. Claude Code drops repetitions within 30
+/// s.
 const SAME_BODY: Duration = Duration::from_secs(31);
-/// The element whose content is shown as one line on the screen.
+/// The element whose content Claude Code shows as one line.
 const ELEMENT: &str = "cross-session-message";
 
-/// The lines that bring `text` in: the session's own token where it gave one, and the message.
+/// Returns the lines that deliver `text`: the token, if there is one, and the message.
 pub(super) fn lines(text: &str, timing: Timing, token: Option<&str>) -> String {
-    // Never `now`: it aborts the answer under way and closes dialogs.
+    // The priority `now` is never used: it aborts the current answer and closes dialogs.
     let priority = match timing {
         Timing::Idle => "later",
         Timing::Next | Timing::Now => "next",
@@ -45,7 +47,7 @@ pub(super) fn lines(text: &str, timing: Timing, token: Option<&str>) -> String {
     }
 }
 
-/// No message can end the element that holds it, or begin another one.
+/// Replaces the `<` of tags that would end the element or begin another one.
 fn without_tags(text: &str) -> String {
     let lower = text.to_ascii_lowercase();
     let mut safe = String::with_capacity(text.len());
@@ -64,7 +66,7 @@ fn without_tags(text: &str) -> String {
 
 fn uuid() -> String {
     let digits = format!("{:032x}", u128::from(Ulid::generate()));
-    // Version 4 and its variant: another form is not taken for a uuid.
+    // Version and variant of UUID version 4; Claude Code rejects other forms.
     format!(
         "{}-{}-4{}-8{}-{}",
         &digits[..8],
@@ -75,18 +77,18 @@ fn uuid() -> String {
     )
 }
 
-/// When the next message may be sent to one socket.
+/// The rate limit of one socket.
 #[derive(Debug, Default)]
 pub(super) struct InboxPace {
-    /// When all of the burst may be sent again.
+    /// When a full burst may be sent again.
     rested: Option<Instant>,
-    /// What was sent lately, the newest last: a hash of each body.
+    /// The hashes of the bodies that were sent recently, the newest last.
     bodies: VecDeque<(Instant, u64)>,
     hasher: RandomState,
 }
 
 impl InboxPace {
-    /// The earliest time, from `now` on, at which a message with this text is not lost.
+    /// The earliest time from `now` on at which Claude Code does not drop a message with this text.
     pub(super) fn earliest(&self, text: &str, now: Instant) -> Instant {
         let body = self.hasher.hash_one(text);
         let mut same = self.bodies.iter().filter(|(_, sent)| *sent == body);
@@ -97,7 +99,7 @@ impl InboxPace {
         [same, burst].into_iter().flatten().fold(now, Instant::max)
     }
 
-    /// A message with this text is sent now.
+    /// Records that a message with this text is sent now.
     pub(super) fn sent(&mut self, text: &str, now: Instant) {
         self.rested = Some(self.rested.map_or(now, |rested| rested.max(now)) + AFTER_BURST);
         self.bodies.retain(|(at, _)| now < *at + SAME_BODY);

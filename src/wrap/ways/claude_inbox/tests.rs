@@ -1,4 +1,4 @@
-//! The inbox against a socket that behaves as Claude Code's.
+//! Tests of the inbox against a socket that behaves like Claude Code's.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +17,7 @@ const LINE: &str = "[cbroker peer message from=api id=01] look [end]";
 struct Stage {
     folder: tempfile::TempDir,
     inbox: ClaudeInbox,
-    /// Its hooks do not say what permissions are asked for.
+    /// Whether its hooks do not report the permission mode.
     is_unsaid: bool,
     reports: mpsc::Receiver<(Way, WayReport)>,
 }
@@ -41,7 +41,7 @@ impl Stage {
         UnixListener::bind(self.path(name)).unwrap()
     }
 
-    /// A hook ran in the process `pid` with this socket.
+    /// Runs a hook in the process `pid` with this socket.
     fn hook(&self, socket: &str, pid: u32) {
         let socket = self.path(socket);
         self.inbox.hook_ran(&HookOrigin {
@@ -49,7 +49,7 @@ impl Stage {
             transcript: Some(self.path("transcript.jsonl")),
             status_file: None,
             inbox: InboxAddress::new(socket.to_str().unwrap(), "", &pid.to_string()),
-            asks_nothing: (!self.is_unsaid).then_some(false),
+            bypasses_permissions: (!self.is_unsaid).then_some(false),
         });
     }
 
@@ -63,23 +63,23 @@ impl Stage {
         writeln!(file, "{row}").unwrap();
     }
 
-    /// Opens the inbox and hands a text over. Returns the agent's socket and the line that came.
+    /// Opens the inbox and hands a text over. Returns the agent's socket and the received line.
     async fn handed_over(&mut self) -> (UnixListener, Value) {
         let socket = self.socket("1.sock");
         self.hook("1.sock", std::process::id());
-        assert_eq!(self.said().await, WayReport::Open);
+        assert_eq!(self.next_report().await, WayReport::Open);
         self.deliver(7);
         let line = line_of(&socket).await;
         (socket, line)
     }
 
-    /// Nothing is said of it for so long.
-    async fn says_nothing_for(&mut self, time: Duration) {
+    /// Checks that nothing is reported for this long.
+    async fn reports_nothing_for(&mut self, time: Duration) {
         let nothing = tokio::time::timeout(time, self.reports.recv()).await;
         assert!(nothing.is_err(), "{nothing:?}");
     }
 
-    async fn said(&mut self) -> WayReport {
+    async fn next_report(&mut self) -> WayReport {
         let said = tokio::time::timeout(LIMIT, self.reports.recv()).await;
         said.unwrap().unwrap().1
     }
@@ -95,7 +95,7 @@ impl Stage {
     }
 }
 
-/// The next line that somebody writes to the socket.
+/// The next line that is written to the socket.
 async fn line_of(socket: &UnixListener) -> Value {
     loop {
         let (stream, _) = socket.accept().await.unwrap();
@@ -111,46 +111,46 @@ fn content(line: &Value) -> String {
 }
 
 #[tokio::test]
-async fn a_text_counts_when_the_transcript_holds_it_and_not_when_it_was_accepted() {
+async fn a_text_is_proved_by_its_row_and_not_by_its_acceptance() {
     let mut stage = Stage::new();
     let (_socket, line) = stage.handed_over().await;
     assert_eq!(line["priority"], "next");
     stage.row(&json!({"type": "queue-operation", "operation": "enqueue"}));
-    // Longer than a text may take that nothing is seen of.
+    // Longer than the time limit for the first row.
     stage
-        .says_nothing_for(SEEN_WITHIN + Duration::from_secs(1))
+        .reports_nothing_for(ACCEPTED_WITHIN + Duration::from_secs(1))
         .await;
     stage.row(&json!({"type": "user", "message": {"content": content(&line)}}));
-    assert_eq!(stage.said().await, WayReport::InContext(7));
+    assert_eq!(stage.next_report().await, WayReport::InContext(7));
 }
 
 #[tokio::test]
-async fn what_a_slow_agent_writes_three_seconds_later_is_in_time() {
+async fn a_row_after_three_seconds_is_in_time() {
     let mut stage = Stage::new();
     let (_socket, line) = stage.handed_over().await;
-    stage.says_nothing_for(Duration::from_secs(3)).await;
+    stage.reports_nothing_for(Duration::from_secs(3)).await;
     stage.row(&json!({"type": "user", "message": {"content": content(&line)}}));
-    assert_eq!(stage.said().await, WayReport::InContext(7));
+    assert_eq!(stage.next_report().await, WayReport::InContext(7));
 }
 
 #[tokio::test]
-async fn a_text_that_no_row_tells_of_is_given_up() {
+async fn a_text_without_a_row_is_given_up() {
     let mut stage = Stage::new();
     let (_socket, _line) = stage.handed_over().await;
-    assert_eq!(stage.said().await, WayReport::Unseen(7));
+    assert_eq!(stage.next_report().await, WayReport::Unseen(7));
 }
 
 #[tokio::test]
-async fn what_a_process_swallows_that_the_session_has_left_is_no_failure_of_the_way() {
+async fn a_text_lost_by_a_left_process_is_no_failure_of_the_way() {
     let mut stage = Stage::new();
     let old = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     stage.deliver(7);
     line_of(&old).await;
     let new = stage.socket("2.sock");
     stage.hook("2.sock", std::process::id());
-    assert_eq!(stage.said().await, WayReport::Lost(7));
+    assert_eq!(stage.next_report().await, WayReport::Lost(7));
     stage.deliver(8);
     assert!(content(&line_of(&new).await).contains("id=01"));
 }
@@ -161,19 +161,22 @@ async fn a_session_that_moved_has_no_inbox_before_a_hook_names_it() {
     let _old = stage.socket("1.sock");
     let pid = std::process::id();
     stage.hook("1.sock", pid);
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     stage.inbox.moved(1);
-    assert_eq!(stage.said().await, WayReport::Closed(NO_SOCKET.to_owned()));
+    assert_eq!(
+        stage.next_report().await,
+        WayReport::Closed(NO_SOCKET.to_owned())
+    );
     let new = stage.socket("2.sock");
     stage.hook("2.sock", pid);
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     stage.inbox.moved(i32::try_from(pid).unwrap());
     stage.deliver(7);
     assert!(content(&line_of(&new).await).contains("id=01"));
 }
 
 #[tokio::test]
-async fn what_was_accepted_is_lost_with_its_process() {
+async fn an_accepted_text_is_lost_with_its_process() {
     let mut stage = Stage::new();
     let mut process = std::process::Command::new("sleep")
         .arg("60")
@@ -181,36 +184,42 @@ async fn what_was_accepted_is_lost_with_its_process() {
         .unwrap();
     let socket = stage.socket("1.sock");
     stage.hook("1.sock", process.id());
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     stage.deliver(7);
     line_of(&socket).await;
     stage.row(&json!({"type": "queue-operation", "operation": "enqueue"}));
     process.kill().unwrap();
     process.wait().unwrap();
-    assert_eq!(stage.said().await, WayReport::Lost(7));
+    assert_eq!(stage.next_report().await, WayReport::Lost(7));
 }
 
 #[tokio::test]
-async fn without_a_socket_the_way_is_closed_and_says_why() {
+async fn without_a_socket_the_way_is_closed_with_a_reason() {
     let mut stage = Stage::new();
     stage.inbox.hook_ran(&HookOrigin::default());
-    assert_eq!(stage.said().await, WayReport::Closed(NO_SOCKET.to_owned()));
+    assert_eq!(
+        stage.next_report().await,
+        WayReport::Closed(NO_SOCKET.to_owned())
+    );
     stage.hook("gone.sock", std::process::id());
     let socket = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     drop(socket);
     stage.deliver(7);
-    let (number, why, refusal) = (7, NOBODY.to_owned(), Refusal::Failed);
+    let (number, why, refusal) = (7, NO_LISTENER.to_owned(), Refusal::Failed);
     assert_eq!(
-        stage.said().await,
+        stage.next_report().await,
         WayReport::NotTaken {
             number,
             why,
             refusal
         }
     );
-    assert_eq!(stage.said().await, WayReport::Closed(NOBODY.to_owned()));
+    assert_eq!(
+        stage.next_report().await,
+        WayReport::Closed(NO_LISTENER.to_owned())
+    );
 }
 
 #[tokio::test]
@@ -218,88 +227,91 @@ async fn a_hook_that_waits_writes_the_line() {
     let mut stage = Stage::new();
     let _socket = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, WayReport::Open);
-    let (errands, mut waiting) = mpsc::channel::<Errand>(1);
-    stage.inbox.hook_waits(Porter::new(&errands));
+    assert_eq!(stage.next_report().await, WayReport::Open);
+    let (writes, mut waiting) = mpsc::channel::<InboxWrite>(1);
+    stage.inbox.hook_waits(HookWriter::new(&writes));
     stage.deliver(7);
-    let errand = errand_of(&mut waiting).await;
-    assert_eq!(errand.socket, stage.path("1.sock"));
-    assert!(String::from_utf8_lossy(&errand.line).contains("id=01"));
-    errand.done.send(Passed::Sent).unwrap();
+    let write = next_write(&mut waiting).await;
+    assert_eq!(write.socket, stage.path("1.sock"));
+    assert!(String::from_utf8_lossy(&write.line).contains("id=01"));
+    write.done.send(WriteResult::Written).unwrap();
     stage.row(&json!({"type": "user", "message": {"content": LINE}}));
-    assert_eq!(stage.said().await, WayReport::InContext(7));
+    assert_eq!(stage.next_report().await, WayReport::InContext(7));
 }
 
 #[tokio::test]
-async fn where_only_something_else_was_accepted_the_text_is_given_up() {
+async fn a_text_is_given_up_if_only_something_else_was_accepted() {
     let mut stage = Stage::new();
     let (_socket, _line) = stage.handed_over().await;
     for operation in ["enqueue", "dequeue"] {
         stage.row(&json!({"type": "queue-operation", "operation": operation}));
     }
-    assert_eq!(stage.said().await, WayReport::Unseen(7));
+    assert_eq!(stage.next_report().await, WayReport::Unseen(7));
 }
 
-/// An inbox of a session whose hooks do not say what permissions are asked for, and its socket.
+/// An inbox of a session whose hooks do not report the permission mode, and its socket.
 async fn of_unknown_mode() -> (Stage, UnixListener) {
     let mut stage = Stage::new();
     stage.is_unsaid = true;
     let socket = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, WayReport::Open);
+    assert_eq!(stage.next_report().await, WayReport::Open);
     (stage, socket)
 }
 
-/// The next errand, of a hook that goes on waiting.
-async fn errand_of(waiting: &mut mpsc::Receiver<Errand>) -> Errand {
-    let errand = tokio::time::timeout(LIMIT, waiting.recv()).await;
-    errand.unwrap().unwrap()
+/// The next write of a waiting hook.
+async fn next_write(waiting: &mut mpsc::Receiver<InboxWrite>) -> InboxWrite {
+    let write = tokio::time::timeout(LIMIT, waiting.recv()).await;
+    write.unwrap().unwrap()
 }
 
 #[tokio::test]
-async fn where_permissions_may_not_be_asked_for_only_a_hook_that_waits_writes() {
+async fn a_session_that_bypasses_permissions_needs_a_waiting_hook() {
     // After the hook had ended, the wrap wrote the line itself. Claude Code held it behind a
     // dialog, and the person's next Enter denied it.
     let (mut stage, _socket) = of_unknown_mode().await;
-    let (errands, waiting) = mpsc::channel::<Errand>(1);
-    stage.inbox.hook_waits(Porter::new(&errands));
-    drop((errands, waiting));
+    let (writes, waiting) = mpsc::channel::<InboxWrite>(1);
+    stage.inbox.hook_waits(HookWriter::new(&writes));
+    drop((writes, waiting));
     stage.deliver(7);
-    assert_eq!(stage.said().await, WayReport::Closed(NO_HOOK.to_owned()));
+    assert_eq!(
+        stage.next_report().await,
+        WayReport::Closed(NO_HOOK.to_owned())
+    );
     let (number, why, refusal) = (7, NO_HOOK.to_owned(), Refusal::Elsewhere);
     assert_eq!(
-        stage.said().await,
+        stage.next_report().await,
         WayReport::NotTaken {
             number,
             why,
             refusal
         }
     );
-    let (errands, mut waiting) = mpsc::channel::<Errand>(1);
-    stage.inbox.hook_waits(Porter::new(&errands));
-    assert_eq!(stage.said().await, WayReport::Open);
+    let (writes, mut waiting) = mpsc::channel::<InboxWrite>(1);
+    stage.inbox.hook_waits(HookWriter::new(&writes));
+    assert_eq!(stage.next_report().await, WayReport::Open);
     stage.deliver(8);
     assert!(
-        errand_of(&mut waiting)
+        next_write(&mut waiting)
             .await
             .done
-            .send(Passed::Sent)
+            .send(WriteResult::Written)
             .is_ok()
     );
     stage.row(&json!({"type": "user", "message": {"content": LINE}}));
-    assert_eq!(stage.said().await, WayReport::InContext(8));
+    assert_eq!(stage.next_report().await, WayReport::InContext(8));
 }
 
 #[tokio::test]
-async fn an_errand_that_a_hook_could_not_do_is_done_by_the_next_one() {
+async fn a_line_that_a_hook_could_not_write_is_written_by_the_next_hook() {
     let (stage, _socket) = of_unknown_mode().await;
-    let (errands, mut waiting) = mpsc::channel::<Errand>(1);
-    stage.inbox.hook_waits(Porter::new(&errands));
+    let (writes, mut waiting) = mpsc::channel::<InboxWrite>(1);
+    stage.inbox.hook_waits(HookWriter::new(&writes));
     stage.deliver(7);
-    let errand = errand_of(&mut waiting).await;
-    let (others, mut next) = mpsc::channel::<Errand>(1);
-    stage.inbox.hook_waits(Porter::new(&others));
-    assert!(errand.done.send(Passed::NotSent).is_ok());
-    let errand = errand_of(&mut next).await;
-    assert!(String::from_utf8_lossy(&errand.line).contains("id=01"));
+    let write = next_write(&mut waiting).await;
+    let (others, mut next) = mpsc::channel::<InboxWrite>(1);
+    stage.inbox.hook_waits(HookWriter::new(&others));
+    assert!(write.done.send(WriteResult::NotWritten).is_ok());
+    let write = next_write(&mut next).await;
+    assert!(String::from_utf8_lossy(&write.line).contains("id=01"));
 }

@@ -1,30 +1,30 @@
-//! Which of the processes that said hello holds the session.
+//! Decides which of the processes that sent a hello holds the session.
 //!
 //! Claude Code starts more processes with the same plugin than the one in the terminal:
 //!
-//! - one press of Left at an empty prompt moves the session to a new background process, whose
-//!   arguments hold `--fork-session --resume <the transcript>`, or to a spare process that waited
-//!   for it, whose arguments say nothing; the old process refuses prompts, and its transcript ends
-//!   with the id of the new session;
-//! - pre-warmed spare processes (`--bg-spare`) wait for a task. A prompt there starts a session of
-//!   its own, so they must never get one before the session has moved there.
+//! - Left at an empty prompt moves the session to a new background process, whose arguments hold
+//!   `--fork-session --resume <the transcript>`, or to a spare process, whose arguments do not name
+//!   the session; the old process refuses prompts, and its transcript ends with the id of the new
+//!   session;
+//! - spare processes (`--bg-spare`) wait for a task. A prompt there starts a session of its own, so
+//!   they must get none before the session has moved there.
 
 use std::path::{Path, PathBuf};
 
 use crate::wrap::ways::{WayReport, claude_moves};
 
-/// What was last said of the way.
+/// Whether the plugin takes messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SaidOfWay {
+pub(super) enum PluginAvailability {
     Open,
     Closed,
     /// The process that held the session holds none.
     Away,
 }
 
-impl SaidOfWay {
-    /// In the words that the session hears; `why` it is closed.
-    pub(super) fn report(self, why: &str) -> WayReport {
+impl PluginAvailability {
+    /// Converts this to a report; `why` is the reason if it is closed.
+    pub(super) fn to_report(self, why: &str) -> WayReport {
         match self {
             Self::Open => WayReport::Open,
             Self::Closed => WayReport::Closed(why.to_owned()),
@@ -33,7 +33,7 @@ impl SaidOfWay {
     }
 }
 
-/// A process's part in the session.
+/// The role of a process in the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// The process in the terminal.
@@ -44,12 +44,12 @@ pub(super) enum Role {
     Foreign,
 }
 
-/// A process that said hello.
+/// A process that sent a hello.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Instance {
-    /// The name that its module gave itself.
+    /// The random name that its module chose.
     pub(super) name: String,
-    /// Its process.
+    /// Its process id.
     pub(super) pid: i32,
 }
 
@@ -79,8 +79,8 @@ impl ProcessChoice {
         self.transcripts.last().map(PathBuf::as_path)
     }
 
-    /// The session writes this transcript from now on. `true` when that is new.
-    pub(super) fn moves_to(&mut self, transcript: &Path) -> bool {
+    /// Records that the session writes this transcript from now on. Returns whether that is new.
+    pub(super) fn set_transcript(&mut self, transcript: &Path) -> bool {
         if transcript.as_os_str().is_empty() || self.transcript() == Some(transcript) {
             return false;
         }
@@ -89,8 +89,8 @@ impl ProcessChoice {
         true
     }
 
-    /// A process said hello. `is_ours` says that it descends from this wrap, and `is_alive` whether
-    /// the process that holds the session still runs.
+    /// Handles the hello of a process and returns its role. `is_ours` says that it descends from
+    /// this wrap; `is_alive` tells whether a process runs.
     pub(super) fn hello(
         &mut self,
         instance: Instance,
@@ -100,7 +100,7 @@ impl ProcessChoice {
     ) -> Role {
         let role = if claude_moves::is_spare(arguments) {
             Role::Foreign
-        } else if claude_moves::continues(arguments, &self.transcripts) {
+        } else if claude_moves::resumes_any_of(arguments, &self.transcripts) {
             Role::Moved
         } else {
             let is_free =
@@ -118,8 +118,8 @@ impl ProcessChoice {
         role
     }
 
-    /// The transcript of the session says that the session goes on in this process.
-    pub(super) fn goes_on_in(&mut self, instance: Instance) -> Role {
+    /// Records that the session continues in this process, according to its transcript.
+    pub(super) fn continues_in(&mut self, instance: Instance) -> Role {
         self.current = Some(instance);
         Role::Moved
     }
@@ -144,7 +144,7 @@ mod tests {
         let mut choice = ProcessChoice::default();
         let role = choice.hello(instance("a", 10), &words("claude"), true, |_| true);
         assert_eq!(role, Role::Main);
-        assert!(choice.moves_to(Path::new("/p/one.jsonl")));
+        assert!(choice.set_transcript(Path::new("/p/one.jsonl")));
         choice
     }
 
@@ -166,7 +166,7 @@ mod tests {
             Role::Moved
         );
         assert!(choice.is_current("b"));
-        choice.moves_to(Path::new("/p/two.jsonl"));
+        choice.set_transcript(Path::new("/p/two.jsonl"));
         let line = words("claude --fork-session --resume=two");
         assert_eq!(
             choice.hello(instance("c", 30), &line, false, |_| true),
@@ -203,17 +203,17 @@ mod tests {
     #[test]
     fn a_spare_that_the_session_moved_to_holds_it() {
         let mut choice = started();
-        assert_eq!(choice.goes_on_in(instance("b", 20)), Role::Moved);
+        assert_eq!(choice.continues_in(instance("b", 20)), Role::Moved);
         assert!(choice.is_current("b"));
     }
 
     #[test]
     fn only_a_new_transcript_is_news() {
         let mut choice = started();
-        assert!(!choice.moves_to(Path::new("/p/one.jsonl")));
-        assert!(!choice.moves_to(Path::new("")));
-        assert!(choice.moves_to(Path::new("/p/two.jsonl")));
-        assert!(choice.moves_to(Path::new("/p/one.jsonl")));
+        assert!(!choice.set_transcript(Path::new("/p/one.jsonl")));
+        assert!(!choice.set_transcript(Path::new("")));
+        assert!(choice.set_transcript(Path::new("/p/two.jsonl")));
+        assert!(choice.set_transcript(Path::new("/p/one.jsonl")));
         assert_eq!(choice.transcript(), Some(Path::new("/p/one.jsonl")));
     }
 }

@@ -1,5 +1,5 @@
-//! What the modules report, and what follows for the session, its transcript and the texts that a
-//! module has.
+//! Handles the events of the modules: updates the session's process, its transcript and the texts
+//! in flight.
 
 use std::path::{Path, PathBuf};
 
@@ -8,24 +8,24 @@ use tokio::time::Instant;
 use super::super::{Refusal, Sign, WayReport, claude_moves, process};
 use super::choice::{Instance, Role};
 use super::listener::{ListenerEvent, PluginEvent};
-use super::{InFlight, Progress, SessionHome, Work};
+use super::{InFlight, Progress, SessionLocation, Work};
 
-/// How Claude Code says that the process holds no session: nothing of the text is with it.
+/// Claude Code's error if the process holds no session; it has not taken the text then.
 const UNBOUND: &str = "no session is bound";
-/// How Claude Code says that the person pressed Escape and has sent nothing since.
+/// Claude Code's reasons for a drop after the person pressed Escape and sent nothing since.
 const STOPPED: [&str; 2] = [
     "nobody has sent input since",
     "removed from the queue before it ran",
 ];
 
 impl Work {
-    pub(super) async fn handle_module(&mut self, event: ListenerEvent) {
+    pub(super) async fn handle_listener_event(&mut self, event: ListenerEvent) {
         match event {
             ListenerEvent::Orders { instance, orders } => {
                 self.streams.retain(|_, stream| !stream.is_closed());
-                self.orders_end(&instance);
+                self.handle_stream_end(&instance);
                 self.streams.insert(instance, orders);
-                self.tell_open().await;
+                self.report_availability().await;
             }
             ListenerEvent::Events {
                 instance,
@@ -33,24 +33,31 @@ impl Work {
                 events,
             } => {
                 for event in events {
-                    self.happened(&instance, pid, event).await;
+                    self.handle_event(&instance, pid, event).await;
                 }
             }
         }
     }
 
-    pub(super) async fn happened(&mut self, instance: &str, pid: Option<i32>, event: PluginEvent) {
+    pub(super) async fn handle_event(
+        &mut self,
+        instance: &str,
+        pid: Option<i32>,
+        event: PluginEvent,
+    ) {
         match event {
-            PluginEvent::Hello { transcript, .. } => self.greet(instance, pid, &transcript).await,
+            PluginEvent::Hello { transcript, .. } => {
+                self.handle_hello(instance, pid, &transcript).await;
+            }
             PluginEvent::Submitted { number, transcript } => {
                 self.follow(instance, transcript).await;
                 if let Some(text) = self.in_flight.get_mut(&number) {
                     text.stage = Progress::Submitted(Instant::now());
-                    self.is_home().await;
+                    self.mark_session_here().await;
                 }
             }
             PluginEvent::Dropped { number, why } => {
-                // A process that the session has moved to says so before it says anything else.
+                // A process that the session has moved to reports the stop in this drop first.
                 let says_stopped = STOPPED.iter().any(|words| why.contains(words));
                 let refusal = if self.is_stopped || says_stopped {
                     Refusal::Stopped
@@ -62,13 +69,13 @@ impl Work {
             PluginEvent::Failed { number, why } if why.contains(UNBOUND) => {
                 if let Some(text) = self.in_flight.get_mut(&number) {
                     let now = Instant::now();
-                    text.stage = Progress::Homeless(now);
-                    text.homeless_since.get_or_insert(now);
-                    // One that the session has left may say so late.
-                    if self.home == SessionHome::Here && self.choice.is_current(instance) {
-                        self.home = SessionHome::Away;
+                    text.stage = Progress::Unbound(now);
+                    text.unbound_since.get_or_insert(now);
+                    // A process that the session has left may report this late.
+                    if self.location == SessionLocation::Here && self.choice.is_current(instance) {
+                        self.location = SessionLocation::Away;
                     }
-                    self.tell_open().await;
+                    self.report_availability().await;
                 }
             }
             PluginEvent::Failed { number, why } => {
@@ -79,44 +86,45 @@ impl Work {
         }
     }
 
-    async fn greet(&mut self, name: &str, pid: Option<i32>, transcript: &Path) {
+    async fn handle_hello(&mut self, name: &str, pid: Option<i32>, transcript: &Path) {
         let Some(pid) = pid else { return };
         let arguments = process::look(pid).map_or_else(Vec::new, |process| process.arguments);
         let us = i32::try_from(std::process::id()).unwrap_or_default();
         let is_ours = process::descends_from(pid, us);
         let name = name.to_owned();
         let instance = Instance { name, pid };
-        let role = if self.goes_on_in(transcript).await {
-            self.choice.goes_on_in(instance.clone())
+        let role = if self.continues_in(transcript).await {
+            self.choice.continues_in(instance.clone())
         } else {
             let is_alive = process::is_alive;
             self.choice
                 .hello(instance.clone(), &arguments, is_ours, is_alive)
         };
         if role == Role::Foreign {
-            self.strangers
+            self.other_instances
                 .retain(|(known, _)| process::is_alive(known.pid));
-            self.strangers.push((instance, transcript.to_owned()));
+            self.other_instances.push((instance, transcript.to_owned()));
         } else {
             self.adopt(&instance.name, transcript).await;
         }
     }
 
-    /// Whether the session's transcript says that it goes on in the process that writes this one.
-    pub(super) async fn goes_on_in(&self, transcript: &Path) -> bool {
+    /// Whether the session continues in the process that writes `transcript`, according to the
+    /// session's own transcript.
+    pub(super) async fn continues_in(&self, transcript: &Path) -> bool {
         let Some(ours) = self.choice.transcript().map(Path::to_owned) else {
             return false;
         };
         let other = transcript.to_owned();
-        let looked = tokio::task::spawn_blocking(move || claude_moves::goes_on(&ours, &other));
+        let looked = tokio::task::spawn_blocking(move || claude_moves::moved_to(&ours, &other));
         looked.await.unwrap_or_default()
     }
 
-    /// The session is in this process now.
+    /// Records that the session is in this process now.
     pub(super) async fn adopt(&mut self, name: &str, transcript: &Path) {
         self.open_calls.clear();
         self.is_stopped = false;
-        self.home = SessionHome::Here;
+        self.location = SessionLocation::Here;
         let elsewhere = |text: &&mut InFlight| text.instance.name != name;
         for text in self.in_flight.values_mut().filter(elsewhere) {
             if matches!(text.stage, Progress::Sent) {
@@ -129,28 +137,28 @@ impl Work {
             self.report(WayReport::Moved(pid)).await;
         }
         self.follow(name, Some(transcript.to_owned())).await;
-        self.tell_open().await;
+        self.report_availability().await;
     }
 
-    /// The process that holds the session writes this transcript now.
+    /// Follows the transcript that the process which holds the session writes now.
     async fn follow(&mut self, instance: &str, transcript: Option<PathBuf>) {
         let Some(transcript) = transcript.filter(|_| self.choice.is_current(instance)) else {
             return;
         };
-        if self.choice.moves_to(&transcript) {
+        if self.choice.set_transcript(&transcript) {
             self.proof.follow(&transcript);
             self.report(WayReport::Sign(Sign::Transcript(transcript)))
                 .await;
         }
     }
 
-    /// An event of the process that holds the session.
+    /// Handles an event of the process that holds the session.
     async fn observe(&mut self, instance: &str, event: PluginEvent) {
-        self.tell_open().await;
+        self.report_availability().await;
         let sign = match event {
             PluginEvent::Turn { transcript } => {
                 self.follow(instance, transcript).await;
-                self.is_home().await;
+                self.mark_session_here().await;
                 Sign::TurnBegan
             }
             PluginEvent::Rest { .. } => {

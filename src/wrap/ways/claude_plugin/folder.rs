@@ -1,7 +1,7 @@
 //! The plugin's folder under the cbroker home: `plugin/<hash of its files>/`.
 //!
 //! The folder is read-only, so that Claude Code does not write its type declarations into it. Its
-//! name is a hash of its content: two versions of cbroker never change each other's files, and a
+//! name is a hash of its content, so two versions of cbroker never change each other's files, and a
 //! running Claude Code, which watches the folder, sees no change.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
@@ -28,10 +28,10 @@ const OWN_FOLDER: u32 = 0o755;
 /// Hex digits of the folder's name.
 const NAME_DIGITS: usize = 16;
 
-/// The folder below `base`, made or repaired where it does not hold what it must.
+/// Returns the folder below `base`. Creates it, or writes it again if its content differs.
 ///
 /// # Errors
-/// When it cannot be written.
+/// If it cannot be written.
 pub(super) fn ensure(base: &Path) -> io::Result<PathBuf> {
     let folder = base.join(name());
     if !is_whole(&folder) {
@@ -87,7 +87,7 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, Permissions::from_mode(OWN_FOLDER))
 }
 
-/// Puts a file in place whole: a Claude Code that reads it now sees the old content or the new.
+/// Replaces a file atomically: a Claude Code that reads it sees the old or the new content.
 fn write_file(path: &Path, content: &str) -> io::Result<()> {
     if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
         fs::remove_dir_all(path)?;

@@ -1,11 +1,11 @@
-//! The session's end of the plugin's socket: a small HTTP server for this user and this session.
+//! The plugin's socket: a small HTTP server for the modules of one session.
 //!
 //! | request | from | answer |
 //! |---|---|---|
 //! | `POST /events`, body `{token, instance, events}` | the module | empty |
 //! | `GET /orders`, headers `token`, `instance` | `cbroker hook stream` | orders, one a line |
 //!
-//! The orders end with the session, or with that process.
+//! The stream of orders ends with the session or with the requesting process.
 //!
 //! The socket's folder is private to the user; the random token keeps out other programs of the
 //! same user that found the path. A request without it is answered with 403 and changes nothing.
@@ -36,10 +36,10 @@ const BODY_LIMIT: usize = 1 << 20;
 const CONNECTIONS: usize = 64;
 /// Orders that wait for the child process.
 const ORDERS: usize = 256;
-/// The socket is asked again so long after it gave no connection.
+/// Delay before the next accept after an error.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// One thing that the module tells.
+/// An event that the module reports.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(tag = "is", rename_all = "lowercase")]
 pub(super) enum PluginEvent {
@@ -54,13 +54,13 @@ pub(super) enum PluginEvent {
         number: SubmissionNumber,
         transcript: Option<PathBuf>,
     },
-    /// The person or a hook of theirs kept a prompt out of the session; it never enters it.
+    /// The person or one of their hooks kept a prompt out of the session for good.
     Dropped {
         #[serde(rename = "key")]
         number: SubmissionNumber,
         why: String,
     },
-    /// The call failed, and the prompt never enters the session: no session is bound, for one.
+    /// The call failed and the prompt never enters the session, for example because none is bound.
     Failed {
         #[serde(rename = "key")]
         number: SubmissionNumber,
@@ -78,31 +78,31 @@ pub(super) enum PluginEvent {
     Ask { call: String, tool: String },
     /// A tool call has ended, and with it its dialog.
     Called { call: String },
-    /// A command opened its menu, or (without a name) closed it.
+    /// A command opened its menu, or closed it (without a name).
     Menu {
         name: Option<String>,
         transcript: Option<PathBuf>,
     },
-    /// What stands in the input box, in UTF-16 units.
+    /// The length of the text in the input box, in UTF-16 units.
     Draft { length: usize },
-    /// The conversation has ended (`clear`, `resume`) or the program has.
+    /// The conversation (`clear`, `resume`) or the program has ended.
     End { why: String },
-    /// Something that a newer module tells.
+    /// An event of a newer module.
     #[serde(other)]
     Unknown,
 }
 
-/// What the listener heard.
+/// What the listener received.
 #[derive(Debug)]
 pub(super) enum ListenerEvent {
     /// A module's events, in order.
     Events {
         instance: String,
-        /// The process that holds the module, as the kernel names it.
+        /// The process of the module, according to the kernel.
         pid: Option<i32>,
         events: Vec<PluginEvent>,
     },
-    /// A child of a module's process waits for orders.
+    /// A child of a module's process requested the orders.
     Orders {
         instance: String,
         orders: mpsc::Sender<Bytes>,
@@ -117,7 +117,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Listens on `path`, for this user and for requests with this token.
+    /// Listens on `path` for requests with this token.
     pub(super) fn bind(
         path: &Path,
         token: String,
@@ -138,7 +138,7 @@ impl Listener {
                             drop(place);
                         });
                     }
-                    // No descriptor is free, for one; that passes.
+                    // Usually no file descriptor is free, which is temporary.
                     Err(_) => tokio::time::sleep(AGAIN).await,
                 }
             }

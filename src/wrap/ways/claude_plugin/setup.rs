@@ -1,4 +1,4 @@
-//! What Claude Code is given so that it loads the module, and the module finds its session.
+//! What Claude Code gets so that it loads the module, and the module finds its session.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,22 +10,22 @@ use super::folder;
 /// The longest path of a socket that Claude Code connects to.
 const SOCKET_PATH: usize = 100;
 
-/// What Claude Code is given so that the module finds its session.
+/// The plugin's folder, socket and token for one session.
 #[derive(Clone, Debug)]
 pub struct PluginSetup {
     /// The plugin's folder.
     pub folder: PathBuf,
-    /// The session's socket for it.
+    /// The session's socket for the module.
     pub socket: PathBuf,
-    /// What the socket asks for.
+    /// The token that the socket requires.
     pub token: String,
 }
 
 impl PluginSetup {
-    /// A plugin below `base` for a session that listens on `socket`.
+    /// Creates the plugin's folder below `base` for a session that listens on `socket`.
     ///
     /// # Errors
-    /// When the folder cannot be written, or no random token can be made.
+    /// If the folder cannot be written, or no random token can be generated.
     pub fn new(base: &Path, socket: PathBuf) -> io::Result<Self> {
         if socket.as_os_str().len() > SOCKET_PATH {
             return Err(io::Error::other("the path of its socket would be too long"));
@@ -39,8 +39,8 @@ impl PluginSetup {
         })
     }
 
-    /// The settings that hand the module its options. They follow the session when it moves to
-    /// another process; the environment would not.
+    /// The settings with the module's options. Settings move with the session to another process;
+    /// environment variables do not.
     pub fn settings(&self, program: &Path) -> Value {
         json!({"pluginConfigs": {format!("{}@inline", folder::NAME): {"options": {
             "program": program.to_string_lossy(),

@@ -1,10 +1,10 @@
-//! `cbroker hook stream --socket PATH` (hidden): the plugin's way in.
+//! `cbroker hook stream --socket PATH` (hidden): forwards orders to the plugin's module.
 //!
-//! The module starts it with the token on its standard input. It asks the session's socket for
-//! orders and prints them, an object a line, until the session ends, or its own reader does: the
-//! plugin's process may be killed at any time.
+//! The module starts it with the token on its standard input. It requests the orders from the
+//! session's socket and prints them, one object a line, until the session or the reader of its
+//! output ends: the plugin's process may be killed at any time.
 //!
-//! Relies on the standard library and on rustix, so that it starts quickly.
+//! Relies only on the standard library and rustix, so that it starts quickly.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -14,11 +14,11 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Deserialize;
 
-/// The event under which it runs.
+/// The hook event that selects it.
 pub const STREAM: &str = "stream";
-/// What the module writes on standard input.
+/// Maximum bytes of standard input.
 const INPUT_LIMIT: u64 = 4096;
-/// The session answers within this, or is gone.
+/// Time limit for the session's response.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PIECE: usize = 64 * 1024;
 
@@ -28,7 +28,7 @@ struct Introduction {
     instance: String,
 }
 
-/// Runs until the session or the reader has ended. Gives the exit code.
+/// Runs until the session or the reader has ended, and returns the exit code.
 pub fn run(socket: &OsString) -> i32 {
     i32::from(stream(socket).is_err())
 }

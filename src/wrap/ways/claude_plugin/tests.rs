@@ -1,4 +1,4 @@
-//! The way with a module that this test plays.
+//! Tests of the plugin against a fake module.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,8 +8,8 @@ use tokio::net::UnixStream;
 
 use super::super::Sign;
 use super::super::Timing;
-use super::homeless::NO_SESSION;
 use super::listener::PluginEvent;
+use super::unbound::NO_SESSION;
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -50,7 +50,7 @@ impl Stage {
             .unwrap()
     }
 
-    /// Posts events; the status of the answer.
+    /// Posts events and returns the status of the response.
     async fn post(&self, token: &str, events: Value) -> String {
         let body = json!({"token": token, "instance": "one", "events": events}).to_string();
         let mut stream = self.connect().await;
@@ -65,11 +65,11 @@ impl Stage {
         answer.split(' ').nth(1).unwrap().to_owned()
     }
 
-    async fn tell(&self, events: Value) {
+    async fn report(&self, events: Value) {
         assert_eq!(self.post("secret", events).await, "204");
     }
 
-    /// Asks for orders as `cbroker hook stream` does.
+    /// Requests the orders, as `cbroker hook stream` does.
     async fn listen(&self, token: &str) -> BufReader<UnixStream> {
         let mut stream = self.connect().await;
         let request =
@@ -78,10 +78,10 @@ impl Stage {
         BufReader::new(stream)
     }
 
-    /// A module that said hello and listens; its orders after the answer's head.
-    async fn greeted(&mut self) -> BufReader<UnixStream> {
+    /// Connects a module that sends a hello, and returns its stream of orders.
+    async fn connected(&mut self) -> BufReader<UnixStream> {
         let hello = json!([{"is": "hello", "version": "1", "transcript": self.transcript("t")}]);
-        self.tell(hello).await;
+        self.report(hello).await;
         let transcript = WayReport::Sign(Sign::Transcript(self.transcript("t")));
         assert_eq!(self.next().await, transcript);
         let mut orders = self.listen("secret").await;
@@ -118,12 +118,12 @@ async fn line(orders: &mut BufReader<UnixStream>) -> String {
 #[tokio::test]
 async fn a_text_is_in_the_context_when_the_transcript_says_so() {
     let mut stage = Stage::new();
-    let mut orders = stage.greeted().await;
+    let mut orders = stage.connected().await;
     stage.deliver();
     let order: Value = serde_json::from_str(&line(&mut orders).await).unwrap();
     assert_eq!(order, json!({"do": "submit", "key": 7, "text": LINE}));
     stage
-        .tell(json!([{"is": "turn"}, {"is": "submitted", "key": 7}]))
+        .report(json!([{"is": "turn"}, {"is": "submitted", "key": 7}]))
         .await;
     assert_eq!(stage.next().await, WayReport::Sign(Sign::TurnBegan));
     stage.write_row("t");
@@ -133,13 +133,13 @@ async fn a_text_is_in_the_context_when_the_transcript_says_so() {
 #[tokio::test]
 async fn a_row_in_the_transcript_that_clear_began_is_a_proof_too() {
     let mut stage = Stage::new();
-    let mut orders = stage.greeted().await;
+    let mut orders = stage.connected().await;
     stage.deliver();
     line(&mut orders).await;
     stage.write_row("u");
     let transcript = stage.transcript("u");
     stage
-        .tell(json!([{"is": "submitted", "key": 7, "transcript": transcript}]))
+        .report(json!([{"is": "submitted", "key": 7, "transcript": transcript}]))
         .await;
     assert_eq!(
         stage.next().await,
@@ -151,11 +151,11 @@ async fn a_row_in_the_transcript_that_clear_began_is_a_proof_too() {
 #[tokio::test]
 async fn a_drop_after_escape_says_that_the_person_stopped_the_session() {
     let mut stage = Stage::new();
-    let mut orders = stage.greeted().await;
+    let mut orders = stage.connected().await;
     stage.deliver();
     line(&mut orders).await;
     stage
-        .tell(json!([{"is": "stopped"}, {"is": "dropped", "key": 7, "why": "no"}]))
+        .report(json!([{"is": "stopped"}, {"is": "dropped", "key": 7, "why": "no"}]))
         .await;
     assert_eq!(stage.next().await, WayReport::Sign(Sign::Stopped));
     let dropped = |refusal| WayReport::NotTaken {
@@ -164,25 +164,25 @@ async fn a_drop_after_escape_says_that_the_person_stopped_the_session() {
         refusal,
     };
     assert_eq!(stage.next().await, dropped(Refusal::Stopped));
-    stage.tell(json!([{"is": "person"}])).await;
+    stage.report(json!([{"is": "person"}])).await;
     assert_eq!(stage.next().await, WayReport::Sign(Sign::PersonSpoke));
     stage.deliver();
     line(&mut orders).await;
     stage
-        .tell(json!([{"is": "dropped", "key": 7, "why": "no"}]))
+        .report(json!([{"is": "dropped", "key": 7, "why": "no"}]))
         .await;
     assert_eq!(stage.next().await, dropped(Refusal::Refused));
 }
 
 #[tokio::test]
-async fn a_process_that_says_only_in_its_drop_that_it_was_stopped_is_believed() {
+async fn a_drop_can_report_that_the_process_was_stopped() {
     let mut stage = Stage::new();
-    let mut orders = stage.greeted().await;
+    let mut orders = stage.connected().await;
     stage.deliver();
     line(&mut orders).await;
     let why = "the session was stopped and nobody has sent input since";
     stage
-        .tell(json!([{"is": "dropped", "key": 7, "why": why}]))
+        .report(json!([{"is": "dropped", "key": 7, "why": why}]))
         .await;
     let (number, why, refusal) = (7, why.to_owned(), Refusal::Stopped);
     assert_eq!(
@@ -196,22 +196,22 @@ async fn a_process_that_says_only_in_its_drop_that_it_was_stopped_is_believed() 
 }
 
 #[tokio::test]
-async fn a_text_that_found_no_session_is_offered_again_and_another_error_fails() {
+async fn an_unbound_text_is_sent_again_and_another_error_fails() {
     let mut stage = Stage::new();
-    let mut orders = stage.greeted().await;
+    let mut orders = stage.connected().await;
     stage.deliver();
     let order = line(&mut orders).await;
     let why = "prompt.submit: no session is bound";
     stage
-        .tell(json!([{"is": "failed", "key": 7, "why": why}]))
+        .report(json!([{"is": "failed", "key": 7, "why": why}]))
         .await;
     assert_eq!(stage.next().await, WayReport::Away);
     assert_eq!(line(&mut orders).await, order);
-    stage.tell(json!([{"is": "turn"}])).await;
+    stage.report(json!([{"is": "turn"}])).await;
     assert_eq!(stage.next().await, WayReport::Open);
     assert_eq!(stage.next().await, WayReport::Sign(Sign::TurnBegan));
     stage
-        .tell(json!([{"is": "failed", "key": 7, "why": "no such call"}]))
+        .report(json!([{"is": "failed", "key": 7, "why": "no such call"}]))
         .await;
     let failed = WayReport::NotTaken {
         number: 7,
@@ -242,15 +242,15 @@ async fn nothing_is_open_without_the_token_or_a_hello() {
 #[tokio::test]
 async fn a_module_that_ends_closes_the_way() {
     let mut stage = Stage::new();
-    let orders = stage.greeted().await;
+    let orders = stage.connected().await;
     drop(orders);
     assert!(matches!(stage.next().await, WayReport::Closed(_)));
 }
 
 #[tokio::test]
-async fn a_text_whose_carrier_ended_before_the_module_spoke_of_it_is_not_waited_for_for_ever() {
+async fn a_text_whose_stream_ended_before_the_module_reported_it_is_lost() {
     let mut stage = Stage::new();
-    let mut orders = stage.greeted().await;
+    let mut orders = stage.connected().await;
     stage.deliver();
     line(&mut orders).await;
     drop(orders);
@@ -261,12 +261,12 @@ async fn a_text_whose_carrier_ended_before_the_module_spoke_of_it_is_not_waited_
 #[tokio::test]
 async fn a_dialog_is_open_until_its_tool_call_has_ended() {
     let mut stage = Stage::new();
-    let _orders = stage.greeted().await;
+    let _orders = stage.connected().await;
     let asked = json!([{"is": "ask", "call": "1", "tool": "Bash"}, {"is": "called", "call": "0"},
         {"is": "ask", "call": "2", "tool": "Write"}, {"is": "called", "call": "2"},
         {"is": "called", "call": "1"}, {"is": "of a later version", "x": 1},
         {"is": "menu", "name": "model"}, {"is": "menu"}, {"is": "rest", "why": "answer"}]);
-    stage.tell(asked).await;
+    stage.report(asked).await;
     for sign in [
         Sign::Asks("Bash".into()),
         Sign::Asks("Write".into()),
@@ -280,21 +280,21 @@ async fn a_dialog_is_open_until_its_tool_call_has_ended() {
     }
 }
 
-/// A text that the process which held the session refused `seconds` ago, and the way that has it.
-fn homeless(folder: &Path, seconds: u64) -> (Work, Receiver<(Way, WayReport)>) {
+/// A way whose only text was refused with "no session is bound" `seconds` ago.
+fn unbound_text(folder: &Path, seconds: u64) -> (Work, Receiver<(Way, WayReport)>) {
     let (to, reports) = mpsc::channel(64);
     let (listener, _) = Listener::bind(&folder.join("s"), "secret".into()).unwrap();
     let (_, hooked) = watch::channel(None);
     let mut work = Work::new(listener, hooked, WayReporter::new(Way::Plugin, to));
-    (work.home, work.said) = (SessionHome::Away, SaidOfWay::Away);
-    work.choice.goes_on_in(instance("old"));
-    work.choice.moves_to(&folder.join("one.jsonl"));
+    (work.location, work.reported) = (SessionLocation::Away, PluginAvailability::Away);
+    work.choice.continues_in(instance("old"));
+    work.choice.set_transcript(&folder.join("one.jsonl"));
     let since = Instant::now() - Duration::from_secs(seconds);
     let text = InFlight {
         instance: instance("old"),
         order: Bytes::from_static(b"{}\n"),
-        stage: Progress::Homeless(since),
-        homeless_since: Some(since),
+        stage: Progress::Unbound(since),
+        unbound_since: Some(since),
     };
     work.in_flight.insert(7, text);
     (work, reports)
@@ -311,16 +311,16 @@ fn instance(name: &str) -> Instance {
 #[tokio::test]
 async fn a_text_goes_to_the_process_that_the_transcript_names() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut work, mut reports) = homeless(folder.path(), 2);
+    let (mut work, mut reports) = unbound_text(folder.path(), 2);
     let two = folder.path().join("two.jsonl");
-    work.strangers.push((instance("new"), two.clone()));
+    work.other_instances.push((instance("new"), two.clone()));
     let (orders, mut given) = mpsc::channel(4);
     work.streams.insert("new".to_owned(), orders);
-    work.offer_again_or_give_up().await;
+    work.resend_or_give_up().await;
     assert!(given.try_recv().is_err(), "nothing says that it is ours");
     let row = json!({"type": "continued-in", "continuedInSessionId": "two"});
     std::fs::write(folder.path().join("one.jsonl"), format!("{row}\n")).unwrap();
-    work.offer_again_or_give_up().await;
+    work.resend_or_give_up().await;
     assert_eq!(given.try_recv().unwrap(), Bytes::from_static(b"{}\n"));
     let moved = WayReport::Sign(Sign::Transcript(two));
     assert_eq!(reports.recv().await.unwrap().1, moved);
@@ -332,7 +332,7 @@ fn seconds_ago(seconds: u64) -> Instant {
 }
 
 #[tokio::test]
-async fn a_text_waits_for_the_session_and_goes_another_way_where_that_has_no_plugin() {
+async fn a_text_waits_for_the_session_and_goes_another_way_if_that_has_no_plugin() {
     let folder = tempfile::tempdir().unwrap();
     let here = instance("old").pid;
     let hour = seconds_ago(3600);
@@ -341,14 +341,14 @@ async fn a_text_waits_for_the_session_and_goes_another_way_where_that_has_no_plu
         (3600, Some((here, hour))),
         (5, Some((1, hour))),
     ] {
-        let (mut work, mut reports) = homeless(folder.path(), seconds);
+        let (mut work, mut reports) = unbound_text(folder.path(), seconds);
         work.hooked = watch::channel(hooked).1;
-        work.offer_again_or_give_up().await;
+        work.resend_or_give_up().await;
         assert!(reports.try_recv().is_err(), "{seconds} {hooked:?}");
     }
-    let (mut work, mut reports) = homeless(folder.path(), 15);
+    let (mut work, mut reports) = unbound_text(folder.path(), 15);
     work.hooked = watch::channel(Some((1, hour))).1;
-    work.offer_again_or_give_up().await;
+    work.resend_or_give_up().await;
     let closed = WayReport::Closed(NO_SESSION.to_owned());
     assert_eq!(reports.recv().await.unwrap().1, closed);
     let (number, why, refusal) = (7, NO_SESSION.to_owned(), Refusal::Elsewhere);
@@ -365,12 +365,12 @@ async fn a_process_that_the_session_moved_to_has_its_time_to_load_the_plugin() {
     // Two moves on a slow machine, whose processes began half a minute after the text was refused,
     // switched the plugin off.
     let folder = tempfile::tempdir().unwrap();
-    let (mut work, mut reports) = homeless(folder.path(), 3600);
+    let (mut work, mut reports) = unbound_text(folder.path(), 3600);
     work.hooked = watch::channel(Some((1, seconds_ago(5)))).1;
-    work.offer_again_or_give_up().await;
+    work.resend_or_give_up().await;
     assert!(reports.try_recv().is_err(), "its first hook ran just now");
     work.hooked = watch::channel(Some((1, seconds_ago(15)))).1;
-    work.offer_again_or_give_up().await;
+    work.resend_or_give_up().await;
     let closed = WayReport::Closed(NO_SESSION.to_owned());
     assert_eq!(reports.recv().await.unwrap().1, closed);
 }
@@ -378,16 +378,16 @@ async fn a_process_that_the_session_moved_to_has_its_time_to_load_the_plugin() {
 #[tokio::test]
 async fn a_way_that_lost_the_session_opens_only_where_the_session_is() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut work, mut reports) = homeless(folder.path(), 3600);
+    let (mut work, mut reports) = unbound_text(folder.path(), 3600);
     let (orders, mut given) = mpsc::channel(4);
     work.streams.insert("old".to_owned(), orders.clone());
     work.hooked = watch::channel(Some((1, seconds_ago(3600)))).1;
-    work.offer_again_or_give_up().await;
+    work.resend_or_give_up().await;
     while reports.try_recv().is_ok() {}
     let rest = || PluginEvent::Rest { why: String::new() };
-    work.happened("old", None, rest()).await;
+    work.handle_event("old", None, rest()).await;
     let (name, listens) = ("spare".to_owned(), orders.clone());
-    work.handle_module(ListenerEvent::Orders {
+    work.handle_listener_event(ListenerEvent::Orders {
         instance: name,
         orders: listens,
     })
@@ -415,7 +415,7 @@ async fn a_way_that_lost_the_session_opens_only_where_the_session_is() {
     assert!(is_elsewhere, "{refused:?}");
     assert!(given.try_recv().is_err(), "the old process takes no text");
     work.streams.insert("new".to_owned(), orders);
-    work.choice.goes_on_in(instance("new"));
+    work.choice.continues_in(instance("new"));
     work.adopt("new", &folder.path().join("two.jsonl")).await;
     let moved = WayReport::Sign(Sign::Transcript(folder.path().join("two.jsonl")));
     assert_eq!(reports.recv().await.unwrap().1, moved);

@@ -1,80 +1,83 @@
-//! The talk with Codex's daemon: which thread is in the terminal, and how a text is given to it.
+//! The conversation with Codex's daemon: finds the thread in the terminal, and sends texts to it.
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::super::{Refusal, Submission, SubmissionNumber, Timing};
-use super::link::{Link, LinkError, LinkEvent, Question, RequestError};
+use super::link::{Link, LinkError, LinkEvent, RequestError, RequestKind};
 use super::threads::{Status, Thread};
 use super::{InFlight, Progress, Work};
 
 impl Work {
-    pub(super) async fn handle_link(&mut self, event: LinkEvent) {
+    pub(super) async fn handle_link_event(&mut self, event: LinkEvent) {
         let done = match event {
-            LinkEvent::Event(method, params) => {
-                self.happened(&method, &params);
+            LinkEvent::Notification(method, params) => {
+                self.handle_notification(&method, &params);
                 Ok(())
             }
-            LinkEvent::Answer(question, answer) => self.answered(question, answer).await,
+            LinkEvent::Response(request, answer) => self.handle_response(request, answer).await,
         };
         match done {
-            Ok(()) => self.move_on().await,
-            Err(error) => self.unlink(&error).await,
+            Ok(()) => self.advance().await,
+            Err(error) => self.disconnect(&error).await,
         }
     }
 
-    fn happened(&mut self, method: &str, params: &Value) {
+    fn handle_notification(&mut self, method: &str, params: &Value) {
         let id = params["threadId"].as_str().unwrap_or_default();
         match method {
             "thread/started" => self.threads.learn(&params["thread"]),
             "thread/status/changed" => {
-                self.threads.does(id, &params["status"]);
+                self.threads.set_status(id, &params["status"]);
             }
-            "thread/closed" | "thread/deleted" => self.threads.closed(id),
+            "thread/closed" | "thread/deleted" => self.threads.remove(id),
             _ => {}
         }
     }
 
-    async fn answered(
+    async fn handle_response(
         &mut self,
-        question: Question,
+        request: RequestKind,
         answer: Result<Value, RequestError>,
     ) -> Result<(), LinkError> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
-        match (question, answer) {
-            (Question::Hello, Ok(_)) => {
-                link.greeted().await?;
-                link.ask(Question::Loaded, "thread/loaded/list", &json!({}))
+        match (request, answer) {
+            (RequestKind::Hello, Ok(_)) => {
+                link.send_initialized().await?;
+                link.request(RequestKind::Loaded, "thread/loaded/list", &json!({}))
                     .await?;
             }
-            (Question::Loaded, Ok(loaded)) => {
+            (RequestKind::Loaded, Ok(loaded)) => {
                 for id in loaded["data"].as_array().into_iter().flatten() {
                     let params = json!({"threadId": id});
-                    link.ask(Question::Read, "thread/read", &params).await?;
+                    link.request(RequestKind::Read, "thread/read", &params)
+                        .await?;
                 }
             }
-            (Question::Read, Ok(read)) => self.threads.learn(&read["thread"]),
-            (Question::Turns(number), Ok(turns)) => self.steer(number, &turns["data"][0]).await?,
-            (Question::Start(number) | Question::Steer(number), Ok(_)) => {
-                self.set(number, Progress::Sent(Instant::now()));
+            (RequestKind::Read, Ok(read)) => self.threads.learn(&read["thread"]),
+            (RequestKind::Turns(number), Ok(turns)) => {
+                self.steer(number, &turns["data"][0]).await?;
             }
-            (Question::Start(number), Err(error)) => {
+            (RequestKind::Start(number) | RequestKind::Steer(number), Ok(_)) => {
+                self.set_stage(number, Progress::Sent(Instant::now()));
+            }
+            (RequestKind::Start(number), Err(error)) => {
                 let why = error.to_string();
                 self.not_taken(number, why, Refusal::Failed).await;
             }
-            // No turn to bring it into: it waits for the thread to be idle.
-            (Question::Turns(number) | Question::Steer(number), Err(_)) => {
+            // No turn to steer it into: it waits for the thread to be idle.
+            (RequestKind::Turns(number) | RequestKind::Steer(number), Err(_)) => {
                 self.proof.forget(number);
-                self.set(number, Progress::Waits(true));
+                self.set_stage(number, Progress::Waits(true));
             }
-            (Question::Hello | Question::Loaded | Question::Read, Err(_)) => {}
+            (RequestKind::Hello | RequestKind::Loaded | RequestKind::Read, Err(_)) => {}
         }
         Ok(())
     }
 
-    /// Brings a text into the turn that runs, if it still does.
+    /// Steers a text into the running turn, if it still runs.
     async fn steer(&mut self, number: SubmissionNumber, turn: &Value) -> Result<(), LinkError> {
         let (Some(link), Some(text), Some(thread)) = (
             &mut self.link,
@@ -84,7 +87,7 @@ impl Work {
             return Ok(());
         };
         if turn["status"] != "inProgress" {
-            self.set(number, Progress::Waits(true));
+            self.set_stage(number, Progress::Waits(true));
             return Ok(());
         }
         let Submission { ids, text, .. } = &text.submission;
@@ -92,7 +95,7 @@ impl Work {
             .expect(number, ids.clone(), Some(&thread.rollout));
         let params =
             json!({"threadId": thread.id, "expectedTurnId": turn["id"], "input": input(text)});
-        link.ask(Question::Steer(number), "turn/steer", &params)
+        link.request(RequestKind::Steer(number), "turn/steer", &params)
             .await
     }
 
@@ -120,20 +123,20 @@ impl Work {
             let params = json!({"threadId": thread.id, "input": input(words)});
             text.stage = Progress::Asked(Instant::now());
             return link
-                .ask(Question::Start(number), "turn/start", &params)
+                .request(RequestKind::Start(number), "turn/start", &params)
                 .await;
         }
         if *timing != Timing::Idle && text.stage == Progress::Waits(false) {
             let params = json!({"threadId": thread.id, "limit": 1, "sortDirection": "desc"});
             text.stage = Progress::Asked(Instant::now());
-            link.ask(Question::Turns(number), "thread/turns/list", &params)
+            link.request(RequestKind::Turns(number), "thread/turns/list", &params)
                 .await?;
         }
         Ok(())
     }
 }
 
-/// The next event of the daemon; never, where there is no link.
+/// The next event of the daemon; waits forever without a link.
 pub(super) async fn next(link: &mut Option<Link>) -> Result<LinkEvent, LinkError> {
     match link {
         Some(link) => link.next().await,

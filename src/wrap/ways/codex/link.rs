@@ -1,4 +1,4 @@
-//! Codex's control socket: JSON-RPC over WebSocket on a Unix socket of the user's own.
+//! A connection to Codex's control socket: JSON-RPC over WebSocket on a Unix socket of this user.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,12 +13,12 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::wrap::ways::SubmissionNumber;
 
-/// The daemon answers within this, or is not used.
+/// Time limit for connecting, and for sending a message.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes of one message; a thread without its turns has a few kilobytes.
+/// Maximum bytes of one message; a thread without its turns has a few kilobytes.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
-/// Why there is no link to the daemon.
+/// Why the daemon cannot be reached or understood.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     #[error("its control socket cannot be reached")]
@@ -33,14 +33,14 @@ pub(super) enum LinkError {
     Closed,
 }
 
-/// The daemon refused a request, in its own words.
+/// The daemon's error response, in its own words.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct RequestError(String);
 
 /// What a request asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Question {
+pub(super) enum RequestKind {
     /// `initialize`.
     Hello,
     /// `thread/loaded/list`.
@@ -55,25 +55,25 @@ pub(super) enum Question {
     Steer(SubmissionNumber),
 }
 
-/// What the daemon says.
+/// A message of the daemon.
 #[derive(Debug)]
 pub(super) enum LinkEvent {
-    /// The answer to a request.
-    Answer(Question, Result<Value, RequestError>),
+    /// The response to a request.
+    Response(RequestKind, Result<Value, RequestError>),
     /// A notification.
-    Event(String, Value),
+    Notification(String, Value),
 }
 
 /// An open connection.
 #[derive(Debug)]
 pub(super) struct Link {
     stream: WebSocketStream<UnixStream>,
-    asked: BTreeMap<u64, Question>,
+    pending: BTreeMap<u64, RequestKind>,
     next_id: u64,
 }
 
 impl Link {
-    /// Connects and says who we are. Nothing else may be asked before the answer to that.
+    /// Connects and sends `initialize`. No other request may be sent before its response.
     pub(super) async fn connect(socket: &Path) -> Result<Self, LinkError> {
         match tokio::time::timeout(PATIENCE, Self::open(socket)).await {
             Ok(opened) => opened,
@@ -93,31 +93,32 @@ impl Link {
         let (stream, _) = client_async_with_config("ws://localhost/", stream, Some(config)).await?;
         let mut link = Self {
             stream,
-            asked: BTreeMap::new(),
+            pending: BTreeMap::new(),
             next_id: 0,
         };
         let us =
             json!({"name": "cbroker", "title": "cbroker", "version": env!("CARGO_PKG_VERSION")});
         let params = json!({"clientInfo": us, "capabilities": {"experimentalApi": true}});
-        link.ask(Question::Hello, "initialize", &params).await?;
+        link.request(RequestKind::Hello, "initialize", &params)
+            .await?;
         Ok(link)
     }
 
-    /// The answer to our greeting was heard.
-    pub(super) async fn greeted(&mut self) -> Result<(), LinkError> {
+    /// Sends `initialized`, after the response to `initialize`.
+    pub(super) async fn send_initialized(&mut self) -> Result<(), LinkError> {
         self.send(&json!({"jsonrpc": "2.0", "method": "initialized"}))
             .await
     }
 
-    /// Sends a request; its answer is heard later.
-    pub(super) async fn ask(
+    /// Sends a request; its response arrives as a [`LinkEvent`].
+    pub(super) async fn request(
         &mut self,
-        question: Question,
+        request: RequestKind,
         method: &str,
         params: &Value,
     ) -> Result<(), LinkError> {
         self.next_id += 1;
-        self.asked.insert(self.next_id, question);
+        self.pending.insert(self.next_id, request);
         let request =
             json!({"jsonrpc": "2.0", "id": self.next_id, "method": method, "params": params});
         self.send(&request).await
@@ -131,33 +132,38 @@ impl Link {
         }
     }
 
-    /// The next thing that is said. Safe to drop half-way in a select.
+    /// Waits for the next message. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<LinkEvent, LinkError> {
         loop {
             let message = self.stream.next().await.ok_or(LinkError::Closed)??;
             let Message::Text(text) = message else {
                 continue;
             };
-            let Ok(mut said) = serde_json::from_str::<Value>(&text) else {
+            let Ok(mut message) = serde_json::from_str::<Value>(&text) else {
                 continue;
             };
-            if let Some(method) = said["method"].as_str() {
-                // A request of the daemon's (an approval) is for Codex's own screen.
-                if said["id"].is_null() {
-                    return Ok(LinkEvent::Event(method.to_owned(), said["params"].take()));
+            if let Some(method) = message["method"].as_str() {
+                // A request of the daemon (an approval) is for Codex's own screen.
+                if message["id"].is_null() {
+                    return Ok(LinkEvent::Notification(
+                        method.to_owned(),
+                        message["params"].take(),
+                    ));
                 }
                 continue;
             }
-            let question = said["id"].as_u64().and_then(|id| self.asked.remove(&id));
-            if let Some(question) = question {
-                let answer = match said.get("error") {
+            let request = message["id"]
+                .as_u64()
+                .and_then(|id| self.pending.remove(&id));
+            if let Some(request) = request {
+                let answer = match message.get("error") {
                     Some(error) => {
                         let words = error["message"].as_str().unwrap_or("an error");
                         Err(RequestError(words.to_owned()))
                     }
-                    None => Ok(said["result"].take()),
+                    None => Ok(message["result"].take()),
                 };
-                return Ok(LinkEvent::Answer(question, answer));
+                return Ok(LinkEvent::Response(request, answer));
             }
         }
     }

@@ -1,7 +1,7 @@
-//! A Codex that runs without its daemon: its process holds the lock of its thread, and
-//! `codex queue` reaches it. Seen with Codex 0.171.0 and `--disable daemon_auto_start`.
+//! A Codex that runs without its daemon. Its process holds the lock of its thread, and `codex
+//! queue` sends texts to it. Seen with Codex 0.171.0 and `--disable daemon_auto_start`.
 //!
-//! Its process is found by the files that it has open.
+//! The process is found by its open files.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -13,40 +13,40 @@ use tokio::process::Command;
 use crate::platform::{self, Process};
 use crate::wrap::ways::process;
 
-/// Where threads' locks are, below Codex's home.
+/// The folder of the threads' locks, relative to Codex's home.
 const LOCKS: &str = "thread-writer-locks";
-/// Where the locks of its daemon are, below Codex's home: held while the daemon is installed and
-/// started.
+/// The folder of the daemon's locks, relative to Codex's home. They are held while the daemon is
+/// installed and started.
 const DAEMON_LOCKS: &str = "app-server-daemon";
-/// What stands in the arguments of the daemon.
+/// The daemon's argument.
 const DAEMON: &str = "app-server";
-/// The longest text that fits one argument of a program.
+/// Maximum bytes of a text in one program argument.
 const ARGUMENT_LIMIT: usize = 120_000;
-/// `codex queue` has ended by then: it needs a second on an idle machine.
+/// Time limit for `codex queue`, which needs a second on an idle machine.
 const QUEUES_WITHIN: Duration = Duration::from_mins(1);
 
-/// Why a text is not known to be in the queue.
+/// Why `codex queue` did not confirm a text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum QueueError {
-    /// It certainly is not.
+    /// The text was not queued.
     Refused(String),
-    /// It may be: the command was ended before it said so.
+    /// The text may have been queued: the command was ended before it reported.
     Unknown,
 }
 
-/// What runs below us without the daemon.
+/// The result of the search for a process without the daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum LocalSearch {
     /// No process that holds a thread.
     #[default]
     Nothing,
-    /// One whose thread has had no turn: `codex queue` refuses it (`no rollout found`).
+    /// The thread has had no turn yet: `codex queue` fails with `no rollout found`.
     NoTurn,
-    /// One whose thread takes texts.
+    /// The thread takes texts.
     Thread(Local),
 }
 
-/// A process of Codex's that holds a thread which has had a turn.
+/// A process of Codex whose thread has had a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Local {
     pub(super) pid: i32,
@@ -56,13 +56,13 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// Looks among the processes that descend from `us`.
+    /// Looks for the thread among the processes that descend from `us`.
     pub(super) fn find(us: i32, home: &Path) -> LocalSearch {
         let Ok(home) = home.canonicalize() else {
             return LocalSearch::Nothing;
         };
         let locks = home.join(LOCKS);
-        let found = below(us).into_iter().find_map(|pid| {
+        let found = descendants(us).into_iter().find_map(|pid| {
             let files = platform::open_files(pid);
             let held = files
                 .iter()
@@ -87,7 +87,7 @@ impl Local {
         found.unwrap_or_default()
     }
 
-    /// Puts a text into its queue.
+    /// Sends a text with `codex queue`.
     pub(super) async fn queue(&self, program: &OsStr, text: &str) -> Result<(), QueueError> {
         self.queue_within(program, text, QUEUES_WITHIN).await
     }
@@ -119,12 +119,12 @@ impl Local {
         if output.status.success() {
             return Ok(());
         }
-        // A signal ended it.
+        // It was ended by a signal.
         if output.status.code().is_none() {
             return Err(QueueError::Unknown);
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let why = said.lines().last().unwrap_or("`codex queue` failed");
+        let message = String::from_utf8_lossy(&output.stderr);
+        let why = message.lines().last().unwrap_or("`codex queue` failed");
         Err(QueueError::Refused(why.to_owned()))
     }
 }
@@ -139,14 +139,14 @@ pub(super) fn starts_daemon(us: i32, home: &Path) -> bool {
     let is_lock = |file: &PathBuf| {
         file.parent() == Some(&locks) && file.extension().is_some_and(|ending| ending == "lock")
     };
-    below(us)
+    descendants(us)
         .into_iter()
         .any(|pid| platform::open_files(pid).iter().any(is_lock))
 }
 
-/// Processes that descend from `us`, without those of the daemon, which holds locks too, of every
-/// session's threads.
-fn below(us: i32) -> Vec<i32> {
+/// The processes that descend from `us`, except the daemon, which holds locks of all sessions'
+/// threads.
+fn descendants(us: i32) -> Vec<i32> {
     let all = platform::processes();
     let parent_of = |pid| all.get(&pid).map(|found| found.parent);
     let is_daemon = |found: &Process| found.arguments.iter().any(|word| word == DAEMON);
@@ -194,8 +194,13 @@ mod tests {
         assert_eq!(Local::find(us, home.path()), LocalSearch::NoTurn);
         let mut to_child = child.stdin.take().unwrap();
         to_child.write_all(b"go\n").unwrap();
-        let mut said = [0];
-        child.stdout.take().unwrap().read_exact(&mut said).unwrap();
+        let mut message = [0];
+        child
+            .stdout
+            .take()
+            .unwrap()
+            .read_exact(&mut message)
+            .unwrap();
         let local = Local {
             pid,
             thread: "01b".to_owned(),
@@ -227,8 +232,13 @@ mod tests {
         assert!(!starts_daemon(us, home.path()), "it holds no lock yet");
         let mut to_child = child.stdin.take().unwrap();
         to_child.write_all(b"go\n").unwrap();
-        let mut said = [0];
-        child.stdout.take().unwrap().read_exact(&mut said).unwrap();
+        let mut message = [0];
+        child
+            .stdout
+            .take()
+            .unwrap()
+            .read_exact(&mut message)
+            .unwrap();
         assert!(starts_daemon(us, home.path()));
         child.kill().unwrap();
         child.wait().unwrap();

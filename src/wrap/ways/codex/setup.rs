@@ -1,5 +1,5 @@
-//! What the way of Codex has to know: its home, its program, and the folder by which the session's
-//! thread is known.
+//! The parameters of the way into Codex: its home, its program, and the folder that marks the
+//! session's thread.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
@@ -7,47 +7,48 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// A folder of this session's own. Codex is started with it, so that its thread is known by it.
+/// A folder that marks the session's thread: Codex is started with it, and the daemon lists it as a
+/// root of the thread.
 #[derive(Debug)]
-pub struct Mark {
+pub struct ThreadMarker {
     pub(super) folder: PathBuf,
 }
 
-impl Mark {
-    /// Makes the folder.
+impl ThreadMarker {
+    /// Creates the folder.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// If it cannot be created.
     pub fn new(folder: PathBuf) -> io::Result<Self> {
         DirBuilder::new().mode(0o700).create(&folder)?;
         Ok(Self { folder })
     }
 
-    /// What Codex is started with.
+    /// The arguments that Codex is started with.
     pub fn arguments(&self) -> [OsString; 2] {
         ["--add-dir".into(), self.folder.clone().into()]
     }
 }
 
-impl Drop for Mark {
+impl Drop for ThreadMarker {
     fn drop(&mut self) {
-        // An agent may have put something into it; that is not ours to remove.
+        // Files that the agent put into it must not be removed.
         let _is_not_empty = fs::remove_dir(&self.folder);
     }
 }
 
-/// What the way has to know.
+/// The parameters of the way.
 #[derive(Debug)]
 pub struct Setup {
     /// The folder of Codex's own files.
     pub home: PathBuf,
     /// The program, for `codex queue`.
     pub program: OsString,
-    /// The folder by which our thread is known.
-    pub mark: Mark,
+    /// The folder that marks the session's thread.
+    pub marker: ThreadMarker,
 }
 
-/// Codex's own folder, as its environment says.
+/// Codex's own folder, according to its environment.
 pub fn home(codex_home: Option<&Path>, home: Option<&Path>) -> Option<PathBuf> {
     let named = codex_home.filter(|path| path.is_absolute());
     named

@@ -17,22 +17,22 @@ use super::*;
 const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
 const NOW: Duration = Duration::from_secs(20);
 
-/// A daemon with one thread of ours, and one of somebody else.
+/// A fake daemon with one thread of this session and one of another.
 struct Daemon {
     home: tempfile::TempDir,
-    /// Requests about turns, as they came.
+    /// The requests about turns, in order.
     requests: Receiver<(String, Value)>,
     /// Notifications to send.
     notify: Sender<Value>,
     task: tokio::task::JoinHandle<()>,
 }
 
-/// How the daemon answers what is asked of it.
+/// How the daemon answers requests.
 #[derive(Clone, Copy)]
 struct Manner {
     status: &'static str,
     starts: bool,
-    /// Our thread has begun.
+    /// The thread of this session has begun.
     has_ours: bool,
 }
 
@@ -47,14 +47,14 @@ impl Daemon {
         let home = tempfile::tempdir().unwrap();
         fs::create_dir(home.path().join("app-server-control")).unwrap();
         let listener = UnixListener::bind(home.path().join(SOCKET)).unwrap();
-        let mark = Mark::new(home.path().join("01MARK")).unwrap();
+        let marker = ThreadMarker::new(home.path().join("01MARK")).unwrap();
         let setup = Setup {
             home: home.path().to_owned(),
             program: "codex".into(),
-            mark,
+            marker,
         };
         let (notify, mut notes) = mpsc::channel::<Value>(16);
-        let (tell, requests) = mpsc::channel(16);
+        let (requested, requests) = mpsc::channel(16);
         let folder = home.path().to_owned();
         let task = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
@@ -62,17 +62,18 @@ impl Daemon {
             loop {
                 let answer = tokio::select! {
                     Some(note) = notes.recv() => note,
-                    said = stream.next() => {
-                        let Some(Ok(Message::Text(said))) = said else { return };
-                        let said: Value = serde_json::from_str(&said).unwrap();
-                        let method = said["method"].as_str().unwrap().to_owned();
-                        let Some(result) = answer(&folder, manner, &method, &said["params"]) else {
+                    message = stream.next() => {
+                        let Some(Ok(Message::Text(message))) = message else { return };
+                        let message: Value = serde_json::from_str(&message).unwrap();
+                        let method = message["method"].as_str().unwrap().to_owned();
+                        let params = &message["params"];
+                        let Some(result) = answer(&folder, manner, &method, params) else {
                             continue;
                         };
                         if method.starts_with("turn/") {
-                            tell.send((method, said["params"].clone())).await.unwrap();
+                            requested.send((method, params.clone())).await.unwrap();
                         }
-                        let mut answer = json!({"id": said["id"]});
+                        let mut answer = json!({"id": message["id"]});
                         match result {
                             Ok(result) => answer["result"] = result,
                             Err(why) => answer["error"] = json!({"code": -1, "message": why}),
@@ -95,7 +96,7 @@ impl Daemon {
         (daemon, setup)
     }
 
-    async fn does(&self, status: Value) {
+    async fn set_status(&self, status: Value) {
         let params = json!({"threadId": "ours", "status": status});
         let note = json!({"method": "thread/status/changed", "params": params});
         self.notify.send(note).await.unwrap();
@@ -147,9 +148,9 @@ fn answer(
     })
 }
 
-struct Told(Receiver<(Way, WayReport)>);
+struct Reports(Receiver<(Way, WayReport)>);
 
-impl Told {
+impl Reports {
     async fn next(&mut self) -> WayReport {
         tokio::time::timeout(NOW, self.0.recv())
             .await
@@ -158,8 +159,8 @@ impl Told {
             .1
     }
 
-    /// The next report that is no sign, and does not say that the way is still being brought up.
-    async fn fate(&mut self) -> WayReport {
+    /// The next report other than `Sign` and `Starting`.
+    async fn next_result(&mut self) -> WayReport {
         loop {
             match self.next().await {
                 WayReport::Sign(_) | WayReport::Starting => {}
@@ -169,11 +170,11 @@ impl Told {
     }
 }
 
-fn start(setup: Setup) -> (Codex, Told) {
-    let (to, told) = mpsc::channel(64);
+fn start(setup: Setup) -> (Codex, Reports) {
+    let (to, reports) = mpsc::channel(64);
     (
         Codex::start(setup, WayReporter::new(Way::Api, to)),
-        Told(told),
+        Reports(reports),
     )
 }
 
@@ -189,37 +190,37 @@ fn submission(timing: Timing) -> Submission {
 #[tokio::test]
 async fn an_idle_thread_gets_a_turn_and_the_rollout_proves_it() {
     let (mut daemon, setup) = Daemon::start(USUAL);
-    let (codex, mut told) = start(setup);
-    assert_eq!(told.fate().await, WayReport::Open);
+    let (codex, mut reports) = start(setup);
+    assert_eq!(reports.next_result().await, WayReport::Open);
     assert!(codex.deliver(submission(Timing::Idle)));
     let (method, params) = daemon.request().await;
     assert_eq!(method, "turn/start");
     assert_eq!(params["threadId"], "ours");
     assert_eq!(params["input"][0]["text"], LINE);
     daemon
-        .does(json!({"type": "active", "activeFlags": []}))
+        .set_status(json!({"type": "active", "activeFlags": []}))
         .await;
     daemon.row();
-    assert_eq!(told.fate().await, WayReport::InContext(1));
+    assert_eq!(reports.next_result().await, WayReport::InContext(1));
 }
 
 #[tokio::test]
-async fn while_the_daemon_has_no_thread_of_ours_yet_the_way_says_that_it_is_coming() {
+async fn the_way_is_starting_until_the_daemon_has_a_thread_of_this_session() {
     let (daemon, setup) = Daemon::start(Manner {
         has_ours: false,
         ..USUAL
     });
     let home = setup.home.clone();
-    let (_codex, mut told) = start(setup);
+    let (_codex, mut reports) = start(setup);
     for _ in 0..3 {
-        assert_eq!(told.next().await, WayReport::Starting);
+        assert_eq!(reports.next().await, WayReport::Starting);
     }
     let thread = json!({"id": "ours", "path": home.join("ours.jsonl"), "createdAt": 1,
         "environments": [{"runtimeWorkspaceRoots": ["/h/01MARK"]}],
         "status": {"type": "idle", "activeFlags": []}});
     let note = json!({"method": "thread/started", "params": {"thread": thread}});
     daemon.notify.send(note).await.unwrap();
-    assert_eq!(told.fate().await, WayReport::Open);
+    assert_eq!(reports.next_result().await, WayReport::Open);
 }
 
 #[tokio::test]
@@ -228,20 +229,20 @@ async fn a_text_waits_for_the_end_of_the_turn_and_of_a_dialog() {
         status: "active",
         ..USUAL
     });
-    let (codex, mut told) = start(setup);
-    assert_eq!(told.fate().await, WayReport::Open);
+    let (codex, mut reports) = start(setup);
+    assert_eq!(reports.next_result().await, WayReport::Open);
     assert!(codex.deliver(submission(Timing::Idle)));
     daemon
-        .does(json!({"type": "active", "activeFlags": ["waitingOnApproval"]}))
+        .set_status(json!({"type": "active", "activeFlags": ["waitingOnApproval"]}))
         .await;
     let asks = Sign::Asks("a command or a change".into());
-    while told.next().await != WayReport::Sign(asks.clone()) {}
+    while reports.next().await != WayReport::Sign(asks.clone()) {}
     assert!(daemon.requests.try_recv().is_err());
-    daemon.does(json!({"type": "idle"})).await;
-    assert_eq!(told.next().await, WayReport::Sign(Sign::Answered));
+    daemon.set_status(json!({"type": "idle"})).await;
+    assert_eq!(reports.next().await, WayReport::Sign(Sign::Answered));
     assert_eq!(daemon.request().await.0, "turn/start");
     daemon.row();
-    assert_eq!(told.fate().await, WayReport::InContext(1));
+    assert_eq!(reports.next_result().await, WayReport::InContext(1));
 }
 
 #[tokio::test]
@@ -250,8 +251,8 @@ async fn a_text_that_may_come_between_tools_is_brought_into_the_running_turn() {
         status: "active",
         ..USUAL
     });
-    let (codex, mut told) = start(setup);
-    assert_eq!(told.fate().await, WayReport::Open);
+    let (codex, mut reports) = start(setup);
+    assert_eq!(reports.next_result().await, WayReport::Open);
     assert!(codex.deliver(submission(Timing::Next)));
     let (method, params) = daemon.request().await;
     assert_eq!(
@@ -259,7 +260,7 @@ async fn a_text_that_may_come_between_tools_is_brought_into_the_running_turn() {
         ("turn/steer", &json!("t1"))
     );
     daemon.row();
-    assert_eq!(told.fate().await, WayReport::InContext(1));
+    assert_eq!(reports.next_result().await, WayReport::InContext(1));
 }
 
 #[tokio::test]
@@ -268,14 +269,14 @@ async fn a_refused_turn_is_a_failure_of_the_way() {
         starts: false,
         ..USUAL
     });
-    let (codex, mut told) = start(setup);
-    assert_eq!(told.fate().await, WayReport::Open);
+    let (codex, mut reports) = start(setup);
+    assert_eq!(reports.next_result().await, WayReport::Open);
     assert!(codex.deliver(submission(Timing::Idle)));
     let why = "no such thread".to_owned();
     let refusal = Refusal::Failed;
     let number = 1;
     assert_eq!(
-        told.fate().await,
+        reports.next_result().await,
         WayReport::NotTaken {
             number,
             why,
@@ -285,17 +286,17 @@ async fn a_refused_turn_is_a_failure_of_the_way() {
 }
 
 #[tokio::test]
-async fn a_turn_that_ends_without_the_text_has_refused_it() {
+async fn a_text_whose_turn_ends_without_a_row_was_refused() {
     let (mut daemon, setup) = Daemon::start(USUAL);
-    let (codex, mut told) = start(setup);
-    assert_eq!(told.fate().await, WayReport::Open);
+    let (codex, mut reports) = start(setup);
+    assert_eq!(reports.next_result().await, WayReport::Open);
     assert!(codex.deliver(submission(Timing::Idle)));
     daemon.request().await;
     daemon
-        .does(json!({"type": "active", "activeFlags": []}))
+        .set_status(json!({"type": "active", "activeFlags": []}))
         .await;
-    daemon.does(json!({"type": "idle"})).await;
-    let refused = told.fate().await;
+    daemon.set_status(json!({"type": "idle"})).await;
+    let refused = reports.next_result().await;
     let is_refused = matches!(
         refused,
         WayReport::NotTaken {
@@ -307,14 +308,14 @@ async fn a_turn_that_ends_without_the_text_has_refused_it() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_daemon_loses_what_it_has_and_gives_back_what_waited() {
+async fn the_end_of_the_daemon_loses_sent_texts_and_gives_back_waiting_ones() {
     let (mut daemon, setup) = Daemon::start(USUAL);
-    let (codex, mut told) = start(setup);
-    assert_eq!(told.fate().await, WayReport::Open);
+    let (codex, mut reports) = start(setup);
+    assert_eq!(reports.next_result().await, WayReport::Open);
     assert!(codex.deliver(submission(Timing::Idle)));
     daemon.request().await;
     daemon
-        .does(json!({"type": "active", "activeFlags": []}))
+        .set_status(json!({"type": "active", "activeFlags": []}))
         .await;
     let second = Submission {
         number: 2,
@@ -322,10 +323,10 @@ async fn the_end_of_the_daemon_loses_what_it_has_and_gives_back_what_waited() {
         ..submission(Timing::Idle)
     };
     assert!(codex.deliver(second));
-    while told.next().await != WayReport::Sign(Sign::TurnBegan) {}
+    while reports.next().await != WayReport::Sign(Sign::TurnBegan) {}
     daemon.task.abort();
-    assert_eq!(told.fate().await, WayReport::Lost(1));
-    let given_back = told.fate().await;
+    assert_eq!(reports.next_result().await, WayReport::Lost(1));
+    let given_back = reports.next_result().await;
     let is_failure = matches!(
         given_back,
         WayReport::NotTaken {
@@ -335,41 +336,44 @@ async fn the_end_of_the_daemon_loses_what_it_has_and_gives_back_what_waited() {
         }
     );
     assert!(is_failure, "{given_back:?}");
-    assert_eq!(told.fate().await, WayReport::Closed(NO_THREAD.to_owned()));
+    assert_eq!(
+        reports.next_result().await,
+        WayReport::Closed(NO_THREAD.to_owned())
+    );
 }
 
 #[tokio::test]
-async fn a_daemon_that_answers_nothing_is_left_and_what_it_was_given_may_be_read() {
+async fn a_daemon_that_does_not_answer_is_disconnected_and_its_text_is_lost() {
     let home = tempfile::tempdir().unwrap();
-    let mark = Mark::new(home.path().join("01MARK")).unwrap();
+    let marker = ThreadMarker::new(home.path().join("01MARK")).unwrap();
     let (home, program) = (home.path().to_owned(), "codex".into());
     let setup = Setup {
         home,
         program,
-        mark,
+        marker,
     };
-    let (to, told) = mpsc::channel(64);
-    let mut told = Told(told);
+    let (to, reports) = mpsc::channel(64);
+    let mut reports = Reports(reports);
     let mut work = Work::new(setup, WayReporter::new(Way::Api, to));
     let submission = submission(Timing::Idle);
     let now = Instant::now();
     let stage = Progress::Asked(now);
     work.in_flight.insert(1, InFlight { submission, stage });
-    work.leave_silent_daemon().await;
-    assert!(told.0.try_recv().is_err(), "it was asked just now");
-    work.set(1, Progress::Asked(now - ANSWERS_WITHIN));
-    work.leave_silent_daemon().await;
-    assert_eq!(told.next().await, WayReport::Lost(1));
+    work.disconnect_if_silent().await;
+    assert!(reports.0.try_recv().is_err(), "it was asked just now");
+    work.set_stage(1, Progress::Asked(now - ANSWERS_WITHIN));
+    work.disconnect_if_silent().await;
+    assert_eq!(reports.next().await, WayReport::Lost(1));
     assert!(work.in_flight.is_empty());
 }
 
 #[tokio::test]
-async fn a_session_of_somebody_else_never_opens_the_way() {
+async fn a_thread_of_another_session_never_opens_the_way() {
     let (daemon, mut setup) = Daemon::start(USUAL);
-    setup.mark = Mark::new(daemon.home.path().join("03MARK")).unwrap();
-    let (codex, mut told) = start(setup);
+    setup.marker = ThreadMarker::new(daemon.home.path().join("03MARK")).unwrap();
+    let (codex, mut reports) = start(setup);
     assert!(codex.deliver(submission(Timing::Idle)));
-    let refused = told.fate().await;
+    let refused = reports.next_result().await;
     let is_failure = matches!(
         refused,
         WayReport::NotTaken {
@@ -413,22 +417,28 @@ async fn a_thread_without_the_daemon_is_queued_to_from_its_first_turn_on() {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
-    let mark = Mark::new(folder.join("01MARK")).unwrap();
+    let marker = ThreadMarker::new(folder.join("01MARK")).unwrap();
     let setup = Setup {
         home: folder.clone(),
         program: program.into(),
-        mark,
+        marker,
     };
-    let (way, mut told) = start(setup);
-    assert_eq!(told.fate().await, WayReport::Closed(NO_TURN.to_owned()));
+    let (way, mut reports) = start(setup);
+    assert_eq!(
+        reports.next_result().await,
+        WayReport::Closed(NO_TURN.to_owned())
+    );
     let mut keys = codex.stdin.take().unwrap();
     keys.write_all(b"go\n").unwrap();
-    assert_eq!(told.fate().await, WayReport::Open);
+    assert_eq!(reports.next_result().await, WayReport::Open);
     assert!(way.deliver(submission(Timing::Idle)));
-    assert_eq!(told.fate().await, WayReport::InContext(1));
+    assert_eq!(reports.next_result().await, WayReport::InContext(1));
     drop(keys);
     codex.wait().unwrap();
-    assert_eq!(told.fate().await, WayReport::Closed(NO_THREAD.to_owned()));
+    assert_eq!(
+        reports.next_result().await,
+        WayReport::Closed(NO_THREAD.to_owned())
+    );
 }
 
 #[test]

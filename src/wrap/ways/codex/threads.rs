@@ -1,52 +1,52 @@
-//! Which of the daemon's threads is the one in our terminal.
+//! Finds out which of the daemon's threads is in the terminal.
 //!
-//! One daemon serves all of a user's Codex sessions. Ours was started with `--add-dir` and a folder
-//! of its own, which is listed in the thread's `runtimeWorkspaceRoots`, also after `/new`,
-//! `/resume` and `codex resume`. Seen with Codex 0.171.0.
+//! One daemon serves all Codex sessions of a user. This session's Codex was started with
+//! `--add-dir` and a folder of its own, which is listed in its threads' `runtimeWorkspaceRoots`,
+//! also after `/new`, `/resume` and `codex resume`. Seen with Codex 0.171.0.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// What a thread does.
+/// The status of a thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Status {
     /// It waits for a prompt.
     Idle,
-    /// A turn runs; what it asks the person, if it does.
+    /// A turn runs; `Some` is what it asks the person.
     Active(Option<&'static str>),
-    /// It is not loaded, or its last turn ended in an error of the program's.
+    /// It is not loaded, or its last turn ended with an error of the program.
     Other,
 }
 
-/// A thread of ours.
+/// A thread of this session.
 #[derive(Clone, Debug)]
 pub(super) struct Thread {
     /// Its id.
     pub(super) id: String,
     /// The file that the daemon writes its history to.
     pub(super) rollout: PathBuf,
-    /// What it does.
+    /// Its status.
     pub(super) status: Status,
-    /// When it began, in seconds.
+    /// When it began, in seconds since 1970.
     began: i64,
 }
 
-/// The threads of our session.
+/// The threads of this session.
 #[derive(Debug)]
 pub(super) struct Threads {
-    mark: String,
+    marker: String,
     ours: BTreeMap<String, Thread>,
     current: Option<String>,
 }
 
 impl Threads {
-    /// Threads that have a root of this name.
-    pub(super) fn marked(mark: &Path) -> Self {
-        let mark = mark.file_name().unwrap_or_default();
+    /// Creates an empty list for threads with a root named like `marker`.
+    pub(super) fn new(marker: &Path) -> Self {
+        let marker = marker.file_name().unwrap_or_default();
         Self {
-            mark: mark.to_string_lossy().into_owned(),
+            marker: marker.to_string_lossy().into_owned(),
             ours: BTreeMap::new(),
             current: None,
         }
@@ -57,18 +57,19 @@ impl Threads {
         self.ours.get(self.current.as_ref()?)
     }
 
-    /// Forgets all of them: the daemon has ended.
+    /// Removes all threads, after the daemon has ended.
     pub(super) fn clear(&mut self) {
         self.ours.clear();
         self.current = None;
     }
 
-    /// A thread as the daemon describes it. The newest of ours is the one in the terminal.
+    /// Adds a thread as the daemon describes it. The newest thread of the session is the one in the
+    /// terminal.
     pub(super) fn learn(&mut self, thread: &Value) {
         let (Some(id), Some(rollout)) = (thread["id"].as_str(), thread["path"].as_str()) else {
             return;
         };
-        if !self.is_marked(thread) {
+        if !self.has_marker(thread) {
             return;
         }
         let learned = Thread {
@@ -86,21 +87,21 @@ impl Threads {
         }
     }
 
-    /// A thread does something else now. `true` when it is one of ours, and the one in the
-    /// terminal: a turn that began in another one of ours shows that the person went there.
-    pub(super) fn does(&mut self, id: &str, said: &Value) -> bool {
+    /// Sets the status of a thread. If a turn began in another thread of the session, the person
+    /// switched to it. Returns whether the thread is the one in the terminal.
+    pub(super) fn set_status(&mut self, id: &str, message: &Value) -> bool {
         let Some(thread) = self.ours.get_mut(id) else {
             return false;
         };
-        thread.status = status(said);
+        thread.status = status(message);
         if matches!(thread.status, Status::Active(_)) {
             self.current = Some(id.to_owned());
         }
         self.current.as_deref() == Some(id)
     }
 
-    /// A thread was unloaded.
-    pub(super) fn closed(&mut self, id: &str) {
+    /// Removes a thread that was unloaded.
+    pub(super) fn remove(&mut self, id: &str) {
         self.ours.remove(id);
         if self.current.as_deref() == Some(id) {
             let newest = self.ours.values().max_by_key(|thread| thread.began);
@@ -108,21 +109,21 @@ impl Threads {
         }
     }
 
-    fn is_marked(&self, thread: &Value) -> bool {
+    fn has_marker(&self, thread: &Value) -> bool {
         let environments = thread["environments"].as_array().into_iter().flatten();
         environments
             .filter_map(|environment| environment["runtimeWorkspaceRoots"].as_array())
             .flatten()
             .filter_map(|root| Path::new(root.as_str()?).file_name())
-            .any(|name| name == self.mark.as_str())
+            .any(|name| name == self.marker.as_str())
     }
 }
 
-fn status(said: &Value) -> Status {
-    match said["type"].as_str() {
+fn status(message: &Value) -> Status {
+    match message["type"].as_str() {
         Some("idle") => Status::Idle,
         Some("active") => {
-            let flags = said["activeFlags"].as_array().into_iter().flatten();
+            let flags = message["activeFlags"].as_array().into_iter().flatten();
             let mut asks = flags.filter_map(|flag| match flag.as_str()? {
                 "waitingOnApproval" => Some("a command or a change"),
                 "waitingOnUserInput" => Some("an answer"),
@@ -152,33 +153,33 @@ mod tests {
     }
 
     #[test]
-    fn only_a_thread_with_our_folder_is_ours_and_the_newest_is_in_the_terminal() {
-        let mut threads = Threads::marked(Path::new("/h/mark"));
+    fn only_threads_with_the_marker_belong_to_the_session_and_the_newest_is_current() {
+        let mut threads = Threads::new(Path::new("/h/marker"));
         threads.learn(&thread("other", &["/w", "/h/marks"], 9));
         threads.learn(&thread("title", &[], 9));
         assert_eq!(current(&threads), None);
-        threads.learn(&thread("two", &["/w", "/private/h/mark"], 2));
-        threads.learn(&thread("one", &["/w", "/h/mark"], 1));
+        threads.learn(&thread("two", &["/w", "/private/h/marker"], 2));
+        threads.learn(&thread("one", &["/w", "/h/marker"], 1));
         assert_eq!(current(&threads), Some("two"));
-        threads.learn(&thread("three", &["/w", "/h/mark"], 3));
+        threads.learn(&thread("three", &["/w", "/h/marker"], 3));
         assert_eq!(current(&threads), Some("three"));
     }
 
     #[test]
-    fn a_turn_in_another_thread_of_ours_moves_us_there() {
-        let mut threads = Threads::marked(Path::new("/h/mark"));
-        threads.learn(&thread("one", &["/h/mark"], 1));
-        threads.learn(&thread("two", &["/h/mark"], 2));
-        assert!(!threads.does("other", &json!({"type": "active", "activeFlags": []})));
-        assert!(!threads.does("one", &json!({"type": "idle"})));
-        assert!(threads.does("one", &json!({"type": "active", "activeFlags": []})));
+    fn a_turn_in_another_thread_of_the_session_makes_it_current() {
+        let mut threads = Threads::new(Path::new("/h/marker"));
+        threads.learn(&thread("one", &["/h/marker"], 1));
+        threads.learn(&thread("two", &["/h/marker"], 2));
+        assert!(!threads.set_status("other", &json!({"type": "active", "activeFlags": []})));
+        assert!(!threads.set_status("one", &json!({"type": "idle"})));
+        assert!(threads.set_status("one", &json!({"type": "active", "activeFlags": []})));
         assert_eq!(current(&threads), Some("one"));
-        threads.closed("one");
+        threads.remove("one");
         assert_eq!(current(&threads), Some("two"));
     }
 
     #[test]
-    fn a_turn_that_waits_for_the_person_says_so() {
+    fn an_active_thread_names_what_it_asks_the_person() {
         let waits = json!({"type": "active", "activeFlags": ["waitingOnApproval"]});
         assert_eq!(
             status(&waits),

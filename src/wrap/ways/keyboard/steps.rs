@@ -1,34 +1,35 @@
-//! The steps of each phase. One function a phase; each looks at what is known of the agent at `now`
-//! and either does the next thing or says when to ask again.
+//! The steps of each phase. Each phase has a function that inspects the agent's state at `now` and
+//! returns the next step, or when to try again.
 //!
 //! Relies on the types of [`super`].
 
 use std::time::Instant;
 
 use super::{
-    GIVE_UP, Hold, Keyboard, Outcome, ROW_WITHIN, SWALLOWED, Stroke, TURN_SIGN, TURN_WITHIN,
-    TurnProof, TypingPhase, squeeze,
+    GIVE_UP, Hold, Keyboard, KeyboardStep, Outcome, ROW_WITHIN, SWALLOWED_AFTER, TURN_SIGN,
+    TURN_WITHIN, TurnProof, TypingPhase, squeeze,
 };
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::agents::reading::Input;
 
-/// What Claude Code's box shows instead of a long paste.
+/// The beginning of the placeholder that Claude Code's box shows for a long paste, without white
+/// space.
 const PLACEHOLDER: &str = "[Pastedtext#";
 
 impl Keyboard {
-    /// The next thing to do at `now`, given what is known of the agent.
-    pub fn step(&mut self, agent: &AgentState, now: Instant) -> Stroke {
+    /// Returns the next step at `now`, given the agent's state.
+    pub fn step(&mut self, agent: &AgentState, now: Instant) -> KeyboardStep {
         if let Some(result) = self.result.take() {
-            return Stroke::Result(result);
+            return KeyboardStep::Result(result);
         }
         let Some(attempt) = &mut self.attempt else {
-            return self.released(None);
+            return self.release_keys(None);
         };
         let is_entered = matches!(attempt.phase, TypingPhase::Entered { out: Some(_), .. })
             || matches!(attempt.phase, TypingPhase::Submitted { .. });
-        if is_entered && !attempt.is_told {
-            attempt.is_told = true;
-            return Stroke::Result(Outcome::HandedOver);
+        if is_entered && !attempt.is_handover_reported {
+            attempt.is_handover_reported = true;
+            return KeyboardStep::Result(Outcome::HandedOver);
         }
         match attempt.phase {
             TypingPhase::Pasted { out, since } => self.pasted(agent, now, out, since),
@@ -46,9 +47,9 @@ impl Keyboard {
         }
     }
 
-    fn released(&mut self, again: Option<Instant>) -> Stroke {
-        let keys = self.kept.release();
-        keys.map_or(Stroke::Wait(again), Stroke::Replay)
+    fn release_keys(&mut self, again: Option<Instant>) -> KeyboardStep {
+        let keys = self.buffer.take();
+        keys.map_or(KeyboardStep::Wait(again), KeyboardStep::Replay)
     }
 
     fn pasted(
@@ -57,56 +58,55 @@ impl Keyboard {
         now: Instant,
         out: Option<Instant>,
         since: Instant,
-    ) -> Stroke {
+    ) -> KeyboardStep {
         let pace = agent.profile().pace;
-        let is_drawn = agent.profile().knows_its_prompt() || agent.profile().line.is_some();
+        let has_known_input = agent.profile().knows_its_prompt() || agent.profile().line.is_some();
         let end = since + GIVE_UP;
         let obstacle = agent.obstacle();
-        // A person who has to answer a dialog gets the keys for it at once.
-        let is_asked = self.kept.has_keys() && matches!(obstacle, Some(Hold::Dialog(_)));
+        // A person who has to answer a dialog gets their keys at once.
+        let is_asked = self.buffer.has_keys() && matches!(obstacle, Some(Hold::Dialog(_)));
         if is_asked {
             return self.give_up(agent, now, Hold::Stuck);
         }
         let Some(out) = out else {
-            // The agent reads nothing: what was written of the text is in its way like a person's
-            // half-typed line.
+            // The agent does not read its input, which holds a part of the text.
             return if now >= end {
                 self.give_up(agent, now, Hold::Unseen)
             } else {
-                Stroke::Wait(Some(end))
+                KeyboardStep::Wait(Some(end))
             };
         };
         let shows_it = self.is_shown(agent);
-        let is_redrawn = if is_drawn {
+        let is_redrawn = if has_known_input {
             shows_it
         } else {
             agent.last_output() >= out || now >= out + TURN_SIGN
         };
         let is_missing = !is_redrawn && obstacle.is_none();
-        if now >= end && (self.kept.has_keys() || is_missing) {
+        if now >= end && (self.buffer.has_keys() || is_missing) {
             let why = if shows_it { Hold::Stuck } else { Hold::Unseen };
             return self.give_up(agent, now, why);
         }
         if !is_redrawn {
-            let next = match is_drawn {
+            let next = match has_known_input {
                 true if now >= end => now + TURN_SIGN,
                 true => end,
                 false => out + TURN_SIGN,
             };
-            return Stroke::Wait(Some(next));
+            return KeyboardStep::Wait(Some(next));
         }
         let ready = (out + pace.before_enter).max(agent.last_output() + pace.quiet_before_enter);
         if now < ready {
-            return Stroke::Wait(Some(ready));
+            return KeyboardStep::Wait(Some(ready));
         }
         if obstacle.is_some() || agent.is_busy(now) {
-            // Whatever opened took the text or hides it. No Enter: it would be an answer.
-            return Stroke::Wait(Some(if now < end { end } else { now + TURN_SIGN }));
+            // A dialog or a turn took or hides the text. Enter could answer the dialog.
+            return KeyboardStep::Wait(Some(if now < end { end } else { now + TURN_SIGN }));
         }
         self.press_enter(now, 1)
     }
 
-    fn press_enter(&mut self, now: Instant, presses: u8) -> Stroke {
+    fn press_enter(&mut self, now: Instant, presses: u8) -> KeyboardStep {
         if let Some(attempt) = &mut self.attempt {
             attempt.phase = TypingPhase::Entered {
                 out: None,
@@ -114,16 +114,16 @@ impl Keyboard {
                 presses,
             };
         }
-        Stroke::Write(b"\r".to_vec())
+        KeyboardStep::Write(b"\r".to_vec())
     }
 
-    fn give_up(&mut self, agent: &AgentState, now: Instant, why: Hold) -> Stroke {
-        self.strand(now, why);
+    fn give_up(&mut self, agent: &AgentState, now: Instant, why: Hold) -> KeyboardStep {
+        self.mark_stuck(now, why);
         self.step(agent, now)
     }
 
-    /// The box shows the text: whole, and nothing else beside it. A line, of which less is known,
-    /// holds something, or the screen names a message of the text.
+    /// Whether the box shows the whole text and nothing else. For a line, of which less is known:
+    /// whether it holds anything, or the screen names a message of the text.
     fn is_shown(&self, agent: &AgentState) -> bool {
         if !agent.profile().knows_its_prompt() {
             let is_line_lost = *agent.input() == Input::Absent && self.is_named(agent);
@@ -143,28 +143,28 @@ impl Keyboard {
                 && attempt.squeezed.ends_with(&shown))
     }
 
-    /// The text stands above the line: the head of one of its messages, or its end.
+    /// Whether the head of a message of the text, or the end of the text, is above the line.
     fn is_above(&self, agent: &AgentState) -> bool {
         let mut attempt = self.attempt.iter();
-        self.is_named(agent) || attempt.any(|attempt| agent.history().holds(&attempt.end))
+        self.is_named(agent) || attempt.any(|attempt| agent.history().contains_text(&attempt.end))
     }
 
-    /// The text stands above the line, and a turn runs or an answer stands below it.
+    /// Whether the text is above the line, and a turn runs or an answer follows it.
     fn is_answered(&self, agent: &AgentState, now: Instant) -> bool {
         let mut attempt = self.attempt.iter();
         self.is_above(agent)
             && (agent.is_busy(now)
-                || attempt.any(|attempt| agent.history_goes_on_after(&attempt.end)))
+                || attempt.any(|attempt| agent.history_has_text_after(&attempt.end)))
     }
 
-    /// What is shown beside the line names a message of the text.
+    /// Whether the history names a message of the text.
     fn is_named(&self, agent: &AgentState) -> bool {
         let ids = self.attempt.iter().flat_map(|it| &it.submission.ids);
-        ids.into_iter().any(|id| agent.history().names(id))
+        ids.into_iter().any(|id| agent.history().contains_id(id))
     }
 
-    /// Whether the box contains our text, possibly with other text.
-    fn is_among_it(agent: &AgentState) -> bool {
+    /// Whether the box contains a message or a placeholder, possibly with other text.
+    fn box_contains_text(agent: &AgentState) -> bool {
         matches!(agent.input(), Input::Holds(shown)
             if shown.contains("[cbroker peer message") || squeeze(shown).contains(PLACEHOLDER)
                 || agent.input_is_scrolled() || !agent.profile().knows_its_prompt())
@@ -175,30 +175,30 @@ impl Keyboard {
         agent: &AgentState,
         now: Instant,
         (out, since, presses): (Option<Instant>, Instant, u8),
-    ) -> Stroke {
+    ) -> KeyboardStep {
         let end = since + GIVE_UP;
         let Some(out) = out else {
             return if now >= end {
                 self.give_up(agent, now, Hold::Stuck)
             } else {
-                Stroke::Wait(Some(end))
+                KeyboardStep::Wait(Some(end))
             };
         };
         if !agent.profile().knows_its_prompt() {
-            // Never a second Enter.
+            // Enter is pressed only once.
             let settled = out + agent.profile().pace.before_enter;
             if now < settled {
-                return Stroke::Wait(Some(settled));
+                return KeyboardStep::Wait(Some(settled));
             }
             if agent.profile().line.is_some() {
                 return self.entered_line(agent, now, out);
             }
-            // No sign to wait for.
+            // There is no sign to wait for.
             self.finish(Outcome::InContext);
             return self.step(agent, now);
         }
         let late = out + TURN_SIGN;
-        // The box was seen with the text, so one that is empty now was drawn after the Enter.
+        // The box was seen with the text, so an empty box was drawn after Enter.
         let is_taken = agent.last_output() >= out && *agent.input() == Input::Empty;
         if is_taken || (now >= late && agent.is_busy(now)) {
             if self.proof == TurnProof::Sign {
@@ -212,11 +212,11 @@ impl Keyboard {
             return self.step(agent, now);
         }
         if now < late {
-            return Stroke::Wait(Some(late));
+            return KeyboardStep::Wait(Some(late));
         }
         if presses == 1
             && agent.obstacle().is_none()
-            && !self.kept.has_keys()
+            && !self.buffer.has_keys()
             && self.is_shown(agent)
         {
             return self.press_enter(now, 2);
@@ -224,10 +224,11 @@ impl Keyboard {
         self.give_up(agent, now, Hold::Stuck)
     }
 
-    /// A line that is empty after Enter proves nothing: an agent that starts may have dropped the
-    /// text, or not have drawn it yet. A turn must be seen, or the text above the empty line; where
-    /// the agent may take a text and let it wait, both, or an answer to it.
-    fn entered_line(&mut self, agent: &AgentState, now: Instant, out: Instant) -> Stroke {
+    /// The `Entered` phase of an agent with a line. An empty line after Enter proves nothing: a
+    /// starting agent may have dropped the text, or may not have drawn it yet. The proof is a turn,
+    /// or the text above the empty line; if the agent may let a text wait, both are required, or an
+    /// answer to it.
+    fn entered_line(&mut self, agent: &AgentState, now: Instant, out: Instant) -> KeyboardStep {
         if agent.shows_waiting() {
             return self.wait(agent, now);
         }
@@ -244,15 +245,15 @@ impl Keyboard {
             self.finish(Outcome::InContext);
             return self.step(agent, now);
         }
-        // Some agents ignore Enter while they start. One that has drawn nothing since may not have
-        // come to it yet.
+        // Some agents ignore Enter while they start. An agent that has drawn nothing since may not
+        // have processed it yet.
         let late = out + TURN_SIGN;
         if holds && !is_busy && now >= late && agent.last_output() >= out {
             return self.give_up(agent, now, Hold::Stuck);
         }
         let end = out + GIVE_UP;
         if now < end {
-            return Stroke::Wait(Some(if now < late { late } else { end }));
+            return KeyboardStep::Wait(Some(if now < late { late } else { end }));
         }
         if !holds && (is_busy || (may_wait && is_above)) {
             return self.wait(agent, now);
@@ -261,7 +262,7 @@ impl Keyboard {
         self.give_up(agent, now, why)
     }
 
-    fn wait(&mut self, agent: &AgentState, now: Instant) -> Stroke {
+    fn wait(&mut self, agent: &AgentState, now: Instant) -> KeyboardStep {
         if let Some(attempt) = &mut self.attempt {
             attempt.phase = TypingPhase::Waiting {
                 is_escaped: false,
@@ -271,16 +272,16 @@ impl Keyboard {
         self.step(agent, now)
     }
 
-    /// What waits is read when its turn is seen, or an answer. After Escape its turn may never
-    /// come.
+    /// The `Waiting` phase. The text is read once its turn or an answer is seen. After Escape its
+    /// turn may never come.
     fn waiting(
         &mut self,
         agent: &AgentState,
         now: Instant,
         (is_escaped, over_since): (bool, Option<Instant>),
-    ) -> Stroke {
-        if !self.kept.is_empty() {
-            return self.released(None);
+    ) -> KeyboardStep {
+        if !self.buffer.is_empty() {
+            return self.release_keys(None);
         }
         let over_since = (!agent.shows_waiting()).then(|| over_since.unwrap_or(now));
         if let Some(attempt) = &mut self.attempt {
@@ -290,32 +291,33 @@ impl Keyboard {
             };
         }
         let Some(over_since) = over_since else {
-            return Stroke::Wait(None);
+            return KeyboardStep::Wait(None);
         };
         if self.is_above(agent) {
             return self.shown(agent, now, (is_escaped, over_since));
         }
-        // It may be drawn piece by piece.
+        // The screen may be drawn in pieces.
         let late = over_since + TURN_SIGN;
         if now < late {
-            return Stroke::Wait(Some(late));
+            return KeyboardStep::Wait(Some(late));
         }
         match (agent.input(), agent.verdict(now)) {
-            // The agent gave it back, or the person types and its place is out of sight.
+            // The agent put the text back into the line, or the person types and the text is out of
+            // sight.
             (Input::Holds(_), _) if !agent.is_busy(now) => self.give_up(agent, now, Hold::Stuck),
             (_, Verdict::Free) => self.give_up(agent, now, Hold::Unseen),
-            (_, Verdict::Hold(_, again)) => Stroke::Wait(again),
+            (_, Verdict::Hold(_, again)) => KeyboardStep::Wait(again),
         }
     }
 
-    /// It stands above the line, and no row says that it waits. Without a sign of its turn it may
-    /// still be lost with the agent, so that it must come again.
+    /// The `Waiting` phase of a text above the line that no longer waits. Without a sign of its
+    /// turn the text may be lost, and is submitted again.
     fn shown(
         &mut self,
         agent: &AgentState,
         now: Instant,
         (is_escaped, since): (bool, Instant),
-    ) -> Stroke {
+    ) -> KeyboardStep {
         if is_escaped {
             self.finish(Outcome::Gone);
             return self.step(agent, now);
@@ -326,24 +328,24 @@ impl Keyboard {
         }
         let late = since + TURN_WITHIN;
         if now < late {
-            return Stroke::Wait(Some(late));
+            return KeyboardStep::Wait(Some(late));
         }
         match agent.verdict(now) {
             Verdict::Free => self.give_up(agent, now, Hold::Unseen),
-            Verdict::Hold(_, again) => Stroke::Wait(again),
+            Verdict::Hold(_, again) => KeyboardStep::Wait(again),
         }
     }
 
-    fn submitted(&mut self, agent: &AgentState, now: Instant, since: Instant) -> Stroke {
-        if !self.kept.is_empty() {
-            return self.released(None);
+    fn submitted(&mut self, agent: &AgentState, now: Instant, since: Instant) -> KeyboardStep {
+        if !self.buffer.is_empty() {
+            return self.release_keys(None);
         }
         let late = since + ROW_WITHIN;
         if now < late {
-            return Stroke::Wait(Some(late));
+            return KeyboardStep::Wait(Some(late));
         }
-        // At rest, and no row: the prompt was refused, and this version does not say so. While a
-        // turn runs, its row may be late.
+        // At rest without a row: the prompt was refused, and this version does not report that.
+        // While a turn runs, the row may be late.
         if agent.verdict(now) == Verdict::Free {
             self.finish(match self.proof {
                 TurnProof::Sign | TurnProof::RowOrRest => Outcome::InContext,
@@ -351,23 +353,23 @@ impl Keyboard {
             });
             return self.step(agent, now);
         }
-        Stroke::Wait(Some(now + TURN_SIGN))
+        KeyboardStep::Wait(Some(now + TURN_SIGN))
     }
 
-    fn stuck(&mut self, agent: &AgentState, now: Instant, stuck_since: Instant) -> Stroke {
-        if !self.kept.is_empty() {
-            return self.released(None);
+    fn stuck(&mut self, agent: &AgentState, now: Instant, stuck_since: Instant) -> KeyboardStep {
+        if !self.buffer.is_empty() {
+            return self.release_keys(None);
         }
         if agent.shows_waiting() {
             return self.wait(agent, now);
         }
-        let is_among_it = Self::is_among_it(agent);
+        let box_contains_text = Self::box_contains_text(agent);
         let profile = agent.profile();
-        let is_drawn = profile.knows_its_prompt() || profile.line.is_some();
-        let is_empty = *agent.input() == Input::Empty || !is_drawn;
+        let has_known_input = profile.knows_its_prompt() || profile.line.is_some();
+        let is_empty = *agent.input() == Input::Empty || !has_known_input;
         let is_fresh = agent.last_output() >= stuck_since && agent.has_read_input();
         let Some(attempt) = &mut self.attempt else {
-            return Stroke::Wait(None);
+            return KeyboardStep::Wait(None);
         };
         let TypingPhase::Stuck {
             was_seen,
@@ -375,27 +377,27 @@ impl Keyboard {
             ..
         } = &mut attempt.phase
         else {
-            return Stroke::Wait(None);
+            return KeyboardStep::Wait(None);
         };
-        *was_seen |= is_among_it;
-        if is_among_it || !is_empty {
+        *was_seen |= box_contains_text;
+        if box_contains_text || !is_empty {
             *empty_since = None;
-            return Stroke::Wait(None);
+            return KeyboardStep::Wait(None);
         }
-        // Seen with it, and drawn empty since.
+        // The box was seen with the text and was drawn empty since.
         if *was_seen && is_fresh {
             self.finish(Outcome::Gone);
             return self.step(agent, now);
         }
-        // Never seen: the agent has read it, and shows an empty box for long.
-        let swallowed = *empty_since.get_or_insert(now) + SWALLOWED;
+        // The box never showed the text: the agent has read it and shows an empty box.
+        let swallowed = *empty_since.get_or_insert(now) + SWALLOWED_AFTER;
         if !agent.has_read_input() || *was_seen {
-            return Stroke::Wait(Some(now + TURN_SIGN));
+            return KeyboardStep::Wait(Some(now + TURN_SIGN));
         }
         if now >= swallowed {
             self.finish(Outcome::Gone);
             return self.step(agent, now);
         }
-        Stroke::Wait(Some(swallowed))
+        KeyboardStep::Wait(Some(swallowed))
     }
 }

@@ -1,26 +1,25 @@
-//! The bytes that type a text: marked as pasted where the program understands that.
+//! Converts a text to the bytes that type it, as a bracketed paste if the program supports that.
 //!
-//! This is the last place that a message passes before the keyboard, so it trusts no input:
-//! whatever the text holds, no control character but the line breaks of a batch reaches the
-//! program, and none at all without a paste.
+//! This is the last step before the terminal, so it trusts no input: no control character reaches
+//! the program, except the line breaks of a batch within a paste.
 //!
 //! Relies on nothing.
 
 const BEGIN: &[u8] = b"\x1b[200~";
 const END: &[u8] = b"\x1b[201~";
 
-/// How a text becomes keys.
+/// How a text is typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Manner {
-    /// Between the marks of a bracketed paste.
+pub(super) enum InputMethod {
+    /// As a bracketed paste.
     Pasted,
     /// Letter by letter.
     Typed,
 }
 
-/// `text` as keys.
-pub(super) fn typed(text: &str, manner: Manner) -> Vec<u8> {
-    let is_pasted = manner == Manner::Pasted;
+/// Returns the bytes that type `text`.
+pub(super) fn typed(text: &str, method: InputMethod) -> Vec<u8> {
+    let is_pasted = method == InputMethod::Pasted;
     let safe = text.chars().filter_map(|c| match c {
         '\n' if is_pasted => Some('\n'),
         '\n' | '\t' | '\r' => Some(' '),
@@ -56,7 +55,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_presses_a_key(text in any_characters(), is_pasted in any::<bool>()) {
-            let bytes = typed(&text, if is_pasted { Manner::Pasted } else { Manner::Typed });
+            let method = if is_pasted { InputMethod::Pasted } else { InputMethod::Typed };
+            let bytes = typed(&text, method);
             let ends = if is_pasted { (BEGIN.len(), END.len()) } else { (0, 0) };
             let inner = &bytes[ends.0..bytes.len() - ends.1];
             let failed = |error: std::str::Utf8Error| TestCaseError::fail(error.to_string());

@@ -1,4 +1,4 @@
-//! A small HTTP client for opencode's server on loopback: one request a connection.
+//! A small HTTP client for opencode's server on loopback, with one connection for each request.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,14 +16,14 @@ use serde_json::Value;
 
 use crate::transport::{self, ListenerProof, Route, TransportError};
 
-/// A request is answered within this.
+/// Time limit for a response.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of one answer, and of one event.
+/// Maximum bytes of one response, and of one event.
 const LIMIT: usize = 16 << 20;
-/// The name that opencode asks for.
+/// The user name that opencode requires.
 const USER: &str = "opencode";
 
-/// Why there was no answer.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
     #[error("its server cannot be reached")]
@@ -46,14 +46,14 @@ pub(super) enum HttpError {
 }
 
 impl HttpError {
-    /// Nothing was sent, and the next attempt may succeed: the server is slow, or was out of reach
-    /// for a moment.
-    pub(super) fn may_pass(&self) -> bool {
+    /// Whether nothing was sent and the next attempt may succeed: the server is slow or was briefly
+    /// unreachable.
+    pub(super) fn is_transient(&self) -> bool {
         matches!(self, Self::Io(_) | Self::Unproven)
     }
 
-    /// The request was certainly not carried out.
-    pub(super) fn is_certain(&self) -> bool {
+    /// Whether the server certainly did not process the request.
+    pub(super) fn was_not_processed(&self) -> bool {
         match self {
             Self::Io(_) | Self::Foreign | Self::Unproven => true,
             Self::Status(status) => *status < 500,
@@ -62,7 +62,7 @@ impl HttpError {
     }
 }
 
-/// Where the server is, and what it asks for.
+/// The server's port and password.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     pub(super) port: u16,
@@ -70,8 +70,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// The answer's body as JSON; `null` where there is none.
-    pub(super) async fn ask(
+    /// Sends a request and returns the response's body as JSON; `null` if it is empty.
+    pub(super) async fn request(
         &self,
         method: Method,
         path: &str,
@@ -90,7 +90,7 @@ impl Server {
         answered.unwrap_or(Err(HttpError::Silent))
     }
 
-    /// The stream of events.
+    /// Opens the stream of events.
     pub(super) async fn events(&self) -> Result<Events, HttpError> {
         let sent = self.send(Method::GET, "/event", None);
         let answer = tokio::time::timeout(PATIENCE, sent).await;
@@ -101,9 +101,9 @@ impl Server {
         })
     }
 
-    /// Connects. The password and the messages go to a program of this user alone, so the kernel's
-    /// table must show that one has accepted this very connection: who listens at the moment may
-    /// be another than who took it.
+    /// Connects. The password and the messages must reach only a program of this user, so the
+    /// kernel's socket table must show that one accepted this very connection: the current listener
+    /// may be another process.
     async fn open(&self) -> Result<transport::Stream, HttpError> {
         let route = Route {
             host: Ipv4Addr::LOCALHOST.to_string(),
@@ -161,7 +161,7 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// The next one. Safe to drop half-way in a select.
+    /// Waits for the next event. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Value, HttpError> {
         loop {
             while let Some(end) = memchr::memchr(b'\n', &self.partial) {
@@ -191,13 +191,14 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_sent_before_a_program_of_this_user_has_taken_the_connection() {
-        // Nobody accepts, as where a stranger took the connection and listens no more.
+        // The connection is never accepted, as if another user's process had taken it and stopped
+        // listening.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server {
             port: listener.local_addr().unwrap().port(),
             password: "secret".to_owned(),
         };
-        let asked = server.ask(Method::GET, "/session", None).await;
+        let asked = server.request(Method::GET, "/session", None).await;
         assert!(matches!(asked, Err(HttpError::Unproven)), "{asked:?}");
         let mut sent = Vec::new();
         let (mut connection, _) = listener.accept().unwrap();

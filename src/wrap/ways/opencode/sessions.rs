@@ -1,11 +1,9 @@
-//! Which of opencode's sessions is the one on the screen, what it does, and which texts the model
-//! has. Fed with the events of the server and the title of the terminal. Seen with opencode
-//! 1.18.33.
+//! Tracks which of opencode's sessions is on the screen, what it does, and which texts the model
+//! has, from the server's events and the terminal's title. Seen with opencode 1.18.33.
 //!
-//! A server serves one program, so every session that is begun there is begun in our terminal. A
-//! subagent's session has a parent. `/new` and `/sessions` are in no event, but in the title:
-//! `OC | <the session's title>`, or `OpenCode` on the first screen and for a session without a
-//! title.
+//! A server serves one program, so every session begins in this terminal. A subagent's session has
+//! a parent. `/new` and `/sessions` cause no event but change the title: `OC | <the session's
+//! title>`, or `OpenCode` on the first screen and for a session without a title.
 
 use std::collections::BTreeMap;
 
@@ -13,21 +11,21 @@ use serde_json::Value;
 
 use crate::wrap::ways::transcript::ids_in;
 
-/// What begins the terminal's title while a session is shown.
+/// The prefix of the terminal's title while a session is shown.
 const TITLE: &str = "OC | ";
-/// The terminal's title elsewhere.
+/// The terminal's title on the first screen.
 const NO_TITLE: &str = "OpenCode";
-/// What begins the title of a session that has none of its own yet.
+/// The prefix of the default title of a session.
 const UNTITLED: &str = "New session";
-/// What stands at the end of a title that was cut.
+/// The end of a title that was cut.
 const CUT: &str = "...";
 
-/// What happened in the session on the screen.
+/// An event of the session on the screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum SessionNews {
+pub(super) enum SessionEvent {
     /// A turn began or ended.
     Busy(bool),
-    /// A dialog opened for this, or (`None`) was answered.
+    /// A dialog opened for this, or was answered (`None`).
     Asks(Option<String>),
     /// The messages with these ids are in the model's context.
     Read(Vec<String>),
@@ -39,12 +37,12 @@ struct KnownSession {
     is_busy: bool,
     /// The agent (`build`, `plan`) and the model of the last prompt.
     settings: PromptSettings,
-    /// Prompts that no answer was begun to, and the ids of the messages in them.
+    /// Prompts without an answer, and the ids of the messages in them.
     prompts: BTreeMap<String, Vec<String>>,
 }
 
-/// What a prompt of the person's runs with; a prompt that says nothing of it would run with the
-/// defaults.
+/// The agent and the model of the person's prompts. A prompt that does not name them would run with
+/// the defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PromptSettings {
     pub(super) agent: Option<String>,
@@ -52,12 +50,12 @@ pub(super) struct PromptSettings {
     pub(super) model: Option<(String, String)>,
 }
 
-/// Whether a session that was begun is on the screen.
+/// Whether a session that cbroker began is on the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sight {
-    /// It has no title yet, so the terminal's cannot tell.
+pub(super) enum Visibility {
+    /// It has no title yet, so the terminal's title does not tell.
     Unknown,
-    /// The first screen is shown in its place.
+    /// The first screen is shown instead.
     Hidden,
     /// It is shown, or the person chose another one.
     Settled,
@@ -77,28 +75,28 @@ impl Sessions {
         self.current.as_deref()
     }
 
-    /// The first screen is shown: the next prompt begins a session.
+    /// Whether the first screen is shown, where the next prompt begins a session.
     pub(super) fn is_first_screen(&self) -> bool {
         self.is_first_screen && self.current.is_none()
     }
 
-    /// This session is shown now.
-    pub(super) fn shows(&mut self, id: &str) {
+    /// Records that this session is shown now.
+    pub(super) fn set_current(&mut self, id: &str) {
         self.known.entry(id.to_owned()).or_default();
         self.current = Some(id.to_owned());
     }
 
-    /// Whether the session that was begun last is on the screen.
-    pub(super) fn sight(&self, id: &str) -> Sight {
+    /// Whether the session that cbroker began last is on the screen.
+    pub(super) fn visibility(&self, id: &str) -> Visibility {
         let known = self.known.get(id);
         match known.filter(|_| self.current.as_deref() == Some(id)) {
-            Some(known) if !known.has_title() => Sight::Unknown,
-            Some(_) if self.is_first_screen => Sight::Hidden,
-            _ => Sight::Settled,
+            Some(known) if !known.has_title() => Visibility::Unknown,
+            Some(_) if self.is_first_screen => Visibility::Hidden,
+            _ => Visibility::Settled,
         }
     }
 
-    /// What the last prompt of this session ran with.
+    /// The settings of the last prompt of this session.
     pub(super) fn settings(&self, id: &str) -> PromptSettings {
         let known = self.known.get(id);
         known
@@ -106,29 +104,29 @@ impl Sessions {
             .unwrap_or_default()
     }
 
-    /// Whether a turn runs in it.
+    /// Whether a turn runs in the session on the screen.
     pub(super) fn is_busy(&self) -> bool {
         let current = self.current.as_ref().and_then(|id| self.known.get(id));
         current.is_some_and(|known| known.is_busy)
     }
 
-    /// Whether a prompt that no answer was begun to holds messages with all these ids.
+    /// Whether a prompt without an answer holds messages with all these ids.
     pub(super) fn has_prompt(&self, ids: &[String]) -> bool {
         let mut prompts = self.known.values().flat_map(|known| known.prompts.values());
         prompts.any(|held| ids.iter().all(|id| held.contains(id)))
     }
 
     /// Records a session and its title.
-    pub(super) fn learn(&mut self, session: &Value) {
+    pub(super) fn record(&mut self, session: &Value) {
         if let Some(id) = own_id(session) {
             let title = session["title"].as_str().unwrap_or_default();
             title.clone_into(&mut self.known.entry(id).or_default().title);
         }
     }
 
-    /// The terminal's title says which session is shown. Ids of sessions
-    /// sort newest first, so of several with one title the newest is found.
-    pub(super) fn titled(&mut self, title: &str) {
+    /// Handles the terminal's title, which names the session that is shown. Ids of sessions sort
+    /// newest first, so of several sessions with one title the newest is found.
+    pub(super) fn handle_title(&mut self, title: &str) {
         self.is_first_screen = title == NO_TITLE;
         if let Some(shown) = title.strip_prefix(TITLE) {
             let is_shown = |known: &KnownSession| match shown.strip_suffix(CUT) {
@@ -142,7 +140,7 @@ impl Sessions {
                 self.current = found.map(|(id, _)| id.clone());
             }
         } else if title == NO_TITLE {
-            // A session that has no title yet has this one too.
+            // A session without a title has this one too.
             let current = self.current.as_ref().and_then(|id| self.known.get(id));
             if current.is_some_and(KnownSession::has_title) {
                 self.current = None;
@@ -150,21 +148,21 @@ impl Sessions {
         }
     }
 
-    /// An event of the server.
-    pub(super) fn happened(&mut self, event: &Value) -> Option<SessionNews> {
-        let said = &event["properties"];
+    /// Handles an event of the server.
+    pub(super) fn handle_event(&mut self, event: &Value) -> Option<SessionEvent> {
+        let properties = &event["properties"];
         let kind = event["type"].as_str()?;
         if kind == "session.created" {
-            self.learn(&said["info"]);
-            self.current = Some(own_id(&said["info"])?);
+            self.record(&properties["info"]);
+            self.current = Some(own_id(&properties["info"])?);
             return None;
         }
-        let id = said["sessionID"].as_str()?;
+        let id = properties["sessionID"].as_str()?;
         let is_current = self.current.as_deref() == Some(id);
         let known = self.known.get_mut(id)?;
-        let news = match kind {
+        let session_event = match kind {
             "session.updated" => {
-                let title = said["info"]["title"].as_str()?;
+                let title = properties["info"]["title"].as_str()?;
                 title.clone_into(&mut known.title);
                 return None;
             }
@@ -174,53 +172,53 @@ impl Sessions {
                 return None;
             }
             "session.status" => {
-                known.is_busy = said["status"]["type"] != "idle";
-                SessionNews::Busy(known.is_busy)
+                known.is_busy = properties["status"]["type"] != "idle";
+                SessionEvent::Busy(known.is_busy)
             }
             "permission.asked" => {
-                let what = said["permission"].as_str().unwrap_or("permission");
-                SessionNews::Asks(Some(what.to_owned()))
+                let what = properties["permission"].as_str().unwrap_or("permission");
+                SessionEvent::Asks(Some(what.to_owned()))
             }
-            "question.asked" => SessionNews::Asks(Some("an answer".to_owned())),
+            "question.asked" => SessionEvent::Asks(Some("an answer".to_owned())),
             "permission.replied" | "question.replied" | "question.rejected" => {
-                SessionNews::Asks(None)
+                SessionEvent::Asks(None)
             }
             "message.part.updated" => {
-                let part = &said["part"];
+                let part = &properties["part"];
                 // An answer may quote a message; that proves nothing.
                 if let Some(ids) = known.prompts.get_mut(part["messageID"].as_str()?) {
                     ids.extend(ids_in(part["text"].as_str().unwrap_or_default()));
                 }
                 return None;
             }
-            "message.updated" => return known.message(&said["info"]),
+            "message.updated" => return known.message(&properties["info"]),
             _ => return None,
         };
-        is_current.then_some(news)
+        is_current.then_some(session_event)
     }
 }
 
 impl KnownSession {
-    /// It has one of its own, which the terminal shows.
+    /// Whether it has a title other than the default, which the terminal shows.
     fn has_title(&self) -> bool {
         !self.title.is_empty() && !self.title.starts_with(UNTITLED)
     }
 
-    /// A prompt, or an answer that was begun: what was said before that is in the model's context.
-    fn message(&mut self, message: &Value) -> Option<SessionNews> {
+    /// Handles a prompt, or the beginning of an answer: all earlier prompts are in the model's
+    /// context then.
+    fn message(&mut self, message: &Value) -> Option<SessionEvent> {
         let id = message["id"].as_str()?;
         if message["role"] == "user" {
             self.settings = PromptSettings::of(message);
             self.prompts.entry(id.to_owned()).or_default();
             return None;
         }
-        // Ids of messages sort oldest first, so what is not later than the prompt was said before
-        // the answer.
+        // Ids of messages sort oldest first, so prompts up to the answered one precede the answer.
         let prompt = message["parentID"].as_str()?;
         let later = self.prompts.split_off(&format!("{prompt}\0"));
         let read = std::mem::replace(&mut self.prompts, later);
         let read: Vec<String> = read.into_values().flatten().collect();
-        (!read.is_empty()).then_some(SessionNews::Read(read))
+        (!read.is_empty()).then_some(SessionEvent::Read(read))
     }
 }
 
@@ -235,7 +233,7 @@ impl PromptSettings {
     }
 }
 
-/// The id of a session that is no subagent's.
+/// The id of a session, unless it is a subagent's.
 fn own_id(session: &Value) -> Option<String> {
     let is_own = session["parentID"].is_null();
     session["id"].as_str().filter(|_| is_own).map(str::to_owned)
@@ -284,7 +282,10 @@ mod tests {
 
     fn begun() -> Sessions {
         let mut sessions = Sessions::default();
-        assert_eq!(sessions.happened(&created("s1", "New session - 1")), None);
+        assert_eq!(
+            sessions.handle_event(&created("s1", "New session - 1")),
+            None
+        );
         sessions
     }
 
@@ -292,7 +293,7 @@ mod tests {
     fn the_session_that_is_begun_is_shown_and_a_subagents_is_not() {
         let mut sessions = begun();
         let info = json!({"id": "s0", "parentID": "s1", "title": "sub"});
-        sessions.happened(&event(
+        sessions.handle_event(&event(
             "session.created",
             &json!({"sessionID": "s0", "info": info}),
         ));
@@ -302,20 +303,20 @@ mod tests {
     #[test]
     fn a_message_is_read_once_an_answer_to_it_or_to_a_later_prompt_is_begun() {
         let mut sessions = begun();
-        assert_eq!(sessions.happened(&message("m1", "user", None)), None);
-        assert_eq!(sessions.happened(&part("m1", LINE)), None);
+        assert_eq!(sessions.handle_event(&message("m1", "user", None)), None);
+        assert_eq!(sessions.handle_event(&part("m1", LINE)), None);
         assert_eq!(
-            sessions.happened(&message("m0", "assistant", Some("l9"))),
+            sessions.handle_event(&message("m0", "assistant", Some("l9"))),
             None
         );
-        let read = Some(SessionNews::Read(vec!["01".into()]));
+        let read = Some(SessionEvent::Read(vec!["01".into()]));
         assert_eq!(
-            sessions.happened(&message("m3", "assistant", Some("m2"))),
+            sessions.handle_event(&message("m3", "assistant", Some("m2"))),
             read
         );
-        assert_eq!(sessions.happened(&part("m3", LINE)), None);
+        assert_eq!(sessions.handle_event(&part("m3", LINE)), None);
         assert_eq!(
-            sessions.happened(&message("m5", "assistant", Some("m4"))),
+            sessions.handle_event(&message("m5", "assistant", Some("m4"))),
             None
         );
     }
@@ -326,7 +327,7 @@ mod tests {
         assert_eq!(sessions.settings("s1"), PromptSettings::default());
         let info = json!({"id": "m1", "role": "user", "agent": "plan",
             "model": {"providerID": "p", "modelID": "m"}});
-        sessions.happened(&event(
+        sessions.handle_event(&event(
             "message.updated",
             &json!({"sessionID": "s1", "info": info}),
         ));
@@ -335,40 +336,40 @@ mod tests {
     }
 
     #[test]
-    fn turns_and_dialogs_of_the_session_are_told() {
+    fn turns_and_dialogs_of_the_session_are_reported() {
         let mut sessions = begun();
         assert_eq!(
-            sessions.happened(&status("busy")),
-            Some(SessionNews::Busy(true))
+            sessions.handle_event(&status("busy")),
+            Some(SessionEvent::Busy(true))
         );
         let asked = json!({"sessionID": "s1", "permission": "bash"});
-        let asks = sessions.happened(&event("permission.asked", &asked));
-        assert_eq!(asks, Some(SessionNews::Asks(Some("bash".into()))));
-        let replied = sessions.happened(&event("permission.replied", &asked));
-        assert_eq!(replied, Some(SessionNews::Asks(None)));
+        let asks = sessions.handle_event(&event("permission.asked", &asked));
+        assert_eq!(asks, Some(SessionEvent::Asks(Some("bash".into()))));
+        let replied = sessions.handle_event(&event("permission.replied", &asked));
+        assert_eq!(replied, Some(SessionEvent::Asks(None)));
         assert!(sessions.is_busy());
         assert_eq!(
-            sessions.happened(&status("idle")),
-            Some(SessionNews::Busy(false))
+            sessions.handle_event(&status("idle")),
+            Some(SessionEvent::Busy(false))
         );
     }
 
     #[test]
-    fn the_title_says_which_session_is_shown() {
+    fn the_title_names_the_session_on_the_screen() {
         let mut sessions = begun();
-        sessions.titled("OpenCode");
+        sessions.handle_title("OpenCode");
         assert_eq!(sessions.current(), Some("s1"), "it has no title yet");
         for (id, title) in [("s1", "Find a bug"), ("s2", "Write a long page about it")] {
-            sessions.learn(&json!({"id": id, "title": title}));
+            sessions.record(&json!({"id": id, "title": title}));
         }
-        sessions.titled("OC | Write a long...");
+        sessions.handle_title("OC | Write a long...");
         assert_eq!(sessions.current(), Some("s2"));
-        sessions.titled("OpenCode");
+        sessions.handle_title("OpenCode");
         assert_eq!(sessions.current(), None, "the person left it");
         assert!(sessions.is_first_screen());
-        sessions.titled("OC | Find a bug");
+        sessions.handle_title("OC | Find a bug");
         assert_eq!(sessions.current(), Some("s1"));
-        sessions.titled("OC | Something else");
+        sessions.handle_title("OC | Something else");
         assert_eq!(sessions.current(), None);
         assert!(!sessions.is_first_screen());
     }

@@ -1,5 +1,4 @@
-//! What opencode is started with, so that its server is this session's alone: a port and a
-//! password.
+//! The port and the password of opencode's server, which belongs to this session alone.
 //!
 //! Relies on the standard library and on `getrandom`.
 
@@ -7,10 +6,10 @@ use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 
-/// The variable in which opencode finds the password of its server.
+/// The environment variable with the password of opencode's server.
 pub const PASSWORD: &str = "OPENCODE_SERVER_PASSWORD";
 
-/// What opencode is started with.
+/// The port and the password that opencode is started with.
 #[derive(Clone, Debug)]
 pub struct OpencodeSetup {
     pub(super) port: u16,
@@ -18,10 +17,10 @@ pub struct OpencodeSetup {
 }
 
 impl OpencodeSetup {
-    /// A port that is free now, and a random password.
+    /// Chooses a free port and a random password.
     ///
     /// # Errors
-    /// When there is no free port or no random number.
+    /// If there is no free port or no random number.
     pub fn new() -> io::Result<Self> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
@@ -32,13 +31,13 @@ impl OpencodeSetup {
         })
     }
 
-    /// Its arguments, which stand in front of the person's.
+    /// The arguments to insert in front of the person's.
     pub fn arguments(&self) -> [OsString; 4] {
         let port = self.port.to_string();
         ["--port", &port, "--hostname", "127.0.0.1"].map(OsString::from)
     }
 
-    /// Its environment.
+    /// The environment variable to set.
     pub fn environment(&self) -> (OsString, OsString) {
         (PASSWORD.into(), self.password.clone().into())
     }

@@ -15,7 +15,7 @@ use super::*;
 const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A server that tells what is posted to it, and sends the events that the test has.
+/// A fake server that records requests and sends the events of the test.
 struct Fake {
     port: u16,
     posted: Receiver<(String, Value)>,
@@ -26,7 +26,7 @@ struct Fake {
 }
 
 impl Fake {
-    /// `status`: how it answers a prompt.
+    /// `status` is its response to a prompt.
     async fn start(given: &OpencodeSetup, status: &'static str) -> Self {
         let address = (Ipv4Addr::LOCALHOST, given.port);
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
@@ -57,23 +57,23 @@ impl Fake {
 
     fn send(&self, kind: &str, properties: &Value) {
         let event = json!({"type": kind, "properties": properties});
-        // Who listened may have gone.
+        // The listener may have disconnected.
         let _nobody_listens = self.events.send(event);
     }
 
-    /// The person begins a session.
-    fn begins(&self, id: &str) {
+    /// Begins a session, as the person would.
+    fn begin_session(&self, id: &str) {
         let info = json!({"id": id, "title": "New session - 1"});
         self.send("session.created", &json!({"sessionID": id, "info": info}));
     }
 
-    fn does(&self, status: &str) {
+    fn set_status(&self, status: &str) {
         let properties = json!({"sessionID": "s1", "status": {"type": status}});
         self.send("session.status", &properties);
     }
 
-    /// The prompt is in the list.
-    fn prompts(&self) {
+    /// Adds the prompt to the list.
+    fn add_prompt(&self) {
         let prompt = json!({"id": "m1", "role": "user"});
         self.send(
             "message.updated",
@@ -86,9 +86,9 @@ impl Fake {
         );
     }
 
-    /// The prompt is in the list, and an answer to it is begun.
-    fn answers(&self) {
-        self.prompts();
+    /// Adds the prompt to the list, and begins an answer to it.
+    fn begin_answer(&self) {
+        self.add_prompt();
         let answer = json!({"id": "m2", "role": "assistant", "parentID": "m1"});
         self.send(
             "message.updated",
@@ -103,8 +103,8 @@ impl Fake {
             .unwrap()
     }
 
-    /// Somebody listens to the events.
-    async fn is_heard(&self) {
+    /// Waits until a client listens to the events.
+    async fn wait_for_listener(&self) {
         while self.events.receiver_count() == 0 {
             tokio::task::yield_now().await;
         }
@@ -133,7 +133,7 @@ async fn serve(
         }
         head.push(line);
     }
-    // Given up before it was accepted.
+    // The client gave up before the connection was accepted.
     if head.is_empty() {
         return;
     }
@@ -172,9 +172,9 @@ async fn serve(
     }
 }
 
-struct Told(Receiver<(Way, WayReport)>);
+struct Reports(Receiver<(Way, WayReport)>);
 
-impl Told {
+impl Reports {
     async fn next(&mut self) -> WayReport {
         tokio::time::timeout(LIMIT, self.0.recv())
             .await
@@ -183,7 +183,7 @@ impl Told {
             .1
     }
 
-    async fn fate(&mut self) -> WayReport {
+    async fn next_result(&mut self) -> WayReport {
         loop {
             match self.next().await {
                 WayReport::Sign(_) => {}
@@ -193,16 +193,16 @@ impl Told {
     }
 }
 
-async fn started(status: &'static str) -> (Fake, Opencode, Told) {
+async fn started(status: &'static str) -> (Fake, Opencode, Reports) {
     let given = OpencodeSetup::new().unwrap();
     let fake = Fake::start(&given, status).await;
-    let (to, told) = mpsc::channel(64);
+    let (to, reports) = mpsc::channel(64);
     let way = Opencode::start(given, false, WayReporter::new(Way::Api, to));
-    let mut told = Told(told);
-    fake.is_heard().await;
-    fake.begins("s1");
-    assert_eq!(told.fate().await, WayReport::Open);
-    (fake, way, told)
+    let mut reports = Reports(reports);
+    fake.wait_for_listener().await;
+    fake.begin_session("s1");
+    assert_eq!(reports.next_result().await, WayReport::Open);
+    (fake, way, reports)
 }
 
 fn submission(timing: Timing) -> Submission {
@@ -216,20 +216,20 @@ fn submission(timing: Timing) -> Submission {
 
 #[tokio::test]
 async fn an_idle_session_gets_a_prompt_and_its_answer_proves_it() {
-    let (mut fake, way, mut told) = started("204 No Content").await;
+    let (mut fake, way, mut reports) = started("204 No Content").await;
     assert!(way.deliver(submission(Timing::Idle)));
     let (path, body) = fake.request().await;
     assert_eq!(path, "/session/s1/prompt_async");
     assert_eq!(body["parts"][0]["text"], LINE);
-    fake.answers();
-    assert_eq!(told.fate().await, WayReport::InContext(1));
+    fake.begin_answer();
+    assert_eq!(reports.next_result().await, WayReport::InContext(1));
 }
 
 #[tokio::test]
 async fn a_text_waits_for_the_turns_end_and_one_between_tools_does_not() {
-    let (mut fake, way, mut told) = started("204 No Content").await;
-    fake.does("busy");
-    while told.next().await != WayReport::Sign(Sign::TurnBegan) {}
+    let (mut fake, way, mut reports) = started("204 No Content").await;
+    fake.set_status("busy");
+    while reports.next().await != WayReport::Sign(Sign::TurnBegan) {}
     assert!(way.deliver(submission(Timing::Idle)));
     let next = Submission {
         number: 2,
@@ -242,25 +242,25 @@ async fn a_text_waits_for_the_turns_end_and_one_between_tools_does_not() {
         fake.request().await.1["parts"][0]["text"],
         LINE.replace("01", "02")
     );
-    fake.does("idle");
+    fake.set_status("idle");
     assert_eq!(fake.request().await.1["parts"][0]["text"], LINE);
 }
 
 #[tokio::test]
 async fn a_prompt_whose_request_failed_in_the_server_may_have_been_read() {
-    let (_fake, way, mut told) = started("500 Internal Server Error").await;
+    let (_fake, way, mut reports) = started("500 Internal Server Error").await;
     assert!(way.deliver(submission(Timing::Idle)));
-    assert_eq!(told.fate().await, WayReport::Unseen(1));
+    assert_eq!(reports.next_result().await, WayReport::Unseen(1));
 }
 
 #[tokio::test]
 async fn a_refused_request_is_a_failure_of_the_way() {
-    let (_fake, way, mut told) = started("400 Bad Request").await;
+    let (_fake, way, mut reports) = started("400 Bad Request").await;
     assert!(way.deliver(submission(Timing::Idle)));
     let (number, refusal) = (1, Refusal::Failed);
     let why = "its server answered 400".to_owned();
     assert_eq!(
-        told.fate().await,
+        reports.next_result().await,
         WayReport::NotTaken {
             number,
             why,
@@ -270,37 +270,40 @@ async fn a_refused_request_is_a_failure_of_the_way() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_not_known_closes_the_way_and_gives_back_what_was_not_sent() {
-    let (fake, way, mut told) = started("204 No Content").await;
+async fn an_unknown_session_closes_the_way_and_gives_back_unsent_texts() {
+    let (fake, way, mut reports) = started("204 No Content").await;
     let info = json!({"id": "s1", "title": "Find a bug"});
     fake.send("session.updated", &json!({"sessionID": "s1", "info": info}));
-    fake.does("busy");
-    while told.next().await != WayReport::Sign(Sign::TurnBegan) {}
+    fake.set_status("busy");
+    while reports.next().await != WayReport::Sign(Sign::TurnBegan) {}
     assert!(way.deliver(submission(Timing::Idle)));
-    way.titled("OC | Something else");
-    assert_eq!(told.fate().await, WayReport::Closed(NO_SESSION.to_owned()));
-    let given_back = told.fate().await;
+    way.title_changed("OC | Something else");
+    assert_eq!(
+        reports.next_result().await,
+        WayReport::Closed(NO_SESSION.to_owned())
+    );
+    let given_back = reports.next_result().await;
     let is_failure = matches!(given_back, WayReport::NotTaken { number: 1, .. });
     assert!(is_failure, "{given_back:?}");
-    way.titled("OC | Find a bug");
-    assert_eq!(told.fate().await, WayReport::Open);
+    way.title_changed("OC | Find a bug");
+    assert_eq!(reports.next_result().await, WayReport::Open);
 }
 
-/// A server whose program shows its first screen.
-async fn at_the_first_screen(status: &'static str, resumes: bool) -> (Fake, Opencode, Told) {
+/// Starts a server whose program shows its first screen.
+async fn at_the_first_screen(status: &'static str, resumes: bool) -> (Fake, Opencode, Reports) {
     let given = OpencodeSetup::new().unwrap();
     let fake = Fake::start(&given, status).await;
-    let (to, told) = mpsc::channel(64);
+    let (to, reports) = mpsc::channel(64);
     let way = Opencode::start(given, resumes, WayReporter::new(Way::Api, to));
-    way.titled("OpenCode");
-    fake.is_heard().await;
-    (fake, way, Told(told))
+    way.title_changed("OpenCode");
+    fake.wait_for_listener().await;
+    (fake, way, Reports(reports))
 }
 
 #[tokio::test]
 async fn on_the_first_screen_a_session_is_begun_and_shown_before_the_prompt() {
-    let (mut fake, way, mut told) = at_the_first_screen("204 No Content", false).await;
-    assert_eq!(told.fate().await, WayReport::Open);
+    let (mut fake, way, mut reports) = at_the_first_screen("204 No Content", false).await;
+    assert_eq!(reports.next_result().await, WayReport::Open);
     assert!(way.deliver(submission(Timing::Idle)));
     let shown = ("/tui/select-session".to_owned(), json!({"sessionID": "s9"}));
     assert_eq!(fake.request().await, shown);
@@ -311,67 +314,67 @@ async fn on_the_first_screen_a_session_is_begun_and_shown_before_the_prompt() {
 
 #[tokio::test]
 async fn a_session_that_a_slow_program_did_not_show_is_shown_again() {
-    let (mut fake, way, mut told) = at_the_first_screen("204 No Content", false).await;
-    assert_eq!(told.fate().await, WayReport::Open);
+    let (mut fake, way, mut reports) = at_the_first_screen("204 No Content", false).await;
+    assert_eq!(reports.next_result().await, WayReport::Open);
     assert!(way.deliver(submission(Timing::Idle)));
     let shown = ("/tui/select-session".to_owned(), json!({"sessionID": "s9"}));
     assert_eq!(fake.request().await, shown);
     assert_eq!(fake.request().await.0, "/session/s9/prompt_async");
-    // It has a title now, and the terminal still has that of the first screen.
+    // The session has a title now, and the terminal still has that of the first screen.
     let info = json!({"id": "s9", "title": "Find a bug"});
     fake.send("session.updated", &json!({"sessionID": "s9", "info": info}));
     assert_eq!(fake.request().await, shown);
-    way.titled("OC | Find a bug");
-    let more = tokio::time::timeout(3 * showing::EVERY, fake.posted.recv()).await;
+    way.title_changed("OC | Find a bug");
+    let more = tokio::time::timeout(3 * display_check::INTERVAL, fake.posted.recv()).await;
     assert!(more.is_err(), "{more:?}");
 }
 
 #[tokio::test]
 async fn a_session_that_the_person_left_for_another_is_not_shown_again() {
-    let (mut fake, way, mut told) = at_the_first_screen("204 No Content", false).await;
-    assert_eq!(told.fate().await, WayReport::Open);
+    let (mut fake, way, mut reports) = at_the_first_screen("204 No Content", false).await;
+    assert_eq!(reports.next_result().await, WayReport::Open);
     assert!(way.deliver(submission(Timing::Idle)));
     assert_eq!(fake.request().await.0, "/tui/select-session");
     assert_eq!(fake.request().await.0, "/session/s9/prompt_async");
     let info = json!({"id": "s9", "title": "Find a bug"});
-    fake.begins("s1");
+    fake.begin_session("s1");
     fake.send("session.updated", &json!({"sessionID": "s9", "info": info}));
-    let more = tokio::time::timeout(3 * showing::EVERY, fake.posted.recv()).await;
+    let more = tokio::time::timeout(3 * display_check::INTERVAL, fake.posted.recv()).await;
     assert!(more.is_err(), "{more:?}");
 }
 
 #[tokio::test]
 async fn a_session_that_cannot_be_shown_gets_no_prompt_and_is_deleted() {
-    let (mut fake, way, mut told) = at_the_first_screen("404 Not Found", false).await;
-    assert_eq!(told.fate().await, WayReport::Open);
+    let (mut fake, way, mut reports) = at_the_first_screen("404 Not Found", false).await;
+    assert_eq!(reports.next_result().await, WayReport::Open);
     assert!(way.deliver(submission(Timing::Idle)));
     assert_eq!(fake.request().await.0, "/tui/select-session");
     assert_eq!(fake.request().await.0, "/session/s9");
-    let fate = told.fate().await;
+    let result = reports.next_result().await;
     assert!(
-        matches!(fate, WayReport::NotTaken { number: 1, .. }),
-        "{fate:?}"
+        matches!(result, WayReport::NotTaken { number: 1, .. }),
+        "{result:?}"
     );
 }
 
 #[tokio::test]
-async fn no_session_is_begun_where_one_is_about_to_be_shown() {
-    let (fake, way, mut told) = at_the_first_screen("204 No Content", true).await;
+async fn no_session_is_begun_if_one_is_about_to_be_shown() {
+    let (fake, way, mut reports) = at_the_first_screen("204 No Content", true).await;
     let info = json!({"id": "s1", "title": "Find a bug"});
     fake.send("session.created", &json!({"sessionID": "s1", "info": info}));
-    assert_eq!(told.fate().await, WayReport::Open);
+    assert_eq!(reports.next_result().await, WayReport::Open);
     drop(way);
 }
 
 #[tokio::test]
 async fn a_prompt_runs_with_the_agent_and_the_model_of_the_last_one() {
-    let (mut fake, way, mut told) = started("204 No Content").await;
+    let (mut fake, way, mut reports) = started("204 No Content").await;
     let info = json!({"id": "m0", "role": "user", "agent": "plan",
         "model": {"providerID": "p", "modelID": "m"}});
     fake.send("message.updated", &json!({"sessionID": "s1", "info": info}));
-    fake.does("busy");
-    while told.next().await != WayReport::Sign(Sign::TurnBegan) {}
-    fake.does("idle");
+    fake.set_status("busy");
+    while reports.next().await != WayReport::Sign(Sign::TurnBegan) {}
+    fake.set_status("idle");
     assert!(way.deliver(submission(Timing::Idle)));
     let body = fake.request().await.1;
     assert_eq!(body["agent"], "plan");
@@ -379,18 +382,18 @@ async fn a_prompt_runs_with_the_agent_and_the_model_of_the_last_one() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_server_loses_what_it_has() {
-    let (mut fake, way, mut told) = started("204 No Content").await;
+async fn the_end_of_the_server_loses_sent_texts() {
+    let (mut fake, way, mut reports) = started("204 No Content").await;
     assert!(way.deliver(submission(Timing::Idle)));
     fake.request().await;
     fake.task.abort();
-    let closed = told.fate().await;
+    let closed = reports.next_result().await;
     assert!(matches!(closed, WayReport::Closed(_)), "{closed:?}");
-    assert_eq!(told.fate().await, WayReport::Lost(1));
+    assert_eq!(reports.next_result().await, WayReport::Lost(1));
 }
 
 #[test]
-fn what_opencode_is_given_is_its_own_each_time() {
+fn each_setup_has_its_own_port_and_password() {
     let (one, other) = (OpencodeSetup::new().unwrap(), OpencodeSetup::new().unwrap());
     assert_ne!(one.password, other.password);
     assert_eq!(one.arguments()[2..], ["--hostname", "127.0.0.1"]);
@@ -399,21 +402,21 @@ fn what_opencode_is_given_is_its_own_each_time() {
 
 #[tokio::test]
 async fn a_server_that_does_not_accept_yet_is_asked_again() {
-    // On a busy machine nothing showed whose server it was. That counted as a failure, and the text
+    // On a busy machine nothing proved the server's owner. That counted as a failure, and the text
     // was typed.
-    let (mut fake, way, mut told) = started("204 No Content").await;
+    let (mut fake, way, mut reports) = started("204 No Content").await;
     fake.accepts.send_replace(false);
-    // One more is accepted: it is waited for already.
+    // One more connection is accepted: it is in the backlog already.
     let _taken = TcpStream::connect((Ipv4Addr::LOCALHOST, fake.port))
         .await
         .unwrap();
     assert!(way.deliver(submission(Timing::Idle)));
-    let nothing = tokio::time::timeout(Duration::from_secs(8), told.fate()).await;
+    let nothing = tokio::time::timeout(Duration::from_secs(8), reports.next_result()).await;
     assert!(nothing.is_err(), "{nothing:?}");
     fake.accepts.send_replace(true);
     assert_eq!(fake.request().await.1["parts"][0]["text"], LINE);
-    fake.answers();
-    assert_eq!(told.fate().await, WayReport::InContext(1));
+    fake.begin_answer();
+    assert_eq!(reports.next_result().await, WayReport::InContext(1));
     assert!(fake.posted.try_recv().is_err(), "it was sent once");
 }
 
@@ -425,17 +428,17 @@ async fn a_server_that_does_not_accept_at_first_is_starting() {
     let _taken = TcpStream::connect((Ipv4Addr::LOCALHOST, fake.port))
         .await
         .unwrap();
-    let (to, told) = mpsc::channel(64);
+    let (to, reports) = mpsc::channel(64);
     let _way = Opencode::start(given, false, WayReporter::new(Way::Api, to));
-    let mut told = Told(told);
-    assert_eq!(told.fate().await, WayReport::Starting);
+    let mut reports = Reports(reports);
+    assert_eq!(reports.next_result().await, WayReport::Starting);
     fake.accepts.send_replace(true);
-    // Connections that were given up are accepted first, and are nobody who listens.
+    // Connections that the client gave up are accepted first.
     loop {
-        fake.is_heard().await;
-        fake.begins("s1");
-        let told = tokio::time::timeout(Duration::from_millis(200), told.fate());
-        if told.await == Ok(WayReport::Open) {
+        fake.wait_for_listener().await;
+        fake.begin_session("s1");
+        let next = tokio::time::timeout(Duration::from_millis(200), reports.next_result());
+        if next.await == Ok(WayReport::Open) {
             break;
         }
     }
@@ -443,22 +446,22 @@ async fn a_server_that_does_not_accept_at_first_is_starting() {
 
 #[tokio::test]
 async fn a_prompt_that_is_answered_after_its_request_failed_was_read() {
-    let (mut fake, way, mut told) = started("500 Internal Server Error").await;
+    let (mut fake, way, mut reports) = started("500 Internal Server Error").await;
     assert!(way.deliver(submission(Timing::Idle)));
     fake.request().await;
-    fake.prompts();
-    let nothing = tokio::time::timeout(Duration::from_secs(18), told.fate()).await;
+    fake.add_prompt();
+    let nothing = tokio::time::timeout(Duration::from_secs(18), reports.next_result()).await;
     assert!(nothing.is_err(), "the server has it: {nothing:?}");
-    fake.answers();
-    assert_eq!(told.fate().await, WayReport::InContext(1));
+    fake.begin_answer();
+    assert_eq!(reports.next_result().await, WayReport::InContext(1));
 }
 
 #[tokio::test]
-async fn a_prompt_that_was_given_up_is_proved_by_its_answer_all_the_same() {
-    let (mut fake, way, mut told) = started("500 Internal Server Error").await;
+async fn an_answer_still_proves_a_prompt_that_was_given_up() {
+    let (mut fake, way, mut reports) = started("500 Internal Server Error").await;
     assert!(way.deliver(submission(Timing::Idle)));
     fake.request().await;
-    assert_eq!(told.fate().await, WayReport::Unseen(1));
-    fake.answers();
-    assert_eq!(told.fate().await, WayReport::InContext(1));
+    assert_eq!(reports.next_result().await, WayReport::Unseen(1));
+    fake.begin_answer();
+    assert_eq!(reports.next_result().await, WayReport::InContext(1));
 }

@@ -1,15 +1,15 @@
-// cbroker inside Claude Code: submits peer messages as the person's own words, and tells the
-// session that started Claude Code what happens here.
+// cbroker inside Claude Code: submits peer messages as the person's own words, and reports to the
+// session that started Claude Code what happens in this process.
 //
-// Every hook only observes: it passes its event on unchanged and waits for nothing of cbroker.
+// Every hook only observes: it forwards its event unchanged and never waits for cbroker.
 // In:  a child process (`cbroker hook stream`) prints one JSON object a line.
 // Out: HTTP requests to the session's Unix socket, one at a time, so that their order is kept.
 
 const ROUNDS = 5;
 const PAUSE_MS = 1000;
 
-/** Sends an event, or one that is still being put together, after those before it. */
-async function tell($, link, event) {
+/** Sends an event (or a promise of one) after all events before it. */
+async function report($, link, event) {
   link.outbox.push(event);
   if (link.isPosting) return;
   link.isPosting = true;
@@ -24,14 +24,14 @@ async function tell($, link, event) {
         body,
       });
     } catch {
-      // The session has ended, or plugins may not use the network here: then no hello arrives.
+      // The session has ended, or plugins may not use the network here.
     }
   }
   link.isPosting = false;
 }
 
-/** Adds the conversation's transcript, which /clear and /resume change. */
-async function placed($, event) {
+/** Adds the path of the current transcript, which /clear and /resume change. */
+async function withTranscript($, event) {
   try {
     const { transcriptPath: transcript } = await $.session.info();
     return { ...event, transcript };
@@ -43,19 +43,19 @@ async function placed($, event) {
 async function submit($, link, { key, text }) {
   try {
     const { drop } = await $.prompt.submit({ text, asUser: true });
-    if (drop === undefined) await tell($, link, placed($, { is: "submitted", key }));
-    else await tell($, link, { is: "dropped", key, why: drop });
+    if (drop === undefined) await report($, link, withTranscript($, { is: "submitted", key }));
+    else await report($, link, { is: "dropped", key, why: drop });
   } catch (error) {
-    await tell($, link, { is: "failed", key, why: String(error?.message ?? error) });
+    await report($, link, { is: "failed", key, why: String(error?.message ?? error) });
   }
 }
 
 async function readDraft($, link) {
   const { text } = await $.prompt.read();
-  await tell($, link, { is: "draft", length: text.length });
+  await report($, link, { is: "draft", length: text.length });
 }
 
-function obey($, link, line) {
+function handleOrder($, link, line) {
   let order;
   try {
     order = JSON.parse(line);
@@ -66,7 +66,7 @@ function obey($, link, line) {
   if (order.do === "read") void readDraft($, link);
 }
 
-/** Obeys the lines of one child process until it ends. */
+/** Carries out the orders of one child process until it ends. */
 async function listen($, link) {
   const child = $.process.spawn({
     argv: [link.program, "hook", "stream", "--socket", link.socket],
@@ -77,13 +77,13 @@ async function listen($, link) {
     if (stream !== "stdout") continue;
     const lines = (rest + text).split("\n");
     rest = lines.pop();
-    for (const line of lines) obey($, link, line);
+    for (const line of lines) handleOrder($, link, line);
   }
 }
 
 async function serve($, link) {
   const { version } = await $.session.version();
-  await tell($, link, placed($, { is: "hello", version }));
+  await report($, link, withTranscript($, { is: "hello", version }));
   for (let round = 0; round < ROUNDS; round += 1) {
     try {
       await listen($, link);
@@ -108,35 +108,35 @@ export function register(on, options) {
   });
 
   on("turn.start", ($, e, next) => {
-    if (e.agentId === undefined) void tell($, link, placed($, { is: "turn" }));
+    if (e.agentId === undefined) void report($, link, withTranscript($, { is: "turn" }));
     return next(e);
   });
 
   on("turn.complete", ($, e, next) => {
-    if (e.agentId === undefined) void tell($, link, { is: "rest", why: e.reason });
+    if (e.agentId === undefined) void report($, link, { is: "rest", why: e.reason });
     return next(e);
   });
 
   on("prompt.submit", ($, e, next) => {
     const who = e.origin.kind;
-    if (who === "composer" || who === "bridge") void tell($, link, { is: "person" });
+    if (who === "composer" || who === "bridge") void report($, link, { is: "person" });
     return next(e);
   });
 
   on("session.stop", ($, e, next) => {
-    void tell($, link, { is: "stopped" });
+    void report($, link, { is: "stopped" });
     return next(e);
   });
 
   on("session.end", ($, e, next) => {
-    void tell($, link, { is: "end", why: e.reason });
+    void report($, link, { is: "end", why: e.reason });
     return next(e);
   });
 
   on("tool.check", async ($, e, next) => {
     const verdict = await next(e);
     if (verdict.decision === "ask" && e.tool_use_id !== undefined) {
-      void tell($, link, { is: "ask", call: e.tool_use_id, tool: e.tool });
+      void report($, link, { is: "ask", call: e.tool_use_id, tool: e.tool });
     }
     return verdict;
   });
@@ -145,16 +145,16 @@ export function register(on, options) {
     try {
       return await next(e);
     } finally {
-      void tell($, link, { is: "called", call: e.tool_use_id });
+      void report($, link, { is: "called", call: e.tool_use_id });
     }
   });
 
   on("command.run", async ($, e, next) => {
-    void tell($, link, { is: "menu", name: e.command });
+    void report($, link, { is: "menu", name: e.command });
     try {
       return await next(e);
     } finally {
-      void tell($, link, placed($, { is: "menu" }));
+      void report($, link, withTranscript($, { is: "menu" }));
     }
   });
 }

@@ -1,11 +1,11 @@
-// What the module tells the session, and that it passes every event on unchanged. Run by
+// Tests what the module reports, and that it forwards every event unchanged. Run by
 // `claude plugin test`; not part of the plugin that agents are given.
 
 import { expect, test } from "claude-code/testing";
 
 const options = { program: "/bin/false", socket: "/tmp/absent.sock", token: "word" };
 
-/** The events that are told, in order, without what names the process. */
+/** Records the events that are reported, in order. */
 function listen(on) {
   const events = [];
   on("http.fetch", (_$, { url, init }) => {
@@ -22,47 +22,47 @@ function listen(on) {
   return events;
 }
 
-/** Until so many events were told. */
-async function told(events, count) {
+/** Waits until this many events were reported. */
+async function reported(events, count) {
   for (let round = 0; events.length < count && round < 200; round += 1) {
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
   return events;
 }
 
-test("Escape is told and passed on", { options }, async ($, on) => {
+test("Escape is reported and forwarded", { options }, async ($, on) => {
   const events = listen(on);
   on("session.stop", () => ({ isTurnRunning: true }));
   expect(await $.session.stop({})).toMatchObject({ isTurnRunning: true });
-  expect(await told(events, 1)).toEqual([{ is: "stopped" }]);
+  expect(await reported(events, 1)).toEqual([{ is: "stopped" }]);
 });
 
-test("a turn's beginning and end are told and passed on", { options }, async ($, on) => {
+test("a turn's beginning and end are reported and forwarded", { options }, async ($, on) => {
   const events = listen(on);
   on("turn.start", (_$, e) => ({ turnId: e.turnId }));
   on("turn.complete", (_$, e) => ({ text: e.answer }));
   expect(await $.turn.start({ turnId: "one" })).toMatchObject({ turnId: "one" });
   const end = { turnId: "one", reason: "done", answer: "yes" };
   expect(await $.turn.complete(end)).toMatchObject({ text: "yes" });
-  const kinds = (await told(events, 2)).map(({ is }) => is);
+  const kinds = (await reported(events, 2)).map(({ is }) => is);
   expect(kinds).toEqual(["turn", "rest"]);
 });
 
-test("what the person sends is told, and its text is not", { options }, async ($, on) => {
+test("what the person sends is reported without its text", { options }, async ($, on) => {
   const events = listen(on);
   on("prompt.submit", (_$, e) => ({ text: e.text }));
   const origin = { kind: "composer" };
   expect(await $.prompt.submit({ text: "hello", origin })).toMatchObject({ text: "hello" });
-  expect(await told(events, 1)).toEqual([{ is: "person" }]);
+  expect(await reported(events, 1)).toEqual([{ is: "person" }]);
 });
 
-test("a subagent's turn is not told", { options }, async ($, on) => {
+test("a subagent's turn is not reported", { options }, async ($, on) => {
   const events = listen(on);
   on("turn.start", (_$, e) => ({ turnId: e.turnId }));
   on("session.stop", () => ({ isTurnRunning: true }));
   await $.turn.start({ turnId: "two", agentId: "sub" });
   await $.session.stop({});
-  expect(await told(events, 1)).toEqual([{ is: "stopped" }]);
+  expect(await reported(events, 1)).toEqual([{ is: "stopped" }]);
 });
 
 test("without its options the module does nothing", async ($, on) => {

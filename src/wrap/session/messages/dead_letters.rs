@@ -1,4 +1,4 @@
-//! Messages that must not reach the agent: which they are, and their way to the dead letters.
+//! Turns messages that must not reach the agent into dead letters.
 //!
 //! Relies on the disk thread and on the table of messages.
 
@@ -12,44 +12,46 @@ use crate::wrap::dead_letter::{DeadBody, NewDeadLetter};
 use crate::wrap::delivery::InFlightMessage;
 use crate::wrap::seen::Publisher;
 
-/// Another message under an id that is known: taking it for that one would make one of them vanish.
+/// The error of a message whose id another message has used. Treating the two as one would lose one
+/// of them.
 pub(super) const ID_USED_TWICE: &str = "id used twice";
 
 /// A message that must not reach the agent.
 pub(super) struct DeadMessage {
-    /// The id that it claims; empty where it claims none.
+    /// The id that its body claims; empty if it claims none.
     pub(super) id: String,
     pub(super) body: DeadBody,
     pub(super) error: String,
 }
 
 impl Session {
-    /// Whether a message of this publisher may have this id beside what is here. One of the
-    /// session's own user displaces those of others, or waits until the agent is done with them.
+    /// Whether a message of this publisher may use this id beside the messages in the table. A
+    /// message of the session's own user displaces those of other users, or waits until the agent
+    /// has read them.
     pub(super) fn may_use_id(&mut self, id: &str, publisher: &Publisher) -> bool {
-        let namesakes = self.deliveries.table.under_id(id);
-        let (bars, others): (Vec<_>, Vec<_>) = namesakes
-            .map(|(key, message)| (key, publisher.yields_to(&message.publisher)))
-            .partition(|(_, yields)| *yields);
+        let same_id = self.deliveries.table.with_id(id);
+        let (bars, others): (Vec<_>, Vec<_>) = same_id
+            .map(|(key, message)| (key, publisher.is_barred_by(&message.publisher)))
+            .partition(|(_, is_barred)| *is_barred);
         if !bars.is_empty() {
             return false;
         }
         for (key, _) in others.into_iter().filter(|_| *publisher == Publisher::Own) {
             if let Some(displaced) = self.deliveries.displace(key) {
-                self.bury_taken(key, displaced, ID_USED_TWICE);
+                self.dead_letter_in_flight(key, displaced, ID_USED_TWICE);
             }
         }
         true
     }
 
-    /// A message that was taken in must not reach the agent after all.
-    pub(super) fn bury_taken(
+    /// Turns a message that was already taken out of the table into a dead letter.
+    pub(super) fn dead_letter_in_flight(
         &mut self,
         key: MessageKey,
         mut message: InFlightMessage,
         error: &str,
     ) {
-        self.post.forget_texts(&mut message);
+        self.messages.remove_texts(&mut message);
         let dead = DeadMessage {
             id: std::mem::take(&mut message.envelope.id),
             body: std::mem::take(&mut message.body),
@@ -57,18 +59,24 @@ impl Session {
         };
         let mut deliveries = message.into_deliveries();
         if let Some(delivery) = deliveries.next() {
-            self.bury(key, delivery, dead);
+            self.dead_letter(key, delivery, dead);
         }
-        self.post.reject(deliveries);
+        self.messages.reject(deliveries);
     }
 
-    /// A message that must not reach the agent: rejected once its dead letter is on disk.
-    pub(super) fn bury(&mut self, key: MessageKey, delivery: ReceivedMessage, dead: DeadMessage) {
-        self.bury_from(key, delivery, dead, None);
+    /// Writes the dead letter of a delivery. The delivery is rejected once the dead letter is on
+    /// disk.
+    pub(super) fn dead_letter(
+        &mut self,
+        key: MessageKey,
+        delivery: ReceivedMessage,
+        dead: DeadMessage,
+    ) {
+        self.dead_letter_from(key, delivery, dead, None);
     }
 
-    /// The same for one whose body is in the file of parked bodies.
-    pub(super) fn bury_from(
+    /// As [`Session::dead_letter`]; with a `place`, the body is in the file of parked bodies.
+    pub(super) fn dead_letter_from(
         &mut self,
         key: MessageKey,
         delivery: ReceivedMessage,
@@ -76,7 +84,7 @@ impl Session {
         place: Option<BodyPlace>,
     ) {
         let DeadMessage { id, body, error } = dead;
-        self.post.buried.insert(key, id);
+        self.messages.dead_letter_ids.insert(key, id);
         let letter = NewDeadLetter {
             ts: timestamp(Utc::now()),
             error,
@@ -84,7 +92,7 @@ impl Session {
             is_own: delivery.is_of_own_user(),
         };
         self.deliveries.table.set_aside(key, delivery);
-        let job = Job::DeadLetter(key, letter, place);
-        self.post.parts.disk.ask(job);
+        let job = Job::WriteDeadLetter(key, letter, place);
+        self.messages.parts.disk.submit(job);
     }
 }

@@ -1,4 +1,4 @@
-//! What a session says of itself, and what it answers.
+//! The session's presence, and its answers to requests.
 //!
 //! Relies on the peer's presence.
 
@@ -7,7 +7,7 @@ use std::time::Instant;
 use chrono::Utc;
 
 use super::room::ParkedMessage;
-use super::{Announced, Job, Post, Said, Session, Story};
+use super::{Announced, HistoryEvent, Job, ReportDetail, Session, SessionMessages};
 use crate::peer::{
     Answer, HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage, Removal,
     ReplyTo, Request,
@@ -19,24 +19,25 @@ use crate::wrap::seen::id_and_mark;
 use crate::wrap::ways::Way;
 
 impl Session {
-    /// Says what the session does now, where that has changed.
+    /// Announces the session's state if it has changed.
     pub(in crate::wrap::session) fn announce(&mut self, now: Instant) {
-        if self.post.parts.brake.is_due(now) {
+        if self.messages.parts.brake.is_due(now) {
             self.deliveries.release_brake();
         }
-        let news = self.present_state(now);
-        self.notify(news.held);
-        if self.post.announced.as_ref() == Some(&news) {
+        let current = self.present_state(now);
+        self.notify(current.held);
+        if self.messages.announced.as_ref() == Some(&current) {
             return;
         }
-        let is_same = |last: &Announced| last.state == news.state && last.detail == news.detail;
-        if !self.post.announced.as_ref().is_some_and(is_same) {
-            self.post.state_since = Utc::now();
+        let is_same =
+            |last: &Announced| last.state == current.state && last.detail == current.detail;
+        if !self.messages.announced.as_ref().is_some_and(is_same) {
+            self.messages.state_since = Utc::now();
         }
-        if let Some(inbox) = &self.post.parts.inbox {
-            inbox.outlet().announce(self.post.presence(&news));
+        if let Some(inbox) = &self.messages.parts.inbox {
+            inbox.outlet().announce(self.messages.presence(&current));
         }
-        self.post.announced = Some(news);
+        self.messages.announced = Some(current);
     }
 
     fn present_state(&self, now: Instant) -> Announced {
@@ -48,7 +49,7 @@ impl Session {
             state,
             detail,
             hold,
-            held: self.deliveries.table.held() + self.post.parked.len(),
+            held: self.deliveries.table.held() + self.messages.parked.len(),
         }
     }
 
@@ -71,10 +72,10 @@ impl Session {
         }
     }
 
-    /// Where nothing is typed, title and bell say that messages wait. In the middle of a sequence
-    /// of the program's this has to wait for the next turn.
+    /// With `--delivery notify`, shows the number of waiting messages in the title, and rings the
+    /// bell. Within an escape sequence of the program it does nothing; a later call does it.
     fn notify(&mut self, held: usize) {
-        let last = self.post.noticed;
+        let last = self.messages.noticed;
         let is_announced = self.deliveries.mode() == Mode::Notify;
         if !is_announced || held == last || !self.modes.is_at_boundary() {
             return;
@@ -83,18 +84,18 @@ impl Session {
             0 => format!("\x1b]2;{}\x07", self.modes.title().unwrap_or_default()),
             1 => format!(
                 "\x1b]2;{}: 1 message (cbroker inbox)\x07",
-                self.post.parts.card.name
+                self.messages.parts.presence.name
             ),
             _ => format!(
                 "\x1b]2;{}: {held} messages (cbroker inbox)\x07",
-                self.post.parts.card.name
+                self.messages.parts.presence.name
             ),
         };
         self.relay.show(shown.as_bytes());
         if held > last {
             self.relay.show(b"\x07");
         }
-        self.post.noticed = held;
+        self.messages.noticed = held;
     }
 
     pub(super) fn answer(&mut self, request: &Request, to: ReplyTo) {
@@ -102,30 +103,30 @@ impl Session {
         let answer = match request {
             Request::Pause { .. } => {
                 self.deliveries.pause();
-                self.log.say("paused");
+                self.log.write("paused");
                 self.present(now)
             }
             Request::Resume { .. } => {
                 self.deliveries.resume();
-                self.post.parts.brake.release();
-                self.log.say("resumed");
+                self.messages.parts.brake.release();
+                self.log.write("resumed");
                 self.present(now)
             }
             Request::Inbox { take, .. } => self.show_inbox(*take, now),
             Request::Discard { removal, .. } => self.discard(*removal, now),
             Request::Who | Request::State(_) => self.present(now),
         };
-        if let Some(inbox) = &self.post.parts.inbox {
+        if let Some(inbox) = &self.messages.parts.inbox {
             inbox.outlet().answer(to, answer);
         }
     }
 
-    /// The session's state, looked at now.
+    /// Reads the screen and returns the session's state.
     fn present(&mut self, now: Instant) -> Answer {
         self.look(now);
         self.announce(now);
-        let news = self.present_state(now);
-        Answer::State(self.post.presence(&news))
+        let current = self.present_state(now);
+        Answer::State(self.messages.presence(&current))
     }
 
     fn show_inbox(&mut self, take: bool, now: Instant) -> Answer {
@@ -134,23 +135,23 @@ impl Session {
             let mut keys: Vec<MessageKey> = held.iter().map(|(key, _)| *key).collect();
             keys.retain(|key| self.deliveries.take_by_command(*key));
             let table = &self.deliveries.table;
-            self.post.delivered(table, &keys, Way::InboxCommand);
+            self.messages.delivered(table, &keys, Way::InboxCommand);
         }
         self.listed(held.into_iter().map(|(_, message)| message).collect())
     }
 
-    /// Lets go of what is not with the agent yet.
+    /// Removes the messages that are not with the agent yet.
     fn discard(&mut self, removal: Removal, now: Instant) -> Answer {
         let mut messages = Vec::new();
         for (key, message) in self.held(now) {
             if let Some(removed) = self.deliveries.displace(key) {
-                self.post.removed(removed, removal);
+                self.messages.removed(removed, removal);
                 messages.push(message);
             }
         }
-        for parked in self.post.parked.take_all() {
+        for parked in self.messages.parked.take_all() {
             if let Some(delivery) = self.deliveries.table.take_aside(parked.key) {
-                messages.push(self.post.removed_parked(parked, delivery, removal));
+                messages.push(self.messages.removed_parked(parked, delivery, removal));
             }
         }
         let how = match removal {
@@ -158,19 +159,19 @@ impl Session {
             Removal::Deleted => "deleted with the queue",
         };
         let count = messages.len();
-        self.log.say(&format!("held messages {how}: {count}"));
+        self.log.write(&format!("held messages {how}: {count}"));
         self.listed(messages)
     }
 
     fn listed(&self, messages: Vec<HeldMessage>) -> Answer {
         Answer::Inbox {
-            name: self.post.parts.card.name.clone(),
-            session: self.post.parts.card.session.clone(),
+            name: self.messages.parts.presence.name.clone(),
+            session: self.messages.parts.presence.session.clone(),
             messages,
         }
     }
 
-    /// The messages that the model has not, oldest first.
+    /// The messages that are not in the model's context, oldest first.
     fn held(&mut self, now: Instant) -> Vec<(MessageKey, HeldMessage)> {
         self.look(now);
         let waiting = self.deliveries.waiting(&self.agent, now);
@@ -199,24 +200,24 @@ impl Session {
     }
 }
 
-impl Post {
-    /// An operator removed it.
+impl SessionMessages {
+    /// Reports and rejects a message that an operator removed.
     fn removed(&mut self, mut message: InFlightMessage, removal: Removal) {
-        self.forget_texts(&mut message);
-        let (event, state) = end(removal);
-        self.tell(&message, event, state, Said::Nothing);
+        self.remove_texts(&mut message);
+        let (event, state) = event_and_state(removal);
+        self.report_state(&message, event, state, ReportDetail::None);
         self.reject(message.into_deliveries());
     }
 
-    /// An operator removed a parked one.
+    /// Records and rejects a parked message that an operator removed.
     fn removed_parked(
         &mut self,
         parked: ParkedMessage,
         delivery: ReceivedMessage,
         removal: Removal,
     ) -> HeldMessage {
-        let whose = (parked.id.as_str(), parked.publisher.mark());
-        self.note_of(whose, end(removal).0, None);
+        let id_and_mark = (parked.id.as_str(), parked.publisher.mark());
+        self.record_by_id(id_and_mark, event_and_state(removal).0, None);
         self.reject([delivery]);
         HeldMessage {
             id: parked.id,
@@ -228,8 +229,8 @@ impl Post {
         }
     }
 
-    /// The model has messages that are not here any more: noted, so that they are acked when they
-    /// come again.
+    /// Writes messages as done that are no longer in the table, so that they are acked when they
+    /// are delivered again.
     pub(in crate::wrap::session) fn read(
         &mut self,
         messages: impl Iterator<Item = (MessageKey, String)>,
@@ -238,23 +239,33 @@ impl Post {
         let messages: Vec<(MessageKey, String)> = messages.collect();
         for (_, identity) in &messages {
             let whose = id_and_mark(identity);
-            self.note_of(whose, Story::Delivered, Some(way.to_string()));
+            self.record_by_id(whose, HistoryEvent::Delivered, Some(way.to_string()));
         }
-        self.parts.disk.ask(Job::Done(messages));
+        self.parts.disk.submit(Job::WriteDone(messages));
     }
 
-    /// Tells the history what became of a message.
-    pub(super) fn note(&self, message: &InFlightMessage, event: Story, detail: Option<String>) {
-        self.note_of(
+    /// Adds an event of a message to the history.
+    pub(super) fn record(
+        &self,
+        message: &InFlightMessage,
+        event: HistoryEvent,
+        detail: Option<String>,
+    ) {
+        self.record_by_id(
             (&message.envelope.id, message.publisher.mark()),
             event,
             detail,
         );
     }
 
-    /// The same by a message's id and the mark of its publisher.
-    fn note_of(&self, (id, publisher): (&str, Option<&str>), event: Story, detail: Option<String>) {
-        self.parts.disk.ask(Job::Tell {
+    /// Adds an event of the message with this id and this publisher's mark to the history.
+    fn record_by_id(
+        &self,
+        (id, publisher): (&str, Option<&str>),
+        event: HistoryEvent,
+        detail: Option<String>,
+    ) {
+        self.parts.disk.submit(Job::WriteHistory {
             id: id.to_owned(),
             publisher: publisher.map(str::to_owned),
             event,
@@ -263,33 +274,33 @@ impl Post {
         });
     }
 
-    fn presence(&self, news: &Announced) -> Presence {
+    fn presence(&self, current: &Announced) -> Presence {
         Presence {
-            state: news.state,
-            detail: news.detail.clone(),
-            reason: news.hold.as_ref().map(ToString::to_string),
-            held: u32::try_from(news.held).unwrap_or(u32::MAX),
+            state: current.state,
+            detail: current.detail.clone(),
+            reason: current.hold.as_ref().map(ToString::to_string),
+            held: u32::try_from(current.held).unwrap_or(u32::MAX),
             since: self.state_since,
-            ..self.parts.card.clone()
+            ..self.parts.presence.clone()
         }
     }
 
-    /// Its dead letter is on disk: it may go, and its sender hears of it.
+    /// Rejects a delivery whose dead letter is on disk, and sends its sender a receipt.
     pub(super) fn refuse(&mut self, delivery: ReceivedMessage, id: String, error: &str) {
         if let (Some(queue), Some(inbox)) = (delivery.receipt_to(), &self.parts.inbox) {
             let receipt = Receipt {
                 id: id.clone(),
-                to: Some(self.parts.card.name.clone()),
+                to: Some(self.parts.presence.name.clone()),
                 state: ReceiptState::DeadLettered,
                 reason: Some(error.to_owned()),
                 way: None,
             };
             inbox.outlet().receipt(queue, receipt);
         }
-        self.parts.disk.ask(Job::Tell {
+        self.parts.disk.submit(Job::WriteHistory {
             id,
             publisher: publisher_mark(&delivery),
-            event: Story::DeadLettered,
+            event: HistoryEvent::DeadLettered,
             detail: Some(error.to_owned()),
             message: None,
         });
@@ -297,10 +308,10 @@ impl Post {
     }
 }
 
-/// How the history and a receipt name the end of what an operator removes.
-fn end(removal: Removal) -> (Story, ReceiptState) {
+/// The event in the history and the state in the receipt of a message that an operator removed.
+fn event_and_state(removal: Removal) -> (HistoryEvent, ReceiptState) {
     match removal {
-        Removal::Purged => (Story::Purged, ReceiptState::Purged),
-        Removal::Deleted => (Story::Deleted, ReceiptState::Deleted),
+        Removal::Purged => (HistoryEvent::Purged, ReceiptState::Purged),
+        Removal::Deleted => (HistoryEvent::Deleted, ReceiptState::Deleted),
     }
 }

@@ -1,0 +1,41 @@
+//! Composes the line of a message, whose text may be in a file.
+
+use crate::envelope::{Breaks, DeliveryMark, Envelope};
+use crate::platform;
+use crate::wrap::delivery::InFlightMessage;
+use crate::wrap::disk::{LongText, Spilled};
+use crate::wrap::log::Log;
+
+/// Returns the message's line, and the same line marked as a possible repeat.
+pub(super) fn compose(envelope: &Envelope, breaks: Breaks) -> (String, String) {
+    let line = |mark| envelope.to_line(breaks, mark);
+    (line(DeliveryMark::None), line(DeliveryMark::PossibleRepeat))
+}
+
+/// The text to write to a file, so that the line has at most `limit_bytes`.
+pub(super) fn long_text(envelope: &Envelope, limit_bytes: usize) -> Box<LongText> {
+    Box::new(LongText {
+        envelope: envelope.clone(),
+        limit_bytes: limit_bytes.max(platform::CANONICAL_LIMIT),
+    })
+}
+
+/// Returns the lines of a message whose text was written to a file. If that failed, the lines have
+/// the whole text.
+pub(super) fn compose_with_file(
+    message: &mut InFlightMessage,
+    spilled: Spilled,
+    breaks: Breaks,
+    log: &mut Log,
+) -> (String, String) {
+    match spilled {
+        Ok((short, file)) => {
+            message.text_files.push(file);
+            compose(&short, breaks)
+        }
+        Err(error) => {
+            log.write(&format!("a long text cannot be written to a file: {error}"));
+            compose(&message.envelope, breaks)
+        }
+    }
+}
