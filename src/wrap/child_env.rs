@@ -90,7 +90,8 @@ pub(super) fn command(
         "CBROKER_DISABLED",
         (reach == Reach::Away).then(|| "1".into()),
     );
-    match path_with_binary(config.environment.get("PATH"), &identity.binary) {
+    let path = config.environment.get("PATH");
+    match path_with_binary(path, &identity.binary, &options.program) {
         Ok(Some(path)) => set("PATH", Some(path)),
         Ok(None) => {}
         Err(open) => remarks.push(open.to_string()),
@@ -207,17 +208,22 @@ struct WritableFolder {
     open: PathBuf,
 }
 
-/// Returns the search path with this binary's folder in front, if `cbroker` would be another
-/// program or none.
+/// Returns the search path with this binary's folder, if `cbroker` would be another program or
+/// none. The folder comes last, because it can contain other programs. It comes first only if
+/// another `cbroker` would be found, and never if it contains a program with the name of the
+/// wrapped one.
 fn path_with_binary(
     path: Option<&OsStr>,
     binary: &Path,
+    program: &OsStr,
 ) -> Result<Option<OsString>, WritableFolder> {
     let Ok(binary) = binary.canonicalize() else {
         return Ok(None);
     };
     let is_this_binary = |found: PathBuf| found.canonicalize().is_ok_and(|found| found == binary);
-    if find_program(OsStr::new("cbroker"), path).is_some_and(is_this_binary) {
+    let found = find_program(OsStr::new("cbroker"), path);
+    let is_other = found.is_some();
+    if found.is_some_and(is_this_binary) {
         return Ok(None);
     }
     let Some(ours) = binary.parent() else {
@@ -230,7 +236,15 @@ fn path_with_binary(
         });
     }
     let rest = path.unwrap_or(OsStr::new(STANDARD_PATH));
-    let folders = std::iter::once(ours.to_owned()).chain(std::env::split_paths(rest));
+    let mut folders: Vec<PathBuf> = std::env::split_paths(rest).collect();
+    let is_name = !program.as_encoded_bytes().contains(&b'/');
+    let hides_program = is_name && find_program(program, Some(ours.as_os_str())).is_some();
+    let place = if is_other && !hides_program {
+        0
+    } else {
+        folders.len()
+    };
+    folders.insert(place, ours.to_owned());
     Ok(std::env::join_paths(folders).ok())
 }
 

@@ -12,6 +12,7 @@ crate::tests![
     nothing_of_an_outer_session_reaches_the_program,
     without_a_search_path_the_program_runs_and_finds_others,
     a_folder_that_others_can_write_to_is_not_searched,
+    the_program_is_the_one_that_the_search_path_names,
 ];
 
 /// What a Claude Code around the wrap, and the person's shell, may have set.
@@ -90,4 +91,29 @@ fn a_folder_that_others_can_write_to_is_not_searched() {
     assert!(!terminal.shown().contains("it ran"), "{}", terminal.shown());
     let log = stage.text("home/logs/peer.log");
     assert!(log.contains("others can write to"), "{log}");
+}
+
+fn the_program_is_the_one_that_the_search_path_names() {
+    // The folder of a `cbroker` that was called by its path came first, with all that was in it.
+    let stage = Stage::new();
+    let [beside, usual] = ["beside", "usual"].map(|name| stage.path(name));
+    for folder in [&beside, &usual] {
+        std::fs::create_dir(folder).unwrap();
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        let script = format!("#!/bin/sh\necho \"the $0 of {name}\"; command -v cbroker\n");
+        std::fs::write(folder.join("an-agent"), script).unwrap();
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(folder.join("an-agent"), executable).unwrap();
+    }
+    let binary = beside.join("cbroker");
+    std::fs::copy(CBROKER, &binary).unwrap();
+    let [binary, usual] = [&binary, &usual].map(|path| path.to_str().unwrap());
+    let path = format!("PATH={usual}:/usr/bin:/bin");
+    let mut terminal = stage.terminal(&[
+        "env", &path, binary, "--name", "peer", "run", "--", "an-agent",
+    ]);
+    assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(0));
+    terminal.wait_for("of usual");
+    let shown = terminal.shown();
+    assert!(shown.contains(binary), "{shown}");
 }
