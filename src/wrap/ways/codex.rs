@@ -25,9 +25,7 @@ use tokio::time::Instant;
 
 use super::proof::Proof;
 use super::transcript::Stage;
-use super::{
-    Refusal, Sign, Submission, SubmissionNumber, Way, WayIn, WayReport, WayReporter, process,
-};
+use super::{Refusal, Submission, SubmissionNumber, Way, WayIn, WayReport, WayReporter, process};
 use daemon::next;
 use link::{Link, LinkError, RequestKind};
 use local::{Local, LocalSearch, QueueError};
@@ -52,6 +50,8 @@ const START_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// Time limit for the daemon's response to a request about a text.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
+/// How long the terminal may have another thread before texts queued for the old one are given up.
+const LEFT_FOR: Duration = Duration::from_secs(3);
 /// Maximum duration of Codex's start.
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
 /// Maximum time until the terminal's thread begins if the daemon answers. It took more than a
@@ -116,6 +116,8 @@ enum Progress {
     Asked(Instant),
     /// Codex accepted it at this time.
     Sent(Instant),
+    /// It was put into the queue of a thread that runs without the daemon.
+    Queued(Instant),
     /// Its turn ended at this time; without a row by now or soon, it was refused.
     Ended(Instant),
 }
@@ -135,6 +137,10 @@ struct Work {
     threads: Threads,
     link: Option<Link>,
     local: Option<Local>,
+    /// The thread to which queued texts went.
+    queued_to: Option<Local>,
+    /// When the terminal left that thread.
+    left_at: Option<Instant>,
     /// The thread runs without the daemon and has had no turn yet.
     has_no_turn: bool,
     in_flight: BTreeMap<SubmissionNumber, InFlight>,
@@ -156,6 +162,8 @@ impl Work {
             setup,
             link: None,
             local: None,
+            queued_to: None,
+            left_at: None,
             has_no_turn: false,
             in_flight: BTreeMap::new(),
             proof: Proof::default(),
@@ -316,13 +324,17 @@ impl Work {
                 .await;
             return;
         };
+        if self.queued_to.as_ref() != Some(&local) {
+            self.lose_where(is_queued).await;
+            self.queued_to = Some(local.clone());
+        }
         let Some(text) = self.in_flight.get(&number) else {
             return;
         };
         let Submission { ids, text, .. } = &text.submission;
         self.proof.expect(number, ids.clone(), Some(&local.rollout));
         match local.queue(&self.setup.program, text).await {
-            Ok(()) => self.set_stage(number, Progress::Sent(Instant::now())),
+            Ok(()) => self.set_stage(number, Progress::Queued(Instant::now())),
             Err(QueueError::Refused(why)) => self.not_taken(number, why, Refusal::Failed).await,
             Err(QueueError::Unknown) => {
                 self.in_flight.remove(&number);
@@ -349,7 +361,7 @@ impl Work {
                     stage => stage,
                 };
             }
-            for sign in signs(before.as_ref(), &thread.status) {
+            for sign in thread.status.signs_after(before.as_ref()) {
                 self.report(WayReport::Sign(sign)).await;
             }
         }
@@ -376,8 +388,7 @@ impl Work {
         self.threads.clear();
         self.thread_status = None;
         self.look().await;
-        let numbers: Vec<SubmissionNumber> = self.in_flight.keys().copied().collect();
-        for number in numbers {
+        for number in self.numbers(|_| true) {
             let waits = |text: &InFlight| matches!(text.stage, Progress::Waits(_));
             if self.in_flight.get(&number).is_some_and(waits) {
                 self.not_taken(number, error.to_string(), Refusal::Failed)
@@ -403,8 +414,8 @@ impl Work {
         let pauses = self.in_flight.values().filter_map(|text| match text.stage {
             Progress::Waits(_) => None,
             Progress::Asked(_) | Progress::Ended(_) => Some(LOOK_SOON),
-            Progress::Sent(at) if now < at + SOON => Some(LOOK_SOON),
-            Progress::Sent(_) => Some(LOOK_LATER),
+            Progress::Sent(at) | Progress::Queued(at) if now < at + SOON => Some(LOOK_SOON),
+            Progress::Sent(_) | Progress::Queued(_) => Some(LOOK_LATER),
         });
         pauses.min().map(|pause| now + pause)
     }
@@ -426,42 +437,45 @@ impl Work {
             Progress::Ended(at) => at.elapsed() >= ROW_WITHIN,
             _ => false,
         };
-        let numbers =
-            |work: &Self, is_meant: &dyn Fn(&InFlight) -> bool| -> Vec<SubmissionNumber> {
-                let meant = work.in_flight.iter().filter(|(_, text)| is_meant(text));
-                meant.map(|(&number, _)| number).collect()
-            };
-        for number in numbers(self, &ended) {
+        for number in self.numbers(ended) {
             let why = "the turn ended without the text".to_owned();
             self.not_taken(number, why, Refusal::Refused).await;
         }
         if is_local_gone {
             self.local = None;
-            for number in numbers(self, &|_| true) {
-                self.report_lost(number).await;
-            }
+            self.lose_where(|_| true).await;
             self.report_availability().await;
         }
+        self.leave_old_thread().await;
+    }
+
+    /// Reports the texts in the queue of a thread that the person has left as lost. Nothing reads
+    /// that queue, and later texts would wait behind them.
+    async fn leave_old_thread(&mut self) {
+        if self.queued_to.is_none() || self.queued_to == self.local {
+            self.left_at = None;
+            return;
+        }
+        if self.left_at.get_or_insert_with(Instant::now).elapsed() >= LEFT_FOR {
+            (self.queued_to, self.left_at) = (None, None);
+            self.lose_where(is_queued).await;
+        }
+    }
+
+    async fn lose_where(&mut self, is_lost: impl Fn(&InFlight) -> bool) {
+        for number in self.numbers(is_lost) {
+            self.report_lost(number).await;
+        }
+    }
+
+    fn numbers(&self, is_meant: impl Fn(&InFlight) -> bool) -> Vec<SubmissionNumber> {
+        let meant = self.in_flight.iter().filter(|(_, text)| is_meant(text));
+        meant.map(|(&number, _)| number).collect()
     }
 }
 
-fn signs(before: Option<&Status>, now: &Status) -> Vec<Sign> {
-    let was_busy = matches!(before, Some(Status::Active(_)));
-    let asked = matches!(before, Some(Status::Active(Some(_))));
-    match now {
-        Status::Active(asks) => {
-            let began = (!was_busy).then_some(Sign::TurnBegan);
-            let asks = match asks {
-                Some(what) => Some(Sign::Asks((*what).to_owned())),
-                None => asked.then_some(Sign::Answered),
-            };
-            began.into_iter().chain(asks).collect()
-        }
-        Status::Idle | Status::Other => {
-            let answered = asked.then_some(Sign::Answered);
-            answered.into_iter().chain([Sign::TurnEnded]).collect()
-        }
-    }
+fn is_queued(text: &InFlight) -> bool {
+    matches!(text.stage, Progress::Queued(_))
 }
 
 #[cfg(test)]

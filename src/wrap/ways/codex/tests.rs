@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::super::Timing;
+use super::super::{Sign, Timing};
 use super::*;
 
 const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
@@ -385,11 +385,13 @@ async fn a_thread_of_another_session_never_opens_the_way() {
 }
 
 /// A program that holds the lock of a thread from the start and its history from the line `go` on;
-/// as `codex queue` it writes the text into that history.
+/// as `codex queue` it writes the text into that history. At the line `new` it goes on to another
+/// thread, and what is queued is not read.
 #[cfg(target_os = "linux")]
 const WITHOUT_DAEMON: &str = r#"#!/bin/sh
 folder=$(dirname "$0")
 if [ "$1" = queue ]; then
+    [ ! -e "$folder/unread" ] || exec touch "$folder/queued"
     [ "$2 $3" = "--thread 01a" ] || exit 1
     row='{"type":"response_item","payload":{"type":"message","role":"user","content":['
     printf '%s{"type":"input_text","text":"%s"}]}}\n' "$row" "$5" >>"$folder/r-01a.jsonl"
@@ -398,17 +400,18 @@ fi
 exec 3>"$folder/thread-writer-locks/01a.lock"
 read -r go
 exec 4>>"$folder/r-01a.jsonl"
+read -r line
+[ "$line" = new ] || exit 0
+exec 3>"$folder/thread-writer-locks/01b.lock" 4>&-
 read -r end
 "#;
 
+/// Such a program, behind its first turn, and the way to it.
 #[cfg(target_os = "linux")]
-#[tokio::test]
-async fn a_thread_without_the_daemon_is_queued_to_from_its_first_turn_on() {
+async fn without_daemon(folder: &Path) -> (std::process::Child, Codex, Reports) {
     use std::os::unix::fs::PermissionsExt;
     use std::process::{Command, Stdio};
 
-    let home = tempfile::tempdir().unwrap();
-    let folder = home.path().canonicalize().unwrap();
     fs::create_dir(folder.join("thread-writer-locks")).unwrap();
     let program = folder.join("codex");
     fs::write(&program, WITHOUT_DAEMON).unwrap();
@@ -419,26 +422,54 @@ async fn a_thread_without_the_daemon_is_queued_to_from_its_first_turn_on() {
         .unwrap();
     let marker = ThreadMarker::new(folder.join("01MARK")).unwrap();
     let setup = Setup {
-        home: folder.clone(),
+        home: folder.to_owned(),
         program: program.into(),
         marker,
     };
     let (way, mut reports) = start(setup);
-    assert_eq!(
-        reports.next_result().await,
-        WayReport::Closed(NO_TURN.to_owned())
-    );
-    let mut keys = codex.stdin.take().unwrap();
+    let closed = WayReport::Closed(NO_TURN.to_owned());
+    assert_eq!(reports.next_result().await, closed);
+    let keys = codex.stdin.as_mut().unwrap();
     keys.write_all(b"go\n").unwrap();
     assert_eq!(reports.next_result().await, WayReport::Open);
+    (codex, way, reports)
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_thread_without_the_daemon_is_queued_to_from_its_first_turn_on() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().canonicalize().unwrap();
+    let (mut codex, way, mut reports) = without_daemon(&folder).await;
     assert!(way.deliver(submission(Timing::Idle)));
     assert_eq!(reports.next_result().await, WayReport::InContext(1));
-    drop(keys);
+    drop(codex.stdin.take());
     codex.wait().unwrap();
     assert_eq!(
         reports.next_result().await,
         WayReport::Closed(NO_THREAD.to_owned())
     );
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_text_in_the_queue_of_a_thread_that_the_person_left_is_given_up() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().canonicalize().unwrap();
+    let (mut codex, way, mut reports) = without_daemon(&folder).await;
+    fs::write(folder.join("unread"), "").unwrap();
+    assert!(way.deliver(submission(Timing::Idle)));
+    while !folder.join("queued").exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut keys = codex.stdin.take().unwrap();
+    keys.write_all(b"new\n").unwrap();
+    let mut results = [reports.next_result().await, reports.next_result().await];
+    results.sort_by_key(|result| format!("{result:?}"));
+    let closed = WayReport::Closed(NO_TURN.to_owned());
+    assert_eq!(results, [closed, WayReport::Lost(1)]);
+    drop(keys);
+    codex.wait().unwrap();
 }
 
 #[test]

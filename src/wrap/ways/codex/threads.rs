@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::wrap::ways::Sign;
+
 /// The status of a thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Status {
@@ -18,6 +20,28 @@ pub(super) enum Status {
     Active(Option<&'static str>),
     /// It is not loaded, or its last turn ended with an error of the program.
     Other,
+}
+
+impl Status {
+    /// What the change to this status says of the agent.
+    pub(super) fn signs_after(&self, before: Option<&Self>) -> Vec<Sign> {
+        let was_busy = matches!(before, Some(Self::Active(_)));
+        let asked = matches!(before, Some(Self::Active(Some(_))));
+        match self {
+            Self::Active(asks) => {
+                let began = (!was_busy).then_some(Sign::TurnBegan);
+                let asks = match asks {
+                    Some(what) => Some(Sign::Asks((*what).to_owned())),
+                    None => asked.then_some(Sign::Answered),
+                };
+                began.into_iter().chain(asks).collect()
+            }
+            Self::Idle | Self::Other => {
+                let answered = asked.then_some(Sign::Answered);
+                answered.into_iter().chain([Sign::TurnEnded]).collect()
+            }
+        }
+    }
 }
 
 /// A thread of this session.
