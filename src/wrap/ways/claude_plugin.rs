@@ -138,7 +138,8 @@ enum Progress {
     Sent,
     /// Its turn has begun.
     Submitted(Instant),
-    /// The session left the process that has it, or the order may not have arrived there.
+    /// The session left the process that has it, or the order may not have arrived there, or its
+    /// turn is over without its row: another plugin's hook may have changed the text.
     Left(Instant),
     /// The process refused it with "no session is bound" at this time; see [`unbound`].
     Unbound(Instant),

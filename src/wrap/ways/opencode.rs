@@ -344,7 +344,7 @@ impl Work {
             .await;
         }
         if !is_open {
-            return self.give_back_waiting(NO_SESSION).await;
+            return self.give_back_waiting(NO_SESSION, Refusal::Elsewhere).await;
         }
         let is_busy = self.sessions.is_busy();
         let is_due = |text: &&mut InFlight| {
@@ -360,7 +360,10 @@ impl Work {
             None => match self.begin().await {
                 Ok(session) => session,
                 Err(error) if error.is_transient() => return self.set_stage(number, retry_soon()),
-                Err(error) => return self.not_taken(number, &error.to_string()).await,
+                Err(error) => {
+                    let why = error.to_string();
+                    return self.not_taken(number, &why, Refusal::Failed).await;
+                }
             },
         };
         self.set_stage(number, Progress::Sent);
@@ -410,7 +413,8 @@ impl Work {
             Ok(_) => {}
             Err(error) if error.is_transient() => self.set_stage(number, retry_soon()),
             Err(error) if error.was_not_processed() => {
-                self.not_taken(number, &error.to_string()).await;
+                let why = error.to_string();
+                self.not_taken(number, &why, Refusal::Failed).await;
             }
             // The response was lost: the text may have been read.
             Err(_) => self.set_stage(number, Progress::Unknown(Instant::now() + SHOWN_WITHIN)),
@@ -430,9 +434,9 @@ impl Work {
         }
     }
 
-    async fn not_taken(&mut self, number: SubmissionNumber, why: &str) {
+    async fn not_taken(&mut self, number: SubmissionNumber, why: &str, refusal: Refusal) {
         if self.in_flight.remove(&number).is_some() {
-            let (why, refusal) = (why.to_owned(), Refusal::Failed);
+            let why = why.to_owned();
             self.report(WayReport::NotTaken {
                 number,
                 why,
@@ -443,11 +447,11 @@ impl Work {
     }
 
     /// Reports texts that were not sent as not taken, so that another way gets them.
-    async fn give_back_waiting(&mut self, why: &str) {
+    async fn give_back_waiting(&mut self, why: &str, refusal: Refusal) {
         let waiting = self.in_flight.iter().filter(|(_, text)| text.waits());
         let numbers: Vec<SubmissionNumber> = waiting.map(|(&number, _)| number).collect();
         for number in numbers {
-            self.not_taken(number, why).await;
+            self.not_taken(number, why, refusal).await;
         }
     }
 
@@ -460,7 +464,12 @@ impl Work {
         if std::mem::replace(&mut self.is_open, false) {
             self.report(WayReport::Closed(error.to_string())).await;
         }
-        self.give_back_waiting(&error.to_string()).await;
+        // No event reports the end of a turn or the answer to a question any more.
+        for sign in [Sign::Answered, Sign::TurnEnded] {
+            self.report(WayReport::Sign(sign)).await;
+        }
+        self.give_back_waiting(&error.to_string(), Refusal::Failed)
+            .await;
         let numbers: Vec<SubmissionNumber> = self.in_flight.keys().copied().collect();
         for number in numbers {
             self.report_lost(number).await;

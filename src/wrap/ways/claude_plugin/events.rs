@@ -152,6 +152,15 @@ impl Work {
         }
     }
 
+    /// Limits the time for the row of a text whose turn is over.
+    fn end_turn(&mut self) {
+        for text in self.in_flight.values_mut() {
+            if matches!(text.stage, Progress::Submitted(_)) {
+                text.stage = Progress::Left(Instant::now());
+            }
+        }
+    }
+
     /// Handles an event of the process that holds the session.
     async fn observe(&mut self, instance: &str, event: PluginEvent) {
         self.report_availability().await;
@@ -163,6 +172,7 @@ impl Work {
             }
             PluginEvent::Rest { .. } => {
                 self.open_calls.clear();
+                self.end_turn();
                 Sign::TurnEnded
             }
             PluginEvent::Person => {
@@ -171,6 +181,7 @@ impl Work {
             }
             PluginEvent::Stopped => {
                 self.is_stopped = true;
+                self.end_turn();
                 Sign::Stopped
             }
             PluginEvent::Ask { call, tool } => {

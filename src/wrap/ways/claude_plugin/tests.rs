@@ -259,6 +259,19 @@ async fn a_text_whose_stream_ended_before_the_module_reported_it_is_lost() {
 }
 
 #[tokio::test]
+async fn a_text_whose_turn_ended_without_its_row_is_lost() {
+    let mut stage = Stage::new();
+    let mut orders = stage.connected().await;
+    stage.deliver();
+    line(&mut orders).await;
+    stage
+        .report(json!([{"is": "submitted", "key": 7}, {"is": "rest", "why": "answer"}]))
+        .await;
+    assert_eq!(stage.next().await, WayReport::Sign(Sign::TurnEnded));
+    assert_eq!(stage.next().await, WayReport::Lost(7));
+}
+
+#[tokio::test]
 async fn a_dialog_is_open_until_its_tool_call_has_ended() {
     let mut stage = Stage::new();
     let _orders = stage.connected().await;
