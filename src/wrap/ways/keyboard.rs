@@ -38,6 +38,9 @@ mod text;
 use std::time::{Duration, Instant};
 
 use super::{Submission, SubmissionNumber};
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
+
 use crate::wrap::agent_state::{AgentState, HookEvent};
 use crate::wrap::hold::Hold;
 
@@ -363,7 +366,24 @@ fn last_letters(text: &str) -> String {
     end.into_iter().rev().collect()
 }
 
-/// Removes white space, because boxes break lines anywhere.
+/// Returns what is the same of a text however a box draws it. Boxes break lines anywhere, compose
+/// letters with their marks (Claude Code), and a terminal's cell has no room for many marks.
 fn squeeze(text: &str) -> String {
-    text.split_whitespace().collect()
+    text.split_whitespace()
+        .flat_map(UnicodeNormalization::nfd)
+        .filter(|&letter| !is_combining_mark(letter))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_the_same_whether_its_letters_are_composed_or_not() {
+        let sent = "cafe\u{301}.txt \u{1112}\u{1161}\u{11ab} z\u{335}\u{336}\u{337}o";
+        let drawn = "caf\u{e9}.txt\n\u{d55c} z\u{335}o";
+        assert_eq!(squeeze(sent), squeeze(drawn));
+        assert_ne!(squeeze(sent), squeeze("another"));
+    }
 }

@@ -198,9 +198,11 @@ impl Keyboard {
             return self.step(agent, now);
         }
         let late = out + TURN_SIGN;
-        // The box was seen with the text, so an empty box was drawn after Enter.
+        // The box was seen with the text, so an empty box was drawn after Enter. A turn may have
+        // begun by itself, so it proves nothing while the box still holds the text.
         let is_taken = agent.last_output() >= out && *agent.input() == Input::Empty;
-        if is_taken || (now >= late && agent.is_busy(now)) {
+        let holds = matches!(agent.input(), Input::Holds(_));
+        if is_taken || (now >= late && agent.is_busy(now) && !holds) {
             if self.proof == TurnProof::Sign {
                 self.finish(Outcome::InContext);
             } else if let Some(attempt) = &mut self.attempt {
