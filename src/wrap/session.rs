@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use rustix::termios::Winsize;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::Receiver;
 
@@ -134,7 +135,7 @@ impl Session {
         let now = Instant::now();
         let signals = Signals::new().map_err(cannot)?;
         terminal.enter_raw().map_err(cannot)?;
-        let size = terminal.size().map_err(cannot)?;
+        let size = adopt_size(&terminal, &program).map_err(cannot)?;
         let reads_screen = mode != Mode::Notify && profile.has_looks();
         let relay =
             Relay::new(terminal.input(), terminal.output(), program.master()).map_err(cannot)?;
@@ -411,4 +412,12 @@ async fn recv_or_pending<S, T>(socket: &mut Option<(S, Receiver<T>)>) -> T {
 /// The deadline of a disabled timer, which is never awaited.
 fn distant_deadline() -> tokio::time::Instant {
     tokio::time::Instant::now() + Duration::from_hours(1)
+}
+
+/// Gives the program the size of the window, which may have changed since the program was started.
+fn adopt_size(terminal: &Terminal, program: &Program) -> std::io::Result<Winsize> {
+    let size = terminal.size()?;
+    // An error means that the program has ended, which is noticed later.
+    let _ended = program.resize(size);
+    Ok(size)
 }
