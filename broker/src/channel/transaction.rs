@@ -144,8 +144,12 @@ impl Transaction {
         disposition: Disposition,
     ) {
         let before = self.settles.len();
-        self.settles
-            .extend(deliveries.map(|delivery| (delivery, disposition)));
+        let deliveries = deliveries.map(|mut delivery| {
+            // Its publisher is confirmed with the batch: the settle may never be committed.
+            delivery.entry.confirm = None;
+            (delivery, disposition)
+        });
+        self.settles.extend(deliveries);
         let added = &self.settles[before..];
         let bytes = added.iter().map(|(delivery, _)| delivery.entry.footprint());
         let bytes = self.uncommitted.bytes() + bytes.sum::<usize>();

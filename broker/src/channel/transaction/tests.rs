@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::delivery::confirms::Confirms;
 use crate::delivery::ledger::{Ledger, Which};
 use crate::queue::dead_letter::Spread;
 use crate::queue::message::MessageFacts;
@@ -64,6 +65,31 @@ fn an_acked_delivery_counts_as_unsettled_until_the_commit_or_the_rollback() {
     transaction.settle(taken.drain(..), Disposition::Ack);
     drop(transaction);
     assert_eq!(unsettled(), 0);
+}
+
+/// A message that was settled before its batch was committed is confirmed at once. In a transaction
+/// that was too early: a crash lost the message and the transaction, and it had been confirmed.
+#[test]
+fn a_settle_in_a_transaction_confirms_no_publisher() {
+    let holdings = Arc::<ConnectionHoldings>::default();
+    let (queue, ledger) = (Queue::plain(), Ledger::new(&holdings));
+    let mut effects = Effects::new(0);
+    let confirms = Arc::new(Confirms::new(Arc::default(), 1, Arc::default()));
+    queue
+        .publish(&message(), ConfirmMode::Nothing, &mut effects)
+        .unwrap();
+    queue
+        .get(&ledger, GetMode::Unsettled, &mut effects)
+        .unwrap();
+    let mut taken = Vec::new();
+    ledger
+        .take(Which::One(1), Credit::Later, 1, &mut taken)
+        .unwrap();
+    taken[0].entry.confirm = Some((confirms, 1));
+    let mut transaction = Transaction::new(&holdings);
+    transaction.settle(taken.drain(..), Disposition::Ack);
+    let (delivery, _) = &transaction.settles[0];
+    assert!(delivery.entry.confirm.is_none());
 }
 
 /// Only a route that a channel remembers was on the account.
