@@ -90,7 +90,7 @@ fn a_folder_that_others_can_write_to_is_not_searched() {
     terminal.wait_for_end();
     assert!(!terminal.shown().contains("it ran"), "{}", terminal.shown());
     let log = stage.text("home/logs/peer.log");
-    assert!(log.contains("others can write to"), "{log}");
+    assert!(log.contains("other users can write to"), "{log}");
 }
 
 fn the_program_is_the_one_that_the_search_path_names() {

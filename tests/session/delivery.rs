@@ -397,7 +397,9 @@ fn a_disk_that_fails_keeps_no_keys_from_the_program() {
     });
     stage.publish("peer", &body("m1", "waits"));
     wait_for("a failure", || {
-        stage.text("home/logs/peer.log").contains("the disk failed")
+        stage
+            .text("home/logs/peer.log")
+            .contains("writing to disk failed")
     });
     for piece in 1..=120 {
         terminal.keys(&b"\r".repeat(50));

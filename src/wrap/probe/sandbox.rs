@@ -67,7 +67,7 @@ async fn send_as_codex(config: &Config) -> ProbeSign {
         what: WHAT,
         is_seen: false,
         detail: format!(
-            "not tried: Codex's sandbox lets no connection out unless {} says \\
+            "not tried: Codex's sandbox lets no connection out unless {} says \
              `sandbox_workspace_write.network_access = true`",
             file.display()
         ),
