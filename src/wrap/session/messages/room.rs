@@ -6,8 +6,8 @@
 //! many; so messages of other users never fill the prefetch. Messages of other users wait for the
 //! agent while fewer than [`MAX_WAITING`] of them, with less than [`MAX_WAITING_BYTES`], do. The
 //! rest are parked in queue order, with long bodies in a file. If other users have more messages
-//! here than a queue holds, the oldest parked message of the user with the most parked messages
-//! becomes a dead letter. No round is requested while [`MAX_PENDING_WRITES`] bodies and dead
+//! here than a queue holds, or more than [`MAX_PARKED_BYTES`] are parked, the oldest parked message
+//! of the user with the most parked messages becomes a dead letter. No round is requested while [`MAX_PENDING_WRITES`] bodies and dead
 //! letters are being written, so a slow disk slows the broker down and not the terminal.
 //!
 //! Relies on the disk thread and on the table of messages.
@@ -33,6 +33,9 @@ const LONG_BODY: usize = 8 << 10;
 const MAX_PENDING_WRITES: usize = 32;
 /// Maximum number of messages of other users; beyond it some become dead letters.
 const MAX_OF_OTHERS: usize = MAX_LENGTH as usize;
+/// Maximum bytes of parked bodies, which are mostly on the disk; beyond it some messages become dead
+/// letters. Without it, others' texts could fill a disk, on which the own user's then wait.
+const MAX_PARKED_BYTES: usize = 128 << 20;
 // `send` relies on this.
 const _: () = assert!(MAX_WAITING + 2 * SESSION_PREFETCH as usize == SESSION_HOLDS as usize);
 const TOO_MANY: &str = "too many messages of other users wait";
@@ -63,7 +66,7 @@ impl Session {
 
     /// Enforces the limits, admits parked messages, and requests the next round, after an event.
     pub(super) fn make_room(&mut self) {
-        while self.counts_of_others().0 + self.messages.parked.waiting.len() > MAX_OF_OTHERS
+        while self.messages.parked.are_too_many(self.counts_of_others().0)
             && let Some(message) = self.messages.parked.remove_surplus()
         {
             self.dead_letter_parked(message);
@@ -174,6 +177,15 @@ enum ParkedBody {
     BeingRead(BodyPlace),
 }
 
+impl ParkedBody {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::InMemory(body) => body.len(),
+            Self::InFile(place) | Self::BeingRead(place) => place.bytes,
+        }
+    }
+}
+
 /// The result of [`ParkedMessages::take_first`].
 #[derive(Debug, PartialEq, Eq)]
 enum FirstParked {
@@ -189,6 +201,12 @@ impl ParkedMessages {
     /// The number of parked messages.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Whether these are too many beside those that wait for the agent, or too long.
+    fn are_too_many(&self, waiting: usize) -> bool {
+        let bytes: usize = self.waiting.iter().map(|one| one.body.bytes()).sum();
+        waiting + self.waiting.len() > MAX_OF_OTHERS || bytes > MAX_PARKED_BYTES
     }
 
     /// Adds a message at the end. Returns its body if it is long and is to be written to the file.
@@ -321,6 +339,20 @@ mod tests {
         }
         let gone = (0..14).map(|_| parked.remove_surplus().unwrap().key.0);
         assert_eq!(gone.collect::<Vec<_>>(), (3..17).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn parked_messages_are_limited_by_their_number_and_by_their_bytes() {
+        let mut parked = ParkedMessages::default();
+        for key in 0..128 {
+            parked.push(message(key, Publisher::Unnamed, 1 << 20));
+        }
+        assert!(!parked.are_too_many(MAX_OF_OTHERS - 128));
+        assert!(parked.are_too_many(MAX_OF_OTHERS - 127), "by number");
+        parked.push(message(128, Publisher::Unnamed, 1));
+        assert!(parked.are_too_many(0), "by bytes");
+        parked.remove_surplus().unwrap();
+        assert!(!parked.are_too_many(0));
     }
 
     #[test]
