@@ -70,8 +70,15 @@ impl TargetBroker {
             // One that is as bounded takes what fits at the source, unless it has other messages.
             let there = self.peer.look(name).await?;
             let has_messages = there.is_some_and(|queue| queue.messages > 0);
-            if has_messages || is_less(live.bytes, wanted.bytes) {
+            if is_less(live.bytes, wanted.bytes) {
                 return Err(keeps_less(&format!("its max-length-bytes is {bytes}")));
+            }
+            if has_messages {
+                return Err(
+                    could_lose("it limits the bytes that wait, and messages wait there").hint(
+                        "let a session read what waits there, and run the same command again",
+                    ),
+                );
             }
         }
         let limit = live.messages.unwrap_or(u64::MAX);
@@ -153,10 +160,12 @@ fn is_less(bound: Option<u64>, wanted: Option<u64>) -> bool {
     bound.is_some_and(|bound| wanted.is_none_or(|wanted| bound < wanted))
 }
 
+fn could_lose(why: &str) -> Error {
+    Error::new("the queue of its name at the target could lose its messages").because(why)
+}
+
 fn keeps_less(why: &str) -> Error {
-    Error::new("the queue of its name at the target could lose its messages")
-        .because(why)
-        .hint("delete that queue, or the policy, and run the same command again")
+    could_lose(why).hint("delete that queue, or the policy, and run the same command again")
 }
 
 fn stopped(what: String, why: String) -> Error {
