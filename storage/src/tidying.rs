@@ -43,7 +43,7 @@ impl Keeper {
         let (wake, woken) = sync_channel(1);
         let (sender, done) = sync_channel(1);
         let is_clean = Arc::new(AtomicBool::new(false));
-        let mut work = KeeperThread {
+        let work = KeeperThread {
             slots,
             index,
             rows,
@@ -52,9 +52,11 @@ impl Keeper {
         };
         let thread = std::thread::Builder::new().name("store-keeper".to_owned());
         thread.spawn(move || {
-            // Gone when everything else of the thread is.
+            // Dropped in this order: what the thread works with and sled's own lock, the folder's
+            // lock, and the sender, by whose end `close` returns.
             let _sender: SyncSender<()> = sender;
             let _held: Arc<File> = held;
+            let mut work = work;
             let every = work.rows.options.checkpoint_every;
             while catch_unwind(AssertUnwindSafe(|| work.run(&woken))).is_err() {
                 tracing::error!("tidying of the store panicked; it goes on in {every:?}");

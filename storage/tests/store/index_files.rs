@@ -31,15 +31,17 @@ fn damage(path: &Path) {
     fs::write(path, vec![0x5A; length]).unwrap();
 }
 
+/// Whether no store holds the folder.
+fn is_free(folder: &Path) -> bool {
+    let lock = fs::File::open(folder.join("lock")).unwrap();
+    lock.try_lock().is_ok()
+}
+
 /// Damages every row of a sound index.
 fn damage_rows(index: &Path) {
-    let mut opened = None;
-    let mut may_open = || {
-        opened = open_sled(index).ok();
-        opened.is_some()
-    };
-    until(&mut may_open, "the store has let go of its index");
-    let engine = opened.unwrap();
+    // Without the folder's lock nobody uses the index, not even a last checkpoint.
+    until(|| is_free(index.parent().unwrap()), "the store has ended");
+    let engine = open_sled(index).unwrap();
     let mut changes = Vec::new();
     let mut visit = |key: &[u8], value: Bytes| {
         let flipped = value.iter().map(|byte| byte ^ 1).collect();
