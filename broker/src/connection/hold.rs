@@ -25,8 +25,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// messages that stay in memory.
 const STAYING_BYTES: usize = 64 * 1024;
 
-/// What one step of a publish may add to memory: the entry of a message in a queue.
-const STEP_BYTES: usize = 128;
+/// What a publish adds to memory for each queue: the entry of the message there.
+const ENTRY_BYTES: usize = 128;
 
 #[derive(Debug)]
 pub(super) struct PublisherHold {
@@ -64,7 +64,7 @@ impl PublisherHold {
         self.has_published && self.turn.is_none() && is_short()
     }
 
-    /// Whether a unit of work ends because its turn does, after these bytes and this work.
+    /// Whether a unit of work ends because its turn does, after these bytes and these publishes.
     pub(super) fn is_turn_over(&self, used: usize, effects: &Effects) -> bool {
         let is_over = |turn: &PublisherTurn| turn.is_over(memory_for(used, effects));
         self.turn.as_ref().is_some_and(is_over)
@@ -169,7 +169,7 @@ impl PublisherHold {
 /// What a unit of work may have added to memory, in bytes, that took so many bytes from the client:
 /// a small message can go to very many queues.
 fn memory_for(used: usize, effects: &Effects) -> usize {
-    used + effects.spent() as usize * STEP_BYTES
+    used + effects.published() as usize * ENTRY_BYTES
 }
 
 /// The turn, once it is given.

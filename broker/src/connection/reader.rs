@@ -217,7 +217,8 @@ impl ConnectionReader {
     /// Waits where publishers are held.
     async fn hold(&mut self, watched: &mut ConnectionWatch<'_>) -> Result<(), ReadEnd> {
         if self.hold.is_due(self.context.broker.alarm_state()) && !self.is_committing() {
-            let has_input = !watched.input.waiting().is_empty();
+            // A publish that has begun waits for nothing that the client sends.
+            let has_input = !watched.input.waiting().is_empty() || self.continuing.is_some();
             let turn = watched.wait(self.hold.wait(&self.context, has_input));
             let turn = turn.await?;
             self.hold.go_on(turn);

@@ -133,6 +133,8 @@ pub(crate) struct Effects {
     pub(crate) detaching: Vec<(Arc<str>, Arc<str>)>,
     /// Whether a message that was published stays in memory; `None` if none was.
     stays_in_memory: Option<bool>,
+    /// Publishes to queues.
+    published: u32,
     /// Messages that are gone, to be freed outside the unit of work because they are many.
     pub(crate) garbage: Vec<QueuedMessage>,
     limit: StepBudget,
@@ -163,6 +165,7 @@ impl Effects {
             unpumped: Vec::new(),
             detaching: Vec::new(),
             stays_in_memory: None,
+            published: 0,
             garbage: Vec::new(),
             limit: StepBudget::FULL,
             spent: 0,
@@ -247,7 +250,13 @@ impl Effects {
 
     /// Notes a publish to a queue, and whether the message waits there in memory alone.
     pub(crate) fn note_published(&mut self, stays: bool) {
+        self.published = self.published.saturating_add(1);
         self.stays_in_memory = Some(stays || self.stays_in_memory == Some(true));
+    }
+
+    /// Publishes to queues, each queue counted.
+    pub(crate) fn published(&self) -> u32 {
+        self.published
     }
 
     /// Whether any message that was published waits in memory alone; `None` if none was published.
