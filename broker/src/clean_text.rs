@@ -3,7 +3,7 @@
 /// The maximum length of a cleaned text in characters.
 const LONGEST: usize = 255;
 
-/// Replaces every character that could move the cursor, hide text or begin a new line by `?`, and
+/// Replaces most characters that could move the cursor, hide text or begin a new line by `?`, and
 /// cuts the text to 255 characters.
 ///
 /// ```text

@@ -1,4 +1,5 @@
-//! Queue and topology to store and back; the only file that names the storage crate.
+//! Saves queues and definitions in the store and reads them back; the only file that names the
+//! storage crate.
 //!
 //! A [`QueueStore`] is a durable queue's place in the store: one store queue for each of its
 //! priorities, so that each is in order of its positions. Topology is kept as
@@ -107,7 +108,7 @@ fn after_queues(topology: &[Definition]) -> u64 {
     ends.max().unwrap_or(1)
 }
 
-/// Topology's way to the store.
+/// Saves definitions in the store.
 #[derive(Debug, Clone)]
 pub struct DefinitionStore {
     store: Store,
@@ -281,8 +282,8 @@ impl QueueStore {
         Ok(last)
     }
 
-    /// Reads a slice; blocks on the disk. Damaged messages are left where they are, told, and
-    /// stepped over.
+    /// Reads a slice; blocks on the disk. Damaged messages stay where they are, and are logged and
+    /// skipped.
     pub(crate) fn read(
         &self,
         level: u8,

@@ -324,7 +324,7 @@ impl Handover {
         }
     }
 
-    /// Makes a batch durable in the eyes of everybody and gives its memory back.
+    /// Publishes that a batch is durable, and gives its memory back.
     pub(crate) fn finish(&self, batch: CommitBatch) {
         if batch.through == 0 {
             return;

@@ -7,8 +7,9 @@
 //! Where a message's bytes are:
 //!
 //! 1. From the call until its commit in a chunk of its queue ([`pending`]). A batch gathers, is
-//!    closed, and is committed. A message that is settled before its batch is committed is never
-//!    written; if its publisher waits for a confirm, it must be settled while the batch gathers.
+//!    closed, and is committed. A message that is settled before the committer takes its batch
+//!    is never written. If its publisher waits for a confirm, or it is a dead letter, it must be
+//!    settled while the batch gathers.
 //! 2. Then in a group in a frame of a segment ([`frame`], [`log`]); a body of more than 1 MiB in a
 //!    file of its own. A run of the queue says where ([`extent`], [`index`]). The chunk is given
 //!    back when the frame is durable.

@@ -16,7 +16,7 @@ pub struct QueueId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub u64);
 
-/// A point in the store's log: what was done under it is durable once
+/// The number of a batch of changes: what was done under it is durable once
 /// [`durable`](crate::Store::durable) has reached it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Ticket(pub(crate) u64);

@@ -165,7 +165,7 @@ impl Channel {
         }
     }
 
-    /// The channel ends: a publish that has reached some of its queues reaches all. True when
+    /// The channel ends: the publish, commit or settle that has begun is finished. True when
     /// nothing is left to do, false when the budget is spent.
     pub(super) fn finish_work(&mut self, effects: &mut Effects) -> bool {
         while let Some(continuation) = self.continuation.take_if(|_| !effects.is_spent()) {

@@ -17,7 +17,7 @@ use crate::queue::{Disposition, Queue};
 use crate::tap::{EXCERPT_BYTES, TapEvent, What};
 use crate::wire::reply;
 
-/// So many deliveries are handed back in one step. Where more are named, the unit of work may end
+/// The most deliveries that one step settles. Where more are named, the unit of work may end
 /// in between.
 pub(super) const AT_ONCE: usize = 1024;
 /// Room for deliveries that a channel keeps between two settles.

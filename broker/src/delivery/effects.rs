@@ -1,6 +1,6 @@
 //! Side effects of one unit of work: writers to wake, dead letters to route, queues to remove,
-//! timers to set, confirms to release. Depends on `confirms`, `outbox`,
-//! `queue`, `stats` and `budget`.
+//! timers to set, confirms to release. Depends on `confirms`, `outbox`, `queue`, `stats` and
+//! `budget`.
 //!
 //! A unit of work is one read of a connection, one expiry of the clock, or one call from outside.
 //! Its effects are carried out after all locks are released, so a queue never locks another queue.

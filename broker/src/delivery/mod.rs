@@ -16,7 +16,7 @@
 //! - [`cascade`]: dead letters on their way, and those that wait for a later unit of work.
 //! - [`budget`]: how much one unit of work may do.
 //!
-//! `queue` and the first five use each other, and nothing above them. Lock order: queue → ledger
+//! `queue` and the first four use each other, `cascade` uses them. Lock order: queue → ledger
 //! → outbox, and queue → confirms → outbox.
 
 pub(crate) mod budget;

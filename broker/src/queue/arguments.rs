@@ -2,8 +2,8 @@
 //! its texts.
 //!
 //! Unknown arguments are kept and mean nothing. `x-queue-type=quorum` is an ordinary durable queue
-//! that also accepts the arguments which only quorum queues have (they are kept and mean nothing
-//! either); `stream` is refused. Relies on field tables alone.
+//! that also accepts the arguments which only quorum queues or streams have (they are kept and mean
+//! nothing either); `stream` is refused. Relies on field tables alone.
 
 use crate::wire::table::{Table, Value};
 

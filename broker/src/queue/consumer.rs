@@ -284,7 +284,7 @@ impl Consumers {
         (None, unwilling)
     }
 
-    /// Everybody, for a queue that goes.
+    /// Removes all consumers, because the queue is deleted.
     pub(crate) fn take_all(&mut self) -> Vec<Arc<Consumer>> {
         if let ConsumerChoice::Single(active) = &mut self.choice {
             *active = None;

@@ -1,4 +1,4 @@
-//! The ready messages of one priority, most of a long line's bodies left in the store. Relies on
+//! The ready messages of one priority, most of a long queue's bodies left in the store. Relies on
 //! `queued` and `persist` (the budget).
 //!
 //! A level is, from its head on: messages that came back, a window in memory, and a gap whose
@@ -98,7 +98,7 @@ impl LoadRequest {
 pub(crate) enum LoadNeed {
     /// A consumer waits for the next message.
     Now,
-    /// The line is running out of messages in memory.
+    /// The queue is running out of messages in memory.
     Soon,
 }
 
@@ -130,7 +130,7 @@ pub(super) struct PriorityLevel {
     tail: VecDeque<QueuedMessage>,
 }
 
-/// What stands at the head of the line.
+/// What is at the head of the queue.
 pub(crate) enum Head<'a> {
     QueuedMessage(&'a QueuedMessage),
     /// The next message lies in the store and is being read, or should be.

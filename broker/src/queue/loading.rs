@@ -1,4 +1,4 @@
-//! Bringing the next slice of a long line back from the store. Relies on `ready` and `persist`;
+//! Bringing the next slice of a long queue back from the store. Relies on `ready` and `persist`;
 //! blocks on the disk, so it runs on a thread of its own.
 
 use std::sync::Arc;

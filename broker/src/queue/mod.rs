@@ -1,9 +1,9 @@
-//! An ordered line of messages and the consumers that wait at its head.
+//! A queue: its ready messages in order, and its consumers.
 //!
 //! A consumer is given messages in one place only, [`QueueState::pump`]; a message also leaves by
-//! `basic.get`, by the limits, by a purge and with its queue. Publishing, settling,
-//! requeueing and a writer that has room again all change the state and then pump; direct hand-off
-//! is the case where the line was empty. Relies on `persist` for what must survive, on `ledger` and
+//! `basic.get`, by the limits, by a purge and with its queue. Publishing, settling, requeueing and
+//! a writer that has room again all change the state and then pump; direct hand-off is the case
+//! where no message was ready. Relies on `persist` for what must survive, on `ledger` and
 //! `outbox` through its consumers, and on `effects` for what is left to do without the lock.
 //!
 //! # Cost
@@ -225,7 +225,7 @@ impl Queue {
         }
     }
 
-    /// Puts a message into the line and hands out what can be handed out.
+    /// Appends a message, and delivers what consumers have credit for.
     pub(crate) fn publish(
         self: &Arc<Self>,
         message: &Message,
@@ -244,7 +244,7 @@ impl Queue {
         let entry = state.entry(self, message, confirm_mode);
         let (level, is_transient) = (entry.level, entry.is_transient());
         let ticket = if !state.ready.is_empty() || state.consumers.is_empty() {
-            // It cannot leave at once, so the store has it first: a long line keeps no body of it.
+            // It cannot leave at once, so the store has it first: a long queue keeps no body of it.
             let mut entry = entry;
             let ticket = QueueState::append(self, &mut entry)?;
             let keep_in_memory = !state.consumers.is_empty();
@@ -425,7 +425,7 @@ impl Queue {
         limits::arm(self, &mut state, effects);
     }
 
-    /// Waits until the consumers have nearly emptied the line.
+    /// Waits until the consumers have nearly emptied the queue.
     pub(crate) async fn drained(&self) {
         let drained = self.drained.notified();
         let is_long = self.with(|state| {

@@ -26,7 +26,7 @@ pub(crate) struct ReadyMessages {
 }
 
 impl ReadyMessages {
-    /// A line with the priorities 0 to `max_priority`, in which no message lives longer than
+    /// Ready messages with the priorities 0 to `max_priority`, of which none lives longer than
     /// `ttl_ms`.
     pub(crate) fn new(max_priority: u8, ttl_ms: Option<u64>, budget: Arc<WindowBudget>) -> Self {
         Self {

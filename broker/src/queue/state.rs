@@ -300,7 +300,7 @@ impl QueueState {
         }
     }
 
-    /// Asks for the next slice when the line is running out of messages in memory.
+    /// Asks for the next slice when the queue is running out of messages in memory.
     pub(super) fn want_load(&mut self, queue: &Arc<Queue>, need: LoadNeed, effects: &mut Effects) {
         if !self.ready.has_gap() || self.is_unreadable(effects) {
             return;
