@@ -302,9 +302,9 @@ pub(super) fn put(
     Ok((before.is_some(), ticket?))
 }
 
-/// Saves a definition. Changes of users and permissions are saved while the lock of the users is held:
-/// the store has them in the order in which they took effect, and nothing that is taken away comes
-/// back with a restart.
+/// Saves a definition. Changes of users and permissions are saved while the lock of the users is
+/// held: the store has them in the order in which they took effect, and nothing that is taken away
+/// comes back with a restart.
 fn save(api: &Api, definition: &Definition) -> Result<Ticket, ApiError> {
     let saved = api.broker.definitions.save(definition);
     Ok(saved.map_err(crate::fault::Fault::from)?)

@@ -7,8 +7,9 @@
 //! agent while fewer than [`MAX_WAITING`] of them, with less than [`MAX_WAITING_BYTES`], do. The
 //! rest are parked in queue order, with long bodies in a file. If other users have more messages
 //! here than a queue holds, or more than [`MAX_PARKED_BYTES`] are parked, the oldest parked message
-//! of the user with the most parked messages becomes a dead letter. No round is requested while [`MAX_PENDING_WRITES`] bodies and dead
-//! letters are being written, so a slow disk slows the broker down and not the terminal.
+//! of the user with the most parked messages becomes a dead letter. No round is requested while
+//! [`MAX_PENDING_WRITES`] bodies and dead letters are being written, so a slow disk slows the
+//! broker down and not the terminal.
 //!
 //! Relies on the disk thread and on the table of messages.
 
@@ -33,8 +34,8 @@ const LONG_BODY: usize = 8 << 10;
 const MAX_PENDING_WRITES: usize = 32;
 /// Maximum number of messages of other users; beyond it some become dead letters.
 const MAX_OF_OTHERS: usize = MAX_LENGTH as usize;
-/// Maximum bytes of parked bodies, which are mostly on the disk; beyond it some messages become dead
-/// letters. Without it, others' texts could fill a disk, on which the own user's then wait.
+/// Maximum bytes of parked bodies, which are mostly on the disk; beyond it some messages become
+/// dead letters. Without it, others' texts could fill a disk, on which the own user's then wait.
 const MAX_PARKED_BYTES: usize = 128 << 20;
 // `send` relies on this.
 const _: () = assert!(MAX_WAITING + 2 * SESSION_PREFETCH as usize == SESSION_HOLDS as usize);
