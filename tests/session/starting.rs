@@ -131,7 +131,7 @@ fn a_probe_says_which_signals_an_agent_gives() {
         "✓ prompt       empty, looks as in claude",
         "✓ title        \"✳ Claude Code\"",
         "✓ hooks        the hook SessionStart",
-        "✓ second way   a hook waits",
+        "✓ second way   a waiting hook can deliver messages without the keyboard",
         "✓ send         ",
     ] {
         assert!(said.contains(line), "no `{line}` in\n{said}");
