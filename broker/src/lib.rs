@@ -342,14 +342,8 @@ pub(crate) mod tests {
     /// A durable queue.
     pub(crate) fn declare(broker: &Arc<BrokerState>, name: &str) -> Arc<queue::Queue> {
         let declare = vhost::Declare {
-            name,
             durable: true,
-            exclusive: false,
-            auto_delete: false,
-            is_server_named: false,
-            arguments: wire::table::Table::new(),
-            connection: 1,
-            limit: usize::MAX,
+            ..vhost::Declare::transient(name)
         };
         let mut effects = broker.begin();
         let declared = broker

@@ -58,14 +58,8 @@ mod tests {
         let mut arguments = Table::new();
         arguments.set("x-expires", Value::Int(1_000));
         let declare = Declare {
-            name: "q",
-            durable: false,
-            exclusive: false,
-            auto_delete: false,
-            is_server_named: false,
             arguments,
-            connection: 1,
-            limit: usize::MAX,
+            ..Declare::transient("q")
         };
         let vhost = broker.vhost("/").unwrap();
         let declared = vhost.declare_queue(declare, &mut Effects::new(1_000));

@@ -199,25 +199,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::queue::Queue;
-    use crate::queue::dead_letter::Spread;
-    use crate::queue::message::MessageFacts;
-    use crate::wire::content::MessageContent;
 
     fn to(targets: Vec<Arc<Queue>>) -> FanOut {
-        let content = MessageContent {
-            exchange: b"",
-            routing_key: b"q",
-            properties: &[0, 0],
-            body: b"x",
-        };
-        let facts = MessageFacts {
-            persistent: false,
-            priority: 0,
-            published_ms: 0,
-            ttl_ms: None,
-            spread: Spread::NONE,
-        };
-        let message = Message::assemble(content, facts);
+        let message = Message::transient((b"", b"q"), b"x");
         FanOut::new(message, targets.into(), true, PublishReply::Never)
     }
 

@@ -260,26 +260,11 @@ mod tests {
         reason = "what is kept to be dropped is looked at here alone"
     )]
     use super::*;
-    use crate::queue::dead_letter::{Reason, Spread};
-    use crate::queue::message::MessageFacts;
+    use crate::queue::dead_letter::Reason;
     use crate::tests::opened;
-    use crate::wire::content::MessageContent;
 
     fn message() -> Message {
-        let content = MessageContent {
-            exchange: b"",
-            routing_key: b"q",
-            properties: &[0, 0],
-            body: b"x",
-        };
-        let facts = MessageFacts {
-            persistent: false,
-            priority: 0,
-            published_ms: 0,
-            ttl_ms: None,
-            spread: Spread::NONE,
-        };
-        Message::assemble(content, facts)
+        Message::transient((b"", b"q"), b"x")
     }
 
     fn letter(queue: &Arc<Queue>, stored: Option<(u8, u64)>) -> DeadLetter {

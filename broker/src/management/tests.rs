@@ -11,7 +11,6 @@ use super::auth::{Caller, SignIn};
 use super::{About, Api, HttpScheme, SharedApi};
 use crate::lock::{lock, read};
 use crate::vhost::Declare;
-use crate::wire::table::Table;
 use crate::{Broker, BrokerConfig, FirstUser};
 
 pub(super) struct TestApi {
@@ -58,15 +57,11 @@ impl TestApi {
         let vhost = broker.vhost("/").unwrap();
         for number in 0..count {
             let mut effects = broker.begin();
+            let name = format!("queue-{number}");
             let declare = Declare {
-                name: &format!("queue-{number}"),
-                durable: false,
-                exclusive: false,
-                auto_delete: false,
-                is_server_named: false,
-                arguments: Table::new(),
                 connection: 0,
                 limit: broker.limits.queues,
+                ..Declare::transient(&name)
             };
             let declared = vhost.declare_queue(declare, &mut effects);
             broker.end(effects);

@@ -286,6 +286,27 @@ impl Message {
 }
 
 #[cfg(test)]
+impl Message {
+    /// A message without properties that no store keeps.
+    pub(crate) fn transient((exchange, routing_key): (&[u8], &[u8]), body: &[u8]) -> Self {
+        let content = MessageContent {
+            exchange,
+            routing_key,
+            properties: b"\0\0",
+            body,
+        };
+        let facts = MessageFacts {
+            persistent: false,
+            priority: 0,
+            published_ms: 0,
+            ttl_ms: None,
+            spread: Spread::NONE,
+        };
+        Self::assemble(content, facts)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;

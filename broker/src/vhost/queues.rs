@@ -28,6 +28,23 @@ pub(crate) struct Declare<'a> {
     pub(crate) limit: usize,
 }
 
+#[cfg(test)]
+impl<'a> Declare<'a> {
+    /// A queue without arguments that no store keeps, for connection 1.
+    pub(crate) fn transient(name: &'a str) -> Self {
+        Self {
+            name,
+            durable: false,
+            exclusive: false,
+            auto_delete: false,
+            is_server_named: false,
+            arguments: Table::new(),
+            connection: 1,
+            limit: usize::MAX,
+        }
+    }
+}
+
 /// The result of a declare.
 #[derive(Debug)]
 pub(crate) struct Declared {
@@ -300,14 +317,9 @@ mod tests {
 
     fn declare(broker: &Arc<BrokerState>, name: &str, connection: u64, exclusive: bool) {
         let declare = Declare {
-            name,
-            durable: false,
             exclusive,
-            auto_delete: false,
-            is_server_named: false,
-            arguments: Table::new(),
             connection,
-            limit: usize::MAX,
+            ..Declare::transient(name)
         };
         let mut effects = broker.begin();
         let vhost = broker.vhost("/").unwrap();

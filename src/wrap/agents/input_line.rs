@@ -459,12 +459,12 @@ mod tests {
     #[test]
     fn a_line_in_shell_mode_is_not_read_as_empty() {
         // opencode draws the same box, and removes the `!` that began the mode.
-        let foot = "  ┃\n  ┃  Shell\n  ╹▀▀▀▀▀▀▀▀\n   /work          esc exit shell mode";
+        let foot = "  ┃\n  ┃  Shell\n  ╹▀▀▀▀\n   /work          esc exit shell mode";
         for inside in ["¦", "¦Run a command… \"pwd\"", "half a command¦"] {
             let screen = format!("\n\n  ┃\n  ┃  {inside}\n{foot}");
             assert_eq!(read("opencode", &screen).input, Input::Shell, "{inside}");
         }
-        let codex = format!("› hello\n\n• hi\n\n! ¦{CODEX_FOOT}\n       Shell mode · 1 warning");
+        let codex = format!("› hello\n\n• hi\n\n! ¦{CODEX_FOOT}\n  Shell mode · 1 warning");
         assert_eq!(read("codex", &codex).input, Input::Shell);
     }
 }

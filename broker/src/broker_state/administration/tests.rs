@@ -59,14 +59,8 @@ async fn nothing_is_declared_in_a_vhost_that_is_deleted() {
         arguments: Table::new(),
     };
     let declare = Declare {
-        name: "q",
         durable: true,
-        exclusive: false,
-        auto_delete: false,
-        is_server_named: false,
-        arguments: Table::new(),
-        connection: 1,
-        limit: usize::MAX,
+        ..Declare::transient("q")
     };
     let mut effects = broker.begin();
     for refused in [

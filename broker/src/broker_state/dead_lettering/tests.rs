@@ -33,14 +33,8 @@ fn declare(broker: &Arc<BrokerState>, name: &str, source: &str, dead: Option<&st
         arguments.set("x-max-length", Value::Int(0));
     }
     let declare = Declare {
-        name,
-        durable: false,
-        exclusive: false,
-        auto_delete: false,
-        is_server_named: false,
         arguments,
-        connection: 1,
-        limit: usize::MAX,
+        ..Declare::transient(name)
     };
     let mut effects = broker.begin();
     let queue = vhost.declare_queue(declare, &mut effects).unwrap().queue;

@@ -4,29 +4,13 @@
 use super::*;
 use crate::delivery::confirms::Confirms;
 use crate::delivery::ledger::{Ledger, Which};
-use crate::queue::dead_letter::Spread;
-use crate::queue::message::MessageFacts;
 use crate::queue::{ConfirmMode, GetMode, Queue};
-use crate::wire::content::MessageContent;
 
 /// Enough to be reported at once.
 static BODY: [u8; 100_000] = [7; 100_000];
 
 fn message() -> Message {
-    let content = MessageContent {
-        exchange: b"",
-        routing_key: b"q",
-        properties: b"\0\0",
-        body: &BODY,
-    };
-    let facts = MessageFacts {
-        persistent: false,
-        priority: 0,
-        published_ms: 0,
-        ttl_ms: None,
-        spread: Spread::NONE,
-    };
-    Message::assemble(content, facts)
+    Message::transient((b"", b"q"), &BODY)
 }
 
 /// Each ack made room for the next delivery, and the transaction kept every body.

@@ -222,25 +222,9 @@ impl Buf for Sending<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::queue::dead_letter::Spread;
-    use crate::queue::message::MessageFacts;
-    use crate::wire::content::MessageContent;
 
     fn message(body: &[u8]) -> Message {
-        let content = MessageContent {
-            exchange: b"ex",
-            routing_key: b"key",
-            properties: &[0, 0],
-            body,
-        };
-        let facts = MessageFacts {
-            persistent: false,
-            priority: 0,
-            published_ms: 0,
-            ttl_ms: None,
-            spread: Spread::NONE,
-        };
-        Message::assemble(content, facts)
+        Message::transient((b"ex", b"key"), body)
     }
 
     /// Returns what a socket receives that accepts at most `at_once` bytes in each write.
