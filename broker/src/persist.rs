@@ -34,7 +34,7 @@ pub(crate) struct OpenedStore {
     pub(crate) store: Store,
     pub(crate) definitions: DefinitionStore,
     pub(crate) topology: Vec<Definition>,
-    /// Every stored definition could be decoded: what is not in `topology` does not exist.
+    /// Whether every stored definition was decoded, so that nothing exists that `topology` lacks.
     pub(crate) is_whole: bool,
     /// Waiting messages, by number in the store.
     pub(crate) messages: HashMap<u64, Recovered>,

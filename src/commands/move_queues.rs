@@ -42,7 +42,7 @@ struct MovedQueue {
     stays: Option<String>,
 }
 
-/// What is left at the source in the end.
+/// What remains at the source after the last round.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leftover {
     /// What came during the move, with its queue: the source goes on.

@@ -315,7 +315,7 @@ pub(super) async fn ask(
                     answers.push(answer);
                     since = Instant::now();
                 }
-                // A blocked connection takes no ack: what is under way is all then.
+                // A blocked broker reads no ack. Then only the answers already sent arrive.
                 let acked = delivery.acker.ack(BasicAckOptions::default());
                 let _ = before(until, acked).await;
             }
@@ -327,7 +327,8 @@ pub(super) async fn ask(
     Ok(answers)
 }
 
-/// Nobody else's answer is read: it may be as long as the broker allows.
+/// Reads an answer of the given user. Other users' answers are not parsed, because they may be of
+/// any length that the broker allows.
 fn read_answer(delivery: &lapin::message::Delivery, user: &str) -> Option<Answer> {
     if !is_from(delivery, user, "") {
         return None;

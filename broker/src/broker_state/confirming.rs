@@ -1,5 +1,5 @@
-//! Releases confirms: those of one unit of work at its end, and those that wait for the store, in
-//! as many units of work as that takes, when it gets there. Relies on `delivery/confirms.rs`.
+//! Releases confirms: those of one unit of work at its end, and those that wait for the store when
+//! it is durable that far, over as many units of work as needed. Relies on `delivery/confirms.rs`.
 
 use std::sync::Arc;
 
@@ -54,8 +54,8 @@ impl BrokerState {
                 return true;
             };
             effects.spend(RELEASE);
-            // What waits for more is listed behind what is durable now, so this loop ends. Progress
-            // since then is announced, and begins it anew.
+            // A channel that waits for more is listed under a later ticket, so this loop ends. If
+            // the store has progressed meanwhile, it announces that, and this task runs again.
             if let Left::Unlisted(ticket) = confirms.release_listed(durable, effects) {
                 self.awaiting.add(ticket, &confirms);
             }

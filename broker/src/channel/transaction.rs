@@ -87,7 +87,7 @@ pub(super) struct Commit {
     current: Option<FanOut>,
     settles: Peekable<std::vec::IntoIter<(UnsettledDelivery, Disposition)>>,
     last: Ticket,
-    /// A queue has refused a publish. All the rest is done, and then the commit fails.
+    /// Whether a queue refused a publish. The commit completes everything else, and then fails.
     is_refused: bool,
     /// One commit of the store: after a crash the transaction is whole or absent.
     _whole: Together,

@@ -221,7 +221,8 @@ impl LetterBacklog {
         };
         let is_under_way = self.count_route(&cascade);
         if !cascade.steps.is_empty() {
-            // Behind a route that came meanwhile: a long one would wait for it for ever.
+            // Placed behind a route that was added meanwhile. In front of it, this letter would
+            // wait for that route, which could not continue.
             let routes = others.iter().take_while(|other| other.is_under_way());
             let at = if is_under_way { 0 } else { routes.count() };
             others.insert(at, cascade);

@@ -421,7 +421,7 @@ mod tests {
         assert_eq!(lock(&visitors.users).visits.len(), 1);
     }
 
-    /// Serves one client whose limits, if `changed` says so, are short.
+    /// Serves one client, with the limits that `changed` sets.
     fn served(
         router: Router,
         changed: impl FnOnce(&mut Door),

@@ -221,8 +221,8 @@ impl PriorityLevel {
     /// Leaves what is in memory to the store, where the store has all of it. Returns the last
     /// position of it that a client has had.
     ///
-    /// While clients hold messages of the queue, or dead letters of it are on their way, all that
-    /// has been taken before stays: the store would give what is out once more.
+    /// While clients hold messages of the queue, or dead letters of it are on their way, messages
+    /// that were loaded before stay in memory: the store would return the missing ones again.
     pub(super) fn unload(
         &mut self,
         rest: UnloadRest,

@@ -29,7 +29,7 @@ impl ImportPlan<'_> {
         outcome
     }
 
-    /// Refuses a caller who has lost meanwhile what lets it bring the document in.
+    /// Fails if the caller has lost the right to import this document.
     fn check_caller(&self) -> Result<(), ApiError> {
         match self.into {
             Some(_) => self.caller.check_unchanged(self.api),

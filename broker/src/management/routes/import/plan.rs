@@ -157,8 +157,8 @@ impl<'a> ImportPlan<'a> {
         }
     }
 
-    /// Reads a document, of which each line goes when it is read: the plan takes its place. The
-    /// first line that cannot be, or that the caller may not declare, ends it.
+    /// Reads a document into the plan, and drops each line after it. Fails at the first line that
+    /// is invalid, or that the caller may not declare.
     pub(super) fn read(&mut self, mut document: Map<String, Value>) -> Result<(), ApiError> {
         type PlanReader<'a> = fn(&mut ImportPlan<'a>, &Value) -> Result<(), LineRefusal>;
         let whole: [(&str, &str, PlanReader<'a>); 3] = [
