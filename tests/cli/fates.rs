@@ -202,16 +202,7 @@ fn a_message_that_expired_after_its_session_ended_is_not_said_to_stay() {
     let session = Wrapped::open(&place, "peer", &[]);
     place.ok(["pause", "peer"]);
     let send = |more: &[&str]| {
-        let wait = [
-            "send",
-            "--to",
-            "peer",
-            "-m",
-            "x",
-            "--wait",
-            "--timeout",
-            "8",
-        ];
+        let wait = ["send", "peer", "x", "--wait", "--timeout", "8"];
         let mut command = place.command();
         command.args(wait).args(more);
         let mut child = command
