@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Channel, Next};
+use super::{Channel, FrameResult};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::memory;
@@ -22,7 +22,7 @@ impl Channel {
         count: u16,
         global: bool,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         if size != 0 {
             return Err(Fault::connection(
                 ReplyCode::NotImplemented,
@@ -37,14 +37,14 @@ impl Channel {
             self.view.prefetch.store(self.prefetch, Relaxed);
         }
         self.send(effects, |out, channel| reply::bare(out, channel, 60, 11));
-        Ok(Next::On)
+        Ok(FrameResult::Done)
     }
 
     pub(super) fn consume(
         &mut self,
         consume: Consume<'_>,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         if consume.queue == REPLY_TO {
             return self.consume_replies(consume, effects);
         }
@@ -93,7 +93,7 @@ impl Channel {
         subscribed?;
         // The permission may have been withdrawn before the queue knew the consumer.
         super::access::check_read_queue(&self.context, queue.name())?;
-        Ok(Next::On)
+        Ok(FrameResult::Done)
     }
 
     /// The tag that the client chose, or an unused one.
@@ -122,7 +122,7 @@ impl Channel {
         &mut self,
         consume: Consume<'_>,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let tag = self.consumer_tag(consume.consumer_tag)?;
         if self.replies.is_some() {
             return Err(Fault::precondition("reply consumer already set"));
@@ -144,7 +144,7 @@ impl Channel {
             });
         }
         self.replies = Some((token, tag));
-        Ok(Next::On)
+        Ok(FrameResult::Done)
     }
 
     /// What a `reply-to` of [`REPLY_TO`] becomes; None for every other.
@@ -163,7 +163,7 @@ impl Channel {
         tag: &str,
         no_wait: bool,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         if let Some((queue, consumer)) = self.consumers.remove(tag) {
             queue.unsubscribe(&consumer, effects)?;
             self.view.consumers.store(
@@ -176,7 +176,7 @@ impl Channel {
         if !no_wait {
             self.send(effects, |out, channel| reply::cancel_ok(out, channel, tag));
         }
-        Ok(Next::On)
+        Ok(FrameResult::Done)
     }
 
     pub(super) fn get(
@@ -184,7 +184,7 @@ impl Channel {
         queue: &str,
         no_ack: bool,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let queue = self.readable_queue(queue)?;
         let mode = if no_ack {
             GetMode::Acked
@@ -209,7 +209,7 @@ impl Channel {
                 );
                 return Err(Fault::precondition(reason));
             }
-            GetResult::Loading | GetResult::Held => return Ok(Next::Again),
+            GetResult::Loading | GetResult::Held => return Ok(FrameResult::Retry),
             GetResult::Delivery {
                 tag,
                 message,
@@ -223,7 +223,7 @@ impl Channel {
                 });
             }
         }
-        Ok(Next::On)
+        Ok(FrameResult::Done)
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::routes::TargetQueues;
 use super::settle::Settle;
 use super::transaction::Commit;
-use super::{Channel, Farewell, Next};
+use super::{Channel, Farewell, FrameResult};
 use crate::delivery::confirms::{ConfirmState, Confirms};
 use crate::delivery::effects::Effects;
 use crate::fault::Fault;
@@ -108,16 +108,16 @@ impl Channel {
         &mut self,
         mut publish: FanOut,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         effects.spend(1);
         if !self.offer_and_return(&mut publish, effects)? {
             self.continuation = Some(Continuation::Publish(publish));
-            return Ok(Next::Continues);
+            return Ok(FrameResult::Unfinished);
         }
         if let PublishReply::ByConfirm(confirms, tag) = &publish.reply {
             confirms.set(*tag, publish.confirm_state, effects);
         }
-        Ok(Next::On)
+        Ok(FrameResult::Done)
     }
 
     /// Does a part of a publish; at its end returns what no queue has taken. True at the end.
@@ -155,9 +155,9 @@ impl Channel {
     }
 
     /// Goes on with what the unit of work before had no budget for.
-    pub(crate) fn go_on(&mut self, effects: &mut Effects) -> Result<Next, Fault> {
+    pub(crate) fn go_on(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
         match self.continuation.take() {
-            None => Ok(Next::On),
+            None => Ok(FrameResult::Done),
             Some(Continuation::Publish(publish)) => self.fan_out(publish, effects),
             Some(Continuation::Commit(commit)) => self.commit(commit, effects),
             Some(Continuation::Settle(settle)) => self.go_on_settling(settle, effects),

@@ -1,6 +1,6 @@
 //! One channel: which methods its client may send, in which order, and what they do. Finds queues
-//! and exchanges through `vhost`; messages move in `queue`. Nothing awaits here: a [`Next`] says
-//! what the connection must wait for.
+//! and exchanges through `vhost`; messages move in `queue`. Nothing awaits here: a [`FrameResult`]
+//! says what the connection must wait for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -65,17 +65,19 @@ impl ConnectionContext {
     }
 }
 
-/// What the connection does next.
+/// What became of a frame. The connection's reader decides by it what it reads next.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    On,
-    /// Send these frames once the store is durable up to the ticket, and read nothing of this
-    /// connection before.
-    Wait(Ticket, Vec<u8>),
-    /// The same frame again once a queue has loaded its next messages.
-    Again,
-    /// The budget was too small: [`Channel::go_on`] before any other frame of the connection.
-    Continues,
+pub(crate) enum FrameResult {
+    /// The frame is done with: the reader goes on with the next one.
+    Done,
+    /// These frames must be sent once the store is durable up to the ticket. The reader reads
+    /// nothing of this connection before.
+    WaitForStore(Ticket, Vec<u8>),
+    /// The same frame must be received again once a queue has loaded its next messages.
+    Retry,
+    /// The budget was too small: the reader must call [`Channel::go_on`] before it passes any other
+    /// frame of the connection.
+    Unfinished,
     /// The channel is closed.
     Closed,
 }
@@ -192,7 +194,7 @@ impl Channel {
         &mut self,
         frame: Frame<'_>,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         if matches!(self.phase, ChannelState::Closed) {
             return Ok(self.receive_closing(frame, effects));
         }
@@ -205,21 +207,25 @@ impl Channel {
     }
 
     /// After `channel.close` by the server, only its answer and a close of the client's own count.
-    fn receive_closing(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Next {
+    fn receive_closing(&mut self, frame: Frame<'_>, effects: &mut Effects) -> FrameResult {
         if frame.kind != frame::METHOD {
-            return Next::On;
+            return FrameResult::Done;
         }
         match method::decode(frame.payload) {
-            Ok(Method::ChannelCloseOk) => Next::Closed,
+            Ok(Method::ChannelCloseOk) => FrameResult::Closed,
             Ok(Method::ChannelClose { .. }) => {
                 self.send(effects, |out, channel| reply::bare(out, channel, 20, 41));
-                Next::On
+                FrameResult::Done
             }
-            _ => Next::On,
+            _ => FrameResult::Done,
         }
     }
 
-    fn receive_method(&mut self, payload: &[u8], effects: &mut Effects) -> Result<Next, Fault> {
+    fn receive_method(
+        &mut self,
+        payload: &[u8],
+        effects: &mut Effects,
+    ) -> Result<FrameResult, Fault> {
         self.publishing.check_idle()?;
         let method = method::decode(payload).map_err(undecodable)?;
         match method {
@@ -231,7 +237,7 @@ impl Channel {
                     ));
                 }
                 self.publishing.begin(publish);
-                Ok(Next::On)
+                Ok(FrameResult::Done)
             }
             Method::BasicAck { tag, multiple } => self.ack(tag, multiple, effects),
             Method::BasicNack {
@@ -253,7 +259,11 @@ impl Channel {
     }
 
     /// All methods but those of the hot path.
-    fn receive_other(&mut self, method: Method<'_>, effects: &mut Effects) -> Result<Next, Fault> {
+    fn receive_other(
+        &mut self,
+        method: Method<'_>,
+        effects: &mut Effects,
+    ) -> Result<FrameResult, Fault> {
         match method {
             Method::ExchangeDeclare(declare) => self.exchange_declare(declare, effects),
             Method::ExchangeDelete {
@@ -294,12 +304,14 @@ impl Channel {
             Method::TxRollback => self.tx_rollback(effects),
             Method::ChannelFlow { active } => self.flow(active, effects),
             Method::ChannelClose { .. } => Ok(self.end(Farewell::CloseOk, effects)),
-            Method::ChannelFlowOk | Method::BasicCancelOk | Method::ChannelCloseOk => Ok(Next::On),
+            Method::ChannelFlowOk | Method::BasicCancelOk | Method::ChannelCloseOk => {
+                Ok(FrameResult::Done)
+            }
             Method::AccessRequest => {
                 self.send(effects, |out, channel| {
                     reply::MethodFrame::new(out, channel, 30, 11).u16(1).end();
                 });
-                Ok(Next::On)
+                Ok(FrameResult::Done)
             }
             Method::ChannelOpen => Err(Fault::connection(
                 ReplyCode::ChannelError,
@@ -312,17 +324,21 @@ impl Channel {
         }
     }
 
-    fn flow(&mut self, active: bool, effects: &mut Effects) -> Result<Next, Fault> {
+    fn flow(&mut self, active: bool, effects: &mut Effects) -> Result<FrameResult, Fault> {
         if !active {
             return Err(Fault::connection(ReplyCode::NotImplemented, "active=false"));
         }
         self.send(effects, |out, channel| {
             reply::MethodFrame::new(out, channel, 20, 21).u8(1).end();
         });
-        Ok(Next::On)
+        Ok(FrameResult::Done)
     }
 
-    fn confirm_select(&mut self, no_wait: bool, effects: &mut Effects) -> Result<Next, Fault> {
+    fn confirm_select(
+        &mut self,
+        no_wait: bool,
+        effects: &mut Effects,
+    ) -> Result<FrameResult, Fault> {
         match self.mode {
             ChannelMode::Transactional(_) => {
                 return Err(Fault::precondition("cannot switch from tx to confirm mode"));
@@ -342,7 +358,7 @@ impl Channel {
         if !no_wait {
             self.send(effects, |out, channel| reply::bare(out, channel, 85, 11));
         }
-        Ok(Next::On)
+        Ok(FrameResult::Done)
     }
 
     /// Appends a frame for this channel.
@@ -357,37 +373,42 @@ impl Channel {
         ticket: Ticket,
         effects: &mut Effects,
         append: impl FnOnce(&mut Vec<u8>, u16),
-    ) -> Next {
+    ) -> FrameResult {
         if ticket <= self.context.broker.store.durable() {
             self.send(effects, append);
-            return Next::On;
+            return FrameResult::Done;
         }
         let mut held = Vec::new();
         append(&mut held, self.lane.channel);
-        Next::Wait(ticket, held)
+        FrameResult::WaitForStore(ticket, held)
     }
 
     /// Closes the channel for a fault: removes its consumers, returns its messages, reports it.
-    pub(crate) fn fail(&mut self, fault: Fault, cause: (u16, u16), effects: &mut Effects) -> Next {
+    pub(crate) fn fail(
+        &mut self,
+        fault: Fault,
+        cause: (u16, u16),
+        effects: &mut Effects,
+    ) -> FrameResult {
         self.end(Farewell::Close(fault, cause), effects)
     }
 
     /// Ends the channel as far as the budget allows. When it is closed, the client is told.
-    fn end(&mut self, farewell: Farewell, effects: &mut Effects) -> Next {
+    fn end(&mut self, farewell: Farewell, effects: &mut Effects) -> FrameResult {
         if !self.close(effects) {
             self.continuation = Some(Continuation::Close(farewell));
-            return Next::Continues;
+            return FrameResult::Unfinished;
         }
         match farewell {
             Farewell::CloseOk => {
                 self.send(effects, |out, channel| reply::bare(out, channel, 20, 41));
-                Next::Closed
+                FrameResult::Closed
             }
             Farewell::Close(fault, cause) => {
                 self.send(effects, |out, channel| {
                     reply::close(out, channel, fault.code.number(), &fault.text(), cause);
                 });
-                Next::On
+                FrameResult::Done
             }
         }
     }

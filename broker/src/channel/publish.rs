@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::fan_out::{FanOut, PublishReply};
 use super::routes::TargetQueues;
-use super::{Channel, ChannelMode, Next, access, message_properties};
+use super::{Channel, ChannelMode, FrameResult, access, message_properties};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind, MemoryLevel};
@@ -79,7 +79,7 @@ impl Channel {
         &mut self,
         payload: &[u8],
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         match self.publishing.phase {
             PublishState::Idle => {
                 return Err(unexpected(
@@ -124,14 +124,14 @@ impl Channel {
         self.publishing.phase = PublishState::AwaitingBody {
             missing: header.body_size,
         };
-        Ok(Next::On)
+        Ok(FrameResult::Done)
     }
 
     pub(super) fn receive_body(
         &mut self,
         payload: &[u8],
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let missing = match self.publishing.phase {
             PublishState::AwaitingBody { missing } => missing,
             PublishState::Idle => {
@@ -162,12 +162,12 @@ impl Channel {
     /// Charges the received part of the draft to the account, and refuses more than the connection
     /// may hold. Without the limit, parts of publishes could fill the memory limit: then all
     /// publishers are paused, and no rest of a publish could be read any more.
-    fn hold_draft(&mut self) -> Result<Next, Fault> {
+    fn hold_draft(&mut self) -> Result<FrameResult, Fault> {
         let publishing = &mut self.publishing;
         let (bytes, charged) = publishing.draft.held_bytes();
         publishing.holding.set(bytes, charged);
         if publishing.holding.is_within_limit() {
-            return Ok(Next::On);
+            return Ok(FrameResult::Done);
         }
         let reason = format!(
             "unfinished publishes of more than {} bytes on one connection",
@@ -189,7 +189,7 @@ impl Channel {
     }
 
     /// The message is whole.
-    fn publish(&mut self, effects: &mut Effects) -> Result<Next, Fault> {
+    fn publish(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
         self.publishing.phase = PublishState::Idle;
         self.view.counters.published.add_alone(1);
         let place = self.publishing.draft.place();
@@ -233,7 +233,7 @@ impl Channel {
         known: Option<TargetQueues>,
         facts: MessageFacts,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let view = self.publishing.draft.view();
         let properties = message_properties::properties(view.properties)?;
         let mut headers = properties
@@ -321,13 +321,13 @@ impl Channel {
         message: Message,
         targets: TargetQueues,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let is_mandatory = self.publishing.is_mandatory;
         let reply = match &mut self.mode {
             ChannelMode::Transactional(transaction) => {
                 let accepted = (message, self.routes.generation());
                 transaction.publish(accepted, targets, is_mandatory)?;
-                return Ok(Next::On);
+                return Ok(FrameResult::Done);
             }
             ChannelMode::Confirming(confirms) => {
                 PublishReply::ByConfirm(Arc::clone(confirms), confirms.open(effects))

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::fan_out::Continuation;
-use super::{Channel, ChannelMode, Next};
+use super::{Channel, ChannelMode, FrameResult};
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, UnknownTag, UnsettledDelivery, Which, credit_consumers};
 use crate::fault::{Fault, ReplyCode};
@@ -74,7 +74,7 @@ impl Channel {
         tag: u64,
         multiple: bool,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         self.settle(which(tag, multiple), Disposition::Ack, effects)
     }
 
@@ -83,7 +83,7 @@ impl Channel {
         (tag, multiple): (u64, bool),
         requeue: bool,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let disposition = if requeue {
             Disposition::Requeue
         } else {
@@ -97,7 +97,7 @@ impl Channel {
         which: Which,
         disposition: Disposition,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let settle = Settle {
             rest: Some(which),
             disposition,
@@ -111,18 +111,18 @@ impl Channel {
         &mut self,
         mut settle: Settle,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         while let Some(which) = settle.rest {
             settle.rest = self.settle_some(which, &settle, effects)?;
             if settle.rest.is_some() && effects.is_spent() {
                 self.continuation = Some(Continuation::Settle(settle));
-                return Ok(Next::Continues);
+                return Ok(FrameResult::Unfinished);
             }
         }
         if settle.then == SettleReply::Recovered(ReplyMode::Expected) {
             self.send(effects, |out, channel| reply::bare(out, channel, 60, 111));
         }
-        Ok(Next::On)
+        Ok(FrameResult::Done)
     }
 
     fn settle_some(
@@ -222,7 +222,7 @@ impl Channel {
         requeue: bool,
         answer: ReplyMode,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         if !requeue {
             return Err(Fault::connection(
                 ReplyCode::NotImplemented,

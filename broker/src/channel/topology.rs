@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::consume::decode;
-use super::{Channel, Next, access};
+use super::{Channel, FrameResult, access};
 use crate::admission;
 use crate::delivery::effects::Effects;
 use crate::exchange::{Declaration, ExchangeType};
@@ -71,9 +71,9 @@ impl Channel {
         no_wait: bool,
         effects: &mut Effects,
         append: impl FnOnce(&mut Vec<u8>, u16),
-    ) -> Next {
+    ) -> FrameResult {
         if no_wait {
-            return Next::On;
+            return FrameResult::Done;
         }
         self.reply_after(ticket, effects, append)
     }
@@ -82,7 +82,7 @@ impl Channel {
         &mut self,
         declare: ExchangeDeclare<'_>,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let name = strip_breaks(declare.exchange);
         check_not_default(&[&name])?;
         if declare.passive {
@@ -125,12 +125,12 @@ impl Channel {
         name: &str,
         (if_unused, no_wait): (bool, bool),
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let name = strip_breaks(name);
         check_not_default(&[&name])?;
         access::check_configure_exchange(&self.context, &name)?;
         if if_unused && self.context.vhost.is_losing_bindings(&name) {
-            return Ok(Next::Again);
+            return Ok(FrameResult::Retry);
         }
         let condition = DeleteCondition {
             unused: if_unused,
@@ -190,7 +190,7 @@ impl Channel {
         &mut self,
         binding: BindMethod<'_>,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let bind = self.exchange_binding(&binding)?;
         let ticket = self.context.vhost.bind(bind)?;
         Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
@@ -202,7 +202,7 @@ impl Channel {
         &mut self,
         binding: BindMethod<'_>,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let bind = self.exchange_binding(&binding)?;
         let ticket = self.context.vhost.unbind(&bind)?;
         Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
@@ -214,7 +214,7 @@ impl Channel {
         &mut self,
         binding: BindMethod<'_>,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let bind = self.queue_binding(&binding)?;
         let ticket = self.context.vhost.bind(bind)?;
         Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
@@ -226,7 +226,7 @@ impl Channel {
         &mut self,
         binding: BindMethod<'_>,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let bind = self.queue_binding(&binding)?;
         let ticket = self.context.vhost.unbind(&bind)?;
         Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
@@ -238,7 +238,7 @@ impl Channel {
         &mut self,
         declare: QueueDeclare<'_>,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let asked = strip_breaks(declare.queue);
         // No queue, but clients ask for it by this method to learn whether there are direct
         // replies.
@@ -262,7 +262,7 @@ impl Channel {
         }
         if self.context.vhost.is_detaching(&name) {
             // The old queue of this name is not quite gone.
-            return Ok(Next::Again);
+            return Ok(FrameResult::Retry);
         }
         let declared = self.context.vhost.declare_queue(
             Declare {
@@ -291,7 +291,7 @@ impl Channel {
         &mut self,
         declare: QueueDeclare<'_>,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let name = self.queue_name(declare.queue)?;
         let vhost = &self.context.vhost;
         let (ready, consumers) = if name == REPLY_TO || vhost.has_reply_consumer(&name) {
@@ -315,7 +315,7 @@ impl Channel {
         queue: &str,
         no_wait: bool,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let queue = self.readable_queue(queue)?;
         let (count, ticket) = queue.purge(effects)?;
         Ok(self.done(ticket, no_wait, effects, |out, channel| {
@@ -329,7 +329,7 @@ impl Channel {
         (unused, empty): (bool, bool),
         no_wait: bool,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         let name = self.queue_name(queue)?;
         access::check_configure_queue(&self.context, &name)?;
         let condition = DeleteCondition {

@@ -9,7 +9,7 @@ use super::access;
 use super::fan_out::{Continuation, FanOut, PublishReply};
 use super::routes::TargetQueues;
 use super::settle::AT_ONCE;
-use super::{Channel, ChannelMode, Next};
+use super::{Channel, ChannelMode, FrameResult};
 use crate::delivery::confirms::ConfirmState;
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, UnsettledDelivery};
@@ -189,7 +189,7 @@ impl Transaction {
 }
 
 impl Channel {
-    pub(super) fn tx_select(&mut self, effects: &mut Effects) -> Result<Next, Fault> {
+    pub(super) fn tx_select(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
         match self.mode {
             ChannelMode::Confirming(_) => {
                 return Err(Fault::precondition("cannot switch from confirm to tx mode"));
@@ -204,7 +204,7 @@ impl Channel {
             }
         }
         self.send(effects, |out, channel| reply::bare(out, channel, 90, 11));
-        Ok(Next::On)
+        Ok(FrameResult::Done)
     }
 
     /// Takes the open transaction; the next one has begun.
@@ -236,7 +236,7 @@ impl Channel {
         users.try_for_each(|user| access::check_user_id(&self.context, user, None))
     }
 
-    pub(super) fn tx_commit(&mut self, effects: &mut Effects) -> Result<Next, Fault> {
+    pub(super) fn tx_commit(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
         self.check_rights()?;
         let transaction = self.transaction()?;
         let commit = Commit {
@@ -262,13 +262,13 @@ impl Channel {
         &mut self,
         mut commit: Box<Commit>,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         while let Some(mut publish) = commit.next_publish(effects) {
             match self.advance_commit(&mut publish, effects)? {
                 None => {
                     commit.current = Some(publish);
                     self.continuation = Some(Continuation::Commit(commit));
-                    return Ok(Next::Continues);
+                    return Ok(FrameResult::Unfinished);
                 }
                 Some(ConfirmState::Ticket(ticket)) => commit.last = commit.last.max(ticket),
                 Some(ConfirmState::Refused) => commit.is_refused = true,
@@ -280,7 +280,7 @@ impl Channel {
             self.hand_back(&mut run, (disposition, Credit::Later), effects)?;
             if effects.is_spent() && commit.settles.peek().is_some() {
                 self.continuation = Some(Continuation::Commit(commit));
-                return Ok(Next::Continues);
+                return Ok(FrameResult::Unfinished);
             }
         }
         if commit.is_refused {
@@ -291,11 +291,11 @@ impl Channel {
         }))
     }
 
-    pub(super) fn tx_rollback(&mut self, effects: &mut Effects) -> Result<Next, Fault> {
+    pub(super) fn tx_rollback(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
         let mut transaction = self.transaction()?;
         self.ledger.put_back(transaction.take_settled());
         self.send(effects, |out, channel| reply::bare(out, channel, 90, 31));
-        Ok(Next::On)
+        Ok(FrameResult::Done)
     }
 }
 

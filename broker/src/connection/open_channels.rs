@@ -1,7 +1,7 @@
 //! The channels that a connection has open, by number. Relies on `channel`.
 
 use crate::admission;
-use crate::channel::{Channel, ConnectionContext, Next};
+use crate::channel::{Channel, ConnectionContext, FrameResult};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::memory::{CHANNELS, KindCharge};
@@ -29,7 +29,7 @@ impl OpenChannels {
         frame: Frame<'_>,
         context: &ConnectionContext,
         effects: &mut Effects,
-    ) -> Result<Next, Fault> {
+    ) -> Result<FrameResult, Fault> {
         if frame.kind != frame::METHOD {
             return Err(Fault::connection(
                 ReplyCode::ChannelError,
@@ -40,7 +40,7 @@ impl OpenChannels {
             Ok(Method::ChannelOpen) => {}
             // Both sides may have closed at once: the answer to the second close comes to a channel
             // that is gone.
-            Ok(Method::ChannelCloseOk) => return Ok(Next::On),
+            Ok(Method::ChannelCloseOk) => return Ok(FrameResult::Done),
             _ => {
                 return Err(Fault::connection(
                     ReplyCode::ChannelError,
@@ -76,7 +76,7 @@ impl OpenChannels {
             .connection
             .outbox
             .write(effects, |out| reply::channel_open_ok(out, frame.channel));
-        Ok(Next::On)
+        Ok(FrameResult::Done)
     }
 
     pub(super) fn forget(&mut self, number: u16) {

@@ -17,7 +17,7 @@ use super::hold::PublisherHold;
 use super::open_channels::OpenChannels;
 use super::yield_policy::YieldPolicy;
 use crate::broker_state::BusyMark;
-use crate::channel::{ConnectionContext, Next};
+use crate::channel::{ConnectionContext, FrameResult};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, FaultScope, ReplyCode};
 use crate::persist::Ticket;
@@ -248,7 +248,7 @@ impl ConnectionReader {
             if let Some(number) = self.continuing.take() {
                 let step = match self.channels.get(number) {
                     Some(channel) => channel.go_on(effects),
-                    None => Ok(Next::On),
+                    None => Ok(FrameResult::Done),
                 };
                 match self.after(step, number, || (60, 40), effects) {
                     Some(outcome) => break outcome,
@@ -266,7 +266,7 @@ impl ConnectionReader {
                 }
             };
             let step = self.receive(front, effects);
-            if matches!(step, Ok(Next::Again)) {
+            if matches!(step, Ok(FrameResult::Retry)) {
                 break StopReason::Loading;
             }
             used += front.total();
@@ -308,25 +308,27 @@ impl ConnectionReader {
     /// What a step on a channel means for the unit of work; None to go on.
     fn after(
         &mut self,
-        step: Result<Next, Fault>,
+        step: Result<FrameResult, Fault>,
         number: u16,
         cause: impl FnOnce() -> (u16, u16),
         effects: &mut Effects,
     ) -> Option<StopReason> {
         match step {
-            Ok(Next::On) => {}
-            Ok(Next::Closed) => {
+            Ok(FrameResult::Done) => {}
+            Ok(FrameResult::Closed) => {
                 if number == 0 {
                     return Some(StopReason::Closed);
                 }
                 self.channels.forget(number);
             }
-            Ok(Next::Wait(ticket, frames)) => return Some(StopReason::Wait(ticket, frames)),
-            Ok(Next::Again) => return Some(StopReason::Loading),
-            Ok(Next::Continues) => self.continuing = Some(number),
+            Ok(FrameResult::WaitForStore(ticket, frames)) => {
+                return Some(StopReason::Wait(ticket, frames));
+            }
+            Ok(FrameResult::Retry) => return Some(StopReason::Loading),
+            Ok(FrameResult::Unfinished) => self.continuing = Some(number),
             Err(fault) => match (fault.scope, self.channels.get(number)) {
                 (FaultScope::Channel, Some(channel)) => {
-                    if channel.fail(fault, cause(), effects) == Next::Continues {
+                    if channel.fail(fault, cause(), effects) == FrameResult::Unfinished {
                         self.continuing = Some(number);
                     }
                 }
@@ -336,7 +338,7 @@ impl ConnectionReader {
         None
     }
 
-    fn receive(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<Next, Fault> {
+    fn receive(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<FrameResult, Fault> {
         if frame.channel == 0 {
             return self.receive_own(frame, effects);
         }
@@ -360,9 +362,13 @@ impl ConnectionReader {
     }
 
     /// A frame on channel 0.
-    fn receive_own(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<Next, Fault> {
+    fn receive_own(
+        &mut self,
+        frame: Frame<'_>,
+        effects: &mut Effects,
+    ) -> Result<FrameResult, Fault> {
         match frame.kind {
-            frame::HEARTBEAT => return Ok(Next::On),
+            frame::HEARTBEAT => return Ok(FrameResult::Done),
             frame::METHOD => {}
             frame::HEADER | frame::BODY => {
                 return Err(Fault::connection(ReplyCode::UnexpectedFrame, frame.quote()));
@@ -377,16 +383,16 @@ impl ConnectionReader {
         match method::decode(frame.payload) {
             Ok(Method::ConnectionClose { .. }) => {
                 self.must_send_close_ok = true;
-                Ok(Next::Closed)
+                Ok(FrameResult::Closed)
             }
             Ok(Method::ConnectionUpdateSecret { .. }) => {
                 self.context
                     .connection
                     .outbox
                     .write(effects, |out| reply::bare(out, 0, 10, 71));
-                Ok(Next::On)
+                Ok(FrameResult::Done)
             }
-            Ok(Method::ConnectionCloseOk) => Ok(Next::Closed),
+            Ok(Method::ConnectionCloseOk) => Ok(FrameResult::Closed),
             Err(error @ method::MethodError::Undecodable(_)) => {
                 Err(Fault::connection(ReplyCode::FrameError, error.to_string()))
             }
