@@ -202,10 +202,10 @@ pub(crate) struct QueueStore {
 
 /// What a settle did in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Gone {
+pub(crate) enum StoreSettle {
     /// The message was never written and never will be: its confirm need not wait.
     BeforeCommit,
-    /// It stays gone once this is durable.
+    /// The message stays settled once the store is durable up to this ticket.
     Recorded(Ticket),
 }
 
@@ -248,11 +248,11 @@ impl QueueStore {
             .append(self.queue(level), Sequence(position), &[message], urgency)
     }
 
-    pub(crate) fn settle(&self, level: u8, position: u64) -> Result<Gone, Stopped> {
+    pub(crate) fn settle(&self, level: u8, position: u64) -> Result<StoreSettle, Stopped> {
         Ok(
             match self.store.settle(self.queue(level), Sequence(position))? {
-                Settled::Elided => Gone::BeforeCommit,
-                Settled::Recorded(ticket) => Gone::Recorded(ticket),
+                Settled::Elided => StoreSettle::BeforeCommit,
+                Settled::Recorded(ticket) => StoreSettle::Recorded(ticket),
             },
         )
     }

@@ -16,7 +16,7 @@ use super::ready::ReadyMessages;
 use super::{ConfirmMode, DRAINED, Disposition, Queue};
 use crate::delivery::effects::{DeadLetter, Effects};
 use crate::memory::{self, EntryCharge};
-use crate::persist::{Gone, Stopped, Ticket, WindowBudget};
+use crate::persist::{Stopped, StoreSettle, Ticket, WindowBudget};
 
 /// How long a queue is left alone whose messages could not be read.
 const UNREADABLE_MS: u64 = 1000;
@@ -246,17 +246,17 @@ impl QueueState {
         entry: &QueuedMessage,
         effects: &mut Effects,
     ) -> Result<Ticket, Stopped> {
-        let gone = match (entry.persistence, &queue.store) {
+        let settled = match (entry.persistence, &queue.store) {
             (Persistence::Appended, Some(store)) => store.settle(entry.level, entry.position)?,
-            (Persistence::ToAppend(_), _) => Gone::BeforeCommit,
-            _ => Gone::Recorded(Ticket::NONE),
+            (Persistence::ToAppend(_), _) => StoreSettle::BeforeCommit,
+            _ => StoreSettle::Recorded(Ticket::NONE),
         };
-        if let (Gone::BeforeCommit, Some((confirms, tag))) = (gone, &entry.confirm) {
+        if let (StoreSettle::BeforeCommit, Some((confirms, tag))) = (settled, &entry.confirm) {
             confirms.settled(*tag, effects);
         }
-        Ok(match gone {
-            Gone::Recorded(ticket) => ticket,
-            Gone::BeforeCommit => Ticket::NONE,
+        Ok(match settled {
+            StoreSettle::Recorded(ticket) => ticket,
+            StoreSettle::BeforeCommit => Ticket::NONE,
         })
     }
 
@@ -392,14 +392,14 @@ impl QueueState {
     ) -> Result<(u64, Ticket), Stopped> {
         let gaps = self.ready.gaps();
         let (count, entries) = self.ready.clear();
-        let mut gone = Ticket::NONE;
+        let mut ticket = Ticket::NONE;
         for entry in &entries {
-            gone = gone.max(Self::settle_in_store_and_confirm(queue, entry, effects)?);
+            ticket = ticket.max(Self::settle_in_store_and_confirm(queue, entry, effects)?);
         }
         if let Some(store) = &queue.store {
             let last = self.next_position.saturating_sub(1);
             for (level, first) in gaps {
-                gone = gone.max(if self.is_some_out(queue) {
+                ticket = ticket.max(if self.is_some_out(queue) {
                     store.settle_all(level, first, last)?
                 } else {
                     store.purge(level, last)?
@@ -408,7 +408,7 @@ impl QueueState {
         }
         limits::arm(queue, self, effects);
         effects.free(entries);
-        Ok((count, gone))
+        Ok((count, ticket))
     }
 
     /// The store could not give the next messages back: it is asked again after [`UNREADABLE_MS`].
