@@ -94,13 +94,14 @@ pub struct Tap {
     listeners: AtomicUsize,
     /// How many listeners each user has.
     by_user: Mutex<HashMap<Arc<str>, usize>>,
-    kept: Mutex<TapEntry>,
+    buffer: Mutex<TapBuffer>,
     /// The number of the next line.
     next: watch::Sender<u64>,
 }
 
+/// The most recent lines, which every listener reads.
 #[derive(Debug, Default)]
-struct TapEntry {
+struct TapBuffer {
     lines: VecDeque<Arc<TapEvent>>,
     /// The memory that the lines use, in bytes.
     charge: Charge,
@@ -132,7 +133,7 @@ impl Default for Tap {
         Self {
             listeners: AtomicUsize::new(0),
             by_user: Mutex::default(),
-            kept: Mutex::default(),
+            buffer: Mutex::default(),
             next: watch::Sender::new(0),
         }
     }
@@ -165,9 +166,9 @@ impl TapListener {
     /// excerpts and properties.
     pub fn take(&mut self, limit: usize) -> Batch {
         self.next.mark_unchanged();
-        let kept = lock(&self.tap.kept);
+        let buffer = lock(&self.tap.buffer);
         let next = *self.tap.next.borrow();
-        let first = next - kept.lines.len() as u64;
+        let first = next - buffer.lines.len() as u64;
         if self.position < first {
             let missed = first - self.position;
             self.position = first;
@@ -180,7 +181,7 @@ impl TapListener {
             room = room.saturating_sub(seen.excerpt.len() + seen.properties.len());
             had_room
         };
-        let unread = kept.lines.iter().skip(read).take(limit);
+        let unread = buffer.lines.iter().skip(read).take(limit);
         let lines: Vec<_> = unread.take_while(has_room).cloned().collect();
         self.position += lines.len() as u64;
         Batch::Lines(lines)
@@ -223,10 +224,10 @@ impl Tap {
 
     fn listener(self: &Arc<Self>, user: Option<Arc<str>>) -> TapListener {
         self.listeners.fetch_add(1, Relaxed);
-        let kept = lock(&self.kept);
+        let buffer = lock(&self.buffer);
         let next = self.next.subscribe();
-        let position = *next.borrow() - kept.lines.len() as u64;
-        drop(kept);
+        let position = *next.borrow() - buffer.lines.len() as u64;
+        drop(buffer);
         TapListener {
             tap: Arc::clone(self),
             user,
@@ -236,14 +237,14 @@ impl Tap {
     }
 
     pub(crate) fn note(&self, seen: TapEvent) {
-        let mut kept = lock(&self.kept);
-        let mut bytes = kept.charge.bytes() + seen.footprint();
-        kept.lines.push_back(Arc::new(seen));
-        while kept.lines.len() > KEPT || (bytes > memory::tap_bytes() && kept.lines.len() > 1) {
-            let oldest = kept.lines.pop_front();
+        let mut buffer = lock(&self.buffer);
+        let mut bytes = buffer.charge.bytes() + seen.footprint();
+        buffer.lines.push_back(Arc::new(seen));
+        while buffer.lines.len() > KEPT || (bytes > memory::tap_bytes() && buffer.lines.len() > 1) {
+            let oldest = buffer.lines.pop_front();
             bytes -= oldest.map_or(0, |seen| seen.footprint());
         }
-        kept.charge.set(bytes);
+        buffer.charge.set(bytes);
         // Under the lock, so that the number always agrees with the lines.
         self.next.send_modify(|next| *next += 1);
     }
@@ -293,7 +294,7 @@ mod tests {
                 ..seen(number)
             });
         }
-        let held = lock(&tap.kept).charge.bytes();
+        let held = lock(&tap.buffer).charge.bytes();
         assert!(held <= memory::tap_bytes(), "{held}");
         assert!(matches!(listener.take(400), Batch::Missed(missed) if missed > 200));
         let Batch::Lines(lines) = listener.take(400) else {
