@@ -29,7 +29,7 @@ pub const QUEUES: usize = 16;
 
 /// What happened to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum TapEventKind {
     /// It was published.
     Published,
     /// A consumer acknowledged it.
@@ -46,7 +46,7 @@ pub enum What {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TapEvent {
     /// What happened.
-    pub what: What,
+    pub what: TapEventKind,
     /// Milliseconds since the Unix epoch.
     pub at_ms: u64,
     /// The vhost.
@@ -271,7 +271,7 @@ mod tests {
 
     fn seen(number: u64) -> TapEvent {
         TapEvent {
-            what: What::Published,
+            what: TapEventKind::Published,
             at_ms: 0,
             vhost: "/".into(),
             exchange: Box::default(),

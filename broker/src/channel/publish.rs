@@ -15,7 +15,7 @@ use crate::fault::{Fault, ReplyCode};
 use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind, MemoryLevel};
 use crate::queue::dead_letter::Spread;
 use crate::queue::message::{Message, MessageBuilder, MessageFacts};
-use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, What};
+use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, TapEventKind};
 use crate::wire::content;
 use crate::wire::method;
 use crate::wire::table::Table;
@@ -340,7 +340,7 @@ impl Channel {
     pub(super) fn show(&self, message: &Message, targets: &TargetQueues, effects: &Effects) {
         let content = message.content();
         self.context.broker.tap.note(TapEvent {
-            what: What::Published,
+            what: TapEventKind::Published,
             at_ms: effects.now_ms,
             vhost: (&**self.context.vhost.name()).into(),
             exchange: content.exchange.into(),

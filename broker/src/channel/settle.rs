@@ -14,7 +14,7 @@ use crate::delivery::ledger::{Credit, UnknownTag, UnsettledDelivery, Which, cred
 use crate::fault::{Fault, ReplyCode};
 use crate::memory;
 use crate::queue::{Disposition, Queue};
-use crate::tap::{EXCERPT_BYTES, TapEvent, What};
+use crate::tap::{EXCERPT_BYTES, TapEvent, TapEventKind};
 use crate::wire::reply;
 
 /// The most deliveries that one step settles. Where more are named, the unit of work may end
@@ -269,10 +269,10 @@ impl Channel {
             let broker = &self.context.broker;
             broker.tap.note(TapEvent {
                 what: match disposition {
-                    Disposition::Ack if delivery.consumer.is_none() => What::Taken,
-                    Disposition::Ack => What::Acked,
-                    Disposition::Reject => What::Rejected,
-                    Disposition::Requeue => What::Returned,
+                    Disposition::Ack if delivery.consumer.is_none() => TapEventKind::Taken,
+                    Disposition::Ack => TapEventKind::Acked,
+                    Disposition::Reject => TapEventKind::Rejected,
+                    Disposition::Requeue => TapEventKind::Returned,
                 },
                 at_ms: effects.now_ms,
                 vhost: (&**delivery.queue.vhost()).into(),

@@ -19,7 +19,7 @@ use crate::management::held::{self, CallerBody, UserHolding};
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
 use crate::memory::{self, MemoryLevel};
-use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, What};
+use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, TapEventKind};
 use crate::time::now_ms;
 use crate::users::Operation;
 use crate::vhost::{Published, Vhost};
@@ -222,7 +222,7 @@ fn show(api: &SharedApi, vhost: &Vhost, message: &Published<'_>) {
     let routed = queues.take(QUEUES).map(|queue| api.broker.tap_queue(queue));
     let excerpt = &message.body[..message.body.len().min(EXCERPT_BYTES)];
     api.broker.tap.note(TapEvent {
-        what: What::Published,
+        what: TapEventKind::Published,
         at_ms: now_ms(),
         vhost: (&**vhost.name()).into(),
         exchange: message.exchange.as_bytes().into(),

@@ -25,7 +25,7 @@ use super::Routes;
 use crate::management::auth::Caller;
 use crate::management::refusal::ApiError;
 use crate::management::{SharedApi, views};
-use crate::tap::{Batch, TapEvent, TapListener, TapQueue, TapReaders, What};
+use crate::tap::{Batch, TapEvent, TapEventKind, TapListener, TapQueue, TapReaders};
 use crate::users::Operation;
 
 /// Lines in one event at most. Each may carry 4 KiB of a body, and many taps that begin at once
@@ -160,11 +160,11 @@ fn may_read(caller: &Caller, seen: &TapEvent) -> bool {
 
 fn line(seen: &TapEvent, is_open: bool) -> Value {
     let what = match seen.what {
-        What::Published => "published",
-        What::Acked => "acked",
-        What::Taken => "taken",
-        What::Returned => "returned",
-        What::Rejected => "rejected",
+        TapEventKind::Published => "published",
+        TapEventKind::Acked => "acked",
+        TapEventKind::Taken => "taken",
+        TapEventKind::Returned => "returned",
+        TapEventKind::Rejected => "rejected",
     };
     let (excerpt, encoding) = match shown(&seen.excerpt) {
         _ if !is_open => (String::new(), "hidden"),
