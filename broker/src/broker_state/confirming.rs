@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::BrokerState;
-use crate::delivery::confirms::{Confirms, Left};
+use crate::delivery::confirms::{Confirms, UnsentConfirms};
 use crate::delivery::effects::Effects;
 use crate::wakeup::Wakeup;
 
@@ -23,7 +23,9 @@ impl BrokerState {
 
     /// Releases the confirms of a channel that are due, and lists it where others wait.
     pub(super) fn release(&self, confirms: &Arc<Confirms>, effects: &mut Effects) {
-        if let Left::Unlisted(ticket) = confirms.release(self.store.durable(), effects) {
+        if let UnsentConfirms::MustBeListed(ticket) =
+            confirms.release(self.store.durable(), effects)
+        {
             self.awaiting.add(ticket, confirms);
             // The store may have got there between the two lines: then no wakeup would follow.
             let durable = self.store.durable();
@@ -56,7 +58,8 @@ impl BrokerState {
             effects.spend(RELEASE);
             // A channel that waits for more is listed under a later ticket, so this loop ends. If
             // the store has progressed meanwhile, it announces that, and this task runs again.
-            if let Left::Unlisted(ticket) = confirms.release_listed(durable, effects) {
+            if let UnsentConfirms::MustBeListed(ticket) = confirms.release_listed(durable, effects)
+            {
                 self.awaiting.add(ticket, &confirms);
             }
         }
@@ -94,7 +97,7 @@ mod tests {
             let tag = confirms.open(&mut effects);
             confirms.set(tag, ConfirmState::Ticket(ticket), &mut effects);
             let left = confirms.release(Ticket::NONE, &mut effects);
-            assert_eq!(left, Left::Unlisted(ticket));
+            assert_eq!(left, UnsentConfirms::MustBeListed(ticket));
             broker.awaiting.add(ticket, confirms);
         }
         assert!(broker.awaiting.take_due(Ticket::NONE).is_none());

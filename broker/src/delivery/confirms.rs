@@ -47,14 +47,16 @@ struct Window {
     is_listed: bool,
 }
 
-/// What remains after a release.
+/// Who releases the confirms that a release could not send yet.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Left {
-    /// Nothing that waits for the store: the routing of a message asks for a release at its end.
-    Nothing,
+pub(crate) enum UnsentConfirms {
+    /// None wait for the store. Those behind a publish that is not routed yet are released at the
+    /// end of its routing.
+    NoneWaitForStore,
     /// The caller must list the channel as one that waits for this ticket.
-    Unlisted(Ticket),
-    Listed,
+    MustBeListed(Ticket),
+    /// The broker's list includes the channel already.
+    AlreadyListed,
 }
 
 /// Channels whose confirms wait for the store, by the ticket of the first one. Later confirms of a
@@ -63,7 +65,7 @@ pub(crate) enum Left {
 pub(crate) struct AwaitingConfirms(Mutex<BTreeMap<Ticket, Vec<Arc<Confirms>>>>);
 
 impl AwaitingConfirms {
-    /// Adds a channel that was [`Left::Unlisted`].
+    /// Adds a channel that was [`UnsentConfirms::MustBeListed`].
     pub(crate) fn add(&self, ticket: Ticket, confirms: &Arc<Confirms>) {
         let mut awaiting = lock(&self.0);
         awaiting
@@ -134,7 +136,7 @@ impl Confirms {
     }
 
     /// Sends the confirms that are due when the store is durable up to `durable`.
-    pub(crate) fn release(&self, durable: Ticket, effects: &mut Effects) -> Left {
+    pub(crate) fn release(&self, durable: Ticket, effects: &mut Effects) -> UnsentConfirms {
         let mut window = lock(&self.window);
         window.is_release_asked_for = false;
         let mut acked = 0;
@@ -157,19 +159,21 @@ impl Confirms {
             self.counters.confirmed.add(acked);
         }
         match window.waiting.front() {
-            Some(ConfirmState::Ticket(_)) if window.is_listed => Left::Listed,
+            Some(ConfirmState::Ticket(_)) if window.is_listed => UnsentConfirms::AlreadyListed,
             Some(ConfirmState::Ticket(ticket)) => {
                 let ticket = *ticket;
                 window.is_listed = true;
-                Left::Unlisted(ticket)
+                UnsentConfirms::MustBeListed(ticket)
             }
             // A refusal was sent above.
-            Some(ConfirmState::Routing | ConfirmState::Refused) | None => Left::Nothing,
+            Some(ConfirmState::Routing | ConfirmState::Refused) | None => {
+                UnsentConfirms::NoneWaitForStore
+            }
         }
     }
 
     /// Like [`Confirms::release`], for a channel that was taken off the broker's list.
-    pub(crate) fn release_listed(&self, durable: Ticket, effects: &mut Effects) -> Left {
+    pub(crate) fn release_listed(&self, durable: Ticket, effects: &mut Effects) -> UnsentConfirms {
         lock(&self.window).is_listed = false;
         self.release(durable, effects)
     }
@@ -258,7 +262,10 @@ mod tests {
             let tag = confirms.open(&mut effects);
             confirms.set(tag, ConfirmState::Ticket(Ticket::NONE), &mut effects);
         }
-        assert_eq!(confirms.release(Ticket::NONE, &mut effects), Left::Nothing);
+        assert_eq!(
+            confirms.release(Ticket::NONE, &mut effects),
+            UnsentConfirms::NoneWaitForStore
+        );
         assert!(lock(&confirms.window).waiting.capacity() <= 1024);
     }
 }
