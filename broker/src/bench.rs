@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::delivery::confirms::{ConfirmState, Confirms};
 use crate::delivery::effects::Effects;
-use crate::delivery::ledger::{Credit, Ledger, Which};
+use crate::delivery::ledger::{Credit, DeliveryTags, Ledger};
 use crate::delivery::outbox::{Frames, Outbox, OutboxTake};
 use crate::persist::Ticket;
 use crate::queue::arguments::QueueArguments;
@@ -117,7 +117,7 @@ impl HandOff {
             let mut taken = Vec::with_capacity(messages);
             let known = self
                 .ledger
-                .take(Which::UpTo(0), Credit::Now, messages, &mut taken);
+                .take(DeliveryTags::UpTo(0), Credit::Now, messages, &mut taken);
             let settled = self
                 .queue
                 .settle(taken.into_iter(), Disposition::Ack, &mut self.effects);

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use super::fan_out::Continuation;
 use super::{Channel, ChannelMode, FrameResult};
 use crate::delivery::effects::Effects;
-use crate::delivery::ledger::{Credit, UnknownTag, UnsettledDelivery, Which, credit_consumers};
+use crate::delivery::ledger::{
+    Credit, DeliveryTags, UnknownTag, UnsettledDelivery, credit_consumers,
+};
 use crate::fault::{Fault, ReplyCode};
 use crate::memory;
 use crate::queue::{Disposition, Queue};
@@ -29,7 +31,7 @@ const PUMPS_A_STEP: usize = 4;
 /// deliveries that come meanwhile do not belong to it.
 #[derive(Debug)]
 pub(super) struct Settle {
-    rest: Option<Which>,
+    rest: Option<DeliveryTags>,
     disposition: Disposition,
     then: SettleReply,
 }
@@ -38,7 +40,7 @@ pub(super) struct Settle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SettleReply {
     Nothing,
-    /// The answer to `basic.recover`, which settles at once in a transaction too.
+    /// The reply to `basic.recover`, which settles at once in a transaction too.
     Recovered(ReplyMode),
 }
 
@@ -55,11 +57,11 @@ pub(super) enum ReplyMode {
     None,
 }
 
-fn which(tag: u64, multiple: bool) -> Which {
+fn delivery_tags(tag: u64, multiple: bool) -> DeliveryTags {
     if multiple {
-        Which::UpTo(tag)
+        DeliveryTags::UpTo(tag)
     } else {
-        Which::One(tag)
+        DeliveryTags::One(tag)
     }
 }
 
@@ -75,7 +77,7 @@ impl Channel {
         multiple: bool,
         effects: &mut Effects,
     ) -> Result<FrameResult, Fault> {
-        self.settle(which(tag, multiple), Disposition::Ack, effects)
+        self.settle(delivery_tags(tag, multiple), Disposition::Ack, effects)
     }
 
     pub(super) fn nack(
@@ -89,17 +91,17 @@ impl Channel {
         } else {
             Disposition::Reject
         };
-        self.settle(which(tag, multiple), disposition, effects)
+        self.settle(delivery_tags(tag, multiple), disposition, effects)
     }
 
     fn settle(
         &mut self,
-        which: Which,
+        tags: DeliveryTags,
         disposition: Disposition,
         effects: &mut Effects,
     ) -> Result<FrameResult, Fault> {
         let settle = Settle {
-            rest: Some(which),
+            rest: Some(tags),
             disposition,
             then: SettleReply::Nothing,
         };
@@ -112,8 +114,8 @@ impl Channel {
         mut settle: Settle,
         effects: &mut Effects,
     ) -> Result<FrameResult, Fault> {
-        while let Some(which) = settle.rest {
-            settle.rest = self.settle_some(which, &settle, effects)?;
+        while let Some(tags) = settle.rest {
+            settle.rest = self.settle_some(tags, &settle, effects)?;
             if settle.rest.is_some() && effects.is_spent() {
                 self.continuation = Some(Continuation::Settle(settle));
                 return Ok(FrameResult::Unfinished);
@@ -127,10 +129,10 @@ impl Channel {
 
     fn settle_some(
         &mut self,
-        which: Which,
+        tags: DeliveryTags,
         settle: &Settle,
         effects: &mut Effects,
-    ) -> Result<Option<Which>, Fault> {
+    ) -> Result<Option<DeliveryTags>, Fault> {
         let is_recovery = settle.then != SettleReply::Nothing;
         let is_direct = is_recovery || !matches!(self.mode, ChannelMode::Transactional(_));
         let credit = if is_recovery || (is_direct && self.ledger.limit() == 0) {
@@ -139,7 +141,7 @@ impl Channel {
             Credit::Later
         };
         let mut taken = std::mem::take(&mut self.taken);
-        let known = self.ledger.take(which, credit, AT_ONCE, &mut taken);
+        let known = self.ledger.take(tags, credit, AT_ONCE, &mut taken);
         if known.is_ok() {
             if !is_recovery {
                 self.view.counters.settled.add_alone(taken.len() as u64);
@@ -230,7 +232,7 @@ impl Channel {
             ));
         }
         let settle = Settle {
-            rest: Some(Which::UpTo(0)),
+            rest: Some(DeliveryTags::UpTo(0)),
             disposition: Disposition::Requeue,
             then: SettleReply::Recovered(answer),
         };
@@ -247,7 +249,7 @@ impl Channel {
             }
             let rest = self
                 .ledger
-                .take(Which::UpTo(0), Credit::Now, AT_ONCE, &mut taken);
+                .take(DeliveryTags::UpTo(0), Credit::Now, AT_ONCE, &mut taken);
             let requeue = (Disposition::Requeue, Credit::Now);
             if let Err(fault) = self.hand_back(&mut taken, requeue, effects) {
                 tracing::debug!(%fault, "deliveries of a closed channel could not be returned");

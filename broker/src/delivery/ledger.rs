@@ -226,19 +226,19 @@ impl Ledger {
     /// means all. Returns what was named and not taken.
     pub(crate) fn take(
         &self,
-        which: Which,
+        tags: DeliveryTags,
         credit: Credit,
         most: usize,
         into: &mut Vec<UnsettledDelivery>,
-    ) -> Result<Option<Which>, UnknownTag> {
+    ) -> Result<Option<DeliveryTags>, UnknownTag> {
         let mut open = lock(&self.open);
         let start = into.len();
-        let rest = match which {
-            Which::One(tag) => {
+        let rest = match tags {
+            DeliveryTags::One(tag) => {
                 open.take_one(tag, into)?;
                 None
             }
-            Which::UpTo(tag) => open.take_front(tag, most, into)?.map(Which::UpTo),
+            DeliveryTags::UpTo(tag) => open.take_front(tag, most, into)?.map(DeliveryTags::UpTo),
         };
         let taken = into[start..].iter().map(|taken| taken.entry.footprint());
         open.bytes = open.bytes.saturating_sub(taken.sum());
@@ -305,9 +305,9 @@ pub(crate) fn credit_consumers(deliveries: &[UnsettledDelivery]) -> u32 {
     })
 }
 
-/// Which deliveries a method settles.
+/// The tags of the deliveries that a method settles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Which {
+pub(crate) enum DeliveryTags {
     One(u64),
     /// This tag and all before it.
     UpTo(u64),

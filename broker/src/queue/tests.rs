@@ -18,7 +18,7 @@ use super::{
     SubscribeResult,
 };
 use crate::delivery::effects::Effects;
-use crate::delivery::ledger::{Credit, Ledger, UnknownTag, Which};
+use crate::delivery::ledger::{Credit, DeliveryTags, Ledger, UnknownTag};
 use crate::delivery::outbox::{Frames, Outbox};
 use crate::persist::ReadFailed;
 use crate::wire::content::{Lane, MessageContent};
@@ -130,17 +130,19 @@ impl World {
             Act::Settle { nth, disposition } => {
                 let tags = self.tags();
                 if let Some(&tag) = tags.get(nth % tags.len().max(1)) {
-                    self.settle(Which::One(tag), disposition, &mut effects);
+                    self.settle(DeliveryTags::One(tag), disposition, &mut effects);
                 }
             }
             Act::SettleUpTo { nth, disposition } => {
                 let tags = self.tags();
                 if let Some(&tag) = tags.get(nth % tags.len().max(1)) {
-                    self.settle(Which::UpTo(tag), disposition, &mut effects);
+                    self.settle(DeliveryTags::UpTo(tag), disposition, &mut effects);
                 }
             }
             Act::RollBack => self.roll_back(),
-            Act::SettleAll(disposition) => self.settle(Which::UpTo(0), disposition, &mut effects),
+            Act::SettleAll(disposition) => {
+                self.settle(DeliveryTags::UpTo(0), disposition, &mut effects);
+            }
             Act::Get => self.get(&mut effects),
             Act::Consume { no_ack, prefetch } => self.consume((no_ack, prefetch), &mut effects),
             Act::Cancel { nth } => {
@@ -196,11 +198,11 @@ impl World {
         self.places.values().filter_map(tag).collect()
     }
 
-    fn settle(&mut self, which: Which, disposition: Disposition, effects: &mut Effects) {
-        let (mut taken, mut rest) = (Vec::new(), Some(which));
-        while let Some(which) = rest {
+    fn settle(&mut self, tags: DeliveryTags, disposition: Disposition, effects: &mut Effects) {
+        let (mut taken, mut rest) = (Vec::new(), Some(tags));
+        while let Some(tags) = rest {
             // More than two at once take several steps.
-            rest = self.ledger.take(which, Credit::Now, 2, &mut taken).unwrap();
+            rest = self.ledger.take(tags, Credit::Now, 2, &mut taken).unwrap();
         }
         for delivery in &taken {
             let id = id_of(&delivery.entry.message);
@@ -228,11 +230,9 @@ impl World {
         tags.sort_unstable();
         let mut taken = Vec::new();
         for tag in tags.into_iter().rev().skip(1).step_by(2) {
-            let which = Which::One(tag);
-            self.ledger
-                .take(which, Credit::Later, 1, &mut taken)
-                .unwrap();
-            let again = self.ledger.take(which, Credit::Later, 1, &mut Vec::new());
+            let one = DeliveryTags::One(tag);
+            self.ledger.take(one, Credit::Later, 1, &mut taken).unwrap();
+            let again = self.ledger.take(one, Credit::Later, 1, &mut Vec::new());
             assert_eq!(again, Err(UnknownTag(tag)), "it was taken");
         }
         self.ledger.put_back(taken);

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::delivery::confirms::Confirms;
-use crate::delivery::ledger::{Ledger, Which};
+use crate::delivery::ledger::{DeliveryTags, Ledger};
 use crate::queue::{ConfirmMode, GetMode, Queue};
 
 /// Enough to be reported at once.
@@ -34,7 +34,7 @@ fn an_acked_delivery_counts_as_unsettled_until_the_commit_or_the_rollback() {
     let mut taken = Vec::new();
     for tag in 1..=2 {
         ledger
-            .take(Which::One(tag), Credit::Later, 1, &mut taken)
+            .take(DeliveryTags::One(tag), Credit::Later, 1, &mut taken)
             .unwrap();
         transaction.settle(taken.drain(..), Disposition::Ack);
         assert_eq!(unsettled(), held, "after ack {tag}");
@@ -44,7 +44,7 @@ fn an_acked_delivery_counts_as_unsettled_until_the_commit_or_the_rollback() {
     ledger.put_back(transaction.take_settled());
     assert_eq!(unsettled(), held, "rolled back");
     ledger
-        .take(Which::UpTo(0), Credit::Later, 2, &mut taken)
+        .take(DeliveryTags::UpTo(0), Credit::Later, 2, &mut taken)
         .unwrap();
     transaction.settle(taken.drain(..), Disposition::Ack);
     drop(transaction);
@@ -67,7 +67,7 @@ fn a_settle_in_a_transaction_confirms_no_publisher() {
         .unwrap();
     let mut taken = Vec::new();
     ledger
-        .take(Which::One(1), Credit::Later, 1, &mut taken)
+        .take(DeliveryTags::One(1), Credit::Later, 1, &mut taken)
         .unwrap();
     taken[0].entry.confirm = Some((confirms, 1));
     let mut transaction = Transaction::new(&holdings);

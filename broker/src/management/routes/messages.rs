@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::Routes;
-use crate::delivery::ledger::{Credit, Ledger, Which};
+use crate::delivery::ledger::{Credit, DeliveryTags, Ledger};
 use crate::fault::Fault;
 use crate::inspect::{self, Message, Most, QueuePosition};
 use crate::management::auth::Caller;
@@ -214,7 +214,12 @@ impl GotMessages {
         let mut deliveries = Vec::new();
         if self
             .ledger
-            .take(Which::UpTo(0), Credit::Now, usize::MAX, &mut deliveries)
+            .take(
+                DeliveryTags::UpTo(0),
+                Credit::Now,
+                usize::MAX,
+                &mut deliveries,
+            )
             .is_err()
         {
             return Ok(());

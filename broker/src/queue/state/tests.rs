@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::delivery::ledger::{Credit, Ledger, Which};
+use crate::delivery::ledger::{Credit, DeliveryTags, Ledger};
 use crate::persist::{self, OpenedStore};
 use crate::queue::arguments::DeadLetters;
 use crate::queue::dead_letter::Spread;
@@ -82,8 +82,8 @@ fn get(queue: &Arc<Queue>, ledger: &Ledger) -> Option<u8> {
 
 fn settle(queue: &Arc<Queue>, ledger: &Ledger, tag: u64, disposition: Disposition) -> Effects {
     let (mut taken, mut effects) = (Vec::new(), Effects::new(0));
-    let which = Which::One(tag);
-    ledger.take(which, Credit::Now, 1, &mut taken).unwrap();
+    let tags = DeliveryTags::One(tag);
+    ledger.take(tags, Credit::Now, 1, &mut taken).unwrap();
     queue
         .settle(taken.into_iter(), disposition, &mut effects)
         .unwrap();
