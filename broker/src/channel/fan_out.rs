@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::routes::TargetQueues;
 use super::settle::Settle;
 use super::transaction::Commit;
-use super::{Channel, Farewell, FrameResult};
+use super::{Channel, ClosingFrame, FrameResult};
 use crate::delivery::confirms::{ConfirmState, Confirms};
 use crate::delivery::effects::Effects;
 use crate::fault::Fault;
@@ -49,7 +49,7 @@ pub(super) enum Continuation {
     Publish(FanOut),
     Commit(Box<Commit>),
     Settle(Settle),
-    Close(Farewell),
+    Close(ClosingFrame),
 }
 
 impl FanOut {
@@ -161,7 +161,7 @@ impl Channel {
             Some(Continuation::Publish(publish)) => self.fan_out(publish, effects),
             Some(Continuation::Commit(commit)) => self.commit(commit, effects),
             Some(Continuation::Settle(settle)) => self.go_on_settling(settle, effects),
-            Some(Continuation::Close(farewell)) => Ok(self.end(farewell, effects)),
+            Some(Continuation::Close(last)) => Ok(self.end(last, effects)),
         }
     }
 

@@ -100,12 +100,12 @@ enum ChannelState {
     Closed,
 }
 
-/// What is sent to the client at the end of a channel.
+/// The last frame that the server sends on a channel.
 #[derive(Debug)]
-enum Farewell {
-    /// It has closed the channel itself.
+enum ClosingFrame {
+    /// The client closed the channel.
     CloseOk,
-    /// The server closes it for this reason, which is the fault of this method.
+    /// The server closes it because of this fault of the method with these numbers.
     Close(Fault, (u16, u16)),
 }
 
@@ -303,7 +303,7 @@ impl Channel {
             Method::TxCommit => self.tx_commit(effects),
             Method::TxRollback => self.tx_rollback(effects),
             Method::ChannelFlow { active } => self.flow(active, effects),
-            Method::ChannelClose { .. } => Ok(self.end(Farewell::CloseOk, effects)),
+            Method::ChannelClose { .. } => Ok(self.end(ClosingFrame::CloseOk, effects)),
             Method::ChannelFlowOk | Method::BasicCancelOk | Method::ChannelCloseOk => {
                 Ok(FrameResult::Done)
             }
@@ -390,21 +390,21 @@ impl Channel {
         cause: (u16, u16),
         effects: &mut Effects,
     ) -> FrameResult {
-        self.end(Farewell::Close(fault, cause), effects)
+        self.end(ClosingFrame::Close(fault, cause), effects)
     }
 
     /// Ends the channel as far as the budget allows. When it is closed, the client is told.
-    fn end(&mut self, farewell: Farewell, effects: &mut Effects) -> FrameResult {
+    fn end(&mut self, last: ClosingFrame, effects: &mut Effects) -> FrameResult {
         if !self.close(effects) {
-            self.continuation = Some(Continuation::Close(farewell));
+            self.continuation = Some(Continuation::Close(last));
             return FrameResult::Unfinished;
         }
-        match farewell {
-            Farewell::CloseOk => {
+        match last {
+            ClosingFrame::CloseOk => {
                 self.send(effects, |out, channel| reply::bare(out, channel, 20, 41));
                 FrameResult::Closed
             }
-            Farewell::Close(fault, cause) => {
+            ClosingFrame::Close(fault, cause) => {
                 self.send(effects, |out, channel| {
                     reply::close(out, channel, fault.code.number(), &fault.text(), cause);
                 });

@@ -339,13 +339,15 @@ impl Channel {
         };
         let (count, ticket) = self.context.vhost.delete_queue(&name, condition, effects)?;
         self.context.broker.totals.queues_deleted.add(1);
-        let farewells = std::mem::take(&mut effects.farewells);
+        let cancels_after_delete = std::mem::take(&mut effects.cancels_after_delete);
         if no_wait {
-            self.send(effects, |out, _| out.extend_from_slice(&farewells));
+            self.send(effects, |out, _| {
+                out.extend_from_slice(&cancels_after_delete);
+            });
         }
         Ok(self.done(ticket, no_wait, effects, |out, channel| {
             reply::queue_count_ok(out, channel, 41, clamp(count));
-            out.extend_from_slice(&farewells);
+            out.extend_from_slice(&cancels_after_delete);
         }))
     }
 }

@@ -147,7 +147,7 @@ pub(crate) struct Effects {
     is_late: bool,
     /// `basic.cancel` frames for the consumers of the client that deletes their queue. They follow
     /// its `delete-ok`, as in RabbitMQ.
-    pub(crate) farewells: Vec<u8>,
+    pub(crate) cancels_after_delete: Vec<u8>,
 }
 
 impl Effects {
@@ -172,7 +172,7 @@ impl Effects {
             look_at: FIRST_LOOK,
             since: None,
             is_late: false,
-            farewells: Vec::new(),
+            cancels_after_delete: Vec::new(),
         }
     }
 

@@ -291,7 +291,7 @@ fn close(queue: &Arc<Queue>, deleter: Option<u64>, effects: &mut Effects) -> u64
         }
         if deleter == Some(consumer.subscription.connection) {
             reply::cancel(
-                &mut effects.farewells,
+                &mut effects.cancels_after_delete,
                 consumer.subscription.lane.channel,
                 &consumer.subscription.tag,
             );
