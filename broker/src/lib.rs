@@ -72,7 +72,7 @@ use alarms::Alarms;
 use broker_state::BrokerParts;
 use fault::{Fault, ReplyCode};
 use listener::{Port, UnixSocket};
-use management::{About, Doors, Listening};
+use management::{About, Listening, ManagementSockets};
 use wakeup::Waker;
 
 /// How long clients have to close their connections at a shutdown.
@@ -236,7 +236,11 @@ async fn open_management(
         local_user: config.first_user.as_ref().map(|first| first.name.clone()),
         archive: config.archive.clone(),
     };
-    let serving = management::serve(Arc::clone(broker), about, Doors { port, tls, socket });
+    let serving = management::serve(
+        Arc::clone(broker),
+        about,
+        ManagementSockets { port, tls, socket },
+    );
     Ok((address, Some(tokio::spawn(serving))))
 }
 

@@ -1,9 +1,9 @@
 //! Accepts connections to the management API: TCP with or without TLS, and the Unix socket.
 //!
 //! Idle connections do not lock out other clients. A TLS handshake and the head of each request
-//! have a time limit, which also ends idle connections, and so have answers that the client does
-//! not read (`write_deadline`). At most [`STRANGERS`] connections without a
-//! login are open; one more ends the oldest of those who have the most (`login_places`). At most
+//! have a time limit, which also ends idle connections, and so has a response that the client does
+//! not read (`write_deadline`). At most [`WITHOUT_LOGIN`] connections without a login are open; one
+//! more ends the oldest of the address or local user that has the most (`login_places`). At most
 //! [`OF_ONE_USER`] of each user are open, and one more ends the oldest of them.
 
 use std::collections::HashMap;
@@ -35,10 +35,10 @@ use crate::platform;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// From the moment that a request could come to the end of its head.
 const HEAD: Duration = Duration::from_secs(30);
-/// The longest head of a request, so that strangers make the broker hold little.
+/// The longest head of a request. It bounds the memory that a client without a login can take.
 const HEAD_BYTES: usize = 64 * 1024;
 /// The limit of connections without a login.
-const STRANGERS: usize = 256;
+const WITHOUT_LOGIN: usize = 256;
 const OF_ONE_USER: usize = 256;
 /// Rest after a failed accept, which is mostly a lack of descriptors.
 const REST: Duration = Duration::from_millis(100);
@@ -55,13 +55,13 @@ pub(super) struct RemoteEnd {
     pub(super) is_same_user: bool,
     /// Where the peer is, once it was looked up.
     place: Arc<OnceLock<Place>>,
-    visit: Arc<ConnectionPermit>,
+    permit: Arc<ConnectionPermit>,
 }
 
 impl RemoteEnd {
     /// Records the login of a user on this connection.
     pub(super) fn signed_in(&self, user: &str) {
-        self.visit.promote(user);
+        self.permit.promote(user);
     }
 
     /// Where the peer is. Over loopback this looks up its system user, at the first time.
@@ -96,20 +96,20 @@ impl RemoteEnd {
             local: None,
             is_same_user: false,
             place: Arc::new(OnceLock::from(Place::LocalUser(user))),
-            visit: Arc::<Visitors>::default().admit(None),
+            permit: Arc::<HttpConnections>::default().admit(None),
         }
     }
 
     /// A number that no other connection has.
     pub(super) fn number(&self) -> u64 {
-        self.visit.id
+        self.permit.id
     }
 }
 
-/// Open connections.
+/// The open connections.
 #[derive(Debug)]
-struct Visitors {
-    strangers: Arc<LoginPlaces>,
+struct HttpConnections {
+    without_login: Arc<LoginPlaces>,
     users: Mutex<UserConnections>,
 }
 
@@ -118,7 +118,7 @@ struct Visitors {
 struct UserConnections {
     /// Numbers grow, so the least is the oldest.
     next: u64,
-    visits: HashMap<u64, ConnectionSlot>,
+    slots: HashMap<u64, ConnectionSlot>,
 }
 
 #[derive(Debug)]
@@ -130,23 +130,23 @@ struct ConnectionSlot {
 /// One connection; its place is free again when this is dropped.
 #[derive(Debug)]
 struct ConnectionPermit {
-    visitors: Arc<Visitors>,
+    connections: Arc<HttpConnections>,
     id: u64,
     /// Until the first login; `None` on the Unix socket, where every client is known.
     place: Mutex<Option<LoginPlace>>,
     end: Arc<Notify>,
 }
 
-impl Default for Visitors {
+impl Default for HttpConnections {
     fn default() -> Self {
         Self {
-            strangers: Arc::new(LoginPlaces::new(STRANGERS)),
+            without_login: Arc::new(LoginPlaces::new(WITHOUT_LOGIN)),
             users: Mutex::default(),
         }
     }
 }
 
-impl Visitors {
+impl HttpConnections {
     /// Admits a new connection, which has a place unless it is on the Unix socket.
     fn admit(self: &Arc<Self>, place: Option<LoginPlace>) -> Arc<ConnectionPermit> {
         let end = place.as_ref().map_or_else(Arc::default, LoginPlace::end);
@@ -156,7 +156,7 @@ impl Visitors {
             users.next
         };
         Arc::new(ConnectionPermit {
-            visitors: Arc::clone(self),
+            connections: Arc::clone(self),
             id,
             place: Mutex::new(place),
             end,
@@ -166,15 +166,15 @@ impl Visitors {
 
 impl ConnectionPermit {
     fn promote(&self, user: &str) {
-        let mut users = lock(&self.visitors.users);
+        let mut users = lock(&self.connections.users);
         let is_known = |slot: &ConnectionSlot| &*slot.user == user;
-        if !users.visits.get(&self.id).is_some_and(is_known) {
+        if !users.slots.get(&self.id).is_some_and(is_known) {
             let slot = ConnectionSlot {
                 user: user.into(),
                 end: Arc::clone(&self.end),
             };
-            users.visits.insert(self.id, slot);
-            users.thin_out(user, OF_ONE_USER);
+            users.slots.insert(self.id, slot);
+            users.end_oldest_beyond(user, OF_ONE_USER);
         }
         drop(users);
         drop(lock(&self.place).take());
@@ -183,16 +183,16 @@ impl ConnectionPermit {
 
 impl UserConnections {
     /// Ends the oldest connection of a user who has too many.
-    fn thin_out(&mut self, user: &str, most: usize) {
+    fn end_oldest_beyond(&mut self, user: &str, most: usize) {
         let group = || {
-            let visits = self.visits.iter();
-            visits.filter(|(_, place)| &*place.user == user)
+            let slots = self.slots.iter();
+            slots.filter(|(_, place)| &*place.user == user)
         };
         if group().count() <= most {
             return;
         }
         if let Some(oldest) = group().map(|(id, _)| *id).min()
-            && let Some(place) = self.visits.remove(&oldest)
+            && let Some(place) = self.slots.remove(&oldest)
         {
             place.end.notify_one();
         }
@@ -201,28 +201,28 @@ impl UserConnections {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        lock(&self.visitors.users).visits.remove(&self.id);
+        lock(&self.connections.users).slots.remove(&self.id);
     }
 }
 
 /// The router, and the connections that it serves.
 #[derive(Clone)]
-pub(super) struct Door {
+pub(super) struct HttpServer {
     router: Router,
     tls: Option<TlsAcceptor>,
-    visitors: Arc<Visitors>,
-    /// How long a client that reads nothing is waited for.
+    connections: Arc<HttpConnections>,
+    /// How long the server waits for a client that reads nothing.
     span: Duration,
-    /// How long the head of a request is waited for.
+    /// How long the server waits for the head of a request.
     head: Duration,
 }
 
-impl Door {
+impl HttpServer {
     pub(super) fn new(router: Router, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         Self {
             router,
             tls: tls.map(TlsAcceptor::from),
-            visitors: Arc::default(),
+            connections: Arc::default(),
             span: SPAN,
             head: HEAD,
         }
@@ -235,7 +235,7 @@ impl Door {
             match listener.accept().await {
                 Ok((stream, address)) => {
                     if let Some(peer) = self.take_place(&stream, address).await {
-                        serving.spawn(self.clone().greet(stream, peer));
+                        serving.spawn(self.clone().serve_tcp_client(stream, peer));
                     }
                 }
                 Err(error) => cannot_accept(&error).await,
@@ -250,7 +250,7 @@ impl Door {
         loop {
             match socket.accept().await {
                 Ok(stream) => {
-                    serving.spawn(self.clone().greet_local(stream));
+                    serving.spawn(self.clone().serve_unix_client(stream));
                 }
                 Err(error) => cannot_accept(&error).await,
             }
@@ -261,8 +261,8 @@ impl Door {
     async fn take_place(&self, stream: &TcpStream, peer: SocketAddr) -> Option<RemoteEnd> {
         let local = stream.local_addr().ok()?;
         let place = self
-            .visitors
-            .strangers
+            .connections
+            .without_login
             .take(LoginPeer { peer, local })
             .await;
         Some(RemoteEnd {
@@ -270,21 +270,21 @@ impl Door {
             local: Some(local),
             is_same_user: false,
             place: Arc::default(),
-            visit: self.visitors.admit(Some(place)),
+            permit: self.connections.admit(Some(place)),
         })
     }
 
-    async fn greet(self, stream: TcpStream, peer: RemoteEnd) {
+    async fn serve_tcp_client(self, stream: TcpStream, peer: RemoteEnd) {
         let Some(tls) = self.tls.clone() else {
-            return self.converse(stream, peer).await;
+            return self.serve_requests(stream, peer).await;
         };
-        let (end, peer_address) = (Arc::clone(&peer.visit.end), peer.address);
+        let (end, peer_address) = (Arc::clone(&peer.permit.end), peer.address);
         let greeted = tokio::select! {
             greeted = tokio::time::timeout(HANDSHAKE, tls.accept(stream)) => greeted,
             () = end.notified() => return,
         };
         match greeted {
-            Ok(Ok(stream)) => self.converse(stream, peer).await,
+            Ok(Ok(stream)) => self.serve_requests(stream, peer).await,
             Ok(Err(error)) => {
                 tracing::debug!(address = ?peer_address, %error, "a TLS handshake failed");
             }
@@ -292,7 +292,7 @@ impl Door {
         }
     }
 
-    async fn greet_local(self, stream: UnixStream) {
+    async fn serve_unix_client(self, stream: UnixStream) {
         let own = rustix::process::geteuid().as_raw();
         let user = stream.peer_cred().map(|peer| peer.uid()).ok();
         let peer = RemoteEnd {
@@ -303,19 +303,19 @@ impl Door {
                 user.map(Place::LocalUser)
                     .map_or_else(OnceLock::new, OnceLock::from),
             ),
-            visit: self.visitors.admit(None),
+            permit: self.connections.admit(None),
         };
-        self.converse(stream, peer).await;
+        self.serve_requests(stream, peer).await;
     }
 
-    /// Requests and answers until either side has enough.
-    async fn converse(
+    /// Serves the requests of one connection until either side closes it.
+    async fn serve_requests(
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: RemoteEnd,
     ) {
         let stream = WriteDeadline::new(stream, self.span);
-        let end = Arc::clone(&peer.visit.end);
+        let end = Arc::clone(&peer.permit.end);
         let routes = TowerToHyperService::new(self.router);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             if let Some(uri) = without_trailing_slash(request.uri()) {
@@ -378,65 +378,65 @@ mod tests {
         }
     }
 
-    fn is_ended(visit: &ConnectionPermit) -> bool {
-        visit.end.notified().now_or_never().is_some()
+    fn is_ended(permit: &ConnectionPermit) -> bool {
+        permit.end.notified().now_or_never().is_some()
     }
 
-    async fn admitted(visitors: &Arc<Visitors>, ip: [u8; 4]) -> Arc<ConnectionPermit> {
-        let place = visitors.strangers.take(from(ip)).await;
-        visitors.admit(Some(place))
+    async fn admitted(connections: &Arc<HttpConnections>, ip: [u8; 4]) -> Arc<ConnectionPermit> {
+        let place = connections.without_login.take(from(ip)).await;
+        connections.admit(Some(place))
     }
 
     #[tokio::test]
-    async fn an_address_with_many_strangers_ends_no_other_one_and_no_user() {
-        let visitors = Arc::<Visitors>::default();
-        let user = admitted(&visitors, [10, 0, 0, 2]).await;
+    async fn many_connections_without_login_end_none_of_another_address_and_none_of_a_user() {
+        let connections = Arc::<HttpConnections>::default();
+        let user = admitted(&connections, [10, 0, 0, 2]).await;
         user.promote("ada");
-        let other = admitted(&visitors, [10, 0, 0, 3]).await;
+        let other = admitted(&connections, [10, 0, 0, 3]).await;
         let mut many = Vec::new();
-        for _ in 0..2 * STRANGERS {
-            many.push(admitted(&visitors, [10, 0, 0, 2]).await);
+        for _ in 0..2 * WITHOUT_LOGIN {
+            many.push(admitted(&connections, [10, 0, 0, 2]).await);
         }
-        assert!(is_ended(&many[0]) && is_ended(&many[STRANGERS]));
-        assert!(!is_ended(&many[STRANGERS + 1]), "the last ones stay");
+        assert!(is_ended(&many[0]) && is_ended(&many[WITHOUT_LOGIN]));
+        assert!(!is_ended(&many[WITHOUT_LOGIN + 1]), "the last ones stay");
         assert!(!is_ended(&other), "the oldest without a login");
         assert!(!is_ended(&user));
     }
 
     #[tokio::test]
     async fn one_user_keeps_no_other_out() {
-        let visitors = Arc::<Visitors>::default();
-        let bob = visitors.admit(None);
+        let connections = Arc::<HttpConnections>::default();
+        let bob = connections.admit(None);
         bob.promote("bob");
         let mut many = Vec::new();
         for _ in 0..2 * OF_ONE_USER {
-            let visit = admitted(&visitors, [10, 0, 0, 2]).await;
-            visit.promote("ada");
-            many.push(visit);
+            let permit = admitted(&connections, [10, 0, 0, 2]).await;
+            permit.promote("ada");
+            many.push(permit);
         }
         assert!(!is_ended(&bob));
         assert!(is_ended(&many[0]));
-        assert_eq!(lock(&visitors.users).visits.len(), OF_ONE_USER + 1);
+        assert_eq!(lock(&connections.users).slots.len(), OF_ONE_USER + 1);
         drop(many);
-        assert_eq!(lock(&visitors.users).visits.len(), 1);
+        assert_eq!(lock(&connections.users).slots.len(), 1);
     }
 
     /// Serves one client, with the limits that `changed` sets.
     fn served(
         router: Router,
-        changed: impl FnOnce(&mut Door),
+        changed: impl FnOnce(&mut HttpServer),
     ) -> (DuplexStream, tokio::task::JoinHandle<()>) {
-        let mut door = Door::new(router, None);
-        changed(&mut door);
+        let mut server = HttpServer::new(router, None);
+        changed(&mut server);
         let peer = RemoteEnd {
             address: None,
             local: None,
             is_same_user: true,
             place: Arc::default(),
-            visit: door.visitors.admit(None),
+            permit: server.connections.admit(None),
         };
-        let (client, server) = tokio::io::duplex(1024);
-        (client, tokio::spawn(door.converse(server, peer)))
+        let (client, stream) = tokio::io::duplex(1024);
+        (client, tokio::spawn(server.serve_requests(stream, peer)))
     }
 
     async fn ends(serving: tokio::task::JoinHandle<()>) -> bool {
@@ -448,7 +448,7 @@ mod tests {
     async fn an_answer_that_its_client_does_not_read_is_not_held_for_ever() {
         let answer = || async { vec![0u8; 1 << 20] };
         let router = Router::new().route("/", axum::routing::get(answer));
-        let (mut client, serving) = served(router, |door| door.span = SOON);
+        let (mut client, serving) = served(router, |server| server.span = SOON);
         client.write_all(REQUEST).await.unwrap();
         let mut begin = [0; 100];
         client.read_exact(&mut begin).await.unwrap();
@@ -461,7 +461,7 @@ mod tests {
 
     #[tokio::test]
     async fn half_a_head_is_not_waited_for_for_ever() {
-        let (mut client, serving) = served(Router::new(), |door| door.head = SOON);
+        let (mut client, serving) = served(Router::new(), |server| server.head = SOON);
         client.write_all(&REQUEST[..20]).await.unwrap();
         assert!(ends(serving).await, "the client holds its place");
     }
@@ -469,7 +469,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_is_silent_after_its_answer_is_not_waited_for_for_ever() {
         let router = Router::new().route("/", axum::routing::get(|| async { "an answer" }));
-        let (mut client, serving) = served(router, |door| door.head = SOON);
+        let (mut client, serving) = served(router, |server| server.head = SOON);
         client.write_all(REQUEST).await.unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();

@@ -46,7 +46,7 @@ mod write_deadline;
 
 use guard::{HttpScheme, RequestGuard};
 use held::UserHoldings;
-use http_listener::Door;
+use http_listener::HttpServer;
 use listings::Listings;
 use rates::Rates;
 use routes::Routes;
@@ -76,9 +76,9 @@ pub(crate) struct About {
     pub(crate) archive: Option<Arc<dyn Archive>>,
 }
 
-/// Where the API is served.
+/// The sockets that the API is served on.
 #[derive(Debug)]
-pub(crate) struct Doors {
+pub(crate) struct ManagementSockets {
     pub(crate) port: Option<Port>,
     /// Of the port.
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
@@ -222,8 +222,8 @@ async fn tick(api: &SharedApi) {
 }
 
 /// Serves until the future is dropped.
-pub(crate) async fn serve(broker: Arc<BrokerState>, about: About, doors: Doors) {
-    let scheme = if doors.tls.is_some() {
+pub(crate) async fn serve(broker: Arc<BrokerState>, about: About, sockets: ManagementSockets) {
+    let scheme = if sockets.tls.is_some() {
         HttpScheme::Https
     } else {
         HttpScheme::Http
@@ -231,12 +231,12 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, about: About, doors: Doors) 
     let api = Api::new(broker, about, scheme);
     let mut serving = tokio::task::JoinSet::new();
     let router = router(&api, scheme);
-    let door = Door::new(router.clone(), doors.tls);
-    for listener in doors.port.into_iter().flat_map(Port::into_listeners) {
-        serving.spawn(door.clone().serve_tcp(listener));
+    let server = HttpServer::new(router.clone(), sockets.tls);
+    for listener in sockets.port.into_iter().flat_map(Port::into_listeners) {
+        serving.spawn(server.clone().serve_tcp(listener));
     }
-    if let Some(socket) = doors.socket {
-        let local = Door::new(router, None);
+    if let Some(socket) = sockets.socket {
+        let local = HttpServer::new(router, None);
         serving.spawn(local.serve_unix(socket));
     }
     let mut ticks = tokio::time::interval(EVERY);
