@@ -21,7 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::http_listener::RemoteEnd;
 use super::refusal::ApiError;
-use super::sessions::{Fingerprint, Place, SignedIn};
+use super::sessions::{ClientLocation, Fingerprint, SignedIn};
 use super::{Api, HttpScheme, SharedApi};
 use crate::lock::read;
 use crate::login_throttle::LoginPeer;
@@ -229,19 +229,19 @@ async fn signed_in(parts: &Parts, api: &Api) -> Option<(SignedIn, bool)> {
     if found.is_empty() {
         return None;
     }
-    let place = place(parts, api).await;
+    let location = location(parts, api).await;
     let users = read(&api.broker.users);
     found.into_iter().find_map(|found| {
-        let is_owner = found.is_of_owner(users.get(&found.user)?, place)?;
+        let is_owner = found.is_of_owner(users.get(&found.user)?, location)?;
         Some((found, is_owner))
     })
 }
 
-/// Where a request comes from.
-pub(super) async fn place(parts: &Parts, api: &Api) -> Place {
+/// Where the client of a request is.
+pub(super) async fn location(parts: &Parts, api: &Api) -> ClientLocation {
     match parts.extensions.get::<RemoteEnd>() {
-        Some(peer) => peer.place(&api.broker.throttle).await,
-        None => Place::UnknownLocalUser,
+        Some(peer) => peer.location(&api.broker.throttle).await,
+        None => ClientLocation::UnknownLocalUser,
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::sessions::Place;
+use super::sessions::ClientLocation;
 use super::write_deadline::{SPAN, WriteDeadline};
 use crate::listener::UnixSocket;
 use crate::lock::lock;
@@ -53,8 +53,8 @@ pub(super) struct RemoteEnd {
     /// Whether the peer runs as the same user of the machine as this broker. The kernel reports
     /// this for a Unix socket.
     pub(super) is_same_user: bool,
-    /// Where the peer is, once it was looked up.
-    place: Arc<OnceLock<Place>>,
+    /// Where the client is, once that was looked up.
+    location: Arc<OnceLock<ClientLocation>>,
     permit: Arc<ConnectionPermit>,
 }
 
@@ -64,17 +64,17 @@ impl RemoteEnd {
         self.permit.promote(user);
     }
 
-    /// Where the peer is. Over loopback this looks up its system user, at the first time.
-    pub(super) async fn place(&self, look_ups: &LoginThrottle) -> Place {
-        if let Some(place) = self.place.get() {
-            return *place;
+    /// Returns where the client is. Over loopback the first call looks up its system user.
+    pub(super) async fn location(&self, look_ups: &LoginThrottle) -> ClientLocation {
+        if let Some(location) = self.location.get() {
+            return *location;
         }
         let (Some(peer), Some(local)) = (self.address, self.local) else {
-            return Place::UnknownLocalUser;
+            return ClientLocation::UnknownLocalUser;
         };
         let client = LoginPeer { peer, local };
         if !client.is_local() {
-            return Place::Network;
+            return ClientLocation::Network;
         }
         // The kernel's table may leave out a socket while others come and go, so a second look is
         // worth it, and what was not found is looked up again at the next request.
@@ -82,10 +82,12 @@ impl RemoteEnd {
             if let Some(user) = look_ups.local_user(client).await
                 && Some(user) != platform::UNMAPPED_USER
             {
-                return *self.place.get_or_init(|| Place::LocalUser(user));
+                return *self
+                    .location
+                    .get_or_init(|| ClientLocation::LocalUser(user));
             }
         }
-        Place::UnknownLocalUser
+        ClientLocation::UnknownLocalUser
     }
 
     /// The far end of a connection of this system user, for unit tests.
@@ -95,7 +97,7 @@ impl RemoteEnd {
             address: None,
             local: None,
             is_same_user: false,
-            place: Arc::new(OnceLock::from(Place::LocalUser(user))),
+            location: Arc::new(OnceLock::from(ClientLocation::LocalUser(user))),
             permit: Arc::<HttpConnections>::default().admit(None),
         }
     }
@@ -269,7 +271,7 @@ impl HttpServer {
             address: Some(peer),
             local: Some(local),
             is_same_user: false,
-            place: Arc::default(),
+            location: Arc::default(),
             permit: self.connections.admit(Some(place)),
         })
     }
@@ -299,8 +301,8 @@ impl HttpServer {
             address: None,
             local: None,
             is_same_user: user == Some(own),
-            place: Arc::new(
-                user.map(Place::LocalUser)
+            location: Arc::new(
+                user.map(ClientLocation::LocalUser)
                     .map_or_else(OnceLock::new, OnceLock::from),
             ),
             permit: self.connections.admit(None),
@@ -432,7 +434,7 @@ mod tests {
             address: None,
             local: None,
             is_same_user: true,
-            place: Arc::default(),
+            location: Arc::default(),
             permit: server.connections.admit(None),
         };
         let (client, stream) = tokio::io::duplex(1024);

@@ -11,7 +11,7 @@
 //! ports neither see nor change: a cookie counts only with the key that was made for it.
 //!
 //! Both reach whoever holds the port while no broker does. So a session counts only where it was
-//! opened ([`Place`]): over loopback, for the same system user. Where the system does not tell
+//! opened ([`ClientLocation`]): over loopback, for the same system user. Where the system does not tell
 //! users apart, it is not stored and ends with the broker, before anybody else can hold the port.
 
 use std::collections::HashMap;
@@ -56,9 +56,9 @@ impl ProvenUser {
     }
 }
 
-/// Where a request comes from.
+/// Where the client of a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum ClientLocation {
     Network,
     /// A system user of this machine.
     LocalUser(u32),
@@ -66,15 +66,17 @@ pub(super) enum Place {
     UnknownLocalUser,
 }
 
-impl Place {
+impl ClientLocation {
     /// What a session that is opened here remembers in place of its user's digest.
     fn bind(self, credential: &[u8]) -> Vec<u8> {
-        let place = match self {
+        let location = match self {
             Self::Network => return credential.to_vec(),
             Self::LocalUser(user) => format!("system user {user}"),
             Self::UnknownLocalUser => "a system user".to_owned(),
         };
-        let bound = Sha256::new().chain_update(credential).chain_update(place);
+        let bound = Sha256::new()
+            .chain_update(credential)
+            .chain_update(location);
         bound.finalize().to_vec()
     }
 
@@ -104,7 +106,7 @@ pub(super) enum Issuer {
 #[derive(Debug, Clone)]
 struct PageSession {
     user: Arc<str>,
-    /// The digest of [`digest`], bound to a [`Place`].
+    /// The digest of [`digest`], bound to a [`ClientLocation`].
     credential: Vec<u8>,
     ends_ms: u64,
     /// `None` for one that is not stored.
@@ -179,10 +181,10 @@ fn digest(user: &User, is_owner: bool) -> Vec<u8> {
 
 impl SignedIn {
     /// Whether the session is the owner's; `None` where the user has another password by now, or
-    /// the session was opened in another place.
-    pub(super) fn is_of_owner(&self, user: &User, place: Place) -> Option<bool> {
+    /// the session was opened from another location.
+    pub(super) fn is_of_owner(&self, user: &User, location: ClientLocation) -> Option<bool> {
         let mut both = [false, true].into_iter();
-        both.find(|is_owner| place.bind(&digest(user, *is_owner)) == self.credential)
+        both.find(|is_owner| location.bind(&digest(user, *is_owner)) == self.credential)
     }
 }
 
@@ -267,11 +269,11 @@ impl PageSessions {
         (token.ends > now).then_some(token.identity)
     }
 
-    /// A session for this user, to be used from this place.
+    /// Opens a session for this user, which counts only for requests from this location.
     pub(super) fn sign_in(
         &mut self,
         identity: ProvenUser,
-        place: Place,
+        location: ClientLocation,
         now_ms: u64,
     ) -> Result<OpenedSession, getrandom::Error> {
         let (cookie, key) = (secret()?, secret()?);
@@ -289,12 +291,12 @@ impl PageSessions {
         let ends_ms = now_ms + self.life_ms;
         let session = PageSession {
             user: identity.user,
-            credential: place.bind(&identity.credential),
+            credential: location.bind(&identity.credential),
             ends_ms,
-            stored_ends_ms: place.is_stored().then_some(ends_ms),
+            stored_ends_ms: location.is_stored().then_some(ends_ms),
         };
         let id = session_id(&cookie, &key);
-        let stored = place.is_stored().then(|| session.definition(&id));
+        let stored = location.is_stored().then(|| session.definition(&id));
         self.signed_in.insert(id, session);
         Ok(OpenedSession {
             cookie,

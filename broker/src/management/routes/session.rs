@@ -22,7 +22,7 @@ use crate::management::auth::{self, Caller, SignIn};
 use crate::management::held;
 use crate::management::http_listener::RemoteEnd;
 use crate::management::refusal::ApiError;
-use crate::management::sessions::{Issuer, Place, ProvenUser, TOKEN_LIFE};
+use crate::management::sessions::{ClientLocation, Issuer, ProvenUser, TOKEN_LIFE};
 use crate::management::{Api, HttpScheme, SharedApi};
 use crate::persist::Ticket;
 use crate::time::now_ms;
@@ -126,8 +126,8 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
             ProvenUser::new(username.into(), &user, is_owner)
         }
     };
-    let place = auth::place(&parts, &api).await;
-    enter(&api, identity, place).await
+    let location = auth::location(&parts, &api).await;
+    enter(&api, identity, location).await
 }
 
 /// What the bytes of a connection without a login are counted under. No user has such a name.
@@ -137,7 +137,11 @@ fn account(connection: u64) -> Arc<str> {
 
 /// Opens a session for a user that has proven who it is. Its password may have been changed since:
 /// such a session counts for nothing, because it is known by the password of before.
-async fn enter(api: &SharedApi, identity: ProvenUser, place: Place) -> Result<Response, ApiError> {
+async fn enter(
+    api: &SharedApi,
+    identity: ProvenUser,
+    location: ClientLocation,
+) -> Result<Response, ApiError> {
     let user = Arc::clone(&identity.user);
     {
         let users = read(&api.broker.users);
@@ -145,7 +149,7 @@ async fn enter(api: &SharedApi, identity: ProvenUser, place: Place) -> Result<Re
     }
     let (cookie, key, ticket) = {
         let mut sessions = api.sessions();
-        let opened = sessions.sign_in(identity, place, now_ms());
+        let opened = sessions.sign_in(identity, location, now_ms());
         let opened = opened.map_err(no_randomness)?;
         let ticket = api.store_sessions(&sessions, opened.forgotten, opened.stored)?;
         let life = sessions.life().as_secs();
@@ -218,7 +222,7 @@ mod tests {
     use crate::management::tests::TestApi;
     use crate::users::{Credential, Tag};
 
-    const HERE: Place = Place::LocalUser(1000);
+    const HERE: ClientLocation = ClientLocation::LocalUser(1000);
 
     /// A request of the page that has a session, by a system user.
     async fn opened(api: &SharedApi, identity: ProvenUser, user: u32) -> Parts {

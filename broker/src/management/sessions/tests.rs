@@ -4,12 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Issuer, MOST_OF_USER, PageSessions, Place, ProvenUser, RENEWAL_MS, TOKEN_LIFE};
+use super::{
+    ClientLocation, Issuer, MOST_OF_USER, PageSessions, ProvenUser, RENEWAL_MS, TOKEN_LIFE,
+};
 use crate::users::Users;
 
 const NOW: u64 = 1_000_000;
 const SESSION_LIFE_MS: u64 = 12 * 60 * 60 * 1000;
-const HERE: Place = Place::LocalUser(1000);
+const HERE: ClientLocation = ClientLocation::LocalUser(1000);
 
 fn none() -> PageSessions {
     PageSessions::new(Duration::from_millis(SESSION_LIFE_MS))
@@ -89,10 +91,10 @@ fn a_session_counts_for_the_system_user_alone_that_opened_it() {
     users.put("ada", None, Vec::new());
     let ada = users.get("ada").unwrap().clone();
     let places = [
-        Place::Network,
-        Place::LocalUser(1000),
-        Place::LocalUser(1001),
-        Place::UnknownLocalUser,
+        ClientLocation::Network,
+        ClientLocation::LocalUser(1000),
+        ClientLocation::LocalUser(1001),
+        ClientLocation::UnknownLocalUser,
     ];
     for opened in places {
         for is_owner in [false, true] {
@@ -111,8 +113,8 @@ fn a_session_counts_for_the_system_user_alone_that_opened_it() {
 #[test]
 fn a_session_of_a_user_that_the_system_does_not_tell_ends_with_the_broker() {
     let mut sessions = none();
-    let place = Place::UnknownLocalUser;
-    let open = sessions.sign_in(identity("ada"), place, NOW).unwrap();
+    let location = ClientLocation::UnknownLocalUser;
+    let open = sessions.sign_in(identity("ada"), location, NOW).unwrap();
     assert_eq!(open.stored, None);
     let id = sessions.find(&open.cookie, &open.key, NOW).unwrap().id;
     assert_eq!(sessions.extend(&id, NOW + RENEWAL_MS), None);
