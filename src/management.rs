@@ -29,7 +29,7 @@ use crate::transport::{self, ListenerProof, Owner, Route, TransportError};
 mod answers;
 mod consumers;
 
-use answers::{BindingInfo, NodeInfo, SignIn};
+use answers::{BindingInfo, NodeInfo, SignInLink};
 pub use answers::{ConsumerInfo, Overview, Peeked, QueueInfo};
 
 /// The name of the embedded broker's API socket in its home folder.
@@ -282,7 +282,7 @@ impl Client {
     /// broker has it.
     pub async fn sign_in_path(&self) -> Result<String, ManagementError> {
         let path = "/api/session/token".to_owned();
-        let token: SignIn = self.ask(path, Some(String::new())).await?;
+        let token: SignInLink = self.ask(path, Some(String::new())).await?;
         Ok(token.path)
     }
 

@@ -33,7 +33,7 @@ use crate::lock::{lock, read};
 use crate::login_places::LoginPlaces;
 use crate::login_throttle::LoginThrottle;
 use crate::memory_watch::MemoryWatch;
-use crate::persist::definition::SessionDefinition;
+use crate::persist::definition::SignInDefinition;
 use crate::persist::{DefinitionStore, Store, Ticket};
 use crate::publisher_turns::PublisherTurns;
 use crate::queue::Queue;
@@ -79,7 +79,7 @@ pub struct BrokerState {
     /// Connections without a login.
     pub(crate) login_places: Arc<LoginPlaces>,
     /// Who was signed in at the management page before the start; taken by that page.
-    pub(crate) sessions: Mutex<Vec<SessionDefinition>>,
+    pub(crate) sign_ins: Mutex<Vec<SignInDefinition>>,
     /// Counts changes of users and permissions.
     pub(crate) access_changes: watch::Sender<u64>,
     /// Counted since the start.
@@ -111,7 +111,7 @@ pub(crate) struct BrokerParts {
     pub(crate) alarms: Arc<Alarms>,
     pub(crate) users: Users,
     pub(crate) quotas: Quotas,
-    pub(crate) sessions: Vec<SessionDefinition>,
+    pub(crate) sign_ins: Vec<SignInDefinition>,
     pub(crate) vhosts: Vec<Vhost>,
 }
 
@@ -137,7 +137,7 @@ impl BrokerState {
             throttle: LoginThrottle::default(),
             login_places: Arc::default(),
             access_changes: watch::Sender::default(),
-            sessions: Mutex::new(parts.sessions),
+            sign_ins: Mutex::new(parts.sign_ins),
             totals: Totals::default(),
             tap: Arc::default(),
             vhosts: RwLock::new(vhosts),

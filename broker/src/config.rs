@@ -108,7 +108,7 @@ pub struct ClientLimits {
     /// The time from accepting the socket to `connection.open`.
     pub handshake: Duration,
     /// How long a sign-in at the page lasts after its last use.
-    pub page_session: Duration,
+    pub page_sign_in: Duration,
     /// A client that has more than a mebibyte to read and reads less than that in this time is
     /// disconnected.
     pub unread: Duration,
@@ -124,7 +124,7 @@ impl Default for ClientLimits {
             queues: 1_000_000,
             body_bytes: 128 * 1024 * 1024,
             handshake: Duration::from_secs(10),
-            page_session: Duration::from_hours(12),
+            page_sign_in: Duration::from_hours(12),
             unread: Duration::from_mins(1),
         }
     }

@@ -290,7 +290,7 @@ async fn open(config: &BrokerConfig, durable: Waker) -> Result<Arc<BrokerState>,
         alarms,
         users: recovery.users,
         quotas: recovery.quotas,
-        sessions: recovery.sessions,
+        sign_ins: recovery.sign_ins,
         vhosts: recovery.vhosts,
     }));
     // A full disk must not make the broker unreachable: it starts, and publishers are blocked.

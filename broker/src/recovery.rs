@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::config::{BrokerConfig, FirstUser};
 use crate::error::StartError;
 use crate::persist::definition::{
-    Definition, PermissionDefinition, SessionDefinition, UserDefinition, VhostDefinition,
+    Definition, PermissionDefinition, SignInDefinition, UserDefinition, VhostDefinition,
 };
 use crate::persist::{DefinitionStore, OpenedStore, Ticket};
 use crate::quotas::Quotas;
@@ -23,8 +23,8 @@ pub(crate) struct RestoredBroker {
     pub(crate) users: Users,
     /// The limits of vhosts and users.
     pub(crate) quotas: Quotas,
-    /// The open sessions of the management page.
-    pub(crate) sessions: Vec<SessionDefinition>,
+    /// The open sign-ins of the management page.
+    pub(crate) sign_ins: Vec<SignInDefinition>,
     /// Covers the records that were added. The broker is ready when it is durable.
     pub(crate) ticket: Ticket,
 }
@@ -99,7 +99,7 @@ pub(crate) fn recover(
         vhosts: vhosts.into_values().collect(),
         users,
         quotas: quotas(&found.topology),
-        sessions: sessions(&found.topology),
+        sign_ins: sign_ins(&found.topology),
         ticket,
     })
 }
@@ -126,14 +126,14 @@ fn with(vhosts: &BTreeMap<String, Vhost>, name: &str, act: impl FnOnce(&Vhost)) 
     }
 }
 
-fn sessions(definitions: &[Definition]) -> Vec<SessionDefinition> {
-    let sessions = definitions
+fn sign_ins(definitions: &[Definition]) -> Vec<SignInDefinition> {
+    let sign_ins = definitions
         .iter()
         .filter_map(|definition| match definition {
-            Definition::Session(session) => Some(session.clone()),
+            Definition::SignIn(sign_in) => Some(sign_in.clone()),
             _ => None,
         });
-    sessions.collect()
+    sign_ins.collect()
 }
 
 fn quotas(definitions: &[Definition]) -> Quotas {

@@ -112,7 +112,7 @@ pub struct Peeked {
 }
 
 #[derive(Deserialize)]
-pub(super) struct SignIn {
+pub(super) struct SignInLink {
     pub(super) path: String,
 }
 

@@ -49,10 +49,10 @@ impl Server {
     }
 
     /// Starts a broker whose page signs people out that do nothing for this long.
-    pub(crate) fn start_with_page_session(life: Duration) -> Self {
+    pub(crate) fn start_with_page_sign_in(life: Duration) -> Self {
         Self::start_with(tempfile::tempdir().unwrap(), |config| BrokerConfig {
             limits: ClientLimits {
-                page_session: life,
+                page_sign_in: life,
                 ..config.limits
             },
             ..config

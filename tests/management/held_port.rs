@@ -88,7 +88,7 @@ fn hear(mut stream: TcpStream, answer: &str) -> String {
 }
 
 const REFUSAL: &str = "HTTP/1.1 503 Busy\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-/// As a page is answered whose session has ended.
+/// The response to a page whose sign-in has ended.
 const SIGNED_OUT: &str = "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\n\
                           content-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
 
@@ -121,7 +121,7 @@ fn sent_by_stranger(server: &Server, request: &str) -> Option<String> {
 }
 
 #[test]
-fn a_session_that_was_overheard_while_the_broker_was_down_is_of_no_use_to_another_user() {
+fn a_sign_in_that_was_overheard_while_the_broker_was_down_is_of_no_use_to_another_user() {
     let server = Server::start();
     let login = signed_in(&server);
     let page = server.page();

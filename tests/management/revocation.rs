@@ -1,5 +1,4 @@
-//! Rights that a user loses take effect at once on open connections, consumers, page sessions and
-//! taps.
+//! Rights that a user loses take effect at once on open connections, consumers, sign-ins and taps.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;

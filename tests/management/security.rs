@@ -195,7 +195,7 @@ fn the_page_cannot_be_framed_sniffed_or_made_to_run_anything_else() {
 }
 
 #[test]
-fn signing_out_and_a_new_password_end_every_session() {
+fn signing_out_and_a_new_password_end_every_sign_in() {
     let server = Server::start();
     let (one, two) = (server.sign_in(), server.sign_in());
     let who = |login: &PageLogin| who(&server, login);
@@ -321,7 +321,7 @@ fn the_cookie_of_one_broker_is_neither_replaced_nor_taken_by_another_on_the_same
 }
 
 #[test]
-fn a_session_of_the_page_survives_a_restart_and_its_secret_is_not_on_the_disk() {
+fn a_sign_in_survives_a_restart_and_its_secret_is_not_on_the_disk() {
     let server = Server::start();
     let (stays, goes) = (server.sign_in(), server.sign_in());
     let out = server

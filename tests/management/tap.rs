@@ -101,7 +101,7 @@ fn one_user_who_takes_every_place_at_the_tap_keeps_no_other_out() {
 }
 
 #[test]
-fn a_tap_ends_when_its_page_session_signs_out() {
+fn a_tap_ends_when_its_user_signs_out() {
     let server = Server::start();
     server.ask("PUT", "/api/queues/%2F/q", "{}");
     let cookie = server.sign_in();
@@ -122,10 +122,10 @@ fn a_tap_ends_when_its_page_session_signs_out() {
 }
 
 #[test]
-fn a_tap_ends_when_its_page_session_expires() {
-    let server = Server::start_with_page_session(Duration::from_secs(2));
-    // On a slow machine the session may end before the tap is open.
-    let stream = eventually("a tap of a session that lives", || {
+fn a_tap_ends_when_its_sign_in_expires() {
+    let server = Server::start_with_page_sign_in(Duration::from_secs(2));
+    // On a slow machine the sign-in may end before the tap is open.
+    let stream = eventually("a tap of a sign-in that lives", || {
         let cookie = server.sign_in();
         let asked = server.request("GET", "/api/tap").signed_in(&cookie);
         let mut stream = BufReader::new(asked.open(""));

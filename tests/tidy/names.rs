@@ -30,10 +30,6 @@ const SHARED: &[(&str, &str)] = &[
         "QueueState",
         "what a client learns of a queue; the state of the broker's own",
     ),
-    (
-        "SignIn",
-        "the answer that holds the page's address; how a caller of the API signed in",
-    ),
 ];
 /// Each way in is a task of its own with the same private types.
 const WAYS: &str = "one for each way into an agent, private to its file";

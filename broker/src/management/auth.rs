@@ -21,7 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::http_listener::RemoteEnd;
 use super::refusal::ApiError;
-use super::sessions::{ClientLocation, Fingerprint, SignedIn};
+use super::sign_ins::{ClientLocation, Fingerprint, FoundSignIn};
 use super::{Api, HttpScheme, SharedApi};
 use crate::lock::read;
 use crate::login_throttle::LoginPeer;
@@ -29,7 +29,7 @@ use crate::time::now_ms;
 use crate::users::{LoginOrigin, Operation, Rank, User, Users};
 use crate::vhost::Vhost;
 
-/// The header with the key of the page's session.
+/// The header with the key of the page's sign-in.
 const PAGE_KEY: &str = "x-cbroker-key";
 
 /// A user who may use the API.
@@ -37,7 +37,7 @@ const PAGE_KEY: &str = "x-cbroker-key";
 pub(super) struct Caller {
     pub(super) name: Arc<str>,
     pub(super) user: User,
-    pub(super) by: SignIn,
+    pub(super) by: AuthMethod,
     /// Whether this is the system user who runs the broker, as far as that is proven: it came over
     /// the Unix socket or by a link that was made there, or knows the password that is stored for
     /// it.
@@ -46,9 +46,9 @@ pub(super) struct Caller {
 
 /// How a caller proved who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SignIn {
+pub(super) enum AuthMethod {
     Password,
-    /// Of this session.
+    /// Of this sign-in.
     Cookie(Fingerprint),
     /// It runs as the same user of the machine, on the Unix socket.
     Socket,
@@ -91,7 +91,7 @@ async fn identify(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
     let caller = match parts.headers.get(header::AUTHORIZATION) {
         Some(value) => by_password(parts, api, value).await?,
         None => match by_socket(parts, api) {
-            Some(name) => Caller::of(api, name, SignIn::Socket, true)?,
+            Some(name) => Caller::of(api, name, AuthMethod::Socket, true)?,
             None => by_cookie(parts, api).await?,
         },
     };
@@ -130,7 +130,7 @@ async fn by_password(parts: &Parts, api: &Api, value: &HeaderValue) -> Result<Ca
     Ok(Caller {
         name: name.into(),
         user,
-        by: SignIn::Password,
+        by: AuthMethod::Password,
         is_owner,
     })
 }
@@ -205,8 +205,8 @@ async fn by_cookie(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
             "a change by cookie must come from our own page",
         ));
     }
-    api.renew_session(&found.id, now_ms());
-    Caller::of(api, found.user, SignIn::Cookie(found.id), is_owner)
+    api.renew_sign_in(&found.id, now_ms());
+    Caller::of(api, found.user, AuthMethod::Cookie(found.id), is_owner)
 }
 
 /// The key that the page sends beside its cookie.
@@ -214,16 +214,16 @@ pub(super) fn page_key(headers: &HeaderMap) -> Option<&str> {
     headers.get(PAGE_KEY)?.to_str().ok()
 }
 
-/// The session of the request's cookies and key, while its user has the password that it signed in
+/// The sign-in of the request's cookies and key, while its user has the password that it signed in
 /// with, and whether it is the owner's. Only from where it was opened.
-async fn signed_in(parts: &Parts, api: &Api) -> Option<(SignedIn, bool)> {
+async fn signed_in(parts: &Parts, api: &Api) -> Option<(FoundSignIn, bool)> {
     let key = page_key(&parts.headers)?;
     let found: Vec<_> = {
-        let sessions = api.sessions();
+        let sign_ins = api.sign_ins();
         let now = now_ms();
         let cookies = cookies(&parts.headers, api);
         cookies
-            .filter_map(|cookie| sessions.find(cookie, key, now))
+            .filter_map(|cookie| sign_ins.find(cookie, key, now))
             .collect()
     };
     if found.is_empty() {
@@ -245,7 +245,7 @@ pub(super) async fn location(parts: &Parts, api: &Api) -> ClientLocation {
     }
 }
 
-/// The user whose session the request's cookies belong to, where there is one.
+/// The user whose sign-in the request's cookies belong to, where there is one.
 pub(super) async fn present(parts: &Parts, api: &Api) -> Option<Arc<str>> {
     signed_in(parts, api).await.map(|(found, _)| found.user)
 }
@@ -277,7 +277,7 @@ pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator
 
 impl Caller {
     /// A user that needs no password here, as it is now.
-    fn of(api: &Api, name: Arc<str>, by: SignIn, is_owner: bool) -> Result<Self, ApiError> {
+    fn of(api: &Api, name: Arc<str>, by: AuthMethod, is_owner: bool) -> Result<Self, ApiError> {
         let user = read(&api.broker.users).get(&name).cloned();
         let user = user.ok_or_else(ApiError::login)?;
         Ok(Self {
@@ -304,9 +304,9 @@ impl Caller {
         let caller = self.with_rights_of_now(api)?;
         check_rank(&caller.user)?;
         let is_in = match caller.by {
-            SignIn::Password => caller.user.password == before,
-            SignIn::Cookie(_) => caller.session_life(api).is_some_and(|life| !life.is_zero()),
-            SignIn::Socket => true,
+            AuthMethod::Password => caller.user.password == before,
+            AuthMethod::Cookie(_) => caller.sign_in_life(api).is_some_and(|life| !life.is_zero()),
+            AuthMethod::Socket => true,
         };
         if is_in {
             Ok(caller)
@@ -325,13 +325,13 @@ impl Caller {
         }
     }
 
-    /// How long the session of the page lasts from now on, zero where it has ended; `None` for a
+    /// How long the sign-in of the page lasts from now on, zero where it has ended; `None` for a
     /// caller without one.
-    pub(super) fn session_life(&self, api: &Api) -> Option<Duration> {
-        let SignIn::Cookie(id) = self.by else {
+    pub(super) fn sign_in_life(&self, api: &Api) -> Option<Duration> {
+        let AuthMethod::Cookie(id) = self.by else {
             return None;
         };
-        let ends_ms = api.sessions().ends_ms(&id).unwrap_or(0);
+        let ends_ms = api.sign_ins().ends_ms(&id).unwrap_or(0);
         Some(Duration::from_millis(ends_ms.saturating_sub(now_ms())))
     }
 
@@ -353,7 +353,7 @@ impl Caller {
     /// done makes one more.
     pub(super) fn check_administers_among(&self, users: &Users) -> Result<(), ApiError> {
         let now = users.get(&self.name).ok_or_else(ApiError::login)?;
-        if self.by != SignIn::Socket && now.password != self.user.password {
+        if self.by != AuthMethod::Socket && now.password != self.user.password {
             return Err(ApiError::login());
         }
         if now.rank() < Rank::Administrator {

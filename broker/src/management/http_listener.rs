@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::sessions::ClientLocation;
+use super::sign_ins::ClientLocation;
 use super::write_deadline::{SPAN, WriteDeadline};
 use crate::listener::UnixSocket;
 use crate::lock::lock;

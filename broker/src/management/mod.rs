@@ -21,7 +21,7 @@ use crate::fault::Fault;
 use crate::listener::{Port, UnixSocket};
 use crate::lock::lock;
 use crate::persist::Ticket;
-use crate::persist::definition::{Definition, SessionDefinition};
+use crate::persist::definition::{Definition, SignInDefinition};
 use crate::time::now_ms;
 
 mod amqp_json;
@@ -37,7 +37,7 @@ mod rates;
 mod reading;
 mod refusal;
 mod routes;
-mod sessions;
+mod sign_ins;
 mod system_metrics;
 #[cfg(test)]
 mod tests;
@@ -50,7 +50,7 @@ use http_listener::HttpServer;
 use listings::Listings;
 use rates::Rates;
 use routes::Routes;
-use sessions::{Fingerprint, PageSessions};
+use sign_ins::{Fingerprint, PageSignIns};
 
 /// How often rates and history are sampled.
 const EVERY: Duration = Duration::from_secs(2);
@@ -97,9 +97,9 @@ pub(super) struct Api {
     holdings: Arc<UserHoldings>,
     node: String,
     started: Instant,
-    sessions: Mutex<PageSessions>,
+    sign_ins: Mutex<PageSignIns>,
     rates: Rates,
-    /// Keeps the tap running while a session of the page is active.
+    /// Keeps the tap running while a sign-in of the page is active.
     tap_listener: Mutex<Option<crate::tap::TapListener>>,
 }
 
@@ -108,8 +108,8 @@ pub(super) type SharedApi = Arc<Api>;
 impl Api {
     fn new(broker: Arc<BrokerState>, about: About, scheme: HttpScheme) -> SharedApi {
         let node = format!("cbroker@{}", system_metrics::host_name());
-        let mut sessions = PageSessions::new(broker.limits.page_session);
-        let ended = sessions.restore(std::mem::take(&mut *lock(&broker.sessions)), now_ms());
+        let mut sign_ins = PageSignIns::new(broker.limits.page_sign_in);
+        let ended = sign_ins.restore(std::mem::take(&mut *lock(&broker.sign_ins)), now_ms());
         let mut listening = about.listening.iter();
         let page = listening.find(|listening| listening.protocol.starts_with("http"));
         let port = page.map_or(0, |listening| listening.address.port());
@@ -122,57 +122,57 @@ impl Api {
             scheme,
             node,
             started: Instant::now(),
-            sessions: Mutex::new(sessions),
+            sign_ins: Mutex::new(sign_ins),
             rates: Rates::default(),
             tap_listener: Mutex::default(),
         });
-        let forgotten = api.store_sessions(&api.sessions(), ended, None);
-        warn_of_stored_sessions(forgotten);
+        let forgotten = api.store_sign_ins(&api.sign_ins(), ended, None);
+        warn_of_stored_sign_ins(forgotten);
         api
     }
 
-    /// Takes sessions that ended out of the store, and saves one that began or lives longer. The
-    /// sessions are locked since they were changed: the store has the changes in the order in which
+    /// Takes sign-ins that ended out of the store, and saves one that began or lives longer. The
+    /// sign-ins are locked since they were changed: the store has the changes in the order in which
     /// they took effect, and nothing that has ended comes back with a restart.
-    fn store_sessions(
+    fn store_sign_ins(
         &self,
-        _changed: &MutexGuard<'_, PageSessions>,
-        ended: impl IntoIterator<Item = SessionDefinition>,
-        stored: Option<SessionDefinition>,
+        _changed: &MutexGuard<'_, PageSignIns>,
+        ended: impl IntoIterator<Item = SignInDefinition>,
+        stored: Option<SignInDefinition>,
     ) -> Result<Ticket, Fault> {
         let definitions = &self.broker.definitions;
         let mut last = Ticket::NONE;
-        for session in ended {
-            last = last.max(definitions.forget(&Definition::Session(session))?);
+        for sign_in in ended {
+            last = last.max(definitions.forget(&Definition::SignIn(sign_in))?);
         }
-        if let Some(session) = stored {
-            last = last.max(definitions.save(&Definition::Session(session))?);
+        if let Some(sign_in) = stored {
+            last = last.max(definitions.save(&Definition::SignIn(sign_in))?);
         }
         Ok(last)
     }
 
-    /// Extends the life of a session that was used.
-    fn renew_session(&self, id: &Fingerprint, now_ms: u64) {
-        let mut sessions = self.sessions();
-        let renewed = sessions.extend(id, now_ms);
-        if let Err(fault) = self.store_sessions(&sessions, None, renewed) {
-            tracing::warn!(%fault, "a session of the page may end with the broker");
+    /// Extends the life of a sign-in that was used.
+    fn renew_sign_in(&self, id: &Fingerprint, now_ms: u64) {
+        let mut sign_ins = self.sign_ins();
+        let renewed = sign_ins.extend(id, now_ms);
+        if let Err(fault) = self.store_sign_ins(&sign_ins, None, renewed) {
+            tracing::warn!(%fault, "a sign-in of the page may end with the broker");
         }
     }
 
-    /// Ends the session of a cookie and its key.
+    /// Ends the sign-in of a cookie and its key.
     fn sign_out(&self, cookie: &str, key: &str) -> Result<Ticket, Fault> {
-        let mut sessions = self.sessions();
-        let ended = sessions.sign_out(cookie, key);
-        self.store_sessions(&sessions, ended, None)
+        let mut sign_ins = self.sign_ins();
+        let ended = sign_ins.sign_out(cookie, key);
+        self.store_sign_ins(&sign_ins, ended, None)
     }
 
-    /// Signs a user out everywhere. The store need not be waited for: a session that a crash brings
+    /// Signs a user out everywhere. The store need not be waited for: a sign-in that a crash brings
     /// back is checked against its user's password.
     fn sign_out_everywhere(&self, user: &str) {
-        let mut sessions = self.sessions();
-        let ended = sessions.forget(user);
-        warn_of_stored_sessions(self.store_sessions(&sessions, ended, None));
+        let mut sign_ins = self.sign_ins();
+        let ended = sign_ins.forget(user);
+        warn_of_stored_sign_ins(self.store_sign_ins(&sign_ins, ended, None));
     }
 
     /// Whether this is the login that the program keeps for its user. The first user's name proves
@@ -189,13 +189,13 @@ impl Api {
         tokio::task::spawn_blocking(looking).await.unwrap_or(false)
     }
 
-    fn sessions(&self) -> MutexGuard<'_, PageSessions> {
-        lock(&self.sessions)
+    fn sign_ins(&self) -> MutexGuard<'_, PageSignIns> {
+        lock(&self.sign_ins)
     }
 
-    /// Opens the tap while a session of the page is active, and closes it after the last one.
+    /// Opens the tap while a sign-in of the page is active, and closes it after the last one.
     fn open_or_close_tap(&self) {
-        let is_wanted = self.sessions().is_anybody_in(now_ms());
+        let is_wanted = self.sign_ins().is_anybody_in(now_ms());
         let mut tap_listener = lock(&self.tap_listener);
         match (is_wanted, tap_listener.is_some()) {
             (true, false) => *tap_listener = Some(self.broker.tap.keep_open()),
@@ -205,9 +205,9 @@ impl Api {
     }
 }
 
-fn warn_of_stored_sessions(forgotten: Result<Ticket, Fault>) {
+fn warn_of_stored_sign_ins(forgotten: Result<Ticket, Fault>) {
     if let Err(fault) = forgotten {
-        tracing::warn!(%fault, "sessions of the page stay in the store");
+        tracing::warn!(%fault, "sign-ins of the page stay in the store");
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
-use super::auth::{Caller, SignIn};
+use super::auth::{AuthMethod, Caller};
 use super::{About, Api, HttpScheme, SharedApi};
 use crate::lock::{lock, read};
 use crate::vhost::Declare;
@@ -75,7 +75,7 @@ impl TestApi {
         Caller {
             name: "ada".into(),
             user,
-            by: SignIn::Socket,
+            by: AuthMethod::Socket,
             is_owner: false,
         }
     }
@@ -94,12 +94,12 @@ impl TestApi {
         (request.await, true)
     }
 
-    /// Starts another broker on the store, and says how many sessions of the page it finds.
-    pub(super) async fn sessions_after_a_restart(self) -> usize {
+    /// Starts another broker on the store, and says how many sign-ins of the page it finds.
+    pub(super) async fn sign_ins_after_a_restart(self) -> usize {
         drop(self.api);
         self.broker.shutdown().await.unwrap();
         let later = Self::start_in(&self.folder).await;
-        let found = lock(&later.state.sessions).len();
+        let found = lock(&later.state.sign_ins).len();
         later.shutdown().await.unwrap();
         found
     }

@@ -36,7 +36,7 @@ pub enum Definition {
     /// What a user may touch in a vhost.
     Permission(PermissionDefinition),
     /// A sign-in at the management page.
-    Session(SessionDefinition),
+    SignIn(SignInDefinition),
     /// The limits of a vhost or a user.
     Quota(QuotaDefinition),
     /// A number by name: what was counted must not be given out twice.
@@ -132,12 +132,12 @@ pub struct UserDefinition {
 
 /// A sign-in at the management page.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionDefinition {
+pub struct SignInDefinition {
     /// The SHA-256 of the cookie's secret, in base64url.
     pub id: String,
     /// Who.
     pub user: String,
-    /// A digest of the user's password hash: another password ends the session.
+    /// A digest of the user's password hash: another password ends the sign-in.
     pub credential: Vec<u8>,
     /// Milliseconds since 1970.
     pub ends_ms: u64,
@@ -193,7 +193,7 @@ impl Definition {
             Self::Binding(definition) => definition.key(),
             Self::User(definition) => key(b'u', &[&definition.name]),
             Self::Permission(definition) => key(b'p', &[&definition.user, &definition.vhost]),
-            Self::Session(definition) => key(b's', &[&definition.id]),
+            Self::SignIn(definition) => key(b's', &[&definition.id]),
             Self::Quota(definition) => key(b'l', &[definition.scope.name(), &definition.name]),
             Self::Counter { name, .. } => key(b'n', &[name]),
         }
@@ -236,7 +236,7 @@ impl Definition {
                     .long(definition.write.as_bytes())
                     .long(definition.read.as_bytes());
             }
-            Self::Session(definition) => {
+            Self::SignIn(definition) => {
                 out.short(&definition.id).short(&definition.user);
                 out.long(&definition.credential).number(definition.ends_ms);
             }
@@ -298,7 +298,7 @@ impl Definition {
                 tags: fields.texts()?,
                 scram: fields.long()?,
             }),
-            b's' => Self::Session(SessionDefinition {
+            b's' => Self::SignIn(SignInDefinition {
                 id: fields.short()?,
                 user: fields.short()?,
                 credential: fields.long()?,

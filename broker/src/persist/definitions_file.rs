@@ -205,7 +205,7 @@ fn line(definition: &Definition) -> Option<(&'static str, Json)> {
             }),
         ),
         Definition::Quota(quota) if quota.scope == QuotaScope::Vhost => parameter(quota),
-        Definition::Session(_) | Definition::Quota(_) | Definition::Counter { .. } => return None,
+        Definition::SignIn(_) | Definition::Quota(_) | Definition::Counter { .. } => return None,
     })
 }
 

@@ -51,7 +51,7 @@ export class Refused extends Error {
 }
 
 /**
- * The key of the session, kept where other ports of this host neither see nor change it, as they
+ * The key of the sign-in, kept where other ports of this host neither see nor change it, as they
  * can with cookies. A cookie counts only with its key.
  */
 const KEY = "key";

@@ -1,4 +1,4 @@
-// Signing in and out: by a link, by the form, or by a session that the browser still has.
+// Signing in and out: by a link, by the form, or by a sign-in that the browser still has.
 
 import { $, ask, say, signIn, signOut } from "./dom.js";
 import { sure } from "./sure.js";

@@ -34,7 +34,7 @@ const { openSession, openQueue, redraw } = drawer(model, {
 
 // ---------------------------------------------------------------- once signed in
 
-/** Aborts what goes on by itself, once the session has ended. */
+/** Aborts what goes on by itself, once the sign-in has ended. */
 const ended = new AbortController();
 let rounds = [];
 

@@ -1,4 +1,4 @@
-// A stream of server-sent events. It is read with `fetch`, which sends the session's key in a
+// A stream of server-sent events. It is read with `fetch`, which sends the sign-in's key in a
 // header: an EventSource could only put it into the address.
 
 import { key } from "./dom.js";

@@ -36,7 +36,7 @@ mod overview;
 mod permissions;
 mod publish;
 mod queues;
-mod session;
+mod sign_in;
 mod tap;
 mod users;
 mod vhosts;
@@ -77,7 +77,7 @@ impl Routes {
         let routes = definitions::routes(routes);
         let routes = import::routes(routes);
         let routes = limits::routes(routes);
-        let routes = session::routes(routes);
+        let routes = sign_in::routes(routes);
         let routes = tap::routes(routes);
         let routes = archive::routes(routes);
         let routes = metrics::routes(routes);

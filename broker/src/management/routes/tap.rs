@@ -4,7 +4,7 @@
 //! this listener was too slow for. Lines of vhosts that the caller cannot enter are left out. A
 //! body is shown only to callers who can read a queue that the message went to. The property
 //! `user_id` of a line is checked: publishing refuses every name but the publisher's own. The
-//! stream ends when the caller loses its tag, its password or its session, also when the session
+//! stream ends when the caller loses its tag, its password or its sign-in, also when the sign-in
 //! expires. This module knows no envelope.
 
 use std::convert::Infallible;
@@ -31,7 +31,7 @@ use crate::users::Operation;
 /// Lines in one event at most. Each may carry 4 KiB of a body, and many taps that begin at once
 /// keep others waiting for as many events.
 const BATCH: usize = 16;
-/// How often a session that has not ended yet is looked at again: other requests prolong it, and
+/// How often a sign-in that has not ended yet is looked at again: other requests prolong it, and
 /// the clock of the machine may be set.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
@@ -87,7 +87,7 @@ impl Tapping {
                 Batch::Lines(lines) if !lines.is_empty() => return self.event(&lines),
                 Batch::Lines(_) => {}
             }
-            let life = self.caller.session_life(&self.api);
+            let life = self.caller.sign_in_life(&self.api);
             tokio::select! {
                 () = self.listener.wait() => {}
                 () = over(life) => self.look_again()?,
@@ -109,7 +109,7 @@ impl Tapping {
     }
 
     fn event(&mut self, batch: &[Arc<TapEvent>]) -> Option<Event> {
-        let life = self.caller.session_life(&self.api);
+        let life = self.caller.sign_in_life(&self.api);
         if self.changes.has_changed().ok()? || life.is_some_and(|life| life.is_zero()) {
             self.look_again()?;
         }
@@ -122,7 +122,7 @@ impl Tapping {
     }
 }
 
-/// Waits until a session of this life may have ended; without a session, for ever.
+/// Waits until a sign-in of this life may have ended; without a sign-in, for ever.
 async fn over(life: Option<Duration>) {
     match life {
         Some(life) => tokio::time::sleep(life.min(LOOK_AGAIN)).await,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{
     BindingDefinition, Definition, DefinitionError, DestinationKind, ExchangeDefinition,
-    PermissionDefinition, QueueDefinition, QuotaDefinition, SessionDefinition, UserDefinition,
+    PermissionDefinition, QueueDefinition, QuotaDefinition, SignInDefinition, UserDefinition,
     VhostDefinition,
 };
 use crate::quotas::{Quota, QuotaKind, QuotaScope};
@@ -109,7 +109,7 @@ fn any_definition() -> impl Strategy<Value = Definition> {
                 Definition::User(UserDefinition { name, password, scram, tags })
             }),
         1 => (name(), name(), octets(32), any::<u64>()).prop_map(|(id, user, credential, ends_ms)| {
-            Definition::Session(SessionDefinition { id, user, credential, ends_ms })
+            Definition::SignIn(SignInDefinition { id, user, credential, ends_ms })
         }),
         1 => permission.prop_map(|(user, vhost, configure, write, read)| {
             Definition::Permission(PermissionDefinition { user, vhost, configure, write, read })

@@ -206,7 +206,7 @@ mod tests {
 
     use super::*;
     use crate::lock::{read, write};
-    use crate::management::auth::{Caller, SignIn};
+    use crate::management::auth::{AuthMethod, Caller};
     use crate::management::tests::TestApi;
     use crate::users::{Permissions, Tag};
 
@@ -232,7 +232,7 @@ mod tests {
         Caller {
             name: "bee".into(),
             user,
-            by: SignIn::Password,
+            by: AuthMethod::Password,
             is_owner: false,
         }
     }

@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 use super::Routes;
 use crate::fault::Fault;
 use crate::lock::read;
-use crate::management::auth::{self, Caller, SignIn};
+use crate::management::auth::{self, AuthMethod, Caller};
 use crate::management::held;
 use crate::management::http_listener::RemoteEnd;
 use crate::management::refusal::ApiError;
-use crate::management::sessions::{ClientLocation, Issuer, ProvenUser, TOKEN_LIFE};
+use crate::management::sign_ins::{ClientLocation, Issuer, ProvenUser, TOKEN_LIFE};
 use crate::management::{Api, HttpScheme, SharedApi};
 use crate::persist::Ticket;
 use crate::time::now_ms;
@@ -57,15 +57,15 @@ fn no_randomness(error: getrandom::Error) -> ApiError {
 
 /// For tools alone: a page has no use for a token but to hand it to another browser.
 async fn token(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
-    if matches!(caller.by, SignIn::Cookie(_)) {
+    if matches!(caller.by, AuthMethod::Cookie(_)) {
         return Err(ApiError::suspicious("a token is given for a password only"));
     }
     let issuer = match caller.by {
-        SignIn::Socket => Issuer::Own,
-        SignIn::Password | SignIn::Cookie(_) => Issuer::Password,
+        AuthMethod::Socket => Issuer::Own,
+        AuthMethod::Password | AuthMethod::Cookie(_) => Issuer::Password,
     };
     let identity = ProvenUser::new(caller.name, &caller.user, caller.is_owner);
-    let token = api.sessions().issue(identity, issuer, Instant::now());
+    let token = api.sign_ins().issue(identity, issuer, Instant::now());
     let token = token.map_err(no_randomness)?;
     Ok(Json(json!({
         "token": token,
@@ -76,7 +76,7 @@ async fn token(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Valu
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Entrance {
+enum SignInRequest {
     Token {
         token: String,
         /// Whether a person saw the user's name and agreed.
@@ -105,9 +105,9 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
     let holding = api.holdings.of(&account(connection));
     let body = held::receive(body, SIGN_IN_BYTES, holding).await?;
     let identity = match super::read(&body)? {
-        Entrance::Token { token, confirmed } => {
+        SignInRequest::Token { token, confirmed } => {
             let now = Instant::now();
-            let link = api.sessions().look_up(&token, now);
+            let link = api.sign_ins().look_up(&token, now);
             let (user, issuer) = link.ok_or_else(ApiError::login)?;
             let before = auth::present(&parts, &api).await;
             let is_expected = match &before {
@@ -117,17 +117,17 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
             if !is_expected && !confirmed {
                 return Ok(question(&user, before.as_deref()));
             }
-            let redeemed = api.sessions().redeem(&token, now);
+            let redeemed = api.sign_ins().redeem(&token, now);
             redeemed.ok_or_else(ApiError::login)?
         }
-        Entrance::Password { username, password } => {
+        SignInRequest::Password { username, password } => {
             let user = auth::check_password(&parts, &api, &username, &password).await?;
             let is_owner = api.is_login_of_owner(&username, &password).await;
             ProvenUser::new(username.into(), &user, is_owner)
         }
     };
     let location = auth::location(&parts, &api).await;
-    enter(&api, identity, location).await
+    complete_sign_in(&api, identity, location).await
 }
 
 /// What the bytes of a connection without a login are counted under. No user has such a name.
@@ -135,9 +135,9 @@ fn account(connection: u64) -> Arc<str> {
     format!("\0sign-in {connection}").into()
 }
 
-/// Opens a session for a user that has proven who it is. Its password may have been changed since:
-/// such a session counts for nothing, because it is known by the password of before.
-async fn enter(
+/// Signs in a user that has proven who it is. If its password was changed since, the sign-in counts
+/// for nothing, because it remembers the old password.
+async fn complete_sign_in(
     api: &SharedApi,
     identity: ProvenUser,
     location: ClientLocation,
@@ -148,17 +148,17 @@ async fn enter(
         auth::check_rank(users.get(&user).ok_or_else(ApiError::login)?)?;
     }
     let (cookie, key, ticket) = {
-        let mut sessions = api.sessions();
-        let opened = sessions.sign_in(identity, location, now_ms());
+        let mut sign_ins = api.sign_ins();
+        let opened = sign_ins.sign_in(identity, location, now_ms());
         let opened = opened.map_err(no_randomness)?;
-        let ticket = api.store_sessions(&sessions, opened.forgotten, opened.stored)?;
-        let life = sessions.life().as_secs();
+        let ticket = api.store_sign_ins(&sign_ins, opened.forgotten, opened.stored)?;
+        let life = sign_ins.life().as_secs();
         (set_cookie(api, &opened.cookie, life), opened.key, ticket)
     };
     super::kept(api, ticket).await?;
     api.open_or_close_tap();
-    let entered = json!({ "name": &*user, "key": key });
-    Ok(([(header::SET_COOKIE, cookie)], Json(entered)).into_response())
+    let signed_in = json!({ "name": &*user, "key": key });
+    Ok(([(header::SET_COOKIE, cookie)], Json(signed_in)).into_response())
 }
 
 /// Asks whether a person wants to be this user.
@@ -200,7 +200,7 @@ async fn sign_out(
     let ended = cookies.try_fold(Ticket::NONE, |last, cookie| {
         Ok::<_, Fault>(last.max(api.sign_out(cookie, key)?))
     });
-    // A tap that the session opened ends too.
+    // A tap that was opened with this sign-in ends too.
     api.broker.permissions_changed();
     api.open_or_close_tap();
     super::kept(&api, ended?).await?;
@@ -224,9 +224,9 @@ mod tests {
 
     const HERE: ClientLocation = ClientLocation::LocalUser(1000);
 
-    /// A request of the page that has a session, by a system user.
+    /// A request of the page that has a sign-in, by a system user.
     async fn opened(api: &SharedApi, identity: ProvenUser, user: u32) -> Parts {
-        let mut answer = enter(api, identity, HERE).await.unwrap();
+        let mut answer = complete_sign_in(api, identity, HERE).await.unwrap();
         let body = std::mem::take(answer.body_mut());
         let body = axum::body::to_bytes(body, 10_000).await.unwrap();
         let told: Value = serde_json::from_slice(&body).unwrap();
@@ -237,7 +237,7 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    async fn entered(api: &SharedApi, identity: ProvenUser) -> bool {
+    async fn is_signed_in(api: &SharedApi, identity: ProvenUser) -> bool {
         let request = opened(api, identity, 1000).await;
         auth::present(&request, api).await.is_some()
     }
@@ -256,21 +256,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_ends_while_it_is_used_does_not_come_back_with_a_restart() {
+    async fn a_sign_in_that_ends_while_it_is_used_does_not_come_back_with_a_restart() {
         let test = TestApi::start().await;
         let (api, ada) = (&test.api, test.ada());
         // Late enough for its new end to be stored.
         let later = now_ms() + 2 * 60 * 60 * 1000;
         for _ in 0..2000 {
             let proven = ProvenUser::new(Arc::clone(&ada.name), &ada.user, false);
-            let opened = api.sessions().sign_in(proven, HERE, now_ms()).unwrap();
+            let opened = api.sign_ins().sign_in(proven, HERE, now_ms()).unwrap();
             let (cookie, key) = (&opened.cookie, &opened.key);
-            let id = api.sessions().find(cookie, key, now_ms()).unwrap().id;
+            let id = api.sign_ins().find(cookie, key, now_ms()).unwrap().id;
             let both = Barrier::new(2);
             std::thread::scope(|scope| {
                 scope.spawn(|| {
                     both.wait();
-                    api.renew_session(&id, later);
+                    api.renew_sign_in(&id, later);
                 });
                 scope.spawn(|| {
                     both.wait();
@@ -278,7 +278,7 @@ mod tests {
                 });
             });
         }
-        assert_eq!(test.sessions_after_a_restart().await, 0);
+        assert_eq!(test.sign_ins_after_a_restart().await, 0);
     }
 
     #[tokio::test]
@@ -323,19 +323,19 @@ mod tests {
         let test = TestApi::start().await;
         let before = test.ada();
         let proven = || ProvenUser::new(Arc::clone(&before.name), &before.user, false);
-        assert!(entered(&test.api, proven()).await);
+        assert!(is_signed_in(&test.api, proven()).await);
         let token = {
-            let mut sessions = test.api.sessions();
-            let token = sessions.issue(proven(), Issuer::Own, Instant::now());
+            let mut sign_ins = test.api.sign_ins();
+            let token = sign_ins.issue(proven(), Issuer::Own, Instant::now());
             token.unwrap()
         };
-        let redeemed = test.api.sessions().redeem(&token, Instant::now()).unwrap();
+        let redeemed = test.api.sign_ins().redeem(&token, Instant::now()).unwrap();
         let password = Credential::new(b"another").unwrap();
         let tags = vec![Tag("administrator".into())];
         write(&test.api.broker.users).put("ada", Some(password), tags);
         test.api.sign_out_everywhere("ada");
-        assert!(!entered(&test.api, proven()).await);
-        assert!(!entered(&test.api, redeemed).await);
+        assert!(!is_signed_in(&test.api, proven()).await);
+        assert!(!is_signed_in(&test.api, redeemed).await);
         test.stop().await;
     }
 }

@@ -1,18 +1,19 @@
 //! The page's sign-in state: one-time tokens for tools, and cookies for browsers.
 //!
-//! A token lives for [`TOKEN_LIFE`] in memory and is removed at its first use. A session lives for
-//! twelve hours after its last use (`ClientLimits::page_session`) and survives a restart of the
+//! A token lives for [`TOKEN_LIFE`] in memory and is removed at its first use. A sign-in lives for
+//! twelve hours after its last use (`ClientLimits::page_sign_in`) and survives a restart of the
 //! broker: the store keeps the SHA-256 of its secrets, its user, and a digest of the user's
 //! password, so that a new password ends it. The number of both is limited for each user. Methods
 //! return what must be stored or deleted. Time is an argument.
 //!
-//! A session has two secrets of 256 random bits. Browsers send its cookie to every port of the
+//! A sign-in has two secrets of 256 random bits. Browsers send its cookie to every port of the
 //! host, and a page of any port can plant one. Its key is in the page's local storage, which other
 //! ports neither see nor change: a cookie counts only with the key that was made for it.
 //!
-//! Both reach whoever holds the port while no broker does. So a session counts only where it was
-//! opened ([`ClientLocation`]): over loopback, for the same system user. Where the system does not tell
-//! users apart, it is not stored and ends with the broker, before anybody else can hold the port.
+//! Another program that holds the port while no broker does gets both. So a sign-in counts only
+//! for requests from the same [`ClientLocation`]: over loopback, from the same system user. Where
+//! the system does not tell users apart, a sign-in is not stored and ends with the broker, before
+//! another program can hold the port.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,16 +23,16 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-use crate::persist::definition::SessionDefinition;
+use crate::persist::definition::SignInDefinition;
 use crate::users::User;
 
 pub(super) const TOKEN_LIFE: Duration = Duration::from_mins(1);
 
-/// A session's new end is stored when it has moved this far, not at each request.
+/// A sign-in's new end is stored when it has moved this far, not at each request.
 const RENEWAL_MS: u64 = 60 * 60 * 1000;
-/// Sessions that are taken from the store of a broker before this one.
+/// Sign-ins that are taken from the store of a broker before this one.
 const MOST: usize = 4096;
-/// Tokens of one user that may wait at once, and sessions of one user that may live at once; that
+/// Tokens of one user that may wait at once, and sign-ins of one user that may live at once; that
 /// user's oldest goes.
 const MOST_OF_USER: usize = 64;
 
@@ -67,7 +68,7 @@ pub(super) enum ClientLocation {
 }
 
 impl ClientLocation {
-    /// What a session that is opened here remembers in place of its user's digest.
+    /// What a sign-in that is opened here remembers in place of its user's digest.
     fn bind(self, credential: &[u8]) -> Vec<u8> {
         let location = match self {
             Self::Network => return credential.to_vec(),
@@ -80,7 +81,7 @@ impl ClientLocation {
         bound.finalize().to_vec()
     }
 
-    /// Whether the sessions that are opened here outlive the broker.
+    /// Whether the sign-ins that are opened here outlive the broker.
     fn is_stored(self) -> bool {
         self != Self::UnknownLocalUser
     }
@@ -104,7 +105,7 @@ pub(super) enum Issuer {
 }
 
 #[derive(Debug, Clone)]
-struct PageSession {
+struct PageSignIn {
     user: Arc<str>,
     /// The digest of [`digest`], bound to a [`ClientLocation`].
     credential: Vec<u8>,
@@ -113,9 +114,9 @@ struct PageSession {
     stored_ends_ms: Option<u64>,
 }
 
-impl PageSession {
-    fn definition(&self, id: &Fingerprint) -> SessionDefinition {
-        SessionDefinition {
+impl PageSignIn {
+    fn definition(&self, id: &Fingerprint) -> SignInDefinition {
+        SignInDefinition {
             id: URL_SAFE_NO_PAD.encode(id),
             user: self.user.to_string(),
             credential: self.credential.clone(),
@@ -125,29 +126,29 @@ impl PageSession {
 }
 
 #[derive(Debug)]
-pub(super) struct PageSessions {
+pub(super) struct PageSignIns {
     life_ms: u64,
     tokens: HashMap<Fingerprint, Token>,
-    signed_in: HashMap<Fingerprint, PageSession>,
+    signed_in: HashMap<Fingerprint, PageSignIn>,
 }
 
-/// A session that a cookie belongs to.
+/// A sign-in that a cookie belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SignedIn {
+pub(super) struct FoundSignIn {
     pub(super) id: Fingerprint,
     pub(super) user: Arc<str>,
     credential: Vec<u8>,
 }
 
-/// A new session.
+/// A new sign-in.
 #[derive(Debug)]
-pub(super) struct OpenedSession {
+pub(super) struct NewSignIn {
     /// The cookie's value.
     pub(super) cookie: String,
     pub(super) key: String,
     /// To be stored; `None` for one that ends with the broker.
-    pub(super) stored: Option<SessionDefinition>,
-    pub(super) forgotten: Vec<SessionDefinition>,
+    pub(super) stored: Option<SignInDefinition>,
+    pub(super) forgotten: Vec<SignInDefinition>,
 }
 
 /// A secret as text, 43 characters of base64url.
@@ -161,12 +162,12 @@ fn fingerprint(secret: &str) -> Fingerprint {
     Sha256::digest(secret.as_bytes()).into()
 }
 
-fn session_id(cookie: &str, key: &str) -> Fingerprint {
+fn sign_in_id(cookie: &str, key: &str) -> Fingerprint {
     let both = Sha256::new().chain_update(cookie).chain_update(".");
     both.chain_update(key).finalize().into()
 }
 
-/// What a session remembers of its user's password, and with it whether it is the owner's.
+/// What a sign-in remembers of its user's password, and with it whether it is the owner's.
 fn digest(user: &User, is_owner: bool) -> Vec<u8> {
     let password = user.password.as_ref();
     let hash = password.map_or(&[][..], |password| password.hash.as_bytes());
@@ -179,17 +180,17 @@ fn digest(user: &User, is_owner: bool) -> Vec<u8> {
     digest.finalize().to_vec()
 }
 
-impl SignedIn {
-    /// Whether the session is the owner's; `None` where the user has another password by now, or
-    /// the session was opened from another location.
+impl FoundSignIn {
+    /// Whether the sign-in is the owner's; `None` where the user has another password by now, or
+    /// the sign-in was opened from another location.
     pub(super) fn is_of_owner(&self, user: &User, location: ClientLocation) -> Option<bool> {
         let mut both = [false, true].into_iter();
         both.find(|is_owner| location.bind(&digest(user, *is_owner)) == self.credential)
     }
 }
 
-impl PageSessions {
-    /// Sessions that live for this long after their last use.
+impl PageSignIns {
+    /// Sign-ins that live for this long after their last use.
     pub(super) fn new(life: Duration) -> Self {
         Self {
             life_ms: u64::try_from(life.as_millis()).unwrap_or(u64::MAX),
@@ -198,29 +199,29 @@ impl PageSessions {
         }
     }
 
-    /// How long a session lives after its last use.
+    /// How long a sign-in lives after its last use.
     pub(super) fn life(&self) -> Duration {
         Duration::from_millis(self.life_ms)
     }
 
-    /// Restores the sessions that an earlier broker stored. Returns those that have ended since.
+    /// Restores the sign-ins that an earlier broker stored. Returns those that have ended since.
     pub(super) fn restore(
         &mut self,
-        definitions: Vec<SessionDefinition>,
+        definitions: Vec<SignInDefinition>,
         now_ms: u64,
-    ) -> Vec<SessionDefinition> {
+    ) -> Vec<SignInDefinition> {
         let mut ended = Vec::new();
         for definition in definitions {
             let id = URL_SAFE_NO_PAD.decode(&definition.id).ok();
             match id.and_then(|id| Fingerprint::try_from(id).ok()) {
                 Some(id) if definition.ends_ms > now_ms && self.signed_in.len() < MOST => {
-                    let session = PageSession {
+                    let sign_in = PageSignIn {
                         user: definition.user.as_str().into(),
                         credential: definition.credential,
                         ends_ms: definition.ends_ms,
                         stored_ends_ms: Some(definition.ends_ms),
                     };
-                    self.signed_in.insert(id, session);
+                    self.signed_in.insert(id, sign_in);
                 }
                 _ => ended.push(definition),
             }
@@ -269,36 +270,36 @@ impl PageSessions {
         (token.ends > now).then_some(token.identity)
     }
 
-    /// Opens a session for this user, which counts only for requests from this location.
+    /// Opens a sign-in for this user, which counts only for requests from this location.
     pub(super) fn sign_in(
         &mut self,
         identity: ProvenUser,
         location: ClientLocation,
         now_ms: u64,
-    ) -> Result<OpenedSession, getrandom::Error> {
+    ) -> Result<NewSignIn, getrandom::Error> {
         let (cookie, key) = (secret()?, secret()?);
-        let mut forgotten = self.take(|session| session.ends_ms <= now_ms);
+        let mut forgotten = self.take(|sign_in| sign_in.ends_ms <= now_ms);
         let own = || {
-            let sessions = self.signed_in.iter();
-            sessions.filter(|(_, session)| session.user == identity.user)
+            let sign_ins = self.signed_in.iter();
+            sign_ins.filter(|(_, sign_in)| sign_in.user == identity.user)
         };
-        let oldest = own().min_by_key(|(_, session)| session.ends_ms);
+        let oldest = own().min_by_key(|(_, sign_in)| sign_in.ends_ms);
         if let Some(id) = oldest.map(|(id, _)| *id)
             && own().count() >= MOST_OF_USER
         {
             forgotten.extend(self.remove(&id));
         }
         let ends_ms = now_ms + self.life_ms;
-        let session = PageSession {
+        let sign_in = PageSignIn {
             user: identity.user,
             credential: location.bind(&identity.credential),
             ends_ms,
             stored_ends_ms: location.is_stored().then_some(ends_ms),
         };
-        let id = session_id(&cookie, &key);
-        let stored = location.is_stored().then(|| session.definition(&id));
-        self.signed_in.insert(id, session);
-        Ok(OpenedSession {
+        let id = sign_in_id(&cookie, &key);
+        let stored = location.is_stored().then(|| sign_in.definition(&id));
+        self.signed_in.insert(id, sign_in);
+        Ok(NewSignIn {
             cookie,
             key,
             stored,
@@ -306,59 +307,59 @@ impl PageSessions {
         })
     }
 
-    /// Returns the session of a cookie and its key. Whether it counts is still to be looked at.
-    pub(super) fn find(&self, cookie: &str, key: &str, now_ms: u64) -> Option<SignedIn> {
-        let id = session_id(cookie, key);
-        let session = self.signed_in.get(&id)?;
-        (session.ends_ms > now_ms).then(|| SignedIn {
+    /// Returns the sign-in of a cookie and its key. Whether it counts is still to be looked at.
+    pub(super) fn find(&self, cookie: &str, key: &str, now_ms: u64) -> Option<FoundSignIn> {
+        let id = sign_in_id(cookie, key);
+        let sign_in = self.signed_in.get(&id)?;
+        (sign_in.ends_ms > now_ms).then(|| FoundSignIn {
             id,
-            user: Arc::clone(&session.user),
-            credential: session.credential.clone(),
+            user: Arc::clone(&sign_in.user),
+            credential: sign_in.credential.clone(),
         })
     }
 
-    /// Extends the life of a session that was used. Returns what must be stored, where its end has
+    /// Extends the life of a sign-in that was used. Returns what must be stored, where its end has
     /// moved far enough.
-    pub(super) fn extend(&mut self, id: &Fingerprint, now_ms: u64) -> Option<SessionDefinition> {
-        let session = self.signed_in.get_mut(id)?;
-        session.ends_ms = session.ends_ms.max(now_ms + self.life_ms);
-        if session.ends_ms < session.stored_ends_ms? + RENEWAL_MS {
+    pub(super) fn extend(&mut self, id: &Fingerprint, now_ms: u64) -> Option<SignInDefinition> {
+        let sign_in = self.signed_in.get_mut(id)?;
+        sign_in.ends_ms = sign_in.ends_ms.max(now_ms + self.life_ms);
+        if sign_in.ends_ms < sign_in.stored_ends_ms? + RENEWAL_MS {
             return None;
         }
-        session.stored_ends_ms = Some(session.ends_ms);
-        Some(session.definition(id))
+        sign_in.stored_ends_ms = Some(sign_in.ends_ms);
+        Some(sign_in.definition(id))
     }
 
-    /// When this session ends; `None` where it has been signed out.
+    /// When this sign-in ends; `None` where it has been signed out.
     pub(super) fn ends_ms(&self, id: &Fingerprint) -> Option<u64> {
-        self.signed_in.get(id).map(|session| session.ends_ms)
+        self.signed_in.get(id).map(|sign_in| sign_in.ends_ms)
     }
 
-    /// Ends the session of a cookie and its key.
-    pub(super) fn sign_out(&mut self, cookie: &str, key: &str) -> Option<SessionDefinition> {
-        self.remove(&session_id(cookie, key))
+    /// Ends the sign-in of a cookie and its key.
+    pub(super) fn sign_out(&mut self, cookie: &str, key: &str) -> Option<SignInDefinition> {
+        self.remove(&sign_in_id(cookie, key))
     }
 
-    fn remove(&mut self, id: &Fingerprint) -> Option<SessionDefinition> {
-        let session = self.signed_in.remove(id)?;
-        Some(session.definition(id))
+    fn remove(&mut self, id: &Fingerprint) -> Option<SignInDefinition> {
+        let sign_in = self.signed_in.remove(id)?;
+        Some(sign_in.definition(id))
     }
 
-    /// Ends the tokens and sessions of a user that was deleted or has a new password.
-    pub(super) fn forget(&mut self, user: &str) -> Vec<SessionDefinition> {
+    /// Ends the tokens and sign-ins of a user that was deleted or has a new password.
+    pub(super) fn forget(&mut self, user: &str) -> Vec<SignInDefinition> {
         self.tokens.retain(|_, token| &*token.identity.user != user);
-        self.take(|session| &*session.user == user)
+        self.take(|sign_in| &*sign_in.user == user)
     }
 
-    fn take(&mut self, is_over: impl Fn(&PageSession) -> bool) -> Vec<SessionDefinition> {
-        let over = self.signed_in.extract_if(|_, session| is_over(session));
-        over.map(|(id, session)| session.definition(&id)).collect()
+    fn take(&mut self, is_over: impl Fn(&PageSignIn) -> bool) -> Vec<SignInDefinition> {
+        let over = self.signed_in.extract_if(|_, sign_in| is_over(sign_in));
+        over.map(|(id, sign_in)| sign_in.definition(&id)).collect()
     }
 
-    /// Whether any session is active.
+    /// Whether any sign-in is active.
     pub(super) fn is_anybody_in(&self, now_ms: u64) -> bool {
-        let mut sessions = self.signed_in.values();
-        sessions.any(|session| session.ends_ms > now_ms)
+        let mut sign_ins = self.signed_in.values();
+        sign_ins.any(|sign_in| sign_in.ends_ms > now_ms)
     }
 }
 
