@@ -370,7 +370,7 @@ fn the_openapi_document_is_what_is_served() {
         "/compose.js",
         "/control.js",
         "/dom.js",
-        "/door.js",
+        "/sign_in.js",
         "/drawer.js",
         "/envelope.js",
         "/message.js",

@@ -264,11 +264,11 @@ fn a_used_link_says_so_and_a_phone_needs_no_sideways_scrolling() {
     assert_eq!(redeemed.status, 200);
     browser.click("#menu summary");
     browser.click("#leave");
-    browser.until("!document.getElementById('door').hidden");
+    browser.until("!document.getElementById('sign-in').hidden");
     browser.go("about:blank");
     browser.go(&format!("http://{}/#token={token}", server.page()));
-    browser.until("!document.getElementById('door').hidden");
-    browser.until("document.getElementById('door-error').textContent.includes('used already')");
+    browser.until("!document.getElementById('sign-in').hidden");
+    browser.until("document.getElementById('sign-in-error').textContent.includes('used already')");
 }
 
 #[test]

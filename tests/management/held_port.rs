@@ -193,11 +193,11 @@ fn another_user_who_holds_the_port_gets_no_open_page_to_load_his_script() {
     let page = server.page();
     let server = server.restart_after(|| {
         let port = HeldPort::hold(page, SIGNED_OUT);
-        browser.until("!document.getElementById('door').hidden");
+        browser.until("!document.getElementById('sign-in').hidden");
         let heard = port.all();
         assert!(!heard.contains("GET / "), "{heard}");
     });
-    let form = "document.getElementById('door-form')";
+    let form = "document.getElementById('sign-in-form')";
     browser.until(&format!(
         "({form}.elements.username.value = '{USER}', {form}.elements.password.value = \
          '{PASSWORD}', {form}.requestSubmit(), true)"

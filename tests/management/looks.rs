@@ -233,8 +233,8 @@ fn axe_core_finds_nothing_in_light_and_dark() {
     busy.browser.click("#menu summary");
     busy.browser.click("#leave");
     busy.browser
-        .until("!document.getElementById('door').hidden");
-    busy.browser.click("#door summary");
+        .until("!document.getElementById('sign-in').hidden");
+    busy.browser.click("#sign-in summary");
     let found = findings(&busy.browser, &axe);
     complaints.extend(found.iter().map(|one| format!("signing in: {one}")));
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));

@@ -39,7 +39,7 @@ const ROUTES: &[(Who, &str)] = &[
     (Anybody, "GET /compose.js"),
     (Anybody, "GET /control.js"),
     (Anybody, "GET /dom.js"),
-    (Anybody, "GET /door.js"),
+    (Anybody, "GET /sign_in.js"),
     (Anybody, "GET /drawer.js"),
     (Anybody, "GET /envelope.js"),
     (Anybody, "GET /message.js"),

@@ -87,7 +87,7 @@ fn a_page_that_sends_the_browser_to_its_own_link_signs_it_in_after_a_click_alone
         "a key that was on its way confirms nothing"
     );
     browser.click("#sure [data-close]");
-    browser.until("!document.getElementById('door').hidden");
+    browser.until("!document.getElementById('sign-in').hidden");
     browser.go("about:blank");
     browser.go(&format!("http://{}/#token={token}", server.page()));
     browser.until("document.getElementById('sure').open");
@@ -183,7 +183,7 @@ fn a_page_of_another_port_plants_a_cookie_and_the_browser_keeps_its_user() {
     };
     visit_the_other();
     browser.go(&format!("http://{}/", server.page()));
-    browser.until("!document.getElementById('door').hidden");
+    browser.until("!document.getElementById('sign-in').hidden");
     browser.go("about:blank");
     let token = server.own_token();
     browser.go(&format!("http://{}/#token={token}", server.page()));

@@ -20,7 +20,7 @@ const SCRIPTS: [Script; 17] = [
         "what keys and buttons do",
         include_str!("page.js"),
     ),
-    ("/door.js", "signing in", include_str!("door.js")),
+    ("/sign_in.js", "signing in", include_str!("sign_in.js")),
     (
         "/compose.js",
         "the form that sends",

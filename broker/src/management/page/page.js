@@ -5,11 +5,11 @@ import { call } from "./calling.js";
 import { composer } from "./compose.js";
 import * as control from "./control.js";
 import { $, ask, part, say, soon, toast, when } from "./dom.js";
-import { enter, knock } from "./door.js";
 import { drawer } from "./drawer.js";
 import { Model } from "./model.js";
 import { EXCHANGE, GROUPS, isOfSession, PRESENCE } from "./names.js";
 import { askConversation, askDead, askOpenings, letters, wholeText } from "./past.js";
+import { showForm, signInOrShowForm } from "./sign_in.js";
 import { listen } from "./stream.js";
 import { sure } from "./sure.js";
 import * as views from "./views.js";
@@ -41,7 +41,7 @@ let rounds = [];
 function begin(user) {
   // Signed in anew: nothing stays of what the user before saw.
   if (ended.signal.aborted) return location.reload();
-  $("door").hidden = true;
+  $("sign-in").hidden = true;
   $("app").hidden = false;
   model.user = user.name;
   model.hasArchive = user.archive === true;
@@ -58,14 +58,14 @@ function begin(user) {
 }
 
 /**
- * Shows the door where the session has ended. Without loading the page again: another program may
- * hold the port, and its script would run here.
+ * Shows the form to sign in once the sign-in has ended. It does not load the page again: another
+ * program may hold the port, and its script would run here.
  */
 function end() {
   ended.abort();
   for (const each of rounds) clearInterval(each);
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
-  knock("");
+  showForm("");
 }
 
 // ---------------------------------------------------------------- the live stream
@@ -496,4 +496,4 @@ addEventListener("visibilitychange", () => round());
 addEventListener("hashchange", () => {
   if (new URLSearchParams(location.hash.slice(1)).has("token")) location.reload();
 });
-enter(begin);
+signInOrShowForm(begin);

@@ -4,8 +4,8 @@ import { $, ask, say, signIn, signOut } from "./dom.js";
 import { sure } from "./sure.js";
 
 /**
- * Signs in by a link. Another page may have sent this browser to a link of its author: then a
- * person is asked.
+ * Signs in by a link. Another page may have sent this browser to a link that its author made: then
+ * the person is asked to confirm the user.
  */
 async function redeem(token) {
   try {
@@ -15,25 +15,28 @@ async function redeem(token) {
     const { user, instead_of: before } = error.body;
     const title = before ? `Sign in as ${user} instead of ${before}?` : `Sign in as ${user}?`;
     const text =
-      "A link brought you here. If you did not ask for it, cancel: " +
-      "whoever made it would see what you do as this user.";
+      "You came here by a link. If you did not ask for it, cancel: " +
+      "the person who made it would see what you do as this user.";
     const act = () => signIn({ token, confirmed: true });
     await sure({ title, text, go: `Sign in as ${user}`, act });
   }
 }
 
-/** Shows the form. */
-export function knock(error) {
+/** Shows the form to sign in, with an error or "". */
+export function showForm(error) {
   $("app").hidden = true;
-  $("door").hidden = false;
-  say($("door-error"), error);
+  $("sign-in").hidden = false;
+  say($("sign-in-error"), error);
 }
 
-/** Signs in where that can be done, else shows the form. Calls `begin` with who is signed in. */
-export async function enter(begin) {
-  $("door-form").addEventListener("submit", (event) => {
+/**
+ * Signs in with the link or the sign-in that the browser has, or shows the form. Calls `begin` with
+ * the user who is signed in.
+ */
+export async function signInOrShowForm(begin) {
+  $("sign-in-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    fill(event.target.elements, begin);
+    signInByForm(event.target.elements, begin);
   });
   $("leave").addEventListener("click", async () => {
     await signOut();
@@ -45,22 +48,22 @@ export async function enter(begin) {
     if (token) await redeem(token);
   } catch (error) {
     const used = "This link was used already or is older than a minute. Run cbroker ui again.";
-    return knock(error.status === 401 ? used : error.message);
+    return showForm(error.status === 401 ? used : error.message);
   }
   try {
     begin(await ask("GET", "/api/session"));
   } catch (error) {
-    knock(error.status === 401 ? "" : error.message);
+    showForm(error.status === 401 ? "" : error.message);
   }
 }
 
 /** Signs in by the form. */
-async function fill({ username, password }, begin) {
+async function signInByForm({ username, password }, begin) {
   try {
     await signIn({ username: username.value, password: password.value });
     password.value = "";
     begin(await ask("GET", "/api/session"));
   } catch (error) {
-    say($("door-error"), error.status === 401 ? "Wrong name or password." : error.message);
+    say($("sign-in-error"), error.status === 401 ? "Wrong name or password." : error.message);
   }
 }
