@@ -1,11 +1,12 @@
-//! Logging in as an attacker tries it: forged log lines, guessed passwords, and SCRAM, which sends
-//! none.
+//! Logins as an attacker tries them: forged log lines, guessed passwords, the user `guest`, and
+//! SCRAM, which sends no password.
 
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use lapin::{Connection, ConnectionProperties};
 use sha2::{Digest, Sha256};
 
 use crate::raw::{Raw, long, short};
@@ -185,4 +186,19 @@ async fn scram_refuses_a_wrong_password_and_an_unknown_name_alike() {
     let (wrong, unknown) = outcomes.await.unwrap();
     assert_eq!((wrong.0, &wrong.1), (403, &unknown.1));
     assert!(wrong.1.contains("SCRAM-SHA-256"), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guest_is_refused_unless_it_is_allowed() {
+    for (allow_guest, is_let_in) in [(false, false), (true, true)] {
+        let running = Running::with(|config| config.allow_guest = allow_guest).await;
+        let url = format!("amqp://guest:guest@127.0.0.1:{}/%2f", running.port());
+        let connected = Connection::connect_with_runtime(
+            &url,
+            ConnectionProperties::default(),
+            cbroker::peer::runtime::current(),
+        )
+        .await;
+        assert_eq!(connected.is_ok(), is_let_in);
+    }
 }

@@ -12,7 +12,6 @@ mod credit;
 mod crowds;
 #[cfg(target_os = "linux")]
 mod dead_peers;
-mod doors;
 mod full_at_start;
 mod held_memory;
 mod kills;
@@ -36,6 +35,7 @@ mod support;
 mod topology;
 mod transactions;
 mod truths;
+mod unix_socket;
 mod unread;
 mod unreadable;
 mod work_units;

@@ -1,10 +1,8 @@
-//! Ways in: the Unix socket, and who is let through.
+//! The Unix socket of the broker.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-
-use lapin::{Connection, ConnectionProperties};
 
 use crate::running::Running;
 
@@ -33,19 +31,4 @@ async fn the_unix_socket_is_this_users_alone_and_goes_with_the_broker() {
     );
     running.stop().await;
     assert!(!path.exists());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn guest_is_refused_unless_it_is_allowed() {
-    for (allow_guest, is_let_in) in [(false, false), (true, true)] {
-        let running = Running::with(|config| config.allow_guest = allow_guest).await;
-        let url = format!("amqp://guest:guest@127.0.0.1:{}/%2f", running.port());
-        let connected = Connection::connect_with_runtime(
-            &url,
-            ConnectionProperties::default(),
-            cbroker::peer::runtime::current(),
-        )
-        .await;
-        assert_eq!(connected.is_ok(), is_let_in);
-    }
 }
