@@ -41,7 +41,7 @@ impl AlarmState {
 
     /// Whether connections that publish must not be read from. `stays` as for
     /// [`Self::blocked_reason`].
-    pub(crate) fn holds(&self, stays: bool) -> bool {
+    pub(crate) fn blocks(&self, stays: bool) -> bool {
         !self.is_stopped
             && (self.is_backlogged
                 || self.is_disk_full
@@ -49,7 +49,7 @@ impl AlarmState {
                 || (stays && self.is_transient_high))
     }
 
-    /// Whether publishers are held for want of memory, and for nothing else.
+    /// Whether publishers are blocked for want of memory alone.
     pub(crate) fn is_memory_alone(&self) -> bool {
         (self.is_memory_high || self.is_transient_high)
             && !(self.is_backlogged || self.is_disk_full || self.is_stopped)
@@ -108,7 +108,7 @@ impl Alarms {
     fn update_blocking(&self) {
         self.blocking.send_if_modified(|is_blocking| {
             let state = self.now();
-            let blocks = state.holds(false) && state.blocked_reason(false).is_some();
+            let blocks = state.blocks(false) && state.blocked_reason(false).is_some();
             std::mem::replace(is_blocking, blocks) != blocks
         });
     }

@@ -35,7 +35,7 @@ use crate::login_throttle::LoginThrottle;
 use crate::memory_watch::MemoryWatch;
 use crate::persist::definition::SignInDefinition;
 use crate::persist::{DefinitionStore, Store, Ticket};
-use crate::publisher_turns::PublisherTurns;
+use crate::publisher_grants::PublisherGrants;
 use crate::queue::Queue;
 use crate::queue::level::LoadRequest;
 use crate::quotas::Quotas;
@@ -66,8 +66,8 @@ pub struct BrokerState {
     pub(crate) alarms: Arc<Alarms>,
     pub(crate) clock: Clock,
     memory_watch: MemoryWatch,
-    /// The turns of publishers while memory is short.
-    pub(crate) turns: Arc<PublisherTurns>,
+    /// What publishers may send while memory is short.
+    pub(crate) publisher_grants: Arc<PublisherGrants>,
     /// Reads of the store that may be under way at once.
     loads: Arc<Semaphore>,
     /// Users, their passwords and their permissions.
@@ -130,7 +130,7 @@ impl BrokerState {
             alarms: parts.alarms,
             clock: Clock::default(),
             memory_watch: MemoryWatch::new(parts.memory_limit),
-            turns: Arc::default(),
+            publisher_grants: Arc::default(),
             loads: Arc::new(Semaphore::new(LOADS)),
             users: RwLock::new(parts.users),
             quotas: RwLock::new(parts.quotas),

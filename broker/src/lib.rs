@@ -48,7 +48,7 @@ mod memory;
 mod memory_watch;
 pub mod persist;
 mod platform;
-mod publisher_turns;
+mod publisher_grants;
 pub mod queue;
 mod quotas;
 mod recovery;
@@ -140,7 +140,7 @@ impl Broker {
         }
         if config.memory_limit_bytes > 0 {
             tasks.push(tokio::spawn(watch_memory(Arc::clone(&broker))));
-            tasks.push(tokio::spawn(Arc::clone(&broker).run_turns()));
+            tasks.push(tokio::spawn(Arc::clone(&broker).run_publisher_grants()));
         }
         if let Some((port, acceptor)) = tls {
             for listener in port.into_listeners() {

@@ -179,7 +179,7 @@ pub(crate) fn largest_body(limit: u64, configured: u64) -> u64 {
     }
 }
 
-/// Says whether publishers are held because of memory.
+/// Sets whether publishers are blocked because of memory.
 pub(crate) fn set_alarm(is_raised: bool) {
     IS_ALARM_RAISED.store(is_raised, Relaxed);
 }

@@ -2,7 +2,7 @@
 //!
 //! Publishers wait while fifteen sixteenths of the limit are held or all of it is resident, until a
 //! fifth or a tenth is free again. Freed memory may stay resident, so nobody waits for that alone
-//! for longer than [`FOR_RESIDENT_MS`] at a time. `publisher_turns` says what publishers may send
+//! for longer than [`FOR_RESIDENT_MS`] at a time. `publisher_grants` says what publishers may send
 //! while the alarm lasts.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

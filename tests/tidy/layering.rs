@@ -43,7 +43,7 @@ const CRATES: [Layers; 3] = [
             ("wakeup", 0),
             ("memory", 1),
             ("memory_watch", 2),
-            ("publisher_turns", 2),
+            ("publisher_grants", 2),
             ("block", 1),
             ("fault", 1),
             ("tap", 1),

@@ -84,11 +84,11 @@ impl BrokerState {
     /// Routes what waits as far as the budget allows; true when nothing is left.
     fn route_some_letters(&self, effects: &mut Effects) -> bool {
         while !effects.is_spent() {
-            let Some(mut cascade) = self.letters.begin_turn() else {
+            let Some(mut cascade) = self.letters.take_next() else {
                 return true;
             };
             self.advance(&mut cascade, effects.limit().steps(), effects);
-            self.letters.end_turn(cascade);
+            self.letters.give_back(cascade);
         }
         false
     }

@@ -1,5 +1,5 @@
-//! What is done while memory is short so that no client stops the others for good: alarms, turns,
-//! and the end of who holds most of what it does not finish.
+//! What is done while memory is short so that no client stops the others for good: alarms, grants
+//! for blocked publishers, and the end of the connection with most unfinished publishes.
 
 use std::sync::Arc;
 
@@ -57,11 +57,11 @@ impl BrokerState {
         }
     }
 
-    /// Gives held publishers their turns for as long as the broker runs.
-    pub(crate) async fn run_turns(self: Arc<Self>) {
-        let turns = Arc::clone(&self.turns);
+    /// Gives grants to blocked publishers for as long as the broker runs.
+    pub(crate) async fn run_publisher_grants(self: Arc<Self>) {
+        let grants = Arc::clone(&self.publisher_grants);
         let limit = self.memory_watch.limit();
-        turns
+        grants
             .run(limit, move || self.alarm_state().is_memory_alone())
             .await;
     }

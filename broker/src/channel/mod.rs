@@ -52,7 +52,7 @@ pub(crate) struct ConnectionContext {
     pub(crate) frame_max: u32,
     /// The client wants `basic.cancel` when a queue is deleted.
     pub(crate) wants_cancel: bool,
-    /// The client wants `connection.blocked` when publishers are held.
+    /// The client wants `connection.blocked` when publishers are blocked.
     pub(crate) wants_blocked: bool,
 }
 
@@ -130,7 +130,7 @@ pub(crate) struct Channel {
     /// What an empty queue name means.
     last_queue: String,
     prefetch: u32,
-    /// Which consumer's queue is offered shared credit first, in turn.
+    /// Which consumer's queue is offered shared credit first, round-robin.
     first_pumped: usize,
     /// Used again for each settle.
     taken: Vec<UnsettledDelivery>,

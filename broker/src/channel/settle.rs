@@ -163,8 +163,8 @@ impl Channel {
     /// Returns deliveries to their queues, one call for each run of the same queue, and empties
     /// `taken`.
     ///
-    /// Credit that all consumers of the channel share is returned last: then the queues take it in
-    /// turn, and those that were settled first have no advantage.
+    /// Credit that all consumers of the channel share is returned last: then the queues take it
+    /// round-robin, and those that were settled first have no advantage.
     pub(super) fn hand_back(
         &mut self,
         taken: &mut Vec<UnsettledDelivery>,

@@ -15,10 +15,10 @@ use crate::registry::{ConnectionHandle, SocketEnd};
 use crate::time::wall_ms;
 use crate::users::LoginOrigin;
 
+mod blocking;
 mod ending;
 mod handshake;
 mod heartbeat;
-mod hold;
 mod input;
 mod open_channels;
 mod reader;

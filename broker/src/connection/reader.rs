@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::ReadBuffer;
+use super::blocking::PublisherBlocking;
 use super::ending::{self, ConnectionWatch, ReadEnd, ended};
-use super::hold::PublisherHold;
 use super::open_channels::OpenChannels;
 use super::yield_policy::YieldPolicy;
 use crate::broker_state::BusyMark;
@@ -43,7 +43,7 @@ const LATE_LOOK: Duration = Duration::from_secs(1);
 struct ConnectionReader {
     context: ConnectionContext,
     channels: OpenChannels,
-    hold: PublisherHold,
+    blocking: PublisherBlocking,
     /// The channel whose work goes on before the next frame.
     continuing: Option<u16>,
     /// The client has closed the connection and waits for the answer.
@@ -76,7 +76,7 @@ pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
     let mut reader = ConnectionReader {
         context,
         channels: OpenChannels::default(),
-        hold: PublisherHold::new(),
+        blocking: PublisherBlocking::new(),
         continuing: None,
         must_send_close_ok: false,
     };
@@ -121,7 +121,7 @@ impl ConnectionReader {
             let mut effects = self.context.broker.begin();
             let brought = input.waiting().len();
             let outcome = self.take_frames(input, &mut effects);
-            self.hold
+            self.blocking
                 .end_unit(brought - input.waiting().len(), &effects);
             let crowded = effects.crowded.take();
             let crowded =
@@ -150,7 +150,7 @@ impl ConnectionReader {
                 Ok(needed) => needed,
                 Err(end) => return end,
             };
-            if let Err(end) = self.hold(&mut watched).await {
+            if let Err(end) = self.wait_while_blocked(&mut watched).await {
                 return end;
             }
             // What came during a wait may be what is needed.
@@ -165,8 +165,8 @@ impl ConnectionReader {
                 end = ended(ending) => return end,
                 // `connection.blocked` goes to an idle publisher at once.
                 Ok(_) = blocking.wait_for(|is_raised| *is_raised),
-                    if self.hold.has_published() => {}
-                () = self.hold.idle() => self.hold.give_up_turn(),
+                    if self.blocking.has_published() => {}
+                () = self.blocking.idle() => self.blocking.give_up_grant(),
                 _ = quiet.tick() => input.rest(),
                 _ = late.tick(), if input.has_room() => {}
             }
@@ -214,14 +214,17 @@ impl ConnectionReader {
         Ok(None)
     }
 
-    /// Waits where publishers are held.
-    async fn hold(&mut self, watched: &mut ConnectionWatch<'_>) -> Result<(), ReadEnd> {
-        if self.hold.is_due(self.context.broker.alarm_state()) && !self.is_committing() {
+    /// Waits while publishers are blocked.
+    async fn wait_while_blocked(
+        &mut self,
+        watched: &mut ConnectionWatch<'_>,
+    ) -> Result<(), ReadEnd> {
+        if self.blocking.is_due(self.context.broker.alarm_state()) && !self.is_committing() {
             // A publish that has begun waits for nothing that the client sends.
             let has_input = !watched.input.waiting().is_empty() || self.continuing.is_some();
-            let turn = watched.wait(self.hold.wait(&self.context, has_input));
-            let turn = turn.await?;
-            self.hold.go_on(turn);
+            let grant = watched.wait(self.blocking.wait(&self.context, has_input));
+            let grant = grant.await?;
+            self.blocking.go_on(grant);
             watched.input.restart_frame_timer();
         }
         Ok(())
@@ -242,7 +245,7 @@ impl ConnectionReader {
             {
                 break outcome;
             }
-            if self.hold.is_turn_over(used, effects) {
+            if self.blocking.is_grant_over(used, effects) {
                 break StopReason::Spent;
             }
             if let Some(number) = self.continuing.take() {
@@ -285,8 +288,8 @@ impl ConnectionReader {
         outcome
     }
 
-    /// Whether a commit goes on before the next frame. It holds the store's commits back, so it
-    /// waits for nothing but its turn; the memory account has a charge for all that it holds.
+    /// Whether a commit goes on before the next frame. It delays the store's commits, so a block of
+    /// publishers does not stop it; the memory account has a charge for all that it holds.
     fn is_committing(&mut self) -> bool {
         let continuing = self.continuing.and_then(|number| self.channels.get(number));
         continuing.is_some_and(|channel| channel.is_committing())
@@ -301,7 +304,7 @@ impl ConnectionReader {
             return Some(StopReason::Unread);
         }
         // A publish that has begun to reach its queues is finished.
-        (self.continuing.is_none() && effects.has_spent() && self.hold.is_short())
+        (self.continuing.is_none() && effects.has_spent() && self.blocking.is_short())
             .then_some(StopReason::Short)
     }
 
@@ -344,7 +347,7 @@ impl ConnectionReader {
         }
         match frame.kind {
             frame::METHOD | frame::BODY => {}
-            frame::HEADER => self.hold.note_publish(),
+            frame::HEADER => self.blocking.note_publish(),
             frame::HEARTBEAT => {
                 return Err(Fault::connection(ReplyCode::UnexpectedFrame, frame.quote()));
             }

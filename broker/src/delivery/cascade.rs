@@ -142,7 +142,7 @@ impl Cascade {
 }
 
 /// Cascades that units of work had no budget for. The letters of one queue keep their order; the
-/// queues take turns.
+/// queues are served round-robin.
 #[derive(Debug, Default)]
 pub(crate) struct LetterBacklog {
     waiting: Mutex<WaitingCascades>,
@@ -156,8 +156,8 @@ pub(crate) struct LetterBacklog {
 struct WaitingCascades {
     /// By the address of the queue they come from, which they keep allocated.
     by_source: HashMap<usize, VecDeque<Cascade>>,
-    /// The same queues but for the one that has its turn.
-    turns: VecDeque<usize>,
+    /// The same queues in the order in which they are served, without the one that is served now.
+    order: VecDeque<usize>,
     is_worked_on: bool,
 }
 
@@ -191,17 +191,17 @@ impl LetterBacklog {
             return false;
         }
         waiting.by_source.insert(source, VecDeque::from([cascade]));
-        waiting.give_turn(source, is_under_way);
+        waiting.enqueue(source, is_under_way);
         self.sources.store(waiting.by_source.len(), Relaxed);
         !std::mem::replace(&mut waiting.is_worked_on, true)
     }
 
-    /// Takes a cascade of the queue whose turn it is; [`LetterBacklog::end_turn`] must follow.
-    /// `None` when nothing waits, and nobody works on the backlog any more.
-    pub(crate) fn begin_turn(&self) -> Option<Cascade> {
+    /// Takes the next cascade; [`LetterBacklog::give_back`] must follow. `None` when nothing waits,
+    /// and nobody works on the backlog any more.
+    pub(crate) fn take_next(&self) -> Option<Cascade> {
         let mut waiting = lock(&self.waiting);
         let waiting = &mut *waiting;
-        let source = waiting.turns.pop_front();
+        let source = waiting.order.pop_front();
         let cascades = source.and_then(|source| waiting.by_source.get_mut(&source));
         let cascade = cascades.and_then(VecDeque::pop_front);
         waiting.is_worked_on = cascade.is_some();
@@ -211,8 +211,8 @@ impl LetterBacklog {
         cascade
     }
 
-    /// Ends a turn. What is left of its cascade is the next of its queue.
-    pub(crate) fn end_turn(&self, cascade: Cascade) {
+    /// Puts back a cascade that was worked on. What is left of it is the next of its queue.
+    pub(crate) fn give_back(&self, cascade: Cascade) {
         let source = address(&cascade.source);
         let mut waiting = lock(&self.waiting);
         let waiting = &mut *waiting;
@@ -231,7 +231,7 @@ impl LetterBacklog {
             waiting.by_source.remove(&source);
             self.sources.store(waiting.by_source.len(), Relaxed);
         } else {
-            waiting.give_turn(source, is_under_way);
+            waiting.enqueue(source, is_under_way);
         }
     }
 
@@ -244,12 +244,12 @@ impl LetterBacklog {
 }
 
 impl WaitingCascades {
-    /// Gives a queue its next turn: the first, where commits of the store may wait for its route.
-    fn give_turn(&mut self, source: usize, is_under_way: bool) {
+    /// Adds a queue to the order: as the first, where commits of the store may wait for its route.
+    fn enqueue(&mut self, source: usize, is_under_way: bool) {
         if is_under_way {
-            self.turns.push_front(source);
+            self.order.push_front(source);
         } else {
-            self.turns.push_back(source);
+            self.order.push_back(source);
         }
     }
 }
@@ -295,17 +295,17 @@ mod tests {
         under_way.steps = vec![CascadeStep::Route(route)];
         let backlog = LetterBacklog::default();
         backlog.add(Cascade::new(letter(&queue, None)));
-        let first = backlog.begin_turn();
+        let first = backlog.take_next();
         backlog.add(under_way);
         assert!(backlog.has_route());
         if let Some(first) = first {
-            backlog.end_turn(first);
+            backlog.give_back(first);
         }
         for is_route in [true, false] {
-            let next = backlog.begin_turn();
+            let next = backlog.take_next();
             assert_eq!(next.is_some_and(|next| next.is_under_way()), is_route);
             assert!(!backlog.has_route());
-            backlog.end_turn(Cascade {
+            backlog.give_back(Cascade {
                 source: Arc::clone(&queue),
                 steps: Vec::new(),
             });

@@ -144,7 +144,7 @@ impl Queue {
             };
             from = last + 1;
             for (position, bytes) in slice {
-                // What cannot be read is told when it is its turn to be handed out.
+                // What cannot be read is reported when it is the next to be delivered.
                 if let Ok(message) = Message::from_stored(&bytes) {
                     let redelivered = delivered_before.is_some_and(|through| position <= through);
                     stretch

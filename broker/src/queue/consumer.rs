@@ -131,7 +131,7 @@ impl Consumer {
     }
 }
 
-/// Consumers of one queue: by priority, and in turn among equals.
+/// Consumers of one queue: by priority, and round-robin among equals.
 #[derive(Debug, Default)]
 pub(crate) struct Consumers {
     /// Highest priority first; no ring is empty.
@@ -238,7 +238,7 @@ impl Consumers {
         }
     }
 
-    /// The consumer whose turn it is. Those without room are noted at their outbox, which pumps
+    /// The next consumer. Those without room are noted at their outbox, which pumps
     /// `queue` again. Looking at very many counts as work.
     pub(crate) fn next_willing(
         &mut self,
@@ -270,7 +270,7 @@ impl Consumers {
         }
     }
 
-    /// The group and place of the consumer whose turn it is, and how many had to be passed over.
+    /// The group and place of the next consumer, and how many had to be passed over.
     fn find_willing(&self, queue: &Arc<Queue>) -> (Option<(usize, usize)>, usize) {
         let mut unwilling = 0;
         for (group, (_, ring)) in self.groups.iter().enumerate() {

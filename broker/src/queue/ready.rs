@@ -233,7 +233,7 @@ impl ReadyMessages {
         Some(missing)
     }
 
-    /// What a read should bring now that its turn has come, which may be less than it was.
+    /// What a read that begins now should bring, which may be less than when it was asked for.
     pub(crate) fn narrowed(&self, wanted: LoadRequest) -> LoadRequest {
         wanted.narrowed(&self.budget)
     }

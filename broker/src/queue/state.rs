@@ -334,7 +334,7 @@ impl QueueState {
         }
     }
 
-    /// Looks at a load again once its turn has come: memory may be short by now. `None` when it is
+    /// Looks at a load again when it begins: memory may be short by now. `None` when it is
     /// not made; the queue asks again when it is pumped.
     pub(super) fn confirm_load(
         &mut self,

@@ -11,7 +11,7 @@ use crate::management::{Api, Listening, system_metrics};
 const SPOKEN: &str = "3.10.8";
 const OWN: &str = env!("CARGO_PKG_VERSION");
 
-/// Free space of the store's disk below which publishers are held.
+/// Free space of the store's disk below which publishers are blocked.
 const DISK_FREE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 
 pub(in crate::management) fn overview(api: &Api) -> Value {

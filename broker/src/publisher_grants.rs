@@ -1,9 +1,10 @@
-//! The turns of publishers that wait because memory is short. Depends on `memory`.
+//! Grants let publishers that are blocked because memory is short send a little. Depends on
+//! `memory`.
 //!
-//! Some holders of memory free nothing for a long time, whatever publishers do: an alarm that held
-//! every publisher until they do would let one client stop all others. So each publisher that has
-//! waited for a while may send a little, the one that waits longest first, as far as there is room
-//! up to the limit. Half of that room is for publishers whose messages leave memory at once.
+//! Some clients free no memory for a long time, whatever publishers do. An alarm that blocked every
+//! publisher until they do would let one client stop all others. So each publisher that has waited
+//! for a while gets a grant, the one that waits longest first, as far as there is room up to the
+//! limit. Half of that room is for publishers whose messages leave memory at once.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,18 +16,18 @@ use tokio::sync::{Notify, oneshot};
 use crate::lock::lock;
 use crate::memory;
 
-/// What a publisher may add to memory in one turn, in bytes.
-const TURN_BYTES: u64 = 64 * 1024;
-/// How long a turn lasts at most.
+/// What a publisher may add to memory with one grant, in bytes.
+const GRANT_BYTES: u64 = 64 * 1024;
+/// How long a grant lasts at most.
 const LONGEST: Duration = Duration::from_secs(1);
-/// How often turns are given.
+/// How often grants are given.
 const EVERY: Duration = Duration::from_millis(50);
 
-/// The publishers that wait, and the turns that they were given.
+/// The publishers that wait, and the grants that they were given.
 #[derive(Debug, Default)]
-pub(crate) struct PublisherTurns {
+pub(crate) struct PublisherGrants {
     waiting: Mutex<VecDeque<WaitingPublisher>>,
-    /// Turns that are not over.
+    /// Grants that are not over.
     given: AtomicU64,
     arrived: Notify,
 }
@@ -35,18 +36,18 @@ pub(crate) struct PublisherTurns {
 struct WaitingPublisher {
     due: Instant,
     stays: bool,
-    sender: oneshot::Sender<PublisherTurn>,
+    sender: oneshot::Sender<PublisherGrant>,
 }
 
 /// What a publisher may send although memory is short; over when this is dropped.
 #[derive(Debug)]
-pub(crate) struct PublisherTurn {
-    turns: Arc<PublisherTurns>,
+pub(crate) struct PublisherGrant {
+    grants: Arc<PublisherGrants>,
     left: u64,
     until: Instant,
 }
 
-impl PublisherTurn {
+impl PublisherGrant {
     /// Counts bytes that the publisher has added to memory.
     pub(crate) fn take(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub(bytes as u64);
@@ -58,26 +59,26 @@ impl PublisherTurn {
     }
 }
 
-impl Drop for PublisherTurn {
+impl Drop for PublisherGrant {
     fn drop(&mut self) {
-        self.turns.given.fetch_sub(1, Relaxed);
+        self.grants.given.fetch_sub(1, Relaxed);
     }
 }
 
-/// How much memory turns may take.
+/// How much memory is left for grants.
 #[derive(Debug, Clone, Copy)]
-struct Room {
-    /// What may be held in all, in bytes.
+struct MemoryRoom {
+    /// What clients may hold in all, in bytes.
     limit: u64,
     held: u64,
     /// What ready messages hold that are not for the store.
     transient: u64,
 }
 
-impl Room {
-    /// Whether there is room for one more turn beside those given.
+impl MemoryRoom {
+    /// Whether there is room for one more grant beside those that are not over.
     fn has(self, given: u64, stays: bool) -> bool {
-        let more = (given + 1) * TURN_BYTES;
+        let more = (given + 1) * GRANT_BYTES;
         let (reserve, is_much_transient) = if stays {
             let most = self.limit / 8 * 5;
             (self.limit / 32, self.transient + more > most)
@@ -88,10 +89,14 @@ impl Room {
     }
 }
 
-impl PublisherTurns {
-    /// Waits for a turn, for at least `patience`. `stays` says whether the messages of the
+impl PublisherGrants {
+    /// Waits for a grant, for at least `patience`. `stays` says whether the messages of the
     /// publisher stay in memory.
-    pub(crate) fn wait(&self, stays: bool, patience: Duration) -> oneshot::Receiver<PublisherTurn> {
+    pub(crate) fn wait(
+        &self,
+        stays: bool,
+        patience: Duration,
+    ) -> oneshot::Receiver<PublisherGrant> {
         let (sender, receiver) = oneshot::channel();
         let publisher = WaitingPublisher {
             due: Instant::now() + patience,
@@ -103,8 +108,8 @@ impl PublisherTurns {
         receiver
     }
 
-    /// Gives turns to those who have waited long enough, as far as there is room.
-    fn give(self: &Arc<Self>, room: Room, now: Instant) {
+    /// Gives grants to those who have waited long enough, as far as there is room.
+    fn give(self: &Arc<Self>, room: MemoryRoom, now: Instant) {
         let mut waiting = lock(&self.waiting);
         for publisher in std::mem::take(&mut *waiting) {
             if publisher.sender.is_closed() {
@@ -116,24 +121,24 @@ impl PublisherTurns {
                 continue;
             }
             self.given.fetch_add(1, Relaxed);
-            let turn = PublisherTurn {
-                turns: Arc::clone(self),
-                left: TURN_BYTES,
+            let grant = PublisherGrant {
+                grants: Arc::clone(self),
+                left: GRANT_BYTES,
                 until: now + LONGEST,
             };
             // One that is not wanted any more ends here.
-            let _ = publisher.sender.send(turn);
+            let _ = publisher.sender.send(grant);
         }
     }
 
-    /// Gives turns for as long as the broker runs, while `may_give` allows it.
+    /// Gives grants for as long as the broker runs, while `may_give` allows it.
     pub(crate) async fn run(self: Arc<Self>, limit: u64, may_give: impl Fn() -> bool) {
         loop {
             self.arrived.notified().await;
             while !lock(&self.waiting).is_empty() {
                 tokio::time::sleep(EVERY).await;
                 if may_give() {
-                    let room = Room {
+                    let room = MemoryRoom {
                         limit,
                         held: memory::held(),
                         transient: memory::transient_bytes() as u64,
@@ -153,7 +158,7 @@ mod tests {
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(1);
-    const ROOM: Room = Room {
+    const ROOM: MemoryRoom = MemoryRoom {
         limit: 64 << 20,
         held: 60 << 20,
         transient: 0,
@@ -161,43 +166,43 @@ mod tests {
 
     #[test]
     fn turns_go_to_those_who_wait_longest_as_far_as_there_is_room() {
-        let turns = Arc::<PublisherTurns>::default();
-        let mut waiting: Vec<_> = (0..100).map(|_| turns.wait(false, PATIENCE)).collect();
-        turns.give(ROOM, Instant::now());
+        let grants = Arc::<PublisherGrants>::default();
+        let mut waiting: Vec<_> = (0..100).map(|_| grants.wait(false, PATIENCE)).collect();
+        grants.give(ROOM, Instant::now());
         assert!(waiting[0].try_recv().is_err(), "it has just come");
         let later = Instant::now() + 2 * PATIENCE;
-        turns.give(ROOM, later);
-        turns.give(ROOM, later);
+        grants.give(ROOM, later);
+        grants.give(ROOM, later);
         let mut given: Vec<_> = waiting
             .iter_mut()
-            .map(|turn| turn.try_recv().ok())
+            .map(|grant| grant.try_recv().ok())
             .collect();
         // Four mebibytes of room.
         assert_eq!(given.iter().flatten().count(), 64);
         assert!(given[..64].iter().all(Option::is_some));
         given[3] = None;
-        turns.give(ROOM, later);
+        grants.give(ROOM, later);
         let next: Vec<_> = waiting
             .iter_mut()
-            .map(|turn| turn.try_recv().ok())
+            .map(|grant| grant.try_recv().ok())
             .collect();
         assert!(next[64].is_some());
         assert_eq!(next.iter().flatten().count(), 1);
-        let full = Room {
+        let full = MemoryRoom {
             held: ROOM.limit,
             ..ROOM
         };
         drop((given, next));
-        turns.give(full, later);
+        grants.give(full, later);
         assert!(waiting[65].try_recv().is_err());
     }
 
     #[test]
     fn publishers_whose_messages_stay_leave_half_of_the_room_to_others() {
-        let turns = Arc::<PublisherTurns>::default();
-        let mut staying: Vec<_> = (0..100).map(|_| turns.wait(true, PATIENCE)).collect();
-        let mut passing: Vec<_> = (0..100).map(|_| turns.wait(false, PATIENCE)).collect();
-        turns.give(ROOM, Instant::now() + 2 * PATIENCE);
+        let grants = Arc::<PublisherGrants>::default();
+        let mut staying: Vec<_> = (0..100).map(|_| grants.wait(true, PATIENCE)).collect();
+        let mut passing: Vec<_> = (0..100).map(|_| grants.wait(false, PATIENCE)).collect();
+        grants.give(ROOM, Instant::now() + 2 * PATIENCE);
         let staying: Vec<_> = staying
             .iter_mut()
             .flat_map(oneshot::Receiver::try_recv)
@@ -208,27 +213,27 @@ mod tests {
             .collect();
         assert_eq!((staying.len(), passing.len()), (32, 32));
         drop((staying, passing));
-        let much = Room {
+        let much = MemoryRoom {
             transient: 50 << 20,
             ..ROOM
         };
-        let mut staying = turns.wait(true, PATIENCE);
-        turns.give(much, Instant::now() + 2 * PATIENCE);
+        let mut staying = grants.wait(true, PATIENCE);
+        grants.give(much, Instant::now() + 2 * PATIENCE);
         assert!(staying.try_recv().is_err());
     }
 
     #[test]
     fn a_turn_ends_with_its_bytes_or_its_time() {
-        let turns = Arc::<PublisherTurns>::default();
-        let mut waiting = turns.wait(false, Duration::ZERO);
-        turns.give(ROOM, Instant::now());
-        let mut turn = waiting.try_recv().unwrap();
-        assert!(!turn.is_over(1000));
-        turn.take(64 * 1024 - 1000);
-        assert!(!turn.is_over(999) && turn.is_over(1000));
-        turn.until = Instant::now();
-        assert!(turn.is_over(0));
-        drop(turn);
-        assert_eq!(turns.given.load(Relaxed), 0);
+        let grants = Arc::<PublisherGrants>::default();
+        let mut waiting = grants.wait(false, Duration::ZERO);
+        grants.give(ROOM, Instant::now());
+        let mut grant = waiting.try_recv().unwrap();
+        assert!(!grant.is_over(1000));
+        grant.take(64 * 1024 - 1000);
+        assert!(!grant.is_over(999) && grant.is_over(1000));
+        grant.until = Instant::now();
+        assert!(grant.is_over(0));
+        drop(grant);
+        assert_eq!(grants.given.load(Relaxed), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! How a connection that publishes is held while there is no room for its messages, and what it may
-//! send meanwhile. Relies on `alarms` and `publisher_turns`.
+//! Blocks a connection that publishes while there is no room for its messages, but for what a grant
+//! allows it. Depends on `alarms` and `publisher_grants`.
 
 use std::future::pending;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use crate::alarms::AlarmState;
 use crate::channel::ConnectionContext;
 use crate::delivery::effects::Effects;
 use crate::memory::{self, HoldingKind, MemoryLevel};
-use crate::publisher_turns::PublisherTurn;
+use crate::publisher_grants::PublisherGrant;
 use crate::wire::reply;
 
-/// How long a publisher is held before it gets a turn.
+/// How long a publisher is blocked before it gets a grant.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long one is held that sent nothing in its last turns.
+/// The same for one that sent nothing during its last grants.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(8);
-/// How long a turn waits for something to come.
+/// How long a grant waits for something to come.
 const IDLE: Duration = Duration::from_millis(100);
-/// How often it is looked whether a held publisher has sent something.
+/// How often the broker checks whether a blocked publisher has sent something.
 const LOOK: Duration = Duration::from_millis(100);
 /// What a connection may have in publishes that are not whole or not committed before they count as
 /// messages that stay in memory.
@@ -28,23 +28,24 @@ const STAYING_BYTES: usize = 64 * 1024;
 /// What a publish adds to memory for each queue: the entry of the message there.
 const ENTRY_BYTES: usize = 128;
 
+/// Whether this connection is blocked when publishers are.
 #[derive(Debug)]
-pub(super) struct PublisherHold {
-    /// It has published, so it is held when publishers are.
+pub(super) struct PublisherBlocking {
+    /// The connection has published, so it is blocked when publishers are.
     has_published: bool,
-    /// Messages that it published last stay in memory.
+    /// The messages that it published last stay in memory.
     stays: bool,
-    /// What it may send although publishers are held.
-    turn: Option<PublisherTurn>,
+    /// What it may send although publishers are blocked.
+    grant: Option<PublisherGrant>,
     patience: Duration,
 }
 
-impl PublisherHold {
+impl PublisherBlocking {
     pub(super) fn new() -> Self {
         Self {
             has_published: false,
             stays: false,
-            turn: None,
+            grant: None,
             patience: PATIENCE,
         }
     }
@@ -61,13 +62,13 @@ impl PublisherHold {
     pub(super) fn is_short(&self) -> bool {
         let is_short =
             || memory::level() == MemoryLevel::Short || (self.stays && memory::is_transient_full());
-        self.has_published && self.turn.is_none() && is_short()
+        self.has_published && self.grant.is_none() && is_short()
     }
 
-    /// Whether a unit of work ends because its turn does, after these bytes and these publishes.
-    pub(super) fn is_turn_over(&self, used: usize, effects: &Effects) -> bool {
-        let is_over = |turn: &PublisherTurn| turn.is_over(memory_for(used, effects));
-        self.turn.as_ref().is_some_and(is_over)
+    /// Whether a unit of work must end because the grant is used up by these bytes and publishes.
+    pub(super) fn is_grant_over(&self, used: usize, effects: &Effects) -> bool {
+        let is_over = |grant: &PublisherGrant| grant.is_over(memory_for(used, effects));
+        self.grant.as_ref().is_some_and(is_over)
     }
 
     /// Notes what a unit of work did that took so many bytes from the client.
@@ -75,42 +76,43 @@ impl PublisherHold {
         if let Some(stays) = effects.stays_in_memory() {
             self.stays = stays;
         }
-        let Some(turn) = &mut self.turn else {
+        let Some(grant) = &mut self.grant else {
             return;
         };
         if used > 0 {
             self.patience = PATIENCE;
         }
-        turn.take(memory_for(used, effects));
-        if turn.is_over(0) {
-            self.turn = None;
+        grant.take(memory_for(used, effects));
+        if grant.is_over(0) {
+            self.grant = None;
         }
     }
 
     /// Whether it must wait now.
     pub(super) fn is_due(&self, alarms: AlarmState) -> bool {
-        self.has_published && self.turn.is_none() && alarms.holds(self.stays)
+        self.has_published && self.grant.is_none() && alarms.blocks(self.stays)
     }
 
-    /// Waits until publishers may go on, or for a turn; tells the client where the reason is one
-    /// that it can be told. A turn is asked for once the client has sent something, of which
-    /// `has_input` says whether there is some already; for a client that was told, at once, because
-    /// it may send nothing before it is told otherwise.
+    /// Waits until publishers are not blocked any more, or for a grant. Sends `connection.blocked`
+    /// if the client wants it and the protocol has a word for the reason. A grant is asked for once
+    /// the client has sent something (`has_input`: it has already). For a client that was sent
+    /// `connection.blocked` it is asked for at once, because that client sends nothing until it gets
+    /// `connection.unblocked`.
     pub(super) async fn wait(
         &self,
         context: &ConnectionContext,
         has_input: bool,
-    ) -> Option<PublisherTurn> {
+    ) -> Option<PublisherGrant> {
         let received = || context.connection.received.get();
         let before = received();
         let has_come = || has_input || received() != before;
         let mut watch = context.broker.alarms.watch();
-        let mut next_turn = None;
+        let mut next_grant = None;
         let mut is_told = false;
         context.connection.set_blocked(true);
-        let turn = loop {
+        let grant = loop {
             let alarms = *watch.borrow_and_update();
-            if !alarms.holds(self.stays) {
+            if !alarms.blocks(self.stays) {
                 break None;
             }
             let reason = alarms.blocked_reason(self.stays);
@@ -118,16 +120,16 @@ impl PublisherHold {
                 is_told = true;
                 context.send(|out| reply::connection_blocked(out, reason));
             }
-            let may_ask = next_turn.is_none() && alarms.is_memory_alone();
+            let may_ask = next_grant.is_none() && alarms.is_memory_alone();
             if may_ask && (is_told || has_come()) {
-                next_turn = Some(self.ask_for_turn(context));
+                next_grant = Some(self.ask_for_grant(context));
             }
-            let looks = may_ask && next_turn.is_none();
+            let looks = may_ask && next_grant.is_none();
             tokio::select! {
                 changed = watch.changed() => if changed.is_err() {
                     break None;
                 },
-                turn = given(&mut next_turn) => break turn,
+                grant = given(&mut next_grant) => break grant,
                 () = tokio::time::sleep(LOOK), if looks => {}
             }
         };
@@ -135,46 +137,48 @@ impl PublisherHold {
         if is_told {
             context.send(reply::connection_unblocked);
         }
-        turn
+        grant
     }
 
-    fn ask_for_turn(&self, context: &ConnectionContext) -> oneshot::Receiver<PublisherTurn> {
+    fn ask_for_grant(&self, context: &ConnectionContext) -> oneshot::Receiver<PublisherGrant> {
         let holdings = &context.connection.holdings;
         let unfinished =
             holdings.bytes(HoldingKind::Unfinished) + holdings.bytes(HoldingKind::Transaction);
         let stays = self.stays || unfinished > STAYING_BYTES;
-        context.broker.turns.wait(stays, self.patience)
+        context.broker.publisher_grants.wait(stays, self.patience)
     }
 
     /// Goes on after [`Self::wait`].
-    pub(super) fn go_on(&mut self, turn: Option<PublisherTurn>) {
-        self.turn = turn;
+    pub(super) fn go_on(&mut self, grant: Option<PublisherGrant>) {
+        self.grant = grant;
     }
 
-    /// Waits until a turn has been idle for too long; for ever without a turn.
+    /// Waits until a grant has been idle for too long; for ever without a grant.
     pub(super) async fn idle(&self) {
-        match self.turn {
+        match self.grant {
             Some(_) => tokio::time::sleep(IDLE).await,
             None => pending().await,
         }
     }
 
-    /// Ends a turn in which nothing came. The next one is further away.
-    pub(super) fn give_up_turn(&mut self) {
-        self.turn = None;
+    /// Ends a grant during which nothing was received. The next one takes longer.
+    pub(super) fn give_up_grant(&mut self) {
+        self.grant = None;
         self.patience = (2 * self.patience).min(LONGEST_PATIENCE);
     }
 }
 
-/// What a unit of work may have added to memory, in bytes, that took so many bytes from the client:
-/// a small message can go to very many queues.
+/// An upper bound, in bytes, of what a unit of work added to memory that took `used` bytes from the
+/// client: a small message can go to very many queues.
 fn memory_for(used: usize, effects: &Effects) -> usize {
     used + effects.published() as usize * ENTRY_BYTES
 }
 
-/// The turn, once it is given.
-async fn given(next_turn: &mut Option<oneshot::Receiver<PublisherTurn>>) -> Option<PublisherTurn> {
-    match next_turn {
+/// The grant, once it is given.
+async fn given(
+    next_grant: &mut Option<oneshot::Receiver<PublisherGrant>>,
+) -> Option<PublisherGrant> {
+    match next_grant {
         Some(receiver) => receiver.await.ok(),
         None => pending().await,
     }
