@@ -24,7 +24,7 @@ pub struct Binding<'a, D> {
 }
 
 #[derive(Debug)]
-pub(super) struct Held<D> {
+pub(super) struct BindingEntry<D> {
     pub(super) destination: D,
     pub(super) key: Box<[u8]>,
     pub(super) arguments: Table,
@@ -59,7 +59,7 @@ impl<D: Clone> BindingIdentity<D> {
 
 #[derive(Debug)]
 pub(super) struct Bindings<D> {
-    held: Vec<Option<Held<D>>>,
+    entries: Vec<Option<BindingEntry<D>>>,
     free: Vec<BindingSlot>,
     slots: HashMap<BindingIdentity<D>, BindingSlot>,
     by_destination: HashMap<D, Vec<BindingSlot>>,
@@ -68,7 +68,7 @@ pub(super) struct Bindings<D> {
 impl<D> Default for Bindings<D> {
     fn default() -> Self {
         Self {
-            held: Vec::new(),
+            entries: Vec::new(),
             free: Vec::new(),
             slots: HashMap::new(),
             by_destination: HashMap::new(),
@@ -90,18 +90,18 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
             return None;
         }
         let of_destination = self.by_destination.entry(destination.clone()).or_default();
-        let held = Held {
+        let entry = BindingEntry {
             destination: destination.clone(),
             key: key.into(),
             arguments,
             place: of_destination.len(),
             _charge: TOPOLOGY.charge(bytes),
         };
-        let slot = self.free.pop().unwrap_or(self.held.len());
-        if slot == self.held.len() {
-            self.held.push(Some(held));
+        let slot = self.free.pop().unwrap_or(self.entries.len());
+        if slot == self.entries.len() {
+            self.entries.push(Some(entry));
         } else {
-            self.held[slot] = Some(held);
+            self.entries[slot] = Some(entry);
         }
         self.slots.insert(identity, slot);
         of_destination.push(slot);
@@ -119,31 +119,31 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
             .copied()
     }
 
-    pub(super) fn remove(&mut self, slot: BindingSlot) -> Option<Held<D>> {
-        let held = self.held.get_mut(slot)?.take()?;
+    pub(super) fn remove(&mut self, slot: BindingSlot) -> Option<BindingEntry<D>> {
+        let entry = self.entries.get_mut(slot)?.take()?;
         self.slots.remove(&BindingIdentity::new(
-            &held.destination,
-            &held.key,
-            &held.arguments,
+            &entry.destination,
+            &entry.key,
+            &entry.arguments,
         ));
-        if let Some(slots) = self.by_destination.get_mut(&held.destination) {
-            slots.swap_remove(held.place);
+        if let Some(slots) = self.by_destination.get_mut(&entry.destination) {
+            slots.swap_remove(entry.place);
             let moved = slots
-                .get(held.place)
-                .and_then(|&slot| self.held.get_mut(slot));
+                .get(entry.place)
+                .and_then(|&slot| self.entries.get_mut(slot));
             if let Some(Some(moved)) = moved {
-                moved.place = held.place;
+                moved.place = entry.place;
             }
             if slots.is_empty() {
-                self.by_destination.remove(&held.destination);
+                self.by_destination.remove(&entry.destination);
             }
         }
         self.free.push(slot);
-        Some(held)
+        Some(entry)
     }
 
     pub(super) fn get(&self, slot: BindingSlot) -> Option<Binding<'_, D>> {
-        self.held.get(slot)?.as_ref().map(view)
+        self.entries.get(slot)?.as_ref().map(view)
     }
 
     /// The slots of the bindings to a destination, the newest last where none was removed.
@@ -153,7 +153,7 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Binding<'_, D>> {
-        self.held.iter().flatten().map(view)
+        self.entries.iter().flatten().map(view)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -161,10 +161,10 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
     }
 }
 
-fn view<D>(held: &Held<D>) -> Binding<'_, D> {
+fn view<D>(entry: &BindingEntry<D>) -> Binding<'_, D> {
     Binding {
-        destination: &held.destination,
-        key: &held.key,
-        arguments: &held.arguments,
+        destination: &entry.destination,
+        key: &entry.key,
+        arguments: &entry.arguments,
     }
 }

@@ -73,7 +73,7 @@ impl HeaderTest {
         }
     }
 
-    fn asked_by(value: &Value) -> Self {
+    fn condition_of(value: &Value) -> Self {
         match value {
             Value::Void => Self::Present,
             other => Self::of(other),
@@ -81,20 +81,21 @@ impl HeaderTest {
     }
 }
 
-type Ask = (Box<[u8]>, HeaderTest);
+/// A header that a binding asks for: its name, and what its value must be.
+type HeaderCondition = (Box<[u8]>, HeaderTest);
 
 #[derive(Debug)]
-struct Spec<D> {
+struct HeadersBinding<D> {
     mode: MatchMode,
-    asks: Vec<Ask>,
+    conditions: Vec<HeaderCondition>,
     /// The entries of `HeadersIndex::filed` that list this binding.
-    filed: Vec<Ask>,
+    filed: Vec<HeaderCondition>,
     destination: D,
 }
 
 #[derive(Debug)]
 pub(super) struct HeadersIndex<D> {
-    specs: HashMap<BindingSlot, Spec<D>>,
+    bindings: HashMap<BindingSlot, HeadersBinding<D>>,
     filed: HashMap<Box<[u8]>, HashMap<HeaderTest, BTreeSet<BindingSlot>>>,
     /// `all` bindings without arguments to compare; they match every message.
     always: BTreeSet<BindingSlot>,
@@ -103,7 +104,7 @@ pub(super) struct HeadersIndex<D> {
 impl<D> Default for HeadersIndex<D> {
     fn default() -> Self {
         Self {
-            specs: HashMap::new(),
+            bindings: HashMap::new(),
             filed: HashMap::new(),
             always: BTreeSet::new(),
         }
@@ -115,16 +116,16 @@ impl<D: Clone> HeadersIndex<D> {
     pub(super) fn add(&mut self, slot: BindingSlot, arguments: &Table, destination: &D) {
         let (mode, with_x) = mode(arguments).unwrap_or((MatchMode::All, false));
         let counts = |name: &[u8]| name != b"x-match" && (with_x || !name.starts_with(b"x-"));
-        let asks: Vec<Ask> = arguments
+        let conditions: Vec<HeaderCondition> = arguments
             .iter()
             .filter(|(name, _)| counts(name.as_bytes()))
-            .map(|(name, value)| (name.as_bytes().into(), HeaderTest::asked_by(value)))
+            .map(|(name, value)| (name.as_bytes().into(), HeaderTest::condition_of(value)))
             .collect();
         let filed = match mode {
-            MatchMode::Any => asks.clone(),
-            MatchMode::All => asks
+            MatchMode::Any => conditions.clone(),
+            MatchMode::All => conditions
                 .iter()
-                .min_by_key(|ask| self.sharing(ask))
+                .min_by_key(|condition| self.sharing(condition))
                 .cloned()
                 .into_iter()
                 .collect(),
@@ -137,14 +138,14 @@ impl<D: Clone> HeadersIndex<D> {
                 .or_default()
                 .insert(slot);
         }
-        if mode == MatchMode::All && asks.is_empty() {
+        if mode == MatchMode::All && conditions.is_empty() {
             self.always.insert(slot);
         }
-        self.specs.insert(
+        self.bindings.insert(
             slot,
-            Spec {
+            HeadersBinding {
                 mode,
-                asks,
+                conditions,
                 filed,
                 destination: destination.clone(),
             },
@@ -152,7 +153,7 @@ impl<D: Clone> HeadersIndex<D> {
     }
 
     /// Returns how many bindings are filed under this value.
-    fn sharing(&self, (name, wanted): &Ask) -> usize {
+    fn sharing(&self, (name, wanted): &HeaderCondition) -> usize {
         self.filed
             .get(name)
             .and_then(|values| values.get(wanted))
@@ -160,11 +161,11 @@ impl<D: Clone> HeadersIndex<D> {
     }
 
     pub(super) fn remove(&mut self, slot: BindingSlot) {
-        let Some(spec) = self.specs.remove(&slot) else {
+        let Some(binding) = self.bindings.remove(&slot) else {
             return;
         };
         self.always.remove(&slot);
-        for (name, wanted) in spec.filed {
+        for (name, wanted) in binding.filed {
             let Some(values) = self.filed.get_mut(&name) else {
                 continue;
             };
@@ -193,12 +194,12 @@ impl<D: Clone> HeadersIndex<D> {
             .collect();
         steps.add(found.len());
         let mut test = |slot: &BindingSlot| {
-            let Some(spec) = self.specs.get(slot).filter(|_| !steps.are_too_many()) else {
+            let Some(binding) = self.bindings.get(slot).filter(|_| !steps.are_too_many()) else {
                 return;
             };
             steps.add(1);
-            if spec.matches(&found, steps) {
-                steps.report(std::iter::once(&spec.destination), hit);
+            if binding.matches(&found, steps) {
+                steps.report(std::iter::once(&binding.destination), hit);
             }
         };
         self.always.iter().for_each(&mut test);
@@ -213,12 +214,12 @@ impl<D: Clone> HeadersIndex<D> {
     }
 }
 
-impl<D> Spec<D> {
+impl<D> HeadersBinding<D> {
     fn matches(&self, found: &HashMap<&[u8], HeaderTest>, steps: &mut RoutingSteps) -> bool {
         // An `any` binding is filed under each of its values, so being found is a match.
         self.mode == MatchMode::Any
             || self
-                .asks
+                .conditions
                 .iter()
                 .enumerate()
                 .all(|(number, (name, wanted))| {

@@ -195,7 +195,7 @@ pub enum BindError {
 
 /// The result of a bind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bound {
+pub enum BindResult {
     /// The binding was added.
     New,
     /// An identical binding exists.
@@ -204,7 +204,7 @@ pub enum Bound {
 
 /// The result of an unbind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unbound {
+pub enum UnbindResult {
     /// The binding was removed.
     Removed,
     /// No such binding exists.
@@ -316,13 +316,13 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         destination: &D,
         key: impl AsRef<[u8]>,
         arguments: Table,
-    ) -> Result<Bound, BindError> {
+    ) -> Result<BindResult, BindError> {
         let key = key.as_ref();
         self.declaration.check_binding(&arguments)?;
         let bytes = self.binding_footprint(key, &arguments);
         let insert = self.bindings.insert(destination, (key, arguments), bytes);
         let Some(slot) = insert else {
-            return Ok(Bound::AlreadyThere);
+            return Ok(BindResult::AlreadyThere);
         };
         match &mut self.router {
             Router::Direct(targets) => targets.add(key, destination),
@@ -334,17 +334,22 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
                 }
             }
         }
-        Ok(Bound::New)
+        Ok(BindResult::New)
     }
 
     /// Removes the binding with this destination, key and arguments (in any order).
-    pub fn unbind(&mut self, destination: &D, key: impl AsRef<[u8]>, arguments: &Table) -> Unbound {
+    pub fn unbind(
+        &mut self,
+        destination: &D,
+        key: impl AsRef<[u8]>,
+        arguments: &Table,
+    ) -> UnbindResult {
         match self.bindings.find(destination, key.as_ref(), arguments) {
             Some(slot) => {
                 self.forget(slot);
-                Unbound::Removed
+                UnbindResult::Removed
             }
-            None => Unbound::NotThere,
+            None => UnbindResult::NotThere,
         }
     }
 
@@ -353,9 +358,9 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         let newest = |bindings: &Bindings<D>| bindings.slots_of(destination).last().copied();
         let mut removed = Vec::new();
         while removed.len() < most
-            && let Some(held) = newest(&self.bindings).and_then(|slot| self.forget(slot))
+            && let Some(entry) = newest(&self.bindings).and_then(|slot| self.forget(slot))
         {
-            removed.push((held.key, held.arguments));
+            removed.push((entry.key, entry.arguments));
         }
         removed
     }
@@ -365,15 +370,15 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         !self.bindings.slots_of(destination).is_empty()
     }
 
-    fn forget(&mut self, slot: bindings::BindingSlot) -> Option<bindings::Held<D>> {
-        let held = self.bindings.remove(slot)?;
+    fn forget(&mut self, slot: bindings::BindingSlot) -> Option<bindings::BindingEntry<D>> {
+        let entry = self.bindings.remove(slot)?;
         match &mut self.router {
-            Router::Direct(targets) => targets.remove(&held.key, &held.destination),
-            Router::Fanout(targets) => targets.remove(&held.destination),
-            Router::Topic(trie) => trie.remove(&held.key, &held.destination),
+            Router::Direct(targets) => targets.remove(&entry.key, &entry.destination),
+            Router::Fanout(targets) => targets.remove(&entry.destination),
+            Router::Topic(trie) => trie.remove(&entry.key, &entry.destination),
             Router::Headers(index) => index.remove(slot),
         }
-        Some(held)
+        Some(entry)
     }
 
     /// Iterates over all bindings with this exchange as their source, in no particular order.

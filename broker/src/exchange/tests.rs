@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::{Bound, Declaration, Exchange, ExchangeType, RoutingSteps, Unbound};
+use super::{BindResult, Declaration, Exchange, ExchangeType, RoutingSteps, UnbindResult};
 use crate::wire::table::{ShortString, Table, Value};
 
 const KINDS: [ExchangeType; 4] = [
@@ -74,27 +74,30 @@ fn a_binding_is_one_triple_and_unbinding_needs_all_three() {
     let mut direct = exchange(ExchangeType::Direct);
     let arguments = table(&[("m", Value::Int(1)), ("n", Value::Int(2))]);
     let turned = table(&[("n", Value::Int(2)), ("m", Value::Int(1))]);
-    assert_eq!(direct.bind(&1, "k", Table::new()), Ok(Bound::New));
-    assert_eq!(direct.bind(&1, "k", Table::new()), Ok(Bound::AlreadyThere));
-    assert_eq!(direct.bind(&1, "k", arguments), Ok(Bound::New));
+    assert_eq!(direct.bind(&1, "k", Table::new()), Ok(BindResult::New));
+    assert_eq!(
+        direct.bind(&1, "k", Table::new()),
+        Ok(BindResult::AlreadyThere)
+    );
+    assert_eq!(direct.bind(&1, "k", arguments), Ok(BindResult::New));
     assert_eq!(
         direct.bind(&1, "k", turned.clone()),
-        Ok(Bound::AlreadyThere),
+        Ok(BindResult::AlreadyThere),
         "the order does not count"
     );
     assert_eq!(direct.bindings().count(), 2);
 
     assert_eq!(
         direct.unbind(&1, "k", &table(&[("other", Value::Int(1))])),
-        Unbound::NotThere
+        UnbindResult::NotThere
     );
-    assert_eq!(direct.unbind(&1, "k", &Table::new()), Unbound::Removed);
+    assert_eq!(direct.unbind(&1, "k", &Table::new()), UnbindResult::Removed);
     assert_eq!(
         by_key(&direct, "k"),
         [1],
         "the other triple still leads there"
     );
-    assert_eq!(direct.unbind(&1, "k", &turned), Unbound::Removed);
+    assert_eq!(direct.unbind(&1, "k", &turned), UnbindResult::Removed);
     assert_eq!(by_key(&direct, "k"), [] as [u32; 0]);
     assert!(direct.is_unused());
 }
@@ -426,7 +429,10 @@ fn bindings_of_one_destination_go_in_any_order() {
         for step in 0..900 {
             let gone = step * 7 % 1_000;
             assert!(left.remove(&gone));
-            assert_eq!(exchange.unbind(&1, "k", &number(gone)), Unbound::Removed);
+            assert_eq!(
+                exchange.unbind(&1, "k", &number(gone)),
+                UnbindResult::Removed
+            );
         }
         let known = exchange.bindings_to(&1).map(|binding| {
             let number = binding.arguments.get("number");

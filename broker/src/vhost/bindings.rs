@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Destination, Tables, Vhost, check_room};
-use crate::exchange::{Binding, Bound, Exchange, Unbound};
+use crate::exchange::{BindResult, Binding, Exchange, UnbindResult};
 use crate::fault::Fault;
 use crate::lock::write;
 use crate::memory;
@@ -56,8 +56,8 @@ impl Vhost {
             .map_err(|error| Fault::precondition(error.to_string()))?;
         let ticket = match (bound, is_durable) {
             (_, false) => Ticket::NONE,
-            (Bound::AlreadyThere, true) => self.note_change(Ticket::NONE),
-            (Bound::New, true) => {
+            (BindResult::AlreadyThere, true) => self.note_change(Ticket::NONE),
+            (BindResult::New, true) => {
                 let binding = Binding {
                     destination: &bind.destination,
                     key: &bind.key,
@@ -89,7 +89,8 @@ impl Vhost {
         let Some(exchange) = tables.exchanges.get_mut(bind.source) else {
             return Ok(Ticket::NONE);
         };
-        if exchange.unbind(&bind.destination, &bind.key, &bind.arguments) == Unbound::NotThere {
+        if exchange.unbind(&bind.destination, &bind.key, &bind.arguments) == UnbindResult::NotThere
+        {
             return Ok(Ticket::NONE);
         }
         let (is_last, is_auto_delete) = (exchange.is_unused(), exchange.declaration().auto_delete);
