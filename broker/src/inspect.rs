@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 pub(crate) use crate::exchange::Binding;
 pub(crate) use crate::queue::QueueSnapshot;
-pub(crate) use crate::queue::browse::{Most, QueuePosition, WaitingMessage};
+pub(crate) use crate::queue::browse::{BrowseLimit, QueuePosition, WaitingMessage};
 pub(crate) use crate::queue::message::Message;
 pub(crate) use crate::registry::{ChannelView, ConnectionHandle};
 
@@ -148,7 +148,7 @@ impl QueueView {
     pub(crate) fn browse<E: From<ReadFailed>>(
         &self,
         after: Option<QueuePosition>,
-        most: Most,
+        most: BrowseLimit,
         hold: impl FnMut(usize) -> Result<(), E>,
     ) -> Result<Vec<WaitingMessage>, E> {
         self.0.browse(after, most, hold)

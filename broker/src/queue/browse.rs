@@ -7,7 +7,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use super::Queue;
-use super::level::Stretch;
+use super::level::BrowsedPart;
 use super::message::Message;
 use crate::persist::{QueueStore, ReadFailed};
 
@@ -29,10 +29,10 @@ pub(crate) struct WaitingMessage {
     pub(crate) redelivered: bool,
 }
 
-/// How much one look may bring, in messages and in their stored bytes; a single message always
+/// How much one browse may return, in messages and in their stored bytes. A single message always
 /// fits.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Most {
+pub(crate) struct BrowseLimit {
     pub(crate) messages: usize,
     pub(crate) bytes: usize,
 }
@@ -64,12 +64,12 @@ impl Queue {
     pub(crate) fn browse<E: From<ReadFailed>>(
         &self,
         after: Option<QueuePosition>,
-        most: Most,
+        most: BrowseLimit,
         hold: impl FnMut(usize) -> Result<(), E>,
     ) -> Result<Vec<WaitingMessage>, E> {
-        let (stretches, delivered_before) = self.with(|state| {
-            let stretches = state.ready.stretches(after, most.messages);
-            (stretches, state.delivered_before.clone())
+        let (parts, delivered_before) = self.with(|state| {
+            let parts = state.ready.browsed_parts(after, most.messages);
+            (parts, state.delivered_before.clone())
         });
         let mut reading = StoreReading {
             held_bytes: 0,
@@ -79,22 +79,22 @@ impl Queue {
         };
         let mut found = Vec::new();
         let mut bytes = 0;
-        for mut stretch in stretches {
-            let left = Most {
+        for mut part in parts {
+            let left = BrowseLimit {
                 messages: most.messages - found.len(),
                 bytes: most.bytes.saturating_sub(bytes),
             };
-            let before = delivered_before[usize::from(stretch.level)];
+            let before = delivered_before[usize::from(part.level)];
             reading.has_some = !found.is_empty();
-            self.read_gap(&mut stretch, left, before, &mut reading)?;
-            for (position, (message, redelivered)) in stretch.seen.into_iter().take(left.messages) {
+            self.read_gap(&mut part, left, before, &mut reading)?;
+            for (position, (message, redelivered)) in part.seen.into_iter().take(left.messages) {
                 bytes += message.footprint();
                 if bytes > most.bytes && !found.is_empty() {
                     return Ok(found);
                 }
                 found.push(WaitingMessage {
                     place: QueuePosition {
-                        level: stretch.level,
+                        level: part.level,
                         position,
                     },
                     message,
@@ -108,20 +108,20 @@ impl Queue {
         Ok(found)
     }
 
-    /// Adds what only the store holds, until the stretch has as much as `wanted` without a hole
+    /// Adds what only the store holds, until the part has as much as `wanted` without a hole
     /// before any of it.
     fn read_gap<E: From<ReadFailed>>(
         &self,
-        stretch: &mut Stretch,
-        wanted: Most,
+        part: &mut BrowsedPart,
+        wanted: BrowseLimit,
         delivered_before: Option<u64>,
         reading: &mut StoreReading<impl FnMut(usize) -> Result<(), E>>,
     ) -> Result<(), E> {
-        let (Some(mut from), Some(store)) = (stretch.gap, self.store()) else {
+        let (Some(mut from), Some(store)) = (part.gap, self.store()) else {
             return Ok(());
         };
         loop {
-            let before = stretch.seen.range(..from);
+            let before = part.seen.range(..from);
             let (messages, bytes) = before.fold((0, 0), |(messages, bytes), (_, (message, _))| {
                 (messages + 1, bytes + message.footprint())
             });
@@ -129,7 +129,7 @@ impl Queue {
                 break;
             }
             let limit_bytes = SLICE_BYTES.min(wanted.bytes - bytes);
-            let slice = match reading.slice(store, (stretch.level, from), limit_bytes) {
+            let slice = match reading.slice(store, (part.level, from), limit_bytes) {
                 // What there is already may be shown.
                 Err(StoreReadingEnd::Refused(_)) if reading.has_some || messages > 0 => {
                     reading.is_refused = true;
@@ -147,14 +147,11 @@ impl Queue {
                 // What cannot be read is reported when it is the next to be delivered.
                 if let Ok(message) = Message::from_stored(&bytes) {
                     let redelivered = delivered_before.is_some_and(|through| position <= through);
-                    stretch
-                        .seen
-                        .entry(position)
-                        .or_insert((message, redelivered));
+                    part.seen.entry(position).or_insert((message, redelivered));
                 }
             }
         }
-        stretch.seen.split_off(&from);
+        part.seen.split_off(&from);
         Ok(())
     }
 }

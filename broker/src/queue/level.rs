@@ -28,11 +28,11 @@ const LEAST_BYTES: usize = 64 * 1024;
 /// Messages that are looked at for one step of the budget of a unit of work.
 const LOOKS_A_STEP: u32 = 16;
 
-/// A part of a level, looked at.
+/// What a browse found in a part of a level.
 #[derive(Debug)]
-pub(crate) struct Stretch {
+pub(crate) struct BrowsedPart {
     pub(crate) level: u8,
-    /// By position: the message, and whether it was handed out before.
+    /// By position: the message, and whether it was delivered before.
     pub(crate) seen: BTreeMap<u64, (Message, bool)>,
     /// From here on the store has messages that are not in memory.
     pub(crate) gap: Option<u64>,
@@ -131,8 +131,8 @@ pub(super) struct PriorityLevel {
 }
 
 /// What is at the head of the queue.
-pub(crate) enum Head<'a> {
-    QueuedMessage(&'a QueuedMessage),
+pub(crate) enum QueueHead<'a> {
+    Message(&'a QueuedMessage),
     /// The next message lies in the store and is being read, or should be.
     InStore,
     Empty,
@@ -155,19 +155,19 @@ impl PriorityLevel {
         (self.returned.len() + self.head.len() + self.tail.len()) as u64 + self.gap.count
     }
 
-    pub(super) fn front(&self) -> Head<'_> {
+    pub(super) fn front(&self) -> QueueHead<'_> {
         let returned = self.returned.first_key_value().map(|(_, entry)| entry);
         match (returned, self.head.front()) {
             (Some(returned), Some(head)) => {
-                Head::QueuedMessage(if returned.position < head.position {
+                QueueHead::Message(if returned.position < head.position {
                     returned
                 } else {
                     head
                 })
             }
-            (Some(entry), None) | (None, Some(entry)) => Head::QueuedMessage(entry),
-            (None, None) if self.gap.count > 0 => Head::InStore,
-            (None, None) => Head::Empty,
+            (Some(entry), None) | (None, Some(entry)) => QueueHead::Message(entry),
+            (None, None) if self.gap.count > 0 => QueueHead::InStore,
+            (None, None) => QueueHead::Empty,
         }
     }
 
@@ -289,7 +289,7 @@ impl PriorityLevel {
     /// Whether the next message must be read now, because it has expired or because it is not known
     /// when it does.
     pub(super) fn is_due_in_store(&self, now_ms: u64) -> bool {
-        matches!(self.front(), Head::InStore)
+        matches!(self.front(), QueueHead::InStore)
             && match self.gap.deadline {
                 GapDeadline::Unknown => true,
                 GapDeadline::Never => false,
@@ -300,7 +300,7 @@ impl PriorityLevel {
     /// When the next message expires, where it lies in the store.
     pub(super) fn deadline_in_store_ms(&self) -> Option<u64> {
         match (self.front(), self.gap.deadline) {
-            (Head::InStore, GapDeadline::At(deadline_ms)) => Some(deadline_ms),
+            (QueueHead::InStore, GapDeadline::At(deadline_ms)) => Some(deadline_ms),
             _ => None,
         }
     }
@@ -407,7 +407,7 @@ impl PriorityLevel {
         old.returned.into_values().chain(old.head).chain(old.tail)
     }
 
-    pub(super) fn stretch(&self, level: u8, from: u64, count: usize) -> Stretch {
+    pub(super) fn browsed_part(&self, level: u8, from: u64, count: usize) -> BrowsedPart {
         let in_order = |ready: &VecDeque<QueuedMessage>| {
             let start = ready.partition_point(|entry| entry.position < from);
             let part = ready.range(start..).take(count).map(QueuedMessage::waiting);
@@ -417,7 +417,7 @@ impl PriorityLevel {
         seen.extend(in_order(&self.tail));
         let returned = self.returned.range(from..).take(count);
         seen.extend(returned.map(|(_, entry)| entry.waiting()));
-        Stretch {
+        BrowsedPart {
             level,
             seen,
             gap: (self.gap.count > 0).then(|| self.gap.next.max(from)),

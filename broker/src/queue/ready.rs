@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::amount::Amount;
 use super::browse::QueuePosition;
-use super::level::{Head, LoadNeed, LoadRequest, PriorityLevel, Stretch, UnloadRest, is_scarce};
+use super::level::{
+    BrowsedPart, LoadNeed, LoadRequest, PriorityLevel, QueueHead, UnloadRest, is_scarce,
+};
 use super::queued::QueuedMessage;
 use crate::delivery::effects::Effects;
 use crate::memory::TransientBytes;
@@ -132,14 +134,14 @@ impl ReadyMessages {
     }
 
     /// The next message of the highest priority that has one.
-    pub(crate) fn head(&self) -> Head<'_> {
+    pub(crate) fn head(&self) -> QueueHead<'_> {
         for level in self.levels.iter().rev() {
             match level.front() {
-                Head::Empty => {}
+                QueueHead::Empty => {}
                 head => return head,
             }
         }
-        Head::Empty
+        QueueHead::Empty
     }
 
     pub(crate) fn pop(&mut self) -> Option<QueuedMessage> {
@@ -164,8 +166,8 @@ impl ReadyMessages {
             .iter_mut()
             .rev()
             .find(|level| match level.front() {
-                Head::QueuedMessage(entry) => is_due(entry),
-                Head::InStore | Head::Empty => false,
+                QueueHead::Message(entry) => is_due(entry),
+                QueueHead::InStore | QueueHead::Empty => false,
             })?;
         let entry = level.pop()?;
         level.report(&self.budget);
@@ -181,8 +183,8 @@ impl ReadyMessages {
     /// The heads of all levels, as far as they are in memory.
     pub(crate) fn heads(&self) -> impl Iterator<Item = &QueuedMessage> {
         self.levels.iter().filter_map(|level| match level.front() {
-            Head::QueuedMessage(entry) => Some(entry),
-            Head::InStore | Head::Empty => None,
+            QueueHead::Message(entry) => Some(entry),
+            QueueHead::InStore | QueueHead::Empty => None,
         })
     }
 
@@ -266,7 +268,11 @@ impl ReadyMessages {
 
     /// Peeks behind a position: for each level, highest first, the next `count` messages in memory
     /// and the position of the first message that is only in the store.
-    pub(crate) fn stretches(&self, after: Option<QueuePosition>, count: usize) -> Vec<Stretch> {
+    pub(crate) fn browsed_parts(
+        &self,
+        after: Option<QueuePosition>,
+        count: usize,
+    ) -> Vec<BrowsedPart> {
         let top = after.map_or(self.max_priority(), |after| after.level);
         let mut missing = count;
         let mut found = Vec::new();
@@ -279,11 +285,11 @@ impl ReadyMessages {
                 _ => 0,
             };
             let level = &self.levels[usize::from(number)];
-            let stretch = level.stretch(number, from, missing);
-            if stretch.gap.is_none() {
-                missing = missing.saturating_sub(stretch.seen.len());
+            let part = level.browsed_part(number, from, missing);
+            if part.gap.is_none() {
+                missing = missing.saturating_sub(part.seen.len());
             }
-            found.push(stretch);
+            found.push(part);
         }
         found
     }

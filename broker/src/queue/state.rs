@@ -8,7 +8,7 @@ use super::arguments::QueueArguments;
 use super::consumer::Consumers;
 use super::counters::{Counters, QueueSnapshot};
 use super::dead_letter::Reason;
-use super::level::{Head, LoadNeed, LoadRequest, UnloadRest};
+use super::level::{LoadNeed, LoadRequest, QueueHead, UnloadRest};
 use super::limits;
 use super::message::Message;
 use super::queued::{Persistence, QueuedMessage};
@@ -103,7 +103,7 @@ impl QueueState {
             if limits::expire(queue, self, effects, limits::Strictness::Past) {
                 continue;
             }
-            if matches!(self.ready.head(), Head::InStore) {
+            if matches!(self.ready.head(), QueueHead::InStore) {
                 break;
             }
             let Some(consumer) = self.consumers.next_willing(queue, effects) else {
@@ -328,7 +328,7 @@ impl QueueState {
     /// messages at once.
     fn is_load_due(&self, queue: &Arc<Queue>) -> bool {
         if memory::is_short() {
-            matches!(self.ready.head(), Head::InStore) && self.consumers.has_willing(queue)
+            matches!(self.ready.head(), QueueHead::InStore) && self.consumers.has_willing(queue)
         } else {
             !self.consumers.is_empty()
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::arguments::QueueArguments;
-use super::browse::Most;
+use super::browse::BrowseLimit;
 use super::consumer::{Consumer, Subscription};
 use super::dead_letter::Spread;
 use super::message::{Message, MessageFacts};
@@ -314,7 +314,7 @@ impl World {
             );
             *place = MessagePlace::Dead;
         }
-        let everything = Most {
+        let everything = BrowseLimit {
             messages: usize::MAX,
             bytes: usize::MAX,
         };

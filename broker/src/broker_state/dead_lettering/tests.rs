@@ -7,7 +7,7 @@ use super::super::BrokerState;
 use crate::exchange::{Declaration, ExchangeType};
 use crate::persist::ReadFailed;
 use crate::queue::Queue;
-use crate::queue::browse::Most;
+use crate::queue::browse::BrowseLimit;
 use crate::tests::opened;
 use crate::vhost::{BindRequest, Declare, Destination, Published};
 use crate::wire::table::{Table, Value};
@@ -163,7 +163,7 @@ async fn the_dead_letters_of_a_queue_stay_in_order_where_they_wait() {
     publish(&broker, "first", 0..AT_ONCE);
     // A later unit of work, that could route its own at once.
     publish(&broker, "first", AT_ONCE..AT_ONCE + 1);
-    let most = Most {
+    let most = BrowseLimit {
         messages: usize::MAX,
         bytes: usize::MAX,
     };

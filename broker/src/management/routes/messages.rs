@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Routes;
 use crate::delivery::ledger::{Credit, DeliveryTags, Ledger};
 use crate::fault::Fault;
-use crate::inspect::{self, Message, Most, QueuePosition};
+use crate::inspect::{self, BrowseLimit, Message, QueuePosition};
 use crate::management::auth::Caller;
 use crate::management::held::{self, CallerBody, UserHolding};
 use crate::management::refusal::ApiError;
@@ -284,7 +284,7 @@ async fn peek(
         .map_err(|()| ApiError::bad("after is not a cursor"))?;
     let truncate = Peek::number(peek.truncate.as_deref(), "truncate")?;
     let count = Peek::number(peek.count.as_deref(), "count")?.unwrap_or(Peek::FEW);
-    let most = Most {
+    let most = BrowseLimit {
         messages: count.min(Peek::MOST),
         bytes: Peek::MOST_BYTES,
     };

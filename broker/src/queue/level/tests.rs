@@ -182,7 +182,7 @@ impl World {
                 self.held.insert(entry.position, entry);
             }
             None => assert_eq!(
-                matches!(self.level.front(), Head::Empty),
+                matches!(self.level.front(), QueueHead::Empty),
                 self.waiting.is_empty()
             ),
         }
@@ -230,7 +230,7 @@ fn of_what_is_left_to_the_store_the_deadline_is_known() {
     let short = budget(true);
     level.push(queued(1, Some(100), Persistence::Appended), false, &short);
     level.push(queued(2, None, Persistence::Appended), false, &short);
-    assert!(matches!(level.front(), Head::InStore));
+    assert!(matches!(level.front(), QueueHead::InStore));
     assert_eq!(level.deadline_in_store_ms(), Some(1100));
     assert!(!level.is_due_in_store(1099));
     assert!(level.is_due_in_store(1100));
@@ -251,7 +251,7 @@ fn of_what_is_left_to_the_store_the_deadline_is_known() {
 fn a_message_that_cannot_expire_is_not_read_for_its_deadline() {
     let (mut level, short) = (PriorityLevel::default(), budget(true));
     level.push(queued(1, None, Persistence::Appended), false, &short);
-    assert!(matches!(level.front(), Head::InStore));
+    assert!(matches!(level.front(), QueueHead::InStore));
     assert!(!level.is_due_in_store(u64::MAX));
 }
 
@@ -266,7 +266,7 @@ fn an_unloaded_level_keeps_what_a_client_may_have_had() {
     level.unload(UnloadRest::Nothing, true, &mut Effects::new(0));
     assert_eq!(level.gap_from(), Some(3));
     assert_eq!(level.pop().unwrap().position, 1);
-    assert!(matches!(level.front(), Head::InStore));
+    assert!(matches!(level.front(), QueueHead::InStore));
     level.give_back(second);
     level.unload(UnloadRest::Nothing, false, &mut Effects::new(0));
     assert_eq!(level.gap_from(), Some(2));
