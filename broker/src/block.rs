@@ -1,7 +1,7 @@
 //! Shared bytes in one allocation, charged to the account of [`crate::memory`] until the last owner
 //! drops them.
 //!
-//! A [`Filling`] has one owner and grows as bytes arrive. It becomes a [`Block`] without a copy; a
+//! A [`BlockBuilder`] has one owner and grows as bytes arrive. It becomes a [`Block`] without a copy; a
 //! block is shared and immutable. The allocator maps each large block separately and returns it to
 //! the system when it is freed, which costs a page fault for every 4 KiB. Freed large blocks
 //! therefore go into a pool (`pool`) and serve the next block of about the same size.
@@ -155,9 +155,9 @@ impl Drop for RawBlock {
 }
 
 /// A block under construction.
-pub(crate) struct Filling(RawBlock);
+pub(crate) struct BlockBuilder(RawBlock);
 
-impl Filling {
+impl BlockBuilder {
     /// Prepares for `expected` bytes. A new block grows as they arrive.
     pub(crate) fn new(expected: usize) -> Self {
         if let Some(mut raw) = pool::take(expected) {
@@ -196,7 +196,7 @@ impl Filling {
     }
 }
 
-impl std::fmt::Debug for Filling {
+impl std::fmt::Debug for BlockBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Filling({} of {})", self.bytes().len(), self.capacity())
     }
@@ -305,24 +305,24 @@ mod tests {
     #[test]
     fn memory_is_taken_as_bytes_come_and_no_more_than_twice_as_much() {
         const EXPECTED: usize = 64 << 20;
-        let mut filling = Filling::new(EXPECTED);
+        let mut builder = BlockBuilder::new(EXPECTED);
         let part = vec![7; 100_000];
         let mut here = 0;
         while here + part.len() < 20 << 20 {
-            filling.push(&part, EXPECTED);
+            builder.push(&part, EXPECTED);
             here += part.len();
-            assert!(filling.capacity() <= 2 * here + LARGE_BYTES, "{filling:?}");
+            assert!(builder.capacity() <= 2 * here + LARGE_BYTES, "{builder:?}");
         }
-        let block = filling.finish();
+        let block = builder.finish();
         assert_eq!(block.len(), here);
         assert!(block.iter().all(|byte| *byte == 7));
     }
 
     #[test]
     fn a_filling_takes_more_than_it_was_told_to_expect() {
-        let mut filling = Filling::new(3);
-        filling.push(b"more than", 3);
-        filling.bytes_mut()[0] = b'M';
-        assert_eq!(&*filling.finish(), b"More than");
+        let mut builder = BlockBuilder::new(3);
+        builder.push(b"more than", 3);
+        builder.bytes_mut()[0] = b'M';
+        assert_eq!(&*builder.finish(), b"More than");
     }
 }

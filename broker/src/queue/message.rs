@@ -20,7 +20,7 @@
 //! One allocation and one copy a message; a large one is put together where it stays.
 
 use super::dead_letter::Spread;
-use crate::block::{Block, Filling, LARGE_BYTES};
+use crate::block::{Block, BlockBuilder, LARGE_BYTES};
 use crate::wire::content::MessageContent;
 
 const VERSION: u8 = 1;
@@ -67,13 +67,13 @@ impl std::fmt::Debug for Message {
 #[derive(Debug, Default)]
 pub(crate) struct MessageBuilder {
     bytes: Vec<u8>,
-    large: Option<Large>,
+    large: Option<LargeMessage>,
 }
 
 /// A large message and how much of it will come.
 #[derive(Debug)]
-struct Large {
-    filling: Filling,
+struct LargeMessage {
+    builder: BlockBuilder,
     expected: usize,
 }
 
@@ -112,16 +112,16 @@ impl MessageBuilder {
     pub(crate) fn expect(&mut self, body_size: usize) {
         if body_size >= LARGE_BYTES {
             let expected = self.bytes.len() + body_size;
-            let mut filling = Filling::new(expected);
-            filling.push(&self.bytes, expected);
-            self.large = Some(Large { filling, expected });
+            let mut builder = BlockBuilder::new(expected);
+            builder.push(&self.bytes, expected);
+            self.large = Some(LargeMessage { builder, expected });
         }
     }
 
     pub(crate) fn body(&mut self, part: &[u8]) {
         match &mut self.large {
             None => self.bytes.extend_from_slice(part),
-            Some(large) => large.filling.push(part, large.expected),
+            Some(large) => large.builder.push(part, large.expected),
         }
     }
 
@@ -135,7 +135,7 @@ impl MessageBuilder {
     pub(crate) fn held_bytes(&self) -> (usize, usize) {
         let buffer = self.bytes.capacity();
         let large = self.large.as_ref();
-        let large = large.map_or(0, |large| large.filling.capacity());
+        let large = large.map_or(0, |large| large.builder.capacity());
         (buffer + large, buffer)
     }
 
@@ -148,15 +148,15 @@ impl MessageBuilder {
     pub(crate) fn view(&self) -> MessageContent<'_> {
         match &self.large {
             None => content(&self.bytes),
-            Some(large) => content(large.filling.bytes()),
+            Some(large) => content(large.builder.bytes()),
         }
     }
 
     /// Makes the message and keeps the buffer.
     pub(crate) fn finish(&mut self, facts: MessageFacts) -> Message {
-        if let Some(Large { mut filling, .. }) = self.large.take() {
-            note(facts, filling.bytes_mut());
-            return Message(filling.finish());
+        if let Some(LargeMessage { mut builder, .. }) = self.large.take() {
+            note(facts, builder.bytes_mut());
+            return Message(builder.finish());
         }
         note(facts, &mut self.bytes);
         let message = Message(Block::copy_of(&self.bytes));

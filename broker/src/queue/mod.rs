@@ -26,7 +26,6 @@ use crate::memory::{self, KindCharge, TOPOLOGY};
 use crate::persist::{QueueStore, Stopped, Ticket, Urgency};
 use crate::wire::table::Table;
 
-mod amount;
 pub mod arguments;
 pub(crate) mod browse;
 pub(crate) mod consumer;
@@ -36,6 +35,7 @@ pub(crate) mod level;
 pub(crate) mod limits;
 pub(crate) mod loading;
 pub mod message;
+mod message_totals;
 pub(crate) mod queued;
 pub(crate) mod ready;
 mod state;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::amount::Amount;
 use super::browse::QueuePosition;
 use super::level::{
     BrowsedPart, LoadNeed, LoadRequest, PriorityLevel, QueueHead, UnloadRest, is_scarce,
 };
+use super::message_totals::MessageTotals;
 use super::queued::QueuedMessage;
 use crate::delivery::effects::Effects;
 use crate::memory::TransientBytes;
@@ -21,7 +21,7 @@ pub(crate) struct ReadyMessages {
     /// Bodies of all ready messages.
     bytes: u64,
     /// Those of them that are not for the store.
-    transient: Amount,
+    transient: MessageTotals,
     /// All that these hold.
     transient_bytes: TransientBytes,
     budget: Arc<WindowBudget>,
@@ -37,7 +37,7 @@ impl ReadyMessages {
                 .collect(),
             ready: 0,
             bytes: 0,
-            transient: Amount::default(),
+            transient: MessageTotals::default(),
             transient_bytes: TransientBytes::default(),
             budget,
         }
@@ -77,7 +77,7 @@ impl ReadyMessages {
     }
 
     /// Ready messages that are not for the store.
-    pub(crate) fn transient(&self) -> Amount {
+    pub(crate) fn transient(&self) -> MessageTotals {
         self.transient
     }
 
@@ -261,7 +261,7 @@ impl ReadyMessages {
             entries.extend(level.clear(&self.budget));
         }
         self.bytes = 0;
-        self.transient = Amount::default();
+        self.transient = MessageTotals::default();
         self.transient_bytes.clear();
         (std::mem::take(&mut self.ready), entries)
     }

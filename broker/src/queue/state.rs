@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use super::amount::Amount;
 use super::arguments::QueueArguments;
 use super::consumer::Consumers;
 use super::counters::{Counters, QueueSnapshot};
@@ -11,6 +10,7 @@ use super::dead_letter::Reason;
 use super::level::{LoadNeed, LoadRequest, QueueHead, UnloadRest};
 use super::limits;
 use super::message::Message;
+use super::message_totals::MessageTotals;
 use super::queued::{Persistence, QueuedMessage};
 use super::ready::ReadyMessages;
 use super::{ConfirmMode, DRAINED, Disposition, Queue};
@@ -42,7 +42,7 @@ pub(crate) struct QueueState {
     unsettled: u64,
     unsettled_bytes: u64,
     /// Those of them that are not for the store.
-    unsettled_transient: Amount,
+    unsettled_transient: MessageTotals,
     /// Since when there are messages and consumers, and none of these takes any.
     stalled_from_ms: Option<u64>,
     /// How long that has been so before.
@@ -73,7 +73,7 @@ impl QueueState {
             delivered_now: None,
             unsettled: 0,
             unsettled_bytes: 0,
-            unsettled_transient: Amount::default(),
+            unsettled_transient: MessageTotals::default(),
             stalled_from_ms: None,
             stalled_ms: 0,
             unreadable_until_ms: 0,

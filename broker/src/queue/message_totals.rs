@@ -4,12 +4,12 @@ use super::queued::QueuedMessage;
 
 /// Messages and the octets of their bodies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Amount {
+pub(crate) struct MessageTotals {
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
 }
 
-impl Amount {
+impl MessageTotals {
     pub(crate) fn add(&mut self, entry: &QueuedMessage) {
         self.messages += 1;
         self.bytes += entry.message.body_len() as u64;
