@@ -1,9 +1,9 @@
 //! Shared bytes in one allocation, charged to the account of [`crate::memory`] until the last owner
 //! drops them.
 //!
-//! A [`BlockBuilder`] has one owner and grows as bytes arrive. It becomes a [`Block`] without a copy; a
-//! block is shared and immutable. The allocator maps each large block separately and returns it to
-//! the system when it is freed, which costs a page fault for every 4 KiB. Freed large blocks
+//! A [`BlockBuilder`] has one owner and grows as bytes arrive. It becomes a [`Block`] without a
+//! copy; a block is shared and immutable. The allocator maps each large block separately and returns
+//! it to the system when it is freed, which costs a page fault for every 4 KiB. Freed large blocks
 //! therefore go into a pool (`pool`) and serve the next block of about the same size.
 //!
 //! # Cost

@@ -23,7 +23,7 @@ const KEPT_ENTRIES: usize = 64;
 /// The deadlines that queues have set.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
-    times: Mutex<Times>,
+    deadlines: Mutex<QueueDeadlines>,
     earlier: Notify,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Clock {
 type QueueAddress = usize;
 
 #[derive(Debug, Default)]
-struct Times {
+struct QueueDeadlines {
     /// The deadlines in `queues`, and some that an earlier one has replaced.
     heap: BinaryHeap<Reverse<(u64, QueueAddress)>>,
     /// The deadline of each queue that has one.
@@ -41,7 +41,7 @@ struct Times {
     next_tidy_ms: u64,
 }
 
-impl Times {
+impl QueueDeadlines {
     /// Sets the deadline of a queue unless it has an earlier one.
     fn arm(&mut self, at_ms: u64, queue: Weak<Queue>) {
         let key = queue.as_ptr().addr();
@@ -61,8 +61,10 @@ impl Times {
         self.queues.retain(|_, (_, queue)| queue.strong_count() > 0);
         self.queues.shrink_to(KEPT_ENTRIES);
         self.tidied = self.queues.len();
-        let times = self.queues.iter();
-        self.heap = times.map(|(key, (at, _))| Reverse((*at, *key))).collect();
+        let deadlines = self.queues.iter();
+        self.heap = deadlines
+            .map(|(key, (at, _))| Reverse((*at, *key)))
+            .collect();
     }
 
     /// Removes and returns the queues whose deadline is at or before `now_ms`.
@@ -87,17 +89,20 @@ impl Clock {
     /// Sets the deadline of a queue unless it has an earlier one. A queue has one deadline; it sets
     /// the next one when it has been called.
     pub(crate) fn arm(&self, at_ms: u64, queue: Weak<Queue>) {
-        let mut times = lock(&self.times);
-        let first = times.heap.peek().map(|Reverse((first, _))| *first);
-        times.arm(at_ms, queue);
-        drop(times);
+        let mut deadlines = lock(&self.deadlines);
+        let first = deadlines.heap.peek().map(|Reverse((first, _))| *first);
+        deadlines.arm(at_ms, queue);
+        drop(deadlines);
         if first.is_none_or(|first| at_ms < first) {
             self.earlier.notify_one();
         }
     }
 
     fn until_first(&self, now_ms: u64) -> Duration {
-        let first = lock(&self.times).heap.peek().map(|Reverse((at, _))| *at);
+        let first = lock(&self.deadlines)
+            .heap
+            .peek()
+            .map(|Reverse((at, _))| *at);
         first.map_or(LONGEST, |at| {
             Duration::from_millis(at.saturating_sub(now_ms)).min(LONGEST)
         })
@@ -107,7 +112,7 @@ impl Clock {
     pub(crate) async fn next_due(&self) -> Vec<Weak<Queue>> {
         loop {
             let now = now_ms();
-            let due = lock(&self.times).due(now);
+            let due = lock(&self.deadlines).due(now);
             if !due.is_empty() {
                 return due;
             }
@@ -137,12 +142,12 @@ mod tests {
         for earlier in 0..10_000 {
             clock.arm(FAR_MS - earlier, Arc::downgrade(&queue));
         }
-        let mut times = lock(&clock.times);
-        assert!(times.queues.len() < 200, "{}", times.queues.len());
-        assert!(times.heap.len() < 200, "{}", times.heap.len());
-        assert_eq!(times.due(FAR_MS - 10_000).len(), 0);
-        assert_eq!(times.due(FAR_MS - 9_999).len(), 1);
-        assert_eq!(times.due(FAR_MS).len(), 0, "it is called once");
+        let mut deadlines = lock(&clock.deadlines);
+        assert!(deadlines.queues.len() < 200, "{}", deadlines.queues.len());
+        assert!(deadlines.heap.len() < 200, "{}", deadlines.heap.len());
+        assert_eq!(deadlines.due(FAR_MS - 10_000).len(), 0);
+        assert_eq!(deadlines.due(FAR_MS - 9_999).len(), 1);
+        assert_eq!(deadlines.due(FAR_MS).len(), 0, "it is called once");
     }
 
     #[test]
@@ -153,9 +158,9 @@ mod tests {
         clock.arm(10, Arc::downgrade(&first));
         clock.arm(20, Arc::downgrade(&second));
         clock.arm(40, Arc::downgrade(&first));
-        let mut times = lock(&clock.times);
+        let mut deadlines = lock(&clock.deadlines);
         let mut called = |now_ms| -> Vec<_> {
-            let due = times.due(now_ms);
+            let due = deadlines.due(now_ms);
             due.iter().map(Weak::as_ptr).collect()
         };
         assert_eq!(called(9), []);

@@ -218,8 +218,8 @@ impl<'a> ExchangeView<'a> {
 
     /// How many messages came in, and to how many queues they went.
     pub(crate) fn counts(&self) -> [u64; 2] {
-        let flow = self.exchange.flow();
-        [flow.came.get(), flow.passed.get()]
+        let counters = self.exchange.counters();
+        [counters.published.get(), counters.routed.get()]
     }
 
     /// The bindings to one destination.

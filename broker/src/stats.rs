@@ -49,11 +49,11 @@ pub struct Totals {
 
 /// Counters of one exchange.
 #[derive(Debug, Default)]
-pub struct Flow {
+pub struct ExchangeCounters {
     /// Messages published to it.
-    pub came: Counter,
+    pub published: Counter,
     /// Copies of them routed to queues.
-    pub passed: Counter,
+    pub routed: Counter,
 }
 
 /// Counters of one channel. Only its connection's reader writes them, except for `confirmed`.

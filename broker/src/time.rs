@@ -17,14 +17,14 @@ use crate::platform::STEADY;
 
 /// One moment, read from both clocks.
 #[derive(Debug, Clone, Copy)]
-struct Start {
+struct ClockReading {
     wall_ms: u64,
     steady_ms: u64,
 }
 
-fn start() -> Start {
-    static START: OnceLock<Start> = OnceLock::new();
-    *START.get_or_init(|| Start {
+fn start() -> ClockReading {
+    static START: OnceLock<ClockReading> = OnceLock::new();
+    *START.get_or_init(|| ClockReading {
         wall_ms: wall_ms(),
         steady_ms: steady_ms(),
     })

@@ -292,10 +292,10 @@ impl Channel {
         effects.spend(route.steps);
         route.check_whole()?;
         let targets: TargetQueues = route.queues.into();
-        effects.count(&route.flow, targets.len());
+        effects.count(&route.counters, targets.len());
         if route.is_lasting && generation == vhost.generation() {
             self.routes
-                .remember(self.publishing.draft.place(), &targets, &route.flow);
+                .remember(self.publishing.draft.place(), &targets, &route.counters);
         }
         Ok(targets)
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::delivery::effects::Effects;
 use crate::memory::{self, Charge, MemoryLevel};
 use crate::queue::Queue;
-use crate::stats::Flow;
+use crate::stats::ExchangeCounters;
 
 /// Places that are remembered; beyond it all are forgotten.
 const KEPT: usize = 1024;
@@ -26,7 +26,7 @@ pub(super) type TargetQueues = Arc<[Arc<Queue>]>;
 struct RouteTarget {
     targets: TargetQueues,
     /// Of the exchange.
-    flow: Arc<Flow>,
+    counters: Arc<ExchangeCounters>,
 }
 
 /// What is remembered, as of one generation of the vhost.
@@ -67,7 +67,7 @@ impl RouteCache {
     /// Counts a message to the place that [`Self::find`] has just found.
     pub(super) fn count(&self, effects: &mut Effects) {
         if let Some((_, way)) = &self.last {
-            effects.count(&way.flow, way.targets.len());
+            effects.count(&way.counters, way.targets.len());
         }
     }
 
@@ -82,8 +82,13 @@ impl RouteCache {
         self.charge.set(0);
     }
 
-    pub(super) fn remember(&mut self, place: &[u8], targets: &TargetQueues, flow: &Arc<Flow>) {
-        self.remember_at(memory::level(), place, targets, flow);
+    pub(super) fn remember(
+        &mut self,
+        place: &[u8],
+        targets: &TargetQueues,
+        counters: &Arc<ExchangeCounters>,
+    ) {
+        self.remember_at(memory::level(), place, targets, counters);
     }
 
     fn remember_at(
@@ -91,7 +96,7 @@ impl RouteCache {
         level: MemoryLevel,
         place: &[u8],
         targets: &TargetQueues,
-        flow: &Arc<Flow>,
+        counters: &Arc<ExchangeCounters>,
     ) {
         if self.places.len() >= KEPT || level > MemoryLevel::Calm {
             self.forget();
@@ -100,7 +105,7 @@ impl RouteCache {
         let place: Arc<[u8]> = place.into();
         let way = RouteTarget {
             targets: Arc::clone(targets),
-            flow: Arc::clone(flow),
+            counters: Arc::clone(counters),
         };
         if self
             .places

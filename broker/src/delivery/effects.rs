@@ -21,7 +21,7 @@ use crate::queue::dead_letter::Reason;
 use crate::queue::level::LoadRequest;
 use crate::queue::message::Message;
 use crate::queue::queued::QueuedMessage;
-use crate::stats::Flow;
+use crate::stats::ExchangeCounters;
 
 /// A message that left a queue without being consumed, from a queue with a dead-letter exchange.
 #[derive(Debug)]
@@ -85,16 +85,16 @@ impl Drop for DeadLetter {
 /// What one unit of work counted for an exchange: one locked addition for each run of messages
 /// through one exchange, not for each message.
 #[derive(Debug)]
-struct Tally {
-    flow: Arc<Flow>,
-    came: u64,
-    passed: u64,
+struct ExchangeTally {
+    counters: Arc<ExchangeCounters>,
+    published: u64,
+    routed: u64,
 }
 
-impl Tally {
+impl ExchangeTally {
     fn add(&mut self, queues: usize) {
-        self.came += 1;
-        self.passed += queues as u64;
+        self.published += 1;
+        self.routed += queues as u64;
     }
 }
 
@@ -126,7 +126,7 @@ pub(crate) struct Effects {
     /// Channels with confirms that may be due.
     pub(crate) confirms: Vec<Arc<Confirms>>,
     /// Messages through one exchange that are not in its counters yet.
-    tally: Option<Tally>,
+    tally: Option<ExchangeTally>,
     /// Queues with messages for consumers that this budget was too small for.
     pub(crate) unpumped: Vec<Arc<Queue>>,
     /// Vhosts and queues of theirs that were deleted and have bindings left.
@@ -183,15 +183,15 @@ impl Effects {
     }
 
     /// Counts a message that an exchange routed to this many queues.
-    pub(crate) fn count(&mut self, flow: &Arc<Flow>, queues: usize) {
+    pub(crate) fn count(&mut self, counters: &Arc<ExchangeCounters>, queues: usize) {
         match &mut self.tally {
-            Some(tally) if Arc::ptr_eq(&tally.flow, flow) => tally.add(queues),
+            Some(tally) if Arc::ptr_eq(&tally.counters, counters) => tally.add(queues),
             _ => {
                 self.settle_tally();
-                let tally = self.tally.insert(Tally {
-                    flow: Arc::clone(flow),
-                    came: 0,
-                    passed: 0,
+                let tally = self.tally.insert(ExchangeTally {
+                    counters: Arc::clone(counters),
+                    published: 0,
+                    routed: 0,
                 });
                 tally.add(queues);
             }
@@ -201,8 +201,8 @@ impl Effects {
     /// Adds these counts to the exchange's counters.
     pub(crate) fn settle_tally(&mut self) {
         if let Some(tally) = self.tally.take() {
-            tally.flow.came.add(tally.came);
-            tally.flow.passed.add(tally.passed);
+            tally.counters.published.add(tally.published);
+            tally.counters.routed.add(tally.routed);
         }
     }
 

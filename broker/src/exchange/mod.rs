@@ -16,7 +16,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::memory::{KindCharge, TOPOLOGY};
-use crate::stats::Flow;
+use crate::stats::ExchangeCounters;
 use crate::wire::table::{Table, Value};
 
 mod bindings;
@@ -233,7 +233,7 @@ pub struct Exchange<D> {
     declaration: Declaration,
     bindings: Bindings<D>,
     router: Router<D>,
-    flow: Arc<Flow>,
+    counters: Arc<ExchangeCounters>,
     _charge: KindCharge,
 }
 
@@ -276,13 +276,13 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
             declaration,
             bindings: Bindings::default(),
             router,
-            flow: Arc::default(),
+            counters: Arc::default(),
         }
     }
 
     /// Returns the counters of messages in and out.
-    pub(crate) fn flow(&self) -> &Arc<Flow> {
-        &self.flow
+    pub(crate) fn counters(&self) -> &Arc<ExchangeCounters> {
+        &self.counters
     }
 
     /// Returns the name; the default exchange has the empty name.

@@ -78,7 +78,7 @@ impl Vhost {
                 "finding the queues of a dead letter is too much work, so some do not get it"
             );
         }
-        effects.count(&route.flow, route.queues.len());
+        effects.count(&route.counters, route.queues.len());
         let mut queues = route.queues;
         let closed = queues_of_cycle(&headers, letter.reason);
         queues.retain(|queue| !closed.contains(queue.name().as_bytes()));

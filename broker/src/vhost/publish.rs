@@ -69,7 +69,7 @@ impl<'a> Published<'a> {
 
 fn deliver_to(route: &QueueRoute, message: &Message, effects: &mut Effects) -> Result<bool, Fault> {
     let mut was_taken = false;
-    effects.count(&route.flow, route.queues.len());
+    effects.count(&route.counters, route.queues.len());
     for queue in &route.queues {
         was_taken |= !matches!(
             queue.publish(message, ConfirmMode::Nothing, effects)?,

@@ -9,7 +9,7 @@ use crate::exchange::{Exchange, ExchangeType, RoutingSteps};
 use crate::fault::Fault;
 use crate::lock::read;
 use crate::queue::Queue;
-use crate::stats::Flow;
+use crate::stats::ExchangeCounters;
 use crate::wire::table::Table;
 
 /// The queues for messages with one exchange and routing key.
@@ -20,7 +20,7 @@ pub(crate) struct QueueRoute {
     /// changes.
     pub(crate) is_lasting: bool,
     /// The counters of the exchange that was published to.
-    pub(crate) flow: Arc<Flow>,
+    pub(crate) counters: Arc<ExchangeCounters>,
     /// The work that it was to find it, in steps of a unit of work.
     pub(crate) steps: u32,
     /// False if finding it was too much work, so that queues are missing.
@@ -135,7 +135,7 @@ impl Vhost {
             is_whole: !walk.steps.are_too_many(),
             queues: walk.found.queues,
             is_lasting: walk.is_lasting,
-            flow: Arc::clone(first.flow()),
+            counters: Arc::clone(first.counters()),
         })
     }
 }
