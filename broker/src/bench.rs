@@ -15,7 +15,7 @@ use crate::queue::consumer::{Consumer, Subscription};
 use crate::queue::dead_letter::Spread;
 use crate::queue::message::{MessageBuilder, MessageFacts};
 use crate::queue::{ConfirmMode, Disposition, Queue, QueueIdentity};
-use crate::wire::content::{self, Lane};
+use crate::wire::content::{self, ChannelFraming};
 use crate::wire::frame::{self, ParsedFrame};
 use crate::wire::method::{self, Method};
 use crate::wire::table::Table;
@@ -69,7 +69,7 @@ impl HandOff {
         let (ledger, outbox) = (Arc::<Ledger>::default(), Arc::<Outbox>::default());
         let consumer = Consumer::new(Subscription {
             tag: "bench".into(),
-            lane: Lane {
+            framing: ChannelFraming {
                 channel: 1,
                 frame_max: FRAME_MAX,
             },

@@ -2,9 +2,9 @@
 //! drops them.
 //!
 //! A [`BlockBuilder`] has one owner and grows as bytes arrive. It becomes a [`Block`] without a
-//! copy; a block is shared and immutable. The allocator maps each large block separately and returns
-//! it to the system when it is freed, which costs a page fault for every 4 KiB. Freed large blocks
-//! therefore go into a pool (`pool`) and serve the next block of about the same size.
+//! copy; a block is shared and immutable. The allocator maps each large block separately and gives
+//! it back to the system when it is freed, which costs a page fault for every 4 KiB. Freed large
+//! blocks therefore go into a pool (`pool`) and serve the next block of about the same size.
 //!
 //! # Cost
 //! One allocation for each block, like `Arc<[u8]>`. When a large block grows, the system moves its

@@ -170,7 +170,7 @@ impl ConsumerView {
     /// The number of its connection, and that of its channel there.
     pub(crate) fn channel(&self) -> (u64, u16) {
         let subscription = &self.consumer.subscription;
-        (subscription.connection, subscription.lane.channel)
+        (subscription.connection, subscription.framing.channel)
     }
 
     /// Whether its deliveries must be acknowledged.

@@ -135,7 +135,7 @@ fn cancel(
     if subscription.wants_cancel {
         let outbox = &subscription.outbox;
         outbox.write(effects, |out| {
-            reply::cancel(out, subscription.lane.channel, &subscription.tag);
+            reply::cancel(out, subscription.framing.channel, &subscription.tag);
         });
     } else if let Some(connection) = owner(connections, consumer) {
         let reason = format!("reading from queue '{}' is no longer allowed", queue.name());

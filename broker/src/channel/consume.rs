@@ -54,7 +54,7 @@ impl Channel {
         let priority = priority(&arguments, &queue)?;
         let subscription = Subscription {
             tag: Arc::clone(&tag),
-            lane: self.lane,
+            framing: self.framing,
             outbox: Arc::clone(&self.outbox),
             ledger: Arc::clone(&self.ledger),
             no_ack: consume.no_ack,
@@ -133,7 +133,7 @@ impl Channel {
         let token = super::topology::random_name();
         let consumer = ReplyConsumer {
             tag: Arc::clone(&tag),
-            lane: self.lane,
+            framing: self.framing,
             outbox: Arc::clone(&self.outbox),
             ledger: Arc::clone(&self.ledger),
         };
@@ -219,7 +219,7 @@ impl Channel {
                 self.view.counters.got.add_alone(1);
                 let left = u32::try_from(left).unwrap_or(u32::MAX);
                 self.outbox.add(effects, |frames| {
-                    frames.get_ok(self.lane, (tag, redelivered), left, &message);
+                    frames.get_ok(self.framing, (tag, redelivered), left, &message);
                 });
             }
         }

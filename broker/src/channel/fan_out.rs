@@ -136,7 +136,7 @@ impl Channel {
         if !was_routed && publish.is_mandatory {
             self.view.counters.returned.add_alone(1);
             self.outbox.add(effects, |frames| {
-                frames.no_route(self.lane, &publish.message);
+                frames.no_route(self.framing, &publish.message);
             });
         }
         Ok(true)

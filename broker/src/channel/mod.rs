@@ -19,7 +19,7 @@ use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
 use crate::registry::{ChannelView, ConnectionHandle};
 use crate::vhost::Vhost;
-use crate::wire::content::Lane;
+use crate::wire::content::ChannelFraming;
 use crate::wire::frame::{self, Frame};
 use crate::wire::method::{self, Method};
 use crate::wire::reply;
@@ -115,7 +115,7 @@ const LEAVING: u32 = 8;
 #[derive(Debug)]
 pub(crate) struct Channel {
     context: ConnectionContext,
-    lane: Lane,
+    framing: ChannelFraming,
     outbox: Arc<Outbox>,
     ledger: Arc<Ledger>,
     view: Arc<ChannelView>,
@@ -147,7 +147,7 @@ impl Channel {
         context.connection.add_channel(&view);
         context.broker.totals.channels_opened.add(1);
         Self {
-            lane: Lane {
+            framing: ChannelFraming {
                 channel: number,
                 frame_max: context.frame_max,
             },
@@ -347,7 +347,7 @@ impl Channel {
             ChannelMode::Plain => {
                 let confirms = Arc::new(Confirms::new(
                     Arc::clone(&self.outbox),
-                    self.lane.channel,
+                    self.framing.channel,
                     Arc::clone(&self.view.counters),
                 ));
                 *lock(&self.view.confirms) = Some(Arc::clone(&confirms));
@@ -364,7 +364,7 @@ impl Channel {
     /// Appends a frame for this channel.
     fn send(&self, effects: &mut Effects, append: impl FnOnce(&mut Vec<u8>, u16)) {
         self.outbox
-            .write(effects, |out| append(out, self.lane.channel));
+            .write(effects, |out| append(out, self.framing.channel));
     }
 
     /// A reply, which waits for the store if there is something to wait for.
@@ -379,7 +379,7 @@ impl Channel {
             return FrameResult::Done;
         }
         let mut held = Vec::new();
-        append(&mut held, self.lane.channel);
+        append(&mut held, self.framing.channel);
         FrameResult::WaitForStore(ticket, held)
     }
 
@@ -445,7 +445,7 @@ impl Channel {
         }
         self.mode = ChannelMode::Plain;
         *lock(&self.view.confirms) = None;
-        self.context.connection.remove_channel(self.lane.channel);
+        self.context.connection.remove_channel(self.framing.channel);
         let totals = &self.context.broker.totals;
         totals.closed_channels.absorb(&self.view.counters);
         totals.channels_closed.add(1);

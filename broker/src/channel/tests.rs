@@ -11,7 +11,7 @@ use crate::queue::{Queue, SubscribeResult};
 use crate::registry::{ConnectionHandle, SocketEnd};
 use crate::tests::{declare, opened};
 use crate::vhost::Published;
-use crate::wire::content::Lane;
+use crate::wire::content::ChannelFraming;
 use crate::wire::frame::{self, Frame};
 use crate::wire::table::Table;
 
@@ -76,7 +76,7 @@ fn consume_very_often(channel: &mut Channel, queue: &Arc<Queue>) {
         let tag: Arc<str> = number.to_string().into();
         let subscription = Subscription {
             tag: Arc::clone(&tag),
-            lane: Lane {
+            framing: ChannelFraming {
                 channel: 1,
                 frame_max: 4096,
             },

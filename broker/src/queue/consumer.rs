@@ -11,7 +11,7 @@ use crate::delivery::effects::Effects;
 use crate::delivery::ledger::Ledger;
 use crate::delivery::outbox::Outbox;
 use crate::memory::{self, KindCharge};
-use crate::wire::content::Lane;
+use crate::wire::content::ChannelFraming;
 use crate::wire::table::Table;
 
 /// One `basic.consume` and what has become of it.
@@ -34,7 +34,7 @@ const LOOKS_A_STEP: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) tag: Arc<str>,
-    pub(crate) lane: Lane,
+    pub(crate) framing: ChannelFraming,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) no_ack: bool,
@@ -111,7 +111,7 @@ impl Consumer {
             };
             self.subscription.outbox.add(effects, |frames| {
                 let tags = (self.subscription.tag.as_bytes(), tag);
-                frames.deliver(self.subscription.lane, tags, redelivered, &message);
+                frames.deliver(self.subscription.framing, tags, redelivered, &message);
             });
         });
     }

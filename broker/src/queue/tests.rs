@@ -21,7 +21,7 @@ use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, DeliveryTags, Ledger, UnknownTag};
 use crate::delivery::outbox::{Frames, Outbox};
 use crate::persist::ReadFailed;
-use crate::wire::content::{Lane, MessageContent};
+use crate::wire::content::{ChannelFraming, MessageContent};
 use crate::wire::frame::{self, ParsedFrame};
 use crate::wire::table::{Table, Value};
 
@@ -259,7 +259,7 @@ impl World {
     fn subscription(&self, no_ack: bool, prefetch: u32) -> Subscription {
         Subscription {
             tag: if no_ack { "none".into() } else { "some".into() },
-            lane: Lane {
+            framing: ChannelFraming {
                 channel: 1,
                 frame_max: 0,
             },

@@ -292,14 +292,14 @@ fn close(queue: &Arc<Queue>, deleter: Option<u64>, effects: &mut Effects) -> u64
         if deleter == Some(consumer.subscription.connection) {
             reply::cancel(
                 &mut effects.cancels_after_delete,
-                consumer.subscription.lane.channel,
+                consumer.subscription.framing.channel,
                 &consumer.subscription.tag,
             );
         } else {
             consumer.subscription.outbox.write(effects, |out| {
                 reply::cancel(
                     out,
-                    consumer.subscription.lane.channel,
+                    consumer.subscription.framing.channel,
                     &consumer.subscription.tag,
                 );
             });

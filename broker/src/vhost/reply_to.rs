@@ -9,7 +9,7 @@ use crate::delivery::ledger::{Ledger, OpenDeliveries};
 use crate::delivery::outbox::Outbox;
 use crate::lock::lock;
 use crate::queue::message::Message;
-use crate::wire::content::Lane;
+use crate::wire::content::ChannelFraming;
 
 /// The queue name that a client consumes from and puts into `reply-to`.
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -20,7 +20,7 @@ pub(crate) const REPLY_TO_PREFIX: &str = "amq.rabbitmq.reply-to.";
 #[derive(Debug, Clone)]
 pub(crate) struct ReplyConsumer {
     pub(crate) tag: Arc<str>,
-    pub(crate) lane: Lane,
+    pub(crate) framing: ChannelFraming,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) ledger: Arc<Ledger>,
 }
@@ -58,7 +58,7 @@ impl Vhost {
             .with_deliveries(|deliveries: &mut OpenDeliveries| {
                 let tags = (consumer.tag.as_bytes(), deliveries.next_tag());
                 consumer.outbox.add(effects, |frames| {
-                    frames.deliver(consumer.lane, tags, false, message);
+                    frames.deliver(consumer.framing, tags, false, message);
                 });
             });
         true

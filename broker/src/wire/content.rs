@@ -45,9 +45,10 @@ pub(crate) struct MessageContent<'a> {
     pub(crate) body: &'a [u8],
 }
 
-/// The destination of frames: the channel, and the peer's frame-max (0 for no limit).
+/// How the frames of a channel are written: its number, and the frame-max of the client (0 for no
+/// limit).
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Lane {
+pub(crate) struct ChannelFraming {
     pub(crate) channel: u16,
     pub(crate) frame_max: u32,
 }
@@ -63,19 +64,19 @@ fn short(out: &mut Vec<u8>, value: &[u8]) {
 
 pub(crate) fn deliver(
     out: &mut Vec<u8>,
-    lane: Lane,
+    framing: ChannelFraming,
     consumer_tag: &[u8],
     tags: (u64, bool),
     content: MessageContent<'_>,
 ) {
-    announce(out, lane, consumer_tag, tags, content);
-    body(out, lane, content.body);
+    announce(out, framing, consumer_tag, tags, content);
+    body(out, framing, content.body);
 }
 
 /// Writes the method and header of a `basic.deliver`. The caller adds the body.
 pub(crate) fn announce(
     out: &mut Vec<u8>,
-    lane: Lane,
+    framing: ChannelFraming,
     consumer_tag: &[u8],
     (tag, redelivered): (u64, bool),
     content: MessageContent<'_>,
@@ -83,7 +84,7 @@ pub(crate) fn announce(
     let size =
         4 + 1 + consumer_tag.len() + 9 + 2 + content.exchange.len() + content.routing_key.len();
     out.reserve(size + content.properties.len() + 64);
-    frame::head(out, frame::METHOD, lane.channel, size);
+    frame::head(out, frame::METHOD, framing.channel, size);
     out.extend_from_slice(&[0, 60, 0, 60]);
     short(out, consumer_tag);
     out.extend_from_slice(&tag.to_be_bytes());
@@ -91,19 +92,19 @@ pub(crate) fn announce(
     short(out, content.exchange);
     short(out, content.routing_key);
     out.push(frame::END);
-    content_header(out, lane, content);
+    content_header(out, framing, content);
 }
 
 /// Writes the method and header of a `basic.get-ok`. The caller adds the body.
 pub(crate) fn announce_get(
     out: &mut Vec<u8>,
-    lane: Lane,
+    framing: ChannelFraming,
     (tag, redelivered): (u64, bool),
     left: u32,
     content: MessageContent<'_>,
 ) {
     let size = 4 + 9 + 2 + content.exchange.len() + content.routing_key.len() + 4;
-    frame::head(out, frame::METHOD, lane.channel, size);
+    frame::head(out, frame::METHOD, framing.channel, size);
     out.extend_from_slice(&[0, 60, 0, 71]);
     out.extend_from_slice(&tag.to_be_bytes());
     out.push(u8::from(redelivered));
@@ -111,29 +112,33 @@ pub(crate) fn announce_get(
     short(out, content.routing_key);
     out.extend_from_slice(&left.to_be_bytes());
     out.push(frame::END);
-    content_header(out, lane, content);
+    content_header(out, framing, content);
 }
 
 /// Writes the method and header of a `basic.return`. The caller adds the body. The reason is always
 /// 312 `NO_ROUTE`, because `immediate` is not supported.
-pub(crate) fn announce_return(out: &mut Vec<u8>, lane: Lane, content: MessageContent<'_>) {
+pub(crate) fn announce_return(
+    out: &mut Vec<u8>,
+    framing: ChannelFraming,
+    content: MessageContent<'_>,
+) {
     const TEXT: &[u8] = b"NO_ROUTE";
     let size = 4 + 2 + 1 + TEXT.len() + 2 + content.exchange.len() + content.routing_key.len();
-    frame::head(out, frame::METHOD, lane.channel, size);
+    frame::head(out, frame::METHOD, framing.channel, size);
     out.extend_from_slice(&[0, 60, 0, 50]);
     out.extend_from_slice(&312u16.to_be_bytes());
     short(out, TEXT);
     short(out, content.exchange);
     short(out, content.routing_key);
     out.push(frame::END);
-    content_header(out, lane, content);
+    content_header(out, framing, content);
 }
 
-fn content_header(out: &mut Vec<u8>, lane: Lane, content: MessageContent<'_>) {
+fn content_header(out: &mut Vec<u8>, framing: ChannelFraming, content: MessageContent<'_>) {
     frame::head(
         out,
         frame::HEADER,
-        lane.channel,
+        framing.channel,
         12 + content.properties.len(),
     );
     out.extend_from_slice(&BASIC.to_be_bytes());
@@ -144,26 +149,26 @@ fn content_header(out: &mut Vec<u8>, lane: Lane, content: MessageContent<'_>) {
 }
 
 /// Writes a body as frames.
-pub(crate) fn body(out: &mut Vec<u8>, lane: Lane, body: &[u8]) {
+pub(crate) fn body(out: &mut Vec<u8>, framing: ChannelFraming, body: &[u8]) {
     out.reserve(body.len() + frame::OVERHEAD);
-    for part in body.chunks(most(lane)) {
-        frame::head(out, frame::BODY, lane.channel, part.len());
+    for part in body.chunks(most(framing)) {
+        frame::head(out, frame::BODY, framing.channel, part.len());
         out.extend_from_slice(part);
         out.push(frame::END);
     }
 }
 
 /// Returns how many bytes of a body fit into one frame.
-fn most(lane: Lane) -> usize {
-    match lane.frame_max {
+fn most(framing: ChannelFraming) -> usize {
+    match framing.frame_max {
         0 => usize::MAX,
         limit => limit as usize - frame::OVERHEAD,
     }
 }
 
 /// Returns the ranges into which a body of `size` bytes is split.
-pub(crate) fn parts(lane: Lane, size: usize) -> impl Iterator<Item = Range<usize>> {
-    let most = most(lane);
+pub(crate) fn parts(framing: ChannelFraming, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let most = most(framing);
     let starts = (0..size).step_by(most);
     starts.map(move |start| start..size.min(start.saturating_add(most)))
 }

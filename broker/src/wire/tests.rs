@@ -282,13 +282,13 @@ proptest! {
         body in prop::collection::vec(any::<u8>(), 0..9000),
         (tag, redelivered) in any::<(u64, bool)>(),
     ) {
-        let lane = content::Lane { channel: CHANNEL, frame_max: 4096 };
+        let framing = content::ChannelFraming { channel: CHANNEL, frame_max: 4096 };
         let parts = content::MessageContent {
             exchange: exchange.as_bytes(), routing_key: key.as_bytes(),
             properties: &[0, 0], body: &body,
         };
         let mut out = Vec::new();
-        content::deliver(&mut out, lane, consumer.as_bytes(), (tag, redelivered), parts);
+        content::deliver(&mut out, framing, consumer.as_bytes(), (tag, redelivered), parts);
         let (mut rest, first) = parse_frame(&out[..]).unwrap();
         let delivery = AMQPClass::Basic(basic::AMQPMethod::Deliver(basic::Deliver {
             consumer_tag: consumer.as_str().into(), delivery_tag: tag, redelivered,

@@ -13,7 +13,7 @@ use bytes::Buf;
 
 use crate::memory::Charge;
 use crate::queue::message::Message;
-use crate::wire::content::{self, Lane};
+use crate::wire::content::{self, ChannelFraming};
 use crate::wire::frame;
 
 /// The smallest body that is referred to instead of copied.
@@ -23,7 +23,7 @@ const LENT_BYTES: usize = 32 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     bytes: Vec<u8>,
-    lent: Vec<Lent>,
+    lent: Vec<LentBody>,
     lent_bytes: usize,
     /// The charge for the capacity. Bodies that are referred to are charged to their messages.
     charge: Charge,
@@ -31,14 +31,14 @@ pub(crate) struct Frames {
 
 /// A part of a body, to be sent between two bytes of the buffer.
 #[derive(Debug)]
-struct Lent {
+struct LentBody {
     /// The position in the buffer before which it is sent.
     at: usize,
     message: Message,
     part: Range<usize>,
 }
 
-impl Lent {
+impl LentBody {
     fn octets(&self) -> &[u8] {
         &self.message.content().body[self.part.clone()]
     }
@@ -61,7 +61,7 @@ impl Frames {
 
     /// Returns the allocated bytes, without the bodies that are referred to.
     pub(crate) fn capacity(&self) -> usize {
-        self.bytes.capacity() + self.lent.capacity() * size_of::<Lent>()
+        self.bytes.capacity() + self.lent.capacity() * size_of::<LentBody>()
     }
 
     /// Updates the charge to the current capacity.
@@ -81,50 +81,56 @@ impl Frames {
     /// Appends a `basic.deliver` for the consumer with this tag.
     pub(crate) fn deliver(
         &mut self,
-        lane: Lane,
+        framing: ChannelFraming,
         (consumer_tag, tag): (&[u8], u64),
         redelivered: bool,
         message: &Message,
     ) {
         let (content, tags) = (message.content(), (tag, redelivered));
-        if !Self::is_lent(lane, message) {
-            return content::deliver(&mut self.bytes, lane, consumer_tag, tags, content);
+        if !Self::is_lent(framing, message) {
+            return content::deliver(&mut self.bytes, framing, consumer_tag, tags, content);
         }
-        content::announce(&mut self.bytes, lane, consumer_tag, tags, content);
-        self.lend_body(lane, message);
+        content::announce(&mut self.bytes, framing, consumer_tag, tags, content);
+        self.lend_body(framing, message);
     }
 
     /// Appends a `basic.get-ok` with the number of messages that are left in the queue.
-    pub(crate) fn get_ok(&mut self, lane: Lane, tags: (u64, bool), left: u32, message: &Message) {
+    pub(crate) fn get_ok(
+        &mut self,
+        framing: ChannelFraming,
+        tags: (u64, bool),
+        left: u32,
+        message: &Message,
+    ) {
         let content = message.content();
-        content::announce_get(&mut self.bytes, lane, tags, left, content);
-        self.body(lane, message);
+        content::announce_get(&mut self.bytes, framing, tags, left, content);
+        self.body(framing, message);
     }
 
     /// Appends a `basic.return` of a message that matched no queue.
-    pub(crate) fn no_route(&mut self, lane: Lane, message: &Message) {
-        content::announce_return(&mut self.bytes, lane, message.content());
-        self.body(lane, message);
+    pub(crate) fn no_route(&mut self, framing: ChannelFraming, message: &Message) {
+        content::announce_return(&mut self.bytes, framing, message.content());
+        self.body(framing, message);
     }
 
-    fn is_lent(lane: Lane, message: &Message) -> bool {
-        let is_cut_small = || lane.frame_max != 0 && (lane.frame_max as usize) < LENT_BYTES;
+    fn is_lent(framing: ChannelFraming, message: &Message) -> bool {
+        let is_cut_small = || framing.frame_max != 0 && (framing.frame_max as usize) < LENT_BYTES;
         message.body_len() >= LENT_BYTES && !is_cut_small()
     }
 
-    fn body(&mut self, lane: Lane, message: &Message) {
-        if Self::is_lent(lane, message) {
-            self.lend_body(lane, message);
+    fn body(&mut self, framing: ChannelFraming, message: &Message) {
+        if Self::is_lent(framing, message) {
+            self.lend_body(framing, message);
         } else {
-            content::body(&mut self.bytes, lane, message.content().body);
+            content::body(&mut self.bytes, framing, message.content().body);
         }
     }
 
-    fn lend_body(&mut self, lane: Lane, message: &Message) {
-        for part in content::parts(lane, message.body_len()) {
-            frame::head(&mut self.bytes, frame::BODY, lane.channel, part.len());
+    fn lend_body(&mut self, framing: ChannelFraming, message: &Message) {
+        for part in content::parts(framing, message.body_len()) {
+            frame::head(&mut self.bytes, frame::BODY, framing.channel, part.len());
             self.lent_bytes += part.len();
-            self.lent.push(Lent {
+            self.lent.push(LentBody {
                 at: self.bytes.len(),
                 message: message.clone(),
                 part,
@@ -134,8 +140,8 @@ impl Frames {
     }
 
     /// Returns a reader over all frames, which a writer advances write by write.
-    pub(crate) fn sending(&self) -> Sending<'_> {
-        Sending {
+    pub(crate) fn sending(&self) -> SendPosition<'_> {
+        SendPosition {
             frames: self,
             at: 0,
             next: 0,
@@ -145,7 +151,7 @@ impl Frames {
 }
 
 /// A position in frames that are being sent.
-pub(crate) struct Sending<'a> {
+pub(crate) struct SendPosition<'a> {
     frames: &'a Frames,
     /// Sent bytes of the buffer.
     at: usize,
@@ -154,7 +160,7 @@ pub(crate) struct Sending<'a> {
     done: usize,
 }
 
-impl<'a> Sending<'a> {
+impl<'a> SendPosition<'a> {
     /// Returns the unsent rest of the run of bytes or the part at the front. Empty only at the end.
     fn front(&self) -> &'a [u8] {
         match self.frames.lent.get(self.next) {
@@ -178,7 +184,7 @@ impl<'a> Sending<'a> {
     }
 }
 
-impl Buf for Sending<'_> {
+impl Buf for SendPosition<'_> {
     fn remaining(&self) -> usize {
         let lent = self.frames.lent[self.next..].iter();
         let lent: usize = lent.map(|lent| lent.part.len()).sum();
@@ -190,7 +196,7 @@ impl Buf for Sending<'_> {
     }
 
     fn chunks_vectored<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
-        let mut ahead = Sending { ..*self };
+        let mut ahead = SendPosition { ..*self };
         let mut filled = 0;
         for slot in into {
             let front = ahead.front();
@@ -252,15 +258,21 @@ mod tests {
     fn lent_bodies_leave_as_copied_ones_do_however_little_a_write_takes() {
         let body: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
         for frame_max in [0, 4096, 40_000, 131_072] {
-            let lane = Lane {
+            let framing = ChannelFraming {
                 channel: 7,
                 frame_max,
             };
             let (mut frames, mut copied) = (Frames::default(), Vec::new());
             for (tag, size) in [(1, 100_000), (2, 5), (3, 300_000), (4, 32 * 1024), (5, 0)] {
                 let message = message(&body[..size]);
-                frames.deliver(lane, (b"tag", tag), false, &message);
-                content::deliver(&mut copied, lane, b"tag", (tag, false), message.content());
+                frames.deliver(framing, (b"tag", tag), false, &message);
+                content::deliver(
+                    &mut copied,
+                    framing,
+                    b"tag",
+                    (tag, false),
+                    message.content(),
+                );
             }
             let is_lent = !frames.lent.is_empty();
             assert_eq!(is_lent, frame_max != 4096, "frames of {frame_max}");
