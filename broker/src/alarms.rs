@@ -130,8 +130,8 @@ impl Alarms {
     }
 
     /// Returns what the task that releases confirms awaits.
-    pub(crate) fn progress(&self, durable: Wakeup) -> Awaited<'_> {
-        Awaited {
+    pub(crate) fn progress(&self, durable: Wakeup) -> AwaitedProgress<'_> {
+        AwaitedProgress {
             alarms: self,
             wakeup: Some(durable),
             state: self.state.subscribe(),
@@ -154,13 +154,13 @@ impl Alarms {
 
 /// Waits for progress of the store: through the wakeup pipe, or, once that has failed, through the
 /// watched value, which costs a little more.
-pub(crate) struct Awaited<'a> {
+pub(crate) struct AwaitedProgress<'a> {
     alarms: &'a Alarms,
     wakeup: Option<Wakeup>,
     state: watch::Receiver<AlarmState>,
 }
 
-impl Awaited<'_> {
+impl AwaitedProgress<'_> {
     /// Returns when more may be durable than at the last return.
     pub(crate) async fn made(&mut self) {
         if let Some(wakeup) = &self.wakeup {

@@ -72,7 +72,7 @@ use alarms::Alarms;
 use broker_state::BrokerParts;
 use fault::{Fault, ReplyCode};
 use listener::{Port, UnixSocket};
-use management::{About, Listening, ManagementSockets};
+use management::{BrokerFacts, ListeningPort, ManagementSockets};
 use wakeup::Waker;
 
 /// How long clients have to close their connections at a shutdown.
@@ -200,9 +200,9 @@ impl Broker {
     }
 }
 
-fn listed(protocol: &'static str, port: &Port) -> Vec<Listening> {
+fn listed(protocol: &'static str, port: &Port) -> Vec<ListeningPort> {
     port.addresses()
-        .map(|address| Listening { protocol, address })
+        .map(|address| ListeningPort { protocol, address })
         .collect()
 }
 
@@ -218,7 +218,7 @@ async fn take_tls(config: &BrokerConfig, tls: &Tls) -> Result<(Port, TlsAcceptor
 async fn open_management(
     config: &BrokerConfig,
     broker: &Arc<BrokerState>,
-    mut listening: Vec<Listening>,
+    mut listening: Vec<ListeningPort>,
 ) -> Result<(Option<SocketAddr>, Option<JoinHandle<()>>), StartError> {
     let (port, tls) = take_management(config).await?;
     let socket = config.management_socket.as_deref();
@@ -229,7 +229,7 @@ async fn open_management(
     let address = port.as_ref().map(Port::address);
     let protocol = if tls.is_some() { "https" } else { "http" };
     listening.extend(port.iter().flat_map(|port| listed(protocol, port)));
-    let about = About {
+    let about = BrokerFacts {
         listening,
         data_dir: config.data_dir.clone(),
         memory_limit_bytes: config.memory_limit_bytes,

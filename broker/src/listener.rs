@@ -20,7 +20,7 @@ mod port;
 pub(crate) use port::Port;
 
 use crate::broker_state::BrokerState;
-use crate::connection::{self, Accepted, ReadHalf};
+use crate::connection::{self, AcceptedSocket, ReadHalf};
 use crate::lock::lock;
 use crate::login_places::LoginPlace;
 use crate::login_throttle::LoginPeer;
@@ -49,7 +49,7 @@ pub(crate) async fn serve_tcp(broker: Arc<BrokerState>, listener: TcpListener) {
                 continue;
             };
             let (read, write) = stream.into_split();
-            let accepted = Accepted {
+            let accepted = AcceptedSocket {
                 read: Box::new(read),
                 write: Box::new(write),
                 peer,
@@ -113,7 +113,7 @@ pub(crate) async fn serve_tls(
                         let (stream, write) = tokio::io::split(stream);
                         connection::serve(
                             broker,
-                            Accepted {
+                            AcceptedSocket {
                                 read: Box::new(TlsReadHalf { stream, socket }),
                                 write: Box::new(write),
                                 peer,
@@ -142,7 +142,7 @@ pub(crate) async fn serve_unix(broker: Arc<BrokerState>, socket: UnixSocket) {
             tokio::spawn(async move {
                 let (read, write) = stream.into_split();
                 let end = SocketEnd { host, port: 0 };
-                let accepted = Accepted {
+                let accepted = AcceptedSocket {
                     read: Box::new(read),
                     write: Box::new(write),
                     peer: end.clone(),

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 use crate::lock::lock;
-use crate::login_throttle::{LoginPeer, Source, sources_of};
+use crate::login_throttle::{LoginPeer, LoginSource, sources_of};
 
 /// The maximum number of such connections to the AMQP ports.
 const MOST: usize = 512;
@@ -21,7 +21,7 @@ const MOST: usize = 512;
 pub(crate) struct LoginPlaces {
     most: usize,
     /// Finds the users of these connections. Slow: it reads the kernel's tables.
-    look_up: fn(&[LoginPeer]) -> Vec<Source>,
+    look_up: fn(&[LoginPeer]) -> Vec<LoginSource>,
     /// Held by the task that takes a place, also while it reads the kernel's tables: other tasks
     /// wait for their place here, and `taken` stays free.
     taking: tokio::sync::Mutex<()>,
@@ -39,7 +39,7 @@ struct TakenPlaces {
 struct PlaceOwner {
     from: LoginPeer,
     /// `None` until it matters which user of this machine it is.
-    source: Option<Source>,
+    source: Option<LoginSource>,
     end: Arc<Notify>,
 }
 
@@ -136,7 +136,7 @@ impl TakenPlaces {
         unknown.map(|(number, owner)| (*number, owner.from)).unzip()
     }
 
-    fn end_oldest(&mut self, of: Option<Source>) {
+    fn end_oldest(&mut self, of: Option<LoginSource>) {
         let oldest = self.places.iter().find(|(_, owner)| owner.source == of);
         if let Some(number) = oldest.map(|(number, _)| *number)
             && let Some(owner) = self.places.remove(&number)
@@ -146,8 +146,8 @@ impl TakenPlaces {
     }
 
     /// `None` for those that were not looked up.
-    fn who_has_most(&self) -> Option<Source> {
-        let mut counts: HashMap<Option<Source>, usize> = HashMap::new();
+    fn who_has_most(&self) -> Option<LoginSource> {
+        let mut counts: HashMap<Option<LoginSource>, usize> = HashMap::new();
         for place in self.places.values() {
             *counts.entry(place.source).or_default() += 1;
         }
@@ -219,7 +219,7 @@ mod tests {
             let user = |peer: SocketAddr| u32::from(peer.port() % 2);
             peers
                 .iter()
-                .map(|peer| Source::LocalUser(user(peer.peer)))
+                .map(|peer| LoginSource::LocalUser(user(peer.peer)))
                 .collect()
         };
         let places = Arc::new(places);
@@ -246,7 +246,7 @@ mod tests {
             while !IS_READ.load(Ordering::Relaxed) && Instant::now() < limit {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            vec![Source::LocalUser(1); peers.len()]
+            vec![LoginSource::LocalUser(1); peers.len()]
         };
         let places = Arc::new(places);
         let mut many = Vec::new();

@@ -38,7 +38,7 @@ pub(crate) struct LoginPeer {
 
 /// Whose attempts are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Source {
+pub(crate) enum LoginSource {
     Network(IpAddr),
     /// A user of this machine, over loopback.
     LocalUser(u32),
@@ -49,13 +49,13 @@ pub(crate) enum Source {
 pub(crate) struct LoginAttempt {
     from: Option<LoginPeer>,
     /// The user of this machine, where it was looked up already.
-    user: Option<Source>,
+    user: Option<LoginSource>,
 }
 
 /// Wrong passwords by source.
 #[derive(Debug, Default)]
 pub(crate) struct LoginThrottle {
-    records: Mutex<HashMap<Source, LoginRecord>>,
+    records: Mutex<HashMap<LoginSource, LoginRecord>>,
     look_ups: LookUps,
 }
 
@@ -84,7 +84,7 @@ impl Default for LookUps {
 
 impl LookUps {
     /// The user of this machine, where the client is on it and the system tells.
-    async fn user_of(&self, client: LoginPeer) -> Option<Source> {
+    async fn user_of(&self, client: LoginPeer) -> Option<LoginSource> {
         if !client.is_local() {
             return None;
         }
@@ -98,7 +98,7 @@ impl LookUps {
             let own = self.clone();
             tokio::task::spawn_blocking(move || own.read());
         }
-        told.await.ok().flatten().map(Source::LocalUser)
+        told.await.ok().flatten().map(LoginSource::LocalUser)
     }
 
     /// Answers until no attempt waits.
@@ -136,7 +136,7 @@ pub(crate) struct TooManyTries;
 /// One waiting attempt, counted until it is dropped.
 struct Attempt<'a> {
     throttle: &'a LoginThrottle,
-    from: Source,
+    from: LoginSource,
 }
 
 impl LoginThrottle {
@@ -160,13 +160,13 @@ impl LoginThrottle {
         Ok(attempt)
     }
 
-    fn is_slow(&self, from: Source, now: Instant) -> bool {
+    fn is_slow(&self, from: LoginSource, now: Instant) -> bool {
         let records = lock(&self.records);
         records.get(&from).is_some_and(|record| record.is_slow(now))
     }
 
     /// Returns whether the source must wait, and counts a waiting attempt if so.
-    fn must_wait(&self, from: Source, now: Instant) -> Result<bool, TooManyTries> {
+    fn must_wait(&self, from: LoginSource, now: Instant) -> Result<bool, TooManyTries> {
         let mut records = lock(&self.records);
         let Some(record) = records.get_mut(&from).filter(|record| record.is_slow(now)) else {
             return Ok(false);
@@ -182,8 +182,8 @@ impl LoginThrottle {
     /// tells.
     pub(crate) async fn local_user(&self, client: LoginPeer) -> Option<u32> {
         match self.look_ups.user_of(client).await? {
-            Source::LocalUser(user) => Some(user),
-            Source::Network(_) => None,
+            LoginSource::LocalUser(user) => Some(user),
+            LoginSource::Network(_) => None,
         }
     }
 
@@ -200,7 +200,7 @@ impl LoginThrottle {
         }
     }
 
-    fn note(&self, from: Source, now: Instant) {
+    fn note(&self, from: LoginSource, now: Instant) {
         let mut records = lock(&self.records);
         if records.len() >= ADDRESSES && !records.contains_key(&from) {
             forget_one(&mut records);
@@ -214,8 +214,8 @@ impl LoginThrottle {
 }
 
 impl LoginPeer {
-    fn network(self) -> Source {
-        Source::Network(network(self.peer.ip()))
+    fn network(self) -> LoginSource {
+        LoginSource::Network(network(self.peer.ip()))
     }
 
     /// Whether the client is on this machine, by its address.
@@ -224,17 +224,17 @@ impl LoginPeer {
     }
 
     /// Where the client is, unless it is a user of this machine.
-    pub(crate) fn remote_source(self) -> Option<Source> {
+    pub(crate) fn remote_source(self) -> Option<LoginSource> {
         (!self.is_local()).then(|| self.network())
     }
 }
 
 /// Who the clients on this machine are: their users, where the system tells. Reads files.
-pub(crate) fn sources_of(peers: &[LoginPeer]) -> Vec<Source> {
+pub(crate) fn sources_of(peers: &[LoginPeer]) -> Vec<LoginSource> {
     let ends: Vec<_> = peers.iter().map(|from| (from.peer, from.local)).collect();
     let users = platform::users_of(&ends).into_iter();
     let sources = users.zip(peers).map(|(user, from)| match user {
-        Some(user) => Source::LocalUser(user),
+        Some(user) => LoginSource::LocalUser(user),
         None => from.network(),
     });
     sources.collect()
@@ -258,7 +258,7 @@ impl Drop for Attempt<'_> {
     }
 }
 
-fn forget_one(records: &mut HashMap<Source, LoginRecord>) {
+fn forget_one(records: &mut HashMap<LoginSource, LoginRecord>) {
     let oldest = records
         .iter()
         .filter(|(_, record)| record.waiting == 0)
@@ -292,12 +292,12 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::{
-        ADDRESSES, FREE, LoginPeer, LoginThrottle, LookUps, SocketPair, Source, TooManyTries,
+        ADDRESSES, FREE, LoginPeer, LoginSource, LoginThrottle, LookUps, SocketPair, TooManyTries,
         WAITING, lock, network,
     };
 
     const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    const HERE: Source = Source::Network(LOCALHOST);
+    const HERE: LoginSource = LoginSource::Network(LOCALHOST);
 
     fn angry(now: Instant) -> LoginThrottle {
         let throttle = LoginThrottle::default();
@@ -313,7 +313,7 @@ mod tests {
         let now = Instant::now();
         let throttle = angry(now);
         assert_eq!(throttle.must_wait(HERE, now), Ok(true));
-        let other = Source::Network([10, 0, 0, 1].into());
+        let other = LoginSource::Network([10, 0, 0, 1].into());
         assert_eq!(throttle.must_wait(other, now), Ok(false));
         let later = now + Duration::from_mins(1);
         assert_eq!(throttle.must_wait(HERE, later), Ok(false));
@@ -333,7 +333,10 @@ mod tests {
     fn the_number_of_remembered_addresses_is_bounded() {
         let (throttle, now) = (LoginThrottle::default(), Instant::now());
         for number in 0..2 * u32::try_from(ADDRESSES).unwrap_or(0) {
-            throttle.note(Source::Network(Ipv4Addr::from_bits(number).into()), now);
+            throttle.note(
+                LoginSource::Network(Ipv4Addr::from_bits(number).into()),
+                now,
+            );
         }
         assert_eq!(lock(&throttle.records).len(), ADDRESSES);
     }
@@ -353,7 +356,7 @@ mod tests {
         }
         let now = Instant::now();
         let throttle = angry(now);
-        let stranger = Source::LocalUser(u32::MAX);
+        let stranger = LoginSource::LocalUser(u32::MAX);
         for _ in 0..FREE {
             throttle.note(stranger, now);
         }
@@ -414,7 +417,7 @@ mod tests {
             }
         }
         for one in asked {
-            assert_eq!(one.await, Some(Source::LocalUser(7)));
+            assert_eq!(one.await, Some(LoginSource::LocalUser(7)));
         }
         // The first one, and all that came while it was looked up.
         assert_eq!(READS.load(Ordering::SeqCst), 2);
@@ -433,7 +436,7 @@ mod tests {
             let (accepted, peer) = listener.accept().unwrap();
             (client, accepted, Some(LoginPeer { peer, local }))
         };
-        let user = Source::LocalUser(rustix::process::geteuid().as_raw());
+        let user = LoginSource::LocalUser(rustix::process::geteuid().as_raw());
         // One that reads the answer still.
         let (client, _accepted, own) = open();
         client.shutdown(std::net::Shutdown::Write).unwrap();
@@ -441,7 +444,7 @@ mod tests {
             let attempt = throttle.pace(own).await.unwrap();
             throttle.wrong(attempt).await;
         }
-        throttle.note(Source::Network(LOCALHOST), Instant::now());
+        throttle.note(LoginSource::Network(LOCALHOST), Instant::now());
         assert!(!throttle.is_slow(user, Instant::now()));
         // One that is gone before the password was looked at.
         let (client, _accepted, own) = open();

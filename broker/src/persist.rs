@@ -84,7 +84,7 @@ pub(crate) fn open(
     let next = counted.unwrap_or_else(|| after_queues(&topology)).max(seen);
     let definitions = DefinitionStore {
         store: opened.store.clone(),
-        numbers: Arc::new(Mutex::new(Numbers {
+        numbers: Arc::new(Mutex::new(QueueNumbers {
             next,
             reserved: next,
         })),
@@ -112,12 +112,12 @@ fn after_queues(topology: &[Definition]) -> u64 {
 #[derive(Debug, Clone)]
 pub struct DefinitionStore {
     store: Store,
-    numbers: Arc<Mutex<Numbers>>,
+    numbers: Arc<Mutex<QueueNumbers>>,
     budget: Arc<WindowBudget>,
 }
 
 #[derive(Debug)]
-struct Numbers {
+struct QueueNumbers {
     next: u64,
     reserved: u64,
 }

@@ -11,7 +11,7 @@ use crate::persist::definition::{
 use crate::persist::{DefinitionStore, OpenedStore, Ticket};
 use crate::quotas::Quotas;
 use crate::users::{Credential, GUEST, GuestPolicy, Permissions, Tag, Users};
-use crate::vhost::{Labels, OrphanBinding, Vhost};
+use crate::vhost::{OrphanBinding, Vhost, VhostLabels};
 
 /// The vhost that always exists.
 const ROOT: &str = "/";
@@ -35,7 +35,7 @@ fn recover_vhosts(found: &OpenedStore) -> Result<(BTreeMap<String, Vhost>, Ticke
     let mut vhosts: BTreeMap<String, Vhost> = BTreeMap::new();
     for definition in &found.topology {
         if let Definition::Vhost(vhost) = definition {
-            let labels = Labels {
+            let labels = VhostLabels {
                 description: vhost.description.clone(),
                 tags: vhost.tags.clone(),
             };
@@ -45,7 +45,7 @@ fn recover_vhosts(found: &OpenedStore) -> Result<(BTreeMap<String, Vhost>, Ticke
     if vhosts.contains_key(ROOT) {
         return Ok((vhosts, Ticket::NONE));
     }
-    let labels = Labels {
+    let labels = VhostLabels {
         description: "Default virtual host".to_owned(),
         tags: Vec::new(),
     };

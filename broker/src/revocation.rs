@@ -25,7 +25,7 @@ use crate::wire::reply;
 
 /// Why a user's connections end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Loss {
+pub(crate) enum RevokedLogin {
     /// The user was deleted.
     Deleted,
     /// The password was changed; the connected client may not know the new one.
@@ -33,10 +33,10 @@ pub(crate) enum Loss {
 }
 
 /// Ends every connection of this user.
-pub(crate) fn end_connections(broker: &Arc<BrokerState>, user: &str, loss: Loss) {
+pub(crate) fn end_connections(broker: &Arc<BrokerState>, user: &str, loss: RevokedLogin) {
     let reason = match loss {
-        Loss::Deleted => format!("user '{user}' is deleted"),
-        Loss::Password => format!("the password of user '{user}' was changed"),
+        RevokedLogin::Deleted => format!("user '{user}' is deleted"),
+        RevokedLogin::Password => format!("the password of user '{user}' was changed"),
     };
     let fault = Fault::connection(ReplyCode::ConnectionForced, reason);
     for connection in connections_of(broker, user) {

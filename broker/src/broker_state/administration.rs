@@ -15,7 +15,7 @@ use crate::persist::definition::{
 use crate::quotas::{Quota, QuotaScope};
 use crate::registry::ConnectionHandle;
 use crate::users::{Operation, Permissions, Users};
-use crate::vhost::{Labels, Vhost};
+use crate::vhost::{Vhost, VhostLabels};
 
 /// Refuses what would let users, permissions and vhosts hold more memory than they may. `what` is
 /// what the client asked for, as `make user 'u'`.
@@ -29,13 +29,13 @@ pub(crate) fn check_access_room(bytes: usize, what: impl FnOnce() -> String) -> 
 
 impl BrokerState {
     /// About how many bytes more a vhost with these labels takes than what there is of it.
-    pub(crate) fn vhost_growth(&self, name: &str, labels: &Labels) -> usize {
+    pub(crate) fn vhost_growth(&self, name: &str, labels: &VhostLabels) -> usize {
         growth(name, self.vhost(name).as_deref(), labels)
     }
 
     /// Makes a vhost, or gives the one that is there these labels. 405 while an older one of that
     /// name is being deleted.
-    pub fn put_vhost(&self, name: &str, labels: Labels) -> Result<Ticket, Fault> {
+    pub fn put_vhost(&self, name: &str, labels: VhostLabels) -> Result<Ticket, Fault> {
         // Held to the end: a vhost that goes meanwhile is forgotten afterwards.
         let mut vhosts = write(&self.vhosts);
         if lock(&self.leaving_vhosts).contains(name) {
@@ -184,7 +184,7 @@ impl BrokerState {
 }
 
 /// About how many bytes more a vhost with these labels takes than `known` does.
-fn growth(name: &str, known: Option<&Vhost>, labels: &Labels) -> usize {
+fn growth(name: &str, known: Option<&Vhost>, labels: &VhostLabels) -> usize {
     let held = known.map_or(0, |vhost| vhost.labels().footprint(name));
     labels.footprint(name).saturating_sub(held)
 }

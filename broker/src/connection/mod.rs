@@ -48,7 +48,7 @@ impl ReadHalf for unix::OwnedReadHalf {
 }
 
 /// A socket that was accepted.
-pub(crate) struct Accepted {
+pub(crate) struct AcceptedSocket {
     pub(crate) read: Box<dyn ReadHalf>,
     pub(crate) write: WriteHalf,
     pub(crate) peer: SocketEnd,
@@ -80,7 +80,7 @@ async fn lost(place: Option<&LoginPlace>) {
 }
 
 /// Serves one client to its end.
-pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: Accepted) {
+pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: AcceptedSocket) {
     let origin = origin(&accepted.peer);
     let connection = Arc::new(ConnectionHandle::new(
         broker.next_id(),

@@ -56,12 +56,12 @@ pub(super) enum AuthMethod {
 
 /// A refused caller. A tool is prompted for a password, but a browser is not, because it would
 /// remember it.
-pub(super) struct Unwelcome {
+pub(super) struct RefusedCaller {
     refusal: ApiError,
     asks: bool,
 }
 
-impl IntoResponse for Unwelcome {
+impl IntoResponse for RefusedCaller {
     fn into_response(self) -> Response {
         let mut response = self.refusal.into_response();
         if self.asks {
@@ -75,14 +75,14 @@ impl IntoResponse for Unwelcome {
 }
 
 impl FromRequestParts<SharedApi> for Caller {
-    type Rejection = Unwelcome;
+    type Rejection = RefusedCaller;
 
-    async fn from_request_parts(parts: &mut Parts, api: &SharedApi) -> Result<Self, Unwelcome> {
+    async fn from_request_parts(parts: &mut Parts, api: &SharedApi) -> Result<Self, RefusedCaller> {
         let from_browser = parts.headers.contains_key(header::ORIGIN)
             || parts.headers.contains_key("sec-fetch-mode");
         identify(parts, api).await.map_err(|refusal| {
             let asks = refusal.status == StatusCode::UNAUTHORIZED && !from_browser;
-            Unwelcome { refusal, asks }
+            RefusedCaller { refusal, asks }
         })
     }
 }

@@ -7,7 +7,7 @@ pub(super) const SPAN: usize = 150;
 
 /// The broker at one moment; rates are a second.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Point {
+pub(super) struct HistoryPoint {
     pub(super) at_ms: u64,
     pub(super) publish: f64,
     pub(super) deliver: f64,
@@ -20,14 +20,14 @@ pub(super) struct Point {
 }
 
 /// Columns rather than rows: a third of the bytes.
-pub(super) fn to_json(points: &[Point]) -> Value {
-    let rate = |get: fn(&Point) -> f64| -> Value {
+pub(super) fn to_json(points: &[HistoryPoint]) -> Value {
+    let rate = |get: fn(&HistoryPoint) -> f64| -> Value {
         points
             .iter()
             .map(|point| (get(point) * 10.0).round() / 10.0)
             .collect()
     };
-    let level = |get: fn(&Point) -> u64| -> Value { points.iter().map(get).collect() };
+    let level = |get: fn(&HistoryPoint) -> u64| -> Value { points.iter().map(get).collect() };
     json!({
         "at_ms": level(|point| point.at_ms),
         "publish": rate(|point| point.publish),

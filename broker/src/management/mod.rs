@@ -57,7 +57,7 @@ const EVERY: Duration = Duration::from_secs(2);
 
 /// A port that the broker listens on, for `listeners` in the overview.
 #[derive(Debug, Clone)]
-pub(crate) struct Listening {
+pub(crate) struct ListeningPort {
     /// `amqp`, `amqp/ssl`, `http` or `https`.
     pub(crate) protocol: &'static str,
     pub(crate) address: SocketAddr,
@@ -65,8 +65,8 @@ pub(crate) struct Listening {
 
 /// Static facts about the broker, shown by the API.
 #[derive(Debug)]
-pub(crate) struct About {
-    pub(crate) listening: Vec<Listening>,
+pub(crate) struct BrokerFacts {
+    pub(crate) listening: Vec<ListeningPort>,
     pub(crate) data_dir: PathBuf,
     /// 0 for none.
     pub(crate) memory_limit_bytes: u64,
@@ -89,7 +89,7 @@ pub(crate) struct ManagementSockets {
 #[derive(Debug)]
 pub(super) struct Api {
     broker: Arc<BrokerState>,
-    about: About,
+    about: BrokerFacts,
     scheme: HttpScheme,
     /// The name of the page's cookie.
     cookie: String,
@@ -106,7 +106,7 @@ pub(super) struct Api {
 pub(super) type SharedApi = Arc<Api>;
 
 impl Api {
-    fn new(broker: Arc<BrokerState>, about: About, scheme: HttpScheme) -> SharedApi {
+    fn new(broker: Arc<BrokerState>, about: BrokerFacts, scheme: HttpScheme) -> SharedApi {
         let node = format!("cbroker@{}", system_metrics::host_name());
         let mut sign_ins = PageSignIns::new(broker.limits.page_sign_in);
         let ended = sign_ins.restore(std::mem::take(&mut *lock(&broker.sign_ins)), now_ms());
@@ -222,7 +222,11 @@ async fn tick(api: &SharedApi) {
 }
 
 /// Serves until the future is dropped.
-pub(crate) async fn serve(broker: Arc<BrokerState>, about: About, sockets: ManagementSockets) {
+pub(crate) async fn serve(
+    broker: Arc<BrokerState>,
+    about: BrokerFacts,
+    sockets: ManagementSockets,
+) {
     let scheme = if sockets.tls.is_some() {
         HttpScheme::Https
     } else {

@@ -9,7 +9,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::history::{Point, SPAN};
+use super::history::{HistoryPoint, SPAN};
 use super::system_metrics;
 use crate::broker_state::BrokerState;
 use crate::inspect::{self, ChannelView, ConnectionHandle, QueueSnapshot};
@@ -39,12 +39,12 @@ pub(super) const CHANNEL_FIELDS: [&str; 5] =
 
 /// Counters and how fast they grow, a second.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Track<const N: usize> {
+pub(super) struct CounterRates<const N: usize> {
     pub(super) counts: [u64; N],
     pub(super) rates: [f64; N],
 }
 
-impl<const N: usize> Default for Track<N> {
+impl<const N: usize> Default for CounterRates<N> {
     fn default() -> Self {
         Self {
             counts: [0; N],
@@ -53,7 +53,7 @@ impl<const N: usize> Default for Track<N> {
     }
 }
 
-impl<const N: usize> Track<N> {
+impl<const N: usize> CounterRates<N> {
     /// The next look. Gives how much each counter grew.
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     fn step(&mut self, counts: [u64; N], seconds: f64) -> [u64; N] {
@@ -103,21 +103,21 @@ fn counted(counters: &ChannelCounters) -> [u64; 5] {
 type VhostAndQueue = (Arc<str>, Arc<str>);
 
 #[derive(Debug, Default)]
-struct Looks {
+struct Observation {
     at: Option<Instant>,
-    queues: HashMap<VhostAndQueue, Track<9>>,
+    queues: HashMap<VhostAndQueue, CounterRates<9>>,
     /// How long messages of a queue have waited for want of consumers that take them, in
     /// milliseconds.
-    stalls: HashMap<VhostAndQueue, Track<1>>,
-    exchanges: HashMap<(Arc<str>, Box<str>), Track<2>>,
-    vhosts: HashMap<Arc<str>, Overall>,
-    connections: HashMap<u64, Track<2>>,
-    channels: HashMap<(u64, u16), Track<5>>,
+    stalls: HashMap<VhostAndQueue, CounterRates<1>>,
+    exchanges: HashMap<(Arc<str>, Box<str>), CounterRates<2>>,
+    vhosts: HashMap<Arc<str>, TotalRates>,
+    connections: HashMap<u64, CounterRates<2>>,
+    channels: HashMap<(u64, u16), CounterRates<5>>,
     /// All queues together, with what deleted ones had counted.
-    overall: Track<9>,
+    overall: CounterRates<9>,
     /// The same of all channels.
-    channels_overall: Track<5>,
-    points: VecDeque<Point>,
+    channels_overall: CounterRates<5>,
+    points: VecDeque<HistoryPoint>,
 }
 
 /// Sampled rates.
@@ -128,14 +128,14 @@ struct Looks {
 pub(super) struct Rates {
     /// Held while sampling.
     looking: Mutex<()>,
-    last: Mutex<Arc<Looks>>,
+    last: Mutex<Arc<Observation>>,
 }
 
 /// Everything together at the last look.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Overall {
-    pub(super) queues: Track<9>,
-    pub(super) channels: Track<5>,
+pub(super) struct TotalRates {
+    pub(super) queues: CounterRates<9>,
+    pub(super) channels: CounterRates<5>,
 }
 
 impl Rates {
@@ -152,13 +152,13 @@ impl Rates {
         *lock(&self.last) = next;
     }
 
-    fn last(&self) -> Arc<Looks> {
+    fn last(&self) -> Arc<Observation> {
         Arc::clone(&lock(&self.last))
     }
 
     /// A queue's counters, and the part of the time in which its consumers could be given what
     /// there was.
-    pub(super) fn queue(&self, vhost: &Arc<str>, name: &Arc<str>) -> (Track<9>, f64) {
+    pub(super) fn queue(&self, vhost: &Arc<str>, name: &Arc<str>) -> (CounterRates<9>, f64) {
         let last = self.last();
         let key = (Arc::clone(vhost), Arc::clone(name));
         let stalled = last.stalls.get(&key).map_or(0.0, |track| track.rates[0]);
@@ -169,18 +169,18 @@ impl Rates {
         )
     }
 
-    pub(super) fn exchange(&self, vhost: &str, name: &str) -> Track<2> {
+    pub(super) fn exchange(&self, vhost: &str, name: &str) -> CounterRates<2> {
         let key = (Arc::from(vhost), Box::from(name));
         let last = self.last();
         last.exchanges.get(&key).copied().unwrap_or_default()
     }
 
     /// Everything in one vhost at the last look.
-    pub(super) fn vhost(&self, name: &Arc<str>) -> Overall {
+    pub(super) fn vhost(&self, name: &Arc<str>) -> TotalRates {
         self.last().vhosts.get(name).copied().unwrap_or_default()
     }
 
-    pub(super) fn connection(&self, id: u64) -> Track<2> {
+    pub(super) fn connection(&self, id: u64) -> CounterRates<2> {
         self.last()
             .connections
             .get(&id)
@@ -188,29 +188,29 @@ impl Rates {
             .unwrap_or_default()
     }
 
-    pub(super) fn channel(&self, connection: u64, number: u16) -> Track<5> {
+    pub(super) fn channel(&self, connection: u64, number: u16) -> CounterRates<5> {
         let key = (connection, number);
         self.last().channels.get(&key).copied().unwrap_or_default()
     }
 
-    pub(super) fn overall(&self) -> Overall {
+    pub(super) fn overall(&self) -> TotalRates {
         let last = self.last();
-        Overall {
+        TotalRates {
             queues: last.overall,
             channels: last.channels_overall,
         }
     }
 
     /// The last minutes, oldest first.
-    pub(super) fn points(&self) -> Vec<Point> {
+    pub(super) fn points(&self) -> Vec<HistoryPoint> {
         self.last().points.iter().copied().collect()
     }
 }
 
 /// Looks at one thing again, if it was seen before; gives how much its counters grew.
 fn follow<K: Eq + Hash, const N: usize>(
-    old: &HashMap<K, Track<N>>,
-    seen: &mut HashMap<K, Track<N>>,
+    old: &HashMap<K, CounterRates<N>>,
+    seen: &mut HashMap<K, CounterRates<N>>,
     key: K,
     counts: [u64; N],
     seconds: f64,
@@ -221,7 +221,7 @@ fn follow<K: Eq + Hash, const N: usize>(
     grown
 }
 
-impl Looks {
+impl Observation {
     /// The look after this one. It keeps only what is still there.
     fn next(&self, broker: &BrokerState, now: Instant, seconds: f64) -> Self {
         let mut next = Self {
@@ -333,7 +333,7 @@ impl Looks {
         if self.points.len() >= SPAN {
             self.points.pop_front();
         }
-        self.points.push_back(Point {
+        self.points.push_back(HistoryPoint {
             at_ms: crate::time::now_ms(),
             publish: self.channels_overall.rates[0].max(0.0),
             deliver: self.overall.rates[1].max(0.0),
@@ -356,13 +356,13 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::super::tests::TestApi;
-    use super::{Rates, Track};
+    use super::{CounterRates, Rates};
     use crate::lock::lock;
     use crate::vhost::DeleteCondition;
 
     #[test]
     fn a_rate_is_growth_over_time_and_a_level_may_fall() {
-        let mut track = Track::<2>::default();
+        let mut track = CounterRates::<2>::default();
         assert_eq!(track.step([10, 4], 2.0), [10, 4]);
         assert_eq!(track.step([30, 2], 2.0), [20, 0]);
         assert!((track.rates[0] - 10.0).abs() < f64::EPSILON);

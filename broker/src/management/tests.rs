@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 
 use super::auth::{AuthMethod, Caller};
-use super::{About, Api, HttpScheme, SharedApi};
+use super::{Api, BrokerFacts, HttpScheme, SharedApi};
 use crate::lock::{lock, read};
 use crate::vhost::Declare;
 use crate::{Broker, BrokerConfig, FirstUser};
@@ -23,7 +23,7 @@ impl TestApi {
     pub(super) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let broker = Self::start_in(&folder).await;
-        let about = About {
+        let about = BrokerFacts {
             listening: Vec::new(),
             data_dir: folder.path().into(),
             memory_limit_bytes: 0,

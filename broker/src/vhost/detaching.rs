@@ -21,7 +21,7 @@ const PIECE: usize = 256;
 const UNBINDING: u32 = 8;
 
 /// The exchanges that still have bindings to a destination.
-pub(super) type Sources = HashSet<Arc<str>>;
+pub(super) type BindingSources = HashSet<Arc<str>>;
 
 impl Vhost {
     /// Removes every binding to an exchange that has left the tables.
@@ -80,7 +80,7 @@ impl Vhost {
     fn detach_piece(
         &self,
         tables: &mut Tables,
-        (queue, mut sources): (&Arc<str>, Sources),
+        (queue, mut sources): (&Arc<str>, BindingSources),
         effects: &mut Effects,
     ) -> Result<Ticket, Fault> {
         let destination = Destination::Queue(Arc::clone(queue));
@@ -105,7 +105,7 @@ impl Vhost {
         &self,
         tables: &mut Tables,
         destination: &Destination,
-        sources: &mut Sources,
+        sources: &mut BindingSources,
         most: usize,
     ) -> Result<(usize, Ticket), Fault> {
         let (mut count, mut ticket) = (0, Ticket::NONE);

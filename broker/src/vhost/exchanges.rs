@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::detaching::Sources;
+use super::detaching::BindingSources;
 use super::{Destination, PREDECLARED, Tables, Vhost, check_name, check_room};
 use crate::delivery::effects::Effects;
 use crate::exchange::{Declaration, Exchange};
@@ -139,7 +139,7 @@ impl Tables {
     /// Deleted queues to which bindings of the exchange may be left.
     fn deleted_queues_of(&self, exchange: &str) -> impl Iterator<Item = &Arc<str>> {
         let detaching = self.detaching.iter();
-        let leads_to = move |(_, sources): &(_, &Sources)| sources.contains(exchange);
+        let leads_to = move |(_, sources): &(_, &BindingSources)| sources.contains(exchange);
         detaching.filter(leads_to).map(|(queue, _)| queue)
     }
 }

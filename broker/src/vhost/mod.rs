@@ -48,7 +48,7 @@ pub enum Destination {
 
 /// The description and tags of a vhost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Labels {
+pub struct VhostLabels {
     /// The description.
     pub description: String,
     /// The tags.
@@ -58,7 +58,7 @@ pub struct Labels {
 /// What a vhost takes beside its texts and its predeclared exchanges.
 const VHOST_BYTES: usize = 2048;
 
-impl Labels {
+impl VhostLabels {
     /// Returns about how much memory a vhost with these labels and nothing in it uses, in bytes.
     pub(crate) fn footprint(&self, name: &str) -> usize {
         let tags = self.tags.iter().map(|tag| 64 + tag.len());
@@ -70,7 +70,7 @@ impl Labels {
 #[derive(Debug)]
 pub struct Vhost {
     name: Arc<str>,
-    labels: RwLock<(Labels, KindCharge)>,
+    labels: RwLock<(VhostLabels, KindCharge)>,
     /// The sums of all closed channels.
     pub(crate) closed_channels: ChannelCounters,
     /// The sums of all deleted queues.
@@ -118,7 +118,7 @@ impl Vhost {
     }
 
     /// Creates a vhost with the predeclared exchanges.
-    pub(crate) fn new(name: Arc<str>, labels: Labels, definitions: DefinitionStore) -> Self {
+    pub(crate) fn new(name: Arc<str>, labels: VhostLabels, definitions: DefinitionStore) -> Self {
         let mut tables = Tables::default();
         for (exchange, _) in PREDECLARED {
             if let Some(declaration) = Self::predeclared(exchange) {
@@ -169,11 +169,11 @@ impl Vhost {
     }
 
     /// Returns the description and tags.
-    pub fn labels(&self) -> Labels {
+    pub fn labels(&self) -> VhostLabels {
         read(&self.labels).0.clone()
     }
 
-    pub(crate) fn set_labels(&self, labels: Labels) {
+    pub(crate) fn set_labels(&self, labels: VhostLabels) {
         let mut known = write(&self.labels);
         known.1.set(labels.footprint(&self.name));
         known.0 = labels;

@@ -8,7 +8,7 @@ use crate::exchange::{Declaration, ExchangeType};
 use crate::fault::ReplyCode;
 use crate::lock::read;
 use crate::tests::opened;
-use crate::vhost::{Declare, Labels};
+use crate::vhost::{Declare, VhostLabels};
 use crate::wakeup;
 use crate::wire::table::Table;
 
@@ -16,7 +16,7 @@ use crate::wire::table::Table;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vhost_is_made_again_once_the_old_one_is_gone_and_then_survives_a_restart() {
     let (broker, (_wakeup, folder)) = opened().await;
-    broker.put_vhost("v", Labels::default()).unwrap();
+    broker.put_vhost("v", VhostLabels::default()).unwrap();
     // A deletion needs the users for the rights that end with the vhost.
     let users = read(&broker.users);
     let deleting = {
@@ -26,12 +26,12 @@ async fn a_vhost_is_made_again_once_the_old_one_is_gone_and_then_survives_a_rest
     while broker.vhost("v").is_some() {
         std::thread::yield_now();
     }
-    let refused = broker.put_vhost("v", Labels::default());
+    let refused = broker.put_vhost("v", VhostLabels::default());
     assert_eq!(refused.unwrap_err().code, ReplyCode::ResourceLocked);
     assert!(broker.vhost("v").is_none());
     drop(users);
     deleting.join().unwrap().unwrap();
-    broker.put_vhost("v", Labels::default()).unwrap();
+    broker.put_vhost("v", VhostLabels::default()).unwrap();
     broker.store.clone().close().unwrap();
     let config = BrokerConfig {
         data_dir: folder.path().join("data"),
@@ -48,7 +48,7 @@ async fn a_vhost_is_made_again_once_the_old_one_is_gone_and_then_survives_a_rest
 #[tokio::test]
 async fn nothing_is_declared_in_a_vhost_that_is_deleted() {
     let (broker, _kept) = opened().await;
-    broker.put_vhost("v", Labels::default()).unwrap();
+    broker.put_vhost("v", VhostLabels::default()).unwrap();
     let vhost = broker.vhost("v").unwrap();
     broker.remove_vhost("v").unwrap();
     let declaration = Declaration {

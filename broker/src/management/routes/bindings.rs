@@ -240,20 +240,20 @@ pub(super) fn check_caller(
     caller.may(vhost, Operation::Read, source)
 }
 
-type Ends = (String, String, String, String);
+type BindingPathParts = (String, String, String, String);
 
 /// The two ends that a path names. Only the vhost is looked up.
-struct Between {
+struct BindingPath {
     vhost: Arc<Vhost>,
     source: String,
     destination: Destination,
 }
 
-impl Between {
+impl BindingPath {
     fn find(
         api: &Api,
         caller: &Caller,
-        (vhost, source, kind, destination): Ends,
+        (vhost, source, kind, destination): BindingPathParts,
     ) -> Result<Self, ApiError> {
         let vhost = caller.vhost(api, &vhost)?;
         let source = super::exchange_name(&source).to_owned();
@@ -304,10 +304,10 @@ impl Between {
 
 async fn between(
     State(api): State<SharedApi>,
-    Path(ends): Path<Ends>,
+    Path(ends): Path<BindingPathParts>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let between = Between::find(&api, &caller, ends)?;
+    let between = BindingPath::find(&api, &caller, ends)?;
     let ends = between.ends();
     answer(&api, &caller, between.vhost, ends).await
 }
@@ -317,7 +317,7 @@ async fn show(
     Path((vhost, source, kind, destination, key)): Path<(String, String, String, String, String)>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let between = Between::find(&api, &caller, (vhost, source, kind, destination))?;
+    let between = BindingPath::find(&api, &caller, (vhost, source, kind, destination))?;
     let holding = api.holdings.of(&caller.name);
     let work = move || {
         let binding = between.one(&key, holding)?;
@@ -336,10 +336,10 @@ struct BindingRequest {
 
 async fn bind(
     State(api): State<SharedApi>,
-    Path(ends): Path<Ends>,
+    Path(ends): Path<BindingPathParts>,
     CallerBody { caller, body }: CallerBody,
 ) -> Result<Response, ApiError> {
-    let between = Between::find(&api, &caller, ends)?;
+    let between = BindingPath::find(&api, &caller, ends)?;
     let wanted: BindingRequest = super::read_or_default(&body)?;
     let view = BindingView {
         source: between.source.clone(),
@@ -363,7 +363,7 @@ async fn unbind(
     Path((vhost, source, kind, destination, key)): Path<(String, String, String, String, String)>,
     caller: Caller,
 ) -> Result<StatusCode, ApiError> {
-    let between = Between::find(&api, &caller, (vhost, source, kind, destination))?;
+    let between = BindingPath::find(&api, &caller, (vhost, source, kind, destination))?;
     between.check(&caller)?;
     let holding = api.holdings.of(&caller.name);
     let work = move || {

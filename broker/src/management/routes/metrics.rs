@@ -19,21 +19,21 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 /// One family of samples: its name without the prefix, and what it means.
-struct Family {
+struct MetricFamily {
     name: &'static str,
     kind: &'static str,
     help: &'static str,
 }
 
 /// The answer as it grows, charged to the caller.
-struct Text {
+struct MetricsText {
     lines: String,
     /// Bytes of what the lines are made of.
     beside: usize,
     holding: UserHolding,
 }
 
-impl Text {
+impl MetricsText {
     fn of(holding: UserHolding) -> Self {
         Self {
             lines: String::new(),
@@ -47,14 +47,14 @@ impl Text {
         self.holding.set(self.lines.capacity() + self.beside)
     }
 
-    fn family(&mut self, family: &Family) {
-        let Family { name, kind, help } = family;
+    fn family(&mut self, family: &MetricFamily) {
+        let MetricFamily { name, kind, help } = family;
         self.line(format_args!("# HELP cbroker_{name} {help}"));
         self.line(format_args!("# TYPE cbroker_{name} {kind}"));
     }
 
     fn single(&mut self, name: &'static str, kind: &'static str, help: &'static str, value: u64) {
-        self.family(&Family { name, kind, help });
+        self.family(&MetricFamily { name, kind, help });
         self.line(format_args!("cbroker_{name} {value}"));
     }
 
@@ -67,7 +67,7 @@ impl Text {
 async fn metrics(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
     caller.monitors()?;
     let shared = SharedApi::clone(&api);
-    let mut text = Text::of(api.holdings.of(&caller.name));
+    let mut text = MetricsText::of(api.holdings.of(&caller.name));
     let work = move || {
         everything(&shared, &mut text)?;
         held::held(text.lines.into_bytes(), text.holding)
@@ -77,18 +77,18 @@ async fn metrics(State(api): State<SharedApi>, caller: Caller) -> Result<Respons
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
-fn everything(api: &Api, text: &mut Text) -> Result<(), ApiError> {
+fn everything(api: &Api, text: &mut MetricsText) -> Result<(), ApiError> {
     api.rates.observe(&api.broker, Instant::now());
     process(api, text);
     traffic(api, text);
     queues(api, text)
 }
 
-fn process(api: &Api, text: &mut Text) {
+fn process(api: &Api, text: &mut MetricsText) {
     let alarms = api.broker.alarm_state();
     let (disk_bytes, pending_bytes) = inspect::store_bytes(&api.broker);
     let (descriptors, most) = system_metrics::descriptors();
-    text.family(&Family {
+    text.family(&MetricFamily {
         name: "build_info",
         kind: "gauge",
         help: "The version that runs.",
@@ -141,9 +141,9 @@ fn process(api: &Api, text: &mut Text) {
     }
 }
 
-type Sample = (&'static str, &'static str, u64);
+type MetricSample = (&'static str, &'static str, u64);
 
-fn traffic(api: &Api, text: &mut Text) {
+fn traffic(api: &Api, text: &mut MetricsText) {
     for (name, help, value) in counted(api) {
         text.single(name, "counter", help, value);
     }
@@ -176,7 +176,7 @@ fn traffic(api: &Api, text: &mut Text) {
     }
 }
 
-fn counted(api: &Api) -> [Sample; 14] {
+fn counted(api: &Api) -> [MetricSample; 14] {
     let (totals, overall) = (&api.broker.totals, api.rates.overall());
     let (queues, channels) = (overall.queues.counts, overall.channels.counts);
     let opened = totals.connections_opened.get();
@@ -281,7 +281,7 @@ const QUEUE_FAMILIES: [QueueFamily; 5] = [
 /// How many queues come between two looks at what the user holds.
 const COUNTED: usize = 64;
 
-fn queues(api: &Api, text: &mut Text) -> Result<(), ApiError> {
+fn queues(api: &Api, text: &mut MetricsText) -> Result<(), ApiError> {
     let mut seen = Vec::new();
     for vhost in api.broker.vhosts() {
         for queue in inspect::queues(&vhost) {
@@ -295,7 +295,7 @@ fn queues(api: &Api, text: &mut Text) -> Result<(), ApiError> {
     }
     text.single("queues", "gauge", "Queues.", seen.len() as u64);
     for (name, kind, help, value) in QUEUE_FAMILIES {
-        text.family(&Family { name, kind, help });
+        text.family(&MetricFamily { name, kind, help });
         for some in seen.chunks(COUNTED) {
             for (labels, snapshot) in some {
                 text.line(format_args!(
@@ -324,7 +324,7 @@ fn escaped(value: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-    use super::{COUNTED, Text, labels, queues};
+    use super::{COUNTED, MetricsText, labels, queues};
     use crate::management::tests::TestApi;
 
     #[tokio::test]
@@ -332,12 +332,12 @@ mod tests {
         let test = TestApi::start().await;
         test.declare_queues(2 * COUNTED);
         let ada = "ada".into();
-        let mut text = Text::of(test.api.holdings.of(&ada));
+        let mut text = MetricsText::of(test.api.holdings.of(&ada));
         queues(&test.api, &mut text).unwrap();
         assert!(test.api.holdings.of_user("ada") > text.lines.len());
         let mut others = test.api.holdings.of(&ada);
         while others.set(others.bytes() + 4096).is_ok() {}
-        let mut text = Text::of(test.api.holdings.of(&ada));
+        let mut text = MetricsText::of(test.api.holdings.of(&ada));
         assert!(queues(&test.api, &mut text).is_err());
         test.stop().await;
     }

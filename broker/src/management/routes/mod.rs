@@ -46,7 +46,7 @@ const LITTLE_BYTES: usize = 64 * 1024;
 
 /// What the document says of a route.
 #[derive(Debug, Clone)]
-pub(super) struct Described {
+pub(super) struct RouteDescription {
     pub(super) method: Method,
     pub(super) path: &'static str,
     pub(super) summary: &'static str,
@@ -56,7 +56,7 @@ pub(super) struct Described {
 #[derive(Default)]
 pub(super) struct Routes {
     router: Router<SharedApi>,
-    described: Vec<Described>,
+    described: Vec<RouteDescription>,
 }
 
 impl Routes {
@@ -129,7 +129,7 @@ impl Routes {
         route: MethodRouter<SharedApi>,
     ) -> Self {
         self.router = self.router.route(path, route);
-        self.described.push(Described {
+        self.described.push(RouteDescription {
             method,
             path,
             summary,

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Described;
+use super::RouteDescription;
 
-pub(super) fn document(routes: &[Described]) -> Value {
+pub(super) fn document(routes: &[RouteDescription]) -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in routes {
         let methods = paths.entry(route.path).or_insert_with(|| json!({}));
@@ -35,7 +35,7 @@ pub(super) fn document(routes: &[Described]) -> Value {
     })
 }
 
-fn operation(route: &Described) -> Value {
+fn operation(route: &RouteDescription) -> Value {
     let parameters: Vec<Value> = names(route.path)
         .map(|name| {
             let schema = json!({ "type": "string" });

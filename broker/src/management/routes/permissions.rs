@@ -92,13 +92,13 @@ async fn permission(
 
 /// Three expressions; also a line of the definitions.
 #[derive(Debug, Deserialize)]
-pub(super) struct Allowed {
+pub(super) struct PermissionPatterns {
     configure: String,
     write: String,
     read: String,
 }
 
-impl Allowed {
+impl PermissionPatterns {
     pub(super) fn compile(&self) -> Result<Permissions, ApiError> {
         Ok(Permissions::new(&self.configure, &self.write, &self.read)?)
     }
@@ -136,7 +136,7 @@ async fn allow(
     CallerBody { caller, body }: CallerBody,
 ) -> Result<Response, ApiError> {
     caller.administers()?;
-    let allowed: Allowed = super::read(&body)?;
+    let allowed: PermissionPatterns = super::read(&body)?;
     let is_user = read(&api.broker.users).get(&name).is_some();
     if !is_user || api.broker.vhost(&vhost).is_none() {
         return Err(ApiError::bad("vhost_or_user_not_found"));
@@ -173,7 +173,7 @@ async fn forbid(
 mod tests {
     use super::*;
     use crate::management::tests::TestApi;
-    use crate::vhost::Labels;
+    use crate::vhost::VhostLabels;
 
     #[tokio::test]
     async fn the_permissions_of_a_user_in_many_vhosts_hold_up_no_thread_that_serves() {
@@ -190,7 +190,12 @@ mod tests {
     async fn a_right_in_a_vhost_that_goes_meanwhile_does_not_wait_for_the_next_of_its_name() {
         let test = TestApi::start().await;
         let ada = |vhost: &str| read(&test.api.broker.users).may_enter("ada", vhost);
-        assert!(test.api.broker.put_vhost("v", Labels::default()).is_ok());
+        assert!(
+            test.api
+                .broker
+                .put_vhost("v", VhostLabels::default())
+                .is_ok()
+        );
         let permit = || {
             let place = ("ada", "v");
             permit(&test.api, &test.ada(), place, Permissions::all())

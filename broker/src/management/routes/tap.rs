@@ -43,7 +43,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
     )
 }
 
-struct Tapping {
+struct TapStream {
     api: SharedApi,
     caller: Caller,
     listener: TapListener,
@@ -61,7 +61,7 @@ async fn listen(
     let listener = api.broker.tap.listen(&caller.name).map_err(|error| {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string())
     })?;
-    let tapping = Tapping {
+    let tapping = TapStream {
         api,
         caller,
         listener,
@@ -74,7 +74,7 @@ async fn listen(
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
 }
 
-impl Tapping {
+impl TapStream {
     /// The next event; `None` when the caller may listen no more.
     async fn next(&mut self) -> Option<Event> {
         // One event, then others go first.

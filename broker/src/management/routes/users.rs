@@ -18,7 +18,7 @@ use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
 use crate::persist::definition::{Definition, UserDefinition};
 use crate::quotas::{Quota, QuotaScope};
-use crate::revocation::{self, Loss};
+use crate::revocation::{self, RevokedLogin};
 use crate::users::{self, Credential, PasswordHash, Permissions, Tag, User};
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -295,7 +295,7 @@ pub(super) fn put(
     match &before {
         Some(old) if *old != password => {
             api.sign_out_everywhere(&name);
-            revocation::end_connections(&api.broker, &name, Loss::Password);
+            revocation::end_connections(&api.broker, &name, RevokedLogin::Password);
         }
         _ => api.broker.permissions_changed(),
     }
@@ -360,7 +360,7 @@ async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> 
         forgotten.and_then(|ticket| Ok(ticket.max(unlimited?)))
     };
     api.sign_out_everywhere(name);
-    revocation::end_connections(&api.broker, name, Loss::Deleted);
+    revocation::end_connections(&api.broker, name, RevokedLogin::Deleted);
     super::kept(api, ticket?).await
 }
 
@@ -374,7 +374,7 @@ async fn delete(
 }
 
 #[derive(Deserialize)]
-struct Several {
+struct UserNames {
     users: Vec<String>,
 }
 
@@ -383,7 +383,7 @@ async fn delete_several(
     CallerBody { caller, body }: CallerBody,
 ) -> Result<StatusCode, ApiError> {
     caller.administers()?;
-    let several: Several = super::read(&body)?;
+    let several: UserNames = super::read(&body)?;
     for name in several.users {
         // Each takes a commit, in which the caller may have lost the right.
         caller.check_unchanged(&api)?;

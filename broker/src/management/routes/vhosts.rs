@@ -20,7 +20,7 @@ use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
 use crate::users::{Permissions, Rank, User};
-use crate::vhost::{Labels, Vhost};
+use crate::vhost::{Vhost, VhostLabels};
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -136,11 +136,11 @@ impl<'de> Deserialize<'de> for VhostTags {
 }
 
 impl VhostRequest {
-    pub(super) fn labels(self) -> Result<Labels, ApiError> {
+    pub(super) fn labels(self) -> Result<VhostLabels, ApiError> {
         let later = self.metadata.unwrap_or_default();
         let tags = self.tags.or(later.tags).unwrap_or_default().0;
         super::check_tags(tags.iter().map(String::as_str))?;
-        Ok(Labels {
+        Ok(VhostLabels {
             description: self.description.or(later.description).unwrap_or_default(),
             tags,
         })
@@ -160,7 +160,7 @@ pub(super) fn put(
     api: &Api,
     caller: &Caller,
     name: &str,
-    labels: Labels,
+    labels: VhostLabels,
 ) -> Result<Ticket, ApiError> {
     let was_there = api.broker.vhost(name).is_some();
     let ticket = api
@@ -267,14 +267,14 @@ mod tests {
     async fn a_vhost_is_refused_with_409_while_an_older_one_is_being_deleted() {
         let test = TestApi::start().await;
         let (broker, ada) = (Arc::clone(&test.api.broker), test.ada());
-        assert!(broker.put_vhost("v", Labels::default()).is_ok());
+        assert!(broker.put_vhost("v", VhostLabels::default()).is_ok());
         // A deletion needs the users for the rights that end with the vhost.
         let users = read(&test.api.broker.users);
         let deleting = std::thread::spawn(move || broker.remove_vhost("v").is_ok());
         while test.api.broker.vhost("v").is_some() {
             std::thread::yield_now();
         }
-        let refused = put(&test.api, &ada, "v", Labels::default());
+        let refused = put(&test.api, &ada, "v", VhostLabels::default());
         let status = refused.map_err(|refused| refused.into_response().status());
         assert_eq!(status.err(), Some(StatusCode::CONFLICT));
         drop(users);

@@ -16,10 +16,13 @@ pub(super) use topology::{
 };
 pub(super) use traffic::{channel, channel_name, connection};
 
-use super::rates::{Overall, QUEUE_FIELDS, Track};
+use super::rates::{CounterRates, QUEUE_FIELDS, TotalRates};
 
 /// `name` and `name_details.rate` for each field.
-fn rated<const N: usize>(fields: [&str; N], track: &Track<N>) -> serde_json::Map<String, Value> {
+fn rated<const N: usize>(
+    fields: [&str; N],
+    track: &CounterRates<N>,
+) -> serde_json::Map<String, Value> {
     let mut shown = serde_json::Map::new();
     for ((field, count), rate) in fields.iter().zip(track.counts).zip(track.rates) {
         shown.insert((*field).to_owned(), json!(count));
@@ -32,7 +35,7 @@ fn rated<const N: usize>(fields: [&str; N], track: &Track<N>) -> serde_json::Map
 }
 
 /// `message_stats` of many queues and channels together.
-fn message_stats(overall: &Overall) -> serde_json::Map<String, Value> {
+fn message_stats(overall: &TotalRates) -> serde_json::Map<String, Value> {
     let mut stats = rated(QUEUE_FIELDS, &overall.queues);
     for field in &QUEUE_FIELDS[6..] {
         stats.remove(*field);

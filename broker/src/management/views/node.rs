@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{message_stats, rated};
 use crate::inspect;
 use crate::management::rates::QUEUE_FIELDS;
-use crate::management::{Api, Listening, system_metrics};
+use crate::management::{Api, ListeningPort, system_metrics};
 
 /// What tools compare with what they can speak to.
 const SPOKEN: &str = "3.10.8";
@@ -79,7 +79,7 @@ fn object_totals(api: &Api) -> Value {
 }
 
 fn listeners(api: &Api) -> Vec<Value> {
-    let shown = |listening: &Listening| {
+    let shown = |listening: &ListeningPort| {
         let (address, port) = (listening.address.ip().to_string(), listening.address.port());
         json!({
             "node": api.node, "protocol": listening.protocol, "ip_address": address,

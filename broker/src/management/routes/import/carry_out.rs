@@ -13,13 +13,13 @@ use crate::management::refusal::ApiError;
 use crate::persist::Ticket;
 use crate::queue::Queue;
 use crate::quotas::{Quota, QuotaScope};
-use crate::vhost::{DeleteCondition, Labels, Vhost};
+use crate::vhost::{DeleteCondition, Vhost, VhostLabels};
 
 impl ImportPlan<'_> {
     /// All of it, or nothing. What it gives must be durable before the caller is told that it is
     /// done.
     pub(super) fn carry_out(mut self) -> Result<Ticket, ApiError> {
-        let mut done = Done::default();
+        let mut done = CompletedImport::default();
         let mut effects = self.api.broker.begin();
         let outcome = self.make_all(&mut done, &mut effects);
         self.api.broker.end(effects);
@@ -38,7 +38,11 @@ impl ImportPlan<'_> {
         }
     }
 
-    fn make_all(&mut self, done: &mut Done, effects: &mut Effects) -> Result<Ticket, ApiError> {
+    fn make_all(
+        &mut self,
+        done: &mut CompletedImport,
+        effects: &mut Effects,
+    ) -> Result<Ticket, ApiError> {
         let mut last = self.make_vhosts(done)?;
         last = last.max(self.make_exchanges(done)?);
         last = last.max(self.make_queues(done, effects)?);
@@ -47,12 +51,12 @@ impl ImportPlan<'_> {
         Ok(last.max(self.make_rights()?))
     }
 
-    fn make_vhosts(&mut self, done: &mut Done) -> Result<Ticket, ApiError> {
+    fn make_vhosts(&mut self, done: &mut CompletedImport) -> Result<Ticket, ApiError> {
         self.check_caller()?;
         let mut last = Ticket::NONE;
         for (name, labels) in std::mem::take(&mut self.vhosts) {
             let before = self.api.broker.vhost(&name).map(|vhost| vhost.labels());
-            done.0.push(DoneStep::Vhost(name.clone(), before));
+            done.0.push(CompletedStep::Vhost(name.clone(), before));
             last = last.max(vhosts::put(self.api, self.caller, &name, labels)?);
         }
         Ok(last)
@@ -93,7 +97,7 @@ impl ImportPlan<'_> {
         found.ok_or_else(|| ApiError::bad(format!("no vhost '{vhost}'")))
     }
 
-    fn make_exchanges(&mut self, done: &mut Done) -> Result<Ticket, ApiError> {
+    fn make_exchanges(&mut self, done: &mut CompletedImport) -> Result<Ticket, ApiError> {
         self.check_caller()?;
         let mut last = Ticket::NONE;
         for ((vhost, name), declaration) in std::mem::take(&mut self.exchanges) {
@@ -102,13 +106,17 @@ impl ImportPlan<'_> {
             let made = there.declare_exchange(&name, declaration);
             last = last.max(made.map_err(about(&named("exchange", &name, &vhost)))?);
             if is_new {
-                done.0.push(DoneStep::Exchange(there, name));
+                done.0.push(CompletedStep::Exchange(there, name));
             }
         }
         Ok(last)
     }
 
-    fn make_queues(&mut self, done: &mut Done, effects: &mut Effects) -> Result<Ticket, ApiError> {
+    fn make_queues(
+        &mut self,
+        done: &mut CompletedImport,
+        effects: &mut Effects,
+    ) -> Result<Ticket, ApiError> {
         self.check_caller()?;
         let mut last = Ticket::NONE;
         for ((vhost, name), line) in std::mem::take(&mut self.queues) {
@@ -123,13 +131,13 @@ impl ImportPlan<'_> {
             let declared = declared.map_err(about(&named("queue", &name, &vhost)))?;
             last = last.max(declared.ticket);
             if is_new {
-                done.0.push(DoneStep::Queue(there, declared.queue));
+                done.0.push(CompletedStep::Queue(there, declared.queue));
             }
         }
         Ok(last)
     }
 
-    fn make_bindings(&mut self, done: &mut Done) -> Result<Ticket, ApiError> {
+    fn make_bindings(&mut self, done: &mut CompletedImport) -> Result<Ticket, ApiError> {
         self.check_caller()?;
         let mut last = Ticket::NONE;
         for (vhost, line) in std::mem::take(&mut self.bindings) {
@@ -138,7 +146,7 @@ impl ImportPlan<'_> {
             let bound = there.bind(line.bind());
             last = last.max(bound.map_err(about(&named("binding from", &line.source, &vhost)))?);
             if is_new {
-                done.0.push(DoneStep::Binding(there, line));
+                done.0.push(CompletedStep::Binding(there, line));
             }
         }
         Ok(last)
@@ -158,29 +166,29 @@ fn about(thing: &str) -> impl Fn(Fault) -> ApiError {
 
 /// What an import has made so far.
 #[derive(Default)]
-pub(super) struct Done(Vec<DoneStep>);
+pub(super) struct CompletedImport(Vec<CompletedStep>);
 
-pub(super) enum DoneStep {
+pub(super) enum CompletedStep {
     /// With the labels that it had before, None where it was not there.
-    Vhost(String, Option<Labels>),
+    Vhost(String, Option<VhostLabels>),
     Exchange(Arc<Vhost>, String),
     Queue(Arc<Vhost>, Arc<Queue>),
     Binding(Arc<Vhost>, BindingLine),
 }
 
-impl Done {
+impl CompletedImport {
     /// Takes it all away again, the newest first.
     fn undo(self, api: &Api) {
         for step in self.0.into_iter().rev() {
             let mut effects = api.broker.begin();
             let undone = match step {
-                DoneStep::Vhost(name, Some(labels)) => api.broker.put_vhost(&name, labels),
-                DoneStep::Vhost(name, None) => api.broker.remove_vhost(&name),
-                DoneStep::Exchange(vhost, name) => {
+                CompletedStep::Vhost(name, Some(labels)) => api.broker.put_vhost(&name, labels),
+                CompletedStep::Vhost(name, None) => api.broker.remove_vhost(&name),
+                CompletedStep::Exchange(vhost, name) => {
                     vhost.delete_exchange(&name, DeleteCondition::default())
                 }
-                DoneStep::Binding(vhost, line) => vhost.unbind(&line.bind()),
-                DoneStep::Queue(vhost, queue) => {
+                CompletedStep::Binding(vhost, line) => vhost.unbind(&line.bind()),
+                CompletedStep::Queue(vhost, queue) => {
                     let condition = DeleteCondition {
                         unused: true,
                         empty: true,
@@ -275,7 +283,12 @@ mod tests {
         write(&test.api.broker.users).remove("bee");
         assert!(users::put(&test.api, &bee, prepared.unwrap()).is_err());
         assert!(read(&test.api.broker.users).get("back").is_none());
-        assert!(test.api.broker.put_vhost("v", Labels::default()).is_ok());
+        assert!(
+            test.api
+                .broker
+                .put_vhost("v", VhostLabels::default())
+                .is_ok()
+        );
         let everything = Permissions::all();
         let permitted = permissions::permit(&test.api, &bee, ("ada", "v"), everything);
         assert!(permitted.is_err());
@@ -286,10 +299,10 @@ mod tests {
     #[tokio::test]
     async fn an_import_that_fails_leaves_no_right_in_the_vhost_that_it_had_made() {
         let test = TestApi::start().await;
-        let made = vhosts::put(&test.api, &test.ada(), "v", Labels::default());
+        let made = vhosts::put(&test.api, &test.ada(), "v", VhostLabels::default());
         assert!(made.is_ok());
         assert!(read(&test.api.broker.users).may_enter("ada", "v"));
-        Done(vec![DoneStep::Vhost("v".to_owned(), None)]).undo(&test.api);
+        CompletedImport(vec![CompletedStep::Vhost("v".to_owned(), None)]).undo(&test.api);
         assert!(!read(&test.api.broker.users).may_enter("ada", "v"));
         test.stop().await;
     }

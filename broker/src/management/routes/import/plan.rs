@@ -21,7 +21,7 @@ use crate::management::{Api, SharedApi};
 use crate::queue::arguments::QueueArguments;
 use crate::quotas::{Quota, QuotaScope};
 use crate::users::Permissions;
-use crate::vhost::{BindRequest, Declare, Destination, Labels, Vhost, check_name};
+use crate::vhost::{BindRequest, Declare, Destination, Vhost, VhostLabels, check_name};
 use crate::wire::table::Table;
 
 /// Everything that a document asks for, checked.
@@ -30,7 +30,7 @@ pub(super) struct ImportPlan<'a> {
     pub(super) caller: &'a Caller,
     /// The one vhost that is brought into; None for all of a document.
     pub(super) into: Option<&'a str>,
-    pub(super) vhosts: BTreeMap<String, Labels>,
+    pub(super) vhosts: BTreeMap<String, VhostLabels>,
     pub(super) users: Vec<users::PreparedUser>,
     user_names: BTreeSet<String>,
     pub(super) permissions: Vec<(String, String, Permissions)>,
@@ -248,7 +248,7 @@ impl<'a> ImportPlan<'a> {
             return Err(ApiError::bad(format!("no user '{user}'")).into());
         }
         self.check_vhost(vhost)?;
-        let allowed = parse::<permissions::Allowed>(line)?.compile()?;
+        let allowed = parse::<permissions::PermissionPatterns>(line)?.compile()?;
         let line = (user.to_owned(), vhost.to_owned(), allowed);
         self.permissions.push(line);
         Ok(())

@@ -19,7 +19,7 @@ const TREE_BYTES: usize = 256 * 1024 * 1024;
 
 /// How far a document was read.
 #[derive(Default)]
-struct Scan {
+struct WeightScan {
     /// The weight of what was read.
     bytes: usize,
     depth: usize,
@@ -32,7 +32,7 @@ struct Scan {
 
 /// Returns the weight of a document in bytes. Refuses one that is too large, or has a part that is.
 pub(super) fn weigh(document: &[u8]) -> Result<usize, ApiError> {
-    let mut scan = Scan::default();
+    let mut scan = WeightScan::default();
     for (at, byte) in document.iter().enumerate() {
         scan.pass(at, *byte)?;
     }
@@ -44,7 +44,7 @@ pub(super) fn weigh(document: &[u8]) -> Result<usize, ApiError> {
     Ok(scan.bytes)
 }
 
-impl Scan {
+impl WeightScan {
     fn pass(&mut self, at: usize, byte: u8) -> Result<(), ApiError> {
         self.bytes += 1;
         if self.text.is_some() {
