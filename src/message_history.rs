@@ -277,23 +277,23 @@ impl MessageHistory {
         Ok(all.messages)
     }
 
-    /// Returns the latest `most` of them that the user published, and as many of others. `hold` is
-    /// told the bytes that they take while they are read, and ends the reading with an error.
+    /// Returns the latest `most` of them that the user published, and as many of others. `charge`
+    /// is called with the bytes that they take while they are read; its error ends the reading.
     pub fn latest(
         &self,
         text_bytes: usize,
         most: usize,
-        hold: &mut dyn FnMut(usize) -> io::Result<()>,
+        charge: &mut dyn FnMut(usize) -> io::Result<()>,
     ) -> io::Result<Conversation> {
         let mut latest = LatestMessages::new(text_bytes, most);
-        let mut held = Ok(());
+        let mut charged = Ok(());
         self.each(|entry| {
-            if held.is_ok() {
+            if charged.is_ok() {
                 latest.add(entry);
-                held = hold(latest.bytes());
+                charged = charge(latest.bytes());
             }
         })?;
-        held.map(|()| latest.into_conversation())
+        charged.map(|()| latest.into_conversation())
     }
 
     /// Returns the first message of this id to a session, with its whole text if that is kept; one

@@ -8,9 +8,9 @@ use std::fmt::Debug;
 use std::io;
 
 /// A JSON text, or why there is none.
-pub type ArchiveAnswer = Result<String, ArchiveError>;
+pub type ArchiveResult = Result<String, ArchiveError>;
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// There is no entry of that name.
@@ -30,8 +30,8 @@ pub enum ArchiveError {
     TooMuch,
 }
 
-/// Charges memory while an answer is built. Called with the total of bytes held for it so far.
-pub type ArchiveHold<'a> = &'a mut dyn FnMut(usize) -> Result<(), ArchiveError>;
+/// Charges memory while a response is built. Called with the total of bytes held for it so far.
+pub type ArchiveCharge<'a> = &'a mut dyn FnMut(usize) -> Result<(), ArchiveError>;
 
 /// The stored data. Every function may wait for the disk, and [`Archive::resend`] for the broker
 /// too, so they run on threads of their own.
@@ -41,28 +41,28 @@ pub trait Archive: Debug + Send + Sync {
     fn is_stored_login(&self, user: &str, password: &str) -> bool;
 
     /// The latest messages of the conversation, oldest first, and what became of each. Long texts
-    /// are cut. `known` is the version of an earlier answer: where nothing has changed since, the
+    /// are cut. `known` is the version of an earlier response: where nothing has changed since, the
     /// messages are left out.
-    fn conversation(&self, known: Option<&str>, hold: ArchiveHold<'_>) -> ArchiveAnswer;
+    fn conversation(&self, known: Option<&str>, charge: ArchiveCharge<'_>) -> ArchiveResult;
 
     /// One message to the session `queue`, with its whole text if that is kept.
-    fn message(&self, queue: &str, id: &str) -> ArchiveAnswer;
+    fn message(&self, queue: &str, id: &str) -> ArchiveResult;
 
     /// The command that opens each session as it was opened last, by the sessions' names.
-    fn openings(&self, hold: ArchiveHold<'_>) -> ArchiveAnswer;
+    fn openings(&self, charge: ArchiveCharge<'_>) -> ArchiveResult;
 
     /// The latest dead letters, oldest first, with the beginning of each body. Those of other users
     /// have a limit of their own.
-    fn dead_letters(&self, hold: ArchiveHold<'_>) -> ArchiveAnswer;
+    fn dead_letters(&self, charge: ArchiveCharge<'_>) -> ArchiveResult;
 
     /// One dead letter, with all that is kept of its body.
-    fn dead_letter(&self, id: &str) -> ArchiveAnswer;
+    fn dead_letter(&self, id: &str) -> ArchiveResult;
 
     /// Drops one dead letter for good.
-    fn drop_dead_letter(&self, id: &str) -> ArchiveAnswer;
+    fn drop_dead_letter(&self, id: &str) -> ArchiveResult;
 
     /// Sends one dead letter to its session again, and drops it once that is confirmed. One that
     /// another user may have published is sent only where `is_agreed` says so: it goes as the
     /// user's own.
-    fn resend(&self, id: &str, is_agreed: bool) -> ArchiveAnswer;
+    fn resend(&self, id: &str, is_agreed: bool) -> ArchiveResult;
 }

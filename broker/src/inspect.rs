@@ -144,14 +144,14 @@ impl QueueView {
     }
 
     /// Reads messages that wait behind a position and leaves them where they are. May block on the
-    /// disk. `hold` is told before of the bytes that it takes, and may refuse.
+    /// disk. `charge` is called before with the bytes that it takes, and may refuse.
     pub(crate) fn browse<E: From<ReadFailed>>(
         &self,
         after: Option<QueuePosition>,
         most: BrowseLimit,
-        hold: impl FnMut(usize) -> Result<(), E>,
+        charge: impl FnMut(usize) -> Result<(), E>,
     ) -> Result<Vec<WaitingMessage>, E> {
-        self.0.browse(after, most, hold)
+        self.0.browse(after, most, charge)
     }
 }
 

@@ -63,7 +63,7 @@ pub mod vhost;
 mod wakeup;
 pub mod wire;
 
-pub use archive::{Archive, ArchiveAnswer, ArchiveError, ArchiveHold};
+pub use archive::{Archive, ArchiveCharge, ArchiveError, ArchiveResult};
 pub use broker_state::BrokerState;
 pub use config::{BindAddresses, BrokerConfig, ClientLimits, FirstUser, Tls};
 pub use error::{StartError, StopError};

@@ -1,7 +1,7 @@
 //! Slows down password guessing. After ten wrong passwords within a minute from one address, each
 //! further attempt waits a second.
 //!
-//! A correct password waits too; otherwise a quick answer would reveal it. At most [`WAITING`]
+//! A correct password waits too; otherwise a quick reply would reveal it. At most [`WAITING`]
 //! attempts of an address wait at once, and the others are refused unchecked, so the rate stays
 //! bounded for any number of connections. The users of this machine share the loopback addresses:
 //! where the system tells which user a client is of, each has a record of its own, so that none
@@ -437,7 +437,7 @@ mod tests {
             (client, accepted, Some(LoginPeer { peer, local }))
         };
         let user = LoginSource::LocalUser(rustix::process::geteuid().as_raw());
-        // One that reads the answer still.
+        // One that still reads the result.
         let (client, _accepted, own) = open();
         client.shutdown(std::net::Shutdown::Write).unwrap();
         for _ in 0..FREE - 1 {

@@ -283,11 +283,11 @@ mod tests {
                 .unwrap();
         }
         let mut most = 0;
-        let mut hold = |bytes| {
+        let mut charge = |bytes| {
             most = bytes;
             Ok(())
         };
-        let latest = history.latest(100, 3, &mut hold).unwrap();
+        let latest = history.latest(100, 3, &mut charge).unwrap();
         assert_eq!((latest.messages.len(), latest.older), (3, 7));
         assert!((300..3000).contains(&most), "{most}");
         let refused = history.latest(100, 3, &mut |_| Err(io::ErrorKind::OutOfMemory.into()));

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use broker::{Archive, ArchiveAnswer, ArchiveError, ArchiveHold};
+use broker::{Archive, ArchiveCharge, ArchiveError, ArchiveResult};
 use serde_json::{Value, json};
 
 use crate::browser::{DESK, card, signed_in, text};
@@ -25,7 +25,7 @@ impl Archive for Kept {
         false
     }
 
-    fn conversation(&self, known: Option<&str>, _hold: ArchiveHold<'_>) -> ArchiveAnswer {
+    fn conversation(&self, known: Option<&str>, _charge: ArchiveCharge<'_>) -> ArchiveResult {
         let ends = [
             "delivered",
             "confirmed",
@@ -46,16 +46,16 @@ impl Archive for Kept {
         Ok(if known.is_some() { none } else { all }.to_string())
     }
 
-    fn message(&self, _queue: &str, _id: &str) -> ArchiveAnswer {
+    fn message(&self, _queue: &str, _id: &str) -> ArchiveResult {
         Err(ArchiveError::Missing)
     }
 
-    fn openings(&self, _hold: ArchiveHold<'_>) -> ArchiveAnswer {
+    fn openings(&self, _charge: ArchiveCharge<'_>) -> ArchiveResult {
         let long = format!("cd /{} && cbroker --name gone claude", "folder".repeat(30));
         Ok(json!({ "gone": long }).to_string())
     }
 
-    fn dead_letters(&self, _hold: ArchiveHold<'_>) -> ArchiveAnswer {
+    fn dead_letters(&self, _charge: ArchiveCharge<'_>) -> ArchiveResult {
         let letter = |id: &str, raw: &str| {
             json!({
                 "id": id, "queue": "backend", "ts": "2026-01-01T00:00:00.000Z",
@@ -70,15 +70,15 @@ impl Archive for Kept {
         Ok(json!({ "older": 0, "letters": letters }).to_string())
     }
 
-    fn dead_letter(&self, _id: &str) -> ArchiveAnswer {
+    fn dead_letter(&self, _id: &str) -> ArchiveResult {
         Err(ArchiveError::Missing)
     }
 
-    fn drop_dead_letter(&self, _id: &str) -> ArchiveAnswer {
+    fn drop_dead_letter(&self, _id: &str) -> ArchiveResult {
         Err(ArchiveError::Missing)
     }
 
-    fn resend(&self, _id: &str, _is_agreed: bool) -> ArchiveAnswer {
+    fn resend(&self, _id: &str, _is_agreed: bool) -> ArchiveResult {
         Err(ArchiveError::Missing)
     }
 }

@@ -181,7 +181,7 @@ impl Channel {
         self.continuation.is_none()
     }
 
-    /// An answer to a direct reply address, which is no queue.
+    /// A message to a direct reply address, which is no queue.
     fn hand_to_replier(&self, message: &Message, effects: &mut Effects) -> bool {
         let content = message.content();
         if !content.exchange.is_empty()

@@ -82,7 +82,7 @@ pub(crate) enum FrameResult {
     Closed,
 }
 
-/// How publishes are answered.
+/// Whether publishes are confirmed, and when they take effect.
 #[derive(Debug)]
 enum ChannelMode {
     Plain,
@@ -206,7 +206,8 @@ impl Channel {
         }
     }
 
-    /// After `channel.close` by the server, only its answer and a close of the client's own count.
+    /// After `channel.close` by the server, only its `close-ok` and a close of the client's own
+    /// count.
     fn receive_closing(&mut self, frame: Frame<'_>, effects: &mut Effects) -> FrameResult {
         if frame.kind != frame::METHOD {
             return FrameResult::Done;

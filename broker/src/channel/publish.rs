@@ -274,7 +274,7 @@ impl Channel {
         self.route_out(message, targets, effects)
     }
 
-    /// Asks the tables, counts the message, and remembers the answer where it lasts.
+    /// Looks the route up in the tables, counts the message, and caches the route where it lasts.
     fn find_targets(
         &mut self,
         keys: &[Vec<u8>],

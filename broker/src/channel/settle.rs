@@ -222,7 +222,7 @@ impl Channel {
     pub(super) fn recover(
         &mut self,
         requeue: bool,
-        answer: ReplyMode,
+        reply: ReplyMode,
         effects: &mut Effects,
     ) -> Result<FrameResult, Fault> {
         if !requeue {
@@ -234,7 +234,7 @@ impl Channel {
         let settle = Settle {
             rest: Some(DeliveryTags::UpTo(0)),
             disposition: Disposition::Requeue,
-            then: SettleReply::Recovered(answer),
+            then: SettleReply::Recovered(reply),
         };
         self.go_on_settling(settle, effects)
     }

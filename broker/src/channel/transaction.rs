@@ -119,7 +119,7 @@ impl Transaction {
     ) -> Result<(), Fault> {
         let names = self.rights.note(&message, generation);
         let more = names + self.note_list(&targets) + size_of::<PendingPublish>();
-        self.hold(message.footprint(), more);
+        self.charge(message.footprint(), more);
         self.publishes.push(PendingPublish {
             message,
             targets,
@@ -155,11 +155,11 @@ impl Transaction {
         let bytes = self.uncommitted.bytes() + bytes.sum::<usize>();
         let places = size_of_val(added);
         self.uncommitted.set(bytes, 0);
-        self.hold(0, places);
+        self.charge(0, places);
     }
 
     /// Adds `bytes` that are on the account already and `more` that are not.
-    fn hold(&mut self, bytes: usize, more: usize) {
+    fn charge(&mut self, bytes: usize, more: usize) {
         let (all, charged) = (self.holding.bytes(), self.holding.charged());
         self.holding.set(all + bytes + more, charged + more);
     }

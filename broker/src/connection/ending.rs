@@ -15,7 +15,7 @@ use crate::wire::frame::{self, ParsedFrame};
 use crate::wire::method;
 use crate::wire::reply;
 
-/// More than a `connection.close` or its answer takes.
+/// More than a `connection.close` or its `close-ok` takes.
 const ANSWER_BYTES: usize = 1024;
 
 /// How long a client may take to answer `connection.close`.
@@ -85,8 +85,8 @@ pub(super) async fn ended(ending: &mut watch::Receiver<Option<ConnectionEnding>>
 }
 
 /// After `close-ok` nothing more is sent, but what the client has already written is still read: a
-/// socket that is closed with unread bytes is reset, and the reset can overtake our answer (amqplib
-/// writes `close` ahead of queued publishes).
+/// socket that is closed with unread bytes is reset, and the reset can overtake our `close-ok`
+/// (amqplib writes `close` ahead of queued publishes).
 pub(super) async fn linger(connection: &ConnectionHandle, input: &mut ReadBuffer) {
     connection.outbox.finish();
     input.rest();
@@ -104,7 +104,7 @@ pub(super) async fn linger(connection: &ConnectionHandle, input: &mut ReadBuffer
 pub(super) async fn drain(context: &ConnectionContext, input: &mut ReadBuffer) {
     input.rest();
     let mut needed = frame::OVERHEAD;
-    // The rest of a frame that is too long to be the answer.
+    // The rest of a frame that is too long to be `close-ok`.
     let mut skipped = 0;
     let mut is_answered = false;
     loop {
@@ -122,7 +122,7 @@ pub(super) async fn drain(context: &ConnectionContext, input: &mut ReadBuffer) {
                 input.consume(total);
                 match ids {
                     Some((10, 51)) => return,
-                    // Once: for a client that reads nothing the answers would grow.
+                    // Once: for a client that reads nothing the replies would pile up.
                     Some((10, 50)) if !std::mem::replace(&mut is_answered, true) => {
                         context.send(|out| reply::bare(out, 0, 10, 51));
                     }

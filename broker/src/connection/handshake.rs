@@ -247,7 +247,7 @@ impl Greeting<'_> {
         Err(fault.into())
     }
 
-    /// Says nothing for [`SILENCE`], as RabbitMQ: clients take an answer to what is no login for
+    /// Says nothing for [`SILENCE`], as RabbitMQ: clients take a reply to what is no login for
     /// another state of the handshake. Ends early when the client leaves.
     async fn silent_end(&mut self) -> HandshakeEnd {
         let gone = async {
@@ -287,22 +287,22 @@ impl Greeting<'_> {
     }
 
     /// The rest of a SCRAM exchange. The server's signature is a challenge of its own, which the
-    /// client answers with nothing: AMQP has no place for it in the outcome.
+    /// client responds with nothing: AMQP has no place for it in the outcome.
     async fn scram(&mut self, first: &[u8]) -> Result<Option<Proved>, HandshakeEnd> {
         let nonce = crate::channel::random_name();
         let begun = ScramExchange::begin(&read(&self.broker.users), first, &nonce, self.origin);
         let Ok(exchange) = begun else {
             return Ok(None);
         };
-        let answer = self.challenge(exchange.challenge()).await?;
-        let Ok((proved, signature)) = exchange.finish(&answer) else {
+        let response = self.challenge(exchange.challenge()).await?;
+        let Ok((proved, signature)) = exchange.finish(&response) else {
             return Ok(None);
         };
         self.challenge(&signature).await?;
         Ok(Some(proved))
     }
 
-    /// The answer to a `connection.secure`.
+    /// Returns the response to a `connection.secure`.
     async fn challenge(&mut self, challenge: &[u8]) -> Result<Vec<u8>, HandshakeEnd> {
         self.send(|out| MethodFrame::new(out, 0, 10, 20).long(challenge).end());
         let answered = self.method(|method| match method {
@@ -403,7 +403,7 @@ impl Greeting<'_> {
         outcome
     }
 
-    /// Sends `connection.close` and waits a moment for its answer, so that the text is not lost
+    /// Sends `connection.close` and waits a moment for `close-ok`, so that the text is not lost
     /// with the socket.
     async fn tell(&mut self, fault: &Fault, cause: (u16, u16)) {
         self.send(|out| reply::close(out, 0, fault.code.number(), &fault.text(), cause));

@@ -38,8 +38,8 @@ impl OpenChannels {
         }
         match method::decode(frame.payload) {
             Ok(Method::ChannelOpen) => {}
-            // Both sides may have closed at once: the answer to the second close comes to a channel
-            // that is gone.
+            // Both sides may have closed at once: the `close-ok` for the second close comes to a
+            // channel that is gone.
             Ok(Method::ChannelCloseOk) => return Ok(FrameResult::Done),
             _ => {
                 return Err(Fault::connection(

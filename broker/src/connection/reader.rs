@@ -46,7 +46,7 @@ struct ConnectionReader {
     blocking: PublisherBlocking,
     /// The channel whose work goes on before the next frame.
     continuing: Option<u16>,
-    /// The client has closed the connection and waits for the answer.
+    /// The client has closed the connection and waits for `close-ok`.
     must_send_close_ok: bool,
 }
 

@@ -448,8 +448,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_its_client_does_not_read_is_not_held_for_ever() {
-        let answer = || async { vec![0u8; 1 << 20] };
-        let router = Router::new().route("/", axum::routing::get(answer));
+        let response = || async { vec![0u8; 1 << 20] };
+        let router = Router::new().route("/", axum::routing::get(response));
         let (mut client, serving) = served(router, |server| server.span = SOON);
         client.write_all(REQUEST).await.unwrap();
         let mut begin = [0; 100];
@@ -457,7 +457,7 @@ mod tests {
         assert!(begin.starts_with(b"HTTP/1.1 200"));
         assert!(
             ends(serving).await,
-            "the answer is held as long as the client likes"
+            "the response is held as long as the client likes"
         );
     }
 
@@ -470,13 +470,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_is_silent_after_its_answer_is_not_waited_for_for_ever() {
-        let router = Router::new().route("/", axum::routing::get(|| async { "an answer" }));
+        let router = Router::new().route("/", axum::routing::get(|| async { "a response" }));
         let (mut client, serving) = served(router, |server| server.head = SOON);
         client.write_all(REQUEST).await.unwrap();
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.ends_with("an answer"), "{answer}");
-        assert!(!answer.contains("connection: close"), "{answer}");
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.unwrap();
+        assert!(response.ends_with("a response"), "{response}");
+        assert!(!response.contains("connection: close"), "{response}");
         assert!(ends(serving).await);
     }
 

@@ -12,9 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Api;
 use super::auth::Caller;
-use super::held;
 use super::paging::{Collected, Listed, Listing};
 use super::refusal::ApiError;
+use super::user_memory;
 use crate::lock::lock;
 
 const AT_ONCE: usize = 4;
@@ -89,7 +89,7 @@ async fn on_a_thread<T: Send + 'static>(
 }
 
 impl Api {
-    /// Answers a listing of what `collect` finds.
+    /// Responds with a listing of what `collect` finds.
     pub(super) async fn list<T: Listed, I: IntoIterator<Item = T>>(
         &self,
         caller: &Caller,
@@ -112,9 +112,9 @@ impl Api {
             let mut collected = Collected::new(&mut holding);
             collect(&mut collected)?;
             let text = listing.show(collected)?;
-            held::held(text, holding)
+            user_memory::with_holding(text, holding)
         };
-        Ok(held::json_response(self.aside(caller, work).await?))
+        Ok(user_memory::json_response(self.aside(caller, work).await?))
     }
 
     /// Does a caller's work on a thread of its own.
@@ -144,7 +144,7 @@ impl Api {
         on_a_thread(slot, work).await?
     }
 
-    /// Answers what `work` gives, as JSON.
+    /// Responds with what `work` returns, as JSON.
     pub(super) async fn work_out(
         &self,
         caller: &Caller,
@@ -154,9 +154,9 @@ impl Api {
         let work = move || {
             let text = serde_json::to_vec(&work()?);
             let text = text.map_err(|error| ApiError::failed(error.to_string()))?;
-            held::held(text, holding)
+            user_memory::with_holding(text, holding)
         };
-        Ok(held::json_response(self.aside(caller, work).await?))
+        Ok(user_memory::json_response(self.aside(caller, work).await?))
     }
 }
 

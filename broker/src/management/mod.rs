@@ -4,8 +4,8 @@
 //! The paths and fields are RabbitMQ 3.10's, so its tools work. cbroker's own paths are
 //! `/api/session`, `/api/tap`, `/api/history`, `/api/messages`, `/api/openings`,
 //! `/api/dead-letters` and `…/peek`. A request passes `guard` (is it for this server, and not from
-//! a foreign page), then `auth` (who sends it), then its route. Routes query the broker and answer
-//! with `views`. Depends on all modules below.
+//! a foreign page), then `auth` (who sends it), then its route. Routes query the broker and
+//! respond with `views`. Depends on all modules below.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,7 +27,6 @@ use crate::time::now_ms;
 mod amqp_json;
 mod auth;
 mod guard;
-mod held;
 mod history;
 mod http_listener;
 mod listings;
@@ -41,16 +40,17 @@ mod sign_ins;
 mod system_metrics;
 #[cfg(test)]
 mod tests;
+mod user_memory;
 mod views;
 mod write_deadline;
 
 use guard::{HttpScheme, RequestGuard};
-use held::UserHoldings;
 use http_listener::HttpServer;
 use listings::Listings;
 use rates::Rates;
 use routes::Routes;
 use sign_ins::{Fingerprint, PageSignIns};
+use user_memory::UserHoldings;
 
 /// How often rates and history are sampled.
 const EVERY: Duration = Duration::from_secs(2);

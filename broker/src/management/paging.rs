@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 
 pub(super) use collected::Collected;
 
-use super::held::UserHolding;
 use super::refusal::ApiError;
+use super::user_memory::UserHolding;
 use crate::users::bounded_regex;
 
 /// The query of a listing.
@@ -89,7 +89,8 @@ impl Filter {
 }
 
 impl Listing {
-    /// The answer as JSON text, held while it is made: a plain array, or a page with its numbers.
+    /// The response as JSON text, charged while it is made: a plain array, or a page with its
+    /// numbers.
     pub(super) fn show<T: Listed>(
         &self,
         mut collected: Collected<'_, T>,
@@ -188,7 +189,7 @@ impl Listing {
         Ok(())
     }
 
-    /// One object as JSON text, held while it is made, with a list as its field `name`: the list
+    /// One object as JSON text, charged while it is made, with a list as its field `name`: the list
     /// is as long as it likes, so no tree is made of it.
     pub(super) fn show_with<T: Listed>(
         &self,
@@ -312,7 +313,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::{ApiError, Collected, Listed, Listing};
-    use crate::management::held::{UserHolding, UserHoldings};
+    use crate::management::user_memory::{UserHolding, UserHoldings};
 
     impl Listing {
         fn text<T: Listed>(
@@ -325,7 +326,7 @@ mod tests {
             self.show(collected)
         }
 
-        /// The answer, read again.
+        /// The response, read again.
         fn shown(&self, items: Vec<Value>) -> Result<Value, ApiError> {
             let holdings = Arc::<UserHoldings>::default();
             let text = self.text(items, &mut holdings.of(&"ada".into()))?;
@@ -358,8 +359,8 @@ mod tests {
         serde_json::from_value(query).unwrap()
     }
 
-    fn names(answer: &Value) -> Vec<&str> {
-        answer
+    fn names(response: &Value) -> Vec<&str> {
+        response
             .as_array()
             .unwrap()
             .iter()
@@ -414,10 +415,10 @@ mod tests {
 
     #[test]
     fn a_page_tells_its_numbers() {
-        let answer = listing(json!({ "page": "2", "page_size": "2" }))
+        let response = listing(json!({ "page": "2", "page_size": "2" }))
             .shown(items())
             .unwrap();
-        assert_eq!(names(&answer["items"]), ["c"]);
+        assert_eq!(names(&response["items"]), ["c"]);
         for (field, number) in [
             ("filtered_count", 3),
             ("item_count", 1),
@@ -426,7 +427,7 @@ mod tests {
             ("page_size", 2),
             ("total_count", 3),
         ] {
-            assert_eq!(answer[field], number, "{field}");
+            assert_eq!(response[field], number, "{field}");
         }
         let empty = listing(json!({ "page": "1" })).shown(Vec::new()).unwrap();
         assert_eq!(empty["page_count"], 1);
@@ -466,17 +467,17 @@ mod tests {
             assert!(listing(query.clone()).shown(items()).is_err(), "{query}");
         }
         let five = json!({ "columns": "name,messages,owner.pid,owner.name,nothing" });
-        let answer = listing(five).shown(items()).unwrap();
-        assert_eq!(answer[0]["owner"], json!({ "pid": 5, "name": "o" }));
+        let response = listing(five).shown(items()).unwrap();
+        assert_eq!(response[0]["owner"], json!({ "pid": 5, "name": "o" }));
     }
 
     #[test]
     fn any_field_orders_and_columns_narrow() {
         let query =
             json!({ "sort": "owner.pid", "sort_reverse": "true", "columns": "name,owner.pid" });
-        let answer = listing(query).shown(items()).unwrap();
+        let response = listing(query).shown(items()).unwrap();
         assert_eq!(
-            answer,
+            response,
             json!([
                 { "name": "Alpha", "owner": { "pid": 7 } },
                 { "name": "b", "owner": { "pid": 5 } },

@@ -80,15 +80,15 @@ impl TestApi {
         }
     }
 
-    /// What a request of hers answers, made while all her slots for costly work are taken; says
+    /// The response to a request of hers, made while all her slots for costly work are taken; says
     /// whether it waited for one.
     pub(super) async fn without_slots<T>(&self, request: impl Future<Output = T>) -> (T, bool) {
         let caller = self.ada();
         let slots = [self.api.slot(&caller).await, self.api.slot(&caller).await];
         assert!(slots.iter().all(Result::is_ok));
         let mut request = std::pin::pin!(request);
-        if let Some(answer) = request.as_mut().now_or_never() {
-            return (answer, false);
+        if let Some(response) = request.as_mut().now_or_never() {
+            return (response, false);
         }
         drop(slots);
         (request.await, true)

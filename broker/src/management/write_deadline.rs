@@ -1,4 +1,4 @@
-//! Ends connections whose client does not read: an answer is held until it is read, so a client
+//! Ends connections whose client does not read: a response is held until it is read, so a client
 //! that reads nothing would hold it for ever. Relies on nothing.
 //!
 //! While the socket takes no more, each span of [`SPAN`] has to see the client read [`ENOUGH`]

@@ -56,16 +56,16 @@ impl FromStr for QueuePosition {
 }
 
 impl Queue {
-    /// The messages that wait behind `after`, in the order in which they would be handed out.
+    /// The messages that wait behind `after`, in the order in which they would be delivered.
     /// Nothing changes.
     ///
-    /// `hold` is told of the bytes that the reading takes in all, before each slice is read and
-    /// when it is known how large it was, and may refuse.
+    /// `charge` is called with the bytes that the reading takes in all, before each slice is read
+    /// and once its size is known. It may refuse.
     pub(crate) fn browse<E: From<ReadFailed>>(
         &self,
         after: Option<QueuePosition>,
         most: BrowseLimit,
-        hold: impl FnMut(usize) -> Result<(), E>,
+        charge: impl FnMut(usize) -> Result<(), E>,
     ) -> Result<Vec<WaitingMessage>, E> {
         let (parts, delivered_before) = self.with(|state| {
             let parts = state.ready.browsed_parts(after, most.messages);
@@ -73,7 +73,7 @@ impl Queue {
         });
         let mut reading = StoreReading {
             held_bytes: 0,
-            hold,
+            charge,
             has_some: false,
             is_refused: false,
         };
@@ -159,16 +159,16 @@ impl Queue {
 /// What was read of the store, and who holds it.
 struct StoreReading<H> {
     held_bytes: usize,
-    hold: H,
+    charge: H,
     /// Some messages were found before.
     has_some: bool,
-    /// Nothing more is shown: it would hold too much.
+    /// Nothing more is shown: it would take too much memory.
     is_refused: bool,
 }
 
 /// Why a slice was not read.
 enum StoreReadingEnd<E> {
-    /// It would hold too much.
+    /// It would take too much memory.
     Refused(E),
     Failed(ReadFailed),
 }
@@ -181,11 +181,11 @@ impl<E, H: FnMut(usize) -> Result<(), E>> StoreReading<H> {
         (level, from): (u8, u64),
         limit_bytes: usize,
     ) -> Result<Vec<(u64, Bytes)>, StoreReadingEnd<E>> {
-        (self.hold)(self.held_bytes + limit_bytes).map_err(StoreReadingEnd::Refused)?;
+        (self.charge)(self.held_bytes + limit_bytes).map_err(StoreReadingEnd::Refused)?;
         let read = store.read(level, from, limit_bytes);
         let slice = read.map_err(StoreReadingEnd::Failed)?;
         self.held_bytes += slice.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
-        (self.hold)(self.held_bytes).map_err(StoreReadingEnd::Refused)?;
+        (self.charge)(self.held_bytes).map_err(StoreReadingEnd::Refused)?;
         Ok(slice)
     }
 }

@@ -459,7 +459,7 @@ fn a_queue_with_very_many_consumers_hands_out_in_several_turns() {
     }
 }
 
-/// The consumer was added after the queue had removed its consumers, and never got an answer.
+/// The consumer was added after the queue had removed its consumers, and never got a `consume-ok`.
 #[test]
 fn a_consumer_is_not_added_to_a_queue_that_is_deleted_just_then() {
     let world = World::new(&Table::new());

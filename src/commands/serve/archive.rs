@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use broker::{Archive, ArchiveAnswer, ArchiveError, ArchiveHold};
+use broker::{Archive, ArchiveCharge, ArchiveError, ArchiveResult};
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
@@ -116,10 +116,14 @@ fn not_sent(error: impl Into<Error>) -> ArchiveError {
     ArchiveError::NotSent(Box::new(Cause(error.into())))
 }
 
-/// Passes the bytes held now to `hold`. Its refusal is put into `refused`, because readers of files
-/// return only `io::Error`.
-fn held(hold: ArchiveHold<'_>, refused: &mut Option<ArchiveError>, bytes: usize) -> io::Result<()> {
-    hold(bytes).map_err(|error| {
+/// Passes the bytes held now to `charge`. Its refusal is put into `refused`, because readers of
+/// files return only `io::Error`.
+fn charged(
+    charge: ArchiveCharge<'_>,
+    refused: &mut Option<ArchiveError>,
+    bytes: usize,
+) -> io::Result<()> {
+    charge(bytes).map_err(|error| {
         *refused = Some(error);
         io::ErrorKind::OutOfMemory.into()
     })
@@ -160,7 +164,7 @@ impl Archive for HomeArchive {
         stored.is_some_and(|login| login.user == user && login.password == password)
     }
 
-    fn conversation(&self, known: Option<&str>, hold: ArchiveHold<'_>) -> ArchiveAnswer {
+    fn conversation(&self, known: Option<&str>, charge: ArchiveCharge<'_>) -> ArchiveResult {
         let history = self.history();
         let version = history.version();
         if known == Some(&version) {
@@ -168,8 +172,8 @@ impl Archive for HomeArchive {
         }
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut refused = None;
-        let mut hold = |bytes| held(hold, &mut refused, bytes);
-        let told = history.latest(EXCERPT_BYTES, MOST_MESSAGES, &mut hold);
+        let mut charge = |bytes| charged(charge, &mut refused, bytes);
+        let told = history.latest(EXCERPT_BYTES, MOST_MESSAGES, &mut charge);
         let mut told = told.map_err(|error| refused.unwrap_or(error.into()))?;
         for one in &mut told.messages {
             // The page must not learn file names.
@@ -180,26 +184,26 @@ impl Archive for HomeArchive {
         ))
     }
 
-    fn message(&self, queue: &str, id: &str) -> ArchiveAnswer {
+    fn message(&self, queue: &str, id: &str) -> ArchiveResult {
         let found = self.history().message(queue, id)?;
         Ok(text(&json!(found.ok_or(ArchiveError::Missing)?)))
     }
 
-    fn openings(&self, hold: ArchiveHold<'_>) -> ArchiveAnswer {
+    fn openings(&self, charge: ArchiveCharge<'_>) -> ArchiveResult {
         let mut refused = None;
         let mut bytes = 0;
         let mut openings = Map::new();
         let each = all_opened(&self.config.home)?;
         for (name, command) in each {
             bytes += 2 * (name.len() + command.len());
-            held(hold, &mut refused, bytes)
+            charged(charge, &mut refused, bytes)
                 .map_err(|error| refused.take().unwrap_or(error.into()))?;
             openings.insert(name, command.into());
         }
         Ok(text(&openings.into()))
     }
 
-    fn dead_letters(&self, hold: ArchiveHold<'_>) -> ArchiveAnswer {
+    fn dead_letters(&self, charge: ArchiveCharge<'_>) -> ArchiveResult {
         let stamps = self.stamps()?;
         let mut known = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((as_of, all)) = &*known
@@ -211,7 +215,7 @@ impl Archive for HomeArchive {
         let take = |letter: KeptDeadLetter| {
             let kind = if letter.is_own { &mut own } else { &mut others };
             kind.add(&letter);
-            held(hold, &mut refused, own.bytes + others.bytes)
+            charged(charge, &mut refused, own.bytes + others.bytes)
         };
         each_dead_letter(&self.config.home, None, take)
             .map_err(|error| refused.unwrap_or(error.into()))?;
@@ -227,17 +231,17 @@ impl Archive for HomeArchive {
         Ok(all)
     }
 
-    fn dead_letter(&self, id: &str) -> ArchiveAnswer {
+    fn dead_letter(&self, id: &str) -> ArchiveResult {
         Ok(text(&json!(self.letter(id)?)))
     }
 
-    fn drop_dead_letter(&self, id: &str) -> ArchiveAnswer {
+    fn drop_dead_letter(&self, id: &str) -> ArchiveResult {
         let letter = self.letter(id)?;
         remove_dead_letter(&self.config.home, &letter)?;
         Ok(text(&json!({ "id": letter.id, "queue": letter.queue })))
     }
 
-    fn resend(&self, id: &str, is_agreed: bool) -> ArchiveAnswer {
+    fn resend(&self, id: &str, is_agreed: bool) -> ArchiveResult {
         let _one = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
         let letter = self.letter(id)?;
         if !letter.is_own && !is_agreed {

@@ -1,18 +1,18 @@
-//! The items of a listing until they are text. Each is held by the user who asked from the moment
-//! that it is there, and so are the keys that they are sorted by. Relies on `held`.
+//! The items of a listing until they are text. Each is charged to the user who asked from the
+//! moment that it exists, and so are the keys that they are sorted by. Depends on `user_memory`.
 
 use std::cmp::Ordering;
 
 use serde_json::Value;
 
 use super::Listed;
-use crate::management::held::UserHolding;
 use crate::management::refusal::ApiError;
+use crate::management::user_memory::UserHolding;
 
 /// How many items come between two looks at what their user holds.
 const COUNTED: usize = 64;
 
-/// Items that wait to be rendered, and their bytes, which are held.
+/// Items that wait to be rendered, and their bytes, which are charged.
 #[derive(Debug)]
 pub(in crate::management) struct Collected<'a, T> {
     pub(in crate::management) items: Vec<T>,
@@ -139,7 +139,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::management::held::UserHoldings;
+    use crate::management::user_memory::UserHoldings;
 
     const PART: usize = 1 << 20;
 
@@ -174,7 +174,10 @@ mod tests {
             collected.sort_by_field("long")
         };
         assert!(sorted(4).is_ok());
-        assert!(sorted(70).is_err(), "the keys are held by nobody");
-        assert!(sorted(4).is_ok(), "what was refused is held no more");
+        assert!(sorted(70).is_err(), "the keys are charged to nobody");
+        assert!(
+            sorted(4).is_ok(),
+            "what was refused is not charged any more"
+        );
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The files belong to the system user who runs the broker. The broker's first user stands for that
 //! person where it came over the Unix socket, by a link of `cbroker ui`, or with the password that
-//! lies beside the files. Nobody else is answered, whatever its tag: another administrator can set
+//! lies beside the files. Nobody else gets it, whatever its tag: another administrator can set
 //! a password for the first user, and sign in with that.
 
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::Routes;
-use crate::archive::{Archive, ArchiveAnswer, ArchiveError, ArchiveHold};
+use crate::archive::{Archive, ArchiveCharge, ArchiveError, ArchiveResult};
 use crate::management::auth::Caller;
-use crate::management::held;
 use crate::management::refusal::ApiError;
+use crate::management::user_memory;
 use crate::management::{Api, SharedApi};
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -77,20 +77,23 @@ fn archive(caller: &Caller, api: &Api) -> Result<Arc<dyn Archive>, ApiError> {
     Ok(archive)
 }
 
-/// Answers what is kept, and holds it from when it is read to when the client has it.
-async fn answer(
+/// Responds with what is kept. It is on the memory account from when it is read until the client
+/// has it.
+async fn respond(
     api: SharedApi,
     caller: Caller,
-    ask: impl FnOnce(&dyn Archive, ArchiveHold<'_>) -> ArchiveAnswer + Send + 'static,
+    ask: impl FnOnce(&dyn Archive, ArchiveCharge<'_>) -> ArchiveResult + Send + 'static,
 ) -> Result<Response, ApiError> {
     let archive = archive(&caller, &api)?;
     let mut holding = api.holdings.of(&caller.name);
     let asking = move || {
-        let mut hold = |bytes| holding.set(bytes).map_err(|_| ArchiveError::TooMuch);
-        let text = ask(&*archive, &mut hold).map_err(|error| refusal(&error))?;
-        held::held(text.into_bytes(), holding)
+        let mut charge = |bytes| holding.set(bytes).map_err(|_| ArchiveError::TooMuch);
+        let text = ask(&*archive, &mut charge).map_err(|error| refusal(&error))?;
+        user_memory::with_holding(text.into_bytes(), holding)
     };
-    Ok(held::json_response(api.aside(&caller, asking).await?))
+    Ok(user_memory::json_response(
+        api.aside(&caller, asking).await?,
+    ))
 }
 
 fn refusal(error: &ArchiveError) -> ApiError {
@@ -114,10 +117,10 @@ async fn conversation(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let known = before.known;
-    let ask = move |archive: &dyn Archive, hold: ArchiveHold<'_>| {
-        archive.conversation(known.as_deref(), hold)
+    let ask = move |archive: &dyn Archive, charge: ArchiveCharge<'_>| {
+        archive.conversation(known.as_deref(), charge)
     };
-    answer(api, caller, ask).await
+    respond(api, caller, ask).await
 }
 
 async fn message(
@@ -125,15 +128,15 @@ async fn message(
     Path((name, id)): Path<(String, String)>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    answer(api, caller, move |archive, _| archive.message(&name, &id)).await
+    respond(api, caller, move |archive, _| archive.message(&name, &id)).await
 }
 
 async fn openings(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
-    answer(api, caller, |archive, hold| archive.openings(hold)).await
+    respond(api, caller, |archive, charge| archive.openings(charge)).await
 }
 
 async fn dead_letters(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
-    answer(api, caller, |archive, hold| archive.dead_letters(hold)).await
+    respond(api, caller, |archive, charge| archive.dead_letters(charge)).await
 }
 
 async fn dead_letter(
@@ -141,7 +144,7 @@ async fn dead_letter(
     Path(id): Path<String>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    answer(api, caller, move |archive, _| archive.dead_letter(&id)).await
+    respond(api, caller, move |archive, _| archive.dead_letter(&id)).await
 }
 
 async fn drop_dead_letter(
@@ -149,7 +152,7 @@ async fn drop_dead_letter(
     Path(id): Path<String>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    answer(api, caller, move |archive, _| archive.drop_dead_letter(&id)).await
+    respond(api, caller, move |archive, _| archive.drop_dead_letter(&id)).await
 }
 
 #[derive(Deserialize)]
@@ -164,7 +167,7 @@ async fn resend(
     Query(agreed): Query<ResendQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    answer(api, caller, move |archive, _| {
+    respond(api, caller, move |archive, _| {
         archive.resend(&id, agreed.yes)
     })
     .await

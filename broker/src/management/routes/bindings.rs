@@ -13,9 +13,9 @@ use super::Routes;
 use crate::inspect::{self, Binding, ExchangeView};
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
-use crate::management::held::{CallerBody, UserHolding};
 use crate::management::paging::{Collected, Listed, Listing};
 use crate::management::refusal::ApiError;
+use crate::management::user_memory::{CallerBody, UserHolding};
 use crate::management::views::{self, BindingView, WantedKey};
 use crate::management::{Api, SharedApi};
 use crate::users::Operation;
@@ -178,11 +178,11 @@ async fn from_exchange(
         source: Some(name),
         destination: None,
     };
-    answer(&api, &caller, vhost, ends).await
+    respond(&api, &caller, vhost, ends).await
 }
 
-/// Answers the bindings of a vhost that have these ends.
-async fn answer(
+/// Responds with the bindings of a vhost that have these ends.
+async fn respond(
     api: &Api,
     caller: &Caller,
     vhost: Arc<Vhost>,
@@ -226,7 +226,7 @@ async fn answer_to(
         source: None,
         destination: Some(destination),
     };
-    answer(api, caller, vhost, ends).await
+    respond(api, caller, vhost, ends).await
 }
 
 /// Refuses what AMQP would not let this caller bind.
@@ -309,7 +309,7 @@ async fn between(
 ) -> Result<Response, ApiError> {
     let between = BindingPath::find(&api, &caller, ends)?;
     let ends = between.ends();
-    answer(&api, &caller, between.vhost, ends).await
+    respond(&api, &caller, between.vhost, ends).await
 }
 
 async fn show(
@@ -476,8 +476,8 @@ mod tests {
             connection: 0,
         });
         assert!(bound.is_ok());
-        let (answer, has_waited) = test.without_slots(request()).await;
-        assert!(answer.is_ok());
+        let (response, has_waited) = test.without_slots(request()).await;
+        assert!(response.is_ok());
         assert!(has_waited, "it was looked for where requests are served");
         test.stop().await;
     }

@@ -131,7 +131,7 @@ fn find(api: &Api, caller: &Caller, name: &str) -> Result<Connection, ApiError> 
 }
 
 /// Lists the connections that are `wanted`.
-async fn answer(
+async fn respond(
     api: &SharedApi,
     caller: &Caller,
     listing: Listing,
@@ -167,7 +167,7 @@ async fn list(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let wanted = in_vhost(&api, &caller, vhost)?;
-    answer(&api, &caller, listing, wanted).await
+    respond(&api, &caller, listing, wanted).await
 }
 
 async fn of_user(
@@ -177,7 +177,7 @@ async fn of_user(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let wanted = move |connection: &ConnectionHandle| is_of_user(connection, &user);
-    answer(&api, &caller, listing, wanted).await
+    respond(&api, &caller, listing, wanted).await
 }
 
 async fn show(

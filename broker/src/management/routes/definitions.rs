@@ -14,9 +14,9 @@ use super::{Routes, limits};
 use crate::inspect::{self, Binding};
 use crate::lock::read;
 use crate::management::auth::Caller;
-use crate::management::held::{self, UserHolding};
 use crate::management::paging::{Collected, Listed};
 use crate::management::refusal::ApiError;
+use crate::management::user_memory::{self, UserHolding};
 use crate::management::views;
 use crate::management::{Api, SharedApi};
 use crate::vhost::{Destination, Vhost};
@@ -43,11 +43,11 @@ async fn export(State(api): State<SharedApi>, caller: Caller) -> Result<Response
         everything(&shared, &mut document)?;
         document.finish()
     };
-    Ok(held::json_response(api.aside(&caller, work).await?))
+    Ok(user_memory::json_response(api.aside(&caller, work).await?))
 }
 
-/// A document as text: each line is written before the next one is made, and held. A tree of all
-/// would take many times as much.
+/// A document as text: each line is written, and charged, before the next one is made. A tree of
+/// all would take many times as much.
 struct DocumentText {
     text: Vec<u8>,
     holding: UserHolding,
@@ -104,7 +104,7 @@ impl DocumentText {
 
     fn finish(mut self) -> Result<Bytes, ApiError> {
         self.text.push(b'}');
-        held::held(self.text, self.holding)
+        user_memory::with_holding(self.text, self.holding)
     }
 }
 
@@ -155,7 +155,7 @@ async fn export_vhost(
         document.field("parameters", &own)?;
         document.finish()
     };
-    Ok(held::json_response(api.aside(&caller, work).await?))
+    Ok(user_memory::json_response(api.aside(&caller, work).await?))
 }
 
 /// Whether each line says which vhost it belongs to.

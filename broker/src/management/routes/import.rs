@@ -19,8 +19,8 @@ use tokio::runtime::Handle;
 use super::{Routes, kept};
 use crate::management::SharedApi;
 use crate::management::auth::Caller;
-use crate::management::held::{self, CallerBody, UserHolding};
 use crate::management::refusal::ApiError;
+use crate::management::user_memory::{self, CallerBody, UserHolding};
 use crate::persist::Ticket;
 
 mod carry_out;
@@ -54,7 +54,7 @@ async fn import(
     caller.administers()?;
     let document = upload.document.clone();
     bring_in(&api, caller, document, None).await?;
-    Ok(upload.answer())
+    Ok(upload.into_response())
 }
 
 async fn import_vhost(
@@ -70,7 +70,7 @@ async fn import_vhost(
     caller.vhost(&api, &vhost)?;
     let document = upload.document.clone();
     bring_in(&api, caller, document, Some(vhost)).await?;
-    Ok(upload.answer())
+    Ok(upload.into_response())
 }
 
 /// The longest place that a form can name for afterwards.
@@ -91,7 +91,7 @@ impl Upload {
         request: Request,
     ) -> Result<(Caller, Self), ApiError> {
         let (parts, body) = request.into_parts();
-        let sent = CallerBody::receive(api, caller, body, held::MUCH_BYTES).await?;
+        let sent = CallerBody::receive(api, caller, body, user_memory::MUCH_BYTES).await?;
         let kind = parts.headers.get(header::CONTENT_TYPE);
         let is_form = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/form-data"));
         let upload = if is_form {
@@ -127,7 +127,7 @@ impl Upload {
         parser.set(2 * length)?;
         let mut request = Request::new(body.into());
         request.headers_mut().clone_from(headers);
-        DefaultBodyLimit::max(held::MUCH_BYTES).apply(&mut request);
+        DefaultBodyLimit::max(user_memory::MUCH_BYTES).apply(&mut request);
         let form = Multipart::from_request(request, &()).await;
         let mut form = form.map_err(|_| Self::unreadable())?;
         // One allocation of a known size: growing would need more than is on the account.
@@ -144,7 +144,7 @@ impl Upload {
         drop(form);
         document.shrink_to_fit();
         Ok(Self {
-            document: held::held(document, holding)?,
+            document: user_memory::with_holding(document, holding)?,
             redirect: within(&redirect),
         })
     }
@@ -153,7 +153,7 @@ impl Upload {
         ApiError::bad("the upload is broken or too large")
     }
 
-    fn answer(self) -> Response {
+    fn into_response(self) -> Response {
         match self.redirect {
             Some(place) => (StatusCode::SEE_OTHER, [(header::LOCATION, place)]).into_response(),
             None => StatusCode::NO_CONTENT.into_response(),
@@ -247,8 +247,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::management::held::UserHoldings;
     use crate::management::tests::TestApi;
+    use crate::management::user_memory::UserHoldings;
 
     fn form(document: &str) -> (HeaderMap, Bytes) {
         let mut headers = HeaderMap::new();

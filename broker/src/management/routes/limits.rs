@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::Routes;
 use crate::lock::read;
 use crate::management::auth::Caller;
-use crate::management::held::CallerBody;
 use crate::management::refusal::ApiError;
+use crate::management::user_memory::CallerBody;
 use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
 use crate::quotas::{Quota, QuotaScope};
@@ -291,7 +291,7 @@ mod tests {
         let state = || State(SharedApi::clone(&test.api));
         let root = || Path("/".to_owned());
         let ada = || Path("ada".to_owned());
-        for (answer, has_waited) in [
+        for (response, has_waited) in [
             test.without_slots(of_vhosts(state(), test.ada())).await,
             test.without_slots(of_vhost(state(), root(), test.ada()))
                 .await,
@@ -300,7 +300,7 @@ mod tests {
                 .await,
             test.without_slots(parameters(state(), test.ada())).await,
         ] {
-            assert!(answer.is_ok());
+            assert!(response.is_ok());
             assert!(has_waited, "it was made where requests are served");
         }
         test.stop().await;

@@ -13,8 +13,8 @@ use crate::delivery::ledger::{Credit, DeliveryTags, Ledger};
 use crate::fault::Fault;
 use crate::inspect::{self, BrowseLimit, Message, QueuePosition};
 use crate::management::auth::Caller;
-use crate::management::held::{self, CallerBody, UserHolding};
 use crate::management::refusal::ApiError;
+use crate::management::user_memory::{self, CallerBody, UserHolding};
 use crate::management::views::{self, Encoding, ShownPayload};
 use crate::management::{Api, SharedApi};
 use crate::memory;
@@ -76,7 +76,7 @@ impl<'de> Deserialize<'de> for AckMode {
     }
 }
 
-/// Messages in one answer; their bodies are bounded by the memory limit.
+/// Messages in one response; their bodies are bounded by the memory limit.
 const MOST: usize = 10_000;
 /// After so many messages others are served.
 const AT_ONCE: usize = 64;
@@ -104,18 +104,18 @@ async fn get(
             one["message_count"] = json!(left);
             (one, payload)
         });
-        let answer = listed(shown, &mut holding)?;
-        Ok((held::held(answer, holding)?, taken))
+        let response = listed(shown, &mut holding)?;
+        Ok((user_memory::with_holding(response, holding)?, taken))
     };
     // A caller that hangs up gives the messages back.
-    let (answer, taken) = Api::in_slot(slot, showing).await?;
+    let (response, taken) = Api::in_slot(slot, showing).await?;
     let settling = move || taken.settle(get.ackmode);
     let settled = tokio::task::spawn_blocking(settling).await;
     settled.map_err(|_| ApiError::failed("the messages could not be settled"))??;
-    Ok(held::json_response(answer))
+    Ok(user_memory::json_response(response))
 }
 
-/// Messages as a list in JSON. What it will take is known, and held, before it is made: growing
+/// Messages as a list in JSON. What it will take is known, and charged, before it is made: growing
 /// would need several times as much.
 fn listed<'m>(
     messages: impl Iterator<Item = (Value, ShownPayload<'m>)>,
@@ -254,7 +254,7 @@ struct Peek {
 }
 
 impl Peek {
-    /// Messages in one answer, and their bytes together.
+    /// Messages in one response, and their bytes together.
     const MOST: usize = 1000;
     const MOST_BYTES: usize = 16 * 1024 * 1024;
 
@@ -299,10 +299,12 @@ async fn peek(
             one["cursor"] = json!(waiting.place.to_string());
             (one, payload)
         });
-        let answer = listed(shown, &mut holding)?;
-        held::held(answer, holding)
+        let response = listed(shown, &mut holding)?;
+        user_memory::with_holding(response, holding)
     };
-    Ok(held::json_response(api.aside(&caller, looking).await?))
+    Ok(user_memory::json_response(
+        api.aside(&caller, looking).await?,
+    ))
 }
 
 #[cfg(test)]

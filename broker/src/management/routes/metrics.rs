@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use super::Routes;
 use crate::inspect::{self, QueueSnapshot};
 use crate::management::auth::Caller;
-use crate::management::held::{self, UserHolding};
 use crate::management::refusal::ApiError;
+use crate::management::user_memory::{self, UserHolding};
 use crate::management::{Api, SharedApi, system_metrics};
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -25,7 +25,7 @@ struct MetricFamily {
     help: &'static str,
 }
 
-/// The answer as it grows, charged to the caller.
+/// The response as it grows, charged to the caller.
 struct MetricsText {
     lines: String,
     /// Bytes of what the lines are made of.
@@ -70,7 +70,7 @@ async fn metrics(State(api): State<SharedApi>, caller: Caller) -> Result<Respons
     let mut text = MetricsText::of(api.holdings.of(&caller.name));
     let work = move || {
         everything(&shared, &mut text)?;
-        held::held(text.lines.into_bytes(), text.holding)
+        user_memory::with_holding(text.lines.into_bytes(), text.holding)
     };
     let text = api.aside(&caller, work).await?;
     let kind = "text/plain; version=0.0.4; charset=utf-8";

@@ -1,8 +1,8 @@
 //! Every route, with the line that the `OpenAPI` document says of it: what is served is what is
 //! described.
 //!
-//! A handler checks who asks, asks the broker, and answers JSON or an [`ApiError`]. Names in paths
-//! are percent-decoded; the default exchange is called `amq.default`.
+//! A handler checks the caller, asks the broker, and responds with JSON or an [`ApiError`]. Names
+//! in paths are percent-decoded; the default exchange is called `amq.default`.
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

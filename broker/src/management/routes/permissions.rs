@@ -13,8 +13,8 @@ use super::users::forget;
 use crate::broker_state::{check_access_room, permission_definition};
 use crate::lock::{read, write};
 use crate::management::auth::Caller;
-use crate::management::held::CallerBody;
 use crate::management::refusal::ApiError;
+use crate::management::user_memory::CallerBody;
 use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
 use crate::revocation;
@@ -180,8 +180,8 @@ mod tests {
         let test = TestApi::start().await;
         let state = State(SharedApi::clone(&test.api));
         let request = permissions_of(state, Path("ada".to_owned()), test.ada());
-        let (answer, has_waited) = test.without_slots(request).await;
-        assert!(answer.is_ok());
+        let (response, has_waited) = test.without_slots(request).await;
+        assert!(response.is_ok());
         assert!(has_waited, "they were listed where requests are served");
         test.stop().await;
     }

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use super::Routes;
 use crate::fault::ReplyCode;
 use crate::management::auth::Caller;
-use crate::management::held::{self, CallerBody, UserHolding};
 use crate::management::refusal::ApiError;
+use crate::management::user_memory::{self, CallerBody, UserHolding};
 use crate::management::{Api, SharedApi, views};
 use crate::memory::{self, MemoryLevel};
 use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, TapEventKind};
@@ -74,7 +74,7 @@ impl<'a> PublishRequest<'a> {
         Ok(key)
     }
 
-    /// The body of the message. A copy is held before it is made.
+    /// The body of the message. A copy is charged before it is made.
     fn payload(&self, holding: &mut UserHolding) -> Result<Cow<'a, [u8]>, ApiError> {
         let other = || ApiError::bad("payload_encoding: a value of another type is needed");
         let encoding = text(self.payload_encoding).ok_or_else(other)?;
@@ -109,7 +109,8 @@ async fn publish(
     // A large body is read from those alone who may use it, and looked at with the rights of then.
     caller.vhost(&api, &vhost)?;
     caller.may(&vhost, Operation::Write, &exchange)?;
-    let sent = CallerBody::receive(&api, caller, request.into_body(), held::MUCH_BYTES).await?;
+    let sent =
+        CallerBody::receive(&api, caller, request.into_body(), user_memory::MUCH_BYTES).await?;
     let CallerBody { caller, body } = sent;
     let vhost = caller.vhost(&api, &vhost)?;
     caller.may(vhost.name(), Operation::Write, &exchange)?;
@@ -121,7 +122,7 @@ async fn publish(
         exchange,
     };
     // The default exchange leads to one queue, another one to any number of them.
-    let is_little = body.len() <= held::LITTLE_BYTES && publish.exchange.is_empty();
+    let is_little = body.len() <= user_memory::LITTLE_BYTES && publish.exchange.is_empty();
     let routed = if is_little {
         publish.route(&body)?
     } else {

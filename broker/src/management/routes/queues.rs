@@ -15,9 +15,9 @@ use crate::fault::Fault;
 use crate::inspect::{self, QueueView};
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
-use crate::management::held::{self, CallerBody};
 use crate::management::paging::{Listed, Listing};
 use crate::management::refusal::ApiError;
+use crate::management::user_memory::{self, CallerBody};
 use crate::management::{Api, SharedApi, views};
 use crate::queue::Queue;
 use crate::users::Operation;
@@ -112,9 +112,9 @@ async fn show(
         let consumers = super::connections::consumers_of(shared, queue);
         let details = ("consumer_details", consumers);
         let text = listing.show_with(shown, details, &mut holding)?;
-        held::held(text, holding)
+        user_memory::with_holding(text, holding)
     };
-    Ok(held::json_response(api.aside(&caller, work).await?))
+    Ok(user_memory::json_response(api.aside(&caller, work).await?))
 }
 
 /// What a queue is to be; also a line of the definitions. As at RabbitMQ, it is transient unless

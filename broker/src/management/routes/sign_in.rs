@@ -19,10 +19,10 @@ use super::Routes;
 use crate::fault::Fault;
 use crate::lock::read;
 use crate::management::auth::{self, AuthMethod, Caller};
-use crate::management::held;
 use crate::management::http_listener::RemoteEnd;
 use crate::management::refusal::ApiError;
 use crate::management::sign_ins::{ClientLocation, Issuer, ProvenUser, TOKEN_LIFE};
+use crate::management::user_memory;
 use crate::management::{Api, HttpScheme, SharedApi};
 use crate::persist::Ticket;
 use crate::time::now_ms;
@@ -103,7 +103,7 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
         .get::<RemoteEnd>()
         .map_or(0, RemoteEnd::number);
     let holding = api.holdings.of(&account(connection));
-    let body = held::receive(body, SIGN_IN_BYTES, holding).await?;
+    let body = user_memory::receive(body, SIGN_IN_BYTES, holding).await?;
     let identity = match super::read(&body)? {
         SignInRequest::Token { token, confirmed } => {
             let now = Instant::now();
@@ -226,12 +226,12 @@ mod tests {
 
     /// A request of the page that has a sign-in, by a system user.
     async fn opened(api: &SharedApi, identity: ProvenUser, user: u32) -> Parts {
-        let mut answer = complete_sign_in(api, identity, HERE).await.unwrap();
-        let body = std::mem::take(answer.body_mut());
+        let mut response = complete_sign_in(api, identity, HERE).await.unwrap();
+        let body = std::mem::take(response.body_mut());
         let body = axum::body::to_bytes(body, 10_000).await.unwrap();
         let told: Value = serde_json::from_slice(&body).unwrap();
         let request = Request::get("/api/session")
-            .header(header::COOKIE, &answer.headers()[header::SET_COOKIE])
+            .header(header::COOKIE, &response.headers()[header::SET_COOKIE])
             .header("x-cbroker-key", told["key"].as_str().unwrap())
             .extension(RemoteEnd::of_user(user));
         request.body(()).unwrap().into_parts().0
@@ -290,8 +290,8 @@ mod tests {
         let caller = Caller::from_request_parts(&mut request, &test.api).await;
         let state = State(SharedApi::clone(&test.api));
         test.stop().await;
-        let answer = sign_out(state, request.headers, caller.ok().unwrap()).await;
-        assert!(answer.is_err(), "it would come back with a restart");
+        let response = sign_out(state, request.headers, caller.ok().unwrap()).await;
+        assert!(response.is_err(), "it would come back with a restart");
     }
 
     #[tokio::test]

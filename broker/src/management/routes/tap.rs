@@ -132,7 +132,7 @@ async fn over(life: Option<Duration>) {
 
 /// Whether the caller can read the message from a queue. From a queue of one connection, that
 /// connection's user can, and the one who wrote the message. A message that went to no queue
-/// belongs to those who could have bound a queue to its exchange. An answer to a place that is no
+/// belongs to those who could have bound a queue to its exchange. A reply to a place that is no
 /// queue, as the page has one, is for the user who wrote it: nobody else could have taken it from
 /// there.
 fn may_read(caller: &Caller, seen: &TapEvent) -> bool {

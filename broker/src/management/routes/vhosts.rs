@@ -14,9 +14,9 @@ use super::Routes;
 use crate::fault::ReplyCode;
 use crate::lock::read;
 use crate::management::auth::Caller;
-use crate::management::held::CallerBody;
 use crate::management::paging::{Listed, Listing};
 use crate::management::refusal::ApiError;
+use crate::management::user_memory::CallerBody;
 use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
 use crate::users::{Permissions, Rank, User};
@@ -252,13 +252,13 @@ mod tests {
         let test = TestApi::start().await;
         let api = SharedApi::clone(&test.api);
         let request = show(State(api), Path("/".to_owned()), test.ada());
-        let (answer, has_waited) = test.without_slots(request).await;
-        assert!(answer.is_ok());
+        let (response, has_waited) = test.without_slots(request).await;
+        assert!(response.is_ok());
         assert!(has_waited, "it was made where requests are served");
         let state = State(SharedApi::clone(&test.api));
         let request = permissions(state, Path("/".to_owned()), test.ada());
-        let (answer, has_waited) = test.without_slots(request).await;
-        assert!(answer.is_ok());
+        let (response, has_waited) = test.without_slots(request).await;
+        assert!(response.is_ok());
         assert!(has_waited, "the permissions of many users were made there");
         test.stop().await;
     }

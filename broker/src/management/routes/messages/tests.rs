@@ -1,4 +1,4 @@
-//! What taking messages, and an answer with them, costs.
+//! What taking messages, and a response with them, costs.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -7,8 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::management::held::UserHoldings;
 use crate::management::tests::TestApi;
+use crate::management::user_memory::UserHoldings;
 use crate::vhost::Published;
 
 fn shown(payloads: &[ShownPayload<'_>], holding: &mut UserHolding) -> Result<Vec<u8>, ApiError> {

@@ -27,13 +27,13 @@ fn sent(test: &TestApi) -> SentPublish {
 #[tokio::test]
 async fn a_large_publish_holds_up_no_thread_that_serves() {
     let test = TestApi::start().await;
-    for (bytes, is_large) in [(10, false), (held::LITTLE_BYTES, true)] {
+    for (bytes, is_large) in [(10, false), (user_memory::LITTLE_BYTES, true)] {
         let body = publish_body("string", &"x".repeat(bytes));
         let path = Path(("/".to_owned(), "amq.default".to_owned()));
         let api = SharedApi::clone(&test.api);
         let request = publish(State(api), path, test.ada(), Request::new(body.into()));
-        let (answer, has_waited) = test.without_slots(request).await;
-        assert!(answer.is_ok());
+        let (response, has_waited) = test.without_slots(request).await;
+        assert!(response.is_ok());
         assert_eq!(has_waited, is_large, "{bytes} bytes");
     }
     test.stop().await;
@@ -47,8 +47,8 @@ async fn a_small_publish_to_many_queues_holds_up_no_thread_that_serves() {
         let body = publish_body("string", "small");
         let api = SharedApi::clone(&test.api);
         let request = publish(State(api), path, test.ada(), Request::new(body.into()));
-        let (answer, has_waited) = test.without_slots(request).await;
-        assert!(answer.is_ok());
+        let (response, has_waited) = test.without_slots(request).await;
+        assert!(response.is_ok());
         assert!(
             has_waited,
             "{exchange} handed it out where requests are served"

@@ -1,4 +1,4 @@
-//! Bytes that users make the API hold: bodies that come in, and answers that are not read yet.
+//! Bytes that users make the API hold: bodies that come in, and responses that are not read yet.
 //!
 //! Each user has a limit, a part of the memory limit, and each byte is on the account. A body is
 //! read for a caller alone, in bounded time, and only then its rights are looked at: a user that
@@ -25,7 +25,7 @@ use crate::memory::{self, Charge, MemoryLevel};
 pub(super) const LITTLE_BYTES: usize = 64 * 1024;
 /// A payload of the broker's limit in base64 has to fit.
 pub(super) const MUCH_BYTES: usize = 192 * 1024 * 1024;
-/// What one user may make the API hold, where the memory limit does not say less.
+/// What one user may make the API hold, unless the memory limit allows less.
 const LIMIT_BYTES: usize = 2 * MUCH_BYTES;
 /// The same while there is no memory for publishers.
 const SHORT_LIMIT_BYTES: usize = 1024 * 1024;
@@ -120,8 +120,8 @@ impl AsRef<[u8]> for HeldBytes {
     }
 }
 
-/// Makes bytes keep their holding.
-pub(super) fn held(bytes: Vec<u8>, mut holding: UserHolding) -> Result<Bytes, ApiError> {
+/// Returns the bytes together with their holding, which lasts as long as they do.
+pub(super) fn with_holding(bytes: Vec<u8>, mut holding: UserHolding) -> Result<Bytes, ApiError> {
     holding.set(bytes.capacity())?;
     Ok(Bytes::from_owner(HeldBytes {
         bytes,
@@ -129,7 +129,7 @@ pub(super) fn held(bytes: Vec<u8>, mut holding: UserHolding) -> Result<Bytes, Ap
     }))
 }
 
-/// An answer in JSON, held until the client has read it.
+/// A response in JSON; its bytes are on the account until the client has read it.
 pub(super) fn json_response(bytes: Bytes) -> Response {
     let kind = [(header::CONTENT_TYPE, "application/json")];
     (kind, bytes).into_response()
@@ -167,7 +167,7 @@ pub(super) async fn receive(
         holding.set(length.max(bytes.capacity()))?;
         bytes.extend_from_slice(&part);
     }
-    held(bytes, holding)
+    with_holding(bytes, holding)
 }
 
 /// A caller and the small body that it sent. Its rights are those after the body came.
@@ -222,7 +222,7 @@ mod tests {
         assert!(holdings.of(&bob).set(1000).is_ok());
         drop(one);
         two.set(1000).unwrap();
-        let bytes = held(vec![1; 100], two).unwrap();
+        let bytes = with_holding(vec![1; 100], two).unwrap();
         let part = bytes.slice(1..2);
         drop(bytes);
         assert_eq!(lock(&holdings.0)["ada"], 100, "a part keeps all");
