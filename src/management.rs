@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::name::{GroupName, SessionName};
 use crate::peer::{EXCHANGE, GROUPS_EXCHANGE};
-use crate::transport::{self, ListenerProof, Owner, Route, TransportError};
+use crate::transport::{self, ListenerIdentity, Route, SocketOwner, TransportError};
 
 mod answers;
 mod consumers;
@@ -69,7 +69,7 @@ pub enum ManagementError {
         /// The base URL.
         url: String,
         /// The program, its process and its user, as far as the system reports them.
-        owner: Owner,
+        owner: SocketOwner,
     },
     /// The login was refused.
     #[error("the management API at {0} refused the login")]
@@ -346,7 +346,7 @@ impl Client {
         } else {
             request = request
                 .header("host", host_header(&self.route))
-                .header("authorization", self.authorization(link.proof)?);
+                .header("authorization", self.authorization(link.listener)?);
         }
         let request = request
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
@@ -366,8 +366,8 @@ impl Client {
     }
 
     /// Returns the HTTP Basic header, which contains the password itself.
-    fn authorization(&self, proof: ListenerProof) -> Result<String, ManagementError> {
-        if proof == ListenerProof::Unknown {
+    fn authorization(&self, listener: ListenerIdentity) -> Result<String, ManagementError> {
+        if listener == ListenerIdentity::Unknown {
             return Err(self.unreachable(RequestFailure::Unproven));
         }
         let Management { guard, login, .. } = &self.management;

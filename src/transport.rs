@@ -1,4 +1,4 @@
-//! Connections to a broker and its management API, with a proof of the listener's identity before a
+//! Connections to a broker and its management API, which identify the listener before a
 //! password is sent.
 //!
 //! A stored login is sent only to a program of this user (or of root, who can read the login
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
-pub use owner::{ListenerProof, Owner, listeners};
+pub use owner::{ListenerIdentity, SocketOwner, listeners};
 
 /// Both directions of a connection.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -50,7 +50,7 @@ pub struct BrokerStream {
     /// The connection.
     pub stream: Stream,
     /// What is known about the listener.
-    pub proof: ListenerProof,
+    pub listener: ListenerIdentity,
     /// Whether this is the socket in the home folder.
     pub is_socket: bool,
 }
@@ -63,7 +63,7 @@ pub enum TransportError {
     Io(#[from] io::Error),
     /// A program of another user listens there. Nothing was sent to it.
     #[error("{0} listens there")]
-    Foreign(Owner),
+    Foreign(SocketOwner),
     /// The certificate is not trusted. Holds the error of the TLS handshake.
     #[error(transparent)]
     NotTrusted(io::Error),
@@ -98,7 +98,7 @@ pub async fn open(route: &Route) -> Result<BrokerStream, TransportError> {
     {
         return Ok(link);
     }
-    let (stream, proof) = through_tcp(route).await?;
+    let (stream, listener) = through_tcp(route).await?;
     let stream: Stream = if route.is_tls {
         Box::new(tls::handshake(stream, &route.host, route.ca_cert.as_deref()).await?)
     } else {
@@ -106,7 +106,7 @@ pub async fn open(route: &Route) -> Result<BrokerStream, TransportError> {
     };
     Ok(BrokerStream {
         stream,
-        proof,
+        listener,
         is_socket: false,
     })
 }
@@ -119,16 +119,16 @@ async fn through_socket(path: &Path) -> Result<Option<BrokerStream>, TransportEr
     let peer = stream.peer_cred()?;
     if !owner::is_trusted(peer.uid()) {
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
-        return Err(TransportError::Foreign(Owner::of(peer.uid(), pid)));
+        return Err(TransportError::Foreign(SocketOwner::of(peer.uid(), pid)));
     }
     Ok(Some(BrokerStream {
         stream: Box::new(stream),
-        proof: ListenerProof::Ours,
+        listener: ListenerIdentity::Ours,
         is_socket: true,
     }))
 }
 
-async fn through_tcp(route: &Route) -> Result<(TcpStream, ListenerProof), TransportError> {
+async fn through_tcp(route: &Route) -> Result<(TcpStream, ListenerIdentity), TransportError> {
     let host = match route.host.as_str() {
         "" => "127.0.0.1",
         host => host,
@@ -137,10 +137,10 @@ async fn through_tcp(route: &Route) -> Result<(TcpStream, ListenerProof), Transp
     for address in lookup_host((host, route.port)).await? {
         match to_address(address).await {
             Ok(stream) if route.is_guarded => {
-                let proof = owner::prove(&stream).await?;
-                return Ok((stream, proof));
+                let listener = owner::identify(&stream).await?;
+                return Ok((stream, listener));
             }
-            Ok(stream) => return Ok((stream, ListenerProof::NotAsked)),
+            Ok(stream) => return Ok((stream, ListenerIdentity::NotAsked)),
             Err(error) => failure = error,
         }
     }

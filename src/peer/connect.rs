@@ -13,7 +13,7 @@ use super::frames::{FRAME_BYTES, ReadableFrames};
 use super::scram::Scram;
 use super::{PRODUCT, PeerError, runtime};
 use crate::config::{Address, Endpoint, Login, LoginGuard, UrlScheme};
-use crate::transport::{self, BrokerStream, ListenerProof, Stream, TransportError};
+use crate::transport::{self, BrokerStream, ListenerIdentity, Stream, TransportError};
 
 /// Half-open connections are noticed within twice this.
 const HEARTBEAT_SECONDS: u16 = 20;
@@ -55,7 +55,7 @@ pub(super) async fn sign_in(
     // Read again at every connect: it may have been changed since.
     let mut login = endpoint.login_now();
     let mut progress = None;
-    if link.proof == ListenerProof::Unknown {
+    if link.listener == ListenerIdentity::Unknown {
         let scram = Scram::new(&login).ok_or(PeerError::NoRandomNumbers)?;
         progress = Some(scram.progress());
         properties = properties.with_auth_provider(scram);
@@ -225,7 +225,7 @@ mod tests {
     async fn signed_in(
         stream: impl Duplex,
         (port, password): (u16, &str),
-        proof: ListenerProof,
+        listener: ListenerIdentity,
     ) -> (Result<(), PeerError>, bool) {
         let endpoint = Endpoint {
             address: Address::local(port),
@@ -239,7 +239,7 @@ mod tests {
         let heard = Arc::default();
         let link = BrokerStream {
             stream: overheard(stream, Arc::clone(&heard)),
-            proof,
+            listener,
             is_socket: false,
         };
         let result = match sign_in(&endpoint, "test", link).await {
@@ -305,7 +305,8 @@ mod tests {
         for asks in [false, true] {
             let (ours, theirs) = tokio::io::duplex(64 << 10);
             let pretending = tokio::spawn(pretend(theirs, asks));
-            let (result, was_sent) = signed_in(ours, (1, PASSWORD), ListenerProof::Unknown).await;
+            let (result, was_sent) =
+                signed_in(ours, (1, PASSWORD), ListenerIdentity::Unknown).await;
             let is_left = matches!(result, Err(PeerError::SignInRefused { .. }));
             assert!(is_left, "{result:?}");
             assert!(!was_sent);
@@ -325,14 +326,24 @@ mod tests {
         };
         let right = (port, PASSWORD);
         for (result, was_sent) in [
-            signed_in(tcp().await, right, ListenerProof::Unknown).await,
-            signed_in(unix().await, right, ListenerProof::Unknown).await,
+            signed_in(tcp().await, right, ListenerIdentity::Unknown).await,
+            signed_in(unix().await, right, ListenerIdentity::Unknown).await,
         ] {
             assert!(result.is_ok() && !was_sent, "{result:?} {was_sent}");
         }
         for (result, was_sent) in [
-            signed_in(tcp().await, (port, "a wrong one"), ListenerProof::Unknown).await,
-            signed_in(unix().await, (port, "a wrong one"), ListenerProof::Unknown).await,
+            signed_in(
+                tcp().await,
+                (port, "a wrong one"),
+                ListenerIdentity::Unknown,
+            )
+            .await,
+            signed_in(
+                unix().await,
+                (port, "a wrong one"),
+                ListenerIdentity::Unknown,
+            )
+            .await,
         ] {
             assert!(
                 matches!(result, Err(PeerError::SignInRefused { .. })),
@@ -340,7 +351,7 @@ mod tests {
             );
             assert!(!was_sent);
         }
-        let (result, was_sent) = signed_in(tcp().await, right, ListenerProof::Ours).await;
+        let (result, was_sent) = signed_in(tcp().await, right, ListenerIdentity::Ours).await;
         assert!(
             result.is_ok() && was_sent,
             "a proven one is sent it: {result:?} {was_sent}"

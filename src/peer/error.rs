@@ -8,7 +8,7 @@ use super::cause::{BrokerText, ConnectionFailure, OtherConsumer, SignInFailure};
 use crate::config::{Address, UrlScheme};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::transport::{Owner, TlsSetupError};
+use crate::transport::{SocketOwner, TlsSetupError};
 
 /// A failure of the connection or a refusal by the broker.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub enum PeerError {
         /// Where.
         address: Box<Address>,
         /// The program, its process and its user, as far as the system reports them.
-        owner: Owner,
+        owner: SocketOwner,
     },
     /// Something answers, but not in AMQP.
     #[error("{0} does not speak AMQP")]

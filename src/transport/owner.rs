@@ -1,5 +1,5 @@
 //! Finds the process at the other end of a local TCP connection among the sockets that the system
-//! shows (`platform`). Where it shows none, nothing is proven.
+//! shows (`platform`). Where it shows none, the listener stays unknown.
 
 use std::fmt;
 use std::io;
@@ -12,13 +12,13 @@ use tokio::time::Instant;
 use super::TransportError;
 use crate::platform::{self, SystemSocket, canonical};
 
-/// A server accepts at once; one that has not accepted after this time proves nothing.
+/// A server accepts at once; one that has not accepted after this time stays unknown.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// What is known about the listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListenerProof {
+pub enum ListenerIdentity {
     /// A program of this user, or of root.
     Ours,
     /// The system does not report it.
@@ -29,7 +29,7 @@ pub enum ListenerProof {
 
 /// The process that has a socket, as far as the system reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
+pub struct SocketOwner {
     /// The user id.
     pub uid: u32,
     /// The process id, if this user may see it.
@@ -38,7 +38,7 @@ pub struct Owner {
     pub program: Option<String>,
 }
 
-impl Owner {
+impl SocketOwner {
     pub(super) fn of(uid: u32, pid: Option<u32>) -> Self {
         let program = pid
             .and_then(platform::program_name)
@@ -57,7 +57,7 @@ impl Owner {
 }
 
 /// Formats as `nc (process 123 of user nobody)`.
-impl fmt::Display for Owner {
+impl fmt::Display for SocketOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = platform::user_name(self.uid).map(|name| crate::clean::line(&name));
         let user = user.unwrap_or_else(|| self.uid.to_string());
@@ -74,8 +74,8 @@ pub(super) fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
 
-/// Proves which user accepted `stream`.
-pub(super) async fn prove(stream: &TcpStream) -> Result<ListenerProof, TransportError> {
+/// Finds out which user's program accepted `stream`.
+pub(super) async fn identify(stream: &TcpStream) -> Result<ListenerIdentity, TransportError> {
     let (near, far) = (
         canonical(stream.local_addr()?),
         canonical(stream.peer_addr()?),
@@ -87,7 +87,7 @@ pub(super) async fn prove(stream: &TcpStream) -> Result<ListenerProof, Transport
             .iter()
             .find(|socket| is_listening_at(socket, far) && !is_trusted(socket.uid));
         if let Some(socket) = listener {
-            return Err(TransportError::Foreign(Owner::of_socket(socket)));
+            return Err(TransportError::Foreign(SocketOwner::of_socket(socket)));
         }
         // Where other users' sockets are not shown, a listener that is shown is this user's. What
         // it accepts will be shown as well.
@@ -98,13 +98,13 @@ pub(super) async fn prove(stream: &TcpStream) -> Result<ListenerProof, Transport
             .find(|socket| socket.local == far && socket.remote == Some(near))
         {
             Some(socket) if socket.is_held && is_trusted(socket.uid) => {
-                return Ok(ListenerProof::Ours);
+                return Ok(ListenerIdentity::Ours);
             }
             Some(socket) if socket.is_held => {
-                return Err(TransportError::Foreign(Owner::of_socket(socket)));
+                return Err(TransportError::Foreign(SocketOwner::of_socket(socket)));
             }
             _ if sockets.is_empty() || !may_come || Instant::now() > until => {
-                return Ok(ListenerProof::Unknown);
+                return Ok(ListenerIdentity::Unknown);
             }
             _ if has_closed(stream).await => return Err(closed_at_once().into()),
             _ => {}
@@ -130,11 +130,11 @@ fn closed_at_once() -> io::Error {
 }
 
 /// Returns which programs listen on a port of this machine, on any address.
-pub fn listeners(port: u16) -> Vec<Owner> {
-    let mut owners: Vec<Owner> = Vec::new();
+pub fn listeners(port: u16) -> Vec<SocketOwner> {
+    let mut owners: Vec<SocketOwner> = Vec::new();
     for socket in platform::sockets(port) {
         if socket.is_listening() && socket.local.port() == port {
-            let owner = Owner::of_socket(&socket);
+            let owner = SocketOwner::of_socket(&socket);
             if !owners.contains(&owner) {
                 owners.push(owner);
             }
@@ -163,7 +163,7 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let accepting = tokio::spawn(async move { listener.accept().await });
             let stream = TcpStream::connect(address).await.unwrap();
-            assert_eq!(prove(&stream).await.unwrap(), ListenerProof::Ours);
+            assert_eq!(identify(&stream).await.unwrap(), ListenerIdentity::Ours);
             let _both_ends_open = accepting.await.unwrap().unwrap();
         }
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -178,7 +178,7 @@ mod tests {
         let stream = TcpStream::connect(address).await.unwrap();
         drop(listener.accept().await.unwrap());
         assert_eq!(stream.peek(&mut [0]).await.unwrap(), 0);
-        let error = prove(&stream).await.unwrap_err().to_string();
+        let error = identify(&stream).await.unwrap_err().to_string();
         assert!(error.contains("closed at once"), "{error}");
     }
 }

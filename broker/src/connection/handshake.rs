@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::ReadBuffer;
-use super::start_ok::{SaslProof, StartOk};
+use super::start_ok::{SaslCredentials, StartOk};
 use crate::admission;
 use crate::broker_state::BrokerState;
 use crate::channel::ConnectionContext;
@@ -225,13 +225,13 @@ impl Greeting<'_> {
         self.told(claimed, (10, 11)).await
     }
 
-    /// The user who proved who it is; a client is told of a refusal where it can understand that.
+    /// Returns the authenticated user. A client that understands a refusal is sent one.
     async fn log_in(&mut self, claim: &StartOk) -> Result<Proved, HandshakeEnd> {
-        if matches!(claim.proof, SaslProof::Unreadable) {
+        if matches!(claim.credentials, SaslCredentials::Unreadable) {
             self.broker.totals.logins_refused.add(1);
             return Err(self.silent_end().await);
         }
-        if let Some(proved) = self.authenticate(&claim.proof).await? {
+        if let Some(proved) = self.authenticate(&claim.credentials).await? {
             return Ok(proved);
         }
         self.broker.totals.logins_refused.add(1);
@@ -247,8 +247,8 @@ impl Greeting<'_> {
         Err(fault.into())
     }
 
-    /// Says nothing for [`SILENCE`], as RabbitMQ: clients take a reply to what is no login for
-    /// another state of the handshake. Ends early when the client leaves.
+    /// Sends nothing for [`SILENCE`], as RabbitMQ does: a client would take a reply to an invalid
+    /// login for another state of the handshake. Ends early when the client leaves.
     async fn silent_end(&mut self) -> HandshakeEnd {
         let gone = async {
             while self.more(1).await.is_ok() {
@@ -261,15 +261,18 @@ impl Greeting<'_> {
         HandshakeEnd::Unreadable
     }
 
-    /// The user who proved who it is, and by which password; `None` where the proof is wrong, or
-    /// must not be looked at now.
-    async fn authenticate(&mut self, proof: &SaslProof) -> Result<Option<Proved>, HandshakeEnd> {
+    /// Returns the authenticated user and its password hash. `None` if the credentials are wrong,
+    /// or the throttle does not let them be checked now.
+    async fn authenticate(
+        &mut self,
+        credentials: &SaslCredentials,
+    ) -> Result<Option<Proved>, HandshakeEnd> {
         let (broker, origin) = (Arc::clone(self.broker), self.origin);
         let Ok(attempt) = broker.throttle.pace(self.from).await else {
             return Ok(None);
         };
-        let proved = match proof {
-            SaslProof::Password { user, password } => {
+        let proved = match credentials {
+            SaslCredentials::Password { user, password } => {
                 let users = read(&broker.users);
                 let outcome = users.authenticate(user, password, origin);
                 let known = users.get(user).and_then(|user| user.password.clone());
@@ -277,8 +280,8 @@ impl Greeting<'_> {
                     .filter(|_| outcome.is_ok())
                     .map(|known| (user.clone(), known))
             }
-            SaslProof::Scram(first) => self.scram(first).await?,
-            SaslProof::Unreadable => None,
+            SaslCredentials::Scram(first) => self.scram(first).await?,
+            SaslCredentials::Unreadable => None,
         };
         if proved.is_none() {
             broker.throttle.wrong(attempt).await;
@@ -286,8 +289,8 @@ impl Greeting<'_> {
         Ok(proved)
     }
 
-    /// The rest of a SCRAM exchange. The server's signature is a challenge of its own, which the
-    /// client responds with nothing: AMQP has no place for it in the outcome.
+    /// The rest of a SCRAM exchange. The server's signature is sent as a challenge of its own, to
+    /// which the client responds with nothing: AMQP has no place for it in the outcome.
     async fn scram(&mut self, first: &[u8]) -> Result<Option<Proved>, HandshakeEnd> {
         let nonce = crate::channel::random_name();
         let begun = ScramExchange::begin(&read(&self.broker.users), first, &nonce, self.origin);

@@ -13,22 +13,22 @@ const CAPABILITIES: [&str; 3] = [
 
 /// The content of `connection.start-ok`.
 pub(super) struct StartOk {
-    pub(super) proof: SaslProof,
+    pub(super) credentials: SaslCredentials,
     pub(super) mechanism: &'static str,
     /// An encoded field table.
     pub(super) properties: Box<[u8]>,
     capabilities: Vec<&'static str>,
 }
 
-/// The client's login.
-pub(super) enum SaslProof {
+/// What the client sent to log in.
+pub(super) enum SaslCredentials {
     Password {
         user: String,
         password: Vec<u8>,
     },
     /// The first message of an exchange.
     Scram(Vec<u8>),
-    /// No response of this mechanism.
+    /// Not a valid response of the mechanism.
     Unreadable,
 }
 
@@ -46,18 +46,18 @@ impl StartOk {
             _ => false,
         };
         let capabilities = CAPABILITIES.into_iter().filter(has_claimed).collect();
-        let password = |user: &[u8], password: &[u8]| SaslProof::Password {
+        let password = |user: &[u8], password: &[u8]| SaslCredentials::Password {
             user: String::from_utf8_lossy(user).into_owned(),
             password: password.to_vec(),
         };
-        let (mechanism, proof) = match mechanism {
+        let (mechanism, credentials) = match mechanism {
             "PLAIN" => {
                 let mut parts = response.splitn(3, |byte| *byte == 0).skip(1);
-                let proof = match (parts.next(), parts.next()) {
+                let credentials = match (parts.next(), parts.next()) {
                     (Some(user), Some(secret)) => password(user, secret),
-                    _ => SaslProof::Unreadable,
+                    _ => SaslCredentials::Unreadable,
                 };
-                ("PLAIN", proof)
+                ("PLAIN", credentials)
             }
             "AMQPLAIN" => {
                 let mut table = u32::try_from(response.len())
@@ -76,7 +76,7 @@ impl StartOk {
                 };
                 ("AMQPLAIN", password(field("LOGIN"), field("PASSWORD")))
             }
-            "SCRAM-SHA-256" => ("SCRAM-SHA-256", SaslProof::Scram(response.to_vec())),
+            "SCRAM-SHA-256" => ("SCRAM-SHA-256", SaslCredentials::Scram(response.to_vec())),
             other => {
                 return Err(Fault::connection(
                     ReplyCode::CommandInvalid,
@@ -85,7 +85,7 @@ impl StartOk {
             }
         };
         Ok(Self {
-            proof,
+            credentials,
             mechanism,
             properties: properties.into(),
             capabilities,

@@ -47,7 +47,7 @@ pub(super) struct ProvenUser {
 }
 
 impl ProvenUser {
-    /// Of a user as it was when its proof was looked at. `is_owner` says that it is the system user
+    /// Of a user as it was when it was authenticated. `is_owner` says that it is the system user
     /// who runs the broker.
     pub(super) fn new(name: Arc<str>, user: &User, is_owner: bool) -> Self {
         Self {

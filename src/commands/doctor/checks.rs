@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::management::Client;
 use crate::name::SessionName;
 use crate::peer::{Peer, Publication, PublishOutcome};
-use crate::transport::{Owner, listeners};
+use crate::transport::{SocketOwner, listeners};
 use crate::wrap;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
@@ -110,7 +110,7 @@ fn listener(config: &Config) -> Option<Finding> {
         return None;
     }
     let owners = listeners(address.port);
-    let told = |owner: &Owner| format!("port {}: {owner}", address.port);
+    let told = |owner: &SocketOwner| format!("port {}: {owner}", address.port);
     let stranger = owners.iter().find(|owner| !owner.is_ours());
     match (stranger, config.endpoint.guard.is_stored()) {
         (Some(stranger), true) => Some(Finding::wrong(

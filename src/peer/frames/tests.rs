@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::config::{Address, Endpoint, Login, LoginGuard};
 use crate::peer::connect;
-use crate::transport::{BrokerStream, Duplex, ListenerProof, Stream};
+use crate::transport::{BrokerStream, Duplex, ListenerIdentity, Stream};
 
 /// Stands in what is published for bytes that a foreign broker would pass on.
 const MARK: &[u8] = b"unreadable";
@@ -95,7 +95,7 @@ async fn a_message_that_no_client_can_read_arrives_without_its_properties_and_hi
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let link = BrokerStream {
         stream: foreign(stream),
-        proof: ListenerProof::Ours,
+        listener: ListenerIdentity::Ours,
         is_socket: false,
     };
     let (connection, _) = connect::sign_in(&endpoint, "test", link).await.unwrap();

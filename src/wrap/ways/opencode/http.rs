@@ -14,7 +14,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
-use crate::transport::{self, ListenerProof, Route, TransportError};
+use crate::transport::{self, ListenerIdentity, Route, TransportError};
 
 /// Time limit for a response.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -117,7 +117,7 @@ impl Server {
             TransportError::Io(error) => HttpError::Io(error),
             _ => HttpError::Foreign,
         })?;
-        if link.proof != ListenerProof::Ours {
+        if link.listener != ListenerIdentity::Ours {
             return Err(HttpError::Unproven);
         }
         Ok(link.stream)
