@@ -34,8 +34,8 @@ pub use cause::{BrokerText, ConnectionFailure, OtherConsumer, SignInFailure};
 pub use delivery::{ReceivedMessage, SettleResult};
 pub use error::{BLOCKED_HINT, PeerError, RefusedSignIn};
 pub use inbox::{
-    Attached, Inbox, InboxEvent, InboxOptions, Outlet, QueueDifference, ReplyTo, Sharing,
-    Whereabouts,
+    AttachedQueue, EndpointFinder, Inbox, InboxEvent, InboxOptions, OutgoingSender,
+    QueueDifference, ReplyTo, Sharing,
 };
 pub use presence::{
     Answer, AwaitedAnswers, HeldMessage, PeerState, Presence, Removal, Request, RequestScope,

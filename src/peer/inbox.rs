@@ -1,14 +1,14 @@
 //! The consumer of a wrapped session: it attaches, yields deliveries, and reconnects by itself, for
 //! days.
 //!
-//! Its own task owns the connections (`link`, `speech`). It reports to the session with
-//! [`InboxEvent`]s, and the session sends through an [`Outlet`]. The task does not wait for the
-//! session: at most `prefetch` deliveries are under way, and what the session sends is queued, so
-//! both may be slow without a deadlock.
+//! Its own task owns the connections (`link`, `outgoing_connection`). It reports to the session
+//! with [`InboxEvent`]s, and the session sends through an [`OutgoingSender`]. The task does not
+//! wait for the session: at most `prefetch` deliveries are under way, and what the session sends is
+//! queued, so both may be slow without a deadlock.
 
 mod budget;
 mod link;
-mod speech;
+mod outgoing;
 
 use std::fmt;
 use std::sync::Arc;
@@ -51,30 +51,30 @@ pub struct InboxOptions {
     /// Alone or not.
     pub sharing: Sharing,
     /// Where the broker has moved to, where that can be known.
-    pub whereabouts: Option<Whereabouts>,
+    pub endpoint_finder: Option<EndpointFinder>,
 }
 
 /// Returns the current address of the broker, before each attempt to reach it. `None` means that
 /// it has not moved.
 #[derive(Clone)]
-pub struct Whereabouts(Arc<dyn Fn() -> Option<Endpoint> + Send + Sync>);
+pub struct EndpointFinder(Arc<dyn Fn() -> Option<Endpoint> + Send + Sync>);
 
-impl Whereabouts {
+impl EndpointFinder {
     /// Asks `find`, which may read files but not wait for anything else.
     pub fn new(find: impl Fn() -> Option<Endpoint> + Send + Sync + 'static) -> Self {
         Self(Arc::new(find))
     }
 }
 
-impl fmt::Debug for Whereabouts {
+impl fmt::Debug for EndpointFinder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Whereabouts")
+        f.write_str("EndpointFinder")
     }
 }
 
 /// How the queue was found when the inbox attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attached {
+pub struct AttachedQueue {
     /// Messages that wait.
     pub waiting: u32,
     /// Other sessions on the same queue.
@@ -114,7 +114,7 @@ impl fmt::Display for QueueDifference {
 #[derive(Debug)]
 pub enum InboxEvent {
     /// It consumes now: at first, and again after each loss.
-    Attached(Attached),
+    Attached(AttachedQueue),
     /// A message.
     Delivery(Box<ReceivedMessage>),
     /// The broker is away, or another client has the queue alone; attempts go on. Deliveries that
@@ -126,7 +126,7 @@ pub enum InboxEvent {
     /// A request was ignored, because it does not come from this session's own user. Reported
     /// once.
     Ignored(String),
-    /// A request that only the session can answer; answer with [`Outlet::answer`].
+    /// A request that only the session can answer; answer with [`OutgoingSender::answer`].
     Request(Request, ReplyTo),
 }
 
@@ -134,20 +134,20 @@ pub enum InboxEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyTo(String);
 
-/// What a session says beside settling deliveries. Never waits; cheap to clone.
+/// Sends receipts, answers and announcements of a session. Never waits; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Outlet {
-    outgoing: mpsc::Sender<Outgoing>,
+pub struct OutgoingSender {
+    outgoing: mpsc::Sender<OutgoingMessage>,
     presence: watch::Sender<Option<Presence>>,
 }
 
 #[derive(Debug)]
-enum Outgoing {
+enum OutgoingMessage {
     Receipt { queue: String, receipt: Receipt },
     Answer { to: ReplyTo, answer: Box<Answer> },
 }
 
-impl Outgoing {
+impl OutgoingMessage {
     /// The queue that it goes to, and its body.
     fn into_message(self) -> (String, Vec<u8>) {
         match self {
@@ -161,17 +161,17 @@ impl Outgoing {
 #[derive(Debug)]
 pub struct Inbox {
     events: mpsc::Receiver<InboxEvent>,
-    outlet: Outlet,
+    outgoing_sender: OutgoingSender,
     prefetch: u16,
     more: Arc<Notify>,
     closing: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
-impl Outlet {
+impl OutgoingSender {
     /// Tells a sender what became of its message; `queue` is the delivery's `receipt_to`.
     pub fn receipt(&self, queue: &str, receipt: Receipt) {
-        let _ = self.outgoing.try_send(Outgoing::Receipt {
+        let _ = self.outgoing.try_send(OutgoingMessage::Receipt {
             queue: queue.to_owned(),
             receipt,
         });
@@ -189,7 +189,7 @@ impl Outlet {
 
     /// Answers a request of [`InboxEvent::Request`].
     pub fn answer(&self, to: ReplyTo, answer: Answer) {
-        let _ = self.outgoing.try_send(Outgoing::Answer {
+        let _ = self.outgoing.try_send(OutgoingMessage::Answer {
             to,
             answer: Box::new(answer),
         });
@@ -218,7 +218,7 @@ impl Inbox {
         let task = tokio::spawn(link.run(closing_out));
         Self {
             events,
-            outlet: Outlet { outgoing, presence },
+            outgoing_sender: OutgoingSender { outgoing, presence },
             prefetch,
             more,
             closing,
@@ -243,8 +243,8 @@ impl Inbox {
     }
 
     /// A handle to speak through.
-    pub fn outlet(&self) -> Outlet {
-        self.outlet.clone()
+    pub fn outgoing_sender(&self) -> OutgoingSender {
+        self.outgoing_sender.clone()
     }
 
     /// Closes the connections. Unsettled messages are back in the queue when this returns. Waits at

@@ -23,18 +23,18 @@ use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use crate::transport::Stream;
 
-/// tokio, with streams that were opened elsewhere.
+/// The tokio runtime for lapin, with streams that were opened elsewhere.
 #[derive(Debug, Clone)]
-pub struct Kit(Handle);
+pub struct TokioRuntime(Handle);
 
 /// The runtime that this code runs in.
-pub fn current() -> Runtime<Kit> {
-    Runtime::new(Kit(Handle::current()))
+pub fn current() -> Runtime<TokioRuntime> {
+    Runtime::new(TokioRuntime(Handle::current()))
 }
 
-impl RuntimeKit for Kit {}
+impl RuntimeKit for TokioRuntime {}
 
-impl Executor for Kit {
+impl Executor for TokioRuntime {
     type Task<T: Send + 'static> = SpawnedTask<T>;
 
     fn block_on<T, F: Future<Output = T>>(&self, f: F) -> T {
@@ -90,7 +90,7 @@ impl<T: Send + 'static> TaskImpl for SpawnedTask<T> {
     }
 }
 
-impl Reactor for Kit {
+impl Reactor for TokioRuntime {
     type TcpStream = Compat<Stream>;
     type Sleep = tokio::time::Sleep;
 

@@ -18,7 +18,7 @@ fn options(place: &Place, name: &str, prefetch: u16) -> InboxOptions {
         ttl_ms: 60_000,
         prefetch,
         sharing: Sharing::Shared,
-        whereabouts: None,
+        endpoint_finder: None,
     }
 }
 

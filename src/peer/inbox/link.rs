@@ -13,10 +13,10 @@ use lapin::{Channel, Connection, Consumer};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::budget::AnswerBudget;
-use super::speech::Speech;
+use super::outgoing::OutgoingConnection;
 use super::{
-    Attached, Backoff, InboxEvent, InboxOptions, Outgoing, QueueDifference, ReplyTo, Sharing,
-    chance,
+    AttachedQueue, Backoff, InboxEvent, InboxOptions, OutgoingMessage, QueueDifference, ReplyTo,
+    Sharing, chance,
 };
 use crate::peer::presence::{self, Answer, Presence, Request};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
@@ -42,7 +42,7 @@ pub(super) struct InboxConnection {
     /// The session asks for more than it has unsettled.
     pub(super) more: Arc<Notify>,
     pub(super) events: mpsc::Sender<InboxEvent>,
-    pub(super) outgoing: mpsc::Receiver<Outgoing>,
+    pub(super) outgoing: mpsc::Receiver<OutgoingMessage>,
     pub(super) presence: watch::Receiver<Option<Presence>>,
     /// The round of what the present consumer is given.
     pub(super) round: u32,
@@ -52,7 +52,8 @@ pub(super) struct InboxConnection {
     pub(super) for_strangers: AnswerBudget,
 }
 
-/// The two connections of an attached session, with its consumers; the second one is in `speech`.
+/// The two connections of an attached session, with its consumers; the second one is in
+/// `outgoing_connection`.
 struct AttachedConnections {
     connection: Connection,
     /// Who signed in.
@@ -60,24 +61,24 @@ struct AttachedConnections {
     /// The channel of `messages`.
     listening: Channel,
     messages: Consumer,
-    speech: Speech,
+    outgoing_connection: OutgoingConnection,
     requests: Consumer,
 }
 
 impl AttachedConnections {
     fn is_open(&self) -> bool {
-        self.connection.status().connected() && self.speech.is_connected()
+        self.connection.status().connected() && self.outgoing_connection.is_connected()
     }
 }
 
-/// Why serving ended.
-enum Ended {
+/// Why the connections ended.
+enum LinkEnd {
     Closing,
     SessionGone,
     Lost(PeerError),
 }
 
-impl Ended {
+impl LinkEnd {
     fn because(failure: ConnectionFailure) -> Self {
         Self::Lost(PeerError::Lost(failure))
     }
@@ -89,8 +90,9 @@ impl InboxConnection {
         let mut was_attached = false;
         let mut told = None;
         loop {
-            let whereabouts = self.options.whereabouts.as_ref();
-            if let Some(endpoint) = whereabouts.and_then(|whereabouts| whereabouts.0()) {
+            let endpoint_finder = self.options.endpoint_finder.as_ref();
+            if let Some(endpoint) = endpoint_finder.and_then(|endpoint_finder| endpoint_finder.0())
+            {
                 self.options.endpoint = endpoint;
             }
             let attached = tokio::select! {
@@ -111,8 +113,8 @@ impl InboxConnection {
                         return;
                     }
                     match self.serve(connections, &mut closing).await {
-                        Ended::Closing | Ended::SessionGone => return,
-                        Ended::Lost(error) => error,
+                        LinkEnd::Closing | LinkEnd::SessionGone => return,
+                        LinkEnd::Lost(error) => error,
                     }
                 }
                 // A broker that was there once is coming back, whatever it says while it starts.
@@ -143,7 +145,7 @@ impl InboxConnection {
         error.is_passing() || (is_shared && matches!(error, PeerError::InUse(_)))
     }
 
-    async fn attach(&self) -> Result<(AttachedConnections, Attached), PeerError> {
+    async fn attach(&self) -> Result<(AttachedConnections, AttachedQueue), PeerError> {
         let purpose = format!("session {}", self.options.name);
         let speaks = format!("{purpose} speaks");
         let endpoint = &self.options.endpoint;
@@ -158,7 +160,7 @@ impl InboxConnection {
         &self,
         (connection, user): (Connection, String),
         speaking: Connection,
-    ) -> Result<(AttachedConnections, Attached), PeerError> {
+    ) -> Result<(AttachedConnections, AttachedQueue), PeerError> {
         let name = &self.options.name;
         let (listening, attached) = self.declare(&connection).await?;
         for group in &self.options.groups {
@@ -174,14 +176,15 @@ impl InboxConnection {
             }));
         }
         let messages = self.consume(&listening).await?;
-        let (speech, requests) = Speech::open(speaking, user.clone()).await?;
+        let (outgoing_connection, requests) =
+            OutgoingConnection::open(speaking, user.clone()).await?;
         Ok((
             AttachedConnections {
                 connection,
                 user,
                 listening,
                 messages,
-                speech,
+                outgoing_connection,
                 requests,
             },
             attached,
@@ -259,7 +262,10 @@ impl InboxConnection {
         self.events.send(event).await.is_ok()
     }
 
-    async fn declare(&self, connection: &Connection) -> Result<(Channel, Attached), PeerError> {
+    async fn declare(
+        &self,
+        connection: &Connection,
+    ) -> Result<(Channel, AttachedQueue), PeerError> {
         let (name, ttl_ms) = (&self.options.name, self.options.ttl_ms);
         let channel = connection.create_channel().await?;
         match topology::declare(&channel, name, &DeclareArguments::of_session(Some(ttl_ms))).await {
@@ -278,7 +284,7 @@ impl InboxConnection {
         &self,
         connection: &Connection,
         live_ttl_ms: Option<u64>,
-    ) -> Result<(Channel, Attached), PeerError> {
+    ) -> Result<(Channel, AttachedQueue), PeerError> {
         let name = &self.options.name;
         let mut channel = connection.create_channel().await?;
         let live = DeclareArguments::of_session(live_ttl_ms);
@@ -299,7 +305,7 @@ impl InboxConnection {
         &mut self,
         mut connections: AttachedConnections,
         closing: &mut watch::Receiver<bool>,
-    ) -> Ended {
+    ) -> LinkEnd {
         self.presence.mark_changed();
         self.round += 1;
         let mut pulse = tokio::time::interval(PULSE);
@@ -307,37 +313,37 @@ impl InboxConnection {
             tokio::select! {
                 () = asked_to_close(closing) => {
                     self.say_goodbye(&mut connections).await;
-                    return Ended::Closing;
+                    return LinkEnd::Closing;
                 }
                 message = connections.messages.next() => match message {
                     Some(Ok(delivery)) => {
                         if !self.pass_on(delivery, &connections.user).await {
-                            return Ended::SessionGone;
+                            return LinkEnd::SessionGone;
                         }
                     }
-                    Some(Err(error)) => return Ended::Lost(error.into()),
-                    None => return Ended::because(ConnectionFailure::QueueDeleted),
+                    Some(Err(error)) => return LinkEnd::Lost(error.into()),
+                    None => return LinkEnd::because(ConnectionFailure::QueueDeleted),
                 },
                 request = connections.requests.next() => match request {
                     Some(Ok(request)) => {
                         self.answer_or_pass_on(&mut connections, &request).await;
-                        connections.speech.heard(request.acker).await;
+                        connections.outgoing_connection.handled(request.acker).await;
                     }
-                    Some(Err(error)) => return Ended::Lost(error.into()),
-                    None => return Ended::because(ConnectionFailure::PresenceQueueDeleted),
+                    Some(Err(error)) => return LinkEnd::Lost(error.into()),
+                    None => return LinkEnd::because(ConnectionFailure::PresenceQueueDeleted),
                 },
                 () = self.more.notified() => {
                     if let Err(error) = self.consume_anew(&mut connections).await {
-                        return Ended::Lost(error);
+                        return LinkEnd::Lost(error);
                     }
                 }
-                Some(outgoing) = self.outgoing.recv() => connections.speech.say(outgoing).await,
+                Some(outgoing) = self.outgoing.recv() => connections.outgoing_connection.send(outgoing).await,
                 Ok(()) = self.presence.changed() => self.announce(&mut connections).await,
                 _ = pulse.tick() => {
                     if !connections.is_open() {
-                        return Ended::because(ConnectionFailure::Gone);
+                        return LinkEnd::because(ConnectionFailure::Gone);
                     }
-                    connections.speech.catch_up().await;
+                    connections.outgoing_connection.catch_up().await;
                 }
             }
         }
@@ -385,8 +391,8 @@ impl InboxConnection {
         if let (true, Err(_), Some(presence)) = (is_who, passed_on, present) {
             let answer = Box::new(Answer::State(presence));
             connections
-                .speech
-                .say(Outgoing::Answer { to, answer })
+                .outgoing_connection
+                .send(OutgoingMessage::Answer { to, answer })
                 .await;
         }
     }
@@ -404,7 +410,7 @@ impl InboxConnection {
     async fn announce(&mut self, connections: &mut AttachedConnections) {
         let present = self.presence.borrow_and_update().clone();
         if let Some(presence) = present {
-            connections.speech.announce(presence).await;
+            connections.outgoing_connection.announce(presence).await;
         }
     }
 
@@ -412,7 +418,7 @@ impl InboxConnection {
     /// messages back.
     async fn say_goodbye(&mut self, connections: &mut AttachedConnections) {
         while let Ok(outgoing) = self.outgoing.try_recv() {
-            connections.speech.say(outgoing).await;
+            connections.outgoing_connection.send(outgoing).await;
         }
         if self.presence.has_changed().unwrap_or(false) {
             self.announce(connections).await;
@@ -421,12 +427,12 @@ impl InboxConnection {
             .connection
             .close(200, "the session ended".into())
             .await;
-        connections.speech.close().await;
+        connections.outgoing_connection.close().await;
     }
 }
 
-fn attached(state: QueueState, difference: Option<QueueDifference>) -> Attached {
-    Attached {
+fn attached(state: QueueState, difference: Option<QueueDifference>) -> AttachedQueue {
+    AttachedQueue {
         waiting: state.messages,
         others: state.consumers,
         difference,

@@ -26,7 +26,7 @@ use super::Session;
 use crate::envelope::Breaks;
 use crate::message_history::HistoryEvent;
 use crate::peer::{
-    Attached, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage,
+    AttachedQueue, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage,
     SettleResult,
 };
 use crate::wrap::brake::Brake;
@@ -211,7 +211,7 @@ impl SessionMessages {
                 since: Utc::now(),
                 ..self.parts.presence.clone()
             };
-            inbox.outlet().announce(gone);
+            inbox.outgoing_sender().announce(gone);
             inbox.close(limit).await;
         }
     }
@@ -284,7 +284,7 @@ impl SessionMessages {
                 reason,
                 way,
             };
-            inbox.outlet().receipt(queue, receipt);
+            inbox.outgoing_sender().receipt(queue, receipt);
         }
         self.record(message, event, detail);
     }
@@ -355,7 +355,7 @@ impl Session {
     }
 }
 
-fn describe(attached: &Attached) -> String {
+fn describe(attached: &AttachedQueue) -> String {
     let mut waiting = format!("attached; {} messages wait", attached.waiting);
     if let Some(difference) = &attached.difference {
         let _infallible = write!(waiting, "; the queue existed: {difference}");

@@ -12,8 +12,8 @@ use crate::config::{Config, Volume, read_session_address, write_session_address}
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::peer::{
-    Attached, Inbox, InboxEvent, InboxOptions, PeerError, QueueDifference, SESSION_PREFETCH,
-    Whereabouts,
+    AttachedQueue, EndpointFinder, Inbox, InboxEvent, InboxOptions, PeerError, QueueDifference,
+    SESSION_PREFETCH,
 };
 
 /// How long the start waits for the broker.
@@ -32,7 +32,7 @@ pub(super) async fn attach(
         ttl_ms: options.ttl_ms,
         prefetch: prefetch(options.batch),
         sharing: options.sharing,
-        whereabouts: whereabouts(config, &identity.session),
+        endpoint_finder: endpoint_finder(config, &identity.session),
     });
     match tokio::time::timeout(attach_within(options), inbox.next()).await {
         Ok(Some(InboxEvent::Attached(attached))) => {
@@ -58,12 +58,12 @@ pub(super) async fn attach(
 
 /// Finds the address of a local broker, which may restart on another port, in `broker.json`, and
 /// updates the address that the session's own commands use.
-fn whereabouts(config: &Config, session: &str) -> Option<Whereabouts> {
+fn endpoint_finder(config: &Config, session: &str) -> Option<EndpointFinder> {
     if config.names_a_broker() {
         return None;
     }
     let (config, session) = (config.clone(), session.to_owned());
-    Some(Whereabouts::new(move || {
+    Some(EndpointFinder::new(move || {
         let now = config.again().ok().filter(|now| now.local.is_some())?;
         let recorded = read_session_address(&now.home, &session);
         if recorded.is_some_and(|recorded| !recorded.is_same_place(&now.endpoint.address)) {
@@ -111,7 +111,7 @@ pub(super) fn without_broker(
     Ok(Reach::Away)
 }
 
-fn warn_about_queue(options: &WrapOptions, attached: &Attached) {
+fn warn_about_queue(options: &WrapOptions, attached: &AttachedQueue) {
     if attached.others > 0 {
         eprintln!(
             "cbroker: another session named {} is attached: each message goes to one of them",

@@ -35,7 +35,9 @@ impl Session {
             self.messages.state_since = Utc::now();
         }
         if let Some(inbox) = &self.messages.parts.inbox {
-            inbox.outlet().announce(self.messages.presence(&current));
+            inbox
+                .outgoing_sender()
+                .announce(self.messages.presence(&current));
         }
         self.messages.announced = Some(current);
     }
@@ -117,7 +119,7 @@ impl Session {
             Request::Who | Request::State(_) => self.present(now),
         };
         if let Some(inbox) = &self.messages.parts.inbox {
-            inbox.outlet().answer(to, answer);
+            inbox.outgoing_sender().answer(to, answer);
         }
     }
 
@@ -295,7 +297,7 @@ impl SessionMessages {
                 reason: Some(error.to_owned()),
                 way: None,
             };
-            inbox.outlet().receipt(queue, receipt);
+            inbox.outgoing_sender().receipt(queue, receipt);
         }
         self.parts.disk.submit(Job::WriteHistory {
             id,

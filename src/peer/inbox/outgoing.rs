@@ -1,6 +1,6 @@
-//! The connection on which a session speaks: receipts, answers, announcements.
+//! The connection on which a session publishes: receipts, answers, announcements.
 //!
-//! It is not the one on which messages are acked. A broker that is short of memory or disk reads
+//! Messages are acked on another connection. A broker that is short of memory or disk reads
 //! nothing more from a connection that has published, and lapin writes nothing to one that is
 //! blocked: acks would wait for memory that only they make free.
 
@@ -10,27 +10,27 @@ use lapin::options::BasicAckOptions;
 use lapin::{Acker, BasicProperties, Channel, Connection, Consumer};
 
 use super::link::receive_requests;
-use super::{OUTGOING, Outgoing};
+use super::{OUTGOING, OutgoingMessage};
 use crate::peer::blockage::Blockage;
 use crate::peer::presence::{Presence, Request};
 use crate::peer::topology::PRESENCE_EXCHANGE;
 use crate::peer::{PeerError, answered, publish};
 
 /// The connection, and what could not be sent yet.
-pub(super) struct Speech {
+pub(super) struct OutgoingConnection {
     connection: Connection,
     channel: Channel,
-    /// Who signed in.
+    /// The user that is logged in.
     user: String,
     blockage: Blockage,
-    unsaid: VecDeque<Outgoing>,
+    unsent: VecDeque<OutgoingMessage>,
     unannounced: Option<Presence>,
-    /// The last request that was heard and is not acked; so are those before it.
+    /// The last request that was handled and is not acked; an ack includes those before it.
     unacked: Option<Acker>,
 }
 
-impl Speech {
-    /// Opens a channel, and hears the requests that come to every session.
+impl OutgoingConnection {
+    /// Opens a channel, and consumes the requests that go to every session.
     pub(super) async fn open(
         connection: Connection,
         user: String,
@@ -38,53 +38,53 @@ impl Speech {
         let blockage = Blockage::of(&connection);
         let channel = connection.create_channel().await?;
         let requests = receive_requests(&channel).await?;
-        let speech = Self {
+        let this = Self {
             connection,
             channel,
             user,
             blockage,
-            unsaid: VecDeque::new(),
+            unsent: VecDeque::new(),
             unannounced: None,
             unacked: None,
         };
-        Ok((speech, requests))
+        Ok((this, requests))
     }
 
     pub(super) fn is_connected(&self) -> bool {
         self.connection.status().connected()
     }
 
-    /// Sends it now, or once the broker accepts it.
-    pub(super) async fn say(&mut self, outgoing: Outgoing) {
-        if self.unsaid.len() < OUTGOING {
-            self.unsaid.push_back(outgoing);
+    /// Sends a receipt or an answer now, or once the broker accepts it.
+    pub(super) async fn send(&mut self, outgoing: OutgoingMessage) {
+        if self.unsent.len() < OUTGOING {
+            self.unsent.push_back(outgoing);
         }
         self.catch_up().await;
     }
 
-    /// The same for what the session does; the last announcement counts.
+    /// The same for the state of the session; a newer announcement replaces one that waits.
     pub(super) async fn announce(&mut self, presence: Presence) {
         self.unannounced = Some(presence);
         self.catch_up().await;
     }
 
-    /// A request was dealt with, and further ones may come.
-    pub(super) async fn heard(&mut self, request: Acker) {
+    /// Acks a request that was handled, so that further ones are delivered.
+    pub(super) async fn handled(&mut self, request: Acker) {
         self.unacked = Some(request);
         self.catch_up().await;
     }
 
     /// Sends what is queued, unless the connection is blocked.
     pub(super) async fn catch_up(&mut self) {
-        // If the connection is gone, the message stream says so; the announcement is repeated on
+        // If the connection is gone, the message stream reports it; the announcement is repeated on
         // attaching.
         while self.blockage.check().is_ok()
-            && let Some(outgoing) = self.unsaid.pop_front()
+            && let Some(outgoing) = self.unsent.pop_front()
         {
             let (queue, body) = outgoing.into_message();
             // The asker's queue may be gone.
-            let said = publish::to_queue(&self.channel, &queue, &body, &self.user);
-            let _ = answered(said).await;
+            let sent = publish::to_queue(&self.channel, &queue, &body, &self.user);
+            let _ = answered(sent).await;
         }
         if self.blockage.check().is_ok()
             && let Some(presence) = self.unannounced.take()
@@ -92,8 +92,8 @@ impl Speech {
             let body = Request::State(presence).to_json();
             // Any publisher can announce: an announcement counts only with the user.
             let properties = BasicProperties::default().with_user_id(self.user.as_str().into());
-            let said = publish::plain(&self.channel, PRESENCE_EXCHANGE, "", &body, properties);
-            let _ = answered(said).await;
+            let sent = publish::plain(&self.channel, PRESENCE_EXCHANGE, "", &body, properties);
+            let _ = answered(sent).await;
         }
         if self.blockage.check().is_ok()
             && let Some(request) = self.unacked.take()
