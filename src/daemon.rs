@@ -40,7 +40,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The requested settings of the broker; `None` selects the default port.
 #[derive(Debug, Clone, Default)]
-pub struct Wishes {
+pub struct RequestedSettings {
     /// The AMQP port.
     pub amqp: Option<u16>,
     /// The management port.
@@ -49,7 +49,7 @@ pub struct Wishes {
     pub arguments: Vec<String>,
 }
 
-impl Wishes {
+impl RequestedSettings {
     /// Fills in the ports and options of the broker that ran before, because sessions try to
     /// reconnect to its ports.
     fn or_as_before(mut self, before: Option<LocalBroker>) -> Self {
@@ -80,9 +80,9 @@ pub struct StartedBroker {
 }
 
 /// Held while a broker is started or stopped. Released on drop.
-pub struct Lock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
+pub struct StartLock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
 
-impl Lock {
+impl StartLock {
     /// Waits until no other start or stop is in progress.
     pub async fn take(home: &Home) -> Result<Self, Error> {
         home.prepare().map_err(|error| {
@@ -121,14 +121,14 @@ pub fn running(home: &Home) -> Option<(LocalBroker, RunningProcess)> {
 }
 
 /// Starts the broker unless it runs, and waits until it accepts connections.
-pub async fn start(config: &Config, wishes: Wishes) -> Result<StartedBroker, Error> {
-    let _lock = Lock::take(&config.home).await?;
+pub async fn start(config: &Config, requested: RequestedSettings) -> Result<StartedBroker, Error> {
+    let _lock = StartLock::take(&config.home).await?;
     if let Some((local, _)) = running(&config.home) {
-        return already_runs(local, &wishes);
+        return already_runs(local, &requested);
     }
-    let wishes = wishes.or_as_before(LocalBroker::read(&config.home));
-    let port = wishes.amqp.unwrap_or(DEFAULT_PORT);
-    let management_port = wishes.management.unwrap_or(DEFAULT_MANAGEMENT_PORT);
+    let requested = requested.or_as_before(LocalBroker::read(&config.home));
+    let port = requested.amqp.unwrap_or(DEFAULT_PORT);
+    let management_port = requested.management.unwrap_or(DEFAULT_MANAGEMENT_PORT);
     free(port, "--port")?;
     free(management_port, "--mgmt-port")?;
     Credentials::read_or_create(&config.home).map_err(|error| {
@@ -138,7 +138,7 @@ pub async fn start(config: &Config, wishes: Wishes) -> Result<StartedBroker, Err
         ))
         .because(error)
     })?;
-    let mut child = spawn(&config.home, [port, management_port], &wishes.arguments)?;
+    let mut child = spawn(&config.home, [port, management_port], &requested.arguments)?;
     let local = wait_until_ready(&config.home, &mut child).await?;
     Ok(StartedBroker {
         local,
@@ -148,7 +148,7 @@ pub async fn start(config: &Config, wishes: Wishes) -> Result<StartedBroker, Err
 
 /// Stops the embedded broker cleanly. Returns false if none was running.
 pub async fn stop(home: &Home) -> Result<bool, Error> {
-    let _lock = Lock::take(home).await?;
+    let _lock = StartLock::take(home).await?;
     let Some((_, process)) = running(home) else {
         return Ok(false);
     };
@@ -175,10 +175,11 @@ pub fn last_log_line(home: &Home) -> Option<String> {
         .map(str::to_owned)
 }
 
-fn already_runs(local: LocalBroker, wishes: &Wishes) -> Result<StartedBroker, Error> {
+fn already_runs(local: LocalBroker, requested: &RequestedSettings) -> Result<StartedBroker, Error> {
     let other =
         |wanted: Option<u16>, live: Option<u16>| wanted.is_some_and(|wanted| Some(wanted) != live);
-    if other(wishes.amqp, Some(local.port)) || other(wishes.management, local.management_port) {
+    if other(requested.amqp, Some(local.port)) || other(requested.management, local.management_port)
+    {
         return Err(Error::new(format!(
             "the local broker already runs, on port {}",
             local.port

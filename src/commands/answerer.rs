@@ -25,12 +25,12 @@ const CONSUMERS_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Answerer {
     /// The session's name.
     name: SessionName,
-    voucher: Voucher,
+    voucher: AcceptedPublisher,
 }
 
 /// Which publisher of an answer is accepted.
 #[derive(Debug)]
-enum Voucher {
+enum AcceptedPublisher {
     /// The asker's own user.
     Own(String),
     /// Nobody, or one of the users that other tools consume as.
@@ -53,9 +53,9 @@ impl Answerer {
         let all_are_shown = consumers.len() >= attached as usize;
         let is_foreign = !consumers.is_empty() && !consumers.iter().any(is_ours);
         let voucher = if is_foreign && all_are_shown {
-            Voucher::OtherTool(consumers.into_iter().map(|one| one.user).collect())
+            AcceptedPublisher::OtherTool(consumers.into_iter().map(|one| one.user).collect())
         } else {
-            Voucher::Own(peer.user().to_owned())
+            AcceptedPublisher::Own(peer.user().to_owned())
         };
         Ok(Self {
             name: name.clone(),
@@ -66,8 +66,8 @@ impl Answerer {
     /// Whether the answer is from it; `user` is the publisher that the broker authenticated.
     pub(super) fn sent(&self, answer: &Envelope, user: Option<&str>) -> bool {
         let is_vouched = match &self.voucher {
-            Voucher::Own(own) => user == Some(own),
-            Voucher::OtherTool(users) => {
+            AcceptedPublisher::Own(own) => user == Some(own),
+            AcceptedPublisher::OtherTool(users) => {
                 user.is_none_or(|user| users.iter().any(|known| known == user))
             }
         };

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use ulid::Ulid;
 
 use super::answerer::Answerer;
-use super::compose::{Address, MessageDraft, session_name};
+use super::compose::{MessageDraft, RecipientAddress, session_name};
 use super::connect::{self, Autostart};
 use super::fate::{MessageFate, SentMessage};
 use super::groups::{self, Target};
@@ -54,7 +54,7 @@ enum AskOutcome {
 
 /// Asks one session, or the members of one group, and prints the answers as they come.
 pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
-    let address = Address::read(args.to.as_slice(), &args.message)?;
+    let address = RecipientAddress::read(args.to.as_slice(), &args.message)?;
     if address.recipients.len() != 1 {
         return Err(Error::usage("one session or group is asked at a time"));
     }

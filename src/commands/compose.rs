@@ -41,13 +41,13 @@ impl Recipient {
 
 /// To whom a message goes, and its text if that stands on the command line: `NAME TEXT`, `--to
 /// NAME TEXT` or `--to NAME -m TEXT`.
-pub(super) struct Address<'a> {
+pub(super) struct RecipientAddress<'a> {
     /// The recipients, each once, in the order in which they were given.
     pub(super) recipients: Vec<Recipient>,
     text: Option<&'a str>,
 }
 
-impl<'a> Address<'a> {
+impl<'a> RecipientAddress<'a> {
     /// Reads the recipients and the text. `to` are the values of `--to`.
     pub(super) fn read(to: &[String], args: &'a MessageArgs) -> Result<Self, Error> {
         let text = args.text.as_deref();
@@ -110,7 +110,7 @@ impl MessageDraft {
     /// Reads the text and checks the arguments. Waits for stdin if the text comes from there.
     pub(super) fn read(
         args: &MessageArgs,
-        address: &Address<'_>,
+        address: &RecipientAddress<'_>,
         config: &Config,
         output: &Output,
     ) -> Result<Self, Error> {

@@ -27,7 +27,7 @@ const TO_ALICE: &str = "Done. All 42 tests pass.";
 
 /// Plays the demo. Returns 0 if both messages arrived.
 pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
-    let show = Show {
+    let show = DemoPrinter {
         output,
         began: Instant::now(),
     };
@@ -93,12 +93,12 @@ pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
 }
 
 /// Prints the steps of the demo.
-struct Show<'a> {
+struct DemoPrinter<'a> {
     output: &'a Output,
     began: Instant,
 }
 
-impl Show<'_> {
+impl DemoPrinter<'_> {
     fn line(&self, text: &str) -> Result<(), Error> {
         self.output.line(text)
     }

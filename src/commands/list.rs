@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::connect::{self, Autostart};
-use super::sessions::{self, Need, SessionRow};
+use super::sessions::{self, SessionNeed, SessionRow};
 use crate::cli::ListArgs;
 use crate::config::Config;
 use crate::error::Error;
@@ -111,8 +111,8 @@ fn table_row(row: &SessionRow, now: DateTime<Utc>) -> TableRow {
 
 fn style(row: &SessionRow) -> Option<Style> {
     match row.need() {
-        Some(Need::Answer | Need::ClearBox) => Some(Style::Bad),
-        Some(Need::Open | Need::LetGo) => Some(Style::Warning),
+        Some(SessionNeed::Answer | SessionNeed::ClearBox) => Some(Style::Bad),
+        Some(SessionNeed::Open | SessionNeed::LetGo) => Some(Style::Warning),
         None => (row.consumers == 0 && row.pending == 0).then_some(Style::Dim),
     }
 }
@@ -121,15 +121,15 @@ fn style(row: &SessionRow) -> Option<Style> {
 fn advice(row: &SessionRow) -> Option<String> {
     let name = &row.name;
     let said = match row.need()? {
-        Need::Answer => match &row.host {
+        SessionNeed::Answer => match &row.host {
             Some(host) if *host != this_host() => format!("answer in its terminal on {host}"),
             _ => format!("answer in its terminal; to see it from here: cbroker screen {name}"),
         },
-        Need::ClearBox => {
+        SessionNeed::ClearBox => {
             "a message stands in its input box: press Enter there, or clear it".to_owned()
         }
-        Need::Open => format!("open it: {}", row.open.as_ref()?),
-        Need::LetGo => match row.answered?.state {
+        SessionNeed::Open => format!("open it: {}", row.open.as_ref()?),
+        SessionNeed::LetGo => match row.answered?.state {
             PeerState::Draft => "send or clear the draft in its terminal".to_owned(),
             PeerState::Paused => format!("let it go on: cbroker resume {name}"),
             _ => format!("read what it holds: cbroker inbox {name}"),
@@ -141,7 +141,7 @@ fn advice(row: &SessionRow) -> Option<String> {
 fn cells(row: &SessionRow, now: DateTime<Utc>) -> Vec<String> {
     let state = match &row.reason {
         // What to do about it stands below the row.
-        _ if row.need() == Some(Need::ClearBox) => PeerState::Stuck.word().to_owned(),
+        _ if row.need() == Some(SessionNeed::ClearBox) => PeerState::Stuck.word().to_owned(),
         Some(reason) if !row.state.contains(reason.as_str()) => {
             format!("{}; held: {reason}", row.state)
         }

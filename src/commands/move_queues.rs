@@ -22,7 +22,7 @@ use super::{local, sessions, start};
 use crate::cli::MoveArgs;
 use crate::config::{Address, Config, LocalBroker};
 use crate::container::{self, DockerEngine};
-use crate::daemon::{self, Wishes};
+use crate::daemon::{self, RequestedSettings};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::management::Client;
@@ -88,7 +88,11 @@ async fn into_docker(config: &Config, output: &Output) -> Result<(), Error> {
         Some(local) if !local.is_embedded() => {
             return Err(Error::usage("the local broker is the container already"));
         }
-        _ => daemon::start(config, Wishes::default()).await?.local,
+        _ => {
+            daemon::start(config, RequestedSettings::default())
+                .await?
+                .local
+        }
     };
     let container = start::container(config, output).await?;
     let (from, to) = (config.for_local(&embedded)?, config.for_local(&container)?);
@@ -106,11 +110,11 @@ async fn into_docker(config: &Config, output: &Output) -> Result<(), Error> {
 async fn out_of_docker(config: &Config, output: &Output) -> Result<(), Error> {
     local::is_ours(config)?;
     let container = start::existing_container(config).await?;
-    let wishes = match daemon::running(&config.home) {
-        Some(_) => Wishes::default(),
+    let requested = match daemon::running(&config.home) {
+        Some(_) => RequestedSettings::default(),
         None => ports_beside(&container),
     };
-    let embedded = daemon::start(config, wishes).await?.local;
+    let embedded = daemon::start(config, requested).await?.local;
     let (from, to) = (config.for_local(&container)?, config.for_local(&embedded)?);
     let moving = async {
         refuse_attached(&from).await?;
@@ -132,14 +136,14 @@ async fn out_of_docker(config: &Config, output: &Output) -> Result<(), Error> {
 }
 
 /// Free ports for an embedded broker: those of the container are taken.
-fn ports_beside(container: &LocalBroker) -> Wishes {
+fn ports_beside(container: &LocalBroker) -> RequestedSettings {
     let amqp = daemon::free_port_near(container.port);
     let usual = container.management_port.unwrap_or(container.port);
     let management = daemon::free_port_near(usual.max(amqp.saturating_add(1)));
-    Wishes {
+    RequestedSettings {
         amqp: Some(amqp),
         management: Some(management),
-        ..Wishes::default()
+        ..RequestedSettings::default()
     }
 }
 

@@ -8,7 +8,7 @@ use super::local::{self, RunsAs};
 use super::removal::confirmed;
 use crate::cli::YesArgs;
 use crate::config::{BrokerKind, Config, LocalBroker};
-use crate::daemon::{self, Lock};
+use crate::daemon::{self, StartLock};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -38,7 +38,7 @@ async fn delete_store(config: &Config) -> Result<String, Error> {
         _ => config.home.data(),
     };
     daemon::stop(&config.home).await?;
-    let _lock = Lock::take(&config.home).await?;
+    let _lock = StartLock::take(&config.home).await?;
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::new(format!("cannot delete {}", folder.display())).because(error))

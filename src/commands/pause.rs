@@ -19,7 +19,7 @@ const NAMES_IN_A_REQUEST: usize = 100;
 
 /// Which of the two commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum PauseCommand {
     /// Hold messages back.
     Pause,
     /// Release them.
@@ -28,12 +28,12 @@ pub(super) enum Wish {
 
 /// Sends the request and prints the state that each session reports.
 pub(super) async fn run(
-    wish: Wish,
+    command: PauseCommand,
     args: ScopeArgs,
     config: &Config,
     output: &Output,
 ) -> Result<Exit, Error> {
-    let meant = Meant::read(args.name.as_deref(), config).await?;
+    let meant = PauseTargets::read(args.name.as_deref(), config).await?;
     let mut peer = connect::peer(config, "pause", Autostart::Never, output).await?;
     let awaited = meant.awaited(&mut peer, config, output).await?;
     if let Some(expected) = awaited.count {
@@ -42,9 +42,9 @@ pub(super) async fn run(
     let requests: Vec<Request> = meant
         .scopes()
         .into_iter()
-        .map(|scope| match wish {
-            Wish::Pause => Request::Pause { scope },
-            Wish::Resume => Request::Resume { scope },
+        .map(|scope| match command {
+            PauseCommand::Pause => Request::Pause { scope },
+            PauseCommand::Resume => Request::Resume { scope },
         })
         .collect();
     let answers = peer.ask_sessions(&requests, &awaited).await?;
@@ -60,9 +60,9 @@ pub(super) async fn run(
         })
         .collect();
     let whose = match &meant {
-        Meant::One(name) => Some(format!("`{name}`")),
-        Meant::Group(..) => Some(format!("of `{}`", args.name.unwrap_or_default())),
-        Meant::All => None,
+        PauseTargets::One(name) => Some(format!("`{name}`")),
+        PauseTargets::Group(..) => Some(format!("of `{}`", args.name.unwrap_or_default())),
+        PauseTargets::All => None,
     };
     if let Some(whose) = whose.filter(|_| sessions.is_empty()) {
         return Err(Error::new(format!("no session {whose} is attached"))
@@ -76,7 +76,7 @@ pub(super) async fn run(
 }
 
 /// The sessions that are meant.
-enum Meant {
+enum PauseTargets {
     /// Those of one name.
     One(SessionName),
     /// The members of a group.
@@ -85,7 +85,7 @@ enum Meant {
     All,
 }
 
-impl Meant {
+impl PauseTargets {
     async fn read(name: Option<&str>, config: &Config) -> Result<Self, Error> {
         let Some(name) = name else {
             return Ok(Self::All);

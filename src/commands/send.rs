@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use ulid::Ulid;
 
 use super::answerer::Answerer;
-use super::compose::{Address, MessageDraft, session_name};
+use super::compose::{MessageDraft, RecipientAddress, session_name};
 use super::connect::{self, Autostart};
 use super::groups::{self, Target};
 use super::removal::MessageEnd;
@@ -78,7 +78,7 @@ struct Sent {
 
 /// Sends to each recipient. A failure for one does not stop the others.
 pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
-    let address = Address::read(&args.to, &args.message)?;
+    let address = RecipientAddress::read(&args.to, &args.message)?;
     let mut draft = draft(&args, &address, config, output)?;
     let autostart = Autostart::unless(args.message.no_start);
     let (mut peer, config) = connect::peer_and_config(config, "send", autostart, output).await?;
@@ -336,7 +336,7 @@ fn waits_for_answer(args: &SendArgs) -> bool {
 
 fn draft(
     args: &SendArgs,
-    address: &Address<'_>,
+    address: &RecipientAddress<'_>,
     config: &Config,
     output: &Output,
 ) -> Result<MessageDraft, Error> {

@@ -68,7 +68,7 @@ pub(super) struct SessionRow {
 
 /// What a session needs of its person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
+pub(super) enum SessionNeed {
     /// Its agent asks something.
     Answer,
     /// A message stands in its agent's box.
@@ -119,7 +119,7 @@ pub(super) async fn rows(
     for row in &mut rows {
         if let Ok(name) = SessionName::new(&row.name) {
             row.groups = groups::of_session(&groups, &name);
-            row.open = (row.need() == Some(Need::Open)).then(|| how_to_open(&name, config));
+            row.open = (row.need() == Some(SessionNeed::Open)).then(|| how_to_open(&name, config));
         }
     }
     rows.sort_by_key(SessionRow::rank);
@@ -238,15 +238,15 @@ pub(super) async fn rows_named(
 
 impl SessionRow {
     /// What it needs of its person, if anything.
-    pub(super) fn need(&self) -> Option<Need> {
+    pub(super) fn need(&self) -> Option<SessionNeed> {
         let Some(answered) = self.answered else {
-            return (self.consumers == 0 && self.pending > 0).then_some(Need::Open);
+            return (self.consumers == 0 && self.pending > 0).then_some(SessionNeed::Open);
         };
         match answered.state {
-            PeerState::NeedsYou => Some(Need::Answer),
-            PeerState::Stuck => Some(Need::ClearBox),
+            PeerState::NeedsYou => Some(SessionNeed::Answer),
+            PeerState::Stuck => Some(SessionNeed::ClearBox),
             PeerState::Draft | PeerState::Paused | PeerState::Notify if self.held > 0 => {
-                Some(Need::LetGo)
+                Some(SessionNeed::LetGo)
             }
             _ => None,
         }
@@ -254,14 +254,17 @@ impl SessionRow {
 
     /// Whether its agent waits for its person.
     pub(super) fn needs_its_person(&self) -> bool {
-        matches!(self.need(), Some(Need::Answer | Need::ClearBox))
+        matches!(
+            self.need(),
+            Some(SessionNeed::Answer | SessionNeed::ClearBox)
+        )
     }
 
     /// Its place in the list, the first ones first.
     fn rank(&self) -> u8 {
         match self.need() {
-            Some(Need::Answer | Need::ClearBox) => 0,
-            Some(Need::Open | Need::LetGo) => 1,
+            Some(SessionNeed::Answer | SessionNeed::ClearBox) => 0,
+            Some(SessionNeed::Open | SessionNeed::LetGo) => 1,
             None if self.consumers > 0 || self.answered.is_some() => 2,
             None => 3,
         }

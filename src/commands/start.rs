@@ -10,7 +10,7 @@ use super::local::{self, RunsAs};
 use crate::cli::{IMAGE, StartArgs};
 use crate::config::{BrokerKind, Config, Credentials, LocalBroker};
 use crate::container::{self, ContainerPlan, DockerEngine};
-use crate::daemon::{self, Lock, StartedBroker, Wishes};
+use crate::daemon::{self, RequestedSettings, StartLock, StartedBroker};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::management::{Client, ManagementError};
@@ -31,12 +31,12 @@ pub(super) async fn run(args: StartArgs, config: &Config, output: &Output) -> Re
         started
     } else {
         refuse_beside_container(config).await?;
-        let wishes = Wishes {
+        let requested = RequestedSettings {
             amqp: args.port,
             management: args.mgmt_port,
             arguments: args.serve_arguments.clone(),
         };
-        daemon::start(config, wishes).await?
+        daemon::start(config, requested).await?
     };
     tell(&local, was_running, output)?;
     warn_of_alarm(config, output).await?;
@@ -69,7 +69,7 @@ pub(super) async fn quietly(config: &Config, output: &Output) -> Result<Config, 
 pub(super) async fn chosen(config: &Config) -> Result<StartedBroker, Error> {
     match container_as_before(config).await? {
         Some(started) => Ok(started),
-        None => daemon::start(config, Wishes::default()).await,
+        None => daemon::start(config, RequestedSettings::default()).await,
     }
 }
 
@@ -93,7 +93,7 @@ async fn container_as_before(config: &Config) -> Result<Option<StartedBroker>, E
         Some(BrokerKind::Container { .. }) => {}
         _ => return Ok(None),
     }
-    let _lock = Lock::take(&config.home).await?;
+    let _lock = StartLock::take(&config.home).await?;
     let started = start_again(config).await?;
     record(&started.local, config)?;
     Ok(Some(started))
@@ -177,7 +177,7 @@ async fn start_container(
     config: &Config,
     output: &Output,
 ) -> Result<StartedBroker, Error> {
-    let _lock = Lock::take(&config.home).await?;
+    let _lock = StartLock::take(&config.home).await?;
     if let Some((local, _)) = daemon::running(&config.home) {
         return Err(Error::new(format!(
             "the embedded broker already runs, on port {}",

@@ -29,7 +29,7 @@ const API_WITHIN: Duration = Duration::from_secs(30);
 pub(super) async fn run(args: TailArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let name = session_name(&args.name, "NAME")?;
     let limit = args.count.unwrap_or(u64::MAX);
-    let view = View {
+    let view = TailView {
         output,
         limit_bytes: config.settings.body_limit_bytes,
     };
@@ -44,7 +44,7 @@ pub(super) async fn run(args: TailArgs, config: &Config, output: &Output) -> Res
 }
 
 /// How messages are shown.
-struct View<'a> {
+struct TailView<'a> {
     output: &'a Output,
     limit_bytes: usize,
 }
@@ -54,7 +54,7 @@ async fn stream(
     name: &SessionName,
     limit: u64,
     config: &Config,
-    view: &View<'_>,
+    view: &TailView<'_>,
 ) -> Result<Exit, Error> {
     let state = peer.ensure_queue(name, config.settings.ttl_ms).await?;
     if state.consumers > 0 {
@@ -80,7 +80,7 @@ async fn peek(
     name: &SessionName,
     limit: u64,
     config: &Config,
-    view: &View<'_>,
+    view: &TailView<'_>,
 ) -> Result<Exit, Error> {
     let Some(state) = peer.look(name).await? else {
         return Err(Error::new(format!("there is no queue `{name}`"))
@@ -121,7 +121,7 @@ async fn peek_by_returning(
     peer: &Peer,
     name: &SessionName,
     count: usize,
-    view: &View<'_>,
+    view: &TailView<'_>,
 ) -> Result<Exit, Error> {
     let mut taken: Vec<ReceivedMessage> = Vec::new();
     let mut shown = Ok(());
@@ -140,7 +140,7 @@ async fn peek_by_returning(
     shown.map(|()| Exit::Done)
 }
 
-impl View<'_> {
+impl TailView<'_> {
     fn show(&self, body: &[u8]) -> Result<(), Error> {
         match Envelope::parse(body, self.limit_bytes) {
             Ok(envelope) if self.output.is_json() => {

@@ -1,7 +1,7 @@
 //! The consumer of a wrapped session: it attaches, yields deliveries, and reconnects by itself, for
 //! days.
 //!
-//! Its own task owns the connections (`link`, `outgoing_connection`). It reports to the session
+//! Its own task owns the connections (`link`, `outgoing`). It reports to the session
 //! with [`InboxEvent`]s, and the session sends through an [`OutgoingSender`]. The task does not
 //! wait for the session: at most `prefetch` deliveries are under way, and what the session sends is
 //! queued, so both may be slow without a deadlock.

@@ -23,10 +23,6 @@ const SHARED: &[(&str, &str)] = &[
         "a field table of AMQP; a session's table of messages",
     ),
     (
-        "Address",
-        "the broker's; whom a message on the command line goes to",
-    ),
-    (
         "QueueState",
         "what a client learns of a queue; the state of the broker's own",
     ),

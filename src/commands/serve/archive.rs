@@ -110,10 +110,10 @@ impl HomeArchive {
 /// A failed command of ours as the cause of another error: what and why, for a person.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.summary())]
-struct Cause(#[source] Error);
+struct CommandFailure(#[source] Error);
 
 fn not_sent(error: impl Into<Error>) -> ArchiveError {
-    ArchiveError::NotSent(Box::new(Cause(error.into())))
+    ArchiveError::NotSent(Box::new(CommandFailure(error.into())))
 }
 
 /// Passes the bytes held now to `charge`. Its refusal is put into `refused`, because readers of
@@ -131,13 +131,13 @@ fn charged(
 
 /// The latest dead letters of one kind, as the page shows them.
 #[derive(Default)]
-struct Latest {
+struct LatestDeadLetters {
     letters: Vec<(String, Value)>,
     older: usize,
     bytes: usize,
 }
 
-impl Latest {
+impl LatestDeadLetters {
     fn add(&mut self, letter: &KeptDeadLetter) {
         self.bytes += 2 * size_of::<KeptDeadLetter>() + letter.raw.len().min(EXCERPT_BYTES);
         self.letters.push((letter.ts.clone(), excerpt(letter)));
@@ -211,7 +211,11 @@ impl Archive for HomeArchive {
         {
             return Ok(all.clone());
         }
-        let (mut own, mut others, mut refused) = (Latest::default(), Latest::default(), None);
+        let (mut own, mut others, mut refused) = (
+            LatestDeadLetters::default(),
+            LatestDeadLetters::default(),
+            None,
+        );
         let take = |letter: KeptDeadLetter| {
             let kind = if letter.is_own { &mut own } else { &mut others };
             kind.add(&letter);

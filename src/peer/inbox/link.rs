@@ -53,7 +53,7 @@ pub(super) struct InboxConnection {
 }
 
 /// The two connections of an attached session, with its consumers; the second one is in
-/// `outgoing_connection`.
+/// `outgoing`.
 struct AttachedConnections {
     connection: Connection,
     /// Who signed in.
@@ -61,13 +61,13 @@ struct AttachedConnections {
     /// The channel of `messages`.
     listening: Channel,
     messages: Consumer,
-    outgoing_connection: OutgoingConnection,
+    outgoing: OutgoingConnection,
     requests: Consumer,
 }
 
 impl AttachedConnections {
     fn is_open(&self) -> bool {
-        self.connection.status().connected() && self.outgoing_connection.is_connected()
+        self.connection.status().connected() && self.outgoing.is_connected()
     }
 }
 
@@ -176,15 +176,14 @@ impl InboxConnection {
             }));
         }
         let messages = self.consume(&listening).await?;
-        let (outgoing_connection, requests) =
-            OutgoingConnection::open(speaking, user.clone()).await?;
+        let (outgoing, requests) = OutgoingConnection::open(speaking, user.clone()).await?;
         Ok((
             AttachedConnections {
                 connection,
                 user,
                 listening,
                 messages,
-                outgoing_connection,
+                outgoing,
                 requests,
             },
             attached,
@@ -327,7 +326,7 @@ impl InboxConnection {
                 request = connections.requests.next() => match request {
                     Some(Ok(request)) => {
                         self.answer_or_pass_on(&mut connections, &request).await;
-                        connections.outgoing_connection.handled(request.acker).await;
+                        connections.outgoing.handled(request.acker).await;
                     }
                     Some(Err(error)) => return LinkEnd::Lost(error.into()),
                     None => return LinkEnd::because(ConnectionFailure::PresenceQueueDeleted),
@@ -337,13 +336,13 @@ impl InboxConnection {
                         return LinkEnd::Lost(error);
                     }
                 }
-                Some(outgoing) = self.outgoing.recv() => connections.outgoing_connection.send(outgoing).await,
+                Some(outgoing) = self.outgoing.recv() => connections.outgoing.send(outgoing).await,
                 Ok(()) = self.presence.changed() => self.announce(&mut connections).await,
                 _ = pulse.tick() => {
                     if !connections.is_open() {
                         return LinkEnd::because(ConnectionFailure::Gone);
                     }
-                    connections.outgoing_connection.catch_up().await;
+                    connections.outgoing.catch_up().await;
                 }
             }
         }
@@ -391,7 +390,7 @@ impl InboxConnection {
         if let (true, Err(_), Some(presence)) = (is_who, passed_on, present) {
             let answer = Box::new(Answer::State(presence));
             connections
-                .outgoing_connection
+                .outgoing
                 .send(OutgoingMessage::Answer { to, answer })
                 .await;
         }
@@ -410,7 +409,7 @@ impl InboxConnection {
     async fn announce(&mut self, connections: &mut AttachedConnections) {
         let present = self.presence.borrow_and_update().clone();
         if let Some(presence) = present {
-            connections.outgoing_connection.announce(presence).await;
+            connections.outgoing.announce(presence).await;
         }
     }
 
@@ -418,7 +417,7 @@ impl InboxConnection {
     /// messages back.
     async fn say_goodbye(&mut self, connections: &mut AttachedConnections) {
         while let Ok(outgoing) = self.outgoing.try_recv() {
-            connections.outgoing_connection.send(outgoing).await;
+            connections.outgoing.send(outgoing).await;
         }
         if self.presence.has_changed().unwrap_or(false) {
             self.announce(connections).await;
@@ -427,7 +426,7 @@ impl InboxConnection {
             .connection
             .close(200, "the session ended".into())
             .await;
-        connections.outgoing_connection.close().await;
+        connections.outgoing.close().await;
     }
 }
 
