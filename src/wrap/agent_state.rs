@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::agents::Profile;
 use super::agents::history::History;
-use super::agents::reading::{Input, Reading, Vim};
+use super::agents::reading::{Input, ScreenReading, Vim};
 use super::hold::Hold;
 use super::keys::Press;
 use super::own_status::OwnStatus;
@@ -104,7 +104,7 @@ pub struct AgentState {
     turn: Turn,
     dialog: Option<OpenDialog>,
     menu: Option<String>,
-    reading: Reading,
+    reading: ScreenReading,
     first_prompt: Option<Instant>,
     title: Title,
     takes_paste: bool,
@@ -134,7 +134,7 @@ impl AgentState {
             turn: Turn::Unknown,
             dialog: None,
             menu: None,
-            reading: Reading::default(),
+            reading: ScreenReading::default(),
             first_prompt: None,
             title: Title::Unknown,
             takes_paste: false,
@@ -184,7 +184,7 @@ impl AgentState {
     }
 
     /// Records a reading of the screen.
-    pub fn screen(&mut self, reading: Reading, now: Instant) {
+    pub fn screen(&mut self, reading: ScreenReading, now: Instant) {
         let has_prompt = !matches!(reading.input, Input::Absent);
         if has_prompt {
             self.first_prompt.get_or_insert(now);

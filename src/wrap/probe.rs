@@ -14,7 +14,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::agent_state::HookEvent;
 use super::agents::Profile;
-use super::agents::reading::{Input, Reading};
+use super::agents::reading::{Input, ScreenReading};
 use super::hooks::{self, HookReport, Hooks};
 use super::modes::Modes;
 use super::monitor::OnWrapExit;
@@ -94,7 +94,7 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
         reports,
         began: false,
         waits: false,
-        reading: Reading::default(),
+        reading: ScreenReading::default(),
     };
     watch.run(&program).await;
     drop((program, hooks));
@@ -110,7 +110,7 @@ struct Watch {
     reports: Receiver<HookReport>,
     began: bool,
     waits: bool,
-    reading: Reading,
+    reading: ScreenReading,
 }
 
 impl Watch {

@@ -14,7 +14,7 @@ use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use super::agents::Profile;
-use super::agents::reading::Reading;
+use super::agents::reading::ScreenReading;
 use super::screen_socket::ScreenText;
 
 /// Maximum bytes of buffered output, ten times a full screen of coloured text.
@@ -71,10 +71,10 @@ impl Screen {
     }
 
     /// Draws the screen and reads it.
-    pub(super) fn read(&mut self, profile: &Profile, now: Instant) -> Reading {
+    pub(super) fn read(&mut self, profile: &Profile, now: Instant) -> ScreenReading {
         self.draw();
         self.drawn_at = Some(now);
-        Reading::of(profile, self.parser.screen())
+        ScreenReading::of(profile, self.parser.screen())
     }
 
     /// Draws the screen and returns its text.

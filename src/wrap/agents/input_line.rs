@@ -216,11 +216,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use crate::wrap::agents::Profile;
-    use crate::wrap::agents::reading::{Input, Reading};
+    use crate::wrap::agents::reading::{Input, ScreenReading};
 
     /// Reads rows drawn by `program`. `¦` marks the cursor; without it the cursor is hidden in a
     /// corner.
-    fn read(program: &str, rows: &str) -> Reading {
+    fn read(program: &str, rows: &str) -> ScreenReading {
         let mut parser = vt100::Parser::new(20.try_into().unwrap(), 80.try_into().unwrap(), 0);
         let cursor = if rows.contains('¦') { "\x1b7" } else { "" };
         parser.process(rows.replace('\n', "\r\n").replace('¦', cursor).as_bytes());
@@ -230,14 +230,14 @@ mod tests {
             b"\x1b8"
         };
         parser.process(after);
-        Reading::of(Profile::of(program.as_ref(), &[]), parser.screen())
+        ScreenReading::of(Profile::of(program.as_ref(), &[]), parser.screen())
     }
 
-    fn is_draft(reading: &Reading) -> bool {
+    fn is_draft(reading: &ScreenReading) -> bool {
         matches!(reading.input, Input::Holds(_)) && reading.dialog.is_none()
     }
 
-    fn asks(reading: &Reading, name: &str) -> bool {
+    fn asks(reading: &ScreenReading, name: &str) -> bool {
         reading.input == Input::Absent && reading.dialog.as_deref() == Some(name)
     }
 
@@ -421,7 +421,7 @@ mod tests {
     }
 
     /// Reads opencode's box with these rows.
-    fn boxed(history: &str, inside: &str) -> Reading {
+    fn boxed(history: &str, inside: &str) -> ScreenReading {
         let foot = "  ┃\n  ┃  Build · m fake\n  ╹▀▀▀▀▀▀▀▀\n   /work          15  ctrl+p commands";
         read("opencode", &format!("{history}\n\n  ┃\n{inside}\n{foot}"))
     }

@@ -40,7 +40,7 @@ pub enum Vim {
 
 /// A reading of the screen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
+pub struct ScreenReading {
     /// The input; always [`Input::Absent`] if the profile describes none.
     pub input: Input,
     /// Whether a text shows that a turn runs.
@@ -58,7 +58,7 @@ pub struct Reading {
     pub history: History,
 }
 
-impl Reading {
+impl ScreenReading {
     /// Reads `screen` as `profile` describes it.
     pub fn of(profile: &Profile, screen: &Screen) -> Self {
         let (_, columns) = screen.size();
@@ -67,8 +67,8 @@ impl Reading {
             .map(|row| row.trim_end().to_owned())
             .collect();
         let found = match (profile.prompt, profile.line) {
-            (Some(prompt), _) => Found::in_box(prompt, screen, &rows),
-            (None, Some(line)) => Found::on_line(&line, screen, &rows),
+            (Some(prompt), _) => FoundInput::in_box(prompt, screen, &rows),
+            (None, Some(line)) => FoundInput::on_line(&line, screen, &rows),
             (None, None) => None,
         };
         let Some(found) = found else {
@@ -155,7 +155,7 @@ fn shows_row(rows: &[String], texts: &[&str]) -> bool {
 }
 
 /// The input at the cursor.
-struct Found {
+struct FoundInput {
     /// Its last row.
     last: usize,
     /// Rows above it that show the current state too.
@@ -168,7 +168,7 @@ struct Found {
     is_scrolled: bool,
 }
 
-impl Found {
+impl FoundInput {
     fn on_line(line: &InputLine, screen: &Screen, rows: &[String]) -> Option<Self> {
         let (cursor, _) = screen.cursor_position();
         let (first, input) = line.find(screen, rows)?;
@@ -205,7 +205,7 @@ impl Found {
         let is_scrolled = rows[above].contains('↑') && rows[above].contains("more");
         let first = &rows[above + 1];
         if is_scrolled {
-            let Content { text, .. } = content(prompt, screen, above + 1..below);
+            let BoxContent { text, .. } = content(prompt, screen, above + 1..below);
             return found(Input::Holds(text), String::new(), true);
         }
         if first.starts_with(prompt.shell_mark) {
@@ -214,7 +214,7 @@ impl Found {
         if !first.starts_with(prompt.mark) {
             return None;
         }
-        let Content { text, suggestion } = content(prompt, screen, above + 1..below);
+        let BoxContent { text, suggestion } = content(prompt, screen, above + 1..below);
         // A cursor away from the first column follows typed text, even if that is only spaces.
         let is_empty = text.trim().is_empty() && cursor == above + 1 && cursor_column <= 2;
         let input = if is_empty {
@@ -228,14 +228,14 @@ impl Found {
 
 /// The content of the box, without its mark.
 #[derive(Default)]
-struct Content {
+struct BoxContent {
     /// The typed text.
     text: String,
     /// The agent's grey suggestion.
     suggestion: String,
 }
 
-fn content(prompt: Prompt, screen: &Screen, rows: std::ops::Range<usize>) -> Content {
+fn content(prompt: Prompt, screen: &Screen, rows: std::ops::Range<usize>) -> BoxContent {
     let (_, columns) = screen.size();
     let mut cells = Vec::new();
     let first = rows.start;
@@ -272,14 +272,14 @@ fn content(prompt: Prompt, screen: &Screen, rows: std::ops::Range<usize>) -> Con
             .iter()
             .all(|cell| is_suggested(cell) || cell.contents().trim().is_empty());
     if is_suggestion {
-        return Content {
+        return BoxContent {
             suggestion: text,
-            ..Content::default()
+            ..BoxContent::default()
         };
     }
-    Content {
+    BoxContent {
         text,
-        ..Content::default()
+        ..BoxContent::default()
     }
 }
 
@@ -292,14 +292,14 @@ mod tests {
 
     const RULE: &str = "────────────────────────────────────────";
 
-    fn read(drawn: &str) -> Reading {
+    fn read(drawn: &str) -> ScreenReading {
         let mut parser = vt100::Parser::new(20.try_into().unwrap(), 40.try_into().unwrap(), 0);
         parser.process(drawn.replace('\n', "\r\n").as_bytes());
-        Reading::of(&CLAUDE, parser.screen())
+        ScreenReading::of(&CLAUDE, parser.screen())
     }
 
     /// Reads a box with `text`, the cursor behind it, and `footer` below.
-    fn boxed(history: &str, text: &str, footer: &str) -> Reading {
+    fn boxed(history: &str, text: &str, footer: &str) -> ScreenReading {
         read(&format!(
             "{history}\n{RULE}\n{text}\x1b7\n{RULE}\n{footer}\x1b8"
         ))

@@ -17,7 +17,7 @@ use super::*;
 use crate::envelope::Envelope;
 use crate::wrap::agent_state::AgentState;
 use crate::wrap::agents::history::History;
-use crate::wrap::agents::reading::{Input, Reading, Vim};
+use crate::wrap::agents::reading::{Input, ScreenReading, Vim};
 use crate::wrap::agents::{CLAUDE, Profile};
 use crate::wrap::keys::Press;
 use crate::wrap::modes::Modes;
@@ -96,14 +96,14 @@ impl Play {
     }
 
     fn sees(&mut self, input: Input) {
-        self.reads(Reading {
+        self.reads(ScreenReading {
             input,
-            ..Reading::default()
+            ..ScreenReading::default()
         });
     }
 
     /// The screen is redrawn and shows this.
-    fn reads(&mut self, reading: Reading) {
+    fn reads(&mut self, reading: ScreenReading) {
         self.agent.output(&self.modes, self.now);
         self.agent.screen(reading, self.now);
         self.run();

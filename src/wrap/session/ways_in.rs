@@ -11,7 +11,7 @@ use crate::wrap::hooks::HookReport;
 use crate::wrap::own_status::{self, StatusFile};
 use crate::wrap::ways::keyboard::TurnProof;
 use crate::wrap::ways::proof::Proof;
-use crate::wrap::ways::transcript::Stage;
+use crate::wrap::ways::transcript::MessageStage;
 use crate::wrap::ways::{Refusal, Sign, Submission, SubmissionNumber, Way, WayIn, WayReport};
 
 /// Time limit for the last reports of the ways in after the agent's end.
@@ -81,7 +81,7 @@ impl Proofs {
     }
 
     /// Waits for submissions that the transcript shows as read or refused. Cancel safe.
-    pub(super) async fn next(&mut self) -> Vec<(u64, Stage)> {
+    pub(super) async fn next(&mut self) -> Vec<(u64, MessageStage)> {
         if !self.proof.is_waiting() {
             return std::future::pending().await;
         }
@@ -91,7 +91,9 @@ impl Proofs {
             let now = tokio::time::Instant::now();
             tokio::time::sleep_until(*self.look_at.get_or_insert(now + pause)).await;
             let mut seen = self.proof.look().await;
-            seen.retain(|(_, stage)| matches!(stage, Stage::InContext | Stage::Refused(_)));
+            seen.retain(|(_, stage)| {
+                matches!(stage, MessageStage::InContext | MessageStage::Refused(_))
+            });
             self.look_at = None;
             if !seen.is_empty() {
                 return seen;
@@ -165,11 +167,13 @@ impl Session {
     }
 
     /// The transcript shows what became of a text.
-    pub(super) fn handle_proof(&mut self, number: SubmissionNumber, stage: &Stage) {
+    pub(super) fn handle_proof(&mut self, number: SubmissionNumber, stage: &MessageStage) {
         match stage {
-            Stage::InContext => self.deliveries.in_context(number),
-            Stage::Refused(why) => self.deliveries.refused_typed(number, why),
-            Stage::Enqueued | Stage::SomethingEnqueued | Stage::SomethingDequeued => {}
+            MessageStage::InContext => self.deliveries.in_context(number),
+            MessageStage::Refused(why) => self.deliveries.refused_typed(number, why),
+            MessageStage::Enqueued
+            | MessageStage::SomethingEnqueued
+            | MessageStage::SomethingDequeued => {}
         }
     }
 

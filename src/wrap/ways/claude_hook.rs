@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::proof::Proof;
-use super::transcript::Stage;
+use super::transcript::MessageStage;
 
 /// Time limit for the row that Claude Code accepted the text.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(5);
@@ -60,8 +60,8 @@ impl HookDelivery {
         loop {
             for (_, stage) in self.proof.look().await {
                 match stage {
-                    Stage::InContext => return HookOutcome::InContext,
-                    Stage::Refused(why) => return HookOutcome::Refused(why),
+                    MessageStage::InContext => return HookOutcome::InContext,
+                    MessageStage::Refused(why) => return HookOutcome::Refused(why),
                     _ => is_accepted = true,
                 }
             }

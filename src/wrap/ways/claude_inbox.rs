@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::proof::Proof;
-use super::transcript::Stage;
+use super::transcript::MessageStage;
 use super::{
     HookOrigin, Refusal, Submission, SubmissionNumber, Way, WayIn, WayReport, WayReporter, process,
 };
@@ -424,8 +424,8 @@ impl Work {
         };
         for (_, seen) in self.proof.look().await {
             match seen {
-                Stage::InContext => return self.report(WayReport::InContext(number)).await,
-                Stage::Refused(why) => {
+                MessageStage::InContext => return self.report(WayReport::InContext(number)).await,
+                MessageStage::Refused(why) => {
                     let refusal = Refusal::Refused;
                     return self
                         .report(WayReport::NotTaken {

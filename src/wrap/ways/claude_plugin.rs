@@ -38,7 +38,7 @@ use tokio::time::Instant;
 
 use super::Way;
 use super::proof::Proof;
-use super::transcript::Stage;
+use super::transcript::MessageStage;
 use super::{
     HookOrigin, Refusal, Submission, SubmissionNumber, WayIn, WayReport, WayReporter, process,
 };
@@ -345,10 +345,10 @@ impl Work {
         let lost: Vec<SubmissionNumber> = numbers(&self.in_flight, is_lost);
         for (number, stage) in self.proof.look().await {
             match stage {
-                Stage::InContext if self.in_flight.remove(&number).is_some() => {
+                MessageStage::InContext if self.in_flight.remove(&number).is_some() => {
                     self.report(WayReport::InContext(number)).await;
                 }
-                Stage::Refused(why) => self.not_taken(number, why, Refusal::Refused).await,
+                MessageStage::Refused(why) => self.not_taken(number, why, Refusal::Refused).await,
                 _ => {}
             }
         }

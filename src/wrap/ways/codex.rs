@@ -24,7 +24,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::Instant;
 
 use super::proof::Proof;
-use super::transcript::Stage;
+use super::transcript::MessageStage;
 use super::{Refusal, Submission, SubmissionNumber, Way, WayIn, WayReport, WayReporter, process};
 use daemon::next;
 use link::{Link, LinkError, RequestKind};
@@ -429,7 +429,7 @@ impl Work {
             self.proof.follow(&local.rollout);
         }
         for (number, stage) in self.proof.look().await {
-            if stage == Stage::InContext && self.in_flight.remove(&number).is_some() {
+            if stage == MessageStage::InContext && self.in_flight.remove(&number).is_some() {
                 self.report(WayReport::InContext(number)).await;
             }
         }

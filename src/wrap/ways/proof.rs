@@ -7,7 +7,7 @@ use std::path::Path;
 use tokio::task::JoinHandle;
 
 use super::SubmissionNumber;
-use super::transcript::{Row, Stage, Transcript};
+use super::transcript::{MessageStage, Row, Transcript};
 
 /// Transcripts, and the messages that are looked for in them.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ impl Proof {
     /// in the context or was refused.
     ///
     /// A transcript that cannot be read proves nothing. Cancel safe: the next call continues.
-    pub async fn look(&mut self) -> Vec<(SubmissionNumber, Stage)> {
+    pub async fn look(&mut self) -> Vec<(SubmissionNumber, MessageStage)> {
         if self.waiting.is_empty() {
             return Vec::new();
         }
@@ -106,9 +106,11 @@ impl Proof {
         let mut found = Vec::new();
         for row in rows {
             match &row.stage {
-                Stage::Enqueued | Stage::SomethingEnqueued => self.queue.enqueued += 1,
-                Stage::SomethingDequeued => self.queue.dequeued += 1,
-                Stage::InContext | Stage::Refused(_) => {}
+                MessageStage::Enqueued | MessageStage::SomethingEnqueued => {
+                    self.queue.enqueued += 1;
+                }
+                MessageStage::SomethingDequeued => self.queue.dequeued += 1,
+                MessageStage::InContext | MessageStage::Refused(_) => {}
             }
             let named = |ids: &Vec<String>| {
                 !row.ids.is_empty() && ids.iter().all(|id| row.ids.contains(id))
@@ -117,7 +119,7 @@ impl Proof {
             found.extend(numbers.map(|(&number, _)| (number, row.stage.clone())));
         }
         for (number, stage) in &found {
-            if matches!(stage, Stage::InContext | Stage::Refused(_)) {
+            if matches!(stage, MessageStage::InContext | MessageStage::Refused(_)) {
                 self.waiting.remove(number);
             }
         }
@@ -161,7 +163,7 @@ mod tests {
         std::fs::write(&path, row("00") + &row("01") + &row("01")).unwrap();
         assert_eq!(
             proof.look().await,
-            [(7, Stage::InContext), (7, Stage::InContext)]
+            [(7, MessageStage::InContext), (7, MessageStage::InContext)]
         );
         assert!(proof.waiting.is_empty());
     }
@@ -178,7 +180,7 @@ mod tests {
             _ = proof.look() => panic!("a file is never read at once"),
             () = std::future::ready(()) => {}
         }
-        assert_eq!(proof.look().await, [(7, Stage::InContext)]);
+        assert_eq!(proof.look().await, [(7, MessageStage::InContext)]);
     }
 
     #[tokio::test]
@@ -195,7 +197,7 @@ mod tests {
         // A tool may have printed the same.
         let quoted = serde_json::json!({"type": "system", "subtype": "other", "content": text});
         std::fs::write(&path, format!("{quoted}\n{blocked}\n")).unwrap();
-        assert_eq!(proof.look().await, [(7, Stage::Refused(text))]);
+        assert_eq!(proof.look().await, [(7, MessageStage::Refused(text))]);
         assert!(proof.waiting.is_empty());
     }
 
@@ -208,6 +210,6 @@ mod tests {
         std::fs::write(&two, row("01")).unwrap();
         assert_eq!(proof.look().await, []);
         proof.follow(&two);
-        assert_eq!(proof.look().await, [(7, Stage::InContext)]);
+        assert_eq!(proof.look().await, [(7, MessageStage::InContext)]);
     }
 }

@@ -45,14 +45,14 @@ const ROW_LIMIT: usize = 16 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// How far the messages got.
-    pub stage: Stage,
+    pub stage: MessageStage,
     /// The ids of the messages in the row's text, in order.
     pub ids: Vec<String>,
 }
 
 /// How far the messages of a row got.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum MessageStage {
     /// Accepted, and not yet in the model's context.
     Enqueued,
     /// Something was accepted; the row does not say what.
@@ -183,21 +183,25 @@ fn parse_row(line: &[u8]) -> Option<Row> {
     let row: Value = serde_json::from_slice(line).ok()?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (stage, text) = match row["type"].as_str()? {
-        "user" => (Stage::InContext, prompt_of(&row["message"]["content"])),
-        "attachment" if row["attachment"]["type"] == "queued_command" => {
-            (Stage::InContext, prompt_of(&row["attachment"]["prompt"]))
-        }
-        QUEUE if row["operation"] == "enqueue" => (Stage::Enqueued, text(&row["content"])),
-        QUEUE => (Stage::SomethingDequeued, String::new()),
+        "user" => (
+            MessageStage::InContext,
+            prompt_of(&row["message"]["content"]),
+        ),
+        "attachment" if row["attachment"]["type"] == "queued_command" => (
+            MessageStage::InContext,
+            prompt_of(&row["attachment"]["prompt"]),
+        ),
+        QUEUE if row["operation"] == "enqueue" => (MessageStage::Enqueued, text(&row["content"])),
+        QUEUE => (MessageStage::SomethingDequeued, String::new()),
         "system" if row["subtype"] == "informational" => refused(text(&row["content"]))?,
-        "response_item" => (Stage::InContext, prompt_of_codex(&row["payload"])?),
+        "response_item" => (MessageStage::InContext, prompt_of_codex(&row["payload"])?),
         _ => return None,
     };
     let ids = ids_in(&text);
     if is_of_queue && row["type"] == QUEUE && ids.is_empty() {
         let stage = match stage {
-            Stage::Enqueued => Stage::SomethingEnqueued,
-            _ => Stage::SomethingDequeued,
+            MessageStage::Enqueued => MessageStage::SomethingEnqueued,
+            _ => MessageStage::SomethingDequeued,
         };
         return Some(Row { stage, ids });
     }
@@ -205,9 +209,9 @@ fn parse_row(line: &[u8]) -> Option<Row> {
 }
 
 /// The stage and the text of a row about a refused prompt.
-fn refused(text: String) -> Option<(Stage, String)> {
+fn refused(text: String) -> Option<(MessageStage, String)> {
     text.starts_with(BLOCKED)
-        .then(|| (Stage::Refused(text.clone()), text))
+        .then(|| (MessageStage::Refused(text.clone()), text))
 }
 
 /// The text of a prompt, which is a string or a list of blocks.
@@ -299,7 +303,7 @@ mod tests {
 
     fn in_context(ids: &[&str]) -> Row {
         Row {
-            stage: Stage::InContext,
+            stage: MessageStage::InContext,
             ids: ids.iter().map(|id| (*id).to_owned()).collect(),
         }
     }
@@ -362,11 +366,11 @@ mod tests {
         let bare = json!({"type": "queue-operation", "operation": "enqueue"});
         written.row(&bare);
         let stages = transcript.read().unwrap().into_iter().map(|row| row.stage);
-        let stages: Vec<Stage> = stages.collect();
+        let stages: Vec<MessageStage> = stages.collect();
         let expected = [
-            Stage::Enqueued,
-            Stage::SomethingDequeued,
-            Stage::SomethingEnqueued,
+            MessageStage::Enqueued,
+            MessageStage::SomethingDequeued,
+            MessageStage::SomethingEnqueued,
         ];
         assert_eq!(stages, expected);
     }

@@ -34,9 +34,9 @@ fn a_dialog_that_opens_after_the_paste_is_never_answered() {
     play.offer("x");
     play.sees(holds(&play.last_text()));
     play.event(&HookEvent::PermissionAsked("Bash".into()));
-    play.reads(Reading {
+    play.reads(ScreenReading {
         dialog: Some("permission".into()),
-        ..Reading::default()
+        ..ScreenReading::default()
     });
     play.passes(ms(60_000));
     assert_eq!(
@@ -93,9 +93,9 @@ fn no_second_enter_when_the_box_is_empty_or_a_dialog_is_there() {
     let mut play = Play::claude();
     play.offer("x");
     play.shows_text();
-    play.reads(Reading {
+    play.reads(ScreenReading {
         dialog: Some("permission".into()),
-        ..Reading::default()
+        ..ScreenReading::default()
     });
     play.passes(ms(60_000));
     assert_eq!(play.enters(), 1);
@@ -179,9 +179,9 @@ fn a_line_that_was_not_drawn_since_enter_may_still_take_it() {
     assert_eq!(play.enters(), 1);
     play.passes(ms(9_000));
     assert_ne!(play.hold(), Some(Hold::Stuck));
-    play.reads(Reading {
+    play.reads(ScreenReading {
         shows_busy: true,
-        ..Reading::default()
+        ..ScreenReading::default()
     });
     assert!(play.did(&Step::Delivered(vec![key], Way::Keyboard)));
     let mut play = Play::quiet("gemini");
@@ -274,18 +274,18 @@ fn a_line_that_is_empty_after_enter_proves_nothing_without_a_turn() {
 
 #[test]
 fn a_turn_or_the_text_above_the_empty_line_proves_that_it_was_read() {
-    let turn = Reading {
+    let turn = ScreenReading {
         shows_busy: true,
-        ..Reading::default()
+        ..ScreenReading::default()
     };
     let text = "[cbroker peer message from=a id=m1] x [end]";
-    let above = Reading {
+    let above = ScreenReading {
         input: Input::Empty,
         history: History::of(&[text.to_owned()]),
-        ..Reading::default()
+        ..ScreenReading::default()
     };
     // Codex may show a text later than its turn, and its turn later than the text.
-    let answered = Reading {
+    let answered = ScreenReading {
         history: History::of(&[text.to_owned(), "OK".to_owned()]),
         ..above.clone()
     };

@@ -130,7 +130,7 @@ fn an_unknown_program_needs_quiet_idle_hands_and_gets_one_enter() {
 fn with_a_known_resting_screen_nothing_is_typed_into_any_other() {
     // A message answered Gemini's question whether a folder is trusted.
     let mut play = Play::quiet("gemini");
-    play.reads(Reading::default());
+    play.reads(ScreenReading::default());
     play.offer("x");
     play.passes(ms(60_000));
     assert_eq!(play.hold(), Some(Hold::UnknownScreen));
@@ -182,10 +182,10 @@ fn shell_mode_and_vim_normal_mode_are_holds_of_their_own() {
 
 #[test]
 fn a_plain_footer_after_insert_mode_means_normal_mode() {
-    let footer = |vim| Reading {
+    let footer = |vim| ScreenReading {
         input: Input::Empty,
         vim,
-        ..Reading::default()
+        ..ScreenReading::default()
     };
     let mut play = Play::claude();
     play.reads(footer(Vim::Plain));
@@ -203,9 +203,9 @@ fn a_plain_footer_after_insert_mode_means_normal_mode() {
 fn escape_at_a_dialog_is_detected_on_the_screen() {
     let mut play = Play::claude_by(Mode::Keyboard);
     play.event(&HookEvent::PermissionAsked("Bash".into()));
-    play.reads(Reading {
+    play.reads(ScreenReading {
         dialog: Some("permission".into()),
-        ..Reading::default()
+        ..ScreenReading::default()
     });
     play.offer("x");
     play.press(Press::Escape);
@@ -356,13 +356,13 @@ fn a_screen_without_cursor_or_paste_is_not_ready() {
 
 #[test]
 fn a_dialog_or_a_turn_that_the_screen_shows_holds_where_the_profile_knows_their_looks() {
-    let dialog = Reading {
+    let dialog = ScreenReading {
         dialog: Some("approval".into()),
-        ..Reading::default()
+        ..ScreenReading::default()
     };
-    let turn = Reading {
+    let turn = ScreenReading {
         shows_busy: true,
-        ..Reading::default()
+        ..ScreenReading::default()
     };
     for (reading, hold) in [
         (dialog, Hold::Dialog("approval".into())),

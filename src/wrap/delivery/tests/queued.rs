@@ -22,12 +22,12 @@ impl Play {
     fn shows_above(&mut self, shows_waiting: bool) {
         self.passes(ms(300));
         let history = history(&self.last_text());
-        self.reads(Reading {
+        self.reads(ScreenReading {
             input: Input::Empty,
             shows_busy: true,
             shows_waiting,
             history,
-            ..Reading::default()
+            ..ScreenReading::default()
         });
     }
 
@@ -71,10 +71,10 @@ fn a_text_that_waits_is_not_acked_when_the_agent_ends() {
 fn a_turn_that_runs_proves_nothing_before_the_text_is_shown() {
     // The line is empty at once, and opencode shows a prompt only once its server has it.
     let (mut play, key) = Play::entered("opencode");
-    play.reads(Reading {
+    play.reads(ScreenReading {
         input: Input::Empty,
         shows_busy: true,
-        ..Reading::default()
+        ..ScreenReading::default()
     });
     play.passes(ms(60_000));
     assert!(!play.has_delivered(key));
@@ -93,12 +93,12 @@ fn a_long_text_is_shown_when_its_end_is() {
     let end = history(&play.last_text()[1000..]);
     for (shows_waiting, is_read) in [(true, false), (false, true)] {
         play.passes(ms(300));
-        play.reads(Reading {
+        play.reads(ScreenReading {
             input: Input::Empty,
             shows_busy: true,
             shows_waiting,
             history: end.clone(),
-            ..Reading::default()
+            ..ScreenReading::default()
         });
         assert_eq!(play.has_delivered(key), is_read);
     }
@@ -132,10 +132,10 @@ fn a_waiting_text_that_disappears_is_repeated() {
 fn a_text_that_waits_for_the_start_is_read_when_the_start_is_over() {
     let (mut play, key) = Play::entered("codex");
     // The text stands in the line meanwhile.
-    let in_line = |shows_waiting| Reading {
+    let in_line = |shows_waiting| ScreenReading {
         input: holds("[cbroker peer message"),
         shows_waiting,
-        ..Reading::default()
+        ..ScreenReading::default()
     };
     for _ in 0..100 {
         play.reads(in_line(true));
@@ -161,10 +161,10 @@ fn nothing_is_typed_while_something_waits() {
     for program in ["codex", "opencode"] {
         for input in [Input::Empty, Input::Absent, holds("hello")] {
             let mut play = Play::quiet(program);
-            play.reads(Reading {
+            play.reads(ScreenReading {
                 input,
                 shows_waiting: true,
-                ..Reading::default()
+                ..ScreenReading::default()
             });
             play.offer("x");
             play.passes(ms(3_600_000));
@@ -178,11 +178,11 @@ fn nothing_is_typed_while_something_waits() {
 }
 
 /// At rest: the line is empty, and the typed text stands above it, followed by `below`.
-fn at_rest(play: &Play, below: &str) -> Reading {
-    Reading {
+fn at_rest(play: &Play, below: &str) -> ScreenReading {
+    ScreenReading {
         input: Input::Empty,
         history: history(&(play.last_text() + below)),
-        ..Reading::default()
+        ..ScreenReading::default()
     }
 }
 
@@ -197,7 +197,7 @@ fn a_prompt_that_is_shown_before_its_turn_begins_is_not_read() {
             play.passes(ms(10_000));
         }
         // The foot of a line that is not recognized is no answer.
-        play.reads(Reading {
+        play.reads(ScreenReading {
             input: Input::Absent,
             ..at_rest(&play, "commands")
         });

@@ -39,9 +39,9 @@ fn a_dialog_holds_whatever_source_reports_it() {
         Some(Hold::Dialog("permission for Bash".into()))
     );
     let mut play = Play::claude();
-    play.reads(Reading {
+    play.reads(ScreenReading {
         dialog: Some("menu".into()),
-        ..Reading::default()
+        ..ScreenReading::default()
     });
     play.offer("by the screen");
     play.passes(ms(60_000));
@@ -304,10 +304,10 @@ fn a_paste_has_a_maximum_length() {
 #[test]
 fn a_screen_that_says_busy_holds_though_nothing_else_does() {
     let mut play = Play::claude();
-    play.reads(Reading {
+    play.reads(ScreenReading {
         input: Input::Empty,
         shows_busy: true,
-        ..Reading::default()
+        ..ScreenReading::default()
     });
     play.offer("x");
     play.passes(ms(60_000));

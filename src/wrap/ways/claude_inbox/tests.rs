@@ -14,7 +14,7 @@ use super::*;
 const LIMIT: Duration = Duration::from_secs(20);
 const LINE: &str = "[cbroker peer message from=api id=01] look [end]";
 
-struct Stage {
+struct InboxFixture {
     folder: tempfile::TempDir,
     inbox: ClaudeInbox,
     /// Whether its hooks do not report the permission mode.
@@ -22,7 +22,7 @@ struct Stage {
     reports: mpsc::Receiver<(Way, WayReport)>,
 }
 
-impl Stage {
+impl InboxFixture {
     fn new() -> Self {
         let (to, reports) = mpsc::channel(16);
         Self {
@@ -112,7 +112,7 @@ fn content(line: &Value) -> String {
 
 #[tokio::test]
 async fn a_text_is_proved_by_its_row_and_not_by_its_acceptance() {
-    let mut stage = Stage::new();
+    let mut stage = InboxFixture::new();
     let (_socket, line) = stage.handed_over().await;
     assert_eq!(line["priority"], "next");
     stage.row(&json!({"type": "queue-operation", "operation": "enqueue"}));
@@ -126,7 +126,7 @@ async fn a_text_is_proved_by_its_row_and_not_by_its_acceptance() {
 
 #[tokio::test]
 async fn a_row_after_three_seconds_is_in_time() {
-    let mut stage = Stage::new();
+    let mut stage = InboxFixture::new();
     let (_socket, line) = stage.handed_over().await;
     stage.reports_nothing_for(Duration::from_secs(3)).await;
     stage.row(&json!({"type": "user", "message": {"content": content(&line)}}));
@@ -135,14 +135,14 @@ async fn a_row_after_three_seconds_is_in_time() {
 
 #[tokio::test]
 async fn a_text_without_a_row_is_given_up() {
-    let mut stage = Stage::new();
+    let mut stage = InboxFixture::new();
     let (_socket, _line) = stage.handed_over().await;
     assert_eq!(stage.next_report().await, WayReport::Unseen(7));
 }
 
 #[tokio::test]
 async fn a_text_lost_by_a_left_process_is_no_failure_of_the_way() {
-    let mut stage = Stage::new();
+    let mut stage = InboxFixture::new();
     let old = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
     assert_eq!(stage.next_report().await, WayReport::Open);
@@ -157,7 +157,7 @@ async fn a_text_lost_by_a_left_process_is_no_failure_of_the_way() {
 
 #[tokio::test]
 async fn a_session_that_moved_has_no_inbox_before_a_hook_names_it() {
-    let mut stage = Stage::new();
+    let mut stage = InboxFixture::new();
     let _old = stage.socket("1.sock");
     let pid = std::process::id();
     stage.hook("1.sock", pid);
@@ -177,7 +177,7 @@ async fn a_session_that_moved_has_no_inbox_before_a_hook_names_it() {
 
 #[tokio::test]
 async fn an_accepted_text_is_lost_with_its_process() {
-    let mut stage = Stage::new();
+    let mut stage = InboxFixture::new();
     let mut process = std::process::Command::new("sleep")
         .arg("60")
         .spawn()
@@ -195,7 +195,7 @@ async fn an_accepted_text_is_lost_with_its_process() {
 
 #[tokio::test]
 async fn without_a_socket_the_way_is_closed_with_a_reason() {
-    let mut stage = Stage::new();
+    let mut stage = InboxFixture::new();
     stage.inbox.hook_ran(&HookOrigin::default());
     assert_eq!(
         stage.next_report().await,
@@ -224,7 +224,7 @@ async fn without_a_socket_the_way_is_closed_with_a_reason() {
 
 #[tokio::test]
 async fn a_hook_that_waits_writes_the_line() {
-    let mut stage = Stage::new();
+    let mut stage = InboxFixture::new();
     let _socket = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
     assert_eq!(stage.next_report().await, WayReport::Open);
@@ -241,7 +241,7 @@ async fn a_hook_that_waits_writes_the_line() {
 
 #[tokio::test]
 async fn a_text_is_given_up_if_only_something_else_was_accepted() {
-    let mut stage = Stage::new();
+    let mut stage = InboxFixture::new();
     let (_socket, _line) = stage.handed_over().await;
     for operation in ["enqueue", "dequeue"] {
         stage.row(&json!({"type": "queue-operation", "operation": operation}));
@@ -250,8 +250,8 @@ async fn a_text_is_given_up_if_only_something_else_was_accepted() {
 }
 
 /// An inbox of a session whose hooks do not report the permission mode, and its socket.
-async fn of_unknown_mode() -> (Stage, UnixListener) {
-    let mut stage = Stage::new();
+async fn of_unknown_mode() -> (InboxFixture, UnixListener) {
+    let mut stage = InboxFixture::new();
     stage.is_unsaid = true;
     let socket = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());

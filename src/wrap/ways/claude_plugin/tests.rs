@@ -15,13 +15,13 @@ use super::*;
 const LIMIT: Duration = Duration::from_secs(20);
 const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
 
-struct Stage {
+struct PluginFixture {
     folder: tempfile::TempDir,
     plugin: Plugin,
     reports: Receiver<(Way, WayReport)>,
 }
 
-impl Stage {
+impl PluginFixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("plugin.sock");
@@ -117,7 +117,7 @@ async fn line(orders: &mut BufReader<UnixStream>) -> String {
 
 #[tokio::test]
 async fn a_text_is_in_the_context_when_the_transcript_says_so() {
-    let mut stage = Stage::new();
+    let mut stage = PluginFixture::new();
     let mut orders = stage.connected().await;
     stage.deliver();
     let order: Value = serde_json::from_str(&line(&mut orders).await).unwrap();
@@ -132,7 +132,7 @@ async fn a_text_is_in_the_context_when_the_transcript_says_so() {
 
 #[tokio::test]
 async fn a_row_in_the_transcript_that_clear_began_is_a_proof_too() {
-    let mut stage = Stage::new();
+    let mut stage = PluginFixture::new();
     let mut orders = stage.connected().await;
     stage.deliver();
     line(&mut orders).await;
@@ -150,7 +150,7 @@ async fn a_row_in_the_transcript_that_clear_began_is_a_proof_too() {
 
 #[tokio::test]
 async fn a_drop_after_escape_says_that_the_person_stopped_the_session() {
-    let mut stage = Stage::new();
+    let mut stage = PluginFixture::new();
     let mut orders = stage.connected().await;
     stage.deliver();
     line(&mut orders).await;
@@ -176,7 +176,7 @@ async fn a_drop_after_escape_says_that_the_person_stopped_the_session() {
 
 #[tokio::test]
 async fn a_drop_can_report_that_the_process_was_stopped() {
-    let mut stage = Stage::new();
+    let mut stage = PluginFixture::new();
     let mut orders = stage.connected().await;
     stage.deliver();
     line(&mut orders).await;
@@ -197,7 +197,7 @@ async fn a_drop_can_report_that_the_process_was_stopped() {
 
 #[tokio::test]
 async fn an_unbound_text_is_sent_again_and_another_error_fails() {
-    let mut stage = Stage::new();
+    let mut stage = PluginFixture::new();
     let mut orders = stage.connected().await;
     stage.deliver();
     let order = line(&mut orders).await;
@@ -223,7 +223,7 @@ async fn an_unbound_text_is_sent_again_and_another_error_fails() {
 
 #[tokio::test]
 async fn nothing_is_open_without_the_token_or_a_hello() {
-    let mut stage = Stage::new();
+    let mut stage = PluginFixture::new();
     assert_eq!(stage.post("wrong", json!([])).await, "403");
     let mut refused = stage.listen("wrong").await;
     assert!(line(&mut refused).await.contains(" 403 "));
@@ -241,7 +241,7 @@ async fn nothing_is_open_without_the_token_or_a_hello() {
 
 #[tokio::test]
 async fn a_module_that_ends_closes_the_way() {
-    let mut stage = Stage::new();
+    let mut stage = PluginFixture::new();
     let orders = stage.connected().await;
     drop(orders);
     assert!(matches!(stage.next().await, WayReport::Closed(_)));
@@ -249,7 +249,7 @@ async fn a_module_that_ends_closes_the_way() {
 
 #[tokio::test]
 async fn a_text_whose_stream_ended_before_the_module_reported_it_is_lost() {
-    let mut stage = Stage::new();
+    let mut stage = PluginFixture::new();
     let mut orders = stage.connected().await;
     stage.deliver();
     line(&mut orders).await;
@@ -260,7 +260,7 @@ async fn a_text_whose_stream_ended_before_the_module_reported_it_is_lost() {
 
 #[tokio::test]
 async fn a_text_whose_turn_ended_without_its_row_is_lost() {
-    let mut stage = Stage::new();
+    let mut stage = PluginFixture::new();
     let mut orders = stage.connected().await;
     stage.deliver();
     line(&mut orders).await;
@@ -273,7 +273,7 @@ async fn a_text_whose_turn_ended_without_its_row_is_lost() {
 
 #[tokio::test]
 async fn a_dialog_is_open_until_its_tool_call_has_ended() {
-    let mut stage = Stage::new();
+    let mut stage = PluginFixture::new();
     let _orders = stage.connected().await;
     let asked = json!([{"is": "ask", "call": "1", "tool": "Bash"}, {"is": "called", "call": "0"},
         {"is": "ask", "call": "2", "tool": "Write"}, {"is": "called", "call": "2"},
