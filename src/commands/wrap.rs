@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::peer::{Peer, PeerError, Sharing};
-use crate::wrap::delivery::Mode;
+use crate::wrap::delivery::DeliveryMode;
 use crate::wrap::{self, BrokerStart, Fallback, UnwrappedProgram, WrapOptions};
 
 /// The longest time that the program waits for the broker's start.
@@ -154,13 +154,13 @@ fn options(args: &WrapArgs, program: ProgramArgs, config: &Config) -> Result<Wra
         is_briefed: !args.no_brief && settings.brief,
         may_send: args.allow_send,
         delivery: args.delivery.map(|delivery| match delivery {
-            DeliveryOption::Auto => Mode::Auto,
-            DeliveryOption::Plugin => Mode::Plugin,
-            DeliveryOption::Inbox => Mode::Inbox,
-            DeliveryOption::Api => Mode::Api,
-            DeliveryOption::Pty => Mode::Keyboard,
-            DeliveryOption::Hook => Mode::Hook,
-            DeliveryOption::Notify => Mode::Notify,
+            DeliveryOption::Auto => DeliveryMode::Auto,
+            DeliveryOption::Plugin => DeliveryMode::Plugin,
+            DeliveryOption::Inbox => DeliveryMode::Inbox,
+            DeliveryOption::Api => DeliveryMode::Api,
+            DeliveryOption::Pty => DeliveryMode::Keyboard,
+            DeliveryOption::Hook => DeliveryMode::Hook,
+            DeliveryOption::Notify => DeliveryMode::Notify,
         }),
         breaks: if args.multiline || settings.multiline {
             Breaks::Keep

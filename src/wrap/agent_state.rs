@@ -19,7 +19,7 @@ use super::agents::reading::{Input, ScreenReading, Vim};
 use super::hold::Hold;
 use super::keys::Press;
 use super::own_status::OwnStatus;
-use super::ways::Sign;
+use super::ways::AgentSign;
 
 use person::Person;
 pub use verdict::Verdict;
@@ -239,24 +239,24 @@ impl AgentState {
     }
 
     /// Records a change of the agent's state that a way in saw.
-    pub fn sign(&mut self, sign: &Sign, now: Instant) {
+    pub fn sign(&mut self, sign: &AgentSign, now: Instant) {
         self.has_plugin = true;
         match sign {
-            Sign::TurnBegan => self.turn_began(),
-            Sign::TurnEnded => self.turn_ended(),
-            Sign::PersonSpoke => {
+            AgentSign::TurnBegan => self.turn_began(),
+            AgentSign::TurnEnded => self.turn_ended(),
+            AgentSign::PersonSpoke => {
                 self.is_stopped = false;
                 self.person.submitted();
             }
-            Sign::Stopped => {
+            AgentSign::Stopped => {
                 self.is_stopped = true;
                 self.turn_ended();
             }
-            Sign::Asks(tool) => self.dialog_opened(tool, now),
-            Sign::Answered => self.dialog = None,
-            Sign::Menu(name) => self.menu = Some(name.clone()),
-            Sign::MenuClosed => self.menu = None,
-            Sign::Draft(_) | Sign::Transcript(_) => {}
+            AgentSign::Asks(tool) => self.dialog_opened(tool, now),
+            AgentSign::Answered => self.dialog = None,
+            AgentSign::Menu(name) => self.menu = Some(name.clone()),
+            AgentSign::MenuClosed => self.menu = None,
+            AgentSign::Draft(_) | AgentSign::Transcript(_) => {}
         }
     }
 

@@ -35,7 +35,7 @@ use std::time::Instant;
 use super::agent_state::{AgentState, HookEvent};
 use super::hold::Hold;
 use super::ways::keyboard::{Keyboard, TurnProof};
-use super::ways::{Sign, Submission, SubmissionNumber, Way};
+use super::ways::{AgentSign, Submission, SubmissionNumber, Way};
 
 use late::LateSubmission;
 pub use message::{
@@ -46,7 +46,7 @@ use order::Ways;
 
 /// Which ways deliver messages (`--delivery`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum DeliveryMode {
     /// The first way that is open, with the keyboard as the last one.
     Auto,
     /// Only the plugin.
@@ -63,7 +63,7 @@ pub enum Mode {
     Notify,
 }
 
-impl Mode {
+impl DeliveryMode {
     /// The value of `--delivery` that selects it.
     pub(super) fn word(self) -> &'static str {
         match self {
@@ -150,7 +150,7 @@ enum SubmissionPhase {
 pub struct Deliveries {
     /// The messages.
     pub table: Table,
-    mode: Mode,
+    mode: DeliveryMode,
     batch: usize,
     ways: Ways,
     keyboard: Keyboard,
@@ -171,7 +171,7 @@ pub struct Deliveries {
 
 impl Deliveries {
     /// Creates an empty table. At most `batch` messages share one submission.
-    pub fn new(mode: Mode, batch: usize) -> Self {
+    pub fn new(mode: DeliveryMode, batch: usize) -> Self {
         Self {
             table: Table::default(),
             mode,
@@ -190,7 +190,7 @@ impl Deliveries {
     }
 
     /// The mode of delivery.
-    pub fn mode(&self) -> Mode {
+    pub fn mode(&self) -> DeliveryMode {
         self.mode
     }
 
@@ -374,9 +374,9 @@ impl Deliveries {
     }
 
     /// Handles a change of the agent's state that a way saw.
-    pub fn sign(&mut self, sign: &Sign) {
+    pub fn sign(&mut self, sign: &AgentSign) {
         match sign {
-            Sign::PersonSpoke | Sign::TurnBegan => self.is_escaped = false,
+            AgentSign::PersonSpoke | AgentSign::TurnBegan => self.is_escaped = false,
             _ => {}
         }
     }

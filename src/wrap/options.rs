@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::delivery::Mode;
+use super::delivery::DeliveryMode;
 use crate::envelope::Breaks;
 use crate::name::{GroupName, SessionName};
 use crate::peer::Sharing;
@@ -45,7 +45,7 @@ pub struct WrapOptions {
     /// Whether the agent may call `cbroker send` without asking (`--allow-send`).
     pub may_send: bool,
     /// `--delivery`; `None` for the default of the program's profile.
-    pub delivery: Option<Mode>,
+    pub delivery: Option<DeliveryMode>,
     /// Line breaks in messages (`--multiline`).
     pub breaks: Breaks,
     /// Maximum number of waiting messages in one submission.

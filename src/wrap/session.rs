@@ -23,7 +23,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::agent_state::{AgentState, HookEvent};
 use super::agents::Profile;
-use super::delivery::{Deliveries, Mode, Step};
+use super::delivery::{Deliveries, DeliveryMode, Step};
 use super::foreground;
 use super::hooks::{HookReport, Hooks, Waiter};
 use super::keys::{Keys, Press};
@@ -66,7 +66,7 @@ pub(super) struct Parts {
     pub(super) terminal: Terminal,
     pub(super) program: Program,
     pub(super) profile: &'static Profile,
-    pub(super) mode: Mode,
+    pub(super) mode: DeliveryMode,
     pub(super) batch: usize,
     pub(super) hooks: Option<(Hooks, Receiver<HookReport>)>,
     /// The ways in that report through one channel.
@@ -136,7 +136,7 @@ impl Session {
         let signals = Signals::new().map_err(cannot)?;
         terminal.enter_raw().map_err(cannot)?;
         let size = adopt_size(&terminal, &program).map_err(cannot)?;
-        let reads_screen = mode != Mode::Notify && profile.has_looks();
+        let reads_screen = mode != DeliveryMode::Notify && profile.has_looks();
         let relay =
             Relay::new(terminal.input(), terminal.output(), program.master()).map_err(cannot)?;
         let mut deliveries = Deliveries::new(mode, batch);

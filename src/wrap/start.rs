@@ -23,7 +23,7 @@ use tokio::sync::mpsc::Receiver;
 use super::agents::{DefaultDelivery, Profile};
 use super::brake::{Brake, Limits};
 use super::child_env::{self, Identity, Reach};
-use super::delivery::Mode;
+use super::delivery::DeliveryMode;
 use super::disk::{Disk, DiskPaths};
 use super::hooks::{self, HookReport, Hooks};
 use super::log::Log;
@@ -171,7 +171,7 @@ fn exec(command: &CommandLine) -> Result<Infallible, Error> {
 
 struct Prepared {
     options: WrapOptions,
-    mode: Mode,
+    mode: DeliveryMode,
     profile: &'static Profile,
     identity: Identity,
     terminal: Terminal,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::Mode;
+use super::DeliveryMode;
 use crate::wrap::ways::{Timing, Way};
 
 /// A way in is disabled after this many failures.
@@ -182,7 +182,12 @@ impl Ways {
     }
 
     /// Chooses the way for a message.
-    pub(super) fn choose(&self, mode: Mode, wanted: WayQuery<'_>, now: Instant) -> WayChoice {
+    pub(super) fn choose(
+        &self,
+        mode: DeliveryMode,
+        wanted: WayQuery<'_>,
+        now: Instant,
+    ) -> WayChoice {
         let mut known = self.known.values();
         if known.any(|known| matches!(known.openness, Openness::Away)) {
             return WayChoice::Away;
@@ -196,7 +201,7 @@ impl Ways {
 
     fn choose_among(
         &self,
-        mode: Mode,
+        mode: DeliveryMode,
         wanted: WayQuery<'_>,
         now: Instant,
         is_meant: impl Fn(&Way) -> bool,

@@ -4,7 +4,7 @@
 
 use super::{Claim, Deliveries, MessageKey, State, Step, Submitted, TextPlace};
 use crate::wrap::hold::Hold;
-use crate::wrap::ways::keyboard::Outcome;
+use crate::wrap::ways::keyboard::TypingOutcome;
 use crate::wrap::ways::{Refusal, SubmissionNumber, Way};
 
 impl Deliveries {
@@ -110,7 +110,7 @@ impl Deliveries {
     }
 
     /// Handles the outcome of a typed submission.
-    pub(super) fn typed(&mut self, number: SubmissionNumber, outcome: Outcome) {
+    pub(super) fn typed(&mut self, number: SubmissionNumber, outcome: TypingOutcome) {
         let messages = self
             .submissions
             .iter()
@@ -118,20 +118,20 @@ impl Deliveries {
             .map(|submitted| submitted.messages.clone())
             .unwrap_or_default();
         match outcome {
-            Outcome::HandedOver => self.handed_over(&messages, Way::Keyboard),
-            Outcome::InContext => {
+            TypingOutcome::HandedOver => self.handed_over(&messages, Way::Keyboard),
+            TypingOutcome::InContext => {
                 self.remove_submission(number);
                 self.ways.worked(Way::Keyboard);
                 self.delivered(&messages, Way::Keyboard);
                 self.due.push_back(Step::EndSearch(number));
                 self.clear_stuck(&messages);
             }
-            Outcome::Refused(why) => {
+            TypingOutcome::Refused(why) => {
                 self.not_taken(number, &why, Refusal::Refused);
                 self.clear_stuck(&messages);
             }
-            Outcome::Unread => self.unread(number),
-            Outcome::Stuck(hold) => {
+            TypingOutcome::Unread => self.unread(number),
+            TypingOutcome::Stuck(hold) => {
                 self.ways.failed(Way::Keyboard);
                 for &key in &messages {
                     if let Some(message) = self.table.get_mut(key) {
@@ -141,7 +141,7 @@ impl Deliveries {
                 self.requeue(&messages, true);
                 self.due.push_back(Step::Held(messages, hold));
             }
-            Outcome::Gone => {
+            TypingOutcome::Gone => {
                 if let Some(submitted) = self.remove_submission(number) {
                     self.keep_looking(&submitted);
                 }

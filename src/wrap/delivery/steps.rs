@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::order::{WayChoice, WayQuery};
 use super::{
-    Claim, Deliveries, InFlightMessage, MessageKey, Mode, Step, SubmissionPhase, Submitted,
+    Claim, Deliveries, DeliveryMode, InFlightMessage, MessageKey, Step, SubmissionPhase, Submitted,
     TextPlace,
 };
 use crate::wrap::agent_state::{AgentState, Verdict};
@@ -256,7 +256,7 @@ impl Deliveries {
         if self.is_paused {
             return Err((Hold::Paused, None));
         }
-        if self.mode == Mode::Notify {
+        if self.mode == DeliveryMode::Notify {
             return Err((Hold::Notify, None));
         }
         if agent.is_suspended() {

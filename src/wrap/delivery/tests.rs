@@ -39,7 +39,7 @@ fn ms(milliseconds: u64) -> Duration {
 }
 
 impl Play {
-    fn with(profile: &'static Profile, mode: Mode) -> Self {
+    fn with(profile: &'static Profile, mode: DeliveryMode) -> Self {
         let now = Instant::now();
         let mut play = Self {
             agent: AgentState::new(profile, now),
@@ -55,10 +55,10 @@ impl Play {
 
     /// Claude Code with a session at rest.
     fn claude() -> Self {
-        Self::claude_by(Mode::Auto)
+        Self::claude_by(DeliveryMode::Auto)
     }
 
-    fn claude_by(mode: Mode) -> Self {
+    fn claude_by(mode: DeliveryMode) -> Self {
         let mut play = Self::with(&CLAUDE, mode);
         play.event(&HookEvent::SessionStart);
         play.sees(Input::Empty);
@@ -73,7 +73,7 @@ impl Play {
     /// A program without a box, at rest.
     fn quiet(program: &str) -> Self {
         let profile = Profile::of(program.as_ref(), &[]);
-        let mut play = Self::with(profile, Mode::Keyboard);
+        let mut play = Self::with(profile, DeliveryMode::Keyboard);
         if profile.line.is_some() {
             play.sees(Input::Empty);
         }

@@ -12,7 +12,7 @@ use crate::wrap::own_status::{self, StatusFile};
 use crate::wrap::ways::keyboard::TurnProof;
 use crate::wrap::ways::proof::Proof;
 use crate::wrap::ways::transcript::MessageStage;
-use crate::wrap::ways::{Refusal, Sign, Submission, SubmissionNumber, Way, WayIn, WayReport};
+use crate::wrap::ways::{AgentSign, Refusal, Submission, SubmissionNumber, Way, WayIn, WayReport};
 
 /// Time limit for the last reports of the ways in after the agent's end.
 const LAST_REPORTS_WITHIN: Duration = Duration::from_secs(1);
@@ -258,17 +258,17 @@ impl Session {
         self.log_disabled_ways();
     }
 
-    fn handle_sign(&mut self, sign: Sign, now: Instant) {
+    fn handle_sign(&mut self, sign: AgentSign, now: Instant) {
         self.agent.sign(&sign, now);
         self.deliveries.sign(&sign);
         match sign {
-            Sign::PersonSpoke => self.messages.person_spoke(),
-            Sign::Stopped => self
+            AgentSign::PersonSpoke => self.messages.person_spoke(),
+            AgentSign::Stopped => self
                 .log
                 .write("the person pressed Escape: messages wait for their next input"),
             _ => {}
         }
-        if let Sign::Transcript(path) = sign {
+        if let AgentSign::Transcript(path) = sign {
             self.proofs.follow(path);
             self.deliveries.set_turn_proof(TurnProof::Row);
         }

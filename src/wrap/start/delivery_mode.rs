@@ -3,7 +3,7 @@
 use crate::config::{Config, DeliveryWay};
 use crate::error::Error;
 use crate::wrap::agents::{DefaultDelivery, Profile};
-use crate::wrap::delivery::Mode;
+use crate::wrap::delivery::DeliveryMode;
 use crate::wrap::options::WrapOptions;
 
 /// Resolves `--delivery` for this program.
@@ -11,25 +11,25 @@ pub(super) fn resolve(
     options: &WrapOptions,
     profile: &Profile,
     config: &Config,
-) -> Result<Mode, Error> {
+) -> Result<DeliveryMode, Error> {
     let program = options.program.to_string_lossy();
     let configured = match config.settings.delivery {
-        DeliveryWay::Plugin => Some(Mode::Plugin),
-        DeliveryWay::Inbox => Some(Mode::Inbox),
-        DeliveryWay::Api => Some(Mode::Api),
-        DeliveryWay::Pty => Some(Mode::Keyboard),
-        DeliveryWay::Hook => Some(Mode::Hook),
-        DeliveryWay::Notify => Some(Mode::Notify),
+        DeliveryWay::Plugin => Some(DeliveryMode::Plugin),
+        DeliveryWay::Inbox => Some(DeliveryMode::Inbox),
+        DeliveryWay::Api => Some(DeliveryMode::Api),
+        DeliveryWay::Pty => Some(DeliveryMode::Keyboard),
+        DeliveryWay::Hook => Some(DeliveryMode::Hook),
+        DeliveryWay::Notify => Some(DeliveryMode::Notify),
         DeliveryWay::Auto => None,
     };
-    let has_way = |mode: Mode| match mode {
-        Mode::Plugin | Mode::Inbox | Mode::Hook => profile.has_hooks,
-        Mode::Api => matches!(profile.name, "codex" | "opencode"),
-        Mode::Auto | Mode::Keyboard | Mode::Notify => true,
+    let has_way = |mode: DeliveryMode| match mode {
+        DeliveryMode::Plugin | DeliveryMode::Inbox | DeliveryMode::Hook => profile.has_hooks,
+        DeliveryMode::Api => matches!(profile.name, "codex" | "opencode"),
+        DeliveryMode::Auto | DeliveryMode::Keyboard | DeliveryMode::Notify => true,
     };
-    let asked = options.delivery.filter(|&mode| mode != Mode::Auto);
+    let asked = options.delivery.filter(|&mode| mode != DeliveryMode::Auto);
     match (asked, profile.default_delivery) {
-        (Some(Mode::Keyboard), DefaultDelivery::NoticeOnly) => Err(Error::usage(format!(
+        (Some(DeliveryMode::Keyboard), DefaultDelivery::NoticeOnly) => Err(Error::usage(format!(
             "nothing is typed into {program}"
         ))
         .because("it executes what is typed into it")
@@ -40,9 +40,9 @@ pub(super) fn resolve(
         ))
         .because("it has no such way in that cbroker knows")),
         (Some(mode), _) => Ok(mode),
-        (None, DefaultDelivery::NoticeOnly | DefaultDelivery::Notice) => Ok(Mode::Notify),
+        (None, DefaultDelivery::NoticeOnly | DefaultDelivery::Notice) => Ok(DeliveryMode::Notify),
         (None, DefaultDelivery::Typing) => Ok(configured
             .filter(|&mode| has_way(mode))
-            .unwrap_or(Mode::Auto)),
+            .unwrap_or(DeliveryMode::Auto)),
     }
 }

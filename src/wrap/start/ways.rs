@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::wrap::agents::version::{Version, VersionLookup};
 use crate::wrap::agents::{Profile, other_sessions, shows_a_session};
 use crate::wrap::child_env::Identity;
-use crate::wrap::delivery::Mode;
+use crate::wrap::delivery::DeliveryMode;
 use crate::wrap::log::Log;
 use crate::wrap::options::WrapOptions;
 use crate::wrap::pty::find_program;
@@ -31,13 +31,13 @@ const OPENCODE_SINCE: Version = (1, 18, 0);
 #[derive(Debug)]
 pub(super) struct PlannedWays {
     profile: &'static Profile,
-    mode: Mode,
+    mode: DeliveryMode,
     api: Option<AgentApi>,
 }
 
 impl PlannedWays {
     /// Starts the lookups that the ways need, in the background.
-    pub(super) fn new(options: &WrapOptions, mode: Mode, config: &Config) -> Self {
+    pub(super) fn new(options: &WrapOptions, mode: DeliveryMode, config: &Config) -> Self {
         Self {
             profile: Profile::of(&options.program, &options.arguments),
             mode,
@@ -59,7 +59,7 @@ struct AgentApi {
 
 impl AgentApi {
     /// Starts the lookup; `None` if the agent has no API or it is not used.
-    fn ask(options: &WrapOptions, mode: Mode, config: &Config) -> Option<Self> {
+    fn ask(options: &WrapOptions, mode: DeliveryMode, config: &Config) -> Option<Self> {
         let name = Profile::of(&options.program, &options.arguments).name;
         let since = match name {
             "codex" => CODEX_SINCE,
@@ -67,7 +67,7 @@ impl AgentApi {
             _ => return None,
         };
         let has_own_password = config.environment.get(opencode::PASSWORD).is_some();
-        let is_used = matches!(mode, Mode::Auto | Mode::Api)
+        let is_used = matches!(mode, DeliveryMode::Auto | DeliveryMode::Api)
             && !other_sessions(name, &options.arguments)
             && !(name == "opencode" && has_own_password);
         let path = config.environment.get("PATH");
@@ -98,7 +98,7 @@ pub(super) async fn open(
             Err(error) => log.write(&format!("no plugin for Claude Code: {error}")),
         }
     }
-    if profile.has_hooks && matches!(mode, Mode::Auto | Mode::Inbox) {
+    if profile.has_hooks && matches!(mode, DeliveryMode::Auto | DeliveryMode::Inbox) {
         let reporter = WayReporter::new(Way::Inbox, to.clone());
         ways.push(Box::new(ClaudeInbox::start(reporter)));
     }

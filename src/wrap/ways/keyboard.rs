@@ -70,14 +70,14 @@ pub enum KeyboardStep {
     /// Write these keys of the person, which were kept back until now.
     Replay(Vec<u8>),
     /// The outcome of the submission.
-    Result(Outcome),
+    Result(TypingOutcome),
     /// Nothing to do now; call [`Keyboard::step`] again at this time or after an event.
     Wait(Option<Instant>),
 }
 
 /// The outcome of a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TypingOutcome {
     /// Its Enter was written.
     HandedOver,
     /// It is in the model's context.
@@ -138,7 +138,7 @@ struct TypedText {
     phase: TypingPhase,
     /// Whether the profile describes neither a box nor a line.
     is_blind: bool,
-    /// Whether [`Outcome::HandedOver`] was returned.
+    /// Whether [`TypingOutcome::HandedOver`] was returned.
     is_handover_reported: bool,
 }
 
@@ -147,7 +147,7 @@ struct TypedText {
 pub struct Keyboard {
     attempt: Option<TypedText>,
     buffer: KeyBuffer,
-    result: Option<Outcome>,
+    result: Option<TypingOutcome>,
     proof: TurnProof,
 }
 
@@ -275,7 +275,7 @@ impl Keyboard {
                     is_named: true,
                 };
                 if self.proof == TurnProof::Sign {
-                    self.finish(Outcome::InContext);
+                    self.finish(TypingOutcome::InContext);
                 }
             }
             // A turn that began with this text has ended, so the model has read it, even if the
@@ -283,7 +283,7 @@ impl Keyboard {
             HookEvent::TurnEnded
                 if matches!(attempt.phase, TypingPhase::Submitted { is_named: true, .. }) =>
             {
-                self.finish(Outcome::InContext);
+                self.finish(TypingOutcome::InContext);
             }
             _ => {}
         }
@@ -292,14 +292,14 @@ impl Keyboard {
     /// Handles the proof that the submission is in the transcript.
     pub fn proved(&mut self, number: SubmissionNumber) {
         if self.number() == Some(number) {
-            self.finish(Outcome::InContext);
+            self.finish(TypingOutcome::InContext);
         }
     }
 
     /// Handles a row of the transcript that a hook of the person refused the submission.
     pub fn refused(&mut self, number: SubmissionNumber, why: &str) {
         if self.number() == Some(number) {
-            self.finish(Outcome::Refused(why.to_owned()));
+            self.finish(TypingOutcome::Refused(why.to_owned()));
         }
     }
 
@@ -312,7 +312,7 @@ impl Keyboard {
             ..
         }) = &self.attempt
         {
-            self.finish(Outcome::InContext);
+            self.finish(TypingOutcome::InContext);
         }
     }
 
@@ -335,7 +335,7 @@ impl Keyboard {
             .map(|attempt| attempt.submission.number)
     }
 
-    fn finish(&mut self, outcome: Outcome) {
+    fn finish(&mut self, outcome: TypingOutcome) {
         self.attempt = None;
         self.result = Some(outcome);
     }
@@ -347,7 +347,7 @@ impl Keyboard {
                 was_seen: why == Hold::Stuck,
                 empty_since: None,
             };
-            self.result = Some(Outcome::Stuck(why));
+            self.result = Some(TypingOutcome::Stuck(why));
         }
     }
 }

@@ -129,7 +129,7 @@ pub enum WayReport {
     /// The agent's process ended before the proof of this submission, which may have been read.
     Lost(SubmissionNumber),
     /// A change of the agent's state.
-    Sign(Sign),
+    Sign(AgentSign),
 }
 
 /// Why a submission was not taken.
@@ -148,7 +148,7 @@ pub enum Refusal {
 
 /// A change of the agent's state that a way saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sign {
+pub enum AgentSign {
     /// A turn began.
     TurnBegan,
     /// The turn ended.

@@ -35,7 +35,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
-    Refusal, Sign, Submission, SubmissionNumber, Timing, Way, WayIn, WayReport, WayReporter,
+    AgentSign, Refusal, Submission, SubmissionNumber, Timing, Way, WayIn, WayReport, WayReporter,
     process,
 };
 use display_check::{CheckResult, DisplayCheck};
@@ -298,10 +298,10 @@ impl Work {
         let sign = match session_event {
             None => return,
             Some(SessionEvent::Read(ids)) => return self.handle_read(&ids).await,
-            Some(SessionEvent::Busy(true)) => Sign::TurnBegan,
-            Some(SessionEvent::Busy(false)) => Sign::TurnEnded,
-            Some(SessionEvent::Asks(Some(what))) => Sign::Asks(what),
-            Some(SessionEvent::Asks(None)) => Sign::Answered,
+            Some(SessionEvent::Busy(true)) => AgentSign::TurnBegan,
+            Some(SessionEvent::Busy(false)) => AgentSign::TurnEnded,
+            Some(SessionEvent::Asks(Some(what))) => AgentSign::Asks(what),
+            Some(SessionEvent::Asks(None)) => AgentSign::Answered,
         };
         self.report(WayReport::Sign(sign)).await;
     }
@@ -465,7 +465,7 @@ impl Work {
             self.report(WayReport::Closed(error.to_string())).await;
         }
         // No event reports the end of a turn or the answer to a question any more.
-        for sign in [Sign::Answered, Sign::TurnEnded] {
+        for sign in [AgentSign::Answered, AgentSign::TurnEnded] {
             self.report(WayReport::Sign(sign)).await;
         }
         self.give_back_waiting(&error.to_string(), Refusal::Failed)

@@ -4,12 +4,12 @@ use super::*;
 
 #[test]
 fn a_draft_on_the_screen_or_a_recent_key_holds() {
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.sees(holds("half"));
     play.offer("x");
     play.passes(ms(60_000));
     assert_eq!(play.hold(), Some(Hold::Draft));
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.press(Press::Text(1));
     play.offer("x");
     play.passes(ms(900));
@@ -69,7 +69,7 @@ fn a_line_that_is_drawn_empty_after_the_keys_is_no_draft_whatever_they_were() {
 
 #[test]
 fn nothing_is_typed_before_the_session_began_and_paste_is_on() {
-    let mut play = Play::with(&CLAUDE, Mode::Auto);
+    let mut play = Play::with(&CLAUDE, DeliveryMode::Auto);
     play.sees(Input::Empty);
     play.offer("x");
     play.passes(ms(9000));
@@ -86,7 +86,7 @@ fn nothing_is_typed_before_the_session_began_and_paste_is_on() {
 
 #[test]
 fn without_hooks_the_screen_alone_decides_after_ten_seconds_and_with_more_quiet() {
-    let mut play = Play::with(&CLAUDE, Mode::Auto);
+    let mut play = Play::with(&CLAUDE, DeliveryMode::Auto);
     play.sees(Input::Empty);
     play.offer("x");
     play.passes(ms(9900));
@@ -145,7 +145,7 @@ fn with_a_known_resting_screen_nothing_is_typed_into_any_other() {
 
 #[test]
 fn notify_types_nothing_ever() {
-    let mut play = Play::claude_by(Mode::Notify);
+    let mut play = Play::claude_by(DeliveryMode::Notify);
     play.deliveries.open(Way::Hook, false);
     play.offer("x");
     play.passes(ms(60_000));
@@ -201,7 +201,7 @@ fn a_plain_footer_after_insert_mode_means_normal_mode() {
 
 #[test]
 fn escape_at_a_dialog_is_detected_on_the_screen() {
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.event(&HookEvent::PermissionAsked("Bash".into()));
     play.reads(ScreenReading {
         dialog: Some("permission".into()),
@@ -218,7 +218,7 @@ fn escape_at_a_dialog_is_detected_on_the_screen() {
 
 #[test]
 fn escape_in_a_turn_is_detected_on_the_screen() {
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.begins("long");
     play.offer("x");
     play.passes(ms(60_000));
@@ -247,7 +247,7 @@ fn pause_holds_messages_and_resume_also_releases_the_brake() {
 
 #[test]
 fn a_message_that_the_persons_hook_refused_stays_blocked_when_the_brake_releases() {
-    let mut play = Play::claude_by(Mode::Inbox);
+    let mut play = Play::claude_by(DeliveryMode::Inbox);
     play.deliveries.open(Way::Inbox, false);
     let refused = play.offer("refused");
     let refusal = crate::wrap::ways::Refusal::Refused;

@@ -53,7 +53,7 @@ fn an_unused_intent_is_dropped_with_the_connection() {
 
 #[test]
 fn a_message_that_was_not_taken_and_lost_its_delivery_is_dropped() {
-    let mut play = Play::claude_by(Mode::Inbox);
+    let mut play = Play::claude_by(DeliveryMode::Inbox);
     play.deliveries.open(Way::Inbox, false);
     let key = play.offer("refused later");
     play.deliveries.lose_deliveries();
@@ -81,7 +81,7 @@ fn a_stuck_text_without_a_delivery_is_given_to_no_other_way() {
 
 /// A text that the inbox had and that was given up; its message was dropped with the connection.
 fn given_up_and_lost() -> (Play, MessageKey, String) {
-    let mut play = Play::claude_by(Mode::Inbox);
+    let mut play = Play::claude_by(DeliveryMode::Inbox);
     play.deliveries.open(Way::Inbox, false);
     let key = play.offer("x");
     let identity = play.deliveries.table.identities(&[key]).remove(0);

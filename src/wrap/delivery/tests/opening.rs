@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn an_expected_plugin_is_awaited_for_a_limited_time() {
-    let mut play = Play::with(&CLAUDE, Mode::Auto);
+    let mut play = Play::with(&CLAUDE, DeliveryMode::Auto);
     play.deliveries.expect(Way::Plugin);
     play.deliveries.open(Way::Hook, false);
     play.deliveries.close(Way::Hook, play.now);
@@ -22,7 +22,7 @@ fn an_expected_plugin_is_awaited_for_a_limited_time() {
 fn an_expected_api_is_awaited_for_a_limited_time() {
     for program in ["codex", "opencode"] {
         let profile = Profile::of(program.as_ref(), &[]);
-        let mut play = Play::with(profile, Mode::Auto);
+        let mut play = Play::with(profile, DeliveryMode::Auto);
         play.deliveries.expect(Way::Api);
         play.offer("x");
         play.passes(ms(60_000));
@@ -38,7 +38,7 @@ fn an_expected_api_is_awaited_for_a_limited_time() {
 #[test]
 fn an_api_that_the_agent_is_still_bringing_up_is_waited_for() {
     // Codex copies its own files first, on a busy machine for minutes, while it shows its prompt.
-    let mut play = Play::with(Profile::of("codex".as_ref(), &[]), Mode::Auto);
+    let mut play = Play::with(Profile::of("codex".as_ref(), &[]), DeliveryMode::Auto);
     play.deliveries.expect(Way::Api);
     play.offer("x");
     play.sees(Input::Empty);
@@ -58,7 +58,7 @@ fn an_api_that_the_agent_is_still_bringing_up_is_waited_for() {
 
 #[test]
 fn an_api_that_opens_late_takes_waiting_messages() {
-    let mut play = Play::with(Profile::of("opencode".as_ref(), &[]), Mode::Auto);
+    let mut play = Play::with(Profile::of("opencode".as_ref(), &[]), DeliveryMode::Auto);
     play.deliveries.expect(Way::Api);
     play.offer("x");
     play.sees(Input::Empty);
@@ -71,7 +71,7 @@ fn an_api_that_opens_late_takes_waiting_messages() {
 
 #[test]
 fn an_api_that_opens_after_the_keyboard_was_disabled_takes_waiting_messages() {
-    let mut play = Play::with(Profile::of("codex".as_ref(), &[]), Mode::Auto);
+    let mut play = Play::with(Profile::of("codex".as_ref(), &[]), DeliveryMode::Auto);
     play.deliveries.expect(Way::Api);
     play.offer("x");
     play.sees(Input::Empty);
@@ -101,7 +101,7 @@ fn a_way_that_closed_has_a_moment_to_open_again_before_the_keyboard_is_used() {
 
 #[test]
 fn a_keyboard_that_fails_twice_is_disabled() {
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     for _ in 0..2 {
         play.offer("x");
         play.shows_text();
@@ -119,7 +119,7 @@ fn a_keyboard_that_fails_twice_is_disabled() {
 
 #[test]
 fn an_inbox_that_is_the_only_way_is_tried_again_and_then_disabled() {
-    let mut play = Play::claude_by(Mode::Inbox);
+    let mut play = Play::claude_by(DeliveryMode::Inbox);
     play.deliveries.open(Way::Inbox, true);
     play.offer("x");
     for _ in 0..2 {
@@ -135,7 +135,7 @@ fn an_inbox_that_is_the_only_way_is_tried_again_and_then_disabled() {
 fn without_a_way_left_disabled_ways_are_retried_with_growing_pauses() {
     // On a slow machine the row of a text came later than the time limit of the inbox. The message
     // was held until `cbroker resume`.
-    let mut play = Play::claude_by(Mode::Inbox);
+    let mut play = Play::claude_by(DeliveryMode::Inbox);
     play.deliveries.open(Way::Inbox, true);
     let key = play.offer("x");
     play.deliveries.unseen(play.last_key());
@@ -158,7 +158,7 @@ fn without_a_way_left_disabled_ways_are_retried_with_growing_pauses() {
 
 #[test]
 fn a_disabled_api_is_retried_although_the_keyboard_is_left() {
-    let mut play = Play::with(Profile::of("opencode".as_ref(), &[]), Mode::Auto);
+    let mut play = Play::with(Profile::of("opencode".as_ref(), &[]), DeliveryMode::Auto);
     play.deliveries.expect(Way::Api);
     play.deliveries.open(Way::Api, true);
     play.sees(Input::Empty);

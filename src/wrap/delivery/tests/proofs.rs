@@ -16,7 +16,7 @@ impl Play {
 
 #[test]
 fn a_prompt_that_a_hook_of_the_persons_refuses_is_not_delivered() {
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.deliveries.set_turn_proof(TurnProof::Row);
     let key = play.offer("x");
     play.shows_text();
@@ -33,7 +33,7 @@ fn a_prompt_that_a_hook_of_the_persons_refuses_is_not_delivered() {
 
 #[test]
 fn a_submitted_text_is_delivered_when_its_row_is_there_however_long_that_takes() {
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.deliveries.set_turn_proof(TurnProof::Row);
     let key = play.offer("x");
     play.shows_text();
@@ -47,7 +47,7 @@ fn a_submitted_text_is_delivered_when_its_row_is_there_however_long_that_takes()
 #[test]
 fn the_end_of_a_turn_that_did_not_begin_with_the_text_proves_nothing() {
     // A background task ended, and its turn began while Enter was pressed.
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.deliveries.set_turn_proof(TurnProof::Row);
     let key = play.offer("x");
     play.shows_text();
@@ -59,7 +59,7 @@ fn the_end_of_a_turn_that_did_not_begin_with_the_text_proves_nothing() {
 #[test]
 fn a_prompt_that_holds_some_messages_of_a_text_proves_none_of_them() {
     // Escape put the text back into the box, and the person's Ctrl-U removed its last line.
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.deliveries.set_turn_proof(TurnProof::Row);
     play.begins("busy");
     let keys = vec![play.offer("x"), play.offer("y")];
@@ -80,7 +80,7 @@ fn a_prompt_that_holds_some_messages_of_a_text_proves_none_of_them() {
 #[test]
 fn where_no_hook_runs_a_text_is_read_at_its_row_or_at_rest() {
     for has_row in [true, false] {
-        let mut play = Play::with(&CLAUDE, Mode::Keyboard);
+        let mut play = Play::with(&CLAUDE, DeliveryMode::Keyboard);
         play.agent.runs_no_hooks();
         play.deliveries.set_turn_proof(TurnProof::RowOrRest);
         play.sees(Input::Empty);
@@ -108,7 +108,11 @@ fn where_no_hook_runs_a_text_is_read_at_its_row_or_at_rest() {
 #[test]
 fn a_proof_that_comes_late_counts() {
     // On a slow machine the row came after the way had given the text up.
-    for mode in [Mode::Inbox, Mode::Hook, Mode::Plugin] {
+    for mode in [
+        DeliveryMode::Inbox,
+        DeliveryMode::Hook,
+        DeliveryMode::Plugin,
+    ] {
         let mut play = Play::claude_by(mode);
         for way in [Way::Inbox, Way::Hook, Way::Plugin] {
             play.deliveries.open(way, false);

@@ -115,7 +115,7 @@ fn reports_of_the_terminal_are_kept_in_order_and_are_no_keys() {
 
 #[test]
 fn after_ten_seconds_keys_are_given_back_and_no_enter_follows() {
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     let key = play.offer("x");
     assert_eq!(play.deliveries.keys(b"ab", play.now), None);
     play.passes(ms(9_999));
@@ -136,7 +136,7 @@ fn after_ten_seconds_keys_are_given_back_and_no_enter_follows() {
 
 #[test]
 fn a_text_that_stands_in_the_box_is_typed_again_when_the_box_was_seen_empty() {
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.offer("x");
     assert_eq!(play.deliveries.keys(b"ab", play.now), None);
     let both = format!("{}ab", play.last_text());
@@ -156,7 +156,7 @@ fn a_text_that_stands_in_the_box_is_typed_again_when_the_box_was_seen_empty() {
 
 #[test]
 fn control_c_passes_at_once_and_ends_the_attempt() {
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.offer("x");
     assert_eq!(play.deliveries.keys(b"a", play.now), None);
     assert_eq!(play.deliveries.keys(b"\x03", play.now), Some(&b"\x03"[..]));
@@ -168,7 +168,7 @@ fn control_c_passes_at_once_and_ends_the_attempt() {
 #[test]
 fn a_key_that_the_program_has_not_read_is_a_draft() {
     // A slow agent showed an empty box: the person's text and the message were submitted together.
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.press(Press::Text(1));
     play.agent.input_is_read(Some(false), play.now);
     play.offer("x");
@@ -192,7 +192,7 @@ fn a_key_that_draws_nothing_holds_messages_for_a_limited_time() {
     // that: the message was held as `draft` at an empty box until something else was drawn.
     for program in ["claude", "gemini"] {
         let mut play = match program {
-            "claude" => Play::claude_by(Mode::Keyboard),
+            "claude" => Play::claude_by(DeliveryMode::Keyboard),
             line => Play::quiet(line),
         };
         play.press(Press::Recall);
@@ -210,7 +210,7 @@ fn a_key_that_draws_nothing_holds_messages_for_a_limited_time() {
 
 #[test]
 fn a_text_that_is_drawn_with_a_persons_letters_gets_no_enter() {
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.offer("x");
     let both = format!("y{}", play.last_text());
     play.sees(holds(&both));
@@ -221,7 +221,7 @@ fn a_text_that_is_drawn_with_a_persons_letters_gets_no_enter() {
 
 #[test]
 fn titles_of_other_views_hold() {
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.output("\x1b]0;3 claude agents\x07");
     play.offer("x");
     play.passes(ms(60_000));
@@ -231,7 +231,7 @@ fn titles_of_other_views_hold() {
 
 #[test]
 fn a_text_that_the_window_cannot_show_whole_goes_by_file() {
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.deliveries.resized(24, 80);
     let key = play.offer(&"word ".repeat(100));
     assert!(play.did(&Step::MoveToFile(key)));
@@ -240,7 +240,7 @@ fn a_text_that_the_window_cannot_show_whole_goes_by_file() {
         "{}",
         play.last_text()
     );
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.deliveries.resized(24, 80);
     play.offer("short");
     assert!(play.last_text().contains("short"));
@@ -248,7 +248,7 @@ fn a_text_that_the_window_cannot_show_whole_goes_by_file() {
 
 #[test]
 fn a_window_that_cannot_show_the_name_of_a_file_is_not_typed_into_until_it_grows() {
-    let mut play = Play::claude_by(Mode::Keyboard);
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.deliveries.resized(11, 20);
     let key = play.offer(&"word ".repeat(30));
     assert!(play.did(&Step::MoveToFile(key)));

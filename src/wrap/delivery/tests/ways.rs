@@ -26,7 +26,7 @@ impl Play {
         self.run();
     }
 
-    fn sign(&mut self, sign: &Sign) {
+    fn sign(&mut self, sign: &AgentSign) {
         self.agent.sign(sign, self.now);
         self.deliveries.sign(sign);
         self.run();
@@ -107,7 +107,7 @@ fn a_text_that_was_not_taken_goes_to_the_next_way_and_two_failures_disable_a_way
 
 #[test]
 fn an_unreachable_session_disables_no_way() {
-    let mut play = Play::claude_by(Mode::Plugin);
+    let mut play = Play::claude_by(DeliveryMode::Plugin);
     for _ in 0..3 {
         play.deliveries.open(Way::Plugin, false);
         play.offer("x");
@@ -138,7 +138,7 @@ fn a_text_that_may_have_been_read_is_marked_as_a_possible_repeat() {
 #[test]
 fn an_unread_text_is_held_for_the_person_and_marked() {
     // On a busy machine the row may come late although the model has read the text.
-    let mut play = Play::claude_by(Mode::Hook);
+    let mut play = Play::claude_by(DeliveryMode::Hook);
     play.deliveries.open(Way::Hook, false);
     play.offer("x");
     play.deliveries.unread(play.last_key());
@@ -163,7 +163,7 @@ fn after_escape_messages_wait_for_the_persons_next_input() {
     play.passes(ms(60_000));
     assert_eq!(play.hold(), Some(Hold::Escaped));
     assert_eq!(play.handed_over().len(), 1);
-    play.deliveries.sign(&Sign::PersonSpoke);
+    play.deliveries.sign(&AgentSign::PersonSpoke);
     play.run();
     assert_eq!(play.handed_over().len(), 2);
 }
@@ -171,23 +171,23 @@ fn after_escape_messages_wait_for_the_persons_next_input() {
 #[test]
 fn after_escape_no_way_is_given_a_message() {
     for (mode, way) in [
-        (Mode::Plugin, Some(Way::Plugin)),
-        (Mode::Inbox, Some(Way::Inbox)),
-        (Mode::Api, Some(Way::Api)),
-        (Mode::Hook, Some(Way::Hook)),
-        (Mode::Keyboard, None),
+        (DeliveryMode::Plugin, Some(Way::Plugin)),
+        (DeliveryMode::Inbox, Some(Way::Inbox)),
+        (DeliveryMode::Api, Some(Way::Api)),
+        (DeliveryMode::Hook, Some(Way::Hook)),
+        (DeliveryMode::Keyboard, None),
     ] {
         let mut play = Play::claude_by(mode);
         if let Some(way) = way {
             play.deliveries.open(way, way == Way::Inbox);
         }
-        play.sign(&Sign::Stopped);
+        play.sign(&AgentSign::Stopped);
         play.offer("x");
         play.passes(ms(60_000));
         assert_eq!(play.hold(), Some(Hold::Escaped), "{mode:?}");
         let has_begun = |play: &Play| !play.handed_over().is_empty() || play.has_typed();
         assert!(!has_begun(&play), "{mode:?}");
-        play.sign(&Sign::PersonSpoke);
+        play.sign(&AgentSign::PersonSpoke);
         play.passes(ms(2000));
         assert!(has_begun(&play), "{mode:?}");
     }
@@ -195,13 +195,13 @@ fn after_escape_no_way_is_given_a_message() {
 
 #[test]
 fn a_late_hook_does_not_override_the_plugin() {
-    for mode in [Mode::Hook, Mode::Keyboard] {
+    for mode in [DeliveryMode::Hook, DeliveryMode::Keyboard] {
         let mut play = Play::claude_by(mode);
         play.deliveries.open(Way::Plugin, false);
         play.deliveries.open(Way::Hook, false);
         play.agent.plugin_reports(true);
-        play.sign(&Sign::TurnBegan);
-        play.sign(&Sign::Stopped);
+        play.sign(&AgentSign::TurnBegan);
+        play.sign(&AgentSign::Stopped);
         let late = HookEvent::PromptSubmitted("work".to_owned());
         play.event(&late);
         play.offer("x");
@@ -223,14 +223,18 @@ fn a_late_hook_does_not_override_the_plugin() {
 
 #[test]
 fn an_escape_while_the_intent_is_written_keeps_the_message_back() {
-    for mode in [Mode::Plugin, Mode::Hook, Mode::Keyboard] {
+    for mode in [
+        DeliveryMode::Plugin,
+        DeliveryMode::Hook,
+        DeliveryMode::Keyboard,
+    ] {
         let mut play = Play::claude_by(mode);
         play.is_disk_slow = true;
         play.deliveries.open(Way::Plugin, false);
         play.deliveries.open(Way::Hook, false);
         let key = play.offer("x");
         assert!(play.did(&Step::WriteIntent(vec![key])), "{mode:?}");
-        play.sign(&Sign::Stopped);
+        play.sign(&AgentSign::Stopped);
         play.deliveries.intent_written();
         play.run();
         assert!(
@@ -248,8 +252,8 @@ fn a_message_for_now_gets_past_escape_by_the_inbox_and_one_for_next_between_tool
         play.deliveries.open(Way::Plugin, false);
         play.deliveries.open(Way::Inbox, true);
         let sign = match timing {
-            Timing::Now => Sign::Stopped,
-            _ => Sign::TurnBegan,
+            Timing::Now => AgentSign::Stopped,
+            _ => AgentSign::TurnBegan,
         };
         play.agent.sign(&sign, play.now);
         let key = play.deliveries.table.next_key();
@@ -263,7 +267,7 @@ fn a_message_for_now_gets_past_escape_by_the_inbox_and_one_for_next_between_tool
 
 #[test]
 fn a_refused_text_does_not_hold_others() {
-    let mut play = Play::claude_by(Mode::Plugin);
+    let mut play = Play::claude_by(DeliveryMode::Plugin);
     let keys: Vec<MessageKey> = ["good", "bad", "good too"]
         .map(|text| play.offer(text))
         .into();
@@ -299,7 +303,7 @@ fn a_refused_text_does_not_hold_others() {
 
 #[test]
 fn an_early_hook_does_not_take_precedence_over_the_plugin() {
-    let mut play = Play::with(&CLAUDE, Mode::Auto);
+    let mut play = Play::with(&CLAUDE, DeliveryMode::Auto);
     play.deliveries.expect(Way::Plugin);
     play.deliveries.hooks_work(play.now);
     play.deliveries.open(Way::Hook, false);
@@ -369,9 +373,9 @@ fn a_message_that_goes_in_now_is_not_held_behind_itself() {
 #[test]
 fn a_requested_way_is_the_only_one_used() {
     for (mode, way) in [
-        (Mode::Plugin, Way::Plugin),
-        (Mode::Inbox, Way::Inbox),
-        (Mode::Hook, Way::Hook),
+        (DeliveryMode::Plugin, Way::Plugin),
+        (DeliveryMode::Inbox, Way::Inbox),
+        (DeliveryMode::Hook, Way::Hook),
     ] {
         let mut play = Play::claude_by(mode);
         play.offer("x");
@@ -425,7 +429,7 @@ fn after_escape_only_messages_for_now_go_by_the_inbox() {
     for way in [Way::Plugin, Way::Inbox] {
         play.deliveries.open(way, way == Way::Inbox);
     }
-    play.sign(&Sign::Stopped);
+    play.sign(&AgentSign::Stopped);
     play.offer("idle");
     assert_eq!(play.ways_used(), []);
     play.deliveries.close(Way::Plugin, play.now);
@@ -452,7 +456,7 @@ fn between_tools_the_inbox_comes_before_the_plugin() {
 #[test]
 fn at_most_ten_messages_share_a_line_of_the_inbox() {
     let mut play = Play::claude();
-    play.deliveries = Deliveries::new(Mode::Inbox, 50);
+    play.deliveries = Deliveries::new(DeliveryMode::Inbox, 50);
     play.deliveries.pause();
     for number in 0..12 {
         play.offer(&format!("text {number}"));

@@ -13,7 +13,7 @@ use crate::peer::{
     ReplyTo, Request,
 };
 use crate::wrap::agent_state::Condition;
-use crate::wrap::delivery::{InFlightMessage, MessageKey, Mode, State, publisher_mark};
+use crate::wrap::delivery::{DeliveryMode, InFlightMessage, MessageKey, State, publisher_mark};
 use crate::wrap::hold::Hold;
 use crate::wrap::seen::id_and_mark;
 use crate::wrap::ways::Way;
@@ -59,7 +59,7 @@ impl Session {
         if self.deliveries.is_paused() {
             return (PeerState::Paused, None);
         }
-        if self.deliveries.mode() == Mode::Notify {
+        if self.deliveries.mode() == DeliveryMode::Notify {
             return (PeerState::Notify, None);
         }
         if self.deliveries.is_stuck() {
@@ -78,7 +78,7 @@ impl Session {
     /// bell. Within an escape sequence of the program it does nothing; a later call does it.
     fn notify(&mut self, held: usize) {
         let last = self.messages.noticed;
-        let is_announced = self.deliveries.mode() == Mode::Notify;
+        let is_announced = self.deliveries.mode() == DeliveryMode::Notify;
         if !is_announced || held == last || !self.modes.is_at_boundary() {
             return;
         }

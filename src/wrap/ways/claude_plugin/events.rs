@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 
-use super::super::{Refusal, Sign, WayReport, claude_moves, process};
+use super::super::{AgentSign, Refusal, WayReport, claude_moves, process};
 use super::choice::{Instance, Role};
 use super::listener::{ListenerEvent, PluginEvent};
 use super::{InFlight, Progress, SessionLocation, Work};
@@ -147,7 +147,7 @@ impl Work {
         };
         if self.choice.set_transcript(&transcript) {
             self.proof.follow(&transcript);
-            self.report(WayReport::Sign(Sign::Transcript(transcript)))
+            self.report(WayReport::Sign(AgentSign::Transcript(transcript)))
                 .await;
         }
     }
@@ -168,44 +168,44 @@ impl Work {
             PluginEvent::Turn { transcript } => {
                 self.follow(instance, transcript).await;
                 self.mark_session_here().await;
-                Sign::TurnBegan
+                AgentSign::TurnBegan
             }
             PluginEvent::Rest { .. } => {
                 self.open_calls.clear();
                 self.end_turn();
-                Sign::TurnEnded
+                AgentSign::TurnEnded
             }
             PluginEvent::Person => {
                 self.is_stopped = false;
-                Sign::PersonSpoke
+                AgentSign::PersonSpoke
             }
             PluginEvent::Stopped => {
                 self.is_stopped = true;
                 self.end_turn();
-                Sign::Stopped
+                AgentSign::Stopped
             }
             PluginEvent::Ask { call, tool } => {
                 self.open_calls.insert(call, tool.clone());
-                Sign::Asks(tool)
+                AgentSign::Asks(tool)
             }
             PluginEvent::Called { call } => {
                 if self.open_calls.remove(&call).is_none() {
                     return;
                 }
                 match self.open_calls.values().next() {
-                    Some(tool) => Sign::Asks(tool.clone()),
-                    None => Sign::Answered,
+                    Some(tool) => AgentSign::Asks(tool.clone()),
+                    None => AgentSign::Answered,
                 }
             }
             PluginEvent::Menu {
                 name: Some(name), ..
-            } => Sign::Menu(name),
+            } => AgentSign::Menu(name),
             PluginEvent::Menu {
                 name: None,
                 transcript,
             } => {
                 self.follow(instance, transcript).await;
-                Sign::MenuClosed
+                AgentSign::MenuClosed
             }
             _ => return,
         };

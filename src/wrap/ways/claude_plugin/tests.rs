@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use super::super::Sign;
+use super::super::AgentSign;
 use super::super::Timing;
 use super::listener::PluginEvent;
 use super::unbound::NO_SESSION;
@@ -82,7 +82,7 @@ impl PluginFixture {
     async fn connected(&mut self) -> BufReader<UnixStream> {
         let hello = json!([{"is": "hello", "version": "1", "transcript": self.transcript("t")}]);
         self.report(hello).await;
-        let transcript = WayReport::Sign(Sign::Transcript(self.transcript("t")));
+        let transcript = WayReport::Sign(AgentSign::Transcript(self.transcript("t")));
         assert_eq!(self.next().await, transcript);
         let mut orders = self.listen("secret").await;
         while line(&mut orders).await != "\r\n" {}
@@ -125,7 +125,7 @@ async fn a_text_is_in_the_context_when_the_transcript_says_so() {
     stage
         .report(json!([{"is": "turn"}, {"is": "submitted", "key": 7}]))
         .await;
-    assert_eq!(stage.next().await, WayReport::Sign(Sign::TurnBegan));
+    assert_eq!(stage.next().await, WayReport::Sign(AgentSign::TurnBegan));
     stage.write_row("t");
     assert_eq!(stage.next().await, WayReport::InContext(7));
 }
@@ -143,7 +143,7 @@ async fn a_row_in_the_transcript_that_clear_began_is_a_proof_too() {
         .await;
     assert_eq!(
         stage.next().await,
-        WayReport::Sign(Sign::Transcript(transcript))
+        WayReport::Sign(AgentSign::Transcript(transcript))
     );
     assert_eq!(stage.next().await, WayReport::InContext(7));
 }
@@ -157,7 +157,7 @@ async fn a_drop_after_escape_says_that_the_person_stopped_the_session() {
     stage
         .report(json!([{"is": "stopped"}, {"is": "dropped", "key": 7, "why": "no"}]))
         .await;
-    assert_eq!(stage.next().await, WayReport::Sign(Sign::Stopped));
+    assert_eq!(stage.next().await, WayReport::Sign(AgentSign::Stopped));
     let dropped = |refusal| WayReport::NotTaken {
         number: 7,
         why: "no".into(),
@@ -165,7 +165,7 @@ async fn a_drop_after_escape_says_that_the_person_stopped_the_session() {
     };
     assert_eq!(stage.next().await, dropped(Refusal::Stopped));
     stage.report(json!([{"is": "person"}])).await;
-    assert_eq!(stage.next().await, WayReport::Sign(Sign::PersonSpoke));
+    assert_eq!(stage.next().await, WayReport::Sign(AgentSign::PersonSpoke));
     stage.deliver();
     line(&mut orders).await;
     stage
@@ -209,7 +209,7 @@ async fn an_unbound_text_is_sent_again_and_another_error_fails() {
     assert_eq!(line(&mut orders).await, order);
     stage.report(json!([{"is": "turn"}])).await;
     assert_eq!(stage.next().await, WayReport::Open);
-    assert_eq!(stage.next().await, WayReport::Sign(Sign::TurnBegan));
+    assert_eq!(stage.next().await, WayReport::Sign(AgentSign::TurnBegan));
     stage
         .report(json!([{"is": "failed", "key": 7, "why": "no such call"}]))
         .await;
@@ -267,7 +267,7 @@ async fn a_text_whose_turn_ended_without_its_row_is_lost() {
     stage
         .report(json!([{"is": "submitted", "key": 7}, {"is": "rest", "why": "answer"}]))
         .await;
-    assert_eq!(stage.next().await, WayReport::Sign(Sign::TurnEnded));
+    assert_eq!(stage.next().await, WayReport::Sign(AgentSign::TurnEnded));
     assert_eq!(stage.next().await, WayReport::Lost(7));
 }
 
@@ -281,13 +281,13 @@ async fn a_dialog_is_open_until_its_tool_call_has_ended() {
         {"is": "menu", "name": "model"}, {"is": "menu"}, {"is": "rest", "why": "answer"}]);
     stage.report(asked).await;
     for sign in [
-        Sign::Asks("Bash".into()),
-        Sign::Asks("Write".into()),
-        Sign::Asks("Bash".into()),
-        Sign::Answered,
-        Sign::Menu("model".into()),
-        Sign::MenuClosed,
-        Sign::TurnEnded,
+        AgentSign::Asks("Bash".into()),
+        AgentSign::Asks("Write".into()),
+        AgentSign::Asks("Bash".into()),
+        AgentSign::Answered,
+        AgentSign::Menu("model".into()),
+        AgentSign::MenuClosed,
+        AgentSign::TurnEnded,
     ] {
         assert_eq!(stage.next().await, WayReport::Sign(sign));
     }
@@ -335,7 +335,7 @@ async fn a_text_goes_to_the_process_that_the_transcript_names() {
     std::fs::write(folder.path().join("one.jsonl"), format!("{row}\n")).unwrap();
     work.resend_or_give_up().await;
     assert_eq!(given.try_recv().unwrap(), Bytes::from_static(b"{}\n"));
-    let moved = WayReport::Sign(Sign::Transcript(two));
+    let moved = WayReport::Sign(AgentSign::Transcript(two));
     assert_eq!(reports.recv().await.unwrap().1, moved);
     assert_eq!(reports.recv().await.unwrap().1, WayReport::Open);
 }
@@ -407,7 +407,7 @@ async fn a_way_that_lost_the_session_opens_only_where_the_session_is() {
     .await;
     assert_eq!(
         reports.recv().await.unwrap().1,
-        WayReport::Sign(Sign::TurnEnded)
+        WayReport::Sign(AgentSign::TurnEnded)
     );
     let text = Submission {
         number: 8,
@@ -430,7 +430,7 @@ async fn a_way_that_lost_the_session_opens_only_where_the_session_is() {
     work.streams.insert("new".to_owned(), orders);
     work.choice.continues_in(instance("new"));
     work.adopt("new", &folder.path().join("two.jsonl")).await;
-    let moved = WayReport::Sign(Sign::Transcript(folder.path().join("two.jsonl")));
+    let moved = WayReport::Sign(AgentSign::Transcript(folder.path().join("two.jsonl")));
     assert_eq!(reports.recv().await.unwrap().1, moved);
     assert_eq!(reports.recv().await.unwrap().1, WayReport::Open);
 }

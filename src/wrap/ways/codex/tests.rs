@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::super::{Sign, Timing};
+use super::super::{AgentSign, Timing};
 use super::*;
 
 const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
@@ -159,7 +159,7 @@ impl Reports {
             .1
     }
 
-    /// The next report other than `Sign` and `Starting`.
+    /// The next report other than `AgentSign` and `Starting`.
     async fn next_result(&mut self) -> WayReport {
         loop {
             match self.next().await {
@@ -235,11 +235,11 @@ async fn a_text_waits_for_the_end_of_the_turn_and_of_a_dialog() {
     daemon
         .set_status(json!({"type": "active", "activeFlags": ["waitingOnApproval"]}))
         .await;
-    let asks = Sign::Asks("a command or a change".into());
+    let asks = AgentSign::Asks("a command or a change".into());
     while reports.next().await != WayReport::Sign(asks.clone()) {}
     assert!(daemon.requests.try_recv().is_err());
     daemon.set_status(json!({"type": "idle"})).await;
-    assert_eq!(reports.next().await, WayReport::Sign(Sign::Answered));
+    assert_eq!(reports.next().await, WayReport::Sign(AgentSign::Answered));
     assert_eq!(daemon.request().await.0, "turn/start");
     daemon.row();
     assert_eq!(reports.next_result().await, WayReport::InContext(1));
@@ -323,7 +323,7 @@ async fn the_end_of_the_daemon_loses_sent_texts_and_gives_back_waiting_ones() {
         ..submission(Timing::Idle)
     };
     assert!(codex.deliver(second));
-    while reports.next().await != WayReport::Sign(Sign::TurnBegan) {}
+    while reports.next().await != WayReport::Sign(AgentSign::TurnBegan) {}
     daemon.task.abort();
     assert_eq!(reports.next_result().await, WayReport::Lost(1));
     let given_back = reports.next_result().await;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::wrap::ways::Sign;
+use crate::wrap::ways::AgentSign;
 
 /// The status of a thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,21 +24,21 @@ pub(super) enum Status {
 
 impl Status {
     /// What the change to this status says of the agent.
-    pub(super) fn signs_after(&self, before: Option<&Self>) -> Vec<Sign> {
+    pub(super) fn signs_after(&self, before: Option<&Self>) -> Vec<AgentSign> {
         let was_busy = matches!(before, Some(Self::Active(_)));
         let asked = matches!(before, Some(Self::Active(Some(_))));
         match self {
             Self::Active(asks) => {
-                let began = (!was_busy).then_some(Sign::TurnBegan);
+                let began = (!was_busy).then_some(AgentSign::TurnBegan);
                 let asks = match asks {
-                    Some(what) => Some(Sign::Asks((*what).to_owned())),
-                    None => asked.then_some(Sign::Answered),
+                    Some(what) => Some(AgentSign::Asks((*what).to_owned())),
+                    None => asked.then_some(AgentSign::Answered),
                 };
                 began.into_iter().chain(asks).collect()
             }
             Self::Idle | Self::Other => {
-                let answered = asked.then_some(Sign::Answered);
-                answered.into_iter().chain([Sign::TurnEnded]).collect()
+                let answered = asked.then_some(AgentSign::Answered);
+                answered.into_iter().chain([AgentSign::TurnEnded]).collect()
             }
         }
     }

@@ -6,8 +6,8 @@
 use std::time::Instant;
 
 use super::{
-    GIVE_UP, Hold, Keyboard, KeyboardStep, Outcome, ROW_WITHIN, SWALLOWED_AFTER, TURN_SIGN,
-    TURN_WITHIN, TurnProof, TypingPhase, squeeze,
+    GIVE_UP, Hold, Keyboard, KeyboardStep, ROW_WITHIN, SWALLOWED_AFTER, TURN_SIGN, TURN_WITHIN,
+    TurnProof, TypingOutcome, TypingPhase, squeeze,
 };
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::agents::reading::Input;
@@ -29,7 +29,7 @@ impl Keyboard {
             || matches!(attempt.phase, TypingPhase::Submitted { .. });
         if is_entered && !attempt.is_handover_reported {
             attempt.is_handover_reported = true;
-            return KeyboardStep::Result(Outcome::HandedOver);
+            return KeyboardStep::Result(TypingOutcome::HandedOver);
         }
         match attempt.phase {
             TypingPhase::Pasted { out, since } => self.pasted(agent, now, out, since),
@@ -194,7 +194,7 @@ impl Keyboard {
                 return self.entered_line(agent, now, out);
             }
             // There is no sign to wait for.
-            self.finish(Outcome::InContext);
+            self.finish(TypingOutcome::InContext);
             return self.step(agent, now);
         }
         let late = out + TURN_SIGN;
@@ -204,7 +204,7 @@ impl Keyboard {
         let holds = matches!(agent.input(), Input::Holds(_));
         if is_taken || (now >= late && agent.is_busy(now) && !holds) {
             if self.proof == TurnProof::Sign {
-                self.finish(Outcome::InContext);
+                self.finish(TypingOutcome::InContext);
             } else if let Some(attempt) = &mut self.attempt {
                 attempt.phase = TypingPhase::Submitted {
                     since: now,
@@ -244,7 +244,7 @@ impl Keyboard {
             is_busy || (is_above && *agent.input() == Input::Empty)
         };
         if !holds && agent.last_output() >= out && is_read {
-            self.finish(Outcome::InContext);
+            self.finish(TypingOutcome::InContext);
             return self.step(agent, now);
         }
         // Some agents ignore Enter while they start. An agent that has drawn nothing since may not
@@ -321,11 +321,11 @@ impl Keyboard {
         (is_escaped, since): (bool, Instant),
     ) -> KeyboardStep {
         if is_escaped {
-            self.finish(Outcome::Gone);
+            self.finish(TypingOutcome::Gone);
             return self.step(agent, now);
         }
         if self.is_answered(agent, now) {
-            self.finish(Outcome::InContext);
+            self.finish(TypingOutcome::InContext);
             return self.step(agent, now);
         }
         let late = since + TURN_WITHIN;
@@ -350,8 +350,8 @@ impl Keyboard {
         // While a turn runs, the row may be late.
         if agent.verdict(now) == Verdict::Free {
             self.finish(match self.proof {
-                TurnProof::Sign | TurnProof::RowOrRest => Outcome::InContext,
-                TurnProof::Row => Outcome::Unread,
+                TurnProof::Sign | TurnProof::RowOrRest => TypingOutcome::InContext,
+                TurnProof::Row => TypingOutcome::Unread,
             });
             return self.step(agent, now);
         }
@@ -388,7 +388,7 @@ impl Keyboard {
         }
         // The box was seen with the text and was drawn empty since.
         if *was_seen && is_fresh {
-            self.finish(Outcome::Gone);
+            self.finish(TypingOutcome::Gone);
             return self.step(agent, now);
         }
         // The box never showed the text: the agent has read it and shows an empty box.
@@ -397,7 +397,7 @@ impl Keyboard {
             return KeyboardStep::Wait(Some(now + TURN_SIGN));
         }
         if now >= swallowed {
-            self.finish(Outcome::Gone);
+            self.finish(TypingOutcome::Gone);
             return self.step(agent, now);
         }
         KeyboardStep::Wait(Some(swallowed))

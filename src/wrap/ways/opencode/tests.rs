@@ -229,7 +229,7 @@ async fn an_idle_session_gets_a_prompt_and_its_answer_proves_it() {
 async fn a_text_waits_for_the_turns_end_and_one_between_tools_does_not() {
     let (mut fake, way, mut reports) = started("204 No Content").await;
     fake.set_status("busy");
-    while reports.next().await != WayReport::Sign(Sign::TurnBegan) {}
+    while reports.next().await != WayReport::Sign(AgentSign::TurnBegan) {}
     assert!(way.deliver(submission(Timing::Idle)));
     let next = Submission {
         number: 2,
@@ -275,7 +275,7 @@ async fn an_unknown_session_closes_the_way_and_gives_back_unsent_texts() {
     let info = json!({"id": "s1", "title": "Find a bug"});
     fake.send("session.updated", &json!({"sessionID": "s1", "info": info}));
     fake.set_status("busy");
-    while reports.next().await != WayReport::Sign(Sign::TurnBegan) {}
+    while reports.next().await != WayReport::Sign(AgentSign::TurnBegan) {}
     assert!(way.deliver(submission(Timing::Idle)));
     way.title_changed("OC | Something else");
     assert_eq!(
@@ -373,7 +373,7 @@ async fn a_prompt_runs_with_the_agent_and_the_model_of_the_last_one() {
         "model": {"providerID": "p", "modelID": "m"}});
     fake.send("message.updated", &json!({"sessionID": "s1", "info": info}));
     fake.set_status("busy");
-    while reports.next().await != WayReport::Sign(Sign::TurnBegan) {}
+    while reports.next().await != WayReport::Sign(AgentSign::TurnBegan) {}
     fake.set_status("idle");
     assert!(way.deliver(submission(Timing::Idle)));
     let body = fake.request().await.1;
