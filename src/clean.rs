@@ -13,7 +13,7 @@ const EMOJI_STYLE: char = '\u{FE0F}';
 
 /// What becomes of the line breaks in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Breaks {
+pub enum LineBreaks {
     /// Each becomes one space.
     Flatten,
     /// Each becomes `\n`.
@@ -21,10 +21,10 @@ pub enum Breaks {
 }
 
 /// Removes control and invisible characters. Tabs become spaces.
-pub fn clean(text: &str, breaks: Breaks) -> String {
+pub fn clean(text: &str, breaks: LineBreaks) -> String {
     let line_break = match breaks {
-        Breaks::Flatten => ' ',
-        Breaks::Keep => '\n',
+        LineBreaks::Flatten => ' ',
+        LineBreaks::Keep => '\n',
     };
     let mut out = String::with_capacity(text.len());
     let mut before = ' ';
@@ -48,7 +48,7 @@ pub fn clean(text: &str, breaks: Breaks) -> String {
 
 /// Cleans a text into one line, for a table cell, a log line or an error.
 pub fn line(text: &str) -> String {
-    clean(text, Breaks::Flatten)
+    clean(text, LineBreaks::Flatten)
 }
 
 /// Escapes the characters of a JSON text that would act on a terminal or be invisible. Its meaning

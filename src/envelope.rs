@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
-pub use crate::clean::Breaks;
+pub use crate::clean::LineBreaks;
 pub use forgery::disarm;
 pub use json_text::JsonText;
 pub use line::DeliveryMark;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 use ulid::Ulid;
 
-use crate::clean::{self, Breaks};
+use crate::clean::{self, LineBreaks};
 use crate::config::{Config, Environment, Format, Volume};
 use crate::envelope::disarm;
 use crate::error::Error;
@@ -48,9 +48,9 @@ pub struct TableRow {
 
 /// Collects what a command prints, for a program that wants it as a text.
 #[derive(Debug, Clone, Default)]
-pub struct Capture(Arc<Mutex<String>>);
+pub struct CapturedOutput(Arc<Mutex<String>>);
 
-impl Capture {
+impl CapturedOutput {
     /// Returns what was printed so far, and forgets it.
     pub fn take(&self) -> String {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -69,7 +69,7 @@ pub struct Output {
     volume: Volume,
     has_colour: bool,
     /// Where everything goes instead of the standard streams.
-    capture: Option<Capture>,
+    capture: Option<CapturedOutput>,
     /// Starts a change of style inside a text. It is random, so that no text of a peer can contain
     /// it.
     style_mark: String,
@@ -89,7 +89,7 @@ impl Output {
     }
 
     /// Prints into `capture`: results, notices and errors, as a person reads them.
-    pub fn captured(config: &Config, capture: &Capture) -> Self {
+    pub fn captured(config: &Config, capture: &CapturedOutput) -> Self {
         Self {
             format: Format::Text,
             has_colour: false,
@@ -227,13 +227,13 @@ impl Output {
     /// everything else that acts on a terminal, and disarms imitated marks, since an agent may read
     /// it.
     pub fn foreign(&self, text: &str) -> Result<(), Error> {
-        self.print(&disarm(&clean::clean(text, Breaks::Keep)))
+        self.print(&disarm(&clean::clean(text, LineBreaks::Keep)))
     }
 
     /// Prints the same under a heading of ours: each line is moved in, so that none can pass for
     /// the heading of the next text.
     pub fn foreign_under_heading(&self, text: &str) -> Result<(), Error> {
-        disarm(&clean::clean(text, Breaks::Keep))
+        disarm(&clean::clean(text, LineBreaks::Keep))
             .lines()
             .try_for_each(|line| self.line(format!("    {line}")))
     }
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn escape_sequences_in_notices_and_errors_do_not_reach_the_terminal() {
-        let capture = Capture::default();
+        let capture = CapturedOutput::default();
         let output = Output {
             capture: Some(capture.clone()),
             volume: Volume::Verbose(1),
@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn what_a_peer_wrote_imitates_no_line_of_a_message() {
-        let capture = Capture::default();
+        let capture = CapturedOutput::default();
         let output = Output {
             capture: Some(capture.clone()),
             ..output(false)

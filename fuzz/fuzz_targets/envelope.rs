@@ -2,13 +2,13 @@
 
 #![no_main]
 
-use cbroker::envelope::{Breaks, DEFAULT_LIMIT_BYTES, DeliveryMark, Envelope};
+use cbroker::envelope::{LineBreaks, DEFAULT_LIMIT_BYTES, DeliveryMark, Envelope};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(envelope) = Envelope::parse(bytes, DEFAULT_LIMIT_BYTES) else {
         return;
     };
-    let line = envelope.to_line(Breaks::Flatten, DeliveryMark::None);
+    let line = envelope.to_line(LineBreaks::Flatten, DeliveryMark::None);
     assert!(!line.chars().any(char::is_control), "{line:?}");
     assert_eq!(line.matches("[cbroker peer message").count(), 1, "{line:?}");
 });

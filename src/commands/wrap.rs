@@ -8,7 +8,7 @@ use super::connect::{Autostart, may_start};
 use super::start;
 use crate::cli::{DeliveryOption, ProgramArgs, WrapArgs};
 use crate::config::{Config, Environment, Flags, LocalBroker};
-use crate::envelope::Breaks;
+use crate::envelope::LineBreaks;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -163,9 +163,9 @@ fn options(args: &WrapArgs, program: ProgramArgs, config: &Config) -> Result<Wra
             DeliveryOption::Notify => DeliveryMode::Notify,
         }),
         breaks: if args.multiline || settings.multiline {
-            Breaks::Keep
+            LineBreaks::Keep
         } else {
-            Breaks::Flatten
+            LineBreaks::Flatten
         },
         batch: args.batch.unwrap_or(settings.batch).max(1) as usize,
         program,

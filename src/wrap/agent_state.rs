@@ -17,11 +17,11 @@ use super::agents::Profile;
 use super::agents::history::History;
 use super::agents::reading::{Input, ScreenReading, Vim};
 use super::hold::Hold;
-use super::keys::Press;
+use super::keys::KeyPress;
 use super::own_status::OwnStatus;
 use super::ways::AgentSign;
 
-use person::Person;
+use person::PersonTyping;
 pub use verdict::Verdict;
 
 /// If no hook has reported this long after the prompt was drawn, none is expected.
@@ -110,7 +110,7 @@ pub struct AgentState {
     takes_paste: bool,
     shows_cursor: bool,
     last_output: Instant,
-    person: Person,
+    person: PersonTyping,
     is_suspended: bool,
     /// The foreground program that executes its input, and when it was seen.
     executes: Option<(String, Instant)>,
@@ -140,7 +140,7 @@ impl AgentState {
             takes_paste: false,
             shows_cursor: true,
             last_output: now,
-            person: Person::default(),
+            person: PersonTyping::default(),
             is_suspended: false,
             executes: None,
             own_status: None,
@@ -206,7 +206,7 @@ impl AgentState {
     }
 
     /// Records a key of the person.
-    pub fn press(&mut self, press: Press, now: Instant) {
+    pub fn press(&mut self, press: KeyPress, now: Instant) {
         self.person.press(press, now);
         if let Turn::Busy { is_touched } = &mut self.turn {
             *is_touched = true;

@@ -172,13 +172,13 @@ mod tests {
     const OURS: Option<&str> = Some("cbroker");
 
     /// A brake with a clock in seconds.
-    struct Road {
+    struct TimedBrake {
         brake: Brake,
         began: Instant,
         passed: u32,
     }
 
-    impl Road {
+    impl TimedBrake {
         fn new() -> Self {
             Self {
                 brake: Brake::new(LIMITS),
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_message_with_too_many_hops_is_held_and_released_after_a_minute() {
-        let mut road = Road::new();
+        let mut road = TimedBrake::new();
         assert!(!road.holds("a", OURS, Some(20), 0));
         assert!(road.holds("a", OURS, Some(21), 0));
         let (early, late) = (road.at(59), road.at(60));
@@ -235,14 +235,14 @@ mod tests {
     #[test]
     fn hops_claimed_by_another_user_do_not_count() {
         for user in [None, Some("bob")] {
-            let mut road = Road::new();
+            let mut road = TimedBrake::new();
             assert!(!road.holds("a", user, Some(u32::MAX), 0));
         }
     }
 
     #[test]
     fn a_flood_under_a_claimed_name_does_not_hold_its_owner() {
-        let mut road = Road::new();
+        let mut road = TimedBrake::new();
         assert_eq!(
             (0..40)
                 .filter(|_| road.holds("a", None, Some(0), 0))
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn messages_above_the_rate_limit_are_held_for_that_peer_only() {
         for hops in [Some(0), Some(1)] {
-            let mut road = Road::new();
+            let mut road = TimedBrake::new();
             assert!((0..30).all(|_| !road.holds("a", OURS, hops, 0)));
             assert!(road.holds("a", OURS, hops, 59));
             assert!(!road.holds("b", OURS, hops, 59));
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_backlog_that_arrives_at_once_is_not_a_loop() {
-        let mut road = Road::new();
+        let mut road = TimedBrake::new();
         road.brake.expect_backlog(500);
         assert!((0..500).all(|_| !road.holds("a", OURS, Some(0), 0)));
         assert_eq!(
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_another_user_is_never_a_backlog() {
-        let mut road = Road::new();
+        let mut road = TimedBrake::new();
         for user in [None, Some("stranger")] {
             road.brake.expect_backlog(500);
             let passed = (0..500).filter(|_| !road.holds("a", user, Some(0), 0));
@@ -288,13 +288,13 @@ mod tests {
 
     #[test]
     fn a_message_counts_once_even_if_it_is_redelivered() {
-        let mut road = Road::new();
+        let mut road = TimedBrake::new();
         assert!((0..100).all(|_| !road.again(("a", OURS, "same"), Some(0), 0)));
     }
 
     #[test]
     fn a_release_counts_anew() {
-        let mut road = Road::new();
+        let mut road = TimedBrake::new();
         let held = (0..40).filter(|_| road.holds("a", OURS, Some(1), 0));
         assert_eq!(held.count(), 10);
         road.brake.release();
@@ -303,8 +303,8 @@ mod tests {
 
     #[test]
     fn persons_and_scripts_have_a_higher_limit() {
-        let mut road = Road::new();
-        let held = |road: &mut Road, second| {
+        let mut road = TimedBrake::new();
+        let held = |road: &mut TimedBrake, second| {
             let held = (0..310).filter(|_| road.holds("cli", OURS, None, second));
             held.count()
         };
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn another_user_without_hops_is_limited() {
-        let mut road = Road::new();
+        let mut road = TimedBrake::new();
         let held = (0..40).filter(|_| road.holds("a", None, None, 0));
         assert_eq!(held.count(), 10);
         assert!(!road.holds("a", OURS, Some(0), 0), "nobody else is held");
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn an_unnamed_user_under_many_names_is_limited() {
         for hops in [None, Some(0)] {
-            let mut road = Road::new();
+            let mut road = TimedBrake::new();
             let held = (0..310).filter(|number| road.holds(&format!("a{number}"), None, hops, 0));
             assert_eq!(held.count(), 10, "{hops:?}");
         }
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn invented_names_use_limited_memory() {
-        let mut road = Road::new();
+        let mut road = TimedBrake::new();
         for name in 0..5000 {
             road.holds(&format!("name{name}"), None, Some(0), 0);
         }
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn another_user_under_many_names_is_limited_and_takes_none_of_the_own_users_names() {
-        let mut road = Road::new();
+        let mut road = TimedBrake::new();
         let passed = (0..5000)
             .filter(|number| !road.holds(&format!("a{number}"), Some("bob"), Some(0), 0))
             .count();

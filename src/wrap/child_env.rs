@@ -44,7 +44,7 @@ const STICKY: u32 = 0o1000;
 
 /// Whether the broker could be reached when the session began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum BrokerReach {
     /// It was.
     Attached,
     /// It was not, which the program learns from `CBROKER_DISABLED`.
@@ -75,7 +75,7 @@ pub(super) fn command(
     options: &WrapOptions,
     config: &Config,
     identity: &Identity,
-    reach: Reach,
+    reach: BrokerReach,
 ) -> (CommandLine, Vec<String>) {
     let profile = Profile::of(&options.program, &options.arguments);
     let (arguments, remark) = arguments_of(options, profile, identity);
@@ -88,7 +88,7 @@ pub(super) fn command(
     set("CBROKER_SESSION", Some(identity.session.clone().into()));
     set(
         "CBROKER_DISABLED",
-        (reach == Reach::Away).then(|| "1".into()),
+        (reach == BrokerReach::Away).then(|| "1".into()),
     );
     let path = config.environment.get("PATH");
     match path_with_binary(path, &identity.binary, &options.program) {

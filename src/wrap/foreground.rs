@@ -29,7 +29,7 @@ use crate::platform;
 pub use crate::platform::ForegroundProcess;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ProcessKind {
     Executes,
     Agent,
     Other,
@@ -53,7 +53,7 @@ pub fn executes(processes: &BTreeMap<i32, ForegroundProcess>, foreground: i32) -
             let Some(has_agent) = has_agent_ancestor(processes, **pid, foreground) else {
                 return false;
             };
-            kind(process) == Kind::Executes && (!has_agent || process.reads_terminal)
+            kind(process) == ProcessKind::Executes && (!has_agent || process.reads_terminal)
         })
         .map(|(_, process)| display_name(process).to_owned())
 }
@@ -78,8 +78,8 @@ fn has_agent_ancestor(
         if parent.group == foreground {
             is_of_it = true;
         }
-        has_agent |=
-            kind(parent) == Kind::Agent && !contains_foreground(processes, parent, foreground);
+        has_agent |= kind(parent) == ProcessKind::Agent
+            && !contains_foreground(processes, parent, foreground);
         process = parent;
     }
     is_of_it.then_some(has_agent)
@@ -107,7 +107,7 @@ fn contains_foreground(
     true
 }
 
-fn kind(process: &ForegroundProcess) -> Kind {
+fn kind(process: &ForegroundProcess) -> ProcessKind {
     let words = &process.arguments;
     let first = words.first().map(file_name).unwrap_or_default();
     // A file that many programs share does not identify the program, nor does a command line that
@@ -115,17 +115,17 @@ fn kind(process: &ForegroundProcess) -> Kind {
     let file = process.program.as_deref().unwrap_or(&process.name);
     let is_title = !words.is_empty() && is_interpreter(file) && !is_interpreter(&first);
     if is_title {
-        return kind_by_name(&first, &[], Kind::Other);
+        return kind_by_name(&first, &[], ProcessKind::Other);
     }
     let rest = words.get(1..).unwrap_or_default();
     if file == "busybox" && first != "busybox" {
-        return kind_by_name(&first, rest, Kind::Other);
+        return kind_by_name(&first, rest, ProcessKind::Other);
     }
     if is_cbroker(file) {
         return kind_of_nested_wrap(rest);
     }
-    let by_file = kind_by_name(file, rest, Kind::Other);
-    if by_file != Kind::Other {
+    let by_file = kind_by_name(file, rest, ProcessKind::Other);
+    if by_file != ProcessKind::Other {
         return by_file;
     }
     let is_script = |word: &&OsString| !word.as_encoded_bytes().starts_with(b"-");
@@ -133,22 +133,22 @@ fn kind(process: &ForegroundProcess) -> Kind {
     let by_script = match script {
         // An interpreter's script may be a shell or an agent.
         Some(at) if is_interpreter(file) => {
-            kind_by_name(&file_name(&rest[at]), &rest[at + 1..], Kind::Other)
+            kind_by_name(&file_name(&rest[at]), &rest[at + 1..], ProcessKind::Other)
         }
-        _ => Kind::Other,
+        _ => ProcessKind::Other,
     };
-    if by_script == Kind::Other {
-        kind_by_name(&first, rest, Kind::Other)
+    if by_script == ProcessKind::Other {
+        kind_by_name(&first, rest, ProcessKind::Other)
     } else {
         by_script
     }
 }
 
 /// The kind of the program that a nested wrap is about to run and that may not have started yet.
-fn kind_of_nested_wrap(arguments: &[OsString]) -> Kind {
+fn kind_of_nested_wrap(arguments: &[OsString]) -> ProcessKind {
     let is_verb = |word: &OsString| word == "run" || word == "__monitor" || word == "__gate";
     let Some(at) = arguments.iter().position(is_verb) else {
-        return Kind::Other;
+        return ProcessKind::Other;
     };
     // A monitor has one more argument in front of the command.
     let words = if arguments[at] == "__monitor" { 2 } else { 1 };
@@ -157,19 +157,20 @@ fn kind_of_nested_wrap(arguments: &[OsString]) -> Kind {
     match rest.split_first() {
         // A nested agent must not exempt other programs of its wrap.
         Some((program, arguments))
-            if kind_by_name(&file_name(program), arguments, Kind::Other) == Kind::Executes =>
+            if kind_by_name(&file_name(program), arguments, ProcessKind::Other)
+                == ProcessKind::Executes =>
         {
-            Kind::Executes
+            ProcessKind::Executes
         }
-        _ => Kind::Other,
+        _ => ProcessKind::Other,
     }
 }
 
-fn kind_by_name(name: &str, arguments: &[OsString], otherwise: Kind) -> Kind {
+fn kind_by_name(name: &str, arguments: &[OsString], otherwise: ProcessKind) -> ProcessKind {
     let profile = Profile::named(name, arguments);
     match profile.default_delivery {
-        DefaultDelivery::NoticeOnly => Kind::Executes,
-        DefaultDelivery::Typing => Kind::Agent,
+        DefaultDelivery::NoticeOnly => ProcessKind::Executes,
+        DefaultDelivery::Typing => ProcessKind::Agent,
         DefaultDelivery::Notice => otherwise,
     }
 }

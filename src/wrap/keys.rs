@@ -9,7 +9,7 @@
 
 /// A key press of a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Press {
+pub enum KeyPress {
     /// This many characters were typed or pasted.
     Text(usize),
     /// The last character was deleted.
@@ -61,7 +61,7 @@ pub struct Keys {
 
 impl Keys {
     /// Returns the key presses in `bytes`; empty if they are only reports of the terminal.
-    pub fn read(&mut self, bytes: &[u8]) -> Vec<Press> {
+    pub fn read(&mut self, bytes: &[u8]) -> Vec<KeyPress> {
         let mut presses = Vec::new();
         let rest = self.rest_of_response(bytes);
         if rest > 0 {
@@ -76,18 +76,18 @@ impl Keys {
             // Most likely the Escape key, or else the beginning of a response.
             InputState::Escape => {
                 self.state = InputState::EscapeKey;
-                join(&mut presses, Press::Escape);
+                join(&mut presses, KeyPress::Escape);
             }
             // A terminal sends a response at once, so this is Alt with a key. If it counted as a
             // response, all further keys of the person would be hidden.
             InputState::ResponseBegins(kind) => {
                 self.state = InputState::ResponseCut(kind);
-                join(&mut presses, Press::Other);
+                join(&mut presses, KeyPress::Other);
             }
             _ => {}
         }
         if self.state == InputState::Paste {
-            join(&mut presses, Press::Text(1));
+            join(&mut presses, KeyPress::Text(1));
         }
         presses
     }
@@ -127,7 +127,7 @@ impl Keys {
         if has_form { begun + length } else { 0 }
     }
 
-    fn step(&mut self, byte: u8) -> Option<Press> {
+    fn step(&mut self, byte: u8) -> Option<KeyPress> {
         match self.state {
             InputState::Ground => self.ground(byte),
             InputState::Escape => self.escape(byte),
@@ -140,9 +140,9 @@ impl Keys {
             InputState::Function => {
                 self.state = InputState::Ground;
                 Some(if matches!(byte, b'A' | b'B') {
-                    Press::Recall
+                    KeyPress::Recall
                 } else {
-                    Press::Other
+                    KeyPress::Other
                 })
             }
             InputState::OldMouse(left) => {
@@ -174,24 +174,24 @@ impl Keys {
         }
     }
 
-    fn ground(&mut self, byte: u8) -> Option<Press> {
+    fn ground(&mut self, byte: u8) -> Option<KeyPress> {
         match byte {
             0x1b => {
                 self.state = InputState::Escape;
                 None
             }
-            b'\r' | b'\n' => Some(Press::Enter),
-            0x7f | 0x08 => Some(Press::Backspace),
-            0x03 | 0x15 => Some(Press::Clear),
-            b'\t' | 0x10 | 0x0e | 0x12 | 0x19 | 0x16 | 0x13 => Some(Press::Recall),
-            0x00..=0x1f => Some(Press::Other),
+            b'\r' | b'\n' => Some(KeyPress::Enter),
+            0x7f | 0x08 => Some(KeyPress::Backspace),
+            0x03 | 0x15 => Some(KeyPress::Clear),
+            b'\t' | 0x10 | 0x0e | 0x12 | 0x19 | 0x16 | 0x13 => Some(KeyPress::Recall),
+            0x00..=0x1f => Some(KeyPress::Other),
             // Continuation bytes of a UTF-8 character do not count.
             0x80..=0xbf => None,
-            _ => Some(Press::Text(1)),
+            _ => Some(KeyPress::Text(1)),
         }
     }
 
-    fn escape(&mut self, byte: u8) -> Option<Press> {
+    fn escape(&mut self, byte: u8) -> Option<KeyPress> {
         self.state = InputState::Ground;
         match byte {
             b'[' => {
@@ -209,15 +209,15 @@ impl Keys {
             }
             0x1b => {
                 self.state = InputState::Escape;
-                Some(Press::Escape)
+                Some(KeyPress::Escape)
             }
             // Alt-Enter is a line break in most boxes; Alt with any other key is a command.
-            b'\r' | b'\n' => Some(Press::Text(1)),
-            _ => Some(Press::Other),
+            b'\r' | b'\n' => Some(KeyPress::Text(1)),
+            _ => Some(KeyPress::Other),
         }
     }
 
-    fn control(&mut self, byte: u8) -> Option<Press> {
+    fn control(&mut self, byte: u8) -> Option<KeyPress> {
         match byte {
             0x20..=0x3f => {
                 if self.collected.len() < COLLECT_LIMIT {
@@ -228,7 +228,7 @@ impl Keys {
             0x40..=0x7e => self.state = InputState::Ground,
             _ => {
                 self.state = InputState::Ground;
-                return Some(Press::Other);
+                return Some(KeyPress::Other);
             }
         }
         match (self.collected.as_slice(), byte) {
@@ -248,20 +248,20 @@ impl Keys {
                 self.collected.clear();
                 None
             }
-            (_, b'A' | b'B') => Some(Press::Recall),
+            (_, b'A' | b'B') => Some(KeyPress::Recall),
             (code, b'u') => kitty(code),
-            _ => Some(Press::Other),
+            _ => Some(KeyPress::Other),
         }
     }
 
-    fn paste(&mut self, byte: u8) -> Option<Press> {
+    fn paste(&mut self, byte: u8) -> Option<KeyPress> {
         self.pasted += 1;
         self.collected.push(byte);
         if self.collected.ends_with(PASTE_END) {
             self.state = InputState::Ground;
             self.collected.clear();
             let text = self.pasted - PASTE_END.len();
-            return (text > 0).then_some(Press::Text(text));
+            return (text > 0).then_some(KeyPress::Text(text));
         }
         if self.collected.len() > COLLECT_LIMIT {
             self.collected.drain(..COLLECT_LIMIT / 2);
@@ -281,7 +281,7 @@ fn is_function_key(parameters: &[u8]) -> bool {
 }
 
 /// Parses a key of the kitty keyboard protocol, `ESC [ code : … ; modifiers : event ; … u`.
-fn kitty(parameters: &[u8]) -> Option<Press> {
+fn kitty(parameters: &[u8]) -> Option<KeyPress> {
     let text = std::str::from_utf8(parameters).ok()?;
     let mut parts = text.split(';');
     let code: u32 = parts.next()?.split(':').next()?.parse().ok()?;
@@ -298,21 +298,21 @@ fn kitty(parameters: &[u8]) -> Option<Press> {
     let is_plain = held & !0b1100_0001 == 0;
     let is_control = held & 0b100 != 0;
     Some(match code {
-        13 if is_plain && held & 1 == 0 => Press::Enter,
-        13 => Press::Text(1),
-        27 => Press::Escape,
-        127 | 8 => Press::Backspace,
-        9 => Press::Recall,
-        99 | 117 if is_control => Press::Clear,
-        110 | 112 | 114 | 115 | 118 | 121 if is_control => Press::Recall,
-        32.. if is_plain && !(57344..=63743).contains(&code) => Press::Text(1),
-        _ => Press::Other,
+        13 if is_plain && held & 1 == 0 => KeyPress::Enter,
+        13 => KeyPress::Text(1),
+        27 => KeyPress::Escape,
+        127 | 8 => KeyPress::Backspace,
+        9 => KeyPress::Recall,
+        99 | 117 if is_control => KeyPress::Clear,
+        110 | 112 | 114 | 115 | 118 | 121 if is_control => KeyPress::Recall,
+        32.. if is_plain && !(57344..=63743).contains(&code) => KeyPress::Text(1),
+        _ => KeyPress::Other,
     })
 }
 
-fn join(presses: &mut Vec<Press>, press: Press) {
+fn join(presses: &mut Vec<KeyPress>, press: KeyPress) {
     match (presses.last_mut(), press) {
-        (Some(Press::Text(count)), Press::Text(more)) => *count += more,
+        (Some(KeyPress::Text(count)), KeyPress::Text(more)) => *count += more,
         _ => presses.push(press),
     }
 }
@@ -325,13 +325,13 @@ pub struct Draft {
 
 impl Draft {
     /// Updates the draft for one key press.
-    pub fn press(&mut self, press: Press) {
+    pub fn press(&mut self, press: KeyPress) {
         self.characters = match press {
-            Press::Text(count) => self.characters.saturating_add(count),
-            Press::Backspace => self.characters.saturating_sub(1),
-            Press::Enter | Press::Clear => 0,
-            Press::Recall => self.characters.max(1),
-            Press::Escape | Press::Other => self.characters,
+            KeyPress::Text(count) => self.characters.saturating_add(count),
+            KeyPress::Backspace => self.characters.saturating_sub(1),
+            KeyPress::Enter | KeyPress::Clear => 0,
+            KeyPress::Recall => self.characters.max(1),
+            KeyPress::Escape | KeyPress::Other => self.characters,
         };
     }
 
@@ -350,7 +350,7 @@ impl Draft {
 mod tests {
     use super::*;
 
-    fn presses(bytes: &[u8]) -> Vec<Press> {
+    fn presses(bytes: &[u8]) -> Vec<KeyPress> {
         Keys::default().read(bytes)
     }
 
@@ -383,20 +383,23 @@ mod tests {
     fn keys_are_keys() {
         assert_eq!(
             presses("hé\x7f\r".as_bytes()),
-            [Press::Text(2), Press::Backspace, Press::Enter]
+            [KeyPress::Text(2), KeyPress::Backspace, KeyPress::Enter]
         );
         assert_eq!(
             presses(b"\x1b[A\x1bOB\x1b[C"),
-            [Press::Recall, Press::Recall, Press::Other]
+            [KeyPress::Recall, KeyPress::Recall, KeyPress::Other]
         );
-        assert_eq!(presses(b"\x1b"), [Press::Escape]);
-        assert_eq!(presses(b"\x03\x15"), [Press::Clear, Press::Clear]);
-        assert_eq!(presses(b"\x1b[200~two\nlines\x1b[201~"), [Press::Text(9)]);
+        assert_eq!(presses(b"\x1b"), [KeyPress::Escape]);
+        assert_eq!(presses(b"\x03\x15"), [KeyPress::Clear, KeyPress::Clear]);
+        assert_eq!(
+            presses(b"\x1b[200~two\nlines\x1b[201~"),
+            [KeyPress::Text(9)]
+        );
         assert_eq!(
             presses(b"\x1b[97u\x1b[97;1:3u\x1b[13u"),
-            [Press::Text(1), Press::Enter]
+            [KeyPress::Text(1), KeyPress::Enter]
         );
-        assert_eq!(presses(b"\x1b[1;2R"), [Press::Other]);
+        assert_eq!(presses(b"\x1b[1;2R"), [KeyPress::Other]);
     }
 
     #[test]
@@ -432,7 +435,8 @@ mod tests {
                 let mut keys = Keys::default();
                 let mut presses = keys.read(&answer[..cut]);
                 presses.extend(keys.read(&answer[cut..]));
-                let is_text = |press: &Press| !matches!(press, Press::Escape | Press::Other);
+                let is_text =
+                    |press: &KeyPress| !matches!(press, KeyPress::Escape | KeyPress::Other);
                 assert!(
                     !presses.iter().any(is_text),
                     "{} | {}: {presses:?}",
@@ -441,7 +445,7 @@ mod tests {
                 );
                 assert_eq!(
                     keys.read(b"x"),
-                    [Press::Text(1)],
+                    [KeyPress::Text(1)],
                     "{}",
                     answer.escape_ascii()
                 );
@@ -457,7 +461,7 @@ mod tests {
             for text in [&b"]draft"[..], b"P_ours", b"0;text"] {
                 let mut keys = Keys::default();
                 assert_ne!(keys.read(before), [], "{}", before.escape_ascii());
-                assert_eq!(keys.read(text), [Press::Text(6)]);
+                assert_eq!(keys.read(text), [KeyPress::Text(6)]);
             }
         }
     }
@@ -469,11 +473,11 @@ mod tests {
             draft.press(press);
         }
         assert!(draft.is_present());
-        draft.press(Press::Backspace);
+        draft.press(KeyPress::Backspace);
         assert!(!draft.is_present());
-        draft.press(Press::Recall);
+        draft.press(KeyPress::Recall);
         assert!(draft.is_present());
-        draft.press(Press::Enter);
+        draft.press(KeyPress::Enter);
         assert!(!draft.is_present());
     }
 }

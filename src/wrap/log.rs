@@ -18,13 +18,13 @@ const LIMIT: u64 = 4 << 20;
 
 /// The log of one session. Errors are ignored: nothing may appear on the agent's screen.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(super) struct SessionLog {
     path: PathBuf,
     file: Option<File>,
     length: u64,
 }
 
-impl Log {
+impl SessionLog {
     /// Opens the log at `path` for appending.
     pub(super) fn open(path: &Path) -> Self {
         let mut log = Self {
@@ -71,7 +71,7 @@ mod tests {
         // The length was checked only at the start of a session.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("peer.log");
-        let mut log = Log::open(&path);
+        let mut log = SessionLog::open(&path);
         for _ in 0..12 {
             log.write(&"x".repeat(1 << 20));
         }

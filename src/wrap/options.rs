@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::delivery::DeliveryMode;
-use crate::envelope::Breaks;
+use crate::envelope::LineBreaks;
 use crate::name::{GroupName, SessionName};
 use crate::peer::Sharing;
 
@@ -47,7 +47,7 @@ pub struct WrapOptions {
     /// `--delivery`; `None` for the default of the program's profile.
     pub delivery: Option<DeliveryMode>,
     /// Line breaks in messages (`--multiline`).
-    pub breaks: Breaks,
+    pub breaks: LineBreaks,
     /// Maximum number of waiting messages in one submission.
     pub batch: usize,
     /// The program to run.

@@ -87,7 +87,7 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
         },
     )
     .map_err(failed)?;
-    let mut watch = Watch {
+    let mut watch = ProbeWatch {
         profile,
         modes: Modes::default(),
         screen: Screen::new(SIZE.ws_row, SIZE.ws_col),
@@ -103,7 +103,7 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
     Ok(signs)
 }
 
-struct Watch {
+struct ProbeWatch {
     profile: &'static Profile,
     modes: Modes,
     screen: Screen,
@@ -113,7 +113,7 @@ struct Watch {
     reading: ScreenReading,
 }
 
-impl Watch {
+impl ProbeWatch {
     async fn run(&mut self, program: &Program) {
         let until = Instant::now() + WITHIN;
         let mut bytes = vec![0; 65536];

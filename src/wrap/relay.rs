@@ -44,11 +44,11 @@ pub(super) enum RelayEvent {
 /// The three descriptors and the bytes pending for each.
 #[derive(Debug)]
 pub(super) struct Relay {
-    input: Option<Watched>,
-    output: Option<Watched>,
-    master: Watched,
-    to_person: Pending,
-    to_program: Pending,
+    input: Option<RelayDescriptor>,
+    output: Option<RelayDescriptor>,
+    master: RelayDescriptor,
+    to_person: UnwrittenBytes,
+    to_program: UnwrittenBytes,
     notifies_when_written: bool,
     piece: Vec<u8>,
     length: usize,
@@ -66,8 +66,8 @@ impl Relay {
             input: Some(watch(input, Interest::READABLE)?),
             output: Some(watch(output, Interest::WRITABLE)?),
             master: watch(master, Interest::READABLE | Interest::WRITABLE)?,
-            to_person: Pending::default(),
-            to_program: Pending::default(),
+            to_person: UnwrittenBytes::default(),
+            to_program: UnwrittenBytes::default(),
             notifies_when_written: false,
             piece: vec![0; PIECE],
             length: 0,
@@ -123,7 +123,7 @@ impl Relay {
             && let Poll::Ready(Err(_)) = self.to_person.poll_flush(output, context)
         {
             self.output = None;
-            self.to_person = Pending::default();
+            self.to_person = UnwrittenBytes::default();
             return Poll::Ready(RelayEvent::TerminalClosed);
         }
         let flushed = self.to_program.poll_flush(&self.master, context);
@@ -183,14 +183,14 @@ impl Relay {
 
 /// A descriptor and its readiness.
 #[derive(Debug)]
-struct Watched {
+struct RelayDescriptor {
     ready: AsyncFd<OwnedFd>,
     /// The open file is shared with programs that do not expect `O_NONBLOCK`, so a read or write
     /// may block.
     may_block: bool,
 }
 
-impl Watched {
+impl RelayDescriptor {
     /// Whether a read or write would block now.
     fn would_wait(&self, for_what: PollFlags) -> bool {
         let now = Timespec::default();
@@ -199,7 +199,7 @@ impl Watched {
     }
 }
 
-impl AsFd for Watched {
+impl AsFd for RelayDescriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ready.get_ref().as_fd()
     }
@@ -209,18 +209,18 @@ impl AsFd for Watched {
     unsafe_code,
     reason = "tokio asks for the promise that a descriptor stays what it is"
 )]
-fn watch(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<Watched> {
+fn watch(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<RelayDescriptor> {
     let own = descriptor.try_clone_to_owned()?;
     let may_block = !rustix::fs::fcntl_getfl(&own)?.contains(OFlags::NONBLOCK);
     // SAFETY: an `OwnedFd` always gives the same descriptor, and the `AsyncFd` that takes it keeps
     // it open until it has deregistered it; nothing here takes it out again.
     let ready =
         unsafe { AsyncFd::register_with_interest(own, interest) }.map_err(io::Error::from)?;
-    Ok(Watched { ready, may_block })
+    Ok(RelayDescriptor { ready, may_block })
 }
 
 fn poll_read(
-    from: &Watched,
+    from: &RelayDescriptor,
     into: &mut [u8],
     context: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
@@ -240,12 +240,12 @@ fn poll_read(
 
 /// Bytes that a descriptor has not taken yet.
 #[derive(Debug, Default)]
-struct Pending {
+struct UnwrittenBytes {
     bytes: Vec<u8>,
     sent: usize,
 }
 
-impl Pending {
+impl UnwrittenBytes {
     fn len(&self) -> usize {
         self.bytes.len() - self.sent
     }
@@ -255,7 +255,11 @@ impl Pending {
     }
 
     /// Ready once no bytes are pending.
-    fn poll_flush(&mut self, to: &Watched, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(
+        &mut self,
+        to: &RelayDescriptor,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.sent < self.bytes.len() {
             let mut guard = ready!(to.ready.poll_write_ready(context))?;
             if to.would_wait(PollFlags::OUT) {

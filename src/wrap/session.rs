@@ -26,8 +26,8 @@ use super::agents::Profile;
 use super::delivery::{Deliveries, DeliveryMode, Step};
 use super::foreground;
 use super::hooks::{HookReport, Hooks, Waiter};
-use super::keys::{Keys, Press};
-use super::log::Log;
+use super::keys::{KeyPress, Keys};
+use super::log::SessionLog;
 use super::modes::Modes;
 use super::monitor::ChildStatus;
 use super::pty::Program;
@@ -74,7 +74,7 @@ pub(super) struct Parts {
     pub(super) messages: SessionMessages,
     /// The socket of `cbroker screen`.
     pub(super) screen_socket: Option<(ScreenSocket, Receiver<ScreenQuestion>)>,
-    pub(super) log: Log,
+    pub(super) log: SessionLog,
 }
 
 /// A running session.
@@ -99,7 +99,7 @@ pub(super) struct Session {
     ways: WaysIn,
     proofs: Proofs,
     messages: SessionMessages,
-    log: Log,
+    log: SessionLog,
     end: Option<ChildStatus>,
     /// The program's side of the terminal is closed; the monitor will report why.
     is_program_silent: bool,
@@ -276,7 +276,7 @@ impl Session {
     fn pass_on(&mut self, bytes: &[u8], now: Instant) {
         self.relay.send(bytes);
         for press in self.keys.read(bytes) {
-            if press == Press::Enter {
+            if press == KeyPress::Enter {
                 self.messages.person_spoke();
             }
             self.agent.press(press, now);

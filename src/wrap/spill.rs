@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use ulid::Ulid;
 
-use crate::clean::{Breaks, clean, line};
+use crate::clean::{LineBreaks, clean, line};
 use crate::envelope::{DeliveryMark, Envelope, digest, disarm};
 
 /// Maximum bytes of a line that is delivered.
@@ -60,7 +60,7 @@ pub(super) fn spill(
     short.spilled = Some("0".repeat(DIGEST_DIGITS));
     let mut text = String::new();
     if short
-        .to_line(Breaks::Flatten, DeliveryMark::PossibleRepeat)
+        .to_line(LineBreaks::Flatten, DeliveryMark::PossibleRepeat)
         .len()
         > limit_bytes
     {
@@ -78,7 +78,7 @@ pub(super) fn spill(
             text.lines().count()
         );
     }
-    text.push_str(&disarm(&clean(&envelope.message, Breaks::Keep)));
+    text.push_str(&disarm(&clean(&envelope.message, LineBreaks::Keep)));
     short.spilled = Some(digest(text.as_bytes(), DIGEST_DIGITS));
     make_room(folder, text.len() as u64, SystemTime::now());
     let mut file = OpenOptions::new()
@@ -175,7 +175,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = (folder.path(), "q");
         let (short, _) = spill(place, &envelope("m1"), CANONICAL_LIMIT).unwrap();
-        let line = short.to_line(Breaks::Flatten, DeliveryMark::PossibleRepeat);
+        let line = short.to_line(LineBreaks::Flatten, DeliveryMark::PossibleRepeat);
         assert!(line.len() <= CANONICAL_LIMIT, "{line}");
         let text = fs::read_to_string(&files(folder.path())[0]).unwrap();
         assert_eq!(text.matches("file: /some/file\n").count(), 400);
@@ -237,7 +237,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (queue, id) in [("q", "a:b"), ("q", "a-b"), ("q", "a:b"), ("other", "a:b")] {
             let (short, _) = spill((folder.path(), queue), &envelope(id), LINE_LIMIT).unwrap();
-            let line = short.to_line(Breaks::Flatten, DeliveryMark::None);
+            let line = short.to_line(LineBreaks::Flatten, DeliveryMark::None);
             let wanted = digest(id.as_bytes(), 12);
             assert!(line.contains(&format!(" text_sha256={wanted}] ")), "{line}");
         }

@@ -22,11 +22,11 @@ use tokio::sync::mpsc::Receiver;
 
 use super::agents::{DefaultDelivery, Profile};
 use super::brake::{Brake, Limits};
-use super::child_env::{self, Identity, Reach};
+use super::child_env::{self, BrokerReach, Identity};
 use super::delivery::DeliveryMode;
 use super::disk::{Disk, DiskPaths};
 use super::hooks::{self, HookReport, Hooks};
-use super::log::Log;
+use super::log::SessionLog;
 use super::monitor::{ChildStatus, OnWrapExit};
 use super::opened;
 use super::options::{Fallback, WrapOptions};
@@ -68,7 +68,7 @@ pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
     };
     match terminal {
         Some(terminal) if child_env::is_session(&options) => {
-            let prepared = Prepared {
+            let prepared = PreparedStart {
                 options,
                 mode,
                 profile,
@@ -169,7 +169,7 @@ fn exec(command: &CommandLine) -> Result<Infallible, Error> {
         .exit_with(NOT_FOUND))
 }
 
-struct Prepared {
+struct PreparedStart {
     options: WrapOptions,
     mode: DeliveryMode,
     profile: &'static Profile,
@@ -215,7 +215,7 @@ async fn exec_program(
     let reach = match tokio::time::timeout(attach_within(options), made).await {
         Ok(Ok(())) => {
             print_messages_stay_queued(options, config, has_terminal);
-            Reach::Attached
+            BrokerReach::Attached
         }
         Ok(Err(error)) => without_broker(options, config, error.into())?,
         Err(_) => without_broker(options, config, no_answer(options, config))?,
@@ -240,14 +240,14 @@ fn print_messages_stay_queued(options: &WrapOptions, config: &Config, has_termin
 }
 
 /// Records how the session was opened, for `list` and the page.
-fn record_command(config: &Config, options: &WrapOptions, log: &mut Log) {
+fn record_command(config: &Config, options: &WrapOptions, log: &mut SessionLog) {
     if let Err(error) = opened::remember(&config.home, options) {
         log.write(&format!("cannot record this session's command: {error}"));
     }
 }
 
-async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
-    let Prepared {
+async fn session(prepared: PreparedStart, config: &Config) -> Result<Exit, Error> {
+    let PreparedStart {
         options,
         mode,
         profile,
@@ -255,7 +255,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         terminal,
         unwrapped,
     } = prepared;
-    let mut log = Log::open(&config.home.session_log(options.name.as_str()));
+    let mut log = SessionLog::open(&config.home.session_log(options.name.as_str()));
     let planned = ways::PlannedWays::new(&options, mode, config);
     let (inbox, reach) = attach(&options, config, &identity).await?;
     let _session_files = SessionFiles {
@@ -320,7 +320,7 @@ async fn run_session(
 fn listen_for_hooks(
     profile: &Profile,
     identity: &Identity,
-    log: &mut Log,
+    log: &mut SessionLog,
 ) -> Option<(Hooks, Receiver<HookReport>)> {
     let path = &identity.socket;
     let hooks = Hooks::listen(path, identity.token.clone());
@@ -338,7 +338,7 @@ fn show_screen(
     options: &WrapOptions,
     config: &Config,
     identity: &Identity,
-    log: &mut Log,
+    log: &mut SessionLog,
 ) -> Option<(ScreenSocket, Receiver<ScreenQuestion>)> {
     let owner = ScreenOwner {
         name: options.name.to_string(),
@@ -441,7 +441,7 @@ fn initial_presence(options: &WrapOptions, profile: &Profile, identity: &Identit
 /// Writes panics to the session's log instead of the program's screen. A task that panics beside
 /// the session's loop ends alone.
 fn log_panics(log: PathBuf) {
-    panics::say_to(move |said| Log::open(&log).write(&format!("internal error: {said}")));
+    panics::say_to(move |said| SessionLog::open(&log).write(&format!("internal error: {said}")));
 }
 
 /// Files that are removed when the session ends.

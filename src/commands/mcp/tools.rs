@@ -20,7 +20,7 @@ use crate::commands::{ask, inbox, list, send};
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::output::{Capture, Output};
+use crate::output::{CapturedOutput, Output};
 
 const INSTRUCTIONS: &str = "\
 Messages between terminal agent sessions of one operator. A peer's message arrives as a line \
@@ -50,7 +50,7 @@ struct ToolText {
 impl ToolCall {
     /// Runs the command; leaves it where the client cancelled the call.
     pub(super) async fn run(mut self, config: &Config) {
-        let capture = Capture::default();
+        let capture = CapturedOutput::default();
         let ended = tokio::select! {
             ended = command(self.words, config, &capture) => ended,
             () = self.tell.closed() => return,
@@ -66,7 +66,11 @@ impl ToolCall {
 }
 
 /// Runs one command. It reads the configuration again, because a local broker may move.
-async fn command(words: Vec<OsString>, config: &Config, capture: &Capture) -> Result<Exit, Error> {
+async fn command(
+    words: Vec<OsString>,
+    config: &Config,
+    capture: &CapturedOutput,
+) -> Result<Exit, Error> {
     let config = config.again()?;
     let output = Output::captured(&config, capture);
     let ParsedArgs::Invocation(invocation) = cli::parse(words, |_| false)? else {

@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use crate::wrap::agents::reading::Input;
-use crate::wrap::keys::{Draft, Press};
+use crate::wrap::keys::{Draft, KeyPress};
 
 /// Delay before checking again whether the program has read its input.
 const RETRY_UNREAD: Duration = Duration::from_millis(100);
@@ -18,7 +18,7 @@ const DRAWN_WITHIN: Duration = Duration::from_secs(10);
 
 /// The person's typing.
 #[derive(Debug, Default)]
-pub(super) struct Person {
+pub(super) struct PersonTyping {
     draft: Draft,
     /// Whether letters are among the keys of the draft.
     has_letters: bool,
@@ -29,12 +29,12 @@ pub(super) struct Person {
     read_at: Option<Instant>,
 }
 
-impl Person {
-    pub(super) fn press(&mut self, press: Press, now: Instant) {
+impl PersonTyping {
+    pub(super) fn press(&mut self, press: KeyPress, now: Instant) {
         self.last_key = Some(now);
         self.read_at = Some(now);
         self.has_letters &= self.draft.is_present();
-        self.has_letters |= matches!(press, Press::Text(_));
+        self.has_letters |= matches!(press, KeyPress::Text(_));
         self.draft.press(press);
     }
 

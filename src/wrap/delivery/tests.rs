@@ -19,7 +19,7 @@ use crate::wrap::agent_state::AgentState;
 use crate::wrap::agents::history::History;
 use crate::wrap::agents::reading::{Input, ScreenReading, Vim};
 use crate::wrap::agents::{CLAUDE, Profile};
-use crate::wrap::keys::Press;
+use crate::wrap::keys::KeyPress;
 use crate::wrap::modes::Modes;
 
 /// An agent's state and its deliveries, whose steps are recorded.
@@ -127,7 +127,7 @@ impl Play {
         self.event(&HookEvent::TurnEnded);
     }
 
-    fn press(&mut self, press: Press) {
+    fn press(&mut self, press: KeyPress) {
         self.agent.press(press, self.now);
         self.run();
     }

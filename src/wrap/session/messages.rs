@@ -23,7 +23,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
 use super::Session;
-use crate::envelope::Breaks;
+use crate::envelope::LineBreaks;
 use crate::message_history::HistoryEvent;
 use crate::peer::{
     AttachedQueue, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage,
@@ -44,7 +44,7 @@ pub(in crate::wrap) struct MessageParts {
     pub(in crate::wrap) disk_events: Receiver<DiskEvent>,
     pub(in crate::wrap) disk: Disk,
     pub(in crate::wrap) brake: Brake,
-    pub(in crate::wrap) breaks: Breaks,
+    pub(in crate::wrap) breaks: LineBreaks,
     pub(in crate::wrap) body_limit_bytes: usize,
     /// The presence of this session; its state is added when it is announced.
     pub(in crate::wrap) presence: Presence,
@@ -55,7 +55,7 @@ pub(in crate::wrap) struct MessageParts {
 pub(in crate::wrap) struct SessionMessages {
     parts: MessageParts,
     acks: JoinSet<SettleResult>,
-    announced: Option<Announced>,
+    announced: Option<AnnouncedState>,
     /// When the announced state began.
     state_since: DateTime<Utc>,
     /// Number of waiting messages that title and bell last showed.
@@ -70,7 +70,7 @@ pub(in crate::wrap) struct SessionMessages {
 
 /// The state of the session that was announced.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Announced {
+struct AnnouncedState {
     state: PeerState,
     detail: Option<String>,
     hold: Option<Hold>,

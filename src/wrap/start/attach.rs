@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::super::child_env::{Identity, Reach};
+use super::super::child_env::{BrokerReach, Identity};
 use super::super::options::{BrokerStart, Fallback, WrapOptions};
 use crate::clean::line;
 use crate::config::{Config, Volume, read_session_address, write_session_address};
@@ -24,7 +24,7 @@ pub(super) async fn attach(
     options: &WrapOptions,
     config: &Config,
     identity: &Identity,
-) -> Result<(Option<Inbox>, Reach), Error> {
+) -> Result<(Option<Inbox>, BrokerReach), Error> {
     let mut inbox = Inbox::open(InboxOptions {
         endpoint: config.endpoint.clone(),
         name: options.name.clone(),
@@ -37,7 +37,7 @@ pub(super) async fn attach(
     match tokio::time::timeout(attach_within(options), inbox.next()).await {
         Ok(Some(InboxEvent::Attached(attached))) => {
             warn_about_queue(options, &attached);
-            Ok((Some(inbox), Reach::Attached))
+            Ok((Some(inbox), BrokerReach::Attached))
         }
         Ok(Some(InboxEvent::Lost(error))) => {
             Ok((Some(inbox), without_broker(options, config, error.into())?))
@@ -98,7 +98,7 @@ pub(super) fn without_broker(
     options: &WrapOptions,
     config: &Config,
     error: Error,
-) -> Result<Reach, Error> {
+) -> Result<BrokerReach, Error> {
     if options.fallback == Fallback::Fail {
         return Err(error.exit_with(Exit::Unreachable));
     }
@@ -108,7 +108,7 @@ pub(super) fn without_broker(
             error.summary()
         );
     }
-    Ok(Reach::Away)
+    Ok(BrokerReach::Away)
 }
 
 fn warn_about_queue(options: &WrapOptions, attached: &AttachedQueue) {

@@ -12,7 +12,7 @@ use crate::wrap::agents::version::{Version, VersionLookup};
 use crate::wrap::agents::{Profile, other_sessions, shows_a_session};
 use crate::wrap::child_env::Identity;
 use crate::wrap::delivery::DeliveryMode;
-use crate::wrap::log::Log;
+use crate::wrap::log::SessionLog;
 use crate::wrap::options::WrapOptions;
 use crate::wrap::pty::find_program;
 use crate::wrap::ways::claude_inbox::ClaudeInbox;
@@ -87,7 +87,7 @@ pub(super) async fn open(
     planned: PlannedWays,
     config: &Config,
     identity: &mut Identity,
-    log: &mut Log,
+    log: &mut SessionLog,
 ) -> WaysIn {
     let PlannedWays { profile, mode, api } = planned;
     let (to, reports) = mpsc::channel(REPORTS);

@@ -42,7 +42,7 @@ use super::transcript::MessageStage;
 use super::{
     HookOrigin, Refusal, Submission, SubmissionNumber, WayIn, WayReport, WayReporter, process,
 };
-use choice::{Instance, PluginAvailability, ProcessChoice};
+use choice::{PluginAvailability, PluginProcess, ProcessChoice};
 use listener::{Listener, ListenerEvent};
 pub use setup::PluginSetup;
 use unbound::NO_SESSION;
@@ -124,7 +124,7 @@ enum SessionLocation {
 /// A text that was handed over.
 #[derive(Debug)]
 struct InFlight {
-    instance: Instance,
+    instance: PluginProcess,
     order: Bytes,
     stage: Progress,
     /// When a process first refused it with "no session is bound".
@@ -151,7 +151,7 @@ struct Work {
     /// The process that was adopted last.
     holder: Option<i32>,
     /// Processes that sent a hello and do not hold the session, with their transcripts.
-    other_instances: Vec<(Instance, PathBuf)>,
+    other_instances: Vec<(PluginProcess, PathBuf)>,
     /// The stream of orders to each module.
     streams: BTreeMap<String, Sender<Bytes>>,
     in_flight: BTreeMap<SubmissionNumber, InFlight>,

@@ -28,7 +28,7 @@ use super::transcript::MessageStage;
 use super::{Refusal, Submission, SubmissionNumber, Way, WayIn, WayReport, WayReporter, process};
 use daemon::next;
 use link::{Link, LinkError, RequestKind};
-use local::{Local, LocalSearch, QueueError};
+use local::{LocalSearch, LocalThread, QueueError};
 pub use setup::{Setup, ThreadMarker, home};
 use threads::{Status, Threads};
 
@@ -136,9 +136,9 @@ struct Work {
     setup: Setup,
     threads: Threads,
     link: Option<Link>,
-    local: Option<Local>,
+    local: Option<LocalThread>,
     /// The thread to which queued texts went.
-    queued_to: Option<Local>,
+    queued_to: Option<LocalThread>,
     /// When the terminal left that thread.
     left_at: Option<Instant>,
     /// The thread runs without the daemon and has had no turn yet.
@@ -275,7 +275,7 @@ impl Work {
         let home = self.setup.home.clone();
         let us = i32::try_from(std::process::id()).unwrap_or_default();
         let found = tokio::task::spawn_blocking(move || {
-            let found = Local::find(us, &home);
+            let found = LocalThread::find(us, &home);
             let starts_daemon =
                 !matches!(found, LocalSearch::Thread(_)) && local::starts_daemon(us, &home);
             (found, starts_daemon)

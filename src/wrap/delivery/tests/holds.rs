@@ -10,7 +10,7 @@ fn a_draft_on_the_screen_or_a_recent_key_holds() {
     play.passes(ms(60_000));
     assert_eq!(play.hold(), Some(Hold::Draft));
     let mut play = Play::claude_by(DeliveryMode::Keyboard);
-    play.press(Press::Text(1));
+    play.press(KeyPress::Text(1));
     play.offer("x");
     play.passes(ms(900));
     assert_eq!(play.hold(), Some(Hold::Draft));
@@ -28,12 +28,12 @@ fn a_draft_on_the_screen_or_a_recent_key_holds() {
 #[test]
 fn without_a_known_prompt_keys_that_were_not_deleted_are_a_draft() {
     let mut play = Play::unknown();
-    play.press(Press::Text(2));
-    play.press(Press::Backspace);
+    play.press(KeyPress::Text(2));
+    play.press(KeyPress::Backspace);
     play.offer("x");
     play.passes(ms(60_000));
     assert_eq!(play.hold(), Some(Hold::Draft));
-    play.press(Press::Backspace);
+    play.press(KeyPress::Backspace);
     play.passes(ms(3000));
     assert!(play.has_typed());
 }
@@ -43,12 +43,12 @@ fn a_line_that_is_drawn_empty_after_the_keys_is_no_draft_whatever_they_were() {
     // Keys whose effect is not tracked (a history, an editor's shortcuts) must not count as a draft
     // once the line is drawn empty.
     let mut play = Play::quiet("codex");
-    play.press(Press::Text(2));
+    play.press(KeyPress::Text(2));
     play.offer("x");
     play.passes(ms(60_000));
     assert_eq!(play.hold(), Some(Hold::Draft), "nothing was drawn since");
     let mut play = Play::quiet("codex");
-    play.press(Press::Text(2));
+    play.press(KeyPress::Text(2));
     play.offer("x");
     play.passes(ms(100));
     play.sees(Input::Empty);
@@ -117,8 +117,8 @@ fn an_unknown_program_needs_quiet_idle_hands_and_gets_one_enter() {
     play.passes(ms(60_000));
     assert_eq!(play.enters(), 1, "never a second Enter");
     let mut play = Play::unknown();
-    play.press(Press::Text(1));
-    play.press(Press::Enter);
+    play.press(KeyPress::Text(1));
+    play.press(KeyPress::Enter);
     play.offer("x");
     play.passes(ms(2900));
     assert!(!play.has_typed());
@@ -208,7 +208,7 @@ fn escape_at_a_dialog_is_detected_on_the_screen() {
         ..ScreenReading::default()
     });
     play.offer("x");
-    play.press(Press::Escape);
+    play.press(KeyPress::Escape);
     play.passes(ms(100));
     play.sees(Input::Empty);
     assert!(!play.has_typed());
@@ -223,7 +223,7 @@ fn escape_in_a_turn_is_detected_on_the_screen() {
     play.offer("x");
     play.passes(ms(60_000));
     assert!(!play.has_typed(), "a quiet screen alone ends no turn");
-    play.press(Press::Escape);
+    play.press(KeyPress::Escape);
     play.output("\x1b]0;\u{2733} Claude Code\x07");
     play.sees(Input::Empty);
     play.passes(ms(1600));

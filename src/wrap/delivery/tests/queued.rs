@@ -110,7 +110,7 @@ fn a_text_whose_wait_ends_after_escape_is_repeated() {
     let (mut play, key) = Play::entered("opencode");
     play.shows_above(true);
     assert!(play.deliveries.keys(b"\x1b", play.now).is_some());
-    play.press(Press::Escape);
+    play.press(KeyPress::Escape);
     play.shows_above(false);
     assert!(!play.has_delivered(key));
     play.shows_nothing();

@@ -123,7 +123,7 @@ fn after_ten_seconds_keys_are_given_back_and_no_enter_follows() {
     play.passes(ms(1));
     assert!(play.did(&Step::Held(vec![key], Hold::Unseen)));
     assert!(play.did(&Step::Replay(b"ab".to_vec())));
-    play.press(Press::Text(2));
+    play.press(KeyPress::Text(2));
     let both = format!("{}ab", play.last_text());
     play.sees(holds(&both));
     play.passes(ms(60_000));
@@ -169,7 +169,7 @@ fn control_c_passes_at_once_and_ends_the_attempt() {
 fn a_key_that_the_program_has_not_read_is_a_draft() {
     // A slow agent showed an empty box: the person's text and the message were submitted together.
     let mut play = Play::claude_by(DeliveryMode::Keyboard);
-    play.press(Press::Text(1));
+    play.press(KeyPress::Text(1));
     play.agent.input_is_read(Some(false), play.now);
     play.offer("x");
     play.passes(ms(5000));
@@ -195,7 +195,7 @@ fn a_key_that_draws_nothing_holds_messages_for_a_limited_time() {
             "claude" => Play::claude_by(DeliveryMode::Keyboard),
             line => Play::quiet(line),
         };
-        play.press(Press::Recall);
+        play.press(KeyPress::Recall);
         play.agent.input_is_read(Some(false), play.now);
         play.offer("x");
         play.sees(Input::Empty);
@@ -322,7 +322,7 @@ fn nothing_is_typed_before_the_intent_is_on_disk_nor_when_the_prompt_is_no_longe
     play.offer("x");
     play.passes(ms(60_000));
     assert!(!play.has_typed());
-    play.press(Press::Text(1));
+    play.press(KeyPress::Text(1));
     play.deliveries.intent_written();
     play.run();
     assert!(!play.has_typed());

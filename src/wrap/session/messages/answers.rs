@@ -7,7 +7,7 @@ use std::time::Instant;
 use chrono::Utc;
 
 use super::room::ParkedMessage;
-use super::{Announced, HistoryEvent, Job, ReportDetail, Session, SessionMessages};
+use super::{AnnouncedState, HistoryEvent, Job, ReportDetail, Session, SessionMessages};
 use crate::peer::{
     Answer, HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage, Removal,
     ReplyTo, Request,
@@ -30,7 +30,7 @@ impl Session {
             return;
         }
         let is_same =
-            |last: &Announced| last.state == current.state && last.detail == current.detail;
+            |last: &AnnouncedState| last.state == current.state && last.detail == current.detail;
         if !self.messages.announced.as_ref().is_some_and(is_same) {
             self.messages.state_since = Utc::now();
         }
@@ -42,12 +42,12 @@ impl Session {
         self.messages.announced = Some(current);
     }
 
-    fn present_state(&self, now: Instant) -> Announced {
+    fn present_state(&self, now: Instant) -> AnnouncedState {
         // `Behind` is omitted: the first message's reason is shown.
         let hold = self.deliveries.hold(&self.agent, now);
         let hold = hold.filter(|hold| *hold != Hold::Behind);
         let (state, detail) = self.state(now);
-        Announced {
+        AnnouncedState {
             state,
             detail,
             hold,
@@ -276,7 +276,7 @@ impl SessionMessages {
         });
     }
 
-    fn presence(&self, current: &Announced) -> Presence {
+    fn presence(&self, current: &AnnouncedState) -> Presence {
         Presence {
             state: current.state,
             detail: current.detail.clone(),

@@ -1,13 +1,13 @@
 //! Composes the line of a message, whose text may be in a file.
 
-use crate::envelope::{Breaks, DeliveryMark, Envelope};
+use crate::envelope::{DeliveryMark, Envelope, LineBreaks};
 use crate::platform;
 use crate::wrap::delivery::InFlightMessage;
 use crate::wrap::disk::{LongText, Spilled};
-use crate::wrap::log::Log;
+use crate::wrap::log::SessionLog;
 
 /// Returns the message's line, and the same line marked as a possible repeat.
-pub(super) fn compose(envelope: &Envelope, breaks: Breaks) -> (String, String) {
+pub(super) fn compose(envelope: &Envelope, breaks: LineBreaks) -> (String, String) {
     let line = |mark| envelope.to_line(breaks, mark);
     (line(DeliveryMark::None), line(DeliveryMark::PossibleRepeat))
 }
@@ -25,8 +25,8 @@ pub(super) fn long_text(envelope: &Envelope, limit_bytes: usize) -> Box<LongText
 pub(super) fn compose_with_file(
     message: &mut InFlightMessage,
     spilled: Spilled,
-    breaks: Breaks,
-    log: &mut Log,
+    breaks: LineBreaks,
+    log: &mut SessionLog,
 ) -> (String, String) {
     match spilled {
         Ok((short, file)) => {

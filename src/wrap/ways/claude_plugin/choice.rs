@@ -35,7 +35,7 @@ impl PluginAvailability {
 
 /// The role of a process in the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum ProcessRole {
     /// The process in the terminal.
     Main,
     /// The process that the session moved to.
@@ -46,7 +46,7 @@ pub(super) enum Role {
 
 /// A process that sent a hello.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Instance {
+pub(super) struct PluginProcess {
     /// The random name that its module chose.
     pub(super) name: String,
     /// Its process id.
@@ -56,14 +56,14 @@ pub(super) struct Instance {
 /// The processes that hold the session or held it.
 #[derive(Debug, Default)]
 pub(super) struct ProcessChoice {
-    current: Option<Instance>,
+    current: Option<PluginProcess>,
     /// Transcripts of the session, the newest last.
     transcripts: Vec<PathBuf>,
 }
 
 impl ProcessChoice {
     /// The process that holds the session.
-    pub(super) fn current(&self) -> Option<&Instance> {
+    pub(super) fn current(&self) -> Option<&PluginProcess> {
         self.current.as_ref()
     }
 
@@ -93,35 +93,35 @@ impl ProcessChoice {
     /// this wrap; `is_alive` tells whether a process runs.
     pub(super) fn hello(
         &mut self,
-        instance: Instance,
+        instance: PluginProcess,
         arguments: &[String],
         is_ours: bool,
         is_alive: impl Fn(i32) -> bool,
-    ) -> Role {
+    ) -> ProcessRole {
         let role = if claude_moves::is_spare(arguments) {
-            Role::Foreign
+            ProcessRole::Foreign
         } else if claude_moves::resumes_any_of(arguments, &self.transcripts) {
-            Role::Moved
+            ProcessRole::Moved
         } else {
             let is_free =
-                |current: &Instance| current.pid == instance.pid || !is_alive(current.pid);
+                |current: &PluginProcess| current.pid == instance.pid || !is_alive(current.pid);
             match &self.current {
-                _ if !is_ours => Role::Foreign,
-                None => Role::Main,
-                Some(current) if is_free(current) => Role::Main,
-                Some(_) => Role::Foreign,
+                _ if !is_ours => ProcessRole::Foreign,
+                None => ProcessRole::Main,
+                Some(current) if is_free(current) => ProcessRole::Main,
+                Some(_) => ProcessRole::Foreign,
             }
         };
-        if role != Role::Foreign {
+        if role != ProcessRole::Foreign {
             self.current = Some(instance);
         }
         role
     }
 
     /// Records that the session continues in this process, according to its transcript.
-    pub(super) fn continues_in(&mut self, instance: Instance) -> Role {
+    pub(super) fn continues_in(&mut self, instance: PluginProcess) -> ProcessRole {
         self.current = Some(instance);
-        Role::Moved
+        ProcessRole::Moved
     }
 }
 
@@ -133,8 +133,8 @@ mod tests {
         line.split(' ').map(str::to_owned).collect()
     }
 
-    fn instance(name: &str, pid: i32) -> Instance {
-        Instance {
+    fn instance(name: &str, pid: i32) -> PluginProcess {
+        PluginProcess {
             name: name.to_owned(),
             pid,
         }
@@ -143,7 +143,7 @@ mod tests {
     fn started() -> ProcessChoice {
         let mut choice = ProcessChoice::default();
         let role = choice.hello(instance("a", 10), &words("claude"), true, |_| true);
-        assert_eq!(role, Role::Main);
+        assert_eq!(role, ProcessRole::Main);
         assert!(choice.set_transcript(Path::new("/p/one.jsonl")));
         choice
     }
@@ -154,7 +154,7 @@ mod tests {
         assert!(choice.is_current("a"));
         let mut other = ProcessChoice::default();
         let role = other.hello(instance("x", 9), &words("claude"), false, |_| true);
-        assert_eq!((role, other.current()), (Role::Foreign, None));
+        assert_eq!((role, other.current()), (ProcessRole::Foreign, None));
     }
 
     #[test]
@@ -163,14 +163,14 @@ mod tests {
         let line = words("claude --session-id two --fork-session --resume /p/one.jsonl");
         assert_eq!(
             choice.hello(instance("b", 20), &line, false, |_| true),
-            Role::Moved
+            ProcessRole::Moved
         );
         assert!(choice.is_current("b"));
         choice.set_transcript(Path::new("/p/two.jsonl"));
         let line = words("claude --fork-session --resume=two");
         assert_eq!(
             choice.hello(instance("c", 30), &line, false, |_| true),
-            Role::Moved
+            ProcessRole::Moved
         );
     }
 
@@ -185,7 +185,7 @@ mod tests {
             "claude --session-id three",
         ] {
             let role = choice.hello(instance("b", 20), &words(line), true, |_| true);
-            assert_eq!(role, Role::Foreign, "{line}");
+            assert_eq!(role, ProcessRole::Foreign, "{line}");
         }
         assert!(choice.is_current("a"));
     }
@@ -194,16 +194,16 @@ mod tests {
     fn a_module_that_was_loaded_again_replaces_the_one_before() {
         let mut choice = started();
         let again = choice.hello(instance("b", 10), &words("claude"), true, |_| true);
-        assert_eq!(again, Role::Main);
+        assert_eq!(again, ProcessRole::Main);
         let after_its_end = choice.hello(instance("c", 11), &words("claude"), true, |_| false);
-        assert_eq!(after_its_end, Role::Main);
+        assert_eq!(after_its_end, ProcessRole::Main);
         assert!(choice.is_current("c"));
     }
 
     #[test]
     fn a_spare_that_the_session_moved_to_holds_it() {
         let mut choice = started();
-        assert_eq!(choice.continues_in(instance("b", 20)), Role::Moved);
+        assert_eq!(choice.continues_in(instance("b", 20)), ProcessRole::Moved);
         assert!(choice.is_current("b"));
     }
 

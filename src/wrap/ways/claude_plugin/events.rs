@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tokio::time::Instant;
 
 use super::super::{AgentSign, Refusal, WayReport, claude_moves, process};
-use super::choice::{Instance, Role};
+use super::choice::{PluginProcess, ProcessRole};
 use super::listener::{ListenerEvent, PluginEvent};
 use super::{InFlight, Progress, SessionLocation, Work};
 
@@ -92,7 +92,7 @@ impl Work {
         let us = i32::try_from(std::process::id()).unwrap_or_default();
         let is_ours = process::descends_from(pid, us);
         let name = name.to_owned();
-        let instance = Instance { name, pid };
+        let instance = PluginProcess { name, pid };
         let role = if self.continues_in(transcript).await {
             self.choice.continues_in(instance.clone())
         } else {
@@ -100,7 +100,7 @@ impl Work {
             self.choice
                 .hello(instance.clone(), &arguments, is_ours, is_alive)
         };
-        if role == Role::Foreign {
+        if role == ProcessRole::Foreign {
             self.other_instances
                 .retain(|(known, _)| process::is_alive(known.pid));
             self.other_instances.push((instance, transcript.to_owned()));

@@ -313,9 +313,9 @@ fn unbound_text(folder: &Path, seconds: u64) -> (Work, Receiver<(Way, WayReport)
     (work, reports)
 }
 
-fn instance(name: &str) -> Instance {
+fn instance(name: &str) -> PluginProcess {
     let pid = i32::try_from(std::process::id()).unwrap();
-    Instance {
+    PluginProcess {
         name: name.to_owned(),
         pid,
     }

@@ -43,19 +43,19 @@ pub(super) enum LocalSearch {
     /// The thread has had no turn yet: `codex queue` fails with `no rollout found`.
     NoTurn,
     /// The thread takes texts.
-    Thread(Local),
+    Thread(LocalThread),
 }
 
 /// A process of Codex whose thread has had a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Local {
+pub(super) struct LocalThread {
     pub(super) pid: i32,
     pub(super) thread: String,
     /// The file that holds the thread's history.
     pub(super) rollout: PathBuf,
 }
 
-impl Local {
+impl LocalThread {
     /// Looks for the thread among the processes that descend from `us`.
     pub(super) fn find(us: i32, home: &Path) -> LocalSearch {
         let Ok(home) = home.canonicalize() else {
@@ -174,7 +174,7 @@ mod tests {
         let locks = home.path().join(LOCKS);
         fs::create_dir(&locks).unwrap();
         let us = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(Local::find(us, home.path()), LocalSearch::Nothing);
+        assert_eq!(LocalThread::find(us, home.path()), LocalSearch::Nothing);
         let script = "exec 3>$0/01a.lock 4>$0/01b.lock 5>$1/r-01a.jsonl 6>$0/.coordination.lock
             read x; exec 7>$1/r-01b.jsonl; echo; read x";
         let mut child = std::process::Command::new("sh")
@@ -191,7 +191,7 @@ mod tests {
         {
             tokio::task::yield_now().await;
         }
-        assert_eq!(Local::find(us, home.path()), LocalSearch::NoTurn);
+        assert_eq!(LocalThread::find(us, home.path()), LocalSearch::NoTurn);
         let mut to_child = child.stdin.take().unwrap();
         to_child.write_all(b"go\n").unwrap();
         let mut message = [0];
@@ -201,15 +201,18 @@ mod tests {
             .unwrap()
             .read_exact(&mut message)
             .unwrap();
-        let local = Local {
+        let local = LocalThread {
             pid,
             thread: "01b".to_owned(),
             rollout: home.path().canonicalize().unwrap().join("r-01b.jsonl"),
         };
-        assert_eq!(Local::find(us, home.path()), LocalSearch::Thread(local));
+        assert_eq!(
+            LocalThread::find(us, home.path()),
+            LocalSearch::Thread(local)
+        );
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(Local::find(us, home.path()), LocalSearch::Nothing);
+        assert_eq!(LocalThread::find(us, home.path()), LocalSearch::Nothing);
     }
 
     #[tokio::test]
@@ -247,7 +250,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_command_says_last_is_why_it_failed() {
-        let local = Local {
+        let local = LocalThread {
             pid: 1,
             thread: "01a".to_owned(),
             rollout: PathBuf::new(),
