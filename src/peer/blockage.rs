@@ -41,9 +41,9 @@ impl Blockage {
         }
     }
 
-    /// Resolves with the broker's reason once it has accepted nothing for `patience`, but for
-    /// moments: the embedded broker lets each publisher send a little in turn while memory is
-    /// short. Never resolves while it accepts messages.
+    /// Resolves with the broker's reason once it has accepted nothing for `patience`, short moments
+    /// aside: while memory is short, the embedded broker gives each publisher a small grant now and
+    /// then. Never resolves while the broker accepts messages.
     pub(super) async fn lasts(&mut self, patience: Duration) -> String {
         let mut since = None;
         loop {

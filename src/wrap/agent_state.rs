@@ -2,7 +2,7 @@
 //! Pure: no clock, no terminal.
 //!
 //! It answers three questions. [`AgentState::verdict`]: may a line be typed now? That needs proof
-//! that the main prompt has the focus and is empty (docs/delivery.md, "focus proof"); when
+//! that the main prompt has the focus and is empty (docs/delivery.md, "focus check"); when
 //! uncertain, do not type. [`AgentState::obstacle`]: is something open that would take Enter for an
 //! answer? [`AgentState::condition`]: what does the agent do, as `cbroker list` shows it?
 //!

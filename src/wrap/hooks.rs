@@ -196,9 +196,9 @@ struct HookCaller {
 }
 
 impl HookCaller {
-    /// Waits for the turn of this hook, if its process holds the session. Hooks are handled in the
-    /// order of their arrival: a hook sends its report before it drops the turn.
-    async fn turn(
+    /// Locks the origins for this hook, if its process holds the session. Hooks are handled in the
+    /// order of their arrival: a hook sends its report before it drops the lock.
+    async fn lock_origins(
         &self,
         pid: Option<i32>,
         transcript: Option<PathBuf>,
@@ -230,11 +230,11 @@ async fn serve(mut stream: UnixStream, caller: HookCaller, reports: mpsc::Sender
         .and_then(|input| serde_json::from_slice(input).ok())
         .unwrap_or_default();
     let pid = environment.pid.parse().ok();
-    let Some(turn) = caller.turn(pid, transcript_of(&input)).await else {
+    let Some(origins) = caller.lock_origins(pid, transcript_of(&input)).await else {
         return;
     };
     if name == hook::WAIT {
-        drop(turn);
+        drop(origins);
         let hook = waiter::WaitingHook {
             number: caller.number,
             pid,

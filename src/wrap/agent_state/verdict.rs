@@ -1,5 +1,5 @@
 //! Decides whether a line may be typed now: only with proof that the main prompt has the focus and
-//! is empty (docs/delivery.md, "focus proof"), or after a pause if the prompt of the program is not
+//! is empty (docs/delivery.md, "focus check"), or after a pause if the prompt of the program is not
 //! described.
 
 use std::time::{Duration, Instant};
