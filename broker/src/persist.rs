@@ -10,10 +10,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use storage::{Definitions, Options, PendingAccount, QueueId, ReadError, Sequence, Settled};
 pub(crate) use storage::{
-    OpenError, Recovered, Stopped, Store, StoreEvent, Ticket, Together, Urgency,
+    CommitPause, OpenError, Recovered, Stopped, Store, StoreEvent, Ticket, Urgency,
 };
+use storage::{Definitions, Options, PendingAccount, QueueId, ReadError, Sequence, Settled};
 
 use crate::lock::lock;
 use crate::memory;
@@ -135,8 +135,8 @@ impl DefinitionStore {
 
     /// Puts everything that is saved, kept, settled or forgotten meanwhile into one commit of the
     /// store.
-    pub(crate) fn together(&self) -> Together {
-        self.store.together()
+    pub(crate) fn pause_commits(&self) -> CommitPause {
+        self.store.pause_commits()
     }
 
     /// A place for a new queue with so many priorities.

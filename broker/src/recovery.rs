@@ -227,7 +227,7 @@ fn install(
         write: all(),
         read: all(),
     };
-    let _both = definitions.together();
+    let _both = definitions.pause_commits();
     definitions.save(&Definition::User(definition))?;
     Ok(definitions.save(&Definition::Permission(permission))?)
 }

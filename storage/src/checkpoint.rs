@@ -34,7 +34,7 @@ type CheckpointTable = [u64; 4];
 
 /// What a checkpoint says of itself; its rows are written last.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Meta {
+pub(crate) struct CheckpointMeta {
     pub(crate) commit: u64,
     /// The log is replayed from here on.
     pub(crate) tail: Tail,
@@ -45,18 +45,18 @@ pub(crate) struct Meta {
 }
 
 /// The index as of a commit, on its way to the disk.
-pub(crate) struct Image {
-    pub(crate) meta: Meta,
+pub(crate) struct CheckpointImage {
+    pub(crate) meta: CheckpointMeta,
     /// The records of each table; none where those on the disk still count.
     records: Vec<(u64, Option<Vec<u8>>)>,
     /// All definitions, if they changed.
     definitions: Option<Vec<Stored>>,
 }
 
-impl Image {
+impl CheckpointImage {
     /// Copies what a checkpoint needs out of the index. `before` is what is on the disk.
-    pub(crate) fn of(index: &Index, before: &Meta) -> Self {
-        let (mut meta, tables) = (Meta::default(), &index.segments.all);
+    pub(crate) fn of(index: &Index, before: &CheckpointMeta) -> Self {
+        let (mut meta, tables) = (CheckpointMeta::default(), &index.segments.all);
         (meta.commit, meta.tail, meta.defined) = (index.commit, index.tail, index.defined);
         for commit in index.changed.values() {
             meta.defined = meta.defined.max(*commit);
@@ -85,7 +85,7 @@ impl Image {
     }
 }
 
-impl Meta {
+impl CheckpointMeta {
     fn table(&self, content: u64) -> Option<CheckpointTable> {
         let mut tables = self.tables.iter();
         tables.find(|table| table[0] == content).copied()
@@ -141,14 +141,14 @@ fn checked(bytes: &[u8], length: u64, sum: u64) -> io::Result<&[u8]> {
 
 /// Applies the last checkpoint to an index without queues. What it says of itself is empty where
 /// there is none.
-fn load(engine: &dyn Engine, index: &mut Index) -> io::Result<Meta> {
+fn load(engine: &dyn Engine, index: &mut Index) -> io::Result<CheckpointMeta> {
     let rows = read_rows(engine, 0)?;
     if rows.is_empty() {
         // What a first checkpoint that was cut short has left does not count.
-        return Ok(Meta::default());
+        return Ok(CheckpointMeta::default());
     }
     let (sum, meta): (u64, Vec<u8>) = read(&rows)?;
-    let (version, meta): (u16, Meta) = read(checked(&meta, meta.len() as u64, sum)?)?;
+    let (version, meta): (u16, CheckpointMeta) = read(checked(&meta, meta.len() as u64, sum)?)?;
     if version != VERSION {
         return Err(damaged());
     }
@@ -164,7 +164,11 @@ fn load(engine: &dyn Engine, index: &mut Index) -> io::Result<Meta> {
 }
 
 /// Writes a checkpoint; returns its metadata.
-fn write(engine: &dyn Engine, before: &Meta, image: &Image) -> io::Result<Meta> {
+fn write(
+    engine: &dyn Engine,
+    before: &CheckpointMeta,
+    image: &CheckpointImage,
+) -> io::Result<CheckpointMeta> {
     let mut meta = image.meta.clone();
     let numbers = before.tables.iter().map(|table| table[1]);
     let mut number = numbers.max().unwrap_or(0);
@@ -196,18 +200,18 @@ fn write(engine: &dyn Engine, before: &Meta, image: &Image) -> io::Result<Meta> 
 }
 
 /// The rows on the disk. Any of their failures costs the checkpoint alone.
-pub(crate) struct Rows {
+pub(crate) struct CheckpointRows {
     folder: PathBuf,
     pub(crate) options: Options,
     /// Opened with the next checkpoint where it is missing.
     pub(crate) engine: Option<Box<dyn Engine>>,
-    pub(crate) meta: Meta,
+    pub(crate) meta: CheckpointMeta,
 }
 
-impl Rows {
+impl CheckpointRows {
     pub(crate) fn new(folder: &Path, options: &Options) -> Self {
         let (folder, options) = (folder.to_owned(), options.clone());
-        let (engine, meta) = (None, Meta::default());
+        let (engine, meta) = (None, CheckpointMeta::default());
         Self {
             folder,
             options,
@@ -273,7 +277,7 @@ impl Rows {
     }
 
     /// Writes a checkpoint.
-    pub(crate) fn save(&mut self, image: &Image) -> io::Result<()> {
+    pub(crate) fn save(&mut self, image: &CheckpointImage) -> io::Result<()> {
         if self.engine.is_none() {
             let before = self.meta.clone();
             if let Some(note) = self.open(&mut Index::default())? {

@@ -16,10 +16,10 @@ use crate::extent::Ranges;
 use crate::frame::{BLOCK, FrameBuilder, LARGE_BYTES, Record};
 use crate::handover::{CommitBatch, Demand, Handover};
 use crate::index::Index;
-use crate::log::{LogWriter, Purpose};
-use crate::pending::{Chunk, Taken};
+use crate::log::{FramePurpose, LogWriter};
+use crate::pending::{Chunk, CommitShare};
 use crate::terms::{Options, Stopped, StoreEvent};
-use crate::tidying::{Compaction, Keeper};
+use crate::tidying::{Compaction, TidyingHandle};
 
 /// How long a batch of unconfirmed messages gathers, and how long it then stays closed.
 const GATHER: Duration = Duration::from_millis(5);
@@ -35,7 +35,7 @@ pub(crate) struct Committer {
     handover: Arc<Handover>,
     index: Arc<Mutex<Index>>,
     log: LogWriter,
-    keeper: Keeper,
+    tidying: TidyingHandle,
     options: Options,
     compaction: Compaction,
     frame: FrameBuilder,
@@ -54,14 +54,14 @@ impl Committer {
     pub(crate) fn new(
         handover: Arc<Handover>,
         log: LogWriter,
-        keeper: Keeper,
+        tidying: TidyingHandle,
         options: Options,
     ) -> Self {
         Self {
             handover,
             index: Arc::clone(&log.index),
             log,
-            keeper,
+            tidying,
             options,
             compaction: Compaction::default(),
             frame: FrameBuilder::default(),
@@ -79,7 +79,7 @@ impl Committer {
         let outcome =
             catch_unwind(AssertUnwindSafe(|| self.serve())).unwrap_or(Err(Stopped::Panicked));
         self.handover.end(outcome.clone());
-        self.keeper.close(outcome.is_ok());
+        self.tidying.close(outcome.is_ok());
         outcome
     }
 
@@ -191,10 +191,10 @@ impl Committer {
     /// Writes a batch, or a part of one that is long and may be cut apart: `false`.
     fn write_batch(&mut self, batch: &CommitBatch) -> io::Result<bool> {
         self.frame.clear();
-        let mut purpose = Purpose::Relief;
+        let mut purpose = FramePurpose::Relief;
         for (key, value) in &batch.definitions {
             if let Some(value) = value {
-                purpose = Purpose::Messages;
+                purpose = FramePurpose::Messages;
                 self.frame.push(&Record::Put(key, value));
             } else {
                 self.frame.push(&Record::Remove(key));
@@ -211,7 +211,7 @@ impl Committer {
             is_whole = is_whole && self.add_messages(queue.0, taken, limit)?;
         }
         if self.frame.body().len() > before {
-            purpose = Purpose::Messages;
+            purpose = FramePurpose::Messages;
         }
         if !self.is_short || batch.queues.is_empty() {
             self.compaction.add_piece(&self.index, &mut self.frame);
@@ -250,7 +250,7 @@ impl Committer {
             }
         }
         if self.log.seal() || !self.frame.body().is_empty() {
-            match self.write_frame(Purpose::Relief) {
+            match self.write_frame(FramePurpose::Relief) {
                 Err(error) if is_no_room(&error) => return Ok(()),
                 outcome => outcome?,
             }
@@ -277,7 +277,7 @@ impl Committer {
 
     /// Puts messages that the log does not have into the frame; large bodies are written at once.
     /// `false` when there are more than a frame should hold.
-    fn add_messages(&mut self, queue: u64, taken: &Taken, limit: usize) -> io::Result<bool> {
+    fn add_messages(&mut self, queue: u64, taken: &CommitShare, limit: usize) -> io::Result<bool> {
         let (mut next, _) = self.known(queue).unwrap_or_default();
         let (from, live) = (next, taken.chunks.iter().flat_map(Chunk::live));
         let mut messages = live.skip_while(|(sequence, _)| *sequence < from).peekable();
@@ -308,7 +308,7 @@ impl Committer {
 
     /// Puts what happened to older messages into the frame, no further than what the log has of the
     /// queue, or has with the messages in this frame.
-    fn add_settlements(&mut self, queue: u64, taken: &Taken, has_messages: bool) {
+    fn add_settlements(&mut self, queue: u64, taken: &CommitShare, has_messages: bool) {
         let known = self.known(queue);
         if taken.is_dropped {
             if known.is_some() {
@@ -339,7 +339,7 @@ impl Committer {
         }
     }
 
-    fn write_frame(&mut self, purpose: Purpose) -> io::Result<()> {
+    fn write_frame(&mut self, purpose: FramePurpose) -> io::Result<()> {
         self.has_to_look = true;
         self.has_begun |= self.log.write(&mut self.frame, purpose)?;
         Ok(())
@@ -348,7 +348,7 @@ impl Committer {
     /// Waits until the disk may have room again, and takes in what comes meanwhile.
     fn wait_for_room(&mut self, batches: &mut VecDeque<CommitBatch>) -> Demand {
         self.tell_shortage();
-        self.keeper.wake();
+        self.tidying.wake();
         let until = Instant::now() + SETTLE_LATEST;
         let demand = self.handover.signal.wait(Demand::Now, until);
         if demand > Demand::Never {
@@ -366,15 +366,15 @@ impl Committer {
         }
     }
 
-    /// What is done between commits: more for the keeper, the next segment to compact, the disk's
-    /// room. None of it can stop the store.
+    /// What is done between commits: more work for the tidying thread, the next segment to compact,
+    /// the disk's room. None of it can stop the store.
     fn tidy(&mut self) {
         let now = Instant::now();
         let has_begun = std::mem::take(&mut self.has_begun);
         let has_to_look = self.has_to_look && now >= self.next_look;
         let index = lock(&self.index);
         if has_begun || index.segments.may_free || !self.log.slots.is_prepared() {
-            self.keeper.wake();
+            self.tidying.wake();
         }
         if has_begun || has_to_look || self.compaction.is_over() {
             // On a full disk every byte counts.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{LogFile, to_usize};
-use crate::frame::{CRC, Entry, Heads, Malformed, Range, group_crc, push};
+use crate::frame::{CRC, Entry, GroupHeads, Malformed, Range, group_crc, push};
 
 /// A segment as the index knows it.
 #[derive(Debug)]
@@ -123,14 +123,14 @@ impl Ranges {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Extent<'a> {
     #[serde(borrow)]
-    heads: Heads<'a>,
+    heads: GroupHeads<'a>,
     /// Where its checksum begins.
     offset: u64,
 }
 
 impl<'a> Extent<'a> {
     /// The bytes in a run.
-    pub(crate) fn pack(heads: Heads<'a>, offset: u64) -> Vec<u8> {
+    pub(crate) fn pack(heads: GroupHeads<'a>, offset: u64) -> Vec<u8> {
         let mut packed = Vec::new();
         push(&mut packed, &Self { heads, offset });
         packed
@@ -184,7 +184,7 @@ impl ExtentRun {
     }
 
     /// One group at an offset of a segment.
-    pub(crate) fn of(segment: u64, heads: Heads<'_>, offset: u64) -> Self {
+    pub(crate) fn of(segment: u64, heads: GroupHeads<'_>, offset: u64) -> Self {
         Self {
             segment,
             first: heads.first,
@@ -253,7 +253,7 @@ impl ExtentRun {
     }
 
     /// The first extent that is not gone: its first sequence, and the byte where it begins.
-    fn first_kept(&self, is_gone: impl Fn(Heads<'_>) -> bool) -> Option<(u64, usize)> {
+    fn first_kept(&self, is_gone: impl Fn(GroupHeads<'_>) -> bool) -> Option<(u64, usize)> {
         let mut all = self.between(0, u64::MAX);
         let (kept, at) = all.find(|(extent, _)| !is_gone(extent.heads))?;
         Some((kept.heads.first, at.start))

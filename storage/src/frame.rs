@@ -218,8 +218,8 @@ impl FrameBuilder {
                 room = room.saturating_sub(body.len() + MESSAGE_BYTES);
                 next += 1;
             }
-            let lengths = Heads::pack(&lengths);
-            let heads = Heads::new(first, next - first, &lengths);
+            let lengths = GroupHeads::pack(&lengths);
+            let heads = GroupHeads::new(first, next - first, &lengths);
             let crc = group_crc(queue, heads, &data[CRC..]);
             data[..CRC].copy_from_slice(&crc.to_le_bytes());
             let group = Group {
@@ -271,7 +271,7 @@ fn in_one_piece<S: Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S:
 
 /// The messages of a group: sequences that follow each other, and lengths.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Heads<'a> {
+pub struct GroupHeads<'a> {
     /// The first sequence.
     pub(crate) first: u64,
     pub(crate) count: u64,
@@ -300,7 +300,7 @@ impl Entry {
     }
 }
 
-impl<'a> Heads<'a> {
+impl<'a> GroupHeads<'a> {
     /// No group has more messages, or more bytes, so that sums do not overflow.
     const MOST: u64 = 1 << 16;
     const MOST_BYTES: u64 = 1 << 40;
@@ -382,7 +382,7 @@ pub struct Group<'a> {
     /// The queue's next sequence before this group.
     pub(crate) base: u64,
     #[serde(borrow)]
-    pub(crate) heads: Heads<'a>,
+    pub(crate) heads: GroupHeads<'a>,
     /// The CRC32C, then the bodies.
     #[serde(serialize_with = "in_one_piece")]
     pub(crate) data: &'a [u8],
@@ -396,7 +396,7 @@ pub(crate) const MESSAGE_BYTES: usize = 16;
 pub(crate) const CRC: usize = 4;
 
 /// The checksum of a group's queue, heads and bodies.
-pub(crate) fn group_crc(queue: u64, heads: Heads<'_>, bodies: &[u8]) -> u32 {
+pub(crate) fn group_crc(queue: u64, heads: GroupHeads<'_>, bodies: &[u8]) -> u32 {
     let mut head = queue.to_le_bytes().to_vec();
     push(&mut head, &heads);
     crc32c::crc32c_append(crc32c::crc32c(&head), bodies)

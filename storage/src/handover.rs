@@ -15,7 +15,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::disk::lock;
-use crate::pending::{Chunk, Look, PendingQueue, Taken};
+use crate::pending::{Chunk, CommitShare, PendingQueue, QueueCopy};
 use crate::terms::{PendingAccount, QueueId, Sequence, Stopped, StoreEvent, Ticket, Urgency};
 
 const SHARDS: usize = 8;
@@ -30,7 +30,7 @@ pub(crate) type DefinitionChange = (Vec<u8>, Option<Vec<u8>>);
 pub(crate) struct CommitBatch {
     /// The last batch in it; 0 if no caller waits for it.
     pub(crate) through: u64,
-    pub(crate) queues: Vec<(QueueId, Arc<Taken>)>,
+    pub(crate) queues: Vec<(QueueId, Arc<CommitShare>)>,
     pub(crate) definitions: Vec<DefinitionChange>,
     /// Something in it must not be cut apart.
     pub(crate) is_whole: bool,
@@ -39,7 +39,7 @@ pub(crate) struct CommitBatch {
 impl CommitBatch {
     /// Whether it has no message and no definition to write, so that one small frame has all of it.
     pub(crate) fn only_frees(&self) -> bool {
-        let has_messages = |taken: &Taken| {
+        let has_messages = |taken: &CommitShare| {
             taken
                 .chunks
                 .iter()
@@ -212,10 +212,12 @@ impl Handover {
     }
 
     /// What waits of a queue, as a reader needs it.
-    pub(crate) fn look(&self, queue: QueueId, from: Sequence, limit_bytes: usize) -> Look {
+    pub(crate) fn look(&self, queue: QueueId, from: Sequence, limit_bytes: usize) -> QueueCopy {
         let shard = self.shard(queue);
         let waiting = shard.queues.get(&queue);
-        waiting.map_or_else(Look::default, |waiting| waiting.look(from, limit_bytes))
+        waiting.map_or_else(QueueCopy::default, |waiting| {
+            waiting.look(from, limit_bytes)
+        })
     }
 
     /// Closes the batch that gathers and returns its number, and how soon it was wanted. Everything
@@ -272,7 +274,7 @@ impl Handover {
         }
         // Reset under all locks: work that comes later asks again, earlier work is in the batch
         // that was cut.
-        let demand = self.signal.answer();
+        let demand = self.signal.take();
         let batch = shards[0].batch;
         for shard in &mut shards {
             shard.batch = batch + 1;
@@ -427,9 +429,9 @@ impl CommitSignal {
         }
     }
 
-    /// Takes note of all demands so far; a close is never over. Called under the locks of all
+    /// Returns the demand so far and resets it, except for a close. Called under the locks of all
     /// shards.
-    fn answer(&self) -> Demand {
+    fn take(&self) -> Demand {
         // The bit of a close stays.
         let close = Demand::Close as u8;
         Demand::ALL[usize::from(self.demand.fetch_and(close, Ordering::AcqRel))]

@@ -15,14 +15,14 @@
 //!    back when the frame is durable.
 //! 3. When its segment is emptied, in a copy at the end of the log ([`tidying`]).
 //! 4. Settled, it is a number in a range. Its bytes stay until nothing in their segment is live;
-//!    the keeper then marks the segment free, and its file is used again or removed.
+//!    the tidying thread then marks the segment free, and its file is used again or removed.
 //!
 //! ```text
 //! store       the calls, reading             terms       numbers, options, errors
 //! handover    batches, shards, tickets     pending     one queue's waiting messages, elision
 //! committer   the thread that writes frames  log         slots, segments, switching to the next
 //! frame       every byte of the log          extent      one queue: numbers, runs of extents
-//! index       all queues, from records       tidying     compaction, and the keeper's thread
+//! index       all queues, from records       tidying     compaction, and the tidying thread
 //! checkpoint  the index in sled              recovery    files to index, damage
 //! disk        file system, lock              engine      sled
 //! ```
@@ -44,7 +44,7 @@ mod store;
 mod terms;
 mod tidying;
 
-pub use store::{Opened, Store, Together};
+pub use store::{CommitPause, Opened, Store};
 pub use terms::{
     Definitions, OpenError, OpenReport, Options, ParseFailure, PendingAccount, QueueId, ReadError,
     Recovered, Sequence, Settled, Stopped, StoreEvent, Stored, Ticket, Urgency,

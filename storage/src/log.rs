@@ -1,8 +1,8 @@
 //! The log: slot files, the segment that is written, and the switch to the next one.
 //!
 //! A slot is a file with a fixed name that holds one segment after the other. Dead segments are
-//! marked free and synced before their slot may be written again ([`Slots::free`]). The header of a
-//! new segment, its snapshot and its first commit are one write and one sync.
+//! marked free and synced before their slot may be written again ([`SpareSlots::free`]). The header
+//! of a new segment, its snapshot and its first commit are one write and one sync.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use crate::disk::{Disk, LogFile, is_no_room, lock, to_usize};
 use crate::extent::{Extent, Segment};
 use crate::frame::{
-    BLOCK, CRC, FrameBuilder, Heads, Secret, SegmentHeader, SegmentState, group_crc, padded,
+    BLOCK, CRC, FrameBuilder, GroupHeads, Secret, SegmentHeader, SegmentState, group_crc, padded,
 };
 use crate::index::{FramePlace, Index, Tail};
 
@@ -27,9 +27,9 @@ const AHEAD_BYTES: u64 = 64 * 1024;
 /// Slots used before that are kept for the next segments.
 const KEPT_FREE: usize = 4;
 
-/// Slots that are not in use, shared by the committer and the keeper.
+/// Slots that are not in use, shared by the committer and the tidying.
 #[derive(Debug)]
-pub(crate) struct Slots {
+pub(crate) struct SpareSlots {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) folder: PathBuf,
     pub(crate) segment_bytes: u64,
@@ -50,14 +50,14 @@ pub(crate) struct Slots {
 
 /// What a frame is for: who may use the reserve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub(crate) enum FramePurpose {
     /// New messages leave the reserve alone.
     Messages,
     /// Settlements, purges, drops and copies take any slot.
     Relief,
 }
 
-impl Slots {
+impl SpareSlots {
     pub(crate) fn new(disk: Arc<dyn Disk>, folder: &Path, bytes: u64, least_free: u64) -> Self {
         let writes_in_place = disk.writes_in_place(folder);
         Self {
@@ -152,14 +152,14 @@ impl Slots {
 
     /// A slot for a new segment: its file, and up to where that was written before; `true` when it
     /// is of the reserve, taken because no other can be had.
-    fn take(&self, length: u64, purpose: Purpose) -> io::Result<(Arc<LogFile>, u64, bool)> {
+    fn take(&self, length: u64, purpose: FramePurpose) -> io::Result<(Arc<LogFile>, u64, bool)> {
         let is_long = length > self.segment_bytes;
         if !is_long && self.ready_bytes().0 > 0 {
             let (file, written) = self.pop()?;
             return Ok((file, written, false));
         }
         match self.create_slot(length.max(self.segment_bytes)) {
-            Err(_) if purpose == Purpose::Relief && !is_long => {
+            Err(_) if purpose == FramePurpose::Relief && !is_long => {
                 let (file, written) = self.pop()?;
                 Ok((file, written, true))
             }
@@ -201,7 +201,7 @@ fn salt() -> io::Result<[u8; 16]> {
 }
 
 /// The segment that frames are appended to; the tail says where.
-struct Active {
+struct ActiveSegment {
     file: Arc<LogFile>,
     secret: Secret,
     /// Up to here the file was written before.
@@ -223,9 +223,9 @@ struct WrittenBody {
 
 /// Appends frames. Owned by the committer.
 pub(crate) struct LogWriter {
-    pub(crate) slots: Arc<Slots>,
+    pub(crate) slots: Arc<SpareSlots>,
     pub(crate) index: Arc<Mutex<Index>>,
-    active: Option<Active>,
+    active: Option<ActiveSegment>,
     tail: Tail,
     /// The next frame begins a new segment.
     is_sealed: bool,
@@ -236,7 +236,7 @@ pub(crate) struct LogWriter {
 
 impl LogWriter {
     /// A log that begins a new segment with its first frame.
-    pub(crate) fn new(slots: Arc<Slots>, index: Arc<Mutex<Index>>) -> Self {
+    pub(crate) fn new(slots: Arc<SpareSlots>, index: Arc<Mutex<Index>>) -> Self {
         let tail = lock(&index).tail;
         Self {
             slots,
@@ -273,7 +273,11 @@ impl LogWriter {
     /// Writes a frame, makes it durable and applies it to the index. A failed write or sync is
     /// never tried again in its segment: what that holds is unknown, and the next one says where it
     /// ended before. `true` when the frame began a new segment.
-    pub(crate) fn write(&mut self, frame: &mut FrameBuilder, purpose: Purpose) -> io::Result<bool> {
+    pub(crate) fn write(
+        &mut self,
+        frame: &mut FrameBuilder,
+        purpose: FramePurpose,
+    ) -> io::Result<bool> {
         match self.try_write(frame, purpose) {
             Err(error) if !is_no_room(&error) => {
                 let segment = self.tail.segment;
@@ -286,10 +290,10 @@ impl LogWriter {
         }
     }
 
-    fn try_write(&mut self, frame: &mut FrameBuilder, purpose: Purpose) -> io::Result<bool> {
+    fn try_write(&mut self, frame: &mut FrameBuilder, purpose: FramePurpose) -> io::Result<bool> {
         if let Some(active) = &mut self.active
             && active.is_reserve
-            && purpose == Purpose::Messages
+            && purpose == FramePurpose::Messages
         {
             if !self.slots.has_reserve() {
                 return Err(io::ErrorKind::StorageFull.into());
@@ -309,7 +313,7 @@ impl LogWriter {
         let mut index = lock(&self.index);
         index.tail = self.tail;
         let applied = index.apply(frame.body(), place);
-        if purpose == Purpose::Messages && !self.bodies.is_empty() {
+        if purpose == FramePurpose::Messages && !self.bodies.is_empty() {
             self.bodies.clear();
             // One whose message went while it waited for room has no name.
             index.segments.may_free = true;
@@ -344,7 +348,7 @@ impl LogWriter {
         &mut self,
         frame: &mut FrameBuilder,
         commit: u64,
-        purpose: Purpose,
+        purpose: FramePurpose,
     ) -> io::Result<u64> {
         let mut snapshot = FrameBuilder::of(&lock(&self.index).snapshot());
         let length = BLOCK + snapshot.stride() + frame.stride();
@@ -380,7 +384,7 @@ impl LogWriter {
         let inserted = Segment::new(Arc::clone(&file), false);
         segments.all.insert(segment, inserted);
         (segments.active, segments.may_free) = (segment, true);
-        self.active = Some(Active {
+        self.active = Some(ActiveSegment {
             file,
             secret,
             written: before.max(self.tail.end),
@@ -401,8 +405,8 @@ impl LogWriter {
             return Ok((written.number, written.packed.clone()));
         }
         let (number, body_length) = (self.tail.next_number, body.len() as u64);
-        let lengths = Heads::pack(&[body_length]);
-        let heads = Heads::new(sequence, 1, &lengths);
+        let lengths = GroupHeads::pack(&[body_length]);
+        let heads = GroupHeads::new(sequence, 1, &lengths);
         let length = padded(BLOCK + CRC as u64 + body_length);
         let name = format!("body-{number:012}.log");
         let file = self.slots.create(&name, length)?;

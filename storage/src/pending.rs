@@ -92,7 +92,7 @@ impl Chunk {
 
 /// What one commit takes from one queue.
 #[derive(Debug, Default)]
-pub(crate) struct Taken {
+pub(crate) struct CommitShare {
     /// Messages to write, where not settled since.
     pub(crate) chunks: Vec<Chunk>,
     /// Older ones that are settled.
@@ -112,7 +112,7 @@ pub(crate) struct PendingQueue {
     /// The batch in which the queue was dropped. Nothing more is taken for it.
     dropped: Option<u64>,
     /// Taken and not durable yet, oldest first. More than one only while the disk is full.
-    committing: VecDeque<Arc<Taken>>,
+    committing: VecDeque<Arc<CommitShare>>,
     delivered_below: u64,
     /// The first sequence that was not appended.
     next: u64,
@@ -249,7 +249,7 @@ impl PendingQueue {
     }
 
     /// Hands over everything of the batches up to `through`, if there is anything.
-    pub(crate) fn take(&mut self, through: u64) -> Option<Arc<Taken>> {
+    pub(crate) fn take(&mut self, through: u64) -> Option<Arc<CommitShare>> {
         let chunks = self.chunks.partition_point(|chunk| chunk.batch <= through);
         let settled = self.settled.partition_point(|(batch, _)| *batch <= through);
         let is_dropped = self.dropped.is_some_and(|batch| batch <= through);
@@ -261,7 +261,7 @@ impl PendingQueue {
         let chunks = std::mem::replace(&mut self.chunks, later).into();
         let settled = self.settled.drain(..settled).map(|(_, range)| range);
         let settled = settled.collect();
-        let taken = Taken {
+        let taken = CommitShare {
             chunks,
             settled,
             is_dropped,
@@ -286,7 +286,7 @@ impl PendingQueue {
     }
 
     /// What a reader must add to what is on disk: waiting messages, and what is settled.
-    pub(crate) fn look(&self, from: Sequence, limit_bytes: usize) -> Look {
+    pub(crate) fn look(&self, from: Sequence, limit_bytes: usize) -> QueueCopy {
         let committing = || self.committing.iter().map(Arc::as_ref);
         let mut settled = Ranges::default();
         let taken = committing().flat_map(|taken| &taken.settled);
@@ -307,13 +307,13 @@ impl PendingQueue {
                 waiting.push((Sequence(sequence), body.to_vec()));
             }
         }
-        Look { waiting, settled }
+        QueueCopy { waiting, settled }
     }
 }
 
 /// One look at a queue: bodies copied out, so that no lock is held while the disk is read.
 #[derive(Debug, Default)]
-pub(crate) struct Look {
+pub(crate) struct QueueCopy {
     /// Messages not on disk yet, from the sequence asked for, up to about the limit.
     pub(crate) waiting: Vec<(Sequence, Vec<u8>)>,
     /// What is settled although the disk does not know it yet.

@@ -9,21 +9,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::checkpoint::{Meta, Rows};
+use crate::checkpoint::{CheckpointMeta, CheckpointRows};
 use crate::disk::{LogFile, is_refused, set_aside, to_usize};
 use crate::extent::Segment;
 use crate::frame::{
     BLOCK, FRAME_HEADER, FrameHeader, Secret, SegmentHeader, SegmentState, VERSION, padded,
 };
 use crate::index::{FramePlace, Index};
-use crate::log::Slots;
+use crate::log::SpareSlots;
 use crate::terms::{OpenError, OpenReport, Options};
 
 /// A store as it was found.
 pub(crate) struct RecoveredStore {
     pub(crate) index: Index,
-    pub(crate) slots: Slots,
-    pub(crate) rows: Rows,
+    pub(crate) slots: SpareSlots,
+    pub(crate) rows: CheckpointRows,
     pub(crate) report: OpenReport,
 }
 
@@ -34,8 +34,8 @@ struct Recovery<'a> {
     folder: &'a Path,
     options: &'a Options,
     index: Index,
-    rows: Rows,
-    slots: Slots,
+    rows: CheckpointRows,
+    slots: SpareSlots,
     /// Segments of the log by number.
     chain: BTreeMap<u64, LogSegment>,
     next_number: u64,
@@ -68,8 +68,8 @@ pub(crate) fn open(folder: &Path, options: &Options) -> Result<RecoveredStore, O
         folder,
         options,
         index: Index::default(),
-        rows: Rows::new(folder, options),
-        slots: Slots::new(disk, &log_folder, options.segment_bytes, least_free),
+        rows: CheckpointRows::new(folder, options),
+        slots: SpareSlots::new(disk, &log_folder, options.segment_bytes, least_free),
         chain: BTreeMap::new(),
         next_number: 1,
         report: OpenReport::default(),
@@ -227,7 +227,7 @@ impl Recovery<'_> {
             let what = "the index is older than the log expects; the log was read instead";
             self.report.repaired(what);
             self.index.start_over();
-            self.rows.meta = Meta::default();
+            self.rows.meta = CheckpointMeta::default();
             self.load_definitions()?;
             self.replay()?;
         }

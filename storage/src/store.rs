@@ -17,14 +17,14 @@ use crate::extent::ExtentRun;
 use crate::frame::MESSAGE_BYTES;
 use crate::handover::{Demand, Handover};
 use crate::index::Index;
-use crate::log::{LogWriter, Slots};
-use crate::pending::{Look, PendingQueue};
+use crate::log::{LogWriter, SpareSlots};
+use crate::pending::{PendingQueue, QueueCopy};
 use crate::recovery;
 use crate::terms::{
     OpenError, OpenReport, Options, QueueId, ReadError, Recovered, Sequence, Settled, Stopped,
     StoreEvent, Stored, Ticket, Urgency,
 };
-use crate::tidying::Keeper;
+use crate::tidying::TidyingHandle;
 
 /// What [`Store::open`] found.
 #[derive(Debug)]
@@ -45,14 +45,14 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
-type Running = JoinHandle<Result<(), Stopped>>;
+type CommitterThread = JoinHandle<Result<(), Stopped>>;
 
 struct Inner {
     handover: Arc<Handover>,
     index: Arc<Mutex<Index>>,
-    slots: Arc<Slots>,
+    slots: Arc<SpareSlots>,
     /// The committer, and the lock of the folder, until the store is closed.
-    running: Mutex<Option<(Running, Arc<File>)>>,
+    running: Mutex<Option<(CommitterThread, Arc<File>)>>,
 }
 
 /// While it lives no commit is begun: everything handed over meanwhile is durable together, or not
@@ -61,20 +61,20 @@ struct Inner {
 /// Hold it only for a few calls of the same store; it may be nested. One that is held for a second,
 /// or while messages up to the limit wait, does not hold commits back any longer.
 #[must_use]
-pub struct Together {
+pub struct CommitPause {
     handover: Arc<Handover>,
     round: u64,
 }
 
-impl Drop for Together {
+impl Drop for CommitPause {
     fn drop(&mut self) {
         self.handover.leave(self.round);
     }
 }
 
-impl std::fmt::Debug for Together {
+impl std::fmt::Debug for CommitPause {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Together")
+        formatter.write_str("CommitPause")
     }
 }
 
@@ -103,10 +103,10 @@ impl Store {
         ));
         let (slots, index) = (Arc::new(found.slots), Arc::new(Mutex::new(found.index)));
         let (kept_slots, kept_index) = (Arc::clone(&slots), Arc::clone(&index));
-        let keeper = Keeper::start(kept_slots, kept_index, found.rows, Arc::clone(&held));
-        let started = keeper.and_then(|keeper| {
+        let tidying = TidyingHandle::start(kept_slots, kept_index, found.rows, Arc::clone(&held));
+        let started = tidying.and_then(|tidying| {
             let log = LogWriter::new(Arc::clone(&slots), Arc::clone(&index));
-            let committer = Committer::new(Arc::clone(&handover), log, keeper, options);
+            let committer = Committer::new(Arc::clone(&handover), log, tidying, options);
             let thread = std::thread::Builder::new().name("store".to_owned());
             thread.spawn(move || committer.run())
         });
@@ -129,8 +129,8 @@ impl Store {
 
     /// Puts everything that is handed over while the guard lives into one commit. It must not be
     /// held while waiting for the store.
-    pub fn together(&self) -> Together {
-        Together {
+    pub fn pause_commits(&self) -> CommitPause {
+        CommitPause {
             round: self.inner.handover.enter(),
             handover: Arc::clone(&self.inner.handover),
         }
@@ -264,7 +264,7 @@ impl Inner {
         &self,
         queue: QueueId,
         (from, limit): (Sequence, usize),
-        look: Look,
+        look: QueueCopy,
     ) -> Result<Vec<(Sequence, Bytes)>, ReadError> {
         let (mut messages, mut from, limit) = (Vec::new(), from.0, limit as u64);
         let mut bytes = 0;

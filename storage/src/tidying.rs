@@ -10,12 +10,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::{Image, Rows};
+use crate::checkpoint::{CheckpointImage, CheckpointRows};
 use crate::disk::lock;
 use crate::extent::{ExtentRun, Segment};
 use crate::frame::FrameBuilder;
 use crate::index::Index;
-use crate::log::Slots;
+use crate::log::SpareSlots;
 
 /// How often it tries again what did not succeed.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
@@ -24,33 +24,33 @@ const LAST_CHECKPOINT: Duration = Duration::from_secs(3);
 
 /// The committer's end of the thread.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(crate) struct TidyingHandle {
     wake: SyncSender<()>,
     done: Receiver<()>,
     /// The store was closed without a failure: a last checkpoint makes the next start quick.
     is_clean: Arc<AtomicBool>,
 }
 
-impl Keeper {
+impl TidyingHandle {
     /// Starts the thread. The folder stays locked for as long as it runs: one that a slow disk
     /// holds up must not write into the store of the next process.
     pub(crate) fn start(
-        slots: Arc<Slots>,
+        slots: Arc<SpareSlots>,
         index: Arc<Mutex<Index>>,
-        rows: Rows,
+        rows: CheckpointRows,
         held: Arc<File>,
     ) -> io::Result<Self> {
         let (wake, woken) = sync_channel(1);
         let (sender, done) = sync_channel(1);
         let is_clean = Arc::new(AtomicBool::new(false));
-        let work = KeeperThread {
+        let work = TidyingThread {
             slots,
             index,
             rows,
             is_clean: Arc::clone(&is_clean),
             has_warned: false,
         };
-        let thread = std::thread::Builder::new().name("store-keeper".to_owned());
+        let thread = std::thread::Builder::new().name("store-tidying".to_owned());
         thread.spawn(move || {
             // Dropped in this order: what the thread works with and sled's own lock, the folder's
             // lock, and the sender, by whose end `close` returns.
@@ -85,16 +85,16 @@ impl Keeper {
     }
 }
 
-struct KeeperThread {
-    slots: Arc<Slots>,
+struct TidyingThread {
+    slots: Arc<SpareSlots>,
     index: Arc<Mutex<Index>>,
-    rows: Rows,
+    rows: CheckpointRows,
     is_clean: Arc<AtomicBool>,
     /// The last failure was reported.
     has_warned: bool,
 }
 
-impl KeeperThread {
+impl TidyingThread {
     fn run(&mut self, woken: &Receiver<()>) {
         let every = self.rows.options.checkpoint_every;
         // The first segment after an opening seals nothing that the rows lack.
@@ -143,7 +143,7 @@ impl KeeperThread {
             if index.commit <= self.rows.meta.commit {
                 return;
             }
-            Image::of(&index, &self.rows.meta)
+            CheckpointImage::of(&index, &self.rows.meta)
         };
         match self.rows.save(&image) {
             Ok(()) => {

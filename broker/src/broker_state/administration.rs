@@ -115,7 +115,7 @@ impl BrokerState {
 
     /// Deletes a vhost with everything in it and all rights there, and ends the connections to it.
     pub fn remove_vhost(self: &Arc<Self>, name: &str) -> Result<Ticket, Fault> {
-        let _one_commit = self.definitions.together();
+        let _one_commit = self.definitions.pause_commits();
         let Some((vhost, _leaving)) = self.take_vhost(name) else {
             return Ok(Ticket::NONE);
         };

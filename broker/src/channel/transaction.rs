@@ -15,7 +15,7 @@ use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, UnsettledDelivery};
 use crate::fault::Fault;
 use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind};
-use crate::persist::{Ticket, Together};
+use crate::persist::{CommitPause, Ticket};
 use crate::queue::Disposition;
 use crate::queue::message::Message;
 use crate::wire::properties::Properties;
@@ -90,7 +90,7 @@ pub(super) struct Commit {
     /// Whether a queue refused a publish. The commit completes everything else, and then fails.
     is_refused: bool,
     /// One commit of the store: after a crash the transaction is whole or absent.
-    _whole: Together,
+    _whole: CommitPause,
     /// Kept until the end: what is committed is still in memory.
     _holding: Holding,
     /// The deliveries of `settles`.
@@ -245,7 +245,7 @@ impl Channel {
             settles: transaction.settles.into_iter().peekable(),
             last: Ticket::NONE,
             is_refused: false,
-            _whole: self.context.vhost.together(),
+            _whole: self.context.vhost.pause_commits(),
             _holding: transaction.holding,
             uncommitted: transaction.uncommitted,
         };

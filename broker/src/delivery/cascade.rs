@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use crate::delivery::effects::{DeadLetter, Effects};
 use crate::lock::lock;
 use crate::memory::Charge;
-use crate::persist::{DefinitionStore, Together};
+use crate::persist::{CommitPause, DefinitionStore};
 use crate::queue::message::Message;
 use crate::queue::{ConfirmMode, Queue};
 
@@ -33,7 +33,7 @@ pub(crate) struct LetterRoute {
     next: usize,
     /// A letter that the store has enters its queues and leaves its own in one commit. One that it
     /// does not have holds no commit back.
-    _move: Option<Together>,
+    _move: Option<CommitPause>,
     /// For `queues`.
     _charge: Charge,
 }
@@ -49,7 +49,7 @@ impl LetterRoute {
         let mut charge = Charge::default();
         charge.set(queues.capacity() * size_of::<Arc<Queue>>());
         Self {
-            _move: letter.is_stored().then(|| store.together()),
+            _move: letter.is_stored().then(|| store.pause_commits()),
             letter,
             message,
             queues,

@@ -113,8 +113,8 @@ const PREDECLARED: [(&str, ExchangeType); 7] = [
 
 impl Vhost {
     /// Combines everything that is published and settled while the guard exists into one commit.
-    pub(crate) fn together(&self) -> crate::persist::Together {
-        self.definitions.together()
+    pub(crate) fn pause_commits(&self) -> crate::persist::CommitPause {
+        self.definitions.pause_commits()
     }
 
     /// Creates a vhost with the predeclared exchanges.

@@ -224,7 +224,7 @@ impl Vhost {
         self.move_on();
         // The queue, its messages and its bindings, where they are not very many, are deleted in
         // one commit.
-        let whole = self.definitions.together();
+        let whole = self.definitions.pause_commits();
         let mut ticket = self.begin_detaching(&mut tables, queue.name(), effects)?;
         drop(tables);
         if let Some(store) = queue.store() {

@@ -65,7 +65,7 @@ pub(crate) fn filled_in(
         held.definitions.insert(key, b"value".to_vec());
         for commit in 0..commits {
             let mut last = storage::Ticket::NONE;
-            let together = store.together();
+            let together = store.pause_commits();
             for queue in QUEUES {
                 for number in 0..IN_A_FRAME {
                     let number = session * 100 + commit * IN_A_FRAME + number;

@@ -36,7 +36,7 @@ fn reopen(disk: &SimulatedDisk, known: &Known, what: &str) {
     wait(&opened.store, ticket);
 }
 
-type Image = (String, SimulatedDisk, Known);
+type CheckpointImage = (String, SimulatedDisk, Known);
 
 /// Images of one piece of work at most, of about 7 MiB each. A quick machine makes 300; a slow one
 /// more, because it writes more checkpoints meanwhile.
@@ -49,8 +49,8 @@ fn images_of(
     every: u64,
     diary: &Diary,
     work: impl FnOnce(&std::path::Path, storage::Options),
-) -> Vec<Image> {
-    let images: Arc<Mutex<Vec<Image>>> = Arc::default();
+) -> Vec<CheckpointImage> {
+    let images: Arc<Mutex<Vec<CheckpointImage>>> = Arc::default();
     let (kept, known) = (Arc::clone(&images), Arc::clone(diary));
     let mut random = Random(0xC07);
     disk.watch(move |number, kind, moment| {
@@ -85,7 +85,7 @@ fn images_of(
     Arc::into_inner(images).map_or_else(Vec::new, |images| images.into_inner().unwrap())
 }
 
-fn worked_through(every: u64, seed: u64) -> Vec<Image> {
+fn worked_through(every: u64, seed: u64) -> Vec<CheckpointImage> {
     let disk = SimulatedDisk::new();
     let diary = Diary::default();
     images_of(&disk, every, &diary, |folder, options| {

@@ -109,7 +109,7 @@ fn a_queue_is_deleted_on_a_full_disk_together_with_its_definition() {
     let store = &opened.store;
     crate::support::fill(store, QueueId(2), 0..200, 300);
     fill_up(store, &disk);
-    let together = store.together();
+    let together = store.pause_commits();
     store.drop_queue(QueueId(2)).unwrap();
     store.remove(b"definition").unwrap();
     drop(together);
@@ -310,7 +310,7 @@ fn a_large_body_is_written_once_while_its_record_finds_no_room() {
     // There is room for the body, and not for the segment that all of it needs.
     disk.set_free_bytes(large as u64 + 100_000);
     let before = disk.written();
-    let together = store.together();
+    let together = store.pause_commits();
     let mut last = storage::Ticket::NONE;
     for (queue, length) in [(2, large), (3, small), (4, small)] {
         let queue = QueueId(queue);

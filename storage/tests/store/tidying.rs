@@ -186,7 +186,7 @@ fn who_holds_commits_back_for_too_long_holds_them_back_no_longer() {
     let disk = SimulatedDisk::new();
     let opened = open(&disk, |options| options);
     let store = &opened.store;
-    let stuck = store.together();
+    let stuck = store.pause_commits();
     let append = |queue, number| {
         let text = body(queue, number, 30);
         let ticket = store.append(queue, Sequence(number), &[&text], Urgency::Confirmed);
@@ -194,7 +194,7 @@ fn who_holds_commits_back_for_too_long_holds_them_back_no_longer() {
     };
     wait(store, append(QUEUE, 0));
     // It is over for that caller; the next one holds commits back as ever, also nested.
-    let (outer, inner) = (store.together(), store.together());
+    let (outer, inner) = (store.pause_commits(), store.pause_commits());
     let first = append(QUEUE, 1);
     drop(inner);
     let second = append(OTHER, 1);
@@ -214,7 +214,7 @@ fn who_holds_back_more_than_may_wait_holds_commits_back_no_longer() {
         ..options
     });
     let store = &opened.store;
-    let together = store.together();
+    let together = store.pause_commits();
     let mut last = Ticket::NONE;
     for number in 0..40 {
         let text = body(QUEUE, number, 3_000);

@@ -221,7 +221,7 @@ fn a_purge_spares_what_comes_after_its_number_and_a_dropped_queue_takes_nothing_
     let store = &opened.store;
     fill(store, QUEUE, 0..10, 30);
     // All in one commit: the purge must not reach what is published behind it.
-    let together = store.together();
+    let together = store.pause_commits();
     store.purge(QUEUE, Sequence(9)).unwrap();
     for number in 10..13 {
         let text = body(QUEUE, number, 30);
@@ -263,7 +263,7 @@ fn a_purge_through_a_higher_number_than_was_used_spares_what_comes_later() {
     let store = &opened.store;
     fill(store, QUEUE, 0..10, 30);
     // All in one commit, so that both are looked at together.
-    let together = store.together();
+    let together = store.pause_commits();
     store.purge(QUEUE, Sequence(1_000)).unwrap();
     let text = body(QUEUE, 10, 30);
     let ticket = store.append(QUEUE, Sequence(10), &[&text], Urgency::Confirmed);
@@ -380,7 +380,7 @@ fn what_is_handed_over_together_is_not_committed_by_halves() {
             let text = body(queue, number, 30);
             store.append(queue, Sequence(number), &[&text], Urgency::Confirmed)
         };
-        let together = store.together();
+        let together = store.pause_commits();
         let half = append(QUEUE).unwrap();
         // Time for a commit that does not wait for the other half.
         std::thread::sleep(Duration::from_millis(2));

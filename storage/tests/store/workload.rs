@@ -158,7 +158,7 @@ impl Client<'_> {
         }
         last = last.max(self.append(DROPPED, round)?);
         {
-            let _together = self.store.together();
+            let _together = self.store.pause_commits();
             for queue in TWINS {
                 last = last.max(self.append(queue, round)?);
             }
@@ -187,7 +187,7 @@ impl Client<'_> {
         settle_down(self.store, last)?;
         noted(self.diary, |known| known.moves_begun = true);
         for number in 0..MOVED {
-            let _together = self.store.together();
+            let _together = self.store.pause_commits();
             last = self.append(MOVES[1], number)?;
             last = last.max(self.settle(MOVES[0], number)?);
         }

@@ -312,7 +312,7 @@ fn save(api: &Api, definition: &Definition) -> Result<Ticket, ApiError> {
 
 /// Forgets definitions in one commit.
 pub(super) fn forget(api: &Api, definitions: &[Definition]) -> Result<Ticket, ApiError> {
-    let _one_commit = api.broker.definitions.together();
+    let _one_commit = api.broker.definitions.pause_commits();
     let mut last = Ticket::NONE;
     for definition in definitions {
         let forgotten = api.broker.definitions.forget(definition);
@@ -346,7 +346,7 @@ async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> 
         tags: Vec::new(),
     });
     let ticket = {
-        let _one_commit = api.broker.definitions.together();
+        let _one_commit = api.broker.definitions.pause_commits();
         let forgotten = {
             let mut users = write(&api.broker.users);
             let known = users.get(name).ok_or_else(ApiError::not_found)?;
