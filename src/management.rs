@@ -26,17 +26,17 @@ use crate::name::{GroupName, SessionName};
 use crate::peer::{EXCHANGE, GROUPS_EXCHANGE};
 use crate::transport::{self, ListenerIdentity, Route, SocketOwner, TransportError};
 
-mod answers;
 mod consumers;
+mod responses;
 
-use answers::{BindingInfo, NodeInfo, SignInLink};
-pub use answers::{ConsumerInfo, Overview, Peeked, QueueInfo};
+use responses::{BindingInfo, NodeInfo, SignInLink};
+pub use responses::{ConsumerInfo, Overview, Peeked, QueueInfo};
 
 /// The name of the embedded broker's API socket in its home folder.
 const SOCKET: &str = "management.sock";
 
 /// The largest response that is read, in bytes.
-const ANSWER_BYTES: usize = 256 << 20;
+const RESPONSE_BYTES: usize = 256 << 20;
 
 /// The number of messages in one response of a peek.
 const PAGE: usize = 500;
@@ -75,7 +75,7 @@ pub enum ManagementError {
     #[error("the management API at {0} refused the login")]
     Login(String),
     /// A status other than success.
-    #[error("the management API answered {status} to {path}")]
+    #[error("the management API responded {status} to {path}")]
     Status {
         /// The HTTP status.
         status: u16,
@@ -84,7 +84,7 @@ pub enum ManagementError {
     },
     /// The response has an unexpected form.
     #[error("the management API's response to {path} cannot be read: {source}")]
-    Answer {
+    Response {
         /// The requested path.
         path: String,
         /// The parse error.
@@ -92,7 +92,7 @@ pub enum ManagementError {
     },
 }
 
-/// Why a request has no answer.
+/// Why a request has no response.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestFailure {
     /// There is no connection.
@@ -220,7 +220,7 @@ impl Client {
     }
 
     /// Shows the first `count` messages of a queue, which stay in place, to `see`, as many at a
-    /// time as one answer holds. Returns what `see` broke off with.
+    /// time as one response holds. Returns what `see` broke off with.
     ///
     /// The embedded broker only reads them. Other brokers deliver and requeue them, which marks
     /// each as redelivered.
@@ -310,8 +310,9 @@ impl Client {
         } else {
             Method::GET
         };
-        let answer = self.send(method, &path, body).await?;
-        serde_json::from_slice(&answer).map_err(|source| ManagementError::Answer { path, source })
+        let response = self.send(method, &path, body).await?;
+        serde_json::from_slice(&response)
+            .map_err(|source| ManagementError::Response { path, source })
     }
 
     async fn send(
@@ -356,9 +357,9 @@ impl Client {
             .await
             .map_err(why)?;
         let driving = tokio::spawn(connection);
-        let answer = sender.send_request(request).await.map_err(why);
-        let read = match answer {
-            Ok(answer) => self.read(path, answer).await,
+        let response = sender.send_request(request).await.map_err(why);
+        let read = match response {
+            Ok(response) => self.read(path, response).await,
             Err(error) => Err(error),
         };
         driving.abort();
@@ -379,9 +380,9 @@ impl Client {
     async fn read(
         &self,
         path: &str,
-        answer: hyper::Response<hyper::body::Incoming>,
+        response: hyper::Response<hyper::body::Incoming>,
     ) -> Result<Bytes, ManagementError> {
-        match answer.status().as_u16() {
+        match response.status().as_u16() {
             200..=299 => {}
             401 | 403 => return Err(ManagementError::Login(self.url().to_owned())),
             status => {
@@ -391,7 +392,7 @@ impl Client {
                 });
             }
         }
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES)
+        let body = Limited::new(response.into_body(), RESPONSE_BYTES)
             .collect()
             .await
             .map_err(|error| self.unreachable(RequestFailure::Body(error)))?;
@@ -429,7 +430,7 @@ impl From<ManagementError> for Error {
             }
             ManagementError::Login(_) => Self::new(text)
                 .hint("set the user and password with --mgmt-user and CBROKER_MGMT_PASS"),
-            ManagementError::Answer { path, source } => Self::new(format!(
+            ManagementError::Response { path, source } => Self::new(format!(
                 "the management API's response to {path} cannot be read"
             ))
             .because(source),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::answers::{ChannelDetails, ConnectionInfo, ConsumerInfo, ConsumerRow, QueueConsumers};
+use super::responses::{ChannelDetails, ConnectionInfo, ConsumerInfo, ConsumerRow, QueueConsumers};
 use super::{Client, ManagementError};
 use crate::config::escape;
 

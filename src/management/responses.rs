@@ -1,4 +1,4 @@
-//! What the management API answers, as far as it is read.
+//! The fields of the management API's responses that are read.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
