@@ -172,7 +172,7 @@ impl BrokerState {
 
     /// Begins a unit of work.
     pub(crate) fn begin(&self) -> Effects {
-        Effects::new(now_ms()).within(StepBudget::among(self.busy.load(Relaxed)))
+        Effects::new(now_ms()).with_limit(StepBudget::among(self.busy.load(Relaxed)))
     }
 
     /// Ends a unit of work: carries out its effects, then wakes the writers. No lock may be held.

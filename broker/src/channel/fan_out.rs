@@ -155,12 +155,12 @@ impl Channel {
     }
 
     /// Goes on with what the unit of work before had no budget for.
-    pub(crate) fn go_on(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
+    pub(crate) fn continue_work(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
         match self.continuation.take() {
             None => Ok(FrameResult::Done),
             Some(Continuation::Publish(publish)) => self.fan_out(publish, effects),
             Some(Continuation::Commit(commit)) => self.commit(commit, effects),
-            Some(Continuation::Settle(settle)) => self.go_on_settling(settle, effects),
+            Some(Continuation::Settle(settle)) => self.continue_settle(settle, effects),
             Some(Continuation::Close(last)) => Ok(self.end(last, effects)),
         }
     }
@@ -174,7 +174,7 @@ impl Channel {
                 continue;
             }
             self.continuation = Some(continuation);
-            if let Err(fault) = self.go_on(effects) {
+            if let Err(fault) = self.continue_work(effects) {
                 tracing::debug!(%fault, "what a closed channel had begun ended with a fault");
             }
         }

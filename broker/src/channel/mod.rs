@@ -75,8 +75,8 @@ pub(crate) enum FrameResult {
     WaitForStore(Ticket, Vec<u8>),
     /// The same frame must be received again once a queue has loaded its next messages.
     Retry,
-    /// The budget was too small: the reader must call [`Channel::go_on`] before it passes any other
-    /// frame of the connection.
+    /// The budget was too small: the reader must call [`Channel::continue_work`] before it passes
+    /// any other frame of the connection.
     Unfinished,
     /// The channel is closed.
     Closed,

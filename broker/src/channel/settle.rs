@@ -105,11 +105,11 @@ impl Channel {
             disposition,
             then: SettleReply::Nothing,
         };
-        self.go_on_settling(settle, effects)
+        self.continue_settle(settle, effects)
     }
 
     /// Settles as far as the budget allows.
-    pub(super) fn go_on_settling(
+    pub(super) fn continue_settle(
         &mut self,
         mut settle: Settle,
         effects: &mut Effects,
@@ -236,7 +236,7 @@ impl Channel {
             disposition: Disposition::Requeue,
             then: SettleReply::Recovered(reply),
         };
-        self.go_on_settling(settle, effects)
+        self.continue_settle(settle, effects)
     }
 
     /// Returns open deliveries of a channel that ends to their queues. True when that were all of

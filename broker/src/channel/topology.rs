@@ -65,7 +65,7 @@ impl Channel {
     }
 
     /// A reply that the client may have declined and that may wait for the store.
-    fn done(
+    fn reply_if_wanted(
         &self,
         ticket: Ticket,
         no_wait: bool,
@@ -90,11 +90,14 @@ impl Channel {
             if vhost.with_exchange(&name, |_| ()).is_none() {
                 return Err(Fault::no_exchange(&name, vhost.name()));
             }
-            return Ok(
-                self.done(Ticket::NONE, declare.no_wait, effects, |out, channel| {
+            return Ok(self.reply_if_wanted(
+                Ticket::NONE,
+                declare.no_wait,
+                effects,
+                |out, channel| {
                     reply::bare(out, channel, 40, 11);
-                }),
-            );
+                },
+            ));
         }
         let kind = ExchangeType::parse(declare.kind).ok_or_else(|| {
             Fault::connection(
@@ -115,9 +118,11 @@ impl Channel {
             access::check_write_exchange(&self.context, alternate)?;
         }
         let ticket = self.context.vhost.declare_exchange(&name, declaration)?;
-        Ok(self.done(ticket, declare.no_wait, effects, |out, channel| {
-            reply::bare(out, channel, 40, 11);
-        }))
+        Ok(
+            self.reply_if_wanted(ticket, declare.no_wait, effects, |out, channel| {
+                reply::bare(out, channel, 40, 11);
+            }),
+        )
     }
 
     pub(super) fn exchange_delete(
@@ -137,9 +142,11 @@ impl Channel {
             ..DeleteCondition::default()
         };
         let ticket = self.context.vhost.delete_exchange(&name, condition)?;
-        Ok(self.done(ticket, no_wait, effects, |out, channel| {
-            reply::bare(out, channel, 40, 21);
-        }))
+        Ok(
+            self.reply_if_wanted(ticket, no_wait, effects, |out, channel| {
+                reply::bare(out, channel, 40, 21);
+            }),
+        )
     }
 
     fn exchange_binding<'a>(&self, binding: &BindMethod<'a>) -> Result<BindRequest<'a>, Fault> {
@@ -193,9 +200,11 @@ impl Channel {
     ) -> Result<FrameResult, Fault> {
         let bind = self.exchange_binding(&binding)?;
         let ticket = self.context.vhost.bind(bind)?;
-        Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
-            reply::bare(out, channel, 40, 31);
-        }))
+        Ok(
+            self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
+                reply::bare(out, channel, 40, 31);
+            }),
+        )
     }
 
     pub(super) fn unbind_exchange(
@@ -205,9 +214,11 @@ impl Channel {
     ) -> Result<FrameResult, Fault> {
         let bind = self.exchange_binding(&binding)?;
         let ticket = self.context.vhost.unbind(&bind)?;
-        Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
-            reply::bare(out, channel, 40, 51);
-        }))
+        Ok(
+            self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
+                reply::bare(out, channel, 40, 51);
+            }),
+        )
     }
 
     pub(super) fn bind_queue(
@@ -217,9 +228,11 @@ impl Channel {
     ) -> Result<FrameResult, Fault> {
         let bind = self.queue_binding(&binding)?;
         let ticket = self.context.vhost.bind(bind)?;
-        Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
-            reply::bare(out, channel, 50, 21);
-        }))
+        Ok(
+            self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
+                reply::bare(out, channel, 50, 21);
+            }),
+        )
     }
 
     pub(super) fn unbind_queue(
@@ -229,9 +242,11 @@ impl Channel {
     ) -> Result<FrameResult, Fault> {
         let bind = self.queue_binding(&binding)?;
         let ticket = self.context.vhost.unbind(&bind)?;
-        Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
-            reply::bare(out, channel, 50, 51);
-        }))
+        Ok(
+            self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
+                reply::bare(out, channel, 50, 51);
+            }),
+        )
     }
 
     pub(super) fn queue_declare(
@@ -281,7 +296,7 @@ impl Channel {
         let (ready, consumers) = declared.queue.counts();
         self.last_queue.clone_from(&name);
         Ok(
-            self.done(declared.ticket, declare.no_wait, effects, |out, channel| {
+            self.reply_if_wanted(declared.ticket, declare.no_wait, effects, |out, channel| {
                 reply::queue_declare_ok(out, channel, &name, clamp(ready), clamp(consumers as u64));
             }),
         )
@@ -304,7 +319,7 @@ impl Channel {
         };
         self.last_queue.clone_from(&name);
         Ok(
-            self.done(Ticket::NONE, declare.no_wait, effects, |out, channel| {
+            self.reply_if_wanted(Ticket::NONE, declare.no_wait, effects, |out, channel| {
                 reply::queue_declare_ok(out, channel, &name, clamp(ready), clamp(consumers as u64));
             }),
         )
@@ -318,9 +333,11 @@ impl Channel {
     ) -> Result<FrameResult, Fault> {
         let queue = self.readable_queue(queue)?;
         let (count, ticket) = queue.purge(effects)?;
-        Ok(self.done(ticket, no_wait, effects, |out, channel| {
-            reply::queue_count_ok(out, channel, 31, clamp(count));
-        }))
+        Ok(
+            self.reply_if_wanted(ticket, no_wait, effects, |out, channel| {
+                reply::queue_count_ok(out, channel, 31, clamp(count));
+            }),
+        )
     }
 
     pub(super) fn queue_delete(
@@ -345,10 +362,12 @@ impl Channel {
                 out.extend_from_slice(&cancels_after_delete);
             });
         }
-        Ok(self.done(ticket, no_wait, effects, |out, channel| {
-            reply::queue_count_ok(out, channel, 41, clamp(count));
-            out.extend_from_slice(&cancels_after_delete);
-        }))
+        Ok(
+            self.reply_if_wanted(ticket, no_wait, effects, |out, channel| {
+                reply::queue_count_ok(out, channel, 41, clamp(count));
+                out.extend_from_slice(&cancels_after_delete);
+            }),
+        )
     }
 }
 

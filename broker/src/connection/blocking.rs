@@ -96,8 +96,8 @@ impl PublisherBlocking {
     /// Waits until publishers are not blocked any more, or for a grant. Sends `connection.blocked`
     /// if the client wants it and the protocol has a word for the reason. A grant is asked for once
     /// the client has sent something (`has_input`: it has already). For a client that was sent
-    /// `connection.blocked` it is asked for at once, because that client sends nothing until it gets
-    /// `connection.unblocked`.
+    /// `connection.blocked` it is asked for at once, because that client sends nothing until it
+    /// gets `connection.unblocked`.
     pub(super) async fn wait(
         &self,
         context: &ConnectionContext,
@@ -148,8 +148,8 @@ impl PublisherBlocking {
         context.broker.publisher_grants.wait(stays, self.patience)
     }
 
-    /// Goes on after [`Self::wait`].
-    pub(super) fn go_on(&mut self, grant: Option<PublisherGrant>) {
+    /// Sets the result of [`Self::wait`].
+    pub(super) fn set_grant(&mut self, grant: Option<PublisherGrant>) {
         self.grant = grant;
     }
 

@@ -83,9 +83,9 @@ pub(super) async fn run(
     let claim = greeting.claim().await?;
     let (user, proved_with) = greeting.log_in(&claim).await?;
     let agreed = greeting.tune().await;
-    let agreed = greeting.told(agreed, (10, 31)).await?;
+    let agreed = greeting.report_refusal(agreed, (10, 31)).await?;
     let opened = greeting.open(&user).await;
-    let vhost = greeting.told(opened, (10, 40)).await?;
+    let vhost = greeting.report_refusal(opened, (10, 40)).await?;
     let user: Arc<str> = user.into();
     let context = ConnectionContext {
         broker: Arc::clone(broker),
@@ -107,11 +107,11 @@ pub(super) async fn run(
     };
     let admitted =
         admission::open_connection(broker, connection, opened).map_err(HandshakeEnd::from);
-    greeting.told(admitted, (10, 40)).await?;
+    greeting.report_refusal(admitted, (10, 40)).await?;
     // A change of the user ends the connections that are marked as open. One that came before this
     // connection was marked could not end it, so it is looked for here.
     let is_welcome = is_still_welcome(&context, &proved_with);
-    greeting.told(is_welcome, (10, 40)).await?;
+    greeting.report_refusal(is_welcome, (10, 40)).await?;
     greeting.send(reply::connection_open_ok);
     Ok(context)
 }
@@ -222,7 +222,7 @@ impl Greeting<'_> {
             _ => Err(out_of_place()),
         });
         let claimed = claimed.await;
-        self.told(claimed, (10, 11)).await
+        self.report_refusal(claimed, (10, 11)).await
     }
 
     /// Returns the authenticated user. A client that understands a refusal is sent one.
@@ -242,7 +242,7 @@ impl Greeting<'_> {
         );
         let fault = Fault::connection(ReplyCode::AccessRefused, reason);
         if claim.can("authentication_failure_close") {
-            self.tell(&fault, (0, 0)).await;
+            self.send_close(&fault, (0, 0)).await;
         }
         Err(fault.into())
     }
@@ -308,12 +308,12 @@ impl Greeting<'_> {
     /// Returns the response to a `connection.secure`.
     async fn challenge(&mut self, challenge: &[u8]) -> Result<Vec<u8>, HandshakeEnd> {
         self.send(|out| MethodFrame::new(out, 0, 10, 20).long(challenge).end());
-        let answered = self.method(|method| match method {
+        let received = self.method(|method| match method {
             Method::ConnectionSecureOk { response } => Ok(response.to_vec()),
             _ => Err(out_of_place()),
         });
-        let answered = answered.await;
-        self.told(answered, (10, 21)).await
+        let received = received.await;
+        self.report_refusal(received, (10, 21)).await
     }
 
     /// Channels, octets of a frame, seconds between heartbeats.
@@ -394,25 +394,25 @@ impl Greeting<'_> {
         .await
     }
 
-    /// Tells the client of a refusal before it is passed on.
-    async fn told<R>(
+    /// Sends a refusal to the client before it is passed on.
+    async fn report_refusal<R>(
         &mut self,
         outcome: Result<R, HandshakeEnd>,
         cause: (u16, u16),
     ) -> Result<R, HandshakeEnd> {
         if let Err(HandshakeEnd::Refused(fault)) = &outcome {
-            self.tell(fault, cause).await;
+            self.send_close(fault, cause).await;
         }
         outcome
     }
 
     /// Sends `connection.close` and waits a moment for `close-ok`, so that the text is not lost
     /// with the socket.
-    async fn tell(&mut self, fault: &Fault, cause: (u16, u16)) {
+    async fn send_close(&mut self, fault: &Fault, cause: (u16, u16)) {
         self.send(|out| reply::close(out, 0, fault.code.number(), &fault.text(), cause));
-        let answered = async { while self.more(1).await.is_ok_and(|()| !self.saw_close_ok()) {} };
+        let closing = async { while self.more(1).await.is_ok_and(|()| !self.saw_close_ok()) {} };
         // Whether it came or not, the socket is closed next.
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), answered).await;
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), closing).await;
     }
 
     fn saw_close_ok(&mut self) -> bool {

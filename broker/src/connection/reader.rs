@@ -224,7 +224,7 @@ impl ConnectionReader {
             let has_input = !watched.input.waiting().is_empty() || self.continuing.is_some();
             let grant = watched.wait(self.blocking.wait(&self.context, has_input));
             let grant = grant.await?;
-            self.blocking.go_on(grant);
+            self.blocking.set_grant(grant);
             watched.input.restart_frame_timer();
         }
         Ok(())
@@ -250,7 +250,7 @@ impl ConnectionReader {
             }
             if let Some(number) = self.continuing.take() {
                 let step = match self.channels.get(number) {
-                    Some(channel) => channel.go_on(effects),
+                    Some(channel) => channel.continue_work(effects),
                     None => Ok(FrameResult::Done),
                 };
                 match self.after(step, number, || (60, 40), effects) {

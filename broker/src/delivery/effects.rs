@@ -177,7 +177,7 @@ impl Effects {
     }
 
     /// Sets how much the unit of work may do.
-    pub(crate) fn within(mut self, limit: StepBudget) -> Self {
+    pub(crate) fn with_limit(mut self, limit: StepBudget) -> Self {
         self.limit = limit;
         self
     }
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn a_turn_among_many_is_spent_earlier() {
         let limit = StepBudget::among(100);
-        let mut effects = Effects::new(0).within(limit);
+        let mut effects = Effects::new(0).with_limit(limit);
         effects.spend(limit.steps() - 1);
         assert!(!effects.is_spent());
         effects.spend(1);

@@ -299,7 +299,7 @@ impl Caller {
 
     /// The same caller as it is now; refused where the user is gone, has no tag any more, has
     /// another password, or has signed out.
-    pub(super) fn anew(self, api: &Api) -> Result<Self, ApiError> {
+    pub(super) fn recheck(self, api: &Api) -> Result<Self, ApiError> {
         let before = self.user.password.clone();
         let caller = self.with_rights_of_now(api)?;
         check_rank(&caller.user)?;
@@ -317,7 +317,7 @@ impl Caller {
 
     /// Refuses a caller who has other rights now than when its request was looked at.
     pub(super) fn check_unchanged(&self, api: &Api) -> Result<(), ApiError> {
-        let now = self.clone().anew(api)?;
+        let now = self.clone().recheck(api)?;
         if now.user == self.user {
             Ok(())
         } else {

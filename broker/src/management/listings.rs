@@ -114,14 +114,16 @@ impl Api {
             let text = listing.show(collected)?;
             user_memory::with_holding(text, holding)
         };
-        Ok(user_memory::json_response(self.aside(caller, work).await?))
+        Ok(user_memory::json_response(
+            self.run_in_slot(caller, work).await?,
+        ))
     }
 
     /// Does a caller's work on a thread of its own.
     ///
     /// # Errors
     /// Fails if the caller's permissions changed while it waited for a slot.
-    pub(super) async fn aside<T: Send + 'static>(
+    pub(super) async fn run_in_slot<T: Send + 'static>(
         &self,
         caller: &Caller,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -145,7 +147,7 @@ impl Api {
     }
 
     /// Responds with what `work` returns, as JSON.
-    pub(super) async fn work_out(
+    pub(super) async fn respond_with(
         &self,
         caller: &Caller,
         work: impl FnOnce() -> Result<Value, ApiError> + Send + 'static,
@@ -156,7 +158,9 @@ impl Api {
             let text = text.map_err(|error| ApiError::failed(error.to_string()))?;
             user_memory::with_holding(text, holding)
         };
-        Ok(user_memory::json_response(self.aside(caller, work).await?))
+        Ok(user_memory::json_response(
+            self.run_in_slot(caller, work).await?,
+        ))
     }
 }
 

@@ -199,7 +199,7 @@ impl CallerBody {
     ) -> Result<Self, ApiError> {
         let holding = api.holdings.of(&caller.name);
         let body = receive(body, limit, holding).await?;
-        let caller = caller.anew(api)?;
+        let caller = caller.recheck(api)?;
         Ok(Self { caller, body })
     }
 }

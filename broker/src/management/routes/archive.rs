@@ -92,7 +92,7 @@ async fn respond(
         user_memory::with_holding(text.into_bytes(), holding)
     };
     Ok(user_memory::json_response(
-        api.aside(&caller, asking).await?,
+        api.run_in_slot(&caller, asking).await?,
     ))
 }
 

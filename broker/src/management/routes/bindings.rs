@@ -323,7 +323,7 @@ async fn show(
         let binding = between.one(&key, holding)?;
         Ok(views::binding(between.vhost.name(), &binding))
     };
-    api.work_out(&caller, work).await
+    api.respond_with(&caller, work).await
 }
 
 #[derive(Default, Deserialize)]
@@ -353,7 +353,7 @@ async fn bind(
         source: &between.source,
         ..between.request(view)
     })?;
-    super::kept(&api, ticket).await?;
+    super::wait_until_durable(&api, ticket).await?;
     let location = location.unwrap_or(HeaderValue::from_static("~"));
     Ok((StatusCode::CREATED, [(header::LOCATION, location)]).into_response())
 }
@@ -374,8 +374,8 @@ async fn unbind(
         };
         Ok(between.vhost.unbind(&request)?)
     };
-    let ticket = api.aside(&caller, work).await?;
-    super::kept(&api, ticket).await?;
+    let ticket = api.run_in_slot(&caller, work).await?;
+    super::wait_until_durable(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -191,7 +191,7 @@ async fn show(
         let connection = find(&shared, &asker, &name)?;
         Ok(listing.narrow(views::connection(&shared, &connection)))
     };
-    api.work_out(&caller, work).await
+    api.respond_with(&caller, work).await
 }
 
 async fn close(
@@ -202,7 +202,7 @@ async fn close(
 ) -> Result<StatusCode, ApiError> {
     let (shared, asker) = (SharedApi::clone(&api), caller.clone());
     let looking = move || find(&shared, &asker, &name);
-    let connection = api.aside(&caller, looking).await?;
+    let connection = api.run_in_slot(&caller, looking).await?;
     // The tag `monitoring` shows the connections of others and does not close them, as in RabbitMQ.
     if !is_of_user(&connection, &caller.name) {
         caller.administers()?;
@@ -255,7 +255,7 @@ async fn channel(
         let found = connections.find_map(|connection| channel_of(&shared, &connection, &name));
         found.ok_or_else(ApiError::not_found)
     };
-    api.work_out(&caller, work).await
+    api.respond_with(&caller, work).await
 }
 
 /// The channel of a connection that has this name.

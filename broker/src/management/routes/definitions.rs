@@ -43,7 +43,9 @@ async fn export(State(api): State<SharedApi>, caller: Caller) -> Result<Response
         everything(&shared, &mut document)?;
         document.finish()
     };
-    Ok(user_memory::json_response(api.aside(&caller, work).await?))
+    Ok(user_memory::json_response(
+        api.run_in_slot(&caller, work).await?,
+    ))
 }
 
 /// A document as text: each line is written, and charged, before the next one is made. A tree of
@@ -155,7 +157,9 @@ async fn export_vhost(
         document.field("parameters", &own)?;
         document.finish()
     };
-    Ok(user_memory::json_response(api.aside(&caller, work).await?))
+    Ok(user_memory::json_response(
+        api.run_in_slot(&caller, work).await?,
+    ))
 }
 
 /// Whether each line says which vhost it belongs to.

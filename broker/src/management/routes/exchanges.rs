@@ -182,7 +182,7 @@ async fn declare(
     check_caller(&caller, vhost.name(), (&name, &declaration))?;
     let was_there = vhost.with_exchange(&name, |_| ()).is_some();
     let ticket = vhost.declare_exchange(&name, declaration)?;
-    super::kept(&api, ticket).await?;
+    super::wait_until_durable(&api, ticket).await?;
     Ok(super::made(was_there))
 }
 
@@ -213,6 +213,6 @@ async fn delete(
         ..DeleteCondition::default()
     };
     let ticket = vhost.delete_exchange(name, condition)?;
-    super::kept(&api, ticket).await?;
+    super::wait_until_durable(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use super::{Routes, kept};
+use super::{Routes, wait_until_durable};
 use crate::management::SharedApi;
 use crate::management::auth::Caller;
 use crate::management::refusal::ApiError;
@@ -105,7 +105,7 @@ impl Upload {
                 let form = Self::of_form(&parts.headers, sent.body, holding, copies);
                 Handle::current().block_on(form)
             };
-            api.aside(&sent.caller, reading).await?
+            api.run_in_slot(&sent.caller, reading).await?
         } else {
             Self {
                 document: sent.body,
@@ -193,8 +193,8 @@ async fn bring_in(
     let shared = SharedApi::clone(api);
     let asker = caller.clone();
     let work = move || carry_out(&shared, &caller, &document, into.as_deref());
-    let ticket = api.aside(&asker, work).await?;
-    kept(api, ticket).await
+    let ticket = api.run_in_slot(&asker, work).await?;
+    wait_until_durable(api, ticket).await
 }
 
 fn carry_out(

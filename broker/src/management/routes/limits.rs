@@ -75,7 +75,7 @@ async fn list(
         let line = |(name, quota)| json!({ field: name, "value": views::limits(quota) });
         Ok(seen.map(line).collect())
     };
-    api.work_out(caller, work).await
+    api.respond_with(caller, work).await
 }
 
 /// Which vhosts a caller gets the limits of.
@@ -117,7 +117,7 @@ async fn of_user(
 
 async fn parameters(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
     let (shared, is_seen) = (SharedApi::clone(&api), sees(caller.clone()));
-    api.work_out(&caller, move || Ok(as_parameters(&shared, is_seen)))
+    api.respond_with(&caller, move || Ok(as_parameters(&shared, is_seen)))
         .await
 }
 
@@ -210,7 +210,7 @@ async fn set(
     let limit: Limit = super::read(body)?;
     let quota = parse(scope, &[(name, limit.value)].into_iter().collect())?;
     let ticket = merge(api, (scope, of), &quota)?;
-    super::kept(api, ticket).await?;
+    super::wait_until_durable(api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -233,7 +233,7 @@ async fn free(
     if let Some(kind) = scope.kind(name) {
         let change = |quota: &mut Quota| quota.remove(kind);
         let ticket = api.broker.change_quota(scope, of, change)?;
-        super::kept(api, ticket).await?;
+        super::wait_until_durable(api, ticket).await?;
     }
     Ok(StatusCode::NO_CONTENT)
 }

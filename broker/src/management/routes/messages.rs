@@ -303,7 +303,7 @@ async fn peek(
         user_memory::with_holding(response, holding)
     };
     Ok(user_memory::json_response(
-        api.aside(&caller, looking).await?,
+        api.run_in_slot(&caller, looking).await?,
     ))
 }
 

@@ -72,7 +72,7 @@ async fn metrics(State(api): State<SharedApi>, caller: Caller) -> Result<Respons
         everything(&shared, &mut text)?;
         user_memory::with_holding(text.lines.into_bytes(), text.holding)
     };
-    let text = api.aside(&caller, work).await?;
+    let text = api.run_in_slot(&caller, work).await?;
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

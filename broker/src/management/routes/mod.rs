@@ -170,7 +170,7 @@ async fn in_own_words(response: Response) -> Response {
 }
 
 /// Waits until a change is on disk: nothing is said to be done that a crash could undo.
-pub(super) async fn kept(api: &Api, ticket: Ticket) -> Result<(), ApiError> {
+pub(super) async fn wait_until_durable(api: &Api, ticket: Ticket) -> Result<(), ApiError> {
     if api.broker.durable(ticket).await {
         Ok(())
     } else {

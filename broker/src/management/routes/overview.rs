@@ -43,7 +43,7 @@ async fn overview(
         shared.rates.observe(&shared.broker, Instant::now());
         Ok(listing.narrow(views::overview(&shared)))
     };
-    api.work_out(&caller, work).await
+    api.respond_with(&caller, work).await
 }
 
 async fn past(State(api): State<SharedApi>, _caller: Caller) -> Json<Value> {

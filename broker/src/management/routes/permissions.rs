@@ -58,7 +58,7 @@ async fn permissions_of(
         let user = users.get(&name).ok_or_else(ApiError::not_found)?;
         Ok(all_of(&name, user).collect())
     };
-    api.work_out(&caller, work).await
+    api.respond_with(&caller, work).await
 }
 
 fn all_of<'a>(name: &'a str, user: &'a User) -> impl Iterator<Item = Value> + 'a {
@@ -74,7 +74,7 @@ async fn permissions(State(api): State<SharedApi>, caller: Caller) -> Result<Res
         let each = users.iter().flat_map(|(name, user)| all_of(name, user));
         Ok(each.collect())
     };
-    api.work_out(&caller, work).await
+    api.respond_with(&caller, work).await
 }
 
 async fn permission(
@@ -146,7 +146,7 @@ async fn allow(
     let growth = permission_growth(&api, &name, &vhost, &permissions);
     check_access_room(growth, || format!("let user '{name}' into vhost '{vhost}'"))?;
     let ticket = permit(&api, &caller, (&name, &vhost), permissions)?;
-    super::kept(&api, ticket).await?;
+    super::wait_until_durable(&api, ticket).await?;
     Ok(super::made(was_there))
 }
 
@@ -165,7 +165,7 @@ async fn forbid(
         forget(&api, &[gone])
     };
     revocation::restrict(&api.broker, &name, &vhost);
-    super::kept(&api, ticket?).await?;
+    super::wait_until_durable(&api, ticket?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -127,7 +127,8 @@ async fn publish(
         publish.route(&body)?
     } else {
         // Parsing and handing it out may take too long for a thread that serves.
-        api.aside(&caller, move || publish.route(&body)).await?
+        api.run_in_slot(&caller, move || publish.route(&body))
+            .await?
     };
     Ok(Json(json!({ "routed": routed })))
 }

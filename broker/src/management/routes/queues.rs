@@ -114,7 +114,9 @@ async fn show(
         let text = listing.show_with(shown, details, &mut holding)?;
         user_memory::with_holding(text, holding)
     };
-    Ok(user_memory::json_response(api.aside(&caller, work).await?))
+    Ok(user_memory::json_response(
+        api.run_in_slot(&caller, work).await?,
+    ))
 }
 
 /// What a queue is to be; also a line of the definitions. As at RabbitMQ, it is transient unless
@@ -183,7 +185,7 @@ async fn declare(
         api.broker.end(effects);
         declared?.ticket
     };
-    super::kept(&api, ticket).await?;
+    super::wait_until_durable(&api, ticket).await?;
     Ok(super::made(was_there))
 }
 
@@ -216,7 +218,7 @@ async fn delete(
         api.broker.end(effects);
         removed?.1
     };
-    super::kept(&api, ticket).await?;
+    super::wait_until_durable(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -235,7 +237,7 @@ async fn purge(
         purged
     };
     let (_, ticket) = purged.map_err(Fault::from)?;
-    super::kept(&api, ticket).await?;
+    super::wait_until_durable(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

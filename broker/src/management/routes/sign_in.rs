@@ -155,7 +155,7 @@ async fn complete_sign_in(
         let life = sign_ins.life().as_secs();
         (set_cookie(api, &opened.cookie, life), opened.key, ticket)
     };
-    super::kept(api, ticket).await?;
+    super::wait_until_durable(api, ticket).await?;
     api.open_or_close_tap();
     let signed_in = json!({ "name": &*user, "key": key });
     Ok(([(header::SET_COOKIE, cookie)], Json(signed_in)).into_response())
@@ -203,7 +203,7 @@ async fn sign_out(
     // A tap that was opened with this sign-in ends too.
     api.broker.permissions_changed();
     api.open_or_close_tap();
-    super::kept(&api, ended?).await?;
+    super::wait_until_durable(&api, ended?).await?;
     let no_cookie = [(header::SET_COOKIE, set_cookie(&api, "", 0))];
     Ok((StatusCode::NO_CONTENT, no_cookie).into_response())
 }

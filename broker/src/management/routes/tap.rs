@@ -56,7 +56,7 @@ async fn listen(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let changes = api.broker.access_changes.subscribe();
     // As of after the subscription: no change is missed.
-    let caller = caller.anew(&api)?;
+    let caller = caller.recheck(&api)?;
     caller.monitors()?;
     let listener = api.broker.tap.listen(&caller.name).map_err(|error| {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string())
@@ -102,7 +102,7 @@ impl TapStream {
     /// The caller as it is now; `None` when it may listen no more.
     fn look_again(&mut self) -> Option<()> {
         self.changes.borrow_and_update();
-        let caller = self.caller.clone().anew(&self.api).ok()?;
+        let caller = self.caller.clone().recheck(&self.api).ok()?;
         caller.monitors().ok()?;
         self.caller = caller;
         Some(())

@@ -94,7 +94,7 @@ async fn without(State(api): State<SharedApi>, caller: Caller) -> Result<Respons
             .map(|(name, user)| views::user(&shared, name, user))
             .collect())
     };
-    api.work_out(&caller, work).await
+    api.respond_with(&caller, work).await
 }
 
 async fn show(
@@ -333,7 +333,7 @@ async fn make(
     check_access_room(user.growth(&api), || format!("make user '{name}'"))?;
     let (was_there, ticket) = put(&api, &caller, user)?;
     let limited = limits::merge(&api, (QuotaScope::User, &name), &quota)?;
-    super::kept(&api, ticket.max(limited)).await?;
+    super::wait_until_durable(&api, ticket.max(limited)).await?;
     Ok(super::made(was_there))
 }
 
@@ -361,7 +361,7 @@ async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> 
     };
     api.sign_out_everywhere(name);
     revocation::end_connections(&api.broker, name, RevokedLogin::Deleted);
-    super::kept(api, ticket?).await
+    super::wait_until_durable(api, ticket?).await
 }
 
 async fn delete(

@@ -89,7 +89,7 @@ async fn show(
         shared.rates.observe(&shared.broker, Instant::now());
         Ok(views::vhost(&shared, &vhost))
     };
-    api.work_out(&caller, work).await
+    api.respond_with(&caller, work).await
 }
 
 /// What is said of a vhost; also a part of a line of the definitions.
@@ -193,7 +193,7 @@ async fn make(
     let wanted: VhostRequest = super::read_or_default(&body)?;
     let was_there = api.broker.vhost(&name).is_some();
     let ticket = put(&api, &caller, &name, wanted.labels()?)?;
-    super::kept(&api, ticket).await?;
+    super::wait_until_durable(&api, ticket).await?;
     Ok(super::made(was_there))
 }
 
@@ -208,7 +208,7 @@ async fn delete(
         return Err(ApiError::bad("the vhost '/' always exists"));
     }
     let ticket = api.broker.remove_vhost(&name)?;
-    super::kept(&api, ticket).await?;
+    super::wait_until_durable(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -237,7 +237,7 @@ async fn permissions(
         };
         Ok(users.iter().filter_map(of).collect())
     };
-    api.work_out(&caller, work).await
+    api.respond_with(&caller, work).await
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ impl ImportPlan<'_> {
         match self.into {
             Some(_) => self.caller.check_unchanged(self.api),
             // A vhost that the document makes changes the rights of its maker.
-            None => self.caller.clone().anew(self.api)?.administers(),
+            None => self.caller.clone().recheck(self.api)?.administers(),
         }
     }
 
