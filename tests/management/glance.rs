@@ -79,7 +79,8 @@ fn who_needs_a_person_and_what_to_do_is_said_at_the_top_and_on_each_card() {
     let Some((browser, _peer, _attached)) = seven_sessions(&server) else {
         return;
     };
-    let todo = "backend, frontend need you\u{a0}· api is stuck\u{a0}· docs waits to be opened";
+    let todo = "backend, frontend need you\u{a0}· api is stuck\u{a0}· \
+                docs is closed, messages wait";
     browser.until(&format!(
         "document.getElementById('todo').innerText === {}",
         json!(todo)
@@ -170,7 +171,8 @@ fn on_a_phone_all_that_is_to_be_done_stands_on_the_first_screen() {
     });
     let end = "document.getElementById('todo').getBoundingClientRect().bottom";
     browser.until(&format!("{end} < 250"));
-    browser.until("document.getElementById('todo').innerText.includes('docs waits to be opened')");
+    let todo = "document.getElementById('todo').innerText";
+    browser.until(&format!("{todo}.includes('docs is closed, messages wait')"));
 }
 
 #[test]
@@ -191,7 +193,7 @@ fn where_nobody_is_needed_the_page_says_so() {
     browser.until(&format!("{todo} === 'No session needs you.'"));
     assert_eq!(browser.value("document.title"), "cbroker");
     announce(&peer, "backend", ("draft", Some("draft")), 2, 1);
-    browser.until(&format!("{todo} === 'backend keeps messages back'"));
+    browser.until(&format!("{todo} === 'backend holds messages'"));
     let how = card("backend", ".how:not([hidden])");
     browser.until(&format!(
         "{how}.trim() === 'Send or clear the draft in its terminal.'"

@@ -279,7 +279,7 @@ fn a_dead_letter_is_read_and_sent_again_or_dropped_on_the_page() {
     browser.click(&format!("{} .acts button:first-child", letter(&half)));
     let sure = "document.getElementById('sure-text').textContent";
     browser.until(&format!("{sure}.includes('does not confirm who wrote it')"));
-    browser.until("document.getElementById('sure-go').textContent === 'Send it as mine'");
+    browser.until("document.getElementById('sure-go').textContent === 'Send in my name'");
     browser.click("#sure-go");
     let line = session.wait_for_submission("half a message");
     assert!(line.contains(" from=cli "), "{line}");

@@ -110,7 +110,7 @@ export function facts(overview, node) {
   const ringing = [];
   if (node.store_stopped)
     ringing.push(
-      "The store has failed: nothing is kept any more. Look at the broker's log, then restart it.",
+      "The store has failed: nothing is saved any more. Read the broker's log, then restart it.",
     );
   if (node.mem_alarm) ringing.push("Memory is above its limit: publishers wait.");
   if (node.disk_free_alarm) ringing.push("The disk is full: publishers wait.");

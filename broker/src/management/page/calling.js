@@ -5,7 +5,7 @@ import { $, plain, toast } from "./dom.js";
 let calling = new Set();
 
 /**
- * Says in the title how many sessions need somebody, and tells of new ones where that is wanted.
+ * Shows in the title how many sessions need a person, and notifies of new ones if that is on.
  */
 export function call(sessions) {
   document.title = sessions.length ? `(${sessions.length}) cbroker` : "cbroker";
@@ -21,11 +21,11 @@ export function call(sessions) {
 $("notify").addEventListener("click", async () => {
   const isOn = localStorage.getItem("notify") === "yes";
   if (!isOn && (await window.Notification?.requestPermission()) !== "granted")
-    return toast("The browser allows no notifications from this page.");
+    return toast("The browser does not allow notifications from this page.");
   localStorage.setItem("notify", isOn ? "no" : "yes");
   toast(
     isOn
-      ? "No notifications any more."
-      : "While this page is in the background, a notification tells when a session needs you.",
+      ? "Notifications are off."
+      : "You get a notification when a session needs you while this page is in the background.",
   );
 });

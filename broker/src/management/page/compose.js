@@ -87,7 +87,7 @@ async function recipients(text, from, groupBindings) {
     if (!members.length) throw new Error(`Nobody else is in the group @${group}.`);
     for (const { destination } of members) names.add(destination);
   }
-  if (!names.size) throw new Error("To whom?");
+  if (!names.size) throw new Error("Enter a recipient.");
   return [...names];
 }
 
@@ -122,8 +122,8 @@ async function send(model, { id, from, to, message }, answered) {
   if (sent.routed) return;
   const agreed = await sure({
     title: `${to} is a new name`,
-    text: "No session has had it yet. The message waits until one opens under it.",
-    go: "Send all the same",
+    text: "No session has used it yet. The message waits until one opens with this name.",
+    go: "Send anyway",
     act: () => make(to),
   });
   if (!agreed) throw new Error("Not sent.");

@@ -1,10 +1,10 @@
-// Questions to sessions: how they are, what they hold, to pause and to go on. Their answers go to a
-// queue that does not exist; the tap shows them on their way.
+// Requests to sessions: their state, what they hold, pause and resume. The answers go to a queue
+// that does not exist; the page sees them in the tap.
 
 import { ask } from "./dom.js";
 import { LISTENING, PRESENCE } from "./names.js";
 
-/** Resolves once the question is published. */
+/** Resolves once the request is published. */
 export async function question(model, body) {
   const properties = { content_type: "application/json", reply_to: LISTENING, user_id: model.user };
   const order = {
@@ -18,13 +18,15 @@ export async function question(model, body) {
 
 const of = (name) => ({ scope: { name } });
 
-/** Asks every session to say how it is. */
+/** Asks every session for its state. */
 export const who = (model) => question(model, { kind: "who" });
-/** Messages wait in the session until it goes on. */
+/** Holds messages in the session until it is resumed. */
 export const pause = (model, name) => question(model, { kind: "pause", ...of(name) });
 export const resume = (model, name) => question(model, { kind: "resume", ...of(name) });
 /** Asks for the texts that a session holds; they stay there. */
 export const lookInto = (model, name) =>
   question(model, { kind: "inbox", ...of(name), take: false });
-/** What the session holds counts as read, and its agent does not get it. */
+/**
+ * Takes the messages that the session holds: they count as read, and its agent does not get them.
+ */
 export const take = (model, name) => question(model, { kind: "inbox", ...of(name), take: true });

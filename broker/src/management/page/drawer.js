@@ -1,4 +1,4 @@
-// The drawer: one session or queue, what may be done with it, and all that waits in it, a page at a
+// The drawer: one session or queue, its actions, and all messages that wait in it, a page at a
 // time.
 
 import * as control from "./control.js";
@@ -9,7 +9,7 @@ import { standing as standingOf } from "./standing.js";
 import * as views from "./views.js";
 
 const PAGE = 100;
-/** So many bytes of each body. */
+/** The number of bytes of each body that are asked for. */
 const TRUNCATE = 4096;
 
 /**
@@ -21,9 +21,9 @@ export function drawer(model, page) {
 
   function open(vhost, name, isSession) {
     const path = `/api/queues/${part(vhost)}/${part(name)}`;
-    const rest = el("div", { className: "rest" }, el("p", { className: "muted" }, "Looking …"));
-    // The pages to the one that is shown: what each comes after, and how many messages lie before
-    // it.
+    const rest = el("div", { className: "rest" }, el("p", { className: "muted" }, "Loading …"));
+    // The pages up to the one that is shown: the cursor that each begins after, and the number of
+    // messages before it.
     opened = { vhost, name, isSession, path, rest, trail: [{ after: "", before: 0 }] };
     // Payloads that were opened, by their cursors.
     opened.whole = new Map();
@@ -57,7 +57,7 @@ export function drawer(model, page) {
     }
     const shown = found
       ? inside(here, found[1], found[0].messages_ready)
-      : [el("p", { className: "muted" }, "It has no queue (any more).")];
+      : [el("p", { className: "muted" }, "This queue does not exist (any more).")];
     const session = here.isSession && model.sessions.get(here.name);
     if (session) views.offer($("look-body"), standingOf(session));
     const text = shown.map((child) => child.textContent).join("\n");
@@ -125,18 +125,18 @@ export function drawer(model, page) {
   }
 
   const purgeWarning = ({ waiting, held }) =>
-    `This drops ${waiting} for good.` +
-    (held ? ` ${messages(held)}, held by consumers, will stay.` : "");
+    `This deletes ${waiting} for good.` +
+    (held ? ` ${messages(held)} that consumers hold will stay.` : "");
 
   function deleteWarning({ waiting, held, isAttached }) {
     const also = held ? `, and ${messages(held)} that consumers hold` : "";
     const open = isAttached
       ? " A session is attached: it gets nothing more under this name until it attaches again."
       : "";
-    return `The queue goes for good with ${waiting}${also}.${open}`;
+    return `This deletes the queue with ${waiting}${also} for good.${open}`;
   }
 
-  /** What the session holds, readable, and how to have it read here. */
+  /** The messages that the session holds, and the button that takes them. */
   function heldSection(session, standing) {
     const { messages: kept, isAll } = model.held(session, standing.presences);
     if (!standing.held) return [];
@@ -176,11 +176,11 @@ export function drawer(model, page) {
         : el(
             "p",
             { className: "muted" },
-            "More is held than can be shown here: ",
+            "It holds more than can be shown here: ",
             el("code", {}, `cbroker inbox ${session.name}`),
           );
     const text =
-      "What is shown here counts as read: its senders are told so, and the agent does not get it.";
+      "They count as read: their senders get a receipt, and the agent does not get them.";
     const take = rest
       ? ""
       : el(
@@ -210,7 +210,7 @@ export function drawer(model, page) {
     ];
   }
 
-  /** What the session refused. */
+  /** The dead letters of the session. */
   function deadSection({ name }) {
     const dead = model.dead.filter(({ queue }) => queue === name);
     if (!dead.length) return [];
@@ -233,7 +233,7 @@ export function drawer(model, page) {
     if (session && isFirst) shown.push(...heldSection(session, standing), ...deadSection(here));
     const title = waiting.length
       ? `Waiting, oldest first (${number(Math.max(ready, waiting.length))})`
-      : "Nothing waits";
+      : "No messages wait";
     const turns =
       isFirst && waiting.length >= ready
         ? [[], []]
@@ -256,7 +256,7 @@ export function drawer(model, page) {
         ...said.map((item) => withState(views.message(model, item, page), item)),
       );
       shown.push(
-        el("section", {}, el("h3", {}, said.length ? "Lately" : "Nothing said yet"), list),
+        el("section", {}, el("h3", {}, said.length ? "Recent messages" : "No messages yet"), list),
       );
     }
     return shown;
@@ -268,7 +268,7 @@ export function drawer(model, page) {
     const after = place ? waiting[place - 1].cursor : here.trail.at(-1).after;
     const path = `${here.path}/peek?count=1${after && `&after=${after}`}`;
     const [found] = await ask("GET", path).catch(() => []);
-    if (found?.cursor !== cursor) return toast("It does not wait here any more.");
+    if (found?.cursor !== cursor) return toast("This message is not in the queue any more.");
     here.whole.set(cursor, found.payload);
     redraw();
   }
@@ -312,7 +312,9 @@ export function drawer(model, page) {
 
 const messages = (count) => (count === 1 ? "1 message" : `${number(count)} messages`);
 
-/** An envelope is shown by its text, anything else as it is; `whole` has those that were opened. */
+/**
+ * Shows an envelope by its text, anything else as it is. `whole` has the payloads that were opened.
+ */
 const plain = (whole) => (message) => {
   const isText = message.payload_encoding === "string";
   const payload = whole.get(message.cursor) ?? message.payload;

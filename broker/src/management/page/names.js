@@ -1,4 +1,4 @@
-// Names: of what the page shows on the broker, of sessions, and of messages. No DOM.
+// Names of exchanges, sessions and messages. Uses no DOM.
 
 /** The vhost that this page shows. */
 export const VHOST = "/";
@@ -6,7 +6,7 @@ export const EXCHANGE = "claudeBroker";
 export const PRESENCE = "claudeBroker.presence";
 /** A member's queue is bound to it by the name of the group. */
 export const GROUPS = "claudeBroker.groups";
-/** Answers to our question go nowhere; the tap shows them on their way. */
+/** Answers to our requests go to this name, which is no queue; the page sees them in the tap. */
 export const LISTENING = "amq.gen-cbroker-page";
 /** A name as the command line writes it. */
 export const NAME = /^[a-z][a-zA-Z0-9]{0,63}$/;
@@ -15,8 +15,8 @@ export const WRAP = /^[0-9A-Za-z]{1,64}$/;
 const ASKING = /^ask[0-9A-HJKMNP-TV-Z]{26}$/;
 
 /**
- * `my-backend`, `my_backend` and `My Backend` are `myBackend`, as on the command line. Fails where
- * it is no name.
+ * Makes `myBackend` of `my-backend`, `my_backend` and `My Backend`, as the command line does.
+ * Throws if the result is not a name.
  */
 export function sessionName(text) {
   const parts = text.split(/[-_\s]+/u).filter(Boolean);
@@ -42,7 +42,7 @@ export const isSession = (name) => NAME.test(name) && !ASKING.test(name);
 export const isOfSession = ({ destination_type: kind, destination, routing_key: key }) =>
   kind === "queue" && key === destination && isSession(destination);
 
-/** Whether brokers or commands made a queue for themselves. */
+/** Whether a broker or a command made the queue for its own use. */
 export const isInternal = (name) => name.startsWith("amq.") || ASKING.test(name);
 
 /** A new ULID. */

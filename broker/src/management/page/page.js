@@ -1,4 +1,4 @@
-// The page: the live stream, the rounds of asking, and what keys and buttons do.
+// The page: the live stream, the periodic requests, and what keys and buttons do.
 
 import * as broker from "./broker.js";
 import { call } from "./calling.js";
@@ -39,7 +39,7 @@ const ended = new AbortController();
 let rounds = [];
 
 function begin(user) {
-  // Signed in anew: nothing stays of what the user before saw.
+  // After a new sign-in the page is loaded again, so that nothing of the last user stays.
   if (ended.signal.aborted) return location.reload();
   $("sign-in").hidden = true;
   $("app").hidden = false;
@@ -100,7 +100,7 @@ function open() {
 
 function lost() {
   stream = "lost";
-  // A round that failed says more.
+  // A failed request has already shown a more precise reason.
   if ($("gone").hidden) stale("reconnecting");
 }
 
@@ -113,7 +113,7 @@ function hear(kind, data) {
   let changed = false;
   const lines = JSON.parse(data);
   for (const line of lines) changed = model.seen(line) || changed;
-  // The history says what for.
+  // The history has the reason.
   if (lines.some(({ what }) => what === "taken")) setTimeout(lookBack, 300);
   if (lines.length)
     model.skew =
@@ -127,21 +127,21 @@ function hear(kind, data) {
   redraw();
 }
 
-/** Asks every session to say how it is. */
+/** Asks every session for its state. */
 async function who() {
   if (await isThere(PRESENCE).catch(() => false)) await control.who(model).catch(() => {});
 }
 
-/** Gives an order to the sessions of a name. */
+/** Sends a request to the sessions of a name. */
 function tell(order, name) {
   order(model, name).catch((error) => toast(error.message));
 }
 
 const askHeldSoon = soon(askHeld, 300);
-/** What each session was last seen to hold, by its name. */
+/** What each session held when it was last asked, by its name. */
 const known = new Map();
 
-/** Asks the sessions that hold something new for its text. */
+/** Asks the sessions that hold new messages for their texts. */
 function askHeld() {
   for (const session of model.sessions.values()) {
     const holding = [...session.presences.values()].filter((presence) => presence.held > 0);
@@ -174,9 +174,9 @@ const TROUBLES = {
   refused: "The broker refused to answer.",
 };
 
-/** What is shown is old from here on, by one of the `TROUBLES`. */
+/** Marks what is shown as outdated, for the reason `why`, a key of `TROUBLES`. */
 function stale(why) {
-  const then = `This is how it was at ${when(heard)}; the page asks again by itself.`;
+  const then = `The page shows the state of ${when(heard)} and tries again.`;
   if ($("gone").hidden || $("live").textContent !== why) say($("gone"), `${TROUBLES[why]} ${then}`);
   $("live").className = "live off";
   say($("live"), why);
@@ -221,8 +221,8 @@ const isSignedOut = () =>
 const COLUMNS = "name,vhost,messages,messages_ready,messages_unacknowledged,consumers";
 
 /**
- * Whether an exchange is there; asking for one that is not would stand in the browser's console as
- * an error.
+ * Whether an exchange exists. It is looked up in the list, because a request for one that does not
+ * exist would be an error in the browser's console.
  */
 const found = new Set();
 async function isThere(exchange) {
@@ -243,7 +243,7 @@ async function askSessions() {
   const changed = mine.filter(
     (queue) => queue.messages_ready > 0 && queue.messages !== peeked(queue)?.messages,
   );
-  // A few at once, those first that were looked at longest ago.
+  // A few at a time, those first that were peeked at longest ago.
   changed.sort((one, two) => (peeked(one)?.at ?? 0) - (peeked(two)?.at ?? 0));
   for (const queue of changed.slice(0, 20)) {
     model.session(queue.name).peeked = { messages: queue.messages, at: Date.now() };
@@ -306,7 +306,7 @@ async function askBroker() {
 
 let lookingBack = false;
 
-/** Asks for what the machine's files have that is new. */
+/** Asks for what is new in the files on disk. */
 async function lookBack() {
   if (lookingBack || document.hidden) return;
   lookingBack = true;
@@ -328,10 +328,10 @@ async function lookBack() {
   }
 }
 
-/** Shows a long message whole, also where it went by long ago. */
+/** Shows the whole text of a long message, also of an old one. */
 async function whole(item) {
   const text = await wholeText(model, item).catch(() => undefined);
-  if (text === undefined) return toast("Nobody has the whole text any more.");
+  if (text === undefined) return toast("The whole text is not available any more.");
   model.widen(item, text);
   drawTalk();
   redraw();
@@ -365,7 +365,7 @@ $("tabs").addEventListener("keydown", (event) => {
   $(`tab-${next}`).focus();
 });
 
-/** The id whose conversation alone is shown. */
+/** The id of the message whose thread alone is shown. */
 let threadOf;
 const query = () => ({
   text: $("talk-search").value,

@@ -1,13 +1,13 @@
-// What the broker's machine keeps on disk: the conversation before this page was opened, long texts
-// whole, and the dead letters. Only the broker's own user gets it.
+// What is kept on the disk of the broker's machine: messages from before this page was opened, long
+// texts in full, and dead letters. Only the broker's own user gets it.
 
 import { ask, el, part, say, toast, when } from "./dom.js";
 import { VHOST } from "./names.js";
 
-/** Messages of one queue that are looked through for a whole text. */
+/** The number of messages of one queue that are searched for a whole text. */
 const LOOKED_AT = 1000;
 
-/** Asks for what is new in the history; true when something was. */
+/** Asks for new entries of the history. Resolves to true if there were any. */
 export async function askConversation(model) {
   if (!model.hasArchive) return false;
   const known = model.toldVersion ? `?known=${part(model.toldVersion)}` : "";
@@ -17,10 +17,10 @@ export async function askConversation(model) {
   return true;
 }
 
-/** The whole text of a message that was shown cut; undefined where nobody has it any more. */
+/** The whole text of a message that is shown cut; undefined if it is not available any more. */
 export async function wholeText(model, item) {
   const begins = (text) => text.startsWith(item.text.slice(0, -1));
-  // Others can use its id, sender and beginning again.
+  // Another publisher can reuse its id, its sender and its first characters.
   const isItsPublishers = ({ user_id: user, headers }) => {
     const vouched = headers?.["x-death"] ? undefined : user;
     const isOwn = vouched === model.user;
@@ -58,8 +58,8 @@ function parse(text) {
 }
 
 /**
- * Asks how closed sessions with messages were opened last; true when one is known now. Each is
- * asked for once while it is closed.
+ * Asks for the commands that open closed sessions with waiting messages, once for each session
+ * while it is closed. Resolves to true if it asked.
  */
 export async function askOpenings(model) {
   const closed = model.waitToBeOpened().filter(({ opening }) => opening === undefined);
@@ -71,7 +71,7 @@ export async function askOpenings(model) {
   return true;
 }
 
-/** Asks for the dead letters; true when there are others than before. */
+/** Asks for the dead letters. Resolves to true if they differ from those known before. */
 export async function askDead(model) {
   if (!model.hasArchive) return false;
   const { letters, older } = await ask("GET", "/api/dead-letters");
@@ -81,7 +81,7 @@ export async function askDead(model) {
   return true;
 }
 
-/** Dead letters, the latest first; `page` is what leads out of them: sure, changed. */
+/** The list of dead letters, the latest first. It calls `sure` and `changed` of `page`. */
 export function letters(list, page) {
   return el("ol", { className: "talk" }, ...[...list].reverse().map((one) => letter(one, page)));
 }
@@ -94,14 +94,15 @@ function letter(one, page) {
     say(text, shown(await ask("GET", path)));
     event.target.remove();
   };
-  const again =
-    "It goes as a message of its own, with a new id and with the fields that it lacked.";
+  const again = "It is sent as a new message with a new id. Missing fields are filled in.";
   const sendAgain = {
-    title: `Send ${one.is_own ? "it" : "what another user may have written"} to ${one.queue}?`,
+    title: one.is_own
+      ? `Send it to ${one.queue} again?`
+      : `Send to ${one.queue} what another user may have written?`,
     text: one.is_own
       ? again
-      : `The broker does not confirm who wrote it${claimed(one)}. ${again} It counts as yours.`,
-    go: one.is_own ? "Send again" : "Send it as mine",
+      : `The broker does not confirm who wrote it${claimed(one)}. ${again} You become its sender.`,
+    go: one.is_own ? "Send again" : "Send in my name",
     act: async () => {
       const { id } = await ask("POST", `${path}/resend${one.is_own ? "" : "?yes=true"}`);
       toast(`Sent as …${id.slice(-6)}.`);
@@ -109,14 +110,14 @@ function letter(one, page) {
   };
   const drop = {
     title: "Drop this dead letter?",
-    text: `What ${one.queue} refused is gone for good then.`,
+    text: `This deletes the message that ${one.queue} refused.`,
     go: "Drop",
     act: () => ask("DELETE", path),
   };
   const after = (question) => async () => {
     if (await page.sure(question)) page.changed();
   };
-  const size = one.cut_from ? `the beginning of ${one.cut_from} bytes` : "";
+  const size = one.cut_from ? `the first part of ${one.cut_from} bytes` : "";
   return el(
     "li",
     { className: "message is-refused", data: { dead: one.id } },
@@ -143,13 +144,13 @@ function letter(one, page) {
   );
 }
 
-/** Whom a dead letter names as its sender, in words. */
+/** The sender that a dead letter names, in words. */
 function claimed({ raw, encoding, is_excerpt: isExcerpt }) {
   const { from } = encoding || isExcerpt ? {} : parse(raw);
-  return typeof from === "string" ? `, though it says “${from.slice(0, 64)}”` : "";
+  return typeof from === "string" ? `; it names “${from.slice(0, 64)}” as its sender` : "";
 }
 
-/** An envelope's text where there is one, else the body as it came. */
+/** The text of an envelope; of any other body, the body itself. */
 function shown({ raw, encoding, is_excerpt: isExcerpt }) {
   const found = encoding || isExcerpt ? {} : parse(raw);
   const text = typeof found.message === "string" ? found.message : raw;

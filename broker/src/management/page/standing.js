@@ -1,11 +1,11 @@
-// What a session does, and what it needs of its person. No DOM.
+// What a session does, and what it needs from a person. Uses no DOM.
 //
-// Two wraps of one name share its queue, and are two sessions to their person: each has a row of
-// its own, as in `cbroker list`.
+// Two wraps of one name share its queue, but are two sessions for a person: each has a row of its
+// own, as in `cbroker list`.
 
 import { isText } from "./envelope.js";
 
-/** The states in which wraps are shown, most urgent first: how they are coloured, and named. */
+/** The states of a wrap, most urgent first: the colour and the label of each. */
 const SHOWN = {
   stuck: ["held", "Stuck"],
   "needs-you": ["held", "Needs you"],
@@ -23,15 +23,17 @@ const heldBy = (presences) =>
   presences.reduce((sum, presence) => sum + (Number(presence.held) || 0), 0);
 
 /**
- * What the open wraps of a session said last. A wrap that was killed said no goodbye; each open one
- * consumes from the queue, so of more than that those who were heard last are there.
+ * The last announcements of the open wraps of a session. A killed wrap does not announce its end.
+ * Each open one consumes from the queue, so as many as there are consumers count, the latest first.
  */
 function open({ presences, queue }) {
   const said = [...presences.values()];
   return queue ? said.slice(Math.max(0, said.length - (queue.consumers ?? 0))) : said;
 }
 
-/** What these wraps of a session do, in one word, and why; all open ones where none are named. */
+/**
+ * The state of these wraps of a session in one word, and the reason; by default of all open ones.
+ */
 export function standing(session, wraps = open(session)) {
   const presences = [...wraps].sort((one, two) => urgency(one) - urgency(two));
   if (session.queue && !session.queue.consumers)
@@ -62,8 +64,8 @@ export function waitsToBeOpened(session) {
 }
 
 /**
- * What a session needs of its person: `asks`, `stuck`, `open`, or `keeps` where messages wait for
- * what only the person does; undefined where it is nothing.
+ * What a session needs from a person: `asks`, `stuck`, `open`, or `keeps` if it holds messages
+ * until the person does something; undefined for nothing.
  */
 function need(session, { state, label, held }) {
   if (state === "held") return label === "Stuck" ? "stuck" : "asks";
@@ -71,13 +73,15 @@ function need(session, { state, label, held }) {
   return held && ["draft", "paused", "notify"].includes(state) ? "keeps" : undefined;
 }
 
-/** Those that need their person first, then those for which messages wait, the closed ones last. */
+/**
+ * Sessions that ask or are stuck first, then those with messages that wait, the closed ones last.
+ */
 function rank({ need, standing }) {
   if (need) return need === "asks" || need === "stuck" ? 0 : 1;
   return standing.state === "closed" ? 3 : 2;
 }
 
-/** The rows of a session; `key` is its name, and for each further wrap of the name another one. */
+/** The rows of a session. `key` is its name; further wraps of the name get other keys. */
 function rowsOf(session) {
   const wraps = open(session).sort((one, two) => (one.session < two.session ? -1 : 1));
   const shares = wraps.length > 1 ? wraps.map((wrap) => [wrap]) : [wraps];
@@ -95,7 +99,7 @@ function rowsOf(session) {
   });
 }
 
-/** A row for each session, and one for each wrap where several have one name. */
+/** A row for each session; one for each wrap if several have the same name. */
 export function rows(sessions) {
   return [...sessions]
     .flatMap(rowsOf)

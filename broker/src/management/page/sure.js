@@ -1,8 +1,8 @@
-// Asks a person before something is done that cannot be undone.
+// Asks for confirmation before an action that cannot be undone.
 
 import { $, say } from "./dom.js";
 
-/** Does `act` where the person agrees, and shows why it fails. Resolves to whether it was done. */
+/** Does `act` if the person confirms, and shows why it fails. Resolves to whether it was done. */
 export function sure({ title, text, go, act }) {
   say($("sure-title"), title);
   say($("sure-text"), text);
@@ -10,7 +10,7 @@ export function sure({ title, text, go, act }) {
   say($("sure-go"), go);
   const box = $("sure");
   box.showModal();
-  // A key that was on its way confirms nothing.
+  // The button to cancel gets the focus, so that a key that was already pressed confirms nothing.
   box.querySelector("[data-close]").focus();
   return new Promise((resolve) => {
     let done = false;

@@ -16,19 +16,19 @@ const peer = (name) => {
 
 /** Held messages on a card; the drawer shows all. */
 const ON_CARD = 2;
-/** So many sessions of a kind are named at the top. */
+/** The number of sessions of a kind that are named at the top. */
 const NAMED = 3;
-/** What is said of the sessions that need something: of one, of several, and how it is coloured. */
+/** The words for sessions that need something: for one, for several, and their colour. */
 const NEEDS = {
   asks: ["needs you", "need you", "held"],
   stuck: ["is stuck", "are stuck", "held"],
-  open: ["waits to be opened", "wait to be opened", "waiting"],
-  keeps: ["keeps messages back", "keep messages back", "waiting"],
+  open: ["is closed, messages wait", "are closed, messages wait", "waiting"],
+  keeps: ["holds messages", "hold messages", "waiting"],
 };
 
 /**
- * Draws the cards; returns the sessions that need somebody, and why. Sessions of one name have a
- * card each. They share its queue, and are paused and asked together.
+ * Draws the cards. Returns the sessions that need a person, and why. Sessions of one name have a
+ * card each; they share the queue, and are paused and asked together.
  */
 export function sessions(model, acts) {
   const list = rows(model.sessions.values());
@@ -51,7 +51,7 @@ export function sessions(model, acts) {
   return calling;
 }
 
-/** Says at the top, in one line, which sessions need something of their person. */
+/** Shows at the top, in one line, which sessions need something from a person. */
 function todo(list) {
   const names = { asks: new Set(), stuck: new Set(), open: new Set(), keeps: new Set() };
   for (const { name, need } of list) names[need]?.add(name);
@@ -77,7 +77,7 @@ function todo(list) {
   line.replaceChildren(...(parts.length ? said : ["No session needs you."]));
 }
 
-/** What its person can do, and the command where there is one. */
+/** What the person can do, and the command for it if there is one. */
 function advice({ name, session, need, standing }) {
   if (need === "open") return ["Open it: ", session.opening || `cbroker --name ${name} <agent>`];
   if (need === "asks")
@@ -126,11 +126,11 @@ export function offer(parent, standing) {
   parent.querySelector(".resume").hidden = !isAttached || standing.state !== "paused";
 }
 
-/** What stands around a text that is typed. Names and ids in the head have no brackets. */
+/** The frame around a text that is typed. Names and ids in its head have no brackets. */
 const FRAME = /^\[cbroker peer message [^\]]*\] | \[end\]$/g;
 
 /**
- * The text of a held message: as it was sent where that went by here, else as it would be typed.
+ * The text of a held message: as it was sent if this page saw it, else as it would be typed.
  */
 export function heldText(model, session, message) {
   const whole = sent(model, session, message).find((item) => !item.cut);
@@ -138,13 +138,13 @@ export function heldText(model, session, message) {
 }
 
 /**
- * A message that a session holds as it was sent, where that went by here. Others can use its id for
- * another session.
+ * A message that a session holds, as it was sent, if this page saw it. Other publishers can use its
+ * id for another session.
  */
 export const sent = (model, { name }, { id, from }) =>
   model.withId(id).filter((item) => item.isOwn && item.queue === name && item.from === from);
 
-/** What a session says goes to another one: in its own queue others can use its name. */
+/** Whether a session sent the message: in its own queue others can write its name as the sender. */
 const isSaidBy = ({ name }, { from, to }) => from === name && to !== name;
 
 function fill(child, model, row) {
@@ -178,7 +178,7 @@ function fill(child, model, row) {
   last.hidden = texts.length > 0;
   const message = model.lasts.get(session.name) ?? model.strays.get(session.name);
   const spoke = message && (isSaidBy(session, message) ? `to ${message.to}` : message.from);
-  say(last, message ? `${spoke}: ${message.text.slice(0, 300)}` : "nothing said yet");
+  say(last, message ? `${spoke}: ${message.text.slice(0, 300)}` : "no messages yet");
   const first = standing.presences[0];
   const facts = [];
   const count = waiting(session);
@@ -197,7 +197,7 @@ function fill(child, model, row) {
       String(session.queue.consumers),
       session.queue.consumers === 1 ? " consumer" : " consumers",
     ]);
-  // What tells the sessions of one name apart, and that they share what waits.
+  // Sessions of one name differ by their process; they share the waiting messages.
   if (wraps > 1) facts.push(["", "", `process ${first?.pid ?? "?"}, one of ${wraps} of this name`]);
   const text = JSON.stringify(facts);
   if (feet.dataset.text === text) return;
@@ -326,7 +326,7 @@ export function talk(model, query, most, acts) {
   });
   $("older").hidden = found.length <= shown.length;
   $("no-talk").hidden = found.length > 0;
-  const missed = model.missed ? `, ${number(model.missed)} went by unseen` : "";
+  const missed = model.missed ? `, ${number(model.missed)} missed` : "";
   const older = model.older ? `, ${number(model.older)} older on disk` : "";
   const count = `${number(found.length)} of ${number(model.messages.size)}`;
   say($("talk-count"), count + older + missed);
@@ -354,7 +354,7 @@ export function queues(page, open) {
   const internal = page.items.filter((queue) => isInternal(queue.name)).length;
   const areShown = $("queue-internal").checked;
   $("queue-internal").parentElement.hidden = internal === 0;
-  say($("queue-internal").nextElementSibling, `${internal} internal here`);
+  say($("queue-internal").nextElementSibling, `${internal} internal on this page`);
   keyed(
     $("queue-rows"),
     areShown ? page.items : page.items.filter((queue) => !isInternal(queue.name)),
