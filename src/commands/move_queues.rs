@@ -1,13 +1,12 @@
 //! `cbroker move`: moves queues and waiting messages from one broker to another.
 //!
 //! Each message is confirmed by the target before it is acked at the source, so at every moment at
-//! least one of them has it. A queue keeps its arguments. Once it is empty, it is deleted at the
-//! source. Its groups get it as a member at the target. A queue that cannot be moved stays, which
-//! is said, and the others are moved.
+//! least one of them has it. A queue keeps its arguments and its groups. Once it is empty, it is
+//! deleted at the source. A queue that cannot be moved stays and is reported; the others are moved.
 //!
-//! `docker` stands for the container of `start --docker`, in place of a URL. Then both local
-//! brokers run meanwhile, and the one that was moved to is the local broker from then on. The other
-//! one is stopped once it has no queue any more.
+//! `docker` in place of a URL means the container of `start --docker`. Both local brokers run
+//! during the move, and the target is the local broker from then on. The source is stopped once it
+//! has no queue any more.
 
 mod target;
 
@@ -37,25 +36,25 @@ const API_WITHIN: Duration = Duration::from_secs(3);
 struct MovedQueue {
     name: String,
     messages: u32,
-    /// Why the queue, with what was not moved, is still at the source.
+    /// Why the queue, with the messages that were not moved, is still at the source.
     #[serde(skip_serializing_if = "Option::is_none")]
     stays: Option<String>,
 }
 
-/// What remains at the source after the last round.
+/// What may remain at the source after the last round.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leftover {
-    /// What came during the move, with its queue: the source goes on.
+    /// Messages that came during the move, with their queues: the source keeps running.
     MayStay,
-    /// Nothing: the source is stopped.
+    /// Nothing: the source is stopped afterwards.
     Nothing,
 }
 
-/// How often the queues of a source that is stopped are moved: what comes meanwhile needs another
-/// round.
+/// The most rounds for a source that is stopped afterwards: messages that come during one round
+/// need another.
 const ROUNDS: usize = 5;
 
-/// In place of a URL: the container.
+/// The word that means the container, in place of a URL.
 const DOCKER: &str = "docker";
 
 /// Moves every session's queue and prints how many messages were moved.
@@ -73,7 +72,7 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
         (true, false) if args.to.is_none() => out_of_docker(config, output).await?,
         _ => {
             return Err(
-                Error::usage("`docker` is moved from or to the embedded broker alone")
+                Error::usage("`docker` can be moved only from or to the embedded broker")
                     .hint("cbroker move --to docker, or cbroker move --from docker"),
             );
         }
@@ -124,7 +123,7 @@ async fn out_of_docker(config: &Config, output: &Output) -> Result<(), Error> {
         let again = "run the same command again";
         let hint = match error.advice() {
             Some(advice) => format!("{advice}; then {again}"),
-            None => format!("what was moved is in the embedded broker; {again}"),
+            None => format!("the embedded broker has the queues that were moved; {again}"),
         };
         Error::new("not everything was moved out of the container")
             .because(error.summary())
@@ -135,7 +134,7 @@ async fn out_of_docker(config: &Config, output: &Output) -> Result<(), Error> {
     output.line("the local broker is now the embedded one")
 }
 
-/// Free ports for an embedded broker: those of the container are taken.
+/// Finds free ports for an embedded broker, since the container uses the usual ones.
 fn ports_beside(container: &LocalBroker) -> RequestedSettings {
     let amqp = daemon::free_port_near(container.port);
     let usual = container.management_port.unwrap_or(container.port);
@@ -147,8 +146,8 @@ fn ports_beside(container: &LocalBroker) -> RequestedSettings {
     }
 }
 
-/// Moves each queue by itself: one that cannot be moved stops no other, since anybody who may bind
-/// one to the sessions' exchange can make it.
+/// Moves each queue by itself, so that one that cannot be moved does not stop the others: any user
+/// who may bind a queue to the sessions' exchange can add such a queue.
 async fn move_all(
     (from, to): (&Config, &Config),
     leftover: Leftover,
@@ -170,7 +169,7 @@ async fn move_all(
     moved.verdict(&from.endpoint.address, has_left)
 }
 
-/// What became of the queues so far.
+/// The result for each queue so far.
 #[derive(Default)]
 struct MovedQueues {
     queues: BTreeMap<SessionName, MovedQueue>,
@@ -195,7 +194,7 @@ impl MovedQueues {
         self.queues.values().any(|queue| queue.stays.is_some())
     }
 
-    /// Tells why queues stay whose messages were moved.
+    /// Prints why queues stay whose messages were moved.
     fn tell_of_staying(&self, output: &Output) {
         for (name, queue) in &self.queues {
             let why = queue.stays.as_ref();
@@ -216,18 +215,18 @@ impl MovedQueues {
         ))
     }
 
-    /// Whether everything was moved that was to be.
+    /// An error unless everything was moved that had to be.
     fn verdict(mut self, here: &Address, has_left: HasLeft) -> Result<(), Error> {
         let (count, hint, exit) = match (self.failures.pop_last(), has_left) {
             (Some((_, last)), _) => (
                 self.failures.len() + 1,
-                "mend what is said of each, and run the same command again",
+                "repair what was reported for each queue, and run the same command again",
                 last.exit(),
             ),
             (None, HasLeft(0)) => return Ok(()),
             (None, HasLeft(count)) => (
                 count,
-                "stop what consumes from it or sends to it, and run the same command again",
+                "stop the programs that use the source, and run the same command again",
                 Exit::Failed,
             ),
         };
@@ -238,7 +237,7 @@ impl MovedQueues {
     }
 }
 
-/// How many queues are at a source that should have none.
+/// The number of queues that are still at a source that should have none.
 struct HasLeft(usize);
 
 fn stay(count: u64) -> String {
@@ -248,7 +247,7 @@ fn stay(count: u64) -> String {
     }
 }
 
-/// Whether a queue was one to move.
+/// Whether the queue was one that had to be moved.
 struct IsMoved(bool);
 
 /// Both brokers.
@@ -259,7 +258,8 @@ struct Brokers<'a> {
 }
 
 impl Brokers<'_> {
-    /// Moves all queues; from a source that is stopped, until one round finds none.
+    /// Moves all queues. If the source is stopped afterwards, repeats that until a round finds
+    /// none.
     async fn move_rounds(
         &mut self,
         leftover: Leftover,
@@ -286,14 +286,15 @@ impl Brokers<'_> {
         })
     }
 
-    /// Moves what waits now. Returns how many queues it found.
+    /// Moves the queues and messages that are there now. Returns the number of queues that it
+    /// found.
     async fn move_round(
         &mut self,
         moved: &mut MovedQueues,
         output: &Output,
     ) -> Result<usize, Error> {
         let names = sessions::names_at(self.from).await?;
-        // Without an API the sessions join again what `--group` names.
+        // Without an API, sessions join the groups of `--group` again when they open.
         let groups = groups::all(self.from).await.unwrap_or_default();
         let mut found = 0;
         for name in &names {
@@ -320,7 +321,7 @@ impl Brokers<'_> {
         Ok(found)
     }
 
-    /// Moves one queue, and counts its messages as it goes on.
+    /// Moves one queue, and counts its messages while it does.
     async fn move_one(
         &mut self,
         (name, queue): (&SessionName, &mut MovedQueue),
@@ -351,18 +352,18 @@ impl Brokers<'_> {
         queue.stays = stays.map(|why| match state.consumers {
             0 => why,
             _ => format!(
-                "{why}; `cbroker delete {name} --yes --force` ends another user's program there"
+                "{why}; `cbroker delete {name} --yes --force` cuts off another user's program"
             ),
         });
         Ok(IsMoved(true))
     }
 
-    /// Makes ready for the next queue. Returns what is said of this one.
+    /// Prepares for the next queue after an error. Returns the error to report for this one.
     ///
     /// # Errors
-    /// A broker is gone.
+    /// If a broker cannot be reached any more.
     async fn goes_on_after(&mut self, name: &SessionName, error: &Error) -> Result<Error, Error> {
-        // What was refused closed its channel. A connection that is gone has no other.
+        // A refusal closed the channel. Without a connection there is no new one.
         self.source.begin_anew().await?;
         self.target.peer.begin_anew().await?;
         let stays = Error::new(format!("`{name}` stays"))
@@ -380,8 +381,8 @@ impl Brokers<'_> {
     }
 }
 
-/// Whether a session of this user may be attached: another user's program keeps no queue where it
-/// is.
+/// Whether a session of this user may be attached. A program of another user does not prevent the
+/// move.
 async fn has_session(
     source: &mut Peer,
     name: &SessionName,
@@ -395,18 +396,19 @@ async fn has_session(
     Ok(sessions::attached_of(source, &names, from).await? > 0)
 }
 
-/// A session would take messages during the move, and would stay on the old broker.
+/// The error about an attached session, which would take messages during the move and stay at the
+/// source.
 fn attached(name: &SessionName) -> Error {
     Error::new("a session is attached to it")
         .because("its messages cannot be moved while it takes them")
         .hint(format!(
-            "close the session and open it again with the other --url; if it is none of yours, \
-             `cbroker delete {name} --yes --force` ends it, with what waits there"
+            "close the session and open it again with the other --url; if it is not yours, \
+             `cbroker delete {name} --yes --force` deletes its queue and the messages in it"
         ))
 }
 
-/// Refuses to move the local broker while sessions are attached: it is not the local broker any
-/// more then, and what they were sent would be at the other one.
+/// Refuses to move the local broker while sessions are attached: they would stay at the source, and
+/// messages to them would go to the target.
 async fn refuse_attached(from: &Config) -> Result<(), Error> {
     let mut source = Peer::connect(&from.endpoint, "move").await?;
     let mut open = Vec::new();
@@ -424,7 +426,7 @@ async fn refuse_attached(from: &Config) -> Result<(), Error> {
     Err(
         Error::new(format!("sessions are attached to {}", open.join(", ")))
             .because("the local broker cannot be moved while they take messages")
-            .hint("close them; `cbroker delete NAME --yes --force` ends what is none of yours"),
+            .hint("close them; for one that is not yours: cbroker delete NAME --yes --force"),
     )
 }
 

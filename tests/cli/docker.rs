@@ -225,7 +225,10 @@ fn after_a_stop_the_container_starts_and_no_other_broker(place: &Place, port: &s
 fn what_cannot_be_moved_is_said(place: &Place) {
     place
         .run(["move", "--from", "docker", "--to", "docker"])
-        .fails(2, "`docker` is moved from or to the embedded broker alone");
+        .fails(
+            2,
+            "`docker` can be moved only from or to the embedded broker",
+        );
     place
         .run(["move", "--to", "docker"])
         .fails(2, "the local broker is the container already");

@@ -1,4 +1,4 @@
-//! The broker that queues are moved to: what it keeps of a queue, and how much it takes.
+//! The target broker of a move: which messages its queues would keep, and how many fit.
 
 use std::time::Duration;
 
@@ -15,21 +15,21 @@ use crate::peer::{DeclareArguments, Peer, PeerError, PublishOutcome, QueueBounds
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
-/// How many messages follow one look at the queue: others publish to it too, and above its limit
-/// the broker drops the oldest.
+/// The number of messages that are moved before the length of the queue is read again: others
+/// publish to it too, and above its limit the broker drops the oldest.
 const AFTER_ONE_LOOK: u32 = 50;
 
 /// The broker that is moved to.
 pub(super) struct TargetBroker {
     pub(super) peer: Peer,
-    /// Its management API, until it did not answer.
+    /// Its management API, until a request to it fails.
     api: Option<Client>,
 }
 
-/// A queue that takes the messages of its namesake at the source.
+/// The queue at the target that takes the messages of the queue with the same name.
 pub(super) struct TargetQueue<'a> {
     name: &'a SessionName,
-    /// How many messages it keeps.
+    /// The number of messages that it keeps.
     limit: u32,
 }
 
@@ -41,10 +41,11 @@ impl TargetBroker {
         })
     }
 
-    /// Makes the queue with these arguments, or takes one that exists and keeps no less.
+    /// Declares the queue with these arguments, or uses one that exists with bounds that are not
+    /// stricter.
     ///
     /// # Errors
-    /// The broker would drop messages, or pass them on, that it confirmed.
+    /// If the broker would drop or dead-letter messages that it has confirmed.
     pub(super) async fn queue<'a>(
         &mut self,
         name: &'a SessionName,
@@ -67,7 +68,7 @@ impl TargetBroker {
             return Err(keeps_less(&format!("its message-ttl is {ttl} ms")));
         }
         if let Some(bytes) = live.bytes {
-            // One that is as bounded takes what fits at the source, unless it has other messages.
+            // A queue with the same limit takes all messages of the source, unless it has others.
             let there = self.peer.look(name).await?;
             let has_messages = there.is_some_and(|queue| queue.messages > 0);
             if is_less(live.bytes, wanted.bytes) {
@@ -75,9 +76,8 @@ impl TargetBroker {
             }
             if has_messages {
                 return Err(
-                    could_lose("it limits the bytes that wait, and messages wait there").hint(
-                        "let a session read what waits there, and run the same command again",
-                    ),
+                    could_lose("it limits the bytes that wait, and messages wait there")
+                        .hint("let a session read these messages, and run the same command again"),
                 );
             }
         }
@@ -88,14 +88,14 @@ impl TargetBroker {
         })
     }
 
-    /// What a policy bounds, where the API tells it.
+    /// The bounds that a policy sets, as far as the API reports them.
     async fn policy(&mut self, name: &SessionName) -> QueueBounds {
         let told = match &self.api {
             Some(api) => api.queue(name.as_str()).await,
             None => Ok(None),
         };
         if told.is_err() {
-            // Each queue would wait for it.
+            // Otherwise each queue would wait for it again.
             self.api = None;
         }
         let queue = told.ok().flatten();
@@ -107,9 +107,9 @@ impl TargetBroker {
 }
 
 impl TargetQueue<'_> {
-    /// Carries the messages that wait in the queue at the source over one by one, and counts them.
-    /// What comes meanwhile stays: publishers without end would keep the other queues from being
-    /// moved.
+    /// Moves the messages that wait in the queue at the source one by one, and counts them.
+    /// Messages that come meanwhile stay: otherwise a busy publisher would keep the other queues
+    /// from being moved.
     pub(super) async fn fill(
         &self,
         (source, target): (&mut Peer, &mut Peer),
@@ -146,7 +146,7 @@ impl TargetQueue<'_> {
         Ok(())
     }
 
-    /// How many messages fit now.
+    /// The number of messages that fit now.
     async fn room(&self, target: &mut Peer) -> Result<u32, Error> {
         let Some(there) = target.look(self.name).await? else {
             return Err(Error::new("the queue at the target was deleted meanwhile"));
@@ -155,13 +155,13 @@ impl TargetQueue<'_> {
     }
 }
 
-/// Whether a bound is smaller than the one that is wanted.
+/// Whether a bound is stricter than the one that is wanted.
 fn is_less(bound: Option<u64>, wanted: Option<u64>) -> bool {
     bound.is_some_and(|bound| wanted.is_none_or(|wanted| bound < wanted))
 }
 
 fn could_lose(why: &str) -> Error {
-    Error::new("the queue of its name at the target could lose its messages").because(why)
+    Error::new("the queue with this name at the target could lose messages").because(why)
 }
 
 fn keeps_less(why: &str) -> Error {
