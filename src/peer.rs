@@ -311,7 +311,7 @@ impl Peer {
         answered(self.channel.queue_purge(queue.as_str().into(), options)).await
     }
 
-    /// Deletes a queue and says how many messages went with it.
+    /// Deletes a queue. Returns the number of messages in it.
     pub async fn delete(&mut self, queue: &SessionName) -> Result<u32, PeerError> {
         self.blockage.check()?;
         let options = QueueDeleteOptions::default();

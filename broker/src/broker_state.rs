@@ -207,7 +207,7 @@ impl BrokerState {
                 tokio::task::yield_now().await;
                 let mut effects = self.begin();
                 if let Err(error) = queue.pump(&mut effects) {
-                    tracing::debug!(queue = %queue.name(), %error, "not handed out");
+                    tracing::debug!(queue = %queue.name(), %error, "not delivered");
                 }
                 self.end(effects);
             }

@@ -50,6 +50,6 @@ pub enum StartError {
     #[error("cannot create a pipe: {0}")]
     Wake(#[source] std::io::Error),
     /// The system gives no random bytes for a password's salt.
-    #[error("the system gives no random bytes")]
+    #[error("the system has no random numbers")]
     NoRandomness,
 }

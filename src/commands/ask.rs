@@ -282,15 +282,17 @@ async fn unanswered(
     Some(
         Error::new(format!("no answer from `{to}` within {seconds} s"))
             .because(why)
-            .hint(format!("`cbroker why {id}` tells more"))
+            .hint(format!(
+                "`cbroker why {id}` shows the history of the message"
+            ))
             .exit_with(Exit::Unconfirmed),
     )
 }
 
 fn unconfirmed_answer(to: &SessionName) -> Error {
-    Error::new(format!("no answer from `{to}` counts"))
-        .because("the broker does not confirm that the session sent what came")
-        .hint("a session of another tool is believed where --mgmt-url shows that it consumes")
+    Error::new(format!("the answer from `{to}` is not confirmed"))
+        .because("the broker does not confirm that the session sent it")
+        .hint("for a session of another tool, --mgmt-url must show that it consumes from the queue")
         .exit_with(Exit::Unconfirmed)
 }
 

@@ -85,7 +85,7 @@ fn add(recipients: &mut Vec<Recipient>, recipient: Recipient) {
 fn after_to<'a>(word: Option<&'a str>, args: &MessageArgs) -> Result<Option<&'a str>, Error> {
     let is_text = args.text.is_none() && args.message.is_none() && args.message_file.is_none();
     match word {
-        Some(word) if !is_text => Err(Error::usage(format!("`{word}` is one word too many"))
+        Some(word) if !is_text => Err(Error::usage(format!("unexpected argument `{word}`"))
             .because("--to names the recipient, and there is a text")
             .hint("several recipients: --to a,b")),
         word => Ok(word),

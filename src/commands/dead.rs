@@ -75,7 +75,7 @@ fn unconfirmed_publisher(letter: &KeptDeadLetter) -> Error {
         "another user may have published the dead letter {}",
         letter.id
     ))
-    .because("the broker does not confirm that your user did")
+    .because("the broker does not confirm that it was your user")
     .hint("`cbroker dead --json` shows it whole; add --yes to send it as yours")
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn run(
     peer.close().await;
     output.json(&json!({ "name": name.as_str(), "messages": messages }))?;
     output.line(format!(
-        "deleted {name}: {} went with it",
+        "deleted {name} and {}",
         counted(messages, "message")
     ))?;
     Ok(Exit::Done)

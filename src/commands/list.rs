@@ -131,7 +131,7 @@ fn advice(row: &SessionRow) -> Option<String> {
         SessionNeed::Open => format!("open it: {}", row.open.as_ref()?),
         SessionNeed::LetGo => match row.answered?.state {
             PeerState::Draft => "send or clear the draft in its terminal".to_owned(),
-            PeerState::Paused => format!("let it go on: cbroker resume {name}"),
+            PeerState::Paused => format!("resume it: cbroker resume {name}"),
             _ => format!("read what it holds: cbroker inbox {name}"),
         },
     };

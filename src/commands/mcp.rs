@@ -48,7 +48,9 @@ async fn serve(config: &Config) -> Result<Exit, Error> {
             Ok(service) => drop(service.waiting().await),
             // The client went away before it said who it is, or said something else.
             Err(error) => {
-                return Err(Error::new("no MCP client speaks on the standard input").because(error));
+                return Err(
+                    Error::new("no MCP client is connected to the standard input").because(error),
+                );
             }
         }
         Ok(Exit::Done)

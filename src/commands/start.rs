@@ -106,7 +106,7 @@ async fn start_again(config: &Config) -> Result<StartedBroker, Error> {
             "the broker in the container {name} cannot be started"
         ))
         .because(error.summary())
-        .hint("`cbroker start --docker` makes it again; `cbroker nuke --yes` gives it up")
+        .hint("`cbroker start --docker` creates it again; `cbroker nuke --yes` deletes its data")
         .exit_with(Exit::Unreachable)
     };
     let engine = DockerEngine::new(&config.environment).map_err(absent)?;

@@ -51,7 +51,7 @@ pub enum Invalid {
     #[error("the body is not a JSON object")]
     NotAnObject,
     /// A field is there twice: a reader that stops at the first one would see another value.
-    #[error("`{0}` is there twice")]
+    #[error("`{0}` occurs twice")]
     Twice(String),
     /// A required field is absent.
     #[error("`{0}` is missing")]

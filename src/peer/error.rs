@@ -80,7 +80,7 @@ pub enum PeerError {
     #[error("the broker has not confirmed the message within {0} s")]
     TimedOut(u64),
     /// The broker takes no messages at the moment: low on disk or memory, in its own words.
-    #[error("the broker takes no messages: {0}")]
+    #[error("the broker does not accept messages: {0}")]
     Blocked(#[source] BrokerText),
     /// What TLS needs on this side cannot be used.
     #[error(transparent)]
@@ -226,7 +226,7 @@ impl From<PeerError> for Error {
                 .because(why)
                 .exit_with(Exit::Unreachable),
             PeerError::TimedOut(_) => Self::new(error.to_string()).exit_with(Exit::Unconfirmed),
-            PeerError::Blocked(why) => Self::new("the broker takes no messages")
+            PeerError::Blocked(why) => Self::new("the broker does not accept messages")
                 .because(why)
                 .hint(BLOCKED_HINT)
                 .exit_with(Exit::Unconfirmed),

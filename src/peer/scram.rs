@@ -57,11 +57,11 @@ enum ScramError {
     OtherNonce,
     #[error("the broker's salt is not base64")]
     Salt(#[from] base64::DecodeError),
-    #[error("the broker asks for {0} rounds")]
+    #[error("the broker demands {0} iterations of the hash")]
     Rounds(u32),
     #[error("the listener does not know the password")]
     WrongProof,
-    #[error("the broker asks once too often")]
+    #[error("the broker sends one challenge too many")]
     TooManySteps,
 }
 

@@ -379,7 +379,7 @@ impl Session {
         if off != self.disabled_ways {
             let names: Vec<String> = off.iter().map(ToString::to_string).collect();
             self.log.write(&match names.as_slice() {
-                [] => "ways that were switched off are tried again".to_owned(),
+                [] => "ways in that were switched off are tried again".to_owned(),
                 names => format!("switched off after failures: {}", names.join(", ")),
             });
             self.disabled_ways = off;

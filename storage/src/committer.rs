@@ -165,7 +165,7 @@ impl Committer {
                 Err(_) if is_last_try => return Err(Stopped::ClosedWhileFull),
                 Err(error) => {
                     if !self.is_short {
-                        tracing::warn!(%error, "a commit waits for room");
+                        tracing::warn!(%error, "a commit waits for space on the disk");
                     }
                     self.relieve(&batches, &mut relieved)?;
                     if self.wait_for_room(&mut batches) == Demand::Close {

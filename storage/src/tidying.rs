@@ -59,7 +59,7 @@ impl TidyingHandle {
             let mut work = work;
             let every = work.rows.options.checkpoint_every;
             while catch_unwind(AssertUnwindSafe(|| work.run(&woken))).is_err() {
-                tracing::error!("tidying of the store panicked; it goes on in {every:?}");
+                tracing::error!("tidying of the store panicked; it is restarted after {every:?}");
                 if woken.recv_timeout(every) == Err(RecvTimeoutError::Disconnected) {
                     return;
                 }

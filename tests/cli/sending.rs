@@ -409,14 +409,14 @@ fn a_broker_that_takes_no_messages_is_quoted_with_its_reason() {
         );
         last.unwrap()
     };
-    let why = "is not confirmed: the broker takes no messages: low on memory";
+    let why = "is not confirmed: the broker does not accept messages: low on memory";
     let ran = refused(&["send", "--to", "first", "--to", "other"], why);
     assert_eq!(ran.code, 4, "{ran:?}");
     assert!(ran.err.contains("hint: free what it is low on"), "{ran:?}");
     let waiting = ["send", "--to", "first", "--wait", "--timeout", "1"];
     assert_eq!(refused(&waiting, why).code, 4);
     let asking = ["ask", "--to", "first", "--timeout", "1"];
-    let why = "the broker takes no messages: low on memory";
+    let why = "the broker does not accept messages: low on memory";
     assert_eq!(refused(&asking, why).code, 4);
     let queues = server.api(&place, "/api/queues?columns=name");
     let names = queues.as_array().unwrap().iter();

@@ -59,7 +59,7 @@ fn what_makes_no_message_is_said_before_a_broker_is_asked() {
         .fails(2, "invalid value '--wiat' for '[TEXT]': no such option");
     place
         .run(["send", "--to", "a", "b", "text"])
-        .fails(2, "`b` is one word too many");
+        .fails(2, "unexpected argument `b`");
     place.run(["send", "a", "text", "-m", "x"]).fails(
         2,
         "the argument '[TEXT]' cannot be used with '--message <TEXT>'",

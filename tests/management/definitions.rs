@@ -159,7 +159,7 @@ fn faulty_users_and_shapes() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({ "users": [{ "name": "bob", "tags": "" }, { "name": "bob", "tags": "" }] }),
-            "user 'bob': it comes twice",
+            "user 'bob': it occurs twice",
         ),
         (
             json!({

@@ -90,7 +90,7 @@ fn the_list_says_who_needs_a_person_and_what_to_do() {
     // Once something waits behind it, a pause is for its person to end.
     stage.send("worker", "x", &[]);
     wait_for("the advice", || {
-        row(&stage, "worker").1 == "let it go on: cbroker resume worker"
+        row(&stage, "worker").1 == "resume it: cbroker resume worker"
     });
     let coloured = stage.terminal(&[CBROKER, "list"]);
     for start in ["\u{1b}[31mbackend ", "\u{1b}[31mtests ", "\u{1b}[33mdocs "] {

@@ -41,7 +41,7 @@ fn purge_and_delete_refuse_while_a_session_is_attached() {
 }
 
 fn what_a_session_held_is_counted_and_its_end_is_in_its_story() {
-    // They were dropped, and the command said "0 messages went with it".
+    // They were dropped, and the command reported 0 messages.
     let stage = Stage::new();
     let _terminal = holding(&stage, &["m1", "m2"]);
     assert_eq!(
@@ -52,7 +52,7 @@ fn what_a_session_held_is_counted_and_its_end_is_in_its_story() {
     hold(&stage, &["m3"]);
     assert_eq!(
         stage.says(&["delete", "peer", "--yes", "--force"]),
-        "deleted peer: 1 message went with it\n"
+        "deleted peer and 1 message\n"
     );
     for (id, end) in [("m1", "purged"), ("m2", "purged"), ("m3", "deleted")] {
         wait_for(&format!("the end of {id}"), || {
@@ -77,7 +77,7 @@ fn what_waited_in_a_queue_has_its_end_in_its_story_too() {
     stage.publish("peer", &body("m2", "text"));
     assert_eq!(
         stage.says(&["delete", "peer", "--yes"]),
-        "deleted peer: 1 message went with it\n"
+        "deleted peer and 1 message\n"
     );
     assert!(stage.says(&["why", "m2"]).contains("peer deleted"));
 }

@@ -175,7 +175,7 @@ impl Channel {
             }
             self.continuation = Some(continuation);
             if let Err(fault) = self.continue_work(effects) {
-                tracing::debug!(%fault, "what a closed channel had begun ended with a fault");
+                tracing::debug!(%fault, "unfinished work of a closed channel failed");
             }
         }
         self.continuation.is_none()

@@ -470,7 +470,7 @@ impl Channel {
             };
             effects.spend(LEAVING);
             if let Err(error) = queue.unsubscribe(&consumer, effects) {
-                tracing::debug!(queue = %queue.name(), %error, "a consumer left a stopped store");
+                tracing::debug!(queue = %queue.name(), %error, "a consumer could not be removed");
             }
         }
         true

@@ -215,7 +215,7 @@ impl Outbox {
             if let Some(queue) = waiting.upgrade()
                 && let Err(error) = queue.pump(effects)
             {
-                tracing::debug!(queue = %queue.name(), %error, "not handed out");
+                tracing::debug!(queue = %queue.name(), %error, "not delivered");
             }
         }
         0

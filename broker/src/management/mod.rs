@@ -3,8 +3,8 @@
 //!
 //! The paths and fields are RabbitMQ 3.10's, so its tools work. cbroker's own paths are
 //! `/api/session`, `/api/tap`, `/api/history`, `/api/messages`, `/api/openings`,
-//! `/api/dead-letters` and `…/peek`. A request passes `guard` (is it for this server, and not from
-//! a foreign page), then `auth` (who sends it), then its route. Routes query the broker and
+//! `/api/dead-letters` and `…/peek`. A request passes `guard` (is it for this server, and not
+//! from a foreign page), then `auth` (who sends it), then its route. Routes query the broker and
 //! respond with `views`. Depends on all modules below.
 
 use std::net::SocketAddr;
@@ -216,7 +216,7 @@ async fn tick(api: &SharedApi) {
     let looking = Arc::clone(api);
     let look = move || looking.rates.observe(&looking.broker, Instant::now());
     if let Err(error) = tokio::task::spawn_blocking(look).await {
-        tracing::error!(%error, "the counters could not be looked at");
+        tracing::error!(%error, "the counters could not be read");
     }
     api.open_or_close_tap();
 }

@@ -106,7 +106,7 @@ impl Listing {
             !is_late && filter.accepts(item.name())
         });
         if is_late {
-            return Err(ApiError::bad("looking through the names takes too long"));
+            return Err(ApiError::bad("the search in the names takes too long"));
         }
         self.order(&mut collected, page.is_some())?;
         let filtered = collected.items.len();

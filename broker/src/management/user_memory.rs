@@ -145,7 +145,7 @@ pub(super) async fn receive(
     let mut bytes = Vec::new();
     loop {
         let Ok(part) = tokio::time::timeout(PART_WITHIN, parts.next()).await else {
-            let reason = "the body does not come";
+            let reason = "the body was not received in time";
             return Err(ApiError::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "timeout",

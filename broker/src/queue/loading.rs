@@ -120,7 +120,7 @@ impl Queue {
             }
         });
         if let Err(error) = self.pump(effects) {
-            tracing::debug!(queue = %self.name(), %error, "not handed out");
+            tracing::debug!(queue = %self.name(), %error, "not delivered");
         }
         if wanted.need == LoadNeed::Soon {
             self.with(|state| {

@@ -75,7 +75,7 @@ impl Vhost {
         if !route.is_whole {
             tracing::warn!(
                 queue = %letter.queue.name(),
-                "finding the queues of a dead letter is too much work, so some do not get it"
+                "a dead letter matches too many bindings: some of its queues do not get it"
             );
         }
         effects.count(&route.counters, route.queues.len());

@@ -228,7 +228,7 @@ pub struct InboxArgs {
 pub struct DeadArgs {
     /// Only those of this session
     pub name: Option<String>,
-    /// Send this one to its session again, with a new id and with the fields that it lacked
+    /// Send this one to its session again, with a new id; missing fields are filled in
     #[arg(long, value_name = "ID", conflicts_with = "drop")]
     pub resend: Option<String>,
     /// Drop this one for good; of an id, the first characters are enough

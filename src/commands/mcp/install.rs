@@ -129,7 +129,7 @@ impl ConfigPiece {
             }
         };
         let Some(after) = self.added_to(&before).map_err(|why| {
-            Error::new(format!("{shown} is left as it is"))
+            Error::new(format!("{shown} is not changed"))
                 .because(why)
                 .hint("without --write the piece is printed, to be added by hand")
         })?

@@ -147,7 +147,7 @@ impl InboxConnection {
 
     async fn attach(&self) -> Result<(AttachedConnections, AttachedQueue), PeerError> {
         let purpose = format!("session {}", self.options.name);
-        let speaks = format!("{purpose} speaks");
+        let speaks = format!("{purpose} (publishing)");
         let endpoint = &self.options.endpoint;
         let ((connection, user), (speaking, _)) = tokio::try_join!(
             connect::open(endpoint, &purpose, CONNECT_WITHIN),

@@ -155,7 +155,7 @@ impl SentPublish {
         let routing_key = publish.routing_key()?;
         let payload = publish.payload(&mut self.holding)?;
         if payload.len() as u64 > api.broker.limits.body_bytes {
-            return Err(ApiError::bad("payload is larger than the broker takes"));
+            return Err(ApiError::bad("payload is larger than the broker accepts"));
         }
         if vhost.with_exchange(exchange, |exchange| exchange.declaration().internal) == Some(true) {
             let text = format!(

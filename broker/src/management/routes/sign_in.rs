@@ -47,7 +47,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 fn no_randomness(error: getrandom::Error) -> ApiError {
-    tracing::error!(%error, "the machine gives no random numbers");
+    tracing::error!(%error, "the system has no random numbers");
     ApiError::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "internal_error",

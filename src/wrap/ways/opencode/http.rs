@@ -30,9 +30,9 @@ pub(super) enum HttpError {
     Io(#[from] io::Error),
     #[error("its port belongs to another user")]
     Foreign,
-    #[error("nothing shows whose server it is")]
+    #[error("the owner of the server is not known")]
     Unproven,
-    #[error("its server speaks no HTTP")]
+    #[error("its server does not speak HTTP")]
     Http(#[from] hyper::Error),
     #[error("its server answered {0}")]
     Status(u16),

@@ -214,7 +214,7 @@ impl<'a> ImportPlan<'a> {
         let name = text(line, "name")?;
         let wanted: users::UserRequest = parse(line)?;
         if !self.user_names.insert(name.to_owned()) {
-            return Err(ApiError::bad("it comes twice").into());
+            return Err(ApiError::bad("it occurs twice").into());
         }
         let limits = wanted.limits()?;
         self.user_limits.push((name.to_owned(), limits));
@@ -342,7 +342,7 @@ impl<'a> ImportPlan<'a> {
         let place = (vhost, name.to_owned());
         match self.queues.get(&place) {
             Some(before) if *before != line => {
-                return Err(ApiError::bad("it comes twice, with other properties").into());
+                return Err(ApiError::bad("it occurs twice, with other properties").into());
             }
             _ => self.queues.insert(place, line),
         };
