@@ -2,8 +2,8 @@
 //! uses lapin.
 //!
 //! [`Peer`] is one connection for one command. [`Inbox`] is a consumer that lives as long as a
-//! wrapped session and comes back by itself after every loss of the broker. What both declare is in
-//! `topology`; what they say to each other beside envelopes is in `presence` and `receipt`.
+//! wrapped session and reconnects after every loss of the broker. `topology` has what both declare;
+//! `presence` and `receipt` have the messages other than envelopes.
 
 mod arguments;
 mod backoff;
@@ -53,7 +53,7 @@ use crate::config::Endpoint;
 use crate::name::{GroupName, SessionName};
 use blockage::Blockage;
 
-/// What our programs call themselves when they connect to a broker.
+/// The product name in the client properties of a connection.
 pub const PRODUCT: &str = "cbroker";
 
 /// How long a first connection may take before the broker counts as unreachable.
@@ -62,16 +62,17 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(8);
 /// The time limit of every request but a confirmed publish.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often a consumer's connection is asked whether it is there. A consumer usually reports
-/// a lost connection first, but lapin can miss one, which would then wait for ever.
+/// How often a consumer's connection is checked. A consumer usually reports a lost connection
+/// first, but lapin can miss one, and the consumer would then wait for ever.
 const PULSE: Duration = Duration::from_secs(5);
 
-/// How long a broker may take no messages before its reason is told: a store that is catching up
+/// How long a broker may block publishers before its reason is reported. A store that catches up
 /// needs less.
 const UNBLOCKED_WITHIN: Duration = Duration::from_secs(3);
 
-/// The answer to one request. lapin leaves some unanswered for ever when the connection breaks at
-/// the wrong moment: a `send` whose broker was killed then waited without a socket, without end.
+/// Waits for the reply to one request, with a time limit: lapin never completes some requests if
+/// the connection breaks at the wrong moment, and a `send` whose broker was killed then waited for
+/// ever.
 async fn answered<T, E: Into<PeerError>>(
     asking: impl Future<Output = Result<T, E>>,
 ) -> Result<T, PeerError> {
@@ -82,8 +83,8 @@ async fn answered<T, E: Into<PeerError>>(
     answer.map_err(Into::into)
 }
 
-/// What comes before the deadline. After it nothing does, however much is there already: a flood
-/// must keep nobody waiting for its end.
+/// The next item before the deadline; `None` after it, even if more items are ready: otherwise a
+/// flood of messages would delay the end.
 async fn before<T>(deadline: tokio::time::Instant, coming: impl Future<Output = T>) -> Option<T> {
     if tokio::time::Instant::now() >= deadline {
         return None;
@@ -91,7 +92,7 @@ async fn before<T>(deadline: tokio::time::Instant, coming: impl Future<Output = 
     tokio::time::timeout_at(deadline, coming).await.ok()
 }
 
-/// A publish, given up early where the broker says that it takes no messages, and why.
+/// A publish that ends early, with the reason, if the broker blocks publishers.
 async fn unless_blocked(
     blockage: &mut Blockage,
     publishing: impl Future<Output = Result<PublishOutcome, PeerError>>,
@@ -106,7 +107,7 @@ async fn unless_blocked(
 /// One connection with one channel, for one command.
 pub struct Peer {
     connection: Connection,
-    /// The user that signed in.
+    /// The user that logged in.
     user: String,
     channel: Channel,
     confirming: bool,
@@ -114,7 +115,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Connects and signs in. `purpose` is what the broker shows as the connection's name.
+    /// Connects and logs in. The broker shows `purpose` as the connection's name.
     pub async fn connect(endpoint: &Endpoint, purpose: &str) -> Result<Self, PeerError> {
         let (connection, user) = connect::open(endpoint, purpose, CONNECT_WITHIN).await?;
         let blockage = Blockage::of(&connection);
@@ -133,8 +134,8 @@ impl Peer {
         &self.user
     }
 
-    /// Looks at a queue without changing anything. `None`: there is none of that name. Any other
-    /// queue can be looked at afterwards, also where this one is refused.
+    /// Returns the state of a queue without changing anything; `None` if no queue has this name.
+    /// Further queues can be read afterwards, also after a refusal.
     pub async fn look(&mut self, queue: &SessionName) -> Result<Option<QueueState>, PeerError> {
         self.blockage.check()?;
         let found = answered(topology::look(&self.channel, queue)).await;
@@ -147,8 +148,9 @@ impl Peer {
         }
     }
 
-    /// The same, where a queue that another connection holds alone, or that this user may not look
-    /// at, is none of the sessions': anybody who may can bind such a queue like one of theirs.
+    /// The same for a queue that may not be a session's: `None` also if another connection uses it
+    /// exclusively or this user may not read it. Any user with the right can bind such a queue to
+    /// the sessions' exchange.
     pub async fn look_among_sessions(
         &mut self,
         queue: &SessionName,
@@ -159,7 +161,7 @@ impl Peer {
         }
     }
 
-    /// Makes sure that a queue of this name exists and is bound; one that exists is taken as it is.
+    /// Declares and binds the queue of this name. One that exists keeps its arguments.
     pub async fn ensure_queue(
         &mut self,
         queue: &SessionName,
@@ -172,7 +174,7 @@ impl Peer {
         let arguments = DeclareArguments::of_session(Some(ttl_ms));
         match answered(topology::declare(&self.channel, queue, &arguments)).await {
             Err(PeerError::OtherArguments { .. }) => {
-                // Another client created it between our look and our declare.
+                // Another client created it between our two declares.
                 self.renew_channel().await?;
                 answered(topology::bind(&self.channel, queue)).await?;
                 answered(topology::look(&self.channel, queue)).await
@@ -181,11 +183,11 @@ impl Peer {
         }
     }
 
-    /// Makes sure that a queue of this name exists and is bound, and returns its arguments: those
-    /// that it is declared with, or those of every session's queue, with any TTL.
+    /// Declares and binds the queue of this name. Returns its arguments: the given ones, or those
+    /// of every session's queue with any TTL.
     ///
-    /// # Errors
-    /// [`PeerError::OtherArguments`]: it exists with others. It is left as it is then.
+    /// # Errors [`PeerError::OtherArguments`] if it exists with other arguments. It is not changed
+    /// then.
     pub async fn ensure_queue_like(
         &mut self,
         queue: &SessionName,
@@ -202,7 +204,7 @@ impl Peer {
         Ok(live)
     }
 
-    /// Makes a queue that exists a member of a group, for as long as it lives.
+    /// Makes an existing queue a member of a group until the queue is deleted.
     pub async fn join(&mut self, queue: &SessionName, group: &GroupName) -> Result<(), PeerError> {
         self.blockage.check()?;
         answered(topology::join(&self.channel, queue, group)).await
@@ -214,8 +216,8 @@ impl Peer {
         answered(topology::leave(&self.channel, queue, group)).await
     }
 
-    /// The arguments of a session's queue that lives, learned from what the broker refuses. `None`:
-    /// they differ from every session's in more than the TTL.
+    /// Returns the arguments of an existing queue of a session, learned from the broker's refusal
+    /// of another declare. `None` if they differ from every session's in more than the TTL.
     pub async fn learn_arguments(
         &mut self,
         queue: &SessionName,
@@ -271,8 +273,8 @@ impl Peer {
         sent
     }
 
-    /// Publishes a message as another broker delivered it, its body and properties unchanged, as
-    /// this user's if it was the own user's there (`move`).
+    /// Publishes a message that another broker delivered, with its body and properties unchanged.
+    /// It carries this user's name if it carried the own user's name there (`move`).
     pub async fn forward(
         &mut self,
         queue: &SessionName,
@@ -299,13 +301,13 @@ impl Peer {
         }))
     }
 
-    /// Tells who waits at `queue` what became of a message. Nobody may wait there any more.
+    /// Sends a receipt to `queue`. It does not matter whether anybody still waits there.
     pub async fn tell_receipt(&self, queue: &str, receipt: &Receipt) -> Result<(), PeerError> {
         let body = receipt.to_json();
         answered(publish::to_queue(&self.channel, queue, &body, &self.user)).await
     }
 
-    /// Drops the waiting messages of a queue and says how many there were.
+    /// Deletes the waiting messages of a queue. Returns their number.
     pub async fn purge(&self, queue: &SessionName) -> Result<u32, PeerError> {
         let options = QueuePurgeOptions::default();
         answered(self.channel.queue_purge(queue.as_str().into(), options)).await
@@ -331,7 +333,7 @@ impl Peer {
         self.delete_if(queue, options).await
     }
 
-    /// The same with what waits in it: nobody will come for that.
+    /// The same for a queue with messages, which no session will consume.
     pub async fn delete_unattended(
         &mut self,
         queue: &SessionName,
@@ -362,13 +364,13 @@ impl Peer {
         }
     }
 
-    /// After a refusal of any request: others can be made again.
+    /// Opens a new channel after a refusal, so that further requests are possible.
     pub async fn begin_anew(&mut self) -> Result<(), PeerError> {
         self.blockage.check()?;
         self.renew_channel().await
     }
 
-    /// Opens a queue that waits for one answer: the ordinary topology under `name`.
+    /// Opens a queue for the answer to one question, with the ordinary topology, under `name`.
     pub async fn answer_queue(
         &mut self,
         name: &SessionName,
@@ -389,8 +391,8 @@ impl Peer {
         answered(ReplyQueue::consume_with(channel, queue.as_str(), prefetch)).await
     }
 
-    /// Asks the attached sessions something and collects the awaited answers. Several requests ask
-    /// different sessions the same.
+    /// Sends requests to the attached sessions and collects the awaited answers. Several requests
+    /// address different sessions.
     pub async fn ask_sessions(
         &self,
         requests: &[Request],
@@ -399,8 +401,8 @@ impl Peer {
         presence::ask((&self.connection, &self.user), requests, awaited).await
     }
 
-    /// Says goodbye. A connection that is dropped instead leaves its unsettled messages to the
-    /// broker's time-out; one that is blocked can only be dropped.
+    /// Closes the connection. If it is dropped instead, its unsettled messages wait for the
+    /// broker's time-out. A blocked connection can only be dropped.
     pub async fn close(mut self) {
         if self.blockage.check().is_err() {
             return;

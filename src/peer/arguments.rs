@@ -5,12 +5,12 @@ use serde_json::{Map, Value};
 
 use super::MAX_LENGTH;
 
-/// What arguments are called in a policy, which has no `x-` before them.
+/// The names of arguments in a policy, which have no prefix `x-`.
 const LENGTH: &str = "max-length";
 const BYTES: &str = "max-length-bytes";
 const TTL: &str = "message-ttl";
 
-/// What a queue is declared with.
+/// The arguments of a queue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeclareArguments(pub(super) FieldTable);
 
@@ -34,12 +34,12 @@ impl DeclareArguments {
         Self(table)
     }
 
-    /// Reads them as a management API reports them.
+    /// Reads arguments as a management API reports them.
     pub fn from_json(arguments: &Map<String, Value>) -> Self {
         Self(table(arguments))
     }
 
-    /// What a queue with them keeps.
+    /// The bounds of a queue with these arguments.
     pub fn bounds(&self) -> QueueBounds {
         let number = |name: &str| match self.0.inner().get(argument(name).as_str())? {
             AMQPValue::LongLongInt(number) => u64::try_from(*number).ok(),
@@ -74,7 +74,7 @@ impl QueueBounds {
         }
     }
 
-    /// Those of a queue that both of these bound.
+    /// The bounds of a queue to which both of these apply.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let smaller = |one: Option<u64>, other: Option<u64>| match (one, other) {

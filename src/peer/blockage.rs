@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PeerError;
 
-/// A broker that accepts messages for so long accepts them again. A publisher's turn is shorter.
+/// A broker that accepts messages for this long is not blocked any more. A publisher's grant is
+/// shorter.
 const MOMENT: Duration = Duration::from_secs(2);
 
 /// The state of a connection, updated when it is checked.
@@ -22,7 +23,7 @@ pub(super) struct Blockage {
 }
 
 impl Blockage {
-    /// Starts to listen. A broker blocks a connection only after it has published.
+    /// Starts to watch a connection. A broker blocks a connection only after it has published.
     pub(super) fn of(connection: &Connection) -> Self {
         Self {
             events: connection.events_listener().boxed(),
@@ -68,7 +69,7 @@ impl Blockage {
     async fn next(&mut self) {
         match self.events.next().await {
             Some(event) => self.note(event),
-            // The connection is gone; requests on it fail by themselves.
+            // The connection is closed; requests on it fail by themselves.
             None => std::future::pending().await,
         }
     }

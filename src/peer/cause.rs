@@ -28,7 +28,7 @@ pub enum ConnectionFailure {
     /// The transport failed.
     #[error("{}", in_words(.0))]
     Io(#[source] Arc<io::Error>),
-    /// No answer in so many seconds.
+    /// No answer within this many seconds.
     #[error("no answer within {0} s")]
     Silent(u64),
     /// The broker sent nothing for too long.
@@ -37,7 +37,7 @@ pub enum ConnectionFailure {
     /// The broker closed it.
     #[error(transparent)]
     Closed(#[from] BrokerText),
-    /// It was found to be closed.
+    /// The connection was closed without a reason.
     #[error("the connection is gone")]
     Gone,
     /// The queue that is consumed no longer exists.
@@ -61,7 +61,7 @@ impl From<lapin::Error> for ConnectionFailure {
     }
 }
 
-/// Why signing in failed.
+/// Why the login failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignInFailure {
     /// The broker refused.
@@ -83,7 +83,7 @@ fn proof_in_words(error: &lapin::Error) -> String {
     }
 }
 
-/// Who uses a queue, so that this client cannot.
+/// Who uses a queue exclusively.
 #[derive(Debug, thiserror::Error)]
 pub enum OtherConsumer {
     /// Sessions that are attached to it.

@@ -1,4 +1,4 @@
-//! Opening a connection: transport, login, heartbeat, and the name under which the broker shows it.
+//! Opens a connection: transport, login, heartbeat, and the name that the broker shows.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const ACCESS_REFUSED: u16 = 403;
 /// AMQP's code for a vhost that does not exist or is not this user's, and for a limit.
 const NOT_ALLOWED: u16 = 530;
 
-/// Connects and signs in; gives the user's name too.
+/// Connects and logs in. Returns the user's name as well.
 pub(super) async fn open(
     endpoint: &Endpoint,
     purpose: &str,
@@ -52,7 +52,7 @@ pub(super) async fn sign_in(
         .with_connection_name(format!("cbroker {purpose}").into())
         .with_client_property("product".into(), PRODUCT.into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-    // Read again at every connect: it may have been changed since.
+    // The login is read again at every connect, because it may have changed.
     let mut login = endpoint.login_now();
     let mut progress = None;
     if link.listener == ListenerIdentity::Unknown {
@@ -120,8 +120,7 @@ fn no_way(address: &Address, error: TransportError) -> PeerError {
     }
 }
 
-/// The broker's refusals of a login come as protocol errors, or as a closed socket from brokers of
-/// the old manners.
+/// Brokers refuse a login by a protocol error; old ones close the socket.
 fn explain(endpoint: &Endpoint, error: lapin::Error) -> PeerError {
     let address = Box::new(endpoint.address.clone());
     match error.kind() {
@@ -129,7 +128,7 @@ fn explain(endpoint: &Endpoint, error: lapin::Error) -> PeerError {
             let why = refusal.get_message().to_string();
             let refused = match refusal.get_id() {
                 ACCESS_REFUSED => refused_login(endpoint),
-                // A limit of the vhost is no reason to look for another one.
+                // If a limit of the vhost is reached, another vhost need not be suggested.
                 NOT_ALLOWED if !why.contains("limit") => RefusedSignIn::Vhost,
                 _ => RefusedSignIn::Other,
             };

@@ -10,7 +10,7 @@ use super::topology::{BELIEVED_EXCHANGES, EXCHANGE};
 use super::{answered, presence};
 use crate::name::SessionName;
 
-/// The longest header of ours: the name of a queue.
+/// The length of the longest header that cbroker sets: the name of a queue.
 const LONGEST_HEADER: usize = 64;
 
 /// A delivered message, to be settled once. If it is dropped unsettled, the broker delivers it
@@ -21,20 +21,21 @@ pub struct ReceivedMessage {
     pub body: Vec<u8>,
     properties: BasicProperties,
     acker: Acker,
-    /// It was published to another session or elsewhere, and came through an additional binding.
+    /// The message was published to another session or exchange, and came through an additional
+    /// binding.
     is_copy: bool,
-    /// According to the broker, the user of this connection published it, and to this session.
+    /// The broker confirms that the user of this connection published it to this session.
     is_of_own_user: bool,
-    /// The round in which the broker handed it out: see [`Self::round`].
+    /// The round in which the broker delivered it: see [`Self::round`].
     round: u32,
 }
 
-/// Whether settling reached the broker.
+/// Whether the settlement reached the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SettleResult {
     /// It was sent to the broker.
     Sent,
-    /// The connection of the delivery is gone: the broker will hand the message out again.
+    /// The connection of the delivery is closed: the broker will deliver the message again.
     Gone,
 }
 
@@ -55,8 +56,8 @@ impl ReceivedMessage {
         Self { round, ..self }
     }
 
-    /// One that came to the session of this name and user. A copy that was published to another
-    /// session, and came through an additional binding, has no known publisher.
+    /// A message to the session of this name and user. A copy that was published to another session
+    /// and came through an additional binding has no known publisher.
     pub(super) fn to_session(user: &str, name: &str, delivery: lapin::message::Delivery) -> Self {
         let is_to_us = delivery.routing_key.as_str() == name;
         let is_of_own_user = is_to_us && presence::is_from(&delivery, user, EXCHANGE);
@@ -67,8 +68,8 @@ impl ReceivedMessage {
         }
     }
 
-    /// One that came to a queue of answers and receipts. A message that came by another exchange or
-    /// key than these use, through an additional binding, has no known publisher.
+    /// A message to a queue for answers and receipts. One that came through an additional binding,
+    /// by another exchange or key than these use, has no known publisher.
     pub(super) fn to_queue(queue: &str, delivery: lapin::message::Delivery) -> Self {
         let is_believed = BELIEVED_EXCHANGES.contains(&delivery.exchange.as_str());
         Self {
@@ -77,21 +78,21 @@ impl ReceivedMessage {
         }
     }
 
-    /// Takes the body, and forgets all properties but those that are asked for while the message
-    /// waits, so that what anybody wrote there takes no memory meanwhile.
+    /// Takes the body, and drops all properties that are not needed while the message waits, so
+    /// that they take no memory.
     pub fn take_body(&mut self) -> Vec<u8> {
         self.properties = brief(&self.properties);
         std::mem::take(&mut self.body)
     }
 
-    /// The message is done with.
+    /// Acks the message.
     pub async fn ack(&self) -> SettleResult {
         settled(self.acker.ack(BasicAckOptions::default())).await
     }
 
-    /// The message is done with, and did not reach the agent: who watches the broker sees that it
-    /// was not delivered. One that a broker's rule has brought back before is acked, or it would
-    /// come for ever.
+    /// Rejects the message, which did not reach the agent: observers of the broker see that it was
+    /// not delivered. A message that a broker's rule has returned before is acked instead;
+    /// otherwise it would return for ever.
     pub async fn reject(&self) -> SettleResult {
         if self.header(X_DEATH).is_some() {
             return self.ack().await;
@@ -99,7 +100,7 @@ impl ReceivedMessage {
         settled(self.acker.reject(BasicRejectOptions { requeue: false })).await
     }
 
-    /// Back to its place in the queue, to be handed out again.
+    /// Requeues the message at its place, to be delivered again.
     pub async fn requeue(&self) -> SettleResult {
         let back = BasicNackOptions {
             multiple: false,
@@ -108,7 +109,8 @@ impl ReceivedMessage {
         settled(self.acker.nack(back)).await
     }
 
-    /// How many sessions' messages led to it; `None` where it comes from no session of ours.
+    /// The number of session messages that led to this one; `None` if it does not come from a
+    /// session of cbroker.
     pub fn hops(&self) -> Option<u32> {
         let number = match self.header(HOPS)? {
             AMQPValue::LongInt(n) => i64::from(*n),
@@ -123,9 +125,10 @@ impl ReceivedMessage {
         Some(u32::try_from(number.max(0)).unwrap_or(u32::MAX))
     }
 
-    /// The queue that wants receipts. Only a queue of ours: a header must not make us publish into
-    /// another session. And only of our own user's message: receipts name an id, and who waits
-    /// believes this user, so a stranger with a known id would let us say what is not so.
+    /// The queue that wants receipts. Only a queue of the kind that cbroker makes for them: a
+    /// header must not make us publish into another session. Only for a message of our own user: a
+    /// receipt names an id and counts because of this user, so another user who knows an id could
+    /// otherwise cause a false receipt.
     pub fn receipt_to(&self) -> Option<&str> {
         if !self.is_of_own_user {
             return None;
@@ -139,7 +142,7 @@ impl ReceivedMessage {
             .then_some(queue)
     }
 
-    /// When it is delivered, if its sender said so.
+    /// When to deliver it, if its sender chose that.
     pub fn when(&self) -> Option<When> {
         match self.header(WHEN)? {
             AMQPValue::LongString(word) => When::parse(word.as_bytes()),
@@ -147,8 +150,8 @@ impl ReceivedMessage {
         }
     }
 
-    /// The round in which an [`Inbox`](super::Inbox) was handed this. A round ends when it asks for
-    /// more, and in each of them as many may be unsettled at once.
+    /// The round in which an [`Inbox`](super::Inbox) received this. A round ends when the inbox
+    /// asks for more; the prefetch applies to each round.
     pub fn round(&self) -> u32 {
         self.round
     }
@@ -158,14 +161,15 @@ impl ReceivedMessage {
         self.is_of_own_user
     }
 
-    /// The user who published it, as the broker checked. `None` for a copy, which was published to
+    /// The user who published it, as the broker confirms. `None` for a copy that was published to
     /// another session.
     pub fn user(&self) -> Option<&str> {
         presence::vouched_user(&self.properties).filter(|_| !self.is_copy)
     }
 
-    /// The properties as another broker should have them, where `user` signed in. The own user's
-    /// message stays one; any other has no user, whom the other broker could not vouch for.
+    /// The properties for publishing to another broker, where `user` is logged in. A message of the
+    /// own user carries `user`; any other carries no user, because the other broker cannot confirm
+    /// it.
     pub(super) fn forwardable(&self, user: &str) -> BasicProperties {
         let properties = without_user(&self.properties);
         if self.is_of_own_user {
@@ -187,8 +191,8 @@ async fn settled(asking: impl Future<Output = lapin::Result<bool>>) -> SettleRes
     }
 }
 
-/// The user, and the headers that this module reads. Those that are longer than any of ours say
-/// only that they are there.
+/// The user, and the headers that this module reads. Of a header that is longer than any of
+/// cbroker's, only its existence is kept.
 fn brief(from: &BasicProperties) -> BasicProperties {
     let mut headers = FieldTable::default();
     let known = from.headers().as_ref().map(FieldTable::inner);

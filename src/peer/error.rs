@@ -1,4 +1,4 @@
-//! What can go wrong between us and a broker, sorted by what the caller can do about it.
+//! The errors of the AMQP client, divided by what the caller can do about them.
 
 use std::io;
 
@@ -26,7 +26,7 @@ pub enum PeerError {
     SignInRefused {
         /// Where.
         address: Box<Address>,
-        /// What it said, or did not prove.
+        /// The broker's reason, or what it did not prove.
         source: SignInFailure,
         /// What it refused.
         refused: RefusedSignIn,
@@ -51,7 +51,7 @@ pub enum PeerError {
     /// Something answers, but not in AMQP.
     #[error("{0} does not speak AMQP")]
     NotAmqp(Box<Address>),
-    /// The connection went away in the middle.
+    /// The connection was lost during a request.
     #[error("the connection to the broker was lost: {0}")]
     Lost(#[source] ConnectionFailure),
     /// There is no queue of that name.
@@ -76,21 +76,22 @@ pub enum PeerError {
     /// The broker refused for another reason.
     #[error("the broker refused: {0}")]
     Refused(#[source] BrokerText),
-    /// No confirm in so many seconds.
+    /// No confirm within this many seconds.
     #[error("the broker has not confirmed the message within {0} s")]
     TimedOut(u64),
-    /// The broker takes no messages at the moment: low on disk or memory, in its own words.
+    /// The broker does not accept messages at the moment, for this reason in its own words, such as
+    /// low disk or memory.
     #[error("the broker does not accept messages: {0}")]
     Blocked(#[source] BrokerText),
-    /// What TLS needs on this side cannot be used.
+    /// The local part of the TLS setup cannot be used.
     #[error(transparent)]
     Setup(TlsSetupError),
-    /// Signing in needs random numbers.
+    /// The system has no random numbers for the login.
     #[error("the system has no random numbers")]
     NoRandomNumbers,
 }
 
-/// What a broker refused when we signed in: what there is to change.
+/// What a broker refused at the login, and so what must be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusedSignIn {
     /// The user and password that are stored for the local broker.
@@ -99,14 +100,14 @@ pub enum RefusedSignIn {
     GivenLogin,
     /// The user guest, which stands in where the URL has no login and none is stored.
     Guest,
-    /// The vhost, or this user's way into it.
+    /// The vhost, or this user's right to use it.
     Vhost,
     /// Anything else, such as one connection too many.
     Other,
 }
 
 impl RefusedSignIn {
-    /// What can be done about it.
+    /// A hint about what can be done.
     fn hint(self, address: &Address) -> Option<String> {
         let port = address.port;
         Some(match self {
@@ -130,12 +131,12 @@ impl RefusedSignIn {
     }
 }
 
-/// What there is to do where a broker is low on disk or memory.
+/// A hint for a broker that is low on disk or memory.
 pub const BLOCKED_HINT: &str = "free what it is low on, or purge queues; what was sent may still \
                                 arrive then, so look before sending again";
 
 impl PeerError {
-    /// Whether another attempt may succeed without anybody changing anything.
+    /// Whether another attempt may succeed without a change of the configuration.
     pub fn is_passing(&self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! Who is there: what wraps announce on the presence exchange, and the requests they answer.
+//! Presence: what wraps announce on the presence exchange, and the requests that they answer.
 //!
 //! The exchange is a fanout, so every wrap hears every request and answers those that are meant
 //! for it, to the asker's temporary queue. Pausing and the look into a session's held messages
@@ -33,9 +33,9 @@ pub enum PeerState {
     Busy,
     /// The agent waits for an answer of the person; `detail` says to what.
     NeedsYou,
-    /// A person's text stands in the agent's box.
+    /// The agent's input box contains a person's text.
     Draft,
-    /// A message stands in the agent's box, and no Enter will follow.
+    /// The agent's input box contains a message, and no Enter will follow.
     Stuck,
     /// A person paused it.
     Paused,
@@ -125,15 +125,15 @@ pub enum Request {
         /// Whether the messages count as read: they are acked, and will not be delivered again.
         take: bool,
     },
-    /// Let go of what is held, for good: an operator removed it. Answered with [`Answer::Inbox`],
-    /// which lists what went.
+    /// Discard the held messages for good, because an operator removed them. Answered with
+    /// [`Answer::Inbox`], which lists them.
     Discard {
         /// The addressed sessions.
         scope: RequestScope,
         /// How it was removed.
         removal: Removal,
     },
-    /// A session changed. Not a request; wraps ignore it.
+    /// An announcement of a session's state. Not a request; wraps ignore it.
     State(Presence),
 }
 
@@ -219,7 +219,7 @@ impl PeerState {
 }
 
 impl Request {
-    /// Whether it makes a session do something or show what others sent it.
+    /// Whether the request changes a session or shows the messages that others sent it.
     pub(super) fn is_control(&self) -> bool {
         !matches!(self, Self::Who | Self::State(_))
     }
@@ -282,11 +282,11 @@ impl AwaitedAnswers<'_> {
 /// In all, a request waits this many times as long as for the first answer.
 const ALL_WAITS: u32 = 10;
 
-/// How many answers are under way at once. Any user may send one who has seen the request, as long
-/// as the broker allows.
+/// The number of unacked answers at once. Any user who has seen the request may send an answer, as
+/// long as the broker allows.
 const ANSWERS: u16 = 16;
-/// Those that wait in the broker, and their bytes; the oldest are dropped. An answer of a session
-/// that holds much has some MiB.
+/// The number of answers that wait in the broker, and their bytes; the oldest are dropped. The
+/// answer of a session that holds many messages has some MiB.
 const ANSWERS_WAITING: i32 = 10_000;
 const ANSWERS_WAITING_BYTES: i32 = 64 << 20;
 

@@ -1,5 +1,4 @@
-//! Publishing with the broker's confirm: the properties that mirror the envelope, and what became
-//! of it.
+//! Publishes with the broker's confirm. The message's properties repeat fields of the envelope.
 
 use std::time::Duration;
 
@@ -11,8 +10,8 @@ use super::PeerError;
 use super::topology::EXCHANGE;
 use crate::envelope::Envelope;
 
-/// How many messages lie between a session's message and a person's word; present on every message
-/// from a session and on no other.
+/// The number of messages between a session's message and the person's prompt that led to it. Every
+/// message from a session has this header, and no other message.
 pub(super) const HOPS: &str = "cbroker-hops";
 
 /// The queue that receives the recipient's receipts.
@@ -43,7 +42,7 @@ impl When {
         }
     }
 
-    /// Reads the header's value; another one says nothing.
+    /// Reads the header's value; `None` for any other value.
     pub(super) fn parse(word: &[u8]) -> Option<Self> {
         Self::ALL
             .into_iter()
@@ -51,24 +50,24 @@ impl When {
     }
 }
 
-/// An envelope and how it travels.
+/// An envelope with its AMQP properties.
 #[derive(Debug, Clone)]
 pub struct Publication<'a> {
     /// What is sent; its `to` is the routing key.
     pub envelope: &'a Envelope,
-    /// Dropped by the broker when it waited longer than this (`send --ttl`).
+    /// The broker drops the message if it waits longer than this (`send --ttl`).
     pub expires_ms: Option<u64>,
     /// From inside a session: 0 after a person spoke there, one more than the message that it
     /// answers otherwise. `None` from outside, where a person or a script sends.
     pub hops: Option<u32>,
-    /// Where the recipient says what became of it.
+    /// The queue for the recipient's receipts.
     pub receipt_to: Option<&'a str>,
     /// When it comes in; `None`: as a turn of its own.
     pub when: Option<When>,
 }
 
 impl<'a> Publication<'a> {
-    /// A message of no session, with nothing but the envelope.
+    /// A message that is not from a session, with only the envelope.
     pub fn plain(envelope: &'a Envelope) -> Self {
         Self {
             envelope,
@@ -83,11 +82,11 @@ impl<'a> Publication<'a> {
 /// What a broker did with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PublishOutcome {
-    /// It is the broker's now: on disk, or already consumed.
+    /// The broker confirmed it: it is on disk or already consumed.
     Confirmed,
-    /// No queue of that name is bound; it was not kept.
+    /// No queue of that name is bound; the message was not stored.
     Unroutable,
-    /// The broker said no (nack); it was not kept.
+    /// The broker refused it (nack); the message was not stored.
     Refused,
 }
 
@@ -171,8 +170,8 @@ pub(super) async fn confirmed(
 }
 
 /// Publishes straight to one queue without waiting for a confirm: receipts, presence, answers to
-/// questions. `user` is the one that the connection signed in as: the broker refuses any other, so
-/// a reader may rely on it.
+/// questions. `user` is the user of the connection: the broker refuses any other, so a reader may
+/// rely on it.
 pub(super) async fn to_queue(
     channel: &Channel,
     queue: &str,

@@ -1,5 +1,5 @@
-//! What the recipient's wrap tells a sender who asked (`send --wait`): never more than what has
-//! happened.
+//! The receipts that a recipient's wrap sends to a sender who asked for them (`send --wait`). They
+//! report only what has happened.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,11 +31,11 @@ pub enum ReceiptState {
     HandedOver,
     /// It is in the model's context.
     Delivered,
-    /// Its answer came. Never told by a session: the answer itself says so.
+    /// It was answered. A session never sends this state; the answer itself shows it.
     Answered,
     /// It could not be parsed, or its id was used twice; it will never be delivered.
     DeadLettered,
-    /// It went with its queue, which was deleted.
+    /// It was deleted with its queue.
     Deleted,
     /// It was purged.
     Purged,
@@ -68,13 +68,13 @@ impl Receipt {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Reads a receipt; anything else is none.
+    /// Reads a receipt; `None` for anything else.
     pub fn parse(body: &[u8]) -> Option<Self> {
         let receipt: Self = serde_json::from_slice(body).ok()?;
         (receipt.state != ReceiptState::Answered).then_some(receipt)
     }
 
-    /// Whether it is about the message of this id to this recipient.
+    /// Whether the receipt is about the message with this id to this recipient.
     pub fn is_about(&self, id: &str, to: &str) -> bool {
         self.id == id && self.to.as_deref().is_none_or(|own| own == to)
     }
@@ -89,7 +89,7 @@ impl Receipt {
         words
     }
 
-    /// Whether its session will say nothing more.
+    /// Whether this is the session's last receipt about the message.
     pub fn is_final(&self) -> bool {
         !matches!(self.state, ReceiptState::Held | ReceiptState::HandedOver)
     }

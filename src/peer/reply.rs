@@ -70,7 +70,7 @@ impl ReplyQueue {
     }
 }
 
-/// Waits until the channel is gone. Its consumers usually say so first; see [`PULSE`].
+/// Waits until the channel is closed. Its consumers usually report that first; see [`PULSE`].
 async fn end_of(channel: &Channel) {
     let mut pulse = tokio::time::interval(PULSE);
     while channel.status().connected() {

@@ -27,7 +27,7 @@ pub(super) struct Scram {
     progress: ScramProgress,
 }
 
-/// How far a login has come.
+/// The progress of a login.
 #[derive(Debug, Clone)]
 pub(super) struct ScramProgress(Arc<Mutex<ScramStep>>);
 
@@ -81,7 +81,7 @@ impl Scram {
         }
     }
 
-    /// Follows the login after lapin has taken it.
+    /// A handle that shows the progress after lapin has taken the login.
     pub(super) fn progress(&self) -> ScramProgress {
         self.progress.clone()
     }

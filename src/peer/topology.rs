@@ -10,17 +10,17 @@ use crate::name::{GroupName, SessionName};
 /// The direct exchange that every session's queue is bound to.
 pub const EXCHANGE: &str = "claudeBroker";
 
-/// The fanout exchange on which sessions say who is there.
+/// The fanout exchange for presence: announcements and requests.
 pub const PRESENCE_EXCHANGE: &str = "claudeBroker.presence";
 
 /// The direct exchange that holds who belongs to which group: a member's queue is bound to it with
 /// the group's name. Nothing is published to it, since each member gets a message of its own.
 pub const GROUPS_EXCHANGE: &str = "claudeBroker.groups";
 
-/// Where sessions and commands believe the `user-id` of a message: receipts and answers come by the
+/// The exchanges for which the `user-id` of a message counts: receipts and answers come by the
 /// default exchange, messages and requests by the other two. RabbitMQ's tag `impersonator` lets a
-/// user publish under any name, and the embedded broker allows that everywhere but here. So a name
-/// that came from another exchange, through a binding, says nothing.
+/// user publish under any name, and the embedded broker allows that on all other exchanges. So the
+/// `user-id` of a message from another exchange, through a binding, proves nothing.
 pub const BELIEVED_EXCHANGES: [&str; 3] = ["", EXCHANGE, PRESENCE_EXCHANGE];
 
 /// The most messages that a queue holds. Beyond that, the oldest are dropped.
@@ -39,7 +39,7 @@ pub const SESSION_HOLDS: u32 = 192;
 /// What a broker reports about a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueState {
-    /// Messages that wait, without those that a consumer has and did not settle.
+    /// Messages that are ready, without those that a consumer has not settled.
     pub messages: u32,
     /// Sessions that are attached.
     pub consumers: u32,
@@ -121,7 +121,7 @@ pub(super) async fn join(
     bind_by(channel, queue, GROUPS_EXCHANGE, group.as_str()).await
 }
 
-/// Undoes [`join`]; a queue that is no member stays none.
+/// Undoes [`join`]; does nothing for a queue that is not a member.
 pub(super) async fn leave(
     channel: &Channel,
     queue: &SessionName,
@@ -201,7 +201,7 @@ mod tests {
         assert!(!is_full(MAX_LENGTH - 1, 0) && is_full(MAX_LENGTH, 0));
         let room = MAX_LENGTH - SESSION_HOLDS;
         assert!(!is_full(room - 1, 1) && is_full(room, 1));
-        // Consumers that are no sessions hold nothing of the kind.
+        // Consumers that are not sessions do not hold messages that way.
         assert!(!is_full(MAX_LENGTH / 2 - 1, 100));
     }
 

@@ -1,4 +1,4 @@
-//! Frames as bytes: which of them a client can read, and what takes the place of the others. Pure.
+//! Decides which frames lapin can read, and replaces the others. Works on bytes; does no I/O.
 
 /// The largest frame that we take: the default of brokers. A broker delivers the header frame of a
 /// message as its publisher sent it; of a larger one the properties are left out (`frames`).
@@ -26,17 +26,17 @@ enum FramePart {
     /// The head of a frame.
     #[default]
     Head,
-    /// A frame that is looked at once it has this length.
+    /// A frame that is examined once it has this length.
     Whole(usize),
     /// The first bytes of a header frame that is too large.
     TooLarge { payload: usize },
-    /// Bytes that are passed on unseen.
+    /// Bytes that are passed on without examination.
     Pass(usize),
     /// Bytes that are left out.
     LeaveOut(usize),
 }
 
-/// Mends frames as they come, in pieces of any length.
+/// Mends frames as they arrive, in pieces of any length.
 #[derive(Debug, Default)]
 pub(super) struct FrameMender {
     stage: FramePart,
@@ -105,7 +105,7 @@ impl FrameMender {
         }
     }
 
-    /// Adds to the frame until it has `length` bytes.
+    /// Gathers bytes of the frame until it has `length` bytes.
     fn gather<'b>(&mut self, bytes: &'b [u8], length: usize) -> Gathered<'b> {
         let wanted = length - self.frame.len();
         let (now, later) = bytes.split_at(wanted.min(bytes.len()));
@@ -124,7 +124,7 @@ impl FrameMender {
     }
 }
 
-/// A frame that was larger than this gives its room back.
+/// Memory of a frame that was larger than this is freed.
 const READ_AT_ONCE: usize = 16 * 1024;
 
 enum Gathered<'b> {
