@@ -1,7 +1,7 @@
 //! The verbs, most of them in a file of their own name with a function `run(…) -> Result<Exit,
 //! Error>`. `resume` is in `pause`, `move` in `move_queues`, `version` here. `answerer`, `compose`,
-//! `connect`, `fate`, `groups`, `local`, `removal` and `sessions` are no verbs: verbs share them.
-//! This file selects the verb and its runtime.
+//! `connect`, `fate`, `groups`, `local`, `removal` and `sessions` are not verbs, but parts that
+//! several verbs share. This file selects the verb and its runtime.
 
 mod answerer;
 mod ask;
@@ -59,7 +59,7 @@ use crate::exit::Exit;
 use crate::output::Output;
 use crate::platform;
 
-/// How long a broker that has stopped waits for what it works out on threads of their own.
+/// How long a stopped broker waits for its threads that may block.
 const WORK_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Resolves the configuration and runs the command.
@@ -89,7 +89,7 @@ pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit,
     let runtime = runtime(&action)?;
     let outcome = runtime.block_on(act(action, &config, &output));
     if serves {
-        // The store is closed by now. Work for a request may go on for as long as its sender wants.
+        // The store is closed already. Work for a request could go on for any time.
         runtime.shutdown_timeout(WORK_ENDS_WITHIN);
     }
     outcome

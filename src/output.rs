@@ -42,7 +42,7 @@ pub struct TableRow {
     pub style: Option<Style>,
     /// A cell for each column.
     pub cells: Vec<String>,
-    /// What is said of the row on a line of its own below it.
+    /// The advice on a line of its own below the row.
     pub below: Option<String>,
 }
 

@@ -1,5 +1,5 @@
-//! Read access to what the surrounding program keeps on disk for its user, for the page: the
-//! conversation, the dead letters, and how sessions were opened. Depends on nothing.
+//! Access to the files that the surrounding program keeps for its user, for the page: the
+//! conversation, the dead letters, and the commands that open sessions. Depends on nothing.
 //!
 //! The broker passes JSON texts on without parsing them.
 

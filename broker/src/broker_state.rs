@@ -49,7 +49,7 @@ use crate::vhost::Vhost;
 pub(crate) use administration::{check_access_room, permission_definition};
 pub(crate) use busy_mark::BusyMark;
 
-/// What all queues together read at the start.
+/// The memory for the messages that all queues together read at the start.
 const LOOK_AHEAD_BYTES: usize = 32 * 1024 * 1024;
 
 /// Reads of the store at once: each brings a slice of a queue into memory.
@@ -59,7 +59,7 @@ const LOADS: usize = 8;
 #[derive(Debug)]
 pub struct BrokerState {
     pub(crate) limits: ClientLimits,
-    /// Exchanges where nobody publishes under another user's name.
+    /// Exchanges to which every message must carry its publisher's own name or none.
     pub(crate) own_names_at: &'static [&'static str],
     pub(crate) store: Store,
     pub(crate) definitions: DefinitionStore,
@@ -78,13 +78,13 @@ pub struct BrokerState {
     pub(crate) throttle: LoginThrottle,
     /// Connections without a login.
     pub(crate) login_places: Arc<LoginPlaces>,
-    /// Who was signed in at the management page before the start; taken by that page.
+    /// The sign-ins at the management page from before the start; that page takes them.
     pub(crate) sign_ins: Mutex<Vec<SignInDefinition>>,
     /// Counts changes of users and permissions.
     pub(crate) access_changes: watch::Sender<u64>,
     /// Counted since the start.
     pub totals: Totals,
-    /// The last messages, for the listeners of the tap.
+    /// The recent traffic, for the listeners of the tap.
     pub tap: Arc<Tap>,
     vhosts: RwLock<BTreeMap<Arc<str>, Arc<Vhost>>>,
     /// Names of vhosts that have left `vhosts` and whose records are being forgotten.
@@ -193,7 +193,7 @@ impl BrokerState {
         }
     }
 
-    /// Hands out what a budget was too small for, in units of work of its own.
+    /// Delivers messages that a budget was too small for, in separate units of work.
     #[expect(
         clippy::manual_async_fn,
         reason = "it is spawned by what it calls, so its type must say that it is Send"
@@ -239,7 +239,7 @@ impl BrokerState {
         }
     }
 
-    /// Brings the next slice of a long queue back, on a thread that may wait for the disk.
+    /// Loads the next slice of a long queue, on a thread that may wait for the disk.
     fn load(self: &Arc<Self>, queue: Arc<Queue>, wanted: LoadRequest) {
         let broker = Arc::clone(self);
         tokio::spawn(async move {
@@ -307,7 +307,7 @@ impl BrokerState {
         self.end(effects);
     }
 
-    /// Hands out what waited until a client settles or memory is free.
+    /// Delivers messages that waited until a client settles or memory is free.
     pub(crate) async fn pump_waiting(self: &Arc<Self>) {
         for connection in self.connections() {
             self.pump_waiting_for(&connection.outbox).await;

@@ -25,7 +25,7 @@ pub(crate) struct MemoryWatch {
     ended_ms: AtomicU64,
 }
 
-/// What a look at the memory said.
+/// The result of a look at the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MemoryVerdict {
     /// The alarm is to be raised, or to stay so.

@@ -29,7 +29,7 @@ const RESERVED: u64 = 4096;
 const MOST_LEVELS: u64 = 256;
 const COUNTER: &str = "queue";
 
-/// What was found when the store was opened.
+/// The contents of the opened store.
 pub(crate) struct OpenedStore {
     pub(crate) store: Store,
     pub(crate) definitions: DefinitionStore,
@@ -99,7 +99,7 @@ pub(crate) fn open(
     })
 }
 
-/// The first number that none of these queues can have, where the counter cannot be read.
+/// The first number that no queue can have, if the counter cannot be read.
 fn after_queues(topology: &[Definition]) -> u64 {
     let ends = topology.iter().map(|definition| match definition {
         Definition::Queue(queue) => queue.id.saturating_add(MOST_LEVELS),
@@ -128,18 +128,17 @@ impl DefinitionStore {
         self.store.put(&definition.key(), definition.value())
     }
 
-    /// Takes the definition with this one's key away.
+    /// Removes the definition with this one's key.
     pub(crate) fn forget(&self, definition: &Definition) -> Result<Ticket, Stopped> {
         self.store.remove(&definition.key())
     }
 
-    /// Puts everything that is saved, kept, settled or forgotten meanwhile into one commit of the
-    /// store.
+    /// Puts every change that is made while the guard lives into one commit of the store.
     pub(crate) fn pause_commits(&self) -> CommitPause {
         self.store.pause_commits()
     }
 
-    /// A place for a new queue with so many priorities.
+    /// Assigns a place in the store to a new queue with this many priorities.
     pub(crate) fn queue_store(&self, levels: u64) -> Result<QueueStore, Stopped> {
         let mut numbers = lock(&self.numbers);
         let base = numbers.next;
@@ -154,7 +153,7 @@ impl DefinitionStore {
         Ok(QueueStore::new(self, base))
     }
 
-    /// The place of a queue that was found.
+    /// The place of a recovered queue.
     pub(crate) fn queue_store_at(&self, base: u64) -> QueueStore {
         QueueStore::new(self, base)
     }
@@ -209,7 +208,7 @@ pub(crate) enum StoreSettle {
     Recorded(Ticket),
 }
 
-/// The store could not give a slice back.
+/// A slice could not be read from the store.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read waiting messages: {0}")]
 pub(crate) struct ReadFailed(#[source] ReadError);
@@ -257,23 +256,23 @@ impl QueueStore {
         )
     }
 
-    /// Everything up to here has been in a client's hands.
+    /// Records that everything up to this position was delivered.
     pub(crate) fn delivered(&self, level: u8, through: u64) {
         self.store.delivered(self.queue(level), Sequence(through));
     }
 
-    /// Forgets everything up to `through`, delivered or not.
+    /// Settles everything up to `through`, delivered or not.
     pub(crate) fn purge(&self, level: u8, through: u64) -> Result<Ticket, Stopped> {
         self.store.purge(self.queue(level), Sequence(through))
     }
 
-    /// Forgets everything from `first` to `last`, and spares what stands around it.
+    /// Settles everything from `first` to `last`.
     pub(crate) fn settle_all(&self, level: u8, first: u64, last: u64) -> Result<Ticket, Stopped> {
         self.store
             .settle_all(self.queue(level), Sequence(first), Sequence(last))
     }
 
-    /// Forgets the whole queue.
+    /// Removes the whole queue from the store.
     pub(crate) fn drop_all(&self, max_priority: u8) -> Result<Ticket, Stopped> {
         let mut last = Ticket::NONE;
         for level in 0..=max_priority {

@@ -33,7 +33,7 @@ pub(super) struct Answerer {
 enum AcceptedPublisher {
     /// The asker's own user.
     Own(String),
-    /// Nobody, or one of the users that other tools consume as.
+    /// No user, or one of the users that other tools consume as.
     OtherTool(Vec<String>),
 }
 
@@ -49,7 +49,8 @@ impl Answerer {
         if attached > 0 {
             consumers = consumers_of(name, config).await.unwrap_or_default();
         }
-        // Who is not shown is taken for ours: an API may know less than the broker.
+        // A consumer that is not shown counts as one of cbroker's: an API may know less than the
+        // broker.
         let all_are_shown = consumers.len() >= attached as usize;
         let is_foreign = !consumers.is_empty() && !consumers.iter().any(is_ours);
         let voucher = if is_foreign && all_are_shown {
@@ -63,7 +64,7 @@ impl Answerer {
         })
     }
 
-    /// Whether the answer is from it; `user` is the publisher that the broker authenticated.
+    /// Whether the answer counts; `user` is the publisher that the broker authenticated.
     pub(super) fn sent(&self, answer: &Envelope, user: Option<&str>) -> bool {
         let is_vouched = match &self.voucher {
             AcceptedPublisher::Own(own) => user == Some(own),
@@ -79,8 +80,8 @@ fn is_ours(one: &ConsumerInfo) -> bool {
     one.product.as_deref() == Some(PRODUCT)
 }
 
-/// The programs that consume from a queue, up to the first of ours; `None` where the API does not
-/// say it in time.
+/// The programs that consume from a queue, up to the first of cbroker's; `None` if the API does not
+/// report them in time.
 async fn consumers_of(name: &SessionName, config: &Config) -> Option<Vec<ConsumerInfo>> {
     let client = Client::new(config, CONSUMERS_WITHIN).ok()?;
     let asking = client.consumers_of(name.as_str(), is_ours);
@@ -88,7 +89,7 @@ async fn consumers_of(name: &SessionName, config: &Config) -> Option<Vec<Consume
     told.ok()
 }
 
-/// How many sessions of ours answer to the name, at most `enough`.
+/// The number of cbroker's sessions that answer for the name, at most `enough`.
 pub(super) async fn own_sessions(
     peer: &Peer,
     name: &SessionName,

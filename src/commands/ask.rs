@@ -31,20 +31,20 @@ use crate::peer::{Peer, Publication, PublishOutcome, Receipt, ReceiptState, Repl
 const LEFT_BEHIND_AFTER: Duration = Duration::from_mins(1);
 const API_WITHIN: Duration = Duration::from_millis(500);
 
-/// One question and what came of it.
+/// One question and its outcome.
 struct AskedQuestion {
     envelope: Envelope,
     to: SessionName,
     /// Whose answer counts.
     from: Answerer,
     outcome: AskOutcome,
-    /// Whether an answer came in the session's name that does not count.
+    /// Whether an answer in the session's name came that does not count.
     has_unconfirmed: bool,
 }
 
-/// What came of a question.
+/// The outcome of a question.
 enum AskOutcome {
-    /// Nothing yet but what the session said last.
+    /// Still open, with the last receipt of the session.
     Open(Option<Receipt>),
     /// It was answered, and the answer is printed.
     Answered,
@@ -162,7 +162,7 @@ async fn publish(
     }
 }
 
-/// Who waits for answers, and how long.
+/// The user that waits for answers, and how long.
 struct Asker<'a> {
     /// The user that must have published a receipt, according to the broker.
     user: String,
@@ -241,7 +241,7 @@ impl Asker<'_> {
 }
 
 impl AskedQuestion {
-    /// The session said what became of it.
+    /// The session sent a final receipt.
     fn take_receipt(&mut self, receipt: Receipt) {
         let is_over = receipt.is_final() && receipt.state != ReceiptState::Delivered;
         self.outcome = if is_over {
@@ -252,7 +252,7 @@ impl AskedQuestion {
     }
 }
 
-/// Why a question has no answer; `None` where it has one.
+/// The error for a question without an answer; `None` if it was answered.
 async fn unanswered(
     question: &AskedQuestion,
     args: &AskArgs,

@@ -1,5 +1,5 @@
-//! `cbroker completions`: prints what makes a shell complete the command line, and answers the
-//! shell when it asks for candidates.
+//! `cbroker completions`: prints the completion script for a shell, and prints candidates when the
+//! shell asks for them.
 //!
 //! The script of a shell runs this program with a variable of the environment set; the candidates
 //! come from the same description of the command line that parses it, and names from the broker
@@ -20,9 +20,9 @@ use crate::exit::Exit;
 use crate::output;
 use names::WantedNames;
 
-/// Set by the script of a shell to the shell's name.
+/// The variable that the script sets to the shell's name.
 const VARIABLE: &str = "CBROKER_COMPLETE";
-/// bash would take what stands behind an `@` for a word of its own, the name of a host.
+/// bash would treat the text after an `@` as a separate word, the name of a host.
 const BASH_KEEPS_GROUPS: &str = "shopt -u hostcomplete\n";
 /// As a file of `$fpath` the script is the body of a function, and runs at the first Tab.
 const ZSH_AUTOLOADS: &str = "\
@@ -70,7 +70,7 @@ pub(super) fn run(args: &CompletionsArgs) -> Result<Exit, Error> {
         return Err(Error::usage(format!("there is no script for `{shell}`")));
     };
     let mut script = Vec::new();
-    // By its name: a package's script is made where the program is not installed.
+    // Called by its name, because a package's script is made where the program is not installed.
     let name = "cbroker";
     completer
         .write_registration(VARIABLE, name, name, name, &mut script)
@@ -85,7 +85,7 @@ pub(super) fn run(args: &CompletionsArgs) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-/// Answers a shell that asks for candidates; `false` where none does, and the program runs as
+/// Prints candidates if a shell asks for them. Returns `false` otherwise, and the program runs as
 /// usual.
 pub fn complete(arguments: &[OsString]) -> bool {
     if env::var_os(VARIABLE).is_none() {
@@ -93,7 +93,7 @@ pub fn complete(arguments: &[OsString]) -> bool {
     }
     let folder = env::current_dir().ok();
     let completing = CompleteEnv::with_factory(command).var(VARIABLE);
-    // A shell can do nothing with an error: no candidates are an answer too.
+    // A shell cannot use an error, so there are no candidates then.
     completing
         .try_complete(arguments.to_vec(), folder.as_deref())
         .unwrap_or(true)

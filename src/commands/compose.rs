@@ -39,7 +39,7 @@ impl Recipient {
     }
 }
 
-/// To whom a message goes, and its text if that stands on the command line: `NAME TEXT`, `--to
+/// The recipients of a message, and its text if that is on the command line: `NAME TEXT`, `--to
 /// NAME TEXT` or `--to NAME -m TEXT`.
 pub(super) struct RecipientAddress<'a> {
     /// The recipients, each once, in the order in which they were given.

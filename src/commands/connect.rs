@@ -36,8 +36,8 @@ pub(super) async fn peer(
     Ok(peer)
 }
 
-/// The same with the configuration that leads there: a broker that was started may have other ports
-/// than those that were looked at.
+/// The same, with the configuration for that broker: one that was just started may have other
+/// ports.
 pub(super) async fn peer_and_config(
     config: &Config,
     purpose: &str,

@@ -21,12 +21,12 @@ use crate::output::{Output, Style, foreign_part};
 use crate::peer::{Peer, Publication, PublishOutcome};
 use crate::wrap::{KeptDeadLetter, dead_letters, remove_dead_letter};
 
-/// The fewest characters at the beginning of an id that stand for it.
+/// The fewest first characters that identify a dead letter.
 const SHORT_ID: usize = 4;
-/// So much of a body is shown to a person.
+/// The number of bytes of a body that are shown.
 const EXCERPT: usize = 400;
 
-/// Lists them, or does what is wanted with one.
+/// Lists the dead letters, or resends or drops one.
 pub(super) async fn run(args: DeadArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let name = args.name.as_deref().map(|name| session_name(name, "NAME"));
     let name = name.transpose()?;
@@ -69,7 +69,8 @@ fn find<'a>(letters: &'a [KeptDeadLetter], id: &str) -> Result<&'a KeptDeadLette
     }
 }
 
-/// What is sent again is published as the user's own, so the text of another user needs `--yes`.
+/// A resent message is published under the user's own name, so the text of another user needs
+/// `--yes`.
 fn unconfirmed_publisher(letter: &KeptDeadLetter) -> Error {
     Error::usage(format!(
         "another user may have published the dead letter {}",
@@ -109,7 +110,7 @@ fn print(letter: &KeptDeadLetter, output: &Output) -> Result<(), Error> {
 
 async fn resend(letter: &KeptDeadLetter, config: &Config, output: &Output) -> Result<(), Error> {
     let to = session_name(&letter.queue, "its queue")?;
-    // What cannot be mended starts no broker.
+    // A dead letter that cannot be repaired does not start a broker.
     mended(letter, &to, config)?;
     let mut peer = connect::peer(config, "dead", Autostart::Allowed, output).await?;
     let sent = send_again(letter, &mut peer, config).await;
@@ -119,8 +120,7 @@ async fn resend(letter: &KeptDeadLetter, config: &Config, output: &Output) -> Re
     output.line(format!("sent {id} -> {to}"))
 }
 
-/// Sends it to its session once more, as a message of its own, and removes it once the broker has
-/// confirmed that.
+/// Sends it to its session as a new message, and removes it once the broker has confirmed that.
 pub(super) async fn send_again(
     letter: &KeptDeadLetter,
     peer: &mut Peer,
@@ -162,7 +162,7 @@ pub(super) async fn send_again(
 #[error("it is not a JSON object: {0}")]
 struct NotAnObject(#[source] serde_json::Error);
 
-/// A message with the text of a dead letter: with an id of its own, and with what it lacked.
+/// A message with the text of a dead letter, a new id, and values for missing fields.
 fn mended(letter: &KeptDeadLetter, to: &SessionName, config: &Config) -> Result<Envelope, Error> {
     let cannot = |why: Box<dyn StdError + Send + Sync>| {
         Error::new(format!(

@@ -56,8 +56,8 @@ pub(super) async fn run(
     print(&findings, output)
 }
 
-/// Runs all checks that make sense where the home or `config.toml` is broken, which is the first
-/// finding. `error` is why the configuration could not be resolved.
+/// Runs all checks that are possible without a valid home or `config.toml`, whose `error` is the
+/// first finding.
 pub(super) fn without_configuration(
     args: &DoctorArgs,
     flags: &Flags,

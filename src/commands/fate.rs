@@ -13,33 +13,33 @@ use crate::peer::{MAX_LENGTH, Peer};
 /// Time limit for asking the management API what waits in a queue.
 const API_WITHIN: Duration = Duration::from_secs(1);
 
-/// A message that was sent, as far as its fate depends on it.
+/// The properties of a sent message on which its fate depends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SentMessage<'a> {
     pub(super) id: &'a str,
     pub(super) to: &'a SessionName,
-    /// Its own time to live is over.
+    /// Its own time to live has passed.
     pub(super) has_expired: bool,
 }
 
-/// What is known of it.
+/// What is known about a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum MessageFate {
-    /// It waits in its queue, and no session has it.
+    /// It waits in its queue, and no session has taken it.
     Waits,
-    /// A session of ours is attached that has said that it has it.
+    /// An attached session of cbroker has reported that it has the message.
     Held,
     /// It waited for longer than its time to live.
     Expired,
     /// Its queue was deleted, and it with the queue.
     QueueDeleted,
-    /// Something that sends no receipts took it.
+    /// A program that does not send receipts took it.
     TakenSilently,
     /// It is not in its queue: it expired, was dropped, or something without receipts took it.
     Gone,
     /// Messages wait in its queue; whether it is among them cannot be said.
     Unknown,
-    /// The broker does not answer: why.
+    /// The broker does not answer, for this reason.
     Unanswered(String),
 }
 
@@ -64,8 +64,8 @@ impl MessageFate {
                 .await
                 .is_ok_and(|sessions| sessions >= consumers as usize);
         match is_there {
-            // A session of ours would have said that it has it. Behind others it stays in the
-            // queue, and no session is given it.
+            // A session of cbroker would have sent a receipt. Behind many others it stays in the
+            // queue, undelivered.
             _ if message.has_expired && all_are_ours => Self::Expired,
             None if message.has_expired || consumers > 0 => Self::Unknown,
             // The queue has no consumer, so only its time to live ends a message there.
@@ -75,7 +75,7 @@ impl MessageFate {
         }
     }
 
-    /// Looks for a message that a session has said that it has, and that may have ended since.
+    /// Looks for a message that a session has reported, if that session may have ended since.
     pub(super) async fn of_held(
         message: SentMessage<'_>,
         peer: &mut Peer,
@@ -116,7 +116,7 @@ impl MessageFate {
         words.to_owned()
     }
 
-    /// Whether it stays where a session will find it.
+    /// Whether a session will still get it.
     pub(super) fn is_waiting(&self) -> bool {
         *self == Self::Waits
     }

@@ -1,4 +1,4 @@
-//! `cbroker group`: lists the groups, and makes sessions members of them or not.
+//! `cbroker group`: lists the groups, and adds or removes members.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::name::{GroupName, SessionName};
 use crate::output::{Output, Style, TableRow};
 
-/// Runs one of its verbs.
+/// Runs one of the subcommands.
 pub(super) async fn run(verb: GroupVerb, config: &Config, output: &Output) -> Result<Exit, Error> {
     match verb {
         GroupVerb::List(args) => list(args.group.as_deref(), config, output).await,
@@ -64,7 +64,7 @@ async fn list(group: Option<&str>, config: &Config, output: &Output) -> Result<E
     Ok(Exit::Done)
 }
 
-/// What becomes of a membership.
+/// Whether a membership is added or removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MembershipChange {
     Join,
@@ -78,7 +78,7 @@ struct Membership {
 }
 
 impl Membership {
-    /// Reads the arguments; without a name they mean the session that this runs in.
+    /// Reads the arguments. Without a name, the session that this command runs in is meant.
     fn read(args: &MembershipArgs, config: &Config) -> Result<Self, Error> {
         let group = group_name(&args.group, "GROUP")?;
         let own = config.inside.name.iter();

@@ -37,7 +37,7 @@ pub(super) async fn all(config: &Config) -> Result<Groups, Error> {
         Ok(groups) => return Ok(groups),
         Err(error) => error,
     };
-    // Without a broker there is no API either: then that is to be said.
+    // Without a broker there is no API either, so the error is about the broker.
     if matches!(error, ManagementError::Unreachable { .. }) {
         Peer::connect(&config.endpoint, "group")
             .await?

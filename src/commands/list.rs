@@ -1,4 +1,4 @@
-//! `cbroker list`: who is there, what waits, what each session does and for how long.
+//! `cbroker list`: which sessions exist, what waits for them, what each does and for how long.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::output::{Output, Style, TableRow, age};
 use crate::peer::{Peer, PeerState, this_host};
 
-/// How often `--watch` looks.
+/// How often `--watch` asks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Prints one row for each session, and one for each name without a session.
@@ -33,7 +33,7 @@ pub(super) async fn run(args: ListArgs, config: &Config, output: &Output) -> Res
 }
 
 /// Prints the rows again whenever they changed; on a terminal in the same place. Goes on when the
-/// broker comes back, also on another port. What is to be noticed is said once, not every second.
+/// broker comes back, also on another port. A notice is printed once, not every second.
 async fn watch(mut peer: Peer, config: &Config, output: &Output) -> Result<Exit, Error> {
     let mut shown = None;
     let mut config = config.clone();
@@ -52,7 +52,7 @@ async fn watch(mut peer: Peer, config: &Config, output: &Output) -> Result<Exit,
                 output.notice(format!("{}; waiting for the broker", error.summary()));
                 (peer, config) = again(&config, &notices).await?;
                 output.notice("the broker is back");
-                // Its API may be another.
+                // It may have another API address.
                 notices = output.clone();
                 shown = None;
             }
@@ -76,7 +76,7 @@ async fn again(config: &Config, output: &Output) -> Result<(Peer, Config), Error
     }
 }
 
-/// Whether the broker is away, or too busy to answer: that passes.
+/// Whether the error is temporary: the broker is not reachable, or too busy to answer.
 fn is_of_broker(error: &Error) -> bool {
     matches!(error.exit(), Exit::Unreachable | Exit::Unconfirmed)
 }
@@ -117,7 +117,7 @@ fn style(row: &SessionRow) -> Option<Style> {
     }
 }
 
-/// What its person can do.
+/// What the person can do.
 fn advice(row: &SessionRow) -> Option<String> {
     let name = &row.name;
     let said = match row.need()? {
@@ -140,7 +140,7 @@ fn advice(row: &SessionRow) -> Option<String> {
 
 fn cells(row: &SessionRow, now: DateTime<Utc>) -> Vec<String> {
     let state = match &row.reason {
-        // What to do about it stands below the row.
+        // The advice is printed below the row.
         _ if row.need() == Some(SessionNeed::ClearBox) => PeerState::Stuck.word().to_owned(),
         Some(reason) if !row.state.contains(reason.as_str()) => {
             format!("{}; held: {reason}", row.state)

@@ -51,20 +51,20 @@ pub(super) async fn look(config: &Config) -> Result<RunsAs, Error> {
     }
 }
 
-/// The configuration with a container as the local broker that others started under our name, as
-/// docker compose does: where no broker was chosen yet, that one is meant.
+/// The configuration with a container as the local broker that was started under cbroker's name by
+/// other means, as docker compose does. It applies if no broker was chosen yet.
 pub(super) async fn adopt_container(config: &Config, output: &Output) -> Config {
     let is_open = !config.names_a_broker() && LocalBroker::read(&config.home).is_none();
     if !is_open || !DockerEngine::may_exist(&config.environment) {
         return config.clone();
     }
     let looking = async { DockerEngine::new(&config.environment)?.state().await };
-    // An engine that does not answer has nothing for us.
+    // An engine that does not answer has no such container.
     let seen = tokio::time::timeout(API_WITHIN, looking).await;
     let Ok(Ok(Some(state))) = seen else {
         return config.clone();
     };
-    // A store of the embedded broker says that this one was chosen once.
+    // A store of the embedded broker means that the embedded one was chosen once.
     if !state.is_running && config.home.data().exists() {
         return config.clone();
     }

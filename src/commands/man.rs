@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output;
 
-/// When the page was last gone through.
+/// The date of the page's last revision.
 const DATE: &str = "2026-11-27";
 
 /// Prints the page as roff.
@@ -50,7 +50,7 @@ fn render() -> io::Result<String> {
 
 fn visible(command: &Command) -> impl Iterator<Item = &Command> {
     let verbs = command.get_subcommands();
-    // `help` says nothing that the page does not.
+    // The page has everything that `help` prints.
     verbs.filter(|verb| !verb.is_hide_set() && verb.get_name() != "help")
 }
 
@@ -89,7 +89,8 @@ fn lines(sections: &str) -> impl Iterator<Item = &str> {
     sections.lines().filter(move |line| !is_definition(line))
 }
 
-/// A line break beside empty space, and a paragraph without text, do nothing and are complained of.
+/// Removes line breaks beside empty space and paragraphs without text: they have no effect, and
+/// checkers warn of them.
 fn without_double_breaks(page: &str) -> String {
     let lines: Vec<&str> = page.lines().collect();
     let starts_anew = |line: &str| line == ".PP" || line.starts_with(".S");

@@ -26,7 +26,7 @@ use crate::exit::Exit;
 use crate::output::{self, Output};
 use tools::ToolServer;
 
-/// So many calls wait for the task that runs them.
+/// The number of calls that may wait for the task that runs them.
 const CALLS: usize = 16;
 
 /// Serves until the client closes the input or a signal ends it; or configures an agent.
@@ -46,7 +46,8 @@ async fn serve(config: &Config) -> Result<Exit, Error> {
     let serving = async {
         match server.serve((input, output::stdout())).await {
             Ok(service) => drop(service.waiting().await),
-            // The client went away before it said who it is, or said something else.
+            // The client closed the input before it initialised the session, or sent something
+            // else.
             Err(error) => {
                 return Err(
                     Error::new("no MCP client is connected to the standard input").because(error),
@@ -69,13 +70,13 @@ async fn serve(config: &Config) -> Result<Exit, Error> {
     }
 }
 
-/// The standard input as a stream that can be left: a blocking read would keep the process until
+/// The standard input as a stream that can be dropped: a blocking read would keep the process until
 /// the client writes again.
 fn input() -> io::Result<UnixStream> {
     let (mut ours, theirs) = BlockingStream::pair()?;
     theirs.set_nonblocking(true)?;
     thread::spawn(move || {
-        // Dropping our end is the end of the input.
+        // Dropping this end ends the input.
         let _closed = io::copy(&mut io::stdin().lock(), &mut ours);
     });
     UnixStream::from_std(theirs)

@@ -13,8 +13,8 @@ use crate::name::SessionName;
 use crate::output::{Output, counted};
 use crate::peer::{Answer, AwaitedAnswers, Peer, Presence, Request, RequestScope};
 
-/// Sessions do not read a request of more than 16 KiB, and anybody can make a group large: so many
-/// of the longest names take less than half of it.
+/// The number of names in one request. Sessions do not read a request of more than 16 KiB, and any
+/// user can make a group large; this many of the longest names take less than half of that.
 const NAMES_IN_A_REQUEST: usize = 100;
 
 /// Which of the two commands.
@@ -112,7 +112,7 @@ impl PauseTargets {
             Self::Group(names) => Some(sessions::attached_of(peer, names, config).await?),
             Self::All => sessions::attached(peer, config, output).await?,
         };
-        // Who holds everything back must hear of each, also where a machine is busy.
+        // `pause --all` must report every session, also on a busy machine.
         let within = count.map_or(sessions::NEXT_ANSWER_WITHIN, sessions::answer_within);
         Ok(AwaitedAnswers {
             name: None,

@@ -65,13 +65,13 @@ struct Sent {
     /// The answer (`--wait=answered`).
     #[serde(skip_serializing_if = "Option::is_none")]
     answer: Option<Envelope>,
-    /// Whose answer counts, where one is waited for.
+    /// Whose answer counts, if one is awaited.
     #[serde(skip)]
     answerer: Option<Answerer>,
     /// It was sent with a time to live.
     #[serde(skip)]
     has_ttl: bool,
-    /// When that is over; `None` once it was looked for.
+    /// When that has passed; `None` once the message was looked for.
     #[serde(skip)]
     expires: Option<Instant>,
 }
@@ -264,7 +264,7 @@ impl SendParameters<'_> {
         Err(failure)
     }
 
-    /// The message that this one answers has its answer.
+    /// The question that this message answers is answered.
     fn note_answer(&self, answer: &Envelope) {
         if let Some(question) = &answer.correlation_id {
             let event = HistoryEvent::Answered;
@@ -382,8 +382,8 @@ fn when(wanted: WhenArg) -> Option<When> {
     }
 }
 
-/// The error for a message that did not get through: one connection serves all recipients, so the
-/// broker may have blocked it at the message before.
+/// The error for a message that could not be published. One connection serves all recipients, so
+/// the broker may have blocked it after the message before.
 fn unsent(to: &SessionName, error: PeerError) -> Error {
     match error {
         PeerError::Blocked(_) => not_confirmed(to, error).hint(BLOCKED_HINT),

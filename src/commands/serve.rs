@@ -71,7 +71,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     archive.listens_at(format!("amqp://{here}"));
     tell(&addresses, output)?;
     if args.background {
-        // Nobody sees what it prints.
+        // Nobody reads its output.
         tracing::info!("listening at amqp://{}", addresses.amqp);
     }
     let mut every = tokio::time::interval(GIVE_BACK_EVERY);

@@ -20,7 +20,8 @@ const LABEL: &str = "dev.cbroker.broker";
 struct Service {
     file: PathBuf,
     text: String,
-    /// Once the file is there and before `load`: what may fail, because nothing is loaded.
+    /// Commands after the file is written and before `load`. They may fail, because nothing may be
+    /// loaded.
     renew: Vec<Vec<String>>,
     /// Once the file is there.
     load: Vec<Vec<String>>,

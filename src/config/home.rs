@@ -13,7 +13,8 @@ use crate::platform;
 
 /// `sun_path` holds 104 bytes on the smallest system that we run on.
 const LONGEST_SOCKET_PATH: usize = 104;
-/// So many hexadecimal digits of a home's digest tell its sockets from those of other homes.
+/// The number of hexadecimal digits of a home's digest in the names of its sockets, which
+/// distinguishes them from those of other homes.
 const FAR_DIGITS: usize = 8;
 
 /// The paths under `~/.cbroker`.
@@ -65,7 +66,7 @@ impl Home {
         self.folder.join("broker.json")
     }
 
-    /// Held while a local broker is being started or stopped.
+    /// The lock that is held while a local broker is being started or stopped.
     pub fn start_lock(&self) -> PathBuf {
         self.folder.join("start.lock")
     }

@@ -1,14 +1,15 @@
-//! Which folders are cbroker's: those that it made, and empty ones that it was given.
+//! Decides which folders belong to cbroker: those that it made, and empty ones that a user named.
 //!
-//! A path that the user names may be anything, `/tmp` included. A folder that holds what is not
-//! cbroker's is left as it is, rights and all. A folder that was taken holds [`MARK`] from then on.
+//! A user may name any path, even `/tmp`. A folder with files that are not cbroker's is not
+//! changed, and neither are its permissions. A folder that cbroker uses contains [`MARK`] from then
+//! on.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// The file that says whose the folder is.
+/// The file that marks a folder as cbroker's.
 const MARK: &str = ".cbroker-folder";
 const MARK_TEXT: &[u8] = b"cbroker made this folder, and changes and deletes what is in it.\n";
 /// What a file system puts into its own root: a mounted disk is as empty as a new folder.

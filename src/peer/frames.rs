@@ -1,13 +1,14 @@
 //! Mends frames that lapin cannot read, on their way in.
 //!
-//! Brokers other than the embedded one pass on what publishers wrote: names that are no UTF-8,
-//! tables that are nested thousands of levels deep, and header frames that are larger than agreed.
-//! lapin ends the connection at each, or runs out of stack. The message would be delivered again
-//! to the next connection, and the session would hear nothing behind it.
+//! Brokers other than the embedded one pass on what publishers wrote: names that are not UTF-8,
+//! tables that are nested thousands of levels deep, and header frames that are larger than
+//! negotiated. Each makes lapin end the connection or run out of stack. The message would be
+//! delivered again to the next connection, and the session would never receive the messages behind
+//! it.
 //!
 //! So unreadable properties are removed as a whole: the body is delivered without a known
-//! publisher. A name in a delivery that is no UTF-8 has `?` in place of each byte that is not
-//! ASCII, so it is the name of no session and of no exchange of ours.
+//! publisher. In a name of a delivery that is not UTF-8, each byte that is not ASCII becomes `?`,
+//! so it cannot be the name of a session or of an exchange of cbroker.
 
 mod mend;
 
@@ -20,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(super) use mend::FRAME_BYTES;
 use mend::FrameMender;
 
-/// What is read from the broker at once.
+/// The size of one read from the broker.
 const READ_BYTES: usize = 16 * 1024;
 
 /// A connection whose incoming frames lapin can read.

@@ -35,7 +35,7 @@ pub enum Sharing {
     Exclusive,
 }
 
-/// What an inbox needs to know.
+/// The options of an inbox.
 #[derive(Debug, Clone)]
 pub struct InboxOptions {
     /// The broker.
@@ -44,13 +44,13 @@ pub struct InboxOptions {
     pub name: SessionName,
     /// The groups that the queue becomes a member of.
     pub groups: Vec<GroupName>,
-    /// The TTL for a queue that has to be made.
+    /// The TTL for a queue that has to be declared.
     pub ttl_ms: u64,
-    /// How many deliveries may be unsettled, but for [`Inbox::ask_for_more`].
+    /// The number of deliveries that may be unsettled, until [`Inbox::ask_for_more`] is called.
     pub prefetch: u16,
-    /// Alone or not.
+    /// Whether other sessions of the name may attach.
     pub sharing: Sharing,
-    /// Where the broker has moved to, where that can be known.
+    /// Finds the broker again after it has moved, if that is possible.
     pub endpoint_finder: Option<EndpointFinder>,
 }
 
@@ -60,7 +60,7 @@ pub struct InboxOptions {
 pub struct EndpointFinder(Arc<dyn Fn() -> Option<Endpoint> + Send + Sync>);
 
 impl EndpointFinder {
-    /// Asks `find`, which may read files but not wait for anything else.
+    /// Calls `find`, which may read files but must not wait for anything else.
     pub fn new(find: impl Fn() -> Option<Endpoint> + Send + Sync + 'static) -> Self {
         Self(Arc::new(find))
     }
@@ -72,7 +72,7 @@ impl fmt::Debug for EndpointFinder {
     }
 }
 
-/// How the queue was found when the inbox attached.
+/// The state of the queue when the inbox attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachedQueue {
     /// Messages that wait.
@@ -86,10 +86,10 @@ pub struct AttachedQueue {
 /// How a queue that existed differs from an ordinary one of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueueDifference {
-    /// Its TTL is another, or it has none, and everything else is the same.
+    /// Only its TTL differs, or it has none.
     Ttl(Option<u64>),
-    /// More than that: the argument that the broker names first. Whoever declared it may have its
-    /// messages sent elsewhere too.
+    /// More than that differs: the argument that the broker names first. The user who declared it
+    /// may have its messages sent elsewhere too.
     Unusual(Option<String>),
 }
 
@@ -113,15 +113,15 @@ impl fmt::Display for QueueDifference {
 /// An event for the session.
 #[derive(Debug)]
 pub enum InboxEvent {
-    /// It consumes now: at first, and again after each loss.
+    /// The inbox consumes, at first and again after each loss.
     Attached(AttachedQueue),
     /// A message.
     Delivery(Box<ReceivedMessage>),
-    /// The broker is away, or another client has the queue alone; attempts go on. Deliveries that
-    /// are still open will come again.
+    /// The broker is not reachable, or another client uses the queue exclusively; further attempts
+    /// follow. Unsettled deliveries will be delivered again.
     Lost(PeerError),
-    /// The broker refuses permanently, or this session wants to be alone at the queue and is not.
-    /// No more events follow.
+    /// The broker refuses permanently, or this session wants the queue exclusively and another
+    /// session is attached. No more events follow.
     Refused(PeerError),
     /// A request was ignored, because it does not come from this session's own user. Reported
     /// once.
@@ -169,7 +169,7 @@ pub struct Inbox {
 }
 
 impl OutgoingSender {
-    /// Tells a sender what became of its message; `queue` is the delivery's `receipt_to`.
+    /// Sends a receipt to a sender; `queue` is the delivery's `receipt_to`.
     pub fn receipt(&self, queue: &str, receipt: Receipt) {
         let _ = self.outgoing.try_send(OutgoingMessage::Receipt {
             queue: queue.to_owned(),
@@ -177,8 +177,8 @@ impl OutgoingSender {
         });
     }
 
-    /// Sets what the session does now. It is announced if it changed, and `who` is answered with
-    /// the last one.
+    /// Sets the state of the session. A change is announced, and `who` is answered with the last
+    /// state.
     pub fn announce(&self, presence: Presence) {
         self.presence.send_if_modified(|last| {
             let changed = last.as_ref() != Some(&presence);
@@ -197,7 +197,7 @@ impl OutgoingSender {
 }
 
 impl Inbox {
-    /// Starts to attach in the background and returns at once.
+    /// Starts to attach in the background, and returns at once.
     pub fn open(options: InboxOptions) -> Self {
         let (events_in, events) = mpsc::channel(usize::from(options.prefetch) + 16);
         let (outgoing, outgoing_out) = mpsc::channel(OUTGOING);
@@ -237,12 +237,12 @@ impl Inbox {
     }
 
     /// Begins a new round: the deliveries up to now no longer count, and `prefetch` more may be
-    /// unsettled beside them. They stay what they are, to be settled as any.
+    /// unsettled beside them. They still have to be settled.
     pub fn ask_for_more(&self) {
         self.more.notify_one();
     }
 
-    /// A handle to speak through.
+    /// A handle that sends receipts, answers and announcements.
     pub fn outgoing_sender(&self) -> OutgoingSender {
         self.outgoing_sender.clone()
     }

@@ -1,5 +1,5 @@
-//! Changes of vhosts, of rights in them, and of limits, as administrators make them: in memory and
-//! in the store. Relies on `vhost`, `users`, `quotas` and `persist`.
+//! Administrators' changes of vhosts, permissions and limits, in memory and in the store. Relies on
+//! `vhost`, `users`, `quotas` and `persist`.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -28,13 +28,13 @@ pub(crate) fn check_access_room(bytes: usize, what: impl FnOnce() -> String) -> 
 }
 
 impl BrokerState {
-    /// About how many bytes more a vhost with these labels takes than what there is of it.
+    /// Estimates the bytes that a vhost with these labels takes beyond those of the existing one.
     pub(crate) fn vhost_growth(&self, name: &str, labels: &VhostLabels) -> usize {
         growth(name, self.vhost(name).as_deref(), labels)
     }
 
-    /// Makes a vhost, or gives the one that is there these labels. 405 while an older one of that
-    /// name is being deleted.
+    /// Creates a vhost, or sets the labels of an existing one. 405 while an older one of that name
+    /// is being deleted.
     pub fn put_vhost(&self, name: &str, labels: VhostLabels) -> Result<Ticket, Fault> {
         // Held to the end: a vhost that goes meanwhile is forgotten afterwards.
         let mut vhosts = write(&self.vhosts);
@@ -68,8 +68,8 @@ impl BrokerState {
         Ok(ticket)
     }
 
-    /// Lets a user into a vhost. `None` if there is no such user or vhost. `check` may refuse it
-    /// while the users are locked.
+    /// Sets a user's permissions in a vhost. `None` if the user or the vhost does not exist.
+    /// `check` may refuse it while the users are locked.
     pub(crate) fn permit<E: From<Fault>>(
         &self,
         (user, vhost): (&str, &str),
@@ -88,7 +88,7 @@ impl BrokerState {
         Ok(Some(saved?))
     }
 
-    /// Takes every right in a vhost away that is not there any more.
+    /// Removes all permissions in a deleted vhost.
     fn forget_rights_in(&self, vhost: &str) -> Result<Ticket, Fault> {
         let mut users = write(&self.users);
         let mut last = Ticket::NONE;
@@ -101,7 +101,8 @@ impl BrokerState {
         Ok(last)
     }
 
-    /// Takes a vhost from the list. While the guard lives, none is made under its name.
+    /// Removes a vhost from the list. While the returned guard lives, no vhost of that name can be
+    /// created.
     fn take_vhost(&self, name: &str) -> Option<(Arc<Vhost>, LeavingVhost<'_>)> {
         let mut vhosts = write(&self.vhosts);
         let (name, vhost) = vhosts.remove_entry(name)?;
@@ -144,7 +145,7 @@ impl BrokerState {
         Ok(rights.max(emptied?).max(unlimited).max(gone))
     }
 
-    /// Changes the limits of a vhost or user. One that is not there has none.
+    /// Changes the limits of a vhost or user. One that does not exist has none.
     pub(crate) fn change_quota(
         &self,
         scope: QuotaScope,
@@ -183,7 +184,7 @@ impl BrokerState {
     }
 }
 
-/// About how many bytes more a vhost with these labels takes than `known` does.
+/// Estimates the bytes that a vhost with these labels takes beyond those of `known`.
 fn growth(name: &str, known: Option<&Vhost>, labels: &VhostLabels) -> usize {
     let held = known.map_or(0, |vhost| vhost.labels().footprint(name));
     labels.footprint(name).saturating_sub(held)
@@ -201,7 +202,7 @@ impl Drop for LeavingVhost<'_> {
     }
 }
 
-/// What the store keeps of a right.
+/// The stored definition of a permission.
 pub(crate) fn permission_definition(
     user: &str,
     vhost: &str,

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::BrokerState;
 
-/// Whether a connection has work left over from its last unit of work. It counts while it has, and
-/// no more once it is dropped.
+/// Marks a connection that has work left over from its last unit of work. It counts while the mark
+/// is set, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct BusyMark {
     broker: Arc<BrokerState>,

@@ -1,5 +1,5 @@
-//! What is done to every queue when memory becomes short or is free again, in as many units of work
-//! as that takes.
+//! Work on every queue when memory becomes short or is free again, in as many units of work as
+//! needed.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::delivery::effects::Effects;
 use crate::memory;
 use crate::queue::Queue;
 
-/// What it costs to look at a queue, in steps.
+/// The cost of visiting a queue, in steps.
 const VISIT: u32 = 8;
 
 impl BrokerState {
@@ -40,7 +40,7 @@ impl BrokerState {
         }
     }
 
-    /// Delivers what waited for the end of the memory alarm.
+    /// Delivers messages that waited for the end of the memory alarm.
     async fn pump_queues(self: &Arc<Self>) {
         let pump = |queue: &Arc<Queue>, effects: &mut Effects| {
             if let Err(error) = queue.pump(effects) {

@@ -1,5 +1,5 @@
-//! Looks at queues when they asked for it: messages that expire, and queues that nobody has used.
-//! Relies on `clock` and `vhost`.
+//! Handles the timers of queues: messages that expire, and queues that are not used. Depends on
+//! `clock` and `vhost`.
 
 use std::sync::{Arc, Weak};
 
@@ -9,7 +9,7 @@ use crate::queue::Queue;
 use crate::vhost::DeleteCondition;
 
 impl BrokerState {
-    /// Looks at queues when they asked for it, for as long as the broker runs.
+    /// Handles the timers of queues for as long as the broker runs.
     pub(crate) async fn run_clock(self: Arc<Self>) {
         loop {
             let due = self.clock.next_due().await;

@@ -83,7 +83,7 @@ impl Channel {
         };
         let subscribed = queue.subscribe(&consumer, greet, effects);
         check_subscribed(&queue, subscribed.as_ref())?;
-        // Also where the store has stopped, since the queue has the consumer.
+        // This applies also if the store has stopped, because the queue has the consumer.
         self.consumers
             .insert(tag, (Arc::clone(&queue), Arc::clone(&consumer)));
         self.view.consumers.store(
@@ -201,7 +201,7 @@ impl Channel {
                 );
                 return Err(Fault::channel(ReplyCode::InternalError, reason));
             }
-            // To wait would be to wait for ever where this client has to settle first.
+            // Waiting would never end if this client has to settle first.
             GetResult::Held if self.context.connection.has_unsettled() => {
                 let (name, vhost) = (queue.name(), queue.vhost());
                 let reason = format!(

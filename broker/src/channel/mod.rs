@@ -90,13 +90,15 @@ enum ChannelMode {
     Transactional(Box<Transaction>),
 }
 
-/// How far a channel is from its end.
+/// The state of a channel.
 #[derive(Debug)]
 enum ChannelState {
     Open,
-    /// What it held is being returned; these consumers must still leave their queues.
+    /// The channel's deliveries are being returned; these consumers must still be removed from
+    /// their queues.
     Ending(Vec<(Arc<Queue>, Arc<Consumer>)>),
-    /// Nothing is left to do. Where the server closed it, all but `close-ok` is ignored.
+    /// Everything is released. If the server closed the channel, all frames but `close-ok` are
+    /// ignored.
     Closed,
 }
 
@@ -127,12 +129,12 @@ pub(crate) struct Channel {
     consumers: HashMap<Arc<str>, (Arc<Queue>, Arc<Consumer>)>,
     /// Token and tag of the consumer of direct replies.
     replies: Option<(String, Arc<str>)>,
-    /// What an empty queue name means.
+    /// The queue that an empty name means.
     last_queue: String,
     prefetch: u32,
     /// Which consumer's queue is offered shared credit first, round-robin.
     first_pumped: usize,
-    /// Used again for each settle.
+    /// A buffer that each settle uses again.
     taken: Vec<UnsettledDelivery>,
     _charge: KindCharge,
 }
@@ -249,8 +251,8 @@ impl Channel {
             Method::BasicReject { tag, requeue } => self.nack((tag, false), requeue, effects),
             other => {
                 effects.spend(1);
-                // Who asks for a queue's count sees the dead letters of what it rejected just
-                // before.
+                // A client that asks for a queue's count sees the dead letters of messages that it
+                // rejected just before.
                 if effects.has_unfinished() {
                     self.context.broker.carry_out(effects);
                 }
@@ -394,7 +396,7 @@ impl Channel {
         self.end(ClosingFrame::Close(fault, cause), effects)
     }
 
-    /// Ends the channel as far as the budget allows. When it is closed, the client is told.
+    /// Ends the channel as far as the budget allows, and then sends the closing frame.
     fn end(&mut self, last: ClosingFrame, effects: &mut Effects) -> FrameResult {
         if !self.close(effects) {
             self.continuation = Some(Continuation::Close(last));
@@ -455,8 +457,8 @@ impl Channel {
         true
     }
 
-    /// Takes the consumers of a channel that ends out of their queues. False when the budget is
-    /// spent before that.
+    /// Removes the consumers of a channel that ends from their queues. Returns false if the budget
+    /// is spent before that.
     fn detach_consumers(&mut self, effects: &mut Effects) -> bool {
         let ChannelState::Ending(leaving) = &mut self.phase else {
             return true;

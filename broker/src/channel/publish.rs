@@ -54,7 +54,7 @@ impl Publishing {
         }
     }
 
-    /// A method may come now.
+    /// A method is expected.
     pub(super) fn check_idle(&self) -> Result<(), Fault> {
         match self.phase {
             PublishState::Idle => Ok(()),
@@ -188,7 +188,7 @@ impl Channel {
         message
     }
 
-    /// The message is whole.
+    /// The message is complete.
     fn publish(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
         self.publishing.phase = PublishState::Idle;
         self.view.counters.published.add_alone(1);
@@ -226,8 +226,8 @@ impl Channel {
         }
     }
 
-    /// Headers, reply addresses and places that are not known: everything that may change the
-    /// message or its way.
+    /// Publishes with headers, with a reply address or without a cached route: everything that may
+    /// change the message or its route.
     fn publish_slowly(
         &mut self,
         known: Option<TargetQueues>,
@@ -284,7 +284,8 @@ impl Channel {
         let (view, vhost) = (self.publishing.draft.view(), &self.context.vhost);
         let exchange = std::str::from_utf8(view.exchange).unwrap_or_default();
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        // As of before the permission was checked: a change since then must not be remembered over.
+        // The generation from before the permission was checked, so that a later change is not
+        // missed.
         let generation = self.routes.generation();
         let route = vhost
             .route(exchange, &keys, headers)
@@ -300,7 +301,7 @@ impl Channel {
         Ok(targets)
     }
 
-    /// Permission to write, and what kind of exchange it is. Asked once for each remembered place.
+    /// Checks the permission to write and the kind of exchange, once for each cached route.
     fn check_exchange(&mut self) -> Result<(), Fault> {
         let view = self.publishing.draft.view();
         let name = std::str::from_utf8(view.exchange).unwrap_or_default();

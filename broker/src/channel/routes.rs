@@ -15,21 +15,21 @@ use crate::memory::{self, Charge, MemoryLevel};
 use crate::queue::Queue;
 use crate::stats::ExchangeCounters;
 
-/// Places that are remembered; beyond it all are forgotten.
+/// The maximum number of cached routes; beyond it the cache is emptied.
 const KEPT: usize = 1024;
 
-/// Queues for one exchange and key.
+/// The queues of one exchange and key.
 pub(super) type TargetQueues = Arc<[Arc<Queue>]>;
 
-/// Where a place leads.
+/// A cached route.
 #[derive(Debug, Clone)]
 struct RouteTarget {
     targets: TargetQueues,
-    /// Of the exchange.
+    /// The counters of the exchange.
     counters: Arc<ExchangeCounters>,
 }
 
-/// What is remembered, as of one generation of the vhost.
+/// The cached routes of one generation of the vhost.
 #[derive(Debug, Default)]
 pub(super) struct RouteCache {
     generation: u64,
@@ -38,7 +38,7 @@ pub(super) struct RouteCache {
     charge: Charge,
 }
 
-/// What a place takes beside its name and its targets.
+/// The bytes of a cached route without its name and its targets.
 const PLACE_BYTES: usize = 128;
 
 fn footprint(place: &[u8], targets: &TargetQueues) -> usize {
@@ -46,8 +46,8 @@ fn footprint(place: &[u8], targets: &TargetQueues) -> usize {
 }
 
 impl RouteCache {
-    /// The targets for a place, which is both lengths, the exchange's name and the routing key as
-    /// they lie in a draft.
+    /// Returns the targets for a key, which consists of both lengths, the exchange's name and the
+    /// routing key, as they lie in a draft.
     pub(super) fn find(&mut self, place: &[u8], generation: u64) -> Option<TargetQueues> {
         if self.generation != generation {
             self.forget();
@@ -64,14 +64,14 @@ impl RouteCache {
         Some(Arc::clone(&way.targets))
     }
 
-    /// Counts a message to the place that [`Self::find`] has just found.
+    /// Counts a message for the route that [`Self::find`] has just returned.
     pub(super) fn count(&self, effects: &mut Effects) {
         if let Some((_, way)) = &self.last {
             effects.count(&way.counters, way.targets.len());
         }
     }
 
-    /// The generation that the last [`Self::find`] was asked for.
+    /// The generation of the last [`Self::find`].
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }

@@ -19,16 +19,17 @@ use crate::queue::{Disposition, Queue};
 use crate::tap::{EXCERPT_BYTES, TapEvent, TapEventKind};
 use crate::wire::reply;
 
-/// The most deliveries that one step settles. Where more are named, the unit of work may end
-/// in between.
+/// The most deliveries that one step settles. If a method names more, the unit of work may end in
+/// between.
 pub(super) const AT_ONCE: usize = 1024;
-/// Room for deliveries that a channel keeps between two settles.
+/// The capacity that a channel keeps between two settles.
 const KEPT_TAKEN: usize = 64;
-/// How many consumers have their queue pumped for one step, beyond what it hands out.
+/// The number of queues that are pumped for one step of the budget, beyond the cost of their
+/// deliveries.
 const PUMPS_A_STEP: usize = 4;
 
-/// A settle that may take more than one unit of work. What it names is bounded by its last tag, so
-/// deliveries that come meanwhile do not belong to it.
+/// A settle that may take more than one unit of work. Its last tag bounds it, so deliveries that
+/// are made meanwhile do not belong to it.
 #[derive(Debug)]
 pub(super) struct Settle {
     rest: Option<DeliveryTags>,
@@ -65,7 +66,7 @@ fn delivery_tags(tag: u64, multiple: bool) -> DeliveryTags {
     }
 }
 
-/// What it costs to settle these. To find out that there are none costs too.
+/// The cost of settling these, in steps. Even none costs a step.
 fn steps(taken: &[UnsettledDelivery]) -> u32 {
     u32::try_from(taken.len().max(1)).unwrap_or(u32::MAX)
 }
@@ -194,15 +195,15 @@ impl Channel {
         if self.ledger.limit() > 0 {
             self.pump_all(effects)?;
         }
-        // What was settled makes room for other queues too.
+        // The settled deliveries make room for other queues too.
         if memory::is_short() && self.outbox.pump_waiting(self.outbox.waiting(), effects) > 0 {
             memory::note_waiting();
         }
         Ok(())
     }
 
-    /// Credit that all consumers share has grown: any of their queues may go on, each first in its
-    /// unit of work.
+    /// Shared credit has grown, so each of these queues may deliver; each is the first one in turn
+    /// of its own unit of work.
     pub(super) fn pump_all(&mut self, effects: &mut Effects) -> Result<(), Fault> {
         let count = self.consumers.len();
         self.first_pumped = self.first_pumped.wrapping_add(1);

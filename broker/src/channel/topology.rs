@@ -40,7 +40,7 @@ fn check_not_default(names: &[&str]) -> Result<(), Fault> {
 }
 
 impl Channel {
-    /// The name meant: an empty one is the last queue declared on this channel.
+    /// Resolves a queue name: an empty one means the last queue declared on this channel.
     pub(super) fn queue_name(&self, name: &str) -> Result<String, Fault> {
         let name = strip_breaks(name);
         if !name.is_empty() {
@@ -55,7 +55,7 @@ impl Channel {
         Ok(self.last_queue.clone())
     }
 
-    /// The queue meant, which this connection may read from.
+    /// Resolves a queue that this connection may read from.
     pub(super) fn readable_queue(&self, name: &str) -> Result<Arc<Queue>, Fault> {
         let name = self.queue_name(name)?;
         access::check_read_queue(&self.context, &name)?;
@@ -276,7 +276,7 @@ impl Channel {
             access::check_write_exchange(&self.context, &letters.exchange)?;
         }
         if self.context.vhost.is_detaching(&name) {
-            // The old queue of this name is not quite gone.
+            // The old queue of this name is still being removed.
             return Ok(FrameResult::Retry);
         }
         let declared = self.context.vhost.declare_queue(

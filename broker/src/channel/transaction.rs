@@ -21,7 +21,7 @@ use crate::queue::message::Message;
 use crate::wire::properties::Properties;
 use crate::wire::reply;
 
-/// What a commit will do, in its order.
+/// The contents of a transaction, in order.
 #[derive(Debug)]
 pub(super) struct Transaction {
     publishes: Vec<PendingPublish>,
@@ -34,11 +34,11 @@ pub(super) struct Transaction {
     uncommitted: Holding,
 }
 
-/// The rights that the publishes of a transaction were accepted by. The commit needs them again:
-/// one that was withdrawn meanwhile publishes nothing any more.
+/// The rights by which the publishes of a transaction were accepted. The commit checks them again,
+/// so that a right that was withdrawn meanwhile does not count any more.
 #[derive(Debug, Default)]
 struct UsedRights {
-    /// Of the vhost, before the first publish. Any change of permissions gives it another one.
+    /// The generation of the vhost before the first publish. Any change of permissions changes it.
     generation: u64,
     exchanges: HashSet<Box<[u8]>>,
     /// Users named by the property `user-id`.
@@ -52,7 +52,7 @@ const NAME_BYTES: usize = 64;
 const LIST_BYTES: usize = 64;
 
 impl UsedRights {
-    /// Notes what a message needs; says how many bytes that takes.
+    /// Records the rights that a message needs. Returns the bytes that this takes.
     fn note(&mut self, message: &Message, generation: u64) -> usize {
         if self.exchanges.is_empty() {
             self.generation = generation;
@@ -80,7 +80,7 @@ struct PendingPublish {
     is_mandatory: bool,
 }
 
-/// A commit and how far it is.
+/// A commit in progress.
 #[derive(Debug)]
 pub(super) struct Commit {
     publishes: std::vec::IntoIter<PendingPublish>,
@@ -128,7 +128,7 @@ impl Transaction {
         self.check()
     }
 
-    /// Notes a list of queues; says how many bytes that takes.
+    /// Records a list of queues. Returns the bytes that this takes.
     fn note_list(&mut self, targets: &TargetQueues) -> usize {
         let is_new = self.lists.insert(targets.as_ptr().addr());
         if is_new {
@@ -174,7 +174,7 @@ impl Transaction {
         )))
     }
 
-    /// Deliveries whose settles are given up.
+    /// Returns the deliveries whose settles are rolled back.
     pub(super) fn take_settled(&mut self) -> Vec<UnsettledDelivery> {
         self.publishes = Vec::new();
         self.rights = UsedRights::default();
@@ -219,7 +219,7 @@ impl Channel {
         }
     }
 
-    /// Refuses the commit of what was published with rights that are gone.
+    /// Refuses a commit if a right that it needs was withdrawn.
     fn check_rights(&self) -> Result<(), Fault> {
         let ChannelMode::Transactional(transaction) = &self.mode else {
             return Ok(());
@@ -316,8 +316,7 @@ impl Commit {
         Some(disposition)
     }
 
-    /// The publish that goes on, or the next one. It lives from now on, whatever its own or its
-    /// queue's time is.
+    /// Returns the publish in progress, or the next one. Its time to live starts now.
     fn next_publish(&mut self, effects: &Effects) -> Option<FanOut> {
         self.current.take().or_else(|| {
             let publish = self.publishes.next()?;

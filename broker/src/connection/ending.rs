@@ -1,5 +1,5 @@
-//! How a connection ends: what its reader watches for while it waits, and what is read and dropped
-//! after the end. Relies on `registry`.
+//! The end of a connection: what its reader watches for while it waits, and what is read and
+//! dropped after the end. Depends on `registry`.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -31,11 +31,11 @@ pub(super) enum ReadEnd {
     /// The client closed the connection. If `close-ok` is due, it is sent once everything that the
     /// connection held is released.
     Closed,
-    /// The client must be told why.
+    /// The server closes the connection, and the client must be told why.
     Refused(Fault, (u16, u16)),
 }
 
-/// What a connection watches for while it waits for something else.
+/// Watches for the end of a connection while its reader waits for something else.
 pub(super) struct ConnectionWatch<'a> {
     pub(super) input: &'a mut ReadBuffer,
     pub(super) ending: &'a mut watch::Receiver<Option<ConnectionEnding>>,
@@ -96,7 +96,7 @@ pub(super) async fn linger(connection: &ConnectionHandle, input: &mut ReadBuffer
             input.consume(count);
         }
     };
-    // A client that neither writes nor closes is not waited for any longer.
+    // The limit for a client that neither writes nor closes.
     let _ = tokio::time::timeout(CLOSING, emptied).await;
 }
 

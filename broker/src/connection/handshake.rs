@@ -1,8 +1,7 @@
-//! From the first byte to `connection.open-ok`: who, how large, where. Relies on `users` and
-//! `broker_state`.
+//! The handshake, from the first byte to `connection.open-ok`: login, limits, vhost. Depends on
+//! `users` and `broker_state`.
 //!
-//! Before a client has said who it is, a frame of at most [`GREETING_BYTES`] is read from it and
-//! nothing else is kept.
+//! Before the login, only a frame of at most [`GREETING_BYTES`] is read and kept.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,7 +43,7 @@ pub(super) enum HandshakeEnd {
     Refused(#[from] Fault),
 }
 
-/// A user and the password that it knew.
+/// A user and the password hash that it was authenticated with.
 type Proved = (String, Credential);
 
 struct Greeting<'a> {
@@ -56,7 +55,7 @@ struct Greeting<'a> {
     from: Option<LoginPeer>,
 }
 
-/// Runs the handshake; on refusal the client has been told what may be told.
+/// Runs the handshake. A refused client has been sent the reason, as far as it may know it.
 pub(super) async fn run(
     broker: &Arc<BrokerState>,
     connection: &Arc<ConnectionHandle>,

@@ -1,4 +1,4 @@
-//! Bytes as they come from a socket, and the whole frames at their front. Relies on `wire`.
+//! The read buffer of a connection, and the whole frames at its front. Depends on `wire`.
 //!
 //! # Cost
 //! One read fills the buffer; frames are borrowed from it. It starts small, grows while reads fill
@@ -21,7 +21,7 @@ const LARGE: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 /// How long a client may take to finish a large frame while others wait for the room.
 const LATE: Duration = Duration::from_secs(5);
-/// How often the socket of a connection that cannot be read on is asked whether the client is gone.
+/// How often the socket of a connection that is not read from is checked for its end.
 const PEER_LOOK: Duration = Duration::from_secs(1);
 
 pub(super) struct ReadBuffer {
@@ -30,11 +30,11 @@ pub(super) struct ReadBuffer {
     start: usize,
     end: usize,
     holding: Holding,
-    /// For what the buffer has, or is to have, beyond [`SMALL`].
+    /// The charge for the buffer's bytes beyond [`SMALL`].
     room: ReadRoom,
-    /// Since when it has had room for the frame at its front, which is not whole.
+    /// Since when the buffer has had room for the incomplete frame at its front.
     begun: Option<Instant>,
-    /// When it was seen that the client has closed its side.
+    /// When the client was seen to have closed its side.
     closed: Option<Instant>,
 }
 
@@ -59,7 +59,7 @@ impl ReadBuffer {
         &self.buffer[self.start..self.end]
     }
 
-    /// What stands at the front.
+    /// The frame at the front.
     pub(super) fn front(&self, limit: u32) -> Result<ParsedFrame<'_>, FrameError<'_>> {
         frame::parse(self.waiting(), limit)
     }
@@ -98,7 +98,7 @@ impl ReadBuffer {
         self.begun = None;
     }
 
-    /// Whether it has room that others may wait for.
+    /// Whether the buffer takes memory that others may wait for.
     pub(super) fn has_room(&self) -> bool {
         self.room.bytes() > 0
     }

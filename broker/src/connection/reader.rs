@@ -58,13 +58,13 @@ enum StopReason {
     Wait(Ticket, Vec<u8>),
     /// A queue is loading; the same frame again afterwards.
     Loading,
-    /// Enough for one unit of work: others go first.
+    /// The budget is used up: others go first.
     Spent,
     /// The client does not take what it is sent.
     Unread,
     /// There is no memory for more of what it publishes.
     Short,
-    /// Refused; the client must be told.
+    /// A frame was refused; the client must be told.
     Fault(Fault, (u16, u16)),
     /// The client closed the connection.
     Closed,
@@ -93,7 +93,7 @@ pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
     };
     tracing::info!(connection = %reader.context.connection.name, %fault, "closed by the server");
     reader.release_all(Some((&fault, cause))).await;
-    // What the client still sends is read and dropped until it has answered.
+    // Frames of the client are read and dropped until its `close-ok`.
     let answered = ending::drain(&reader.context, &mut input);
     if tokio::time::timeout(ending::CLOSING, answered)
         .await
@@ -137,8 +137,8 @@ impl ConnectionReader {
                 connection: &connection,
             };
             if let Some(queue) = crowded {
-                // Consumers that keep up in the long run get the time to; those that do not cost no
-                // more than this.
+                // This gives consumers that keep up in the long run time to do so; others cost no
+                // more than this wait.
                 let drained = tokio::time::timeout(DRAINED_WITHIN, queue.drained());
                 match watched.wait(drained).await {
                     Ok(Ok(())) => {}
@@ -153,7 +153,7 @@ impl ConnectionReader {
             if let Err(end) = self.wait_while_blocked(&mut watched).await {
                 return end;
             }
-            // What came during a wait may be what is needed.
+            // Bytes that came during a wait may complete a frame.
             let Some(needed) = needed.filter(|_| input.waiting().len() == seen) else {
                 continue;
             };
@@ -173,8 +173,8 @@ impl ConnectionReader {
         }
     }
 
-    /// Waits for what ended a unit of work. Gives how much must be read before the next one, None
-    /// when there is enough.
+    /// Waits for the reason that ended a unit of work. Returns how many bytes must be read before
+    /// the next one; `None` if there are enough.
     async fn pause(
         &mut self,
         outcome: StopReason,
@@ -196,7 +196,7 @@ impl ConnectionReader {
             }
             StopReason::Loading => {
                 let loaded = broker.loaded.notified();
-                // Either way the frame is looked at again.
+                // In both cases the frame is received again.
                 let _ = watched.wait(tokio::time::timeout(LOADING, loaded)).await?;
             }
             StopReason::Spent => {
@@ -220,7 +220,7 @@ impl ConnectionReader {
         watched: &mut ConnectionWatch<'_>,
     ) -> Result<(), ReadEnd> {
         if self.blocking.is_due(self.context.broker.alarm_state()) && !self.is_committing() {
-            // A publish that has begun waits for nothing that the client sends.
+            // A publish that has begun does not need more bytes of the client.
             let has_input = !watched.input.waiting().is_empty() || self.continuing.is_some();
             let grant = watched.wait(self.blocking.wait(&self.context, has_input));
             let grant = grant.await?;
@@ -295,7 +295,7 @@ impl ConnectionReader {
         continuing.is_some_and(|channel| channel.is_committing())
     }
 
-    /// Why no further frame may be acted on now.
+    /// The reason why no further frame may be received now.
     fn must_pause(&mut self, effects: &Effects) -> Option<StopReason> {
         if effects.is_spent() {
             return Some(StopReason::Spent);
@@ -308,7 +308,7 @@ impl ConnectionReader {
             .then_some(StopReason::Short)
     }
 
-    /// What a step on a channel means for the unit of work; None to go on.
+    /// Translates the result of a frame into the reason to stop; `None` to go on.
     fn after(
         &mut self,
         step: Result<FrameResult, Fault>,

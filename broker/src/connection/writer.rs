@@ -20,7 +20,7 @@ use crate::registry::{ConnectionEnding, ConnectionHandle};
 /// again: memory that comes and goes in every unit of work costs more than the copies into it.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Sends until the outbox has ended or the peer takes nothing more.
+/// Sends until the outbox has ended or the peer does not read any more.
 pub(super) async fn run(
     broker: Arc<BrokerState>,
     connection: Arc<ConnectionHandle>,
@@ -71,7 +71,7 @@ async fn send(
                     if connection.outbox.sent(count) {
                         unyielded += broker.pump_waiting_for(&connection.outbox).await;
                     }
-                    // A client that takes everything at once would never let others go first.
+                    // With a client that reads everything at once, this loop would never yield.
                     unyielded += WRITE;
                     if unyielded >= FULL_STEPS {
                         unyielded = 0;
@@ -100,7 +100,7 @@ async fn send(
 /// What a write costs, in steps.
 const WRITE: u32 = 512;
 
-/// How fast a client takes what it is sent.
+/// The reading speed of a client.
 struct ClientPace {
     patience: Duration,
     /// Since when more than [`UNREAD_BYTES`] wait and fewer than that were taken.

@@ -1,5 +1,6 @@
-//! Dead letters on their way: the queues that one still goes to, the letters that follow from it,
-//! and those that wait for a later unit of work. Depends on `effects`, `queue` and `persist`.
+//! Dead letters that are being routed: the queues that a letter still goes to, the letters that
+//! follow from it, and those that wait for a later unit of work. Depends on `effects`, `queue` and
+//! `persist`.
 //!
 //! A letter that enters a full queue makes the next letter, and so on: a cascade. It is routed
 //! depth first, so what waits of it is at most one route for each move, however many letters come
@@ -16,7 +17,7 @@ use crate::persist::{CommitPause, DefinitionStore};
 use crate::queue::message::Message;
 use crate::queue::{ConfirmMode, Queue};
 
-/// A route is divided between units of work after so many queues.
+/// A route may be divided between units of work after this many queues.
 const PIECE: usize = 256;
 /// What the first queue of a route costs, in steps.
 const FIRST_QUEUE: u32 = 1;
@@ -31,16 +32,16 @@ pub(crate) struct LetterRoute {
     queues: Vec<Arc<Queue>>,
     /// The first queue that has not been offered the letter.
     next: usize,
-    /// A letter that the store has enters its queues and leaves its own in one commit. One that it
-    /// does not have holds no commit back.
+    /// A letter that is in the store enters its queues and leaves its own in one commit. Another
+    /// one does not delay commits.
     _move: Option<CommitPause>,
     /// For `queues`.
     _charge: Charge,
 }
 
 impl LetterRoute {
-    /// The way of `letter`, as `message`, to `queues`. What it hands to `store` from now on is one
-    /// commit with what the letter leaves there.
+    /// The route of `letter`, as `message`, to `queues`. What it adds to `store` from now on is in
+    /// one commit with the removal of the letter.
     pub(crate) fn new(
         letter: DeadLetter,
         (message, queues): (Message, Vec<Arc<Queue>>),
@@ -63,7 +64,7 @@ impl LetterRoute {
         self.queues.len() > PIECE
     }
 
-    /// Gives the letter up as a letter again, of which no queue has been offered anything.
+    /// Turns the route back into a letter that no queue has been offered.
     pub(crate) fn into_letter(self) -> DeadLetter {
         self.letter
     }
@@ -96,7 +97,7 @@ impl LetterRoute {
     }
 }
 
-/// A letter of a cascade, before or behind the look at its route.
+/// A letter of a cascade, before or after its route is known.
 #[derive(Debug)]
 pub(crate) enum CascadeStep {
     Letter(DeadLetter),
@@ -108,7 +109,7 @@ pub(crate) enum CascadeStep {
 pub(crate) struct Cascade {
     /// The queue of the first letter.
     source: Arc<Queue>,
-    /// What is left to do, the next step last.
+    /// The remaining steps, the next one last.
     steps: Vec<CascadeStep>,
 }
 

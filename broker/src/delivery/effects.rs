@@ -29,8 +29,8 @@ pub(crate) struct DeadLetter {
     pub(crate) queue: Arc<Queue>,
     pub(crate) message: Message,
     pub(crate) reason: Reason,
-    /// The level and position to settle in the store after the message was dead-lettered. Until the
-    /// letter is dropped, its queue counts it.
+    /// The level and position in the store that are settled once the message is dead-lettered.
+    /// Until this is dropped, the queue counts the letter.
     stored: Option<(u8, u64)>,
     _charge: EntryCharge,
 }
@@ -61,7 +61,7 @@ impl DeadLetter {
         self.stored.is_some()
     }
 
-    /// The message has left its queue: the store forgets it there.
+    /// Settles the message in the store, once it has left its queue.
     pub(crate) fn settle(&self) {
         if let (Some((level, position)), Some(store)) = (self.stored, self.queue.store())
             && let Err(error) = store.settle(level, position)
@@ -135,7 +135,7 @@ pub(crate) struct Effects {
     stays_in_memory: Option<bool>,
     /// Publishes to queues.
     published: u32,
-    /// Messages that are gone, to be freed outside the unit of work because they are many.
+    /// Messages that are freed outside the unit of work because they are many.
     pub(crate) garbage: Vec<QueuedMessage>,
     limit: StepBudget,
     /// The work done so far, in units of one cheap step.
@@ -287,7 +287,7 @@ impl Effects {
         !self.dead.is_empty() || !self.unused.is_empty()
     }
 
-    /// Leaves what a queue can still hand out to a later unit of work.
+    /// Leaves the remaining deliveries of a queue to a later unit of work.
     pub(crate) fn defer_pump(&mut self, queue: &Arc<Queue>) {
         let is_last = |last: &Arc<Queue>| Arc::ptr_eq(last, queue);
         if !self.unpumped.last().is_some_and(is_last) {

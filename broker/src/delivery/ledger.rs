@@ -70,7 +70,7 @@ pub(crate) struct Ledger {
     /// of the channel may have together. 0 for no limit.
     limit: AtomicU32,
     used: AtomicU32,
-    /// What the connection holds, of which this channel's unsettled deliveries are a part.
+    /// The memory that the connection holds; this channel's unsettled deliveries are part of it.
     holdings: Arc<ConnectionHoldings>,
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct OpenDeliveries {
     /// How many slots are open.
     count: usize,
     used: u32,
-    /// What deliveries hold, and how much of it is counted in the holdings of the connection.
+    /// The bytes of the deliveries, and how many of them are reported to the connection's holdings.
     bytes: usize,
     reported_bytes: usize,
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Number, Value as Json, json};
 use super::refusal::ApiError;
 use crate::wire::table::{DEPTH_LIMIT, ShortString, Table, Value};
 
-/// A table as an object. Of names that come twice the last one shows.
+/// Converts a table to an object. Of duplicate names, the last one is shown.
 pub(super) fn table_to_json(table: &Table) -> Json {
     let entries = table
         .iter()
@@ -39,7 +39,7 @@ fn value_to_json(value: &Value) -> Json {
     }
 }
 
-/// An object as a table; an absent one is empty.
+/// Converts an object to a table. A missing object gives an empty table.
 pub(super) fn table_from_json(json: Option<&Json>) -> Result<Table, ApiError> {
     match json {
         None => Ok(Table::new()),

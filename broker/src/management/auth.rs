@@ -1,12 +1,12 @@
-//! Who sends a request, and what that user may do here.
+//! Identifies the sender of a request, and checks what that user may do.
 //!
-//! Tools come with basic authentication, the page with a cookie. The two never mix: basic
-//! authentication is refused to requests with an `Origin`, so that a browser's remembered password
-//! is of no use to a page, and a cookie changes nothing unless our own `Origin` came with it. A
-//! cookie counts only with its key, which the page sends beside it: pages of other ports can plant
-//! cookies here, and see ours, but not the key. One that is planted in place of ours only signs the
-//! page out. Over loopback both count only from the system user who signed in: another one may have
-//! held the port while the broker was down, and got both.
+//! Tools use basic authentication, the page a cookie. The two never mix: basic authentication is
+//! refused to requests with an `Origin`, so that a browser's remembered password is of no use to a
+//! page, and a cookie changes nothing unless our own `Origin` came with it. A cookie counts only
+//! with its key, which the page sends beside it: pages of other ports can plant cookies here, and
+//! see ours, but not the key. One that is planted in place of ours only signs the page out. Over
+//! loopback both count only from the system user who signed in: another one may have held the port
+//! while the broker was down, and got both.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -48,9 +48,9 @@ pub(super) struct Caller {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AuthMethod {
     Password,
-    /// Of this sign-in.
+    /// By the cookie of this sign-in.
     Cookie(Fingerprint),
-    /// It runs as the same user of the machine, on the Unix socket.
+    /// By the Unix socket, as the same system user as the broker.
     Socket,
 }
 
@@ -110,10 +110,10 @@ pub(super) fn check_rank(user: &User) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The first user, for a peer on the Unix socket that could read its password as well.
+/// Returns the first user for a peer on the Unix socket, which could read its password as well.
 fn by_socket(parts: &Parts, api: &Api) -> Option<Arc<str>> {
     let is_local = parts.extensions.get::<RemoteEnd>()?.is_same_user;
-    // No page comes this way.
+    // Pages cannot connect to the Unix socket.
     let is_tool = is_local && !parts.headers.contains_key(header::ORIGIN);
     is_tool.then_some(api.about.local_user.as_deref()?.into())
 }
@@ -135,8 +135,8 @@ async fn by_password(parts: &Parts, api: &Api, value: &HeaderValue) -> Result<Ca
     })
 }
 
-/// Returns the user of this name and password, as it was when they were compared, where it may
-/// enter from where the request came from.
+/// Returns the user with this name and password, as it was when the password was compared, if the
+/// user may log in from the request's origin.
 pub(super) async fn check_password(
     parts: &Parts,
     api: &Api,
@@ -190,7 +190,7 @@ fn credentials(value: &HeaderValue) -> Option<(String, String)> {
 }
 
 async fn by_cookie(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
-    // A page at another port of this host is of the same site, so its requests bring the cookie.
+    // A page at another port of this host is of the same site, so its requests carry the cookie.
     let site = parts.headers.get("sec-fetch-site");
     let is_own = |site: &HeaderValue| matches!(site.as_bytes(), b"same-origin" | b"none");
     if !site.is_none_or(is_own) {
@@ -214,8 +214,8 @@ pub(super) fn page_key(headers: &HeaderMap) -> Option<&str> {
     headers.get(PAGE_KEY)?.to_str().ok()
 }
 
-/// The sign-in of the request's cookies and key, while its user has the password that it signed in
-/// with, and whether it is the owner's. Only from where it was opened.
+/// Returns the sign-in of the request's cookies and key, and whether it is the owner's. It counts
+/// only from the location where it was made, and while its user has the same password.
 async fn signed_in(parts: &Parts, api: &Api) -> Option<(FoundSignIn, bool)> {
     let key = page_key(&parts.headers)?;
     let found: Vec<_> = {
@@ -245,13 +245,14 @@ pub(super) async fn location(parts: &Parts, api: &Api) -> ClientLocation {
     }
 }
 
-/// The user whose sign-in the request's cookies belong to, where there is one.
+/// Returns the user whose sign-in the request's cookies belong to, if any.
 pub(super) async fn present(parts: &Parts, api: &Api) -> Option<Arc<str>> {
     signed_in(parts, api).await.map(|(found, _)| found.user)
 }
 
-/// Cookies know no ports, so the name does: two brokers on one machine do not sign each other's
-/// pages out. Over TLS no other host may set it.
+/// The name contains the port, because cookies do not distinguish ports: two brokers on one machine
+/// must not sign each other's pages out. Over TLS the prefix `__Host-` keeps other hosts from
+/// setting it.
 pub(super) fn cookie_name(scheme: HttpScheme, port: u16) -> String {
     match scheme {
         HttpScheme::Http => format!("cbroker-{port}"),
@@ -259,9 +260,9 @@ pub(super) fn cookie_name(scheme: HttpScheme, port: u16) -> String {
     }
 }
 
-/// Every cookie of our name. A page on another port of this machine can set many too, and the
-/// browser sends them first: any that fits the key counts. The size of a request's head bounds
-/// them.
+/// Returns every cookie with our name. A page on another port of this machine can set such cookies
+/// too, and the browser may send them first, so any that fits the key counts. The size of a
+/// request's head bounds their number.
 pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator<Item = &'a str> {
     let pairs = headers
         .get_all(header::COOKIE)
@@ -276,7 +277,7 @@ pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator
 }
 
 impl Caller {
-    /// A user that needs no password here, as it is now.
+    /// Returns a caller that needs no password, with its current rights.
     fn of(api: &Api, name: Arc<str>, by: AuthMethod, is_owner: bool) -> Result<Self, ApiError> {
         let user = read(&api.broker.users).get(&name).cloned();
         let user = user.ok_or_else(ApiError::login)?;
@@ -288,7 +289,7 @@ impl Caller {
         })
     }
 
-    /// The same caller with the tags and permissions of now.
+    /// Returns the same caller with its current tags and permissions.
     pub(super) fn with_rights_of_now(self, api: &Api) -> Result<Self, ApiError> {
         let users = read(&api.broker.users);
         let user = users.get(&self.name).cloned();
@@ -297,8 +298,8 @@ impl Caller {
         Ok(Self { user, ..self })
     }
 
-    /// The same caller as it is now; refused where the user is gone, has no tag any more, has
-    /// another password, or has signed out.
+    /// Returns the same caller with its current rights. Refused if the user was deleted, lost its
+    /// tag, has another password, or has signed out.
     pub(super) fn recheck(self, api: &Api) -> Result<Self, ApiError> {
         let before = self.user.password.clone();
         let caller = self.with_rights_of_now(api)?;
@@ -315,7 +316,7 @@ impl Caller {
         }
     }
 
-    /// Refuses a caller who has other rights now than when its request was looked at.
+    /// Refuses a caller whose rights have changed since its request was checked.
     pub(super) fn check_unchanged(&self, api: &Api) -> Result<(), ApiError> {
         let now = self.clone().recheck(api)?;
         if now.user == self.user {
@@ -325,7 +326,7 @@ impl Caller {
         }
     }
 
-    /// How long the sign-in of the page lasts from now on, zero where it has ended; `None` for a
+    /// Returns the remaining life of the caller's sign-in, zero if it has ended; `None` for a
     /// caller without one.
     pub(super) fn sign_in_life(&self, api: &Api) -> Option<Duration> {
         let AuthMethod::Cookie(id) = self.by else {
@@ -348,9 +349,9 @@ impl Caller {
         }
     }
 
-    /// Refuses a caller who is no administrator among these users, or has another password than
-    /// before. A change of rights asks while it has the users locked: then nobody whose deletion is
-    /// done makes one more.
+    /// Refuses a caller who is not an administrator among these users, or whose password has
+    /// changed. A change of rights checks this while the users are locked, so that a deleted
+    /// administrator cannot make one more change.
     pub(super) fn check_administers_among(&self, users: &Users) -> Result<(), ApiError> {
         let now = users.get(&self.name).ok_or_else(ApiError::login)?;
         if self.by != AuthMethod::Socket && now.password != self.user.password {
@@ -380,7 +381,7 @@ impl Caller {
         }
     }
 
-    /// Whether what happens in this vhost is for the caller's eyes.
+    /// Whether the caller may see this vhost.
     pub(super) fn sees(&self, vhost: &str) -> bool {
         self.user.permissions_in(vhost).is_some()
     }
@@ -418,7 +419,7 @@ impl Caller {
         }
     }
 
-    /// Refuses what AMQP would refuse this user.
+    /// Refuses an operation that AMQP would refuse this user.
     pub(super) fn may(
         &self,
         vhost: &str,
@@ -431,7 +432,7 @@ impl Caller {
         }
     }
 
-    /// Refuses users who may declare and bind nothing in this vhost, whatever it is called.
+    /// Refuses users who may not declare or bind anything in this vhost, by any name.
     pub(super) fn may_declare(&self, vhost: &str) -> Result<(), ApiError> {
         let permissions = self.user.permissions_in(vhost);
         let allows = |operation| permissions.is_some_and(|found| !found.allow_nothing(operation));

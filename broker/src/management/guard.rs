@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::refusal::ApiError;
 
-/// Whether the listener speaks TLS; it decides what our own origin is called.
+/// Whether the listener uses TLS, which decides the scheme of our own origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HttpScheme {
     /// Loopback only.
@@ -32,7 +32,7 @@ impl HttpScheme {
     }
 }
 
-/// What every request is checked against.
+/// The values that every request is checked against.
 #[derive(Clone, Debug)]
 pub(super) struct RequestGuard {
     pub(super) scheme: HttpScheme,
@@ -70,7 +70,7 @@ const PROTECTION: [(HeaderName, HeaderValue); 7] = [
 ];
 
 impl RequestGuard {
-    /// Refuses what does not come for us, or comes from a foreign page.
+    /// Refuses a request for another server, or from a foreign page.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let authority = self.host(headers)?;
         let Some(origin) = headers.get(header::ORIGIN) else {
@@ -102,8 +102,8 @@ impl RequestGuard {
         Ok(text)
     }
 
-    /// Whether no foreign page can have this name. Addresses cannot be rebound, and browsers do not
-    /// ask a name server for `localhost`.
+    /// Whether no foreign page can be served under this name. Addresses cannot be rebound, and
+    /// browsers do not ask a name server for `localhost`.
     fn is_own(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let bare = host.trim_start_matches('[').trim_end_matches(']');

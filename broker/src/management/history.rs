@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-/// Points that are kept: five minutes at one in two seconds.
+/// The number of points that are kept: five minutes with one every two seconds.
 pub(super) const SPAN: usize = 150;
 
-/// The broker at one moment; rates are a second.
+/// The state of the broker at one moment. Rates are per second.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HistoryPoint {
     pub(super) at_ms: u64,
@@ -19,7 +19,7 @@ pub(super) struct HistoryPoint {
     pub(super) disk_bytes: u64,
 }
 
-/// Columns rather than rows: a third of the bytes.
+/// Columns instead of rows take a third of the bytes.
 pub(super) fn to_json(points: &[HistoryPoint]) -> Value {
     let rate = |get: fn(&HistoryPoint) -> f64| -> Value {
         points

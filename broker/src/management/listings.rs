@@ -22,14 +22,14 @@ const OF_ONE_USER: usize = 2;
 /// How long a request waits for its slot.
 const SLOT_WITHIN: Duration = Duration::from_secs(10);
 
-/// The listings that are being made.
+/// The slots for expensive requests.
 #[derive(Debug)]
 pub(super) struct Listings {
     all: Arc<Semaphore>,
     of_user: Mutex<HashMap<Arc<str>, Arc<Semaphore>>>,
 }
 
-/// A place for work, free again when this is dropped.
+/// A slot for work; free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct WorkSlot {
     _own: OwnedSemaphorePermit,
@@ -72,8 +72,8 @@ impl Listings {
     }
 }
 
-/// Does work on a thread of its own, and gives the slot back when it ends. Work whose requester has
-/// gone goes on to its end and keeps the slot until then.
+/// Runs work on a blocking thread, and frees the slot when it ends. If the requester hangs up, the
+/// work still runs to its end and keeps the slot until then.
 async fn on_a_thread<T: Send + 'static>(
     slot: WorkSlot,
     work: impl FnOnce() -> T + Send + 'static,
@@ -100,7 +100,7 @@ impl Api {
         self.list_into(caller, listing, collect).await
     }
 
-    /// The same of what is collected under locks, or may not be there at all.
+    /// The same, with a collector that may take locks or fail.
     pub(super) async fn list_into<T: Listed>(
         &self,
         caller: &Caller,
@@ -119,7 +119,7 @@ impl Api {
         ))
     }
 
-    /// Does a caller's work on a thread of its own.
+    /// Runs a caller's work on a blocking thread once it has a slot.
     ///
     /// # Errors
     /// Fails if the caller's permissions changed while it waited for a slot.
@@ -131,14 +131,14 @@ impl Api {
         Self::in_slot(self.slot(caller).await?, work).await
     }
 
-    /// Waits for a caller's slot. Refused where its rights are others then.
+    /// Waits for a slot of the caller. Refused if its rights have changed by then.
     pub(super) async fn slot(&self, caller: &Caller) -> Result<WorkSlot, ApiError> {
         let slot = self.listings.slot(&caller.name).await?;
         caller.check_unchanged(self)?;
         Ok(slot)
     }
 
-    /// Does work on a thread of its own in a slot that has come.
+    /// Runs work on a blocking thread in a slot.
     pub(super) async fn in_slot<T: Send + 'static>(
         slot: WorkSlot,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,

@@ -68,11 +68,11 @@ pub(crate) struct ListeningPort {
 pub(crate) struct BrokerFacts {
     pub(crate) listening: Vec<ListeningPort>,
     pub(crate) data_dir: PathBuf,
-    /// 0 for none.
+    /// 0 for no limit.
     pub(crate) memory_limit_bytes: u64,
-    /// Who a client on the Unix socket acts as, where it runs as the same user of the machine.
+    /// The user of a client on the Unix socket that runs as the same system user.
     pub(crate) local_user: Option<String>,
-    /// What the program keeps for that user.
+    /// The files that the program keeps for that user.
     pub(crate) archive: Option<Arc<dyn Archive>>,
 }
 
@@ -80,12 +80,12 @@ pub(crate) struct BrokerFacts {
 #[derive(Debug)]
 pub(crate) struct ManagementSockets {
     pub(crate) port: Option<Port>,
-    /// Of the port.
+    /// The TLS setup of the port.
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     pub(crate) socket: Option<UnixSocket>,
 }
 
-/// What every route works with.
+/// The state that every route uses.
 #[derive(Debug)]
 pub(super) struct Api {
     broker: Arc<BrokerState>,
@@ -131,9 +131,9 @@ impl Api {
         api
     }
 
-    /// Takes sign-ins that ended out of the store, and saves one that began or lives longer. The
-    /// sign-ins are locked since they were changed: the store has the changes in the order in which
-    /// they took effect, and nothing that has ended comes back with a restart.
+    /// Removes ended sign-ins from the store, and saves one that began or was extended. The caller
+    /// has held the lock of the sign-ins since the change, so the store gets changes in the order
+    /// in which they took effect, and no ended sign-in returns with a restart.
     fn store_sign_ins(
         &self,
         _changed: &MutexGuard<'_, PageSignIns>,
@@ -167,16 +167,16 @@ impl Api {
         self.store_sign_ins(&sign_ins, ended, None)
     }
 
-    /// Signs a user out everywhere. The store need not be waited for: a sign-in that a crash brings
-    /// back is checked against its user's password.
+    /// Signs a user out everywhere. There is no need to wait for the store: a sign-in that a crash
+    /// restores is checked against its user's password.
     fn sign_out_everywhere(&self, user: &str) {
         let mut sign_ins = self.sign_ins();
         let ended = sign_ins.forget(user);
         warn_of_stored_sign_ins(self.store_sign_ins(&sign_ins, ended, None));
     }
 
-    /// Whether this is the login that the program keeps for its user. The first user's name proves
-    /// nothing: another administrator can set its password.
+    /// Whether this is the login that the program keeps for its system user. The name of the first
+    /// user alone proves nothing, because another administrator can set its password.
     async fn is_login_of_owner(&self, user: &str, password: &str) -> bool {
         if self.about.local_user.as_deref() != Some(user) {
             return false;
@@ -211,7 +211,7 @@ fn warn_of_stored_sign_ins(forgotten: Result<Ticket, Fault>) {
     }
 }
 
-/// Looks at the counters on a thread of its own, because that visits all queues and channels.
+/// Samples the counters on a blocking thread, because that visits all queues and channels.
 async fn tick(api: &SharedApi) {
     let looking = Arc::clone(api);
     let look = move || looking.rates.observe(&looking.broker, Instant::now());

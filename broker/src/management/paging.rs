@@ -1,9 +1,9 @@
 //! The query of every listing, as RabbitMQ has it: `page`, `page_size`, `name`, `use_regex`,
 //! `sort`, `sort_reverse`, `columns`, `disable_stats`.
 //!
-//! A listing starts as lean keys. Only the shown items are converted to JSON, unless they are
-//! sorted by another field than the name. Each is text before the next one is converted: a tree of
-//! all would take many times as much.
+//! A listing starts as small keys. Only the shown items are converted to JSON, unless they are
+//! sorted by another field than the name. Each item becomes text before the next one is converted,
+//! because a tree of all would take many times the memory.
 
 mod collected;
 
@@ -50,7 +50,7 @@ pub(super) trait Listed {
     fn name(&self) -> &str;
     fn render(&self) -> Value;
 
-    /// The bytes that it takes itself until it is rendered.
+    /// The bytes that the item takes until it is rendered.
     fn footprint(&self) -> usize {
         size_of_val(self)
     }
@@ -136,7 +136,7 @@ impl Listing {
             "total_count": total,
         });
         let mut text = numbers.to_string().into_bytes();
-        // In place of the brace at its end.
+        // This replaces the brace at its end.
         text.pop();
         text.extend_from_slice(b",\"items\":");
         self.render(&mut collected, shown, &mut text)?;
@@ -189,8 +189,8 @@ impl Listing {
         Ok(())
     }
 
-    /// One object as JSON text, charged while it is made, with a list as its field `name`: the list
-    /// is as long as it likes, so no tree is made of it.
+    /// One object as JSON text, charged while it is made, with a list as its field `name`. The list
+    /// may be of any length, so no tree is made of it.
     pub(super) fn show_with<T: Listed>(
         &self,
         object: Value,
@@ -216,7 +216,7 @@ impl Listing {
         Ok(text)
     }
 
-    /// Refuses a query that would cost more than any tool has a use for.
+    /// Refuses a query that would cost more than any tool needs.
     fn check_size(&self) -> Result<(), ApiError> {
         let columns = || self.columns.iter().flat_map(|columns| columns.split(','));
         let is_long = |text: &str| text.len() > LONGEST || text.split('.').count() > DEPTH;
@@ -268,7 +268,7 @@ impl Listing {
     }
 }
 
-/// An item with these columns alone.
+/// An item with only these columns.
 fn narrowed<T: Listed>(item: &T, columns: &[&str]) -> Value {
     if columns.len() <= FEW {
         return chosen(columns, |column| item.field(column));
@@ -283,7 +283,7 @@ fn field<'a>(item: &'a Value, path: &str) -> Option<&'a Value> {
         .try_fold(item, |value, name| value.get(name))
 }
 
-/// An object of these columns; those that are not there are left out.
+/// An object with these columns; missing ones are left out.
 fn chosen(columns: &[&str], get: impl Fn(&str) -> Option<Value>) -> Value {
     let mut kept = Map::new();
     for column in columns {

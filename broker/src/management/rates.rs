@@ -1,5 +1,4 @@
-//! Rates of everything that is counted, from one look to the next, and the totals that outlive what
-//! was counted.
+//! Rates of all counters between two samples, and totals that include what was deleted.
 //!
 //! The first request after [`STALE`] takes the next snapshot, and so does the ticker. Depends on
 //! the broker's counters.
@@ -16,7 +15,7 @@ use crate::inspect::{self, ChannelView, ConnectionHandle, QueueSnapshot};
 use crate::lock::lock;
 use crate::stats::ChannelCounters;
 
-/// Younger looks are good enough.
+/// A sample younger than this is used again.
 const STALE: Duration = Duration::from_secs(1);
 
 /// `publish`, `deliver_get`, `deliver`, `get`, `ack`, `redeliver`, then `messages`,
@@ -37,7 +36,7 @@ pub(super) const LINK_FIELDS: [&str; 2] = ["recv_oct", "send_oct"];
 pub(super) const CHANNEL_FIELDS: [&str; 5] =
     ["publish", "confirm", "return_unroutable", "ack", "get"];
 
-/// Counters and how fast they grow, a second.
+/// Counters and their growth per second.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CounterRates<const N: usize> {
     pub(super) counts: [u64; N],
@@ -54,7 +53,7 @@ impl<const N: usize> Default for CounterRates<N> {
 }
 
 impl<const N: usize> CounterRates<N> {
-    /// The next look. Gives how much each counter grew.
+    /// Takes the next sample. Returns the growth of each counter.
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     fn step(&mut self, counts: [u64; N], seconds: f64) -> [u64; N] {
         let mut grown = [0; N];
@@ -106,16 +105,15 @@ type VhostAndQueue = (Arc<str>, Arc<str>);
 struct Observation {
     at: Option<Instant>,
     queues: HashMap<VhostAndQueue, CounterRates<9>>,
-    /// How long messages of a queue have waited for want of consumers that take them, in
-    /// milliseconds.
+    /// How long messages of a queue have waited because no consumer took them, in milliseconds.
     stalls: HashMap<VhostAndQueue, CounterRates<1>>,
     exchanges: HashMap<(Arc<str>, Box<str>), CounterRates<2>>,
     vhosts: HashMap<Arc<str>, TotalRates>,
     connections: HashMap<u64, CounterRates<2>>,
     channels: HashMap<(u64, u16), CounterRates<5>>,
-    /// All queues together, with what deleted ones had counted.
+    /// All queues together, including deleted ones.
     overall: CounterRates<9>,
-    /// The same of all channels.
+    /// The same for all channels.
     channels_overall: CounterRates<5>,
     points: VecDeque<HistoryPoint>,
 }
@@ -131,7 +129,7 @@ pub(super) struct Rates {
     last: Mutex<Arc<Observation>>,
 }
 
-/// Everything together at the last look.
+/// All counters together at the last sample.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct TotalRates {
     pub(super) queues: CounterRates<9>,
@@ -139,7 +137,7 @@ pub(super) struct TotalRates {
 }
 
 impl Rates {
-    /// Looks at every counter, unless that was done just now. The caller holds no lock.
+    /// Samples every counter, unless that was done just now. The caller must hold no lock.
     pub(super) fn observe(&self, broker: &BrokerState, now: Instant) {
         let _looking = lock(&self.looking);
         let last = self.last();
@@ -156,8 +154,7 @@ impl Rates {
         Arc::clone(&lock(&self.last))
     }
 
-    /// A queue's counters, and the part of the time in which its consumers could be given what
-    /// there was.
+    /// A queue's counters, and the part of the time in which its consumers could take messages.
     pub(super) fn queue(&self, vhost: &Arc<str>, name: &Arc<str>) -> (CounterRates<9>, f64) {
         let last = self.last();
         let key = (Arc::clone(vhost), Arc::clone(name));
@@ -175,7 +172,7 @@ impl Rates {
         last.exchanges.get(&key).copied().unwrap_or_default()
     }
 
-    /// Everything in one vhost at the last look.
+    /// The counters of one vhost at the last sample.
     pub(super) fn vhost(&self, name: &Arc<str>) -> TotalRates {
         self.last().vhosts.get(name).copied().unwrap_or_default()
     }
@@ -207,7 +204,7 @@ impl Rates {
     }
 }
 
-/// Looks at one thing again, if it was seen before; gives how much its counters grew.
+/// Samples one thing again, if it was sampled before. Returns the growth of its counters.
 fn follow<K: Eq + Hash, const N: usize>(
     old: &HashMap<K, CounterRates<N>>,
     seen: &mut HashMap<K, CounterRates<N>>,
@@ -222,7 +219,7 @@ fn follow<K: Eq + Hash, const N: usize>(
 }
 
 impl Observation {
-    /// The look after this one. It keeps only what is still there.
+    /// The next sample. It contains only what still exists.
     fn next(&self, broker: &BrokerState, now: Instant, seconds: f64) -> Self {
         let mut next = Self {
             at: Some(now),
@@ -278,8 +275,8 @@ impl Observation {
             });
             let mut overall = old.vhosts.get(vhost.name()).copied().unwrap_or_default();
             overall.queues.step(counts, seconds);
-            // A channel that closes between the two looks is in neither for a moment: totals never
-            // fall.
+            // A channel that closes between the two reads is in neither of them for a moment, so
+            // totals are never allowed to fall.
             let mut channels = counted(&vhost.closed_channels);
             let is_here = |connection: &&Arc<ConnectionHandle>| {
                 let opened = connection.opened.get();
@@ -320,8 +317,8 @@ impl Observation {
                 }
             }
         }
-        // A channel that closed between the two looks is in neither or in both for a moment: totals
-        // never fall.
+        // A channel that closed between the two reads is in neither or in both of them for a
+        // moment, so totals are never allowed to fall.
         for (total, before) in overall.iter_mut().zip(self.channels_overall.counts) {
             *total = before.max(*total);
         }

@@ -40,7 +40,7 @@ pub(super) fn read_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Re
     }
 }
 
-/// What is wrong with a field, in RabbitMQ's words where it has some: the parser's own name types
+/// The error about a field, in RabbitMQ's words if it has some. The parser's own texts name types
 /// of this program.
 fn explained(field: &str, message: &str) -> ApiError {
     if let Some((missing, _)) = message
@@ -59,7 +59,7 @@ fn explained(field: &str, message: &str) -> ApiError {
     }
 }
 
-/// Marks a reason of ours, as JSON, among the parser's messages.
+/// The prefix of our own reasons, as JSON, among the parser's messages.
 const OWN_WORDS: &str = "reason ";
 
 /// A reason for a refusal, from within a parser.
@@ -67,8 +67,8 @@ pub(super) fn because<E: serde::de::Error>(reason: &Value) -> E {
     E::custom(format!("{OWN_WORDS}{reason}"))
 }
 
-/// A routing key: as by AMQP at most 255 bytes, since the work of a topic exchange grows with the
-/// words of keys and patterns.
+/// A routing key. As in AMQP it has at most 255 bytes, because the work of a topic exchange grows
+/// with the words of keys and patterns.
 pub(super) fn routing_key<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let key = String::deserialize(from)?;
     if key.len() > LONGEST_KEY {
@@ -88,7 +88,7 @@ pub(super) fn check_routing_key(key: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// A text or a number that means a whole number: tools send both.
+/// An integer as a number or as a text: tools send both.
 pub(super) fn integer<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
     let value = from.deserialize_any(Brief)?;
     let number = match &value {
@@ -99,8 +99,7 @@ pub(super) fn integer<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Erro
     number.ok_or_else(|| because(&json!(["not_integer", value])))
 }
 
-/// `true`, `false`, or one of these as a text: `rabbitmqadmin` sends claims so, and so do old
-/// tools.
+/// A boolean, also as a text: `rabbitmqadmin` and old tools send it so.
 pub(super) fn claim<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     match from.deserialize_any(Brief)? {
         Value::Bool(claim) => Ok(claim),
@@ -113,7 +112,7 @@ pub(super) fn claim<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error
 /// The longest text that a refusal quotes, in bytes.
 const QUOTED_BYTES: usize = 64;
 
-/// What a refusal quotes of a value.
+/// The part of a value that a refusal quotes.
 pub(super) fn quoted(value: &Value) -> Value {
     match value {
         Value::String(text) => shortened(text),
@@ -132,7 +131,7 @@ fn shortened(text: &str) -> Value {
     }
 }
 
-/// Reads a value that is short where it is right. Of another one it keeps what [`quoted`] shows.
+/// Reads a value that should be short. Of a longer one it keeps only what [`quoted`] shows.
 struct Brief;
 
 impl<'de> Visitor<'de> for Brief {

@@ -10,7 +10,7 @@ use crate::fault::{Fault, ReplyCode};
 use crate::persist::ReadFailed;
 use crate::users::BadPattern;
 
-/// The longest reason in bytes. It quotes what was sent, which may be as long as a body.
+/// The longest reason in bytes. A reason quotes the request, which may be as long as a body.
 const REASON_BYTES: usize = 1024;
 
 /// A refused request.
@@ -43,7 +43,7 @@ impl ApiError {
         }
     }
 
-    /// 400 with the thing that it is about, as where one of many is refused.
+    /// 400 with the name of the object that is refused, for requests with several objects.
     pub(super) fn about(self, thing: &str) -> Self {
         let reason = match self.reason {
             Value::String(text) => text,
@@ -77,7 +77,7 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "not_authorized", "Login failed")
     }
 
-    /// 503: not now.
+    /// 503 for a request that may succeed later.
     pub(super) fn busy(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", reason)
     }
@@ -87,13 +87,13 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", reason)
     }
 
-    /// 403 for a request that no page and no tool of ours would send.
+    /// 403 for a request that neither our page nor a tool would send.
     pub(super) fn suspicious(reason: &'static str) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", reason)
     }
 }
 
-/// A reason whose end is left out where it is too long.
+/// A reason, cut if it is too long.
 fn shortened(mut reason: String) -> String {
     if reason.len() > REASON_BYTES {
         reason.truncate(reason.floor_char_boundary(REASON_BYTES));
@@ -103,7 +103,7 @@ fn shortened(mut reason: String) -> String {
     reason
 }
 
-/// The topology's refusals in HTTP's terms, as RabbitMQ maps them.
+/// Maps AMQP faults to HTTP statuses, as RabbitMQ does.
 impl From<Fault> for ApiError {
     fn from(fault: Fault) -> Self {
         match fault.code {

@@ -38,7 +38,7 @@ const MOST_OF_USER: usize = 64;
 
 pub(super) type Fingerprint = [u8; 32];
 
-/// A user that has proven who it is, for as long as it has the password of that moment.
+/// An authenticated user. It counts only while the user keeps the password of that moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ProvenUser {
     pub(super) user: Arc<str>,
@@ -63,12 +63,12 @@ pub(super) enum ClientLocation {
     Network,
     /// A system user of this machine.
     LocalUser(u32),
-    /// This machine, from a user that the system does not tell.
+    /// This machine, a user that the system does not report.
     UnknownLocalUser,
 }
 
 impl ClientLocation {
-    /// What a sign-in that is opened here remembers in place of its user's digest.
+    /// The digest that a sign-in from this location stores.
     fn bind(self, credential: &[u8]) -> Vec<u8> {
         let location = match self {
             Self::Network => return credential.to_vec(),
@@ -81,7 +81,7 @@ impl ClientLocation {
         bound.finalize().to_vec()
     }
 
-    /// Whether the sign-ins that are opened here outlive the broker.
+    /// Whether sign-ins from this location survive the broker.
     fn is_stored(self) -> bool {
         self != Self::UnknownLocalUser
     }
@@ -94,7 +94,7 @@ struct Token {
     ends: Instant,
 }
 
-/// How a token came to be.
+/// How a token was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Issuer {
     /// A program of the broker's own system user, through the Unix socket: no stranger can make
@@ -167,7 +167,7 @@ fn sign_in_id(cookie: &str, key: &str) -> Fingerprint {
     both.chain_update(key).finalize().into()
 }
 
-/// What a sign-in remembers of its user's password, and with it whether it is the owner's.
+/// The digest that a sign-in stores of its user's password, and of whether it is the owner's.
 fn digest(user: &User, is_owner: bool) -> Vec<u8> {
     let password = user.password.as_ref();
     let hash = password.map_or(&[][..], |password| password.hash.as_bytes());
@@ -258,13 +258,13 @@ impl PageSignIns {
         Ok(token)
     }
 
-    /// Returns the user of a token, and how it came to be, without using it up.
+    /// Returns the user and the issuer of a token, without using it up.
     pub(super) fn look_up(&self, token: &str, now: Instant) -> Option<(Arc<str>, Issuer)> {
         let token = self.tokens.get(&fingerprint(token))?;
         (token.ends > now).then(|| (Arc::clone(&token.identity.user), token.issuer))
     }
 
-    /// Returns whose a token is and removes the token.
+    /// Removes a token and returns its user.
     pub(super) fn redeem(&mut self, token: &str, now: Instant) -> Option<ProvenUser> {
         let token = self.tokens.remove(&fingerprint(token))?;
         (token.ends > now).then_some(token.identity)
@@ -307,7 +307,8 @@ impl PageSignIns {
         })
     }
 
-    /// Returns the sign-in of a cookie and its key. Whether it counts is still to be looked at.
+    /// Returns the sign-in of a cookie and its key. The caller must still check its user and
+    /// location.
     pub(super) fn find(&self, cookie: &str, key: &str, now_ms: u64) -> Option<FoundSignIn> {
         let id = sign_in_id(cookie, key);
         let sign_in = self.signed_in.get(&id)?;

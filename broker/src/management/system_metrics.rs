@@ -1,4 +1,4 @@
-//! What the operating system says of this process and its machine. Everything unknown is 0.
+//! Metrics of this process and its machine from the operating system. Unknown ones are 0.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub(super) fn machine_memory_bytes() -> u64 {
     platform::machine_memory_bytes().unwrap_or_default()
 }
 
-/// Free room on the disk of this folder.
+/// Free space on the disk of this folder.
 pub(super) fn disk_free_bytes(folder: &Path) -> u64 {
     rustix::fs::statvfs(folder).map_or(0, |disk| disk.f_bavail * disk.f_frsize)
 }

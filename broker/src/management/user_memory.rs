@@ -1,8 +1,8 @@
-//! Bytes that users make the API hold: bodies that come in, and responses that are not read yet.
+//! The memory that users take at the API: request bodies, and responses that are not read yet.
 //!
 //! Each user has a limit, a part of the memory limit, and each byte is on the account. A body is
-//! read for a caller alone, in bounded time, and only then its rights are looked at: a user that
-//! lost them in between is refused.
+//! read only for an identified caller, in bounded time. Its rights are checked after that, so a
+//! user that lost them meanwhile is refused.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -29,7 +29,7 @@ pub(super) const MUCH_BYTES: usize = 192 * 1024 * 1024;
 const LIMIT_BYTES: usize = 2 * MUCH_BYTES;
 /// The same while there is no memory for publishers.
 const SHORT_LIMIT_BYTES: usize = 1024 * 1024;
-/// A body whose next part does not come in this time is given up.
+/// The time limit for the next part of a body.
 const PART_WITHIN: Duration = Duration::from_secs(30);
 
 /// What each user holds, in bytes.
@@ -94,7 +94,7 @@ impl UserHolding {
 
 impl Drop for UserHolding {
     fn drop(&mut self) {
-        // Less is never refused.
+        // A smaller charge is never refused.
         let _ = self.set(0);
     }
 }
@@ -190,7 +190,7 @@ impl FromRequest<SharedApi> for CallerBody {
 }
 
 impl CallerBody {
-    /// The same for bodies of another limit, for callers whose rights were looked at already.
+    /// The same with another size limit, for callers whose rights were checked already.
     pub(super) async fn receive(
         api: &SharedApi,
         caller: Caller,

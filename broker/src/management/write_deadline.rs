@@ -1,5 +1,5 @@
-//! Ends connections whose client does not read: a response is held until it is read, so a client
-//! that reads nothing would hold it for ever. Relies on nothing.
+//! Ends connections whose client does not read: a response takes memory until it is read, so a
+//! client that reads nothing would keep that for ever. Depends on nothing.
 //!
 //! While the socket takes no more, each span of [`SPAN`] has to see the client read [`ENOUGH`]
 //! bytes, or all that was written. A single byte now and then is not enough.
@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 /// How long the client has for [`ENOUGH`] bytes.
 pub(super) const SPAN: Duration = Duration::from_mins(1);
-/// What a client that reads takes in a span, also over a poor line.
+/// The bytes that a reading client takes in a span even over a poor line.
 const ENOUGH: usize = 1024 * 1024;
 
 /// A stream whose writes fail where the client reads too little.

@@ -20,7 +20,7 @@ use fields::{DefinitionFields, DefinitionWriter};
 /// The layout of every value written today.
 const VERSION: u8 = 1;
 
-/// Something durable that is no message.
+/// A durable object other than a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Definition {
     /// A virtual host.
@@ -33,17 +33,17 @@ pub enum Definition {
     Binding(BindingDefinition),
     /// A user.
     User(UserDefinition),
-    /// What a user may touch in a vhost.
+    /// The permissions of a user in a vhost.
     Permission(PermissionDefinition),
     /// A sign-in at the management page.
     SignIn(SignInDefinition),
     /// The limits of a vhost or a user.
     Quota(QuotaDefinition),
-    /// A number by name: what was counted must not be given out twice.
+    /// A named counter, whose numbers must not be assigned twice.
     Counter {
-        /// Which.
+        /// The name of the counter.
         name: String,
-        /// The first value that was never given out.
+        /// The first value that was never assigned.
         next: u64,
     },
 }
@@ -53,7 +53,7 @@ pub enum Definition {
 pub struct VhostDefinition {
     /// At most 255 bytes, as all names here.
     pub name: String,
-    /// For people.
+    /// The description.
     pub description: String,
     /// For people.
     pub tags: Vec<String>,
@@ -62,15 +62,15 @@ pub struct VhostDefinition {
 /// A durable exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExchangeDefinition {
-    /// Where it lives.
+    /// Its vhost.
     pub vhost: String,
     /// Its name.
     pub name: String,
     /// `direct`, `fanout`, `topic` or `headers`.
     pub kind: String,
-    /// Goes with its last binding.
+    /// Whether it is deleted with its last binding.
     pub auto_delete: bool,
-    /// Takes no publishes from clients.
+    /// Whether clients may not publish to it.
     pub internal: bool,
     /// As they were sent.
     pub arguments: Table,
@@ -79,13 +79,13 @@ pub struct ExchangeDefinition {
 /// A durable queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueDefinition {
-    /// Where it lives.
+    /// Its vhost.
     pub vhost: String,
     /// Its name.
     pub name: String,
     /// Its number in the store.
     pub id: u64,
-    /// Goes with its last consumer.
+    /// Whether it is deleted with its last consumer.
     pub auto_delete: bool,
     /// As they were sent.
     pub arguments: Table,
@@ -103,7 +103,7 @@ pub enum DestinationKind {
 /// A durable binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindingDefinition {
-    /// Where it lives.
+    /// Its vhost.
     pub vhost: String,
     /// The exchange that it leads from.
     pub source: String,
@@ -135,7 +135,7 @@ pub struct UserDefinition {
 pub struct SignInDefinition {
     /// The SHA-256 of the cookie's secret, in base64url.
     pub id: String,
-    /// Who.
+    /// The user.
     pub user: String,
     /// A digest of the user's password hash: another password ends the sign-in.
     pub credential: Vec<u8>,
@@ -163,7 +163,7 @@ pub struct PermissionDefinition {
 pub struct QuotaDefinition {
     /// Whether it is a vhost's or a user's.
     pub scope: QuotaScope,
-    /// Of which.
+    /// The name of the vhost or user.
     pub name: String,
     /// The limits; none where the definition is to be forgotten.
     pub quota: Quota,
@@ -172,13 +172,13 @@ pub struct QuotaDefinition {
 /// A stored definition that cannot be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DefinitionError {
-    /// A letter that names nothing.
+    /// An unknown kind of definition.
     #[error("a stored definition of unknown kind {0:#04x}")]
     UnknownKind(u8),
     /// Written by a newer cbroker.
     #[error("a stored definition of unknown version {0}")]
     UnknownVersion(u8),
-    /// Fields that end too early, too late, or are no text.
+    /// The fields are too short or too long, or a text is not UTF-8.
     #[error("a stored definition is damaged")]
     Damaged,
 }

@@ -12,7 +12,7 @@ use crate::management::Client;
 use crate::message_history::MessageHistory;
 use crate::name::SessionName;
 
-/// A person waits at the key.
+/// The limit is short because a person waits.
 const API_WITHIN: Duration = Duration::from_secs(3);
 
 /// Which names an argument takes.
@@ -25,7 +25,8 @@ pub(super) enum WantedNames {
     SessionsAndGroups,
 }
 
-/// Returns the names that what was typed can become. Of a list with commas, the last one counts.
+/// Returns the names that complete the typed text. In a list with commas, the last name is
+/// completed.
 pub(super) fn candidates(wanted: WantedNames, typed: &OsStr) -> Vec<CompletionCandidate> {
     let Some(typed) = typed.to_str() else {
         return Vec::new();

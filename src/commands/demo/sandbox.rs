@@ -105,7 +105,7 @@ impl Sandbox {
             }
         }
         self.broker = Some(child);
-        // What it complained of says more than that it printed no JSON.
+        // Its error text says more than the absence of JSON.
         let said: Value = serde_json::from_str(&said.unwrap_or_default())
             .map_err(|_| failed().because(complaint))?;
         self.port = port_of(&said["url"]).unwrap_or(self.port);

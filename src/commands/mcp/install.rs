@@ -1,5 +1,5 @@
-//! `cbroker mcp install AGENT`: prints what makes an agent start the server, or writes it into the
-//! agent's configuration.
+//! `cbroker mcp install AGENT`: prints the configuration with which an agent starts the server, or
+//! writes it into the agent's file.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use crate::output::Output;
 
 /// The server's name in every configuration.
 const NAME: &str = "cbroker";
-/// What the server reads from its environment. Codex passes on nothing else that it is not told.
+/// The environment variables that the server reads. Codex passes on only those that are listed.
 const VARIABLES: [&str; 4] = [
     "CBROKER_HOME",
     "CBROKER_NAME",
@@ -70,7 +70,7 @@ fn home(config: &Config) -> Result<PathBuf, Error> {
     home.ok_or_else(|| Error::new("the home directory is not known").because("HOME is not set"))
 }
 
-/// Why a configuration cannot be added to.
+/// Why nothing can be added to a configuration.
 #[derive(Debug, thiserror::Error)]
 enum AddError {
     #[error("it cannot be read: {}", .0.message())]
@@ -141,7 +141,7 @@ impl ConfigPiece {
         Ok(true)
     }
 
-    /// The text with the piece; `None` where it is there already.
+    /// The text with the piece; `None` if it already has it.
     fn added_to(&self, before: &str) -> Result<Option<String>, AddError> {
         match self {
             Self::Toml(piece) => {

@@ -1,4 +1,4 @@
-//! The tools: what each takes, and the command line that it stands for.
+//! The tools: their parameters, and the command line of each.
 
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -43,12 +43,12 @@ pub(super) struct ToolCall {
 /// What a command printed.
 struct ToolText {
     text: String,
-    /// It ended with the code 0.
+    /// Whether it ended with exit code 0.
     is_done: bool,
 }
 
 impl ToolCall {
-    /// Runs the command; leaves it where the client cancelled the call.
+    /// Runs the command, unless the client cancels the call.
     pub(super) async fn run(mut self, config: &Config) {
         let capture = CapturedOutput::default();
         let ended = tokio::select! {
@@ -60,7 +60,7 @@ impl ToolCall {
         if let Err(error) = ended {
             let _infallible = writeln!(text, "{error}");
         }
-        // The caller may have gone.
+        // The caller may not exist any more.
         let _gone = self.tell.send(ToolText { text, is_done });
     }
 }
@@ -172,8 +172,8 @@ struct ReadInbox {
     take: bool,
 }
 
-/// Returns the command line that a call stands for. Every value is part of its option, so none is
-/// taken for an option of its own.
+/// Returns the command line of a call. Every value is joined to its option with `=`, so that no
+/// value is taken for an option.
 fn command_line(name: &str, arguments: JsonObject) -> Result<Vec<OsString>, ErrorData> {
     let mut words = vec!["cbroker".to_owned()];
     let mut option = |name: &str, value: Option<String>| {
@@ -290,7 +290,7 @@ fn tools() -> Vec<Tool> {
     ]
 }
 
-/// What `read_inbox` takes.
+/// The parameters of `read_inbox`.
 fn read_inbox() -> JsonObject {
     schema(
         &json!({

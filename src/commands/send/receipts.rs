@@ -22,7 +22,7 @@ use crate::name::SessionName;
 use crate::output::{Output, Style};
 use crate::peer::{Peer, PeerError, Receipt, ReceiptState, ReceivedMessage, ReplyQueue};
 
-/// A message whose time is over has left its queue by then, and its session has spoken.
+/// After this time an expired message has left its queue, and its session has sent a receipt.
 const EXPIRED_AFTER: Duration = Duration::from_secs(1);
 
 /// The queue for receipts. Every exit must delete it with [`Receipts::close`].
@@ -58,8 +58,8 @@ impl<'a> Receipts<'a> {
         &self.name
     }
 
-    /// Waits until what is waited for has come of each message, or cannot come any more; until the
-    /// time is over, or the user interrupts.
+    /// Waits until each message has reached the awaited state or cannot reach it any more, until
+    /// the time is over, or until the user interrupts.
     pub(super) async fn wait_for(
         &mut self,
         sent: &mut [Sent],
@@ -157,7 +157,7 @@ impl<'a> Receipts<'a> {
         }
     }
 
-    /// Whether what is waited for may still come of it.
+    /// Whether the message may still reach the awaited state.
     fn is_open(&self, message: &Sent) -> bool {
         match &message.receipt {
             None => true,
@@ -260,8 +260,8 @@ impl<'a> Receipts<'a> {
         message.receipt = Some(receipt);
     }
 
-    /// The broker went away while receipts were waited for: nobody knows what becomes of the
-    /// messages.
+    /// The error if the connection was lost while receipts were awaited: the fate of the messages
+    /// is not known.
     fn tell_lost(&self, sent: &[Sent], error: PeerError, output: &Output) {
         let error = Arc::new(error);
         for message in sent.iter().filter(|message| self.is_open(message)) {
@@ -274,7 +274,7 @@ impl<'a> Receipts<'a> {
         }
     }
 
-    /// The time is over: what is so of each message that is still waited for.
+    /// The time is over: reports what is known about each message that is still awaited.
     async fn tell_open(&self, sent: &[Sent], limit: Duration, peer: &mut Peer, output: &Output) {
         let missing = match self.goal {
             WaitArg::Delivered => "no final receipt",
@@ -291,7 +291,7 @@ impl<'a> Receipts<'a> {
         }
     }
 
-    /// What is known of a message, and what to do.
+    /// The error about one message: what is known, and what to do.
     async fn describe(&self, message: &Sent, peer: &mut Peer) -> (String, String) {
         let stays = "it stays in the queue; `cbroker list` shows the attached sessions";
         let why = format!("`cbroker why {}` tells what is known of it", message.id);

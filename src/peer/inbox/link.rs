@@ -25,12 +25,12 @@ use crate::peer::{
     QueueState, ReceivedMessage, answered, connect,
 };
 
-/// The queues that brokers name themselves: nothing but these is answered, so that no request
-/// makes us publish into a session.
+/// The prefix of queues that a broker named. Answers go only to these, so that no request makes us
+/// publish into a session.
 const SERVER_NAMED: &str = "amq.";
-/// Requests and announcements that a session has at once.
+/// The prefetch for requests and announcements.
 const REQUESTS: u16 = 64;
-/// Those that wait for it in the broker, and their bytes; the oldest are dropped.
+/// The number of those that wait in the broker, and their bytes; the oldest are dropped.
 const REQUESTS_WAITING: i32 = 1000;
 const REQUESTS_WAITING_BYTES: i32 = 4 << 20;
 /// The longest request or announcement that is read. Ours have some hundred bytes, and anybody's
@@ -44,11 +44,11 @@ pub(super) struct InboxConnection {
     pub(super) events: mpsc::Sender<InboxEvent>,
     pub(super) outgoing: mpsc::Receiver<OutgoingMessage>,
     pub(super) presence: watch::Receiver<Option<Presence>>,
-    /// The round of what the present consumer is given.
+    /// The round of the current consumer's deliveries.
     pub(super) round: u32,
     /// Whether a request of another user was reported already.
     pub(super) has_told_of_stranger: bool,
-    /// What requests of other users may still cost.
+    /// How many requests of other users may still be answered.
     pub(super) for_strangers: AnswerBudget,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct InboxConnection {
 /// `outgoing`.
 struct AttachedConnections {
     connection: Connection,
-    /// Who signed in.
+    /// The user that is logged in.
     user: String,
     /// The channel of `messages`.
     listening: Channel,
@@ -117,7 +117,8 @@ impl InboxConnection {
                         LinkEnd::Lost(error) => error,
                     }
                 }
-                // A broker that was there once is coming back, whatever it says while it starts.
+                // A broker that was reachable before is expected to come back, whatever it answers
+                // while it starts.
                 Err(error) if was_attached || self.may_pass(&error) => error,
                 Err(error) => {
                     let _ = self.events.send(InboxEvent::Refused(error)).await;
@@ -138,8 +139,8 @@ impl InboxConnection {
         }
     }
 
-    /// Whether another attempt may succeed. A client that has the queue alone leaves some day, and
-    /// only who wants to be alone too is refused for it.
+    /// Whether another attempt may succeed. An exclusive consumer may leave; only a session that
+    /// wants the queue exclusively too is refused because of it.
     fn may_pass(&self, error: &PeerError) -> bool {
         let is_shared = self.options.sharing == Sharing::Shared;
         error.is_passing() || (is_shared && matches!(error, PeerError::InUse(_)))
@@ -201,11 +202,11 @@ impl InboxConnection {
         Ok(messages.await?)
     }
 
-    /// Goes on with a new consumer. Brokers count what is unsettled for each consumer, so what the
-    /// old one was given does not count any more; it is settled on the same channel.
+    /// Replaces the consumer. Brokers count unsettled deliveries for each consumer, so those of the
+    /// old one no longer count against the prefetch; they are settled on the same channel.
     ///
-    /// The new one comes first: at a queue without a consumer the session counts as closed. Only an
-    /// exclusive consumer has to leave before there can be another.
+    /// The new consumer is added first, because a session whose queue has no consumer counts as
+    /// closed. Only an exclusive consumer has to be removed before another one can be added.
     async fn consume_anew(
         &mut self,
         connections: &mut AttachedConnections,
@@ -229,8 +230,8 @@ impl InboxConnection {
         while let Some(delivery) = answered(rest.try_next()).await? {
             under_way.push(delivery);
         }
-        // Both were given messages for a moment. The channel numbers them in the queue's order, and
-        // what has a lower number than one that is here is here too.
+        // For a moment both consumers got messages. The channel numbers deliveries in the queue's
+        // order, so all with a lower number than a received one are received too.
         if let Some(last) = under_way.last().map(|delivery| delivery.delivery_tag) {
             while let Some(Some(delivery)) = connections.messages.next().now_or_never() {
                 let delivery = delivery?;
@@ -242,7 +243,7 @@ impl InboxConnection {
             }
             under_way.sort_by_key(|delivery| delivery.delivery_tag);
         }
-        // Those of the old consumer count in the new round too: it ends no later for that.
+        // Deliveries of the old consumer count in the new round too, which does not delay its end.
         self.round += 1;
         for delivery in under_way {
             if !self.pass_on(delivery, &connections.user).await {
@@ -253,7 +254,7 @@ impl InboxConnection {
         Ok(())
     }
 
-    /// Gives a message to the session. Returns whether the session is there.
+    /// Passes a message to the session. Returns whether the session still exists.
     async fn pass_on(&self, delivery: lapin::message::Delivery, user: &str) -> bool {
         let name = self.options.name.as_str();
         let delivery = ReceivedMessage::to_session(user, name, delivery).in_round(self.round);
@@ -277,8 +278,8 @@ impl InboxConnection {
         }
     }
 
-    /// Takes a queue that lives with another TTL, or is not an ordinary one: what is sent to the
-    /// session goes there in any case.
+    /// Uses an existing queue with another TTL or other arguments: messages to the session go to it
+    /// in any case.
     async fn take_as_it_is(
         &self,
         connection: &Connection,
@@ -348,7 +349,7 @@ impl InboxConnection {
         }
     }
 
-    /// Answers who we are; what only the session knows goes to the session.
+    /// Answers `who`; passes other requests to the session.
     async fn answer_or_pass_on(
         &mut self,
         connections: &mut AttachedConnections,
@@ -381,8 +382,8 @@ impl InboxConnection {
         }
         let is_who = request == Request::Who;
         let to = ReplyTo(to);
-        // The session looks before it answers. While its channel is full, only `who`
-        // gets an answer, from its last announcement.
+        // Passes the request to the session. While its channel is full, only `who` gets an answer,
+        // from the last announcement.
         let passed_on = self
             .events
             .try_send(InboxEvent::Request(request, to.clone()));
@@ -413,8 +414,7 @@ impl InboxConnection {
         }
     }
 
-    /// What was said last before the end still goes out; then the broker takes its unsettled
-    /// messages back.
+    /// Sends what is queued before the end; then the broker requeues the unsettled messages.
     async fn say_goodbye(&mut self, connections: &mut AttachedConnections) {
         while let Ok(outgoing) = self.outgoing.try_recv() {
             connections.outgoing.send(outgoing).await;
@@ -439,12 +439,12 @@ fn attached(state: QueueState, difference: Option<QueueDifference>) -> AttachedQ
 }
 
 async fn asked_to_close(closing: &mut watch::Receiver<bool>) {
-    // The sender is gone only with the inbox itself, and that aborts this task.
+    // The sender is dropped only with the inbox, and that aborts this task.
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
-/// Whoever may write to the exchange can write much: a session has few requests at once, and the
-/// broker keeps few more for it.
+/// Any user who may write to the exchange can publish many requests. So the prefetch is small, and
+/// the queue's length is limited.
 pub(super) async fn receive_requests(channel: &Channel) -> Result<Consumer, PeerError> {
     topology::declare_presence(channel).await?;
     channel

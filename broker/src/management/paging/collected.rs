@@ -9,7 +9,7 @@ use super::Listed;
 use crate::management::refusal::ApiError;
 use crate::management::user_memory::UserHolding;
 
-/// How many items come between two looks at what their user holds.
+/// The number of items between two updates of the user's charge.
 const COUNTED: usize = 64;
 
 /// Items that wait to be rendered, and their bytes, which are charged.
@@ -29,7 +29,7 @@ impl<'a, T: Listed> Collected<'a, T> {
         }
     }
 
-    /// Adds an item. Refused where its user would hold more than its limit.
+    /// Adds an item. Refused if the user would exceed its limit.
     pub(in crate::management) fn push(&mut self, item: T) -> Result<(), ApiError> {
         self.bytes += item.footprint();
         self.items.push(item);
@@ -39,7 +39,7 @@ impl<'a, T: Listed> Collected<'a, T> {
         Ok(())
     }
 
-    /// Adds all items, and holds exactly their bytes then.
+    /// Adds all items, and charges exactly their bytes at the end.
     pub(in crate::management) fn extend(
         &mut self,
         items: impl IntoIterator<Item = T>,
@@ -50,7 +50,7 @@ impl<'a, T: Listed> Collected<'a, T> {
         self.hold_with(0)
     }
 
-    /// Holds the items, and `more` bytes that are made of them.
+    /// Charges the items, and `more` bytes that are made from them.
     pub(super) fn hold_with(&mut self, more: usize) -> Result<(), ApiError> {
         self.holding.set(self.bytes + more)
     }
@@ -73,7 +73,7 @@ impl<'a, T: Listed> Collected<'a, T> {
     }
 }
 
-/// A value in the order of listings: nothing, numbers, truth values, texts, the rest.
+/// The rank of a value in a sorted listing: null, numbers, booleans, texts, the rest.
 #[derive(Debug, PartialEq)]
 enum SortKey {
     Nothing,
@@ -94,7 +94,7 @@ impl SortKey {
         }
     }
 
-    /// The bytes that it holds beside itself.
+    /// The bytes that it refers to.
     fn bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.capacity(),

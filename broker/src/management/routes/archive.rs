@@ -1,10 +1,10 @@
 //! What the program keeps on disk for its user: the conversation, the dead letters, and how
 //! sessions were opened.
 //!
-//! The files belong to the system user who runs the broker. The broker's first user stands for that
-//! person where it came over the Unix socket, by a link of `cbroker ui`, or with the password that
-//! lies beside the files. Nobody else gets it, whatever its tag: another administrator can set
-//! a password for the first user, and sign in with that.
+//! The files belong to the system user who runs the broker. The broker's first user counts as that
+//! person if it came over the Unix socket, by a link of `cbroker ui`, or with the password that is
+//! stored beside the files. Nobody else gets it, whatever its tag: another administrator can set a
+//! password for the first user, and sign in with that.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-/// What is kept, where the caller may see it.
+/// Returns the archive if the caller may see it.
 pub(super) fn open_to(caller: &Caller, api: &Api) -> Option<Arc<dyn Archive>> {
     archive(caller, api).ok()
 }

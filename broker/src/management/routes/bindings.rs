@@ -63,7 +63,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-/// Which bindings of a vhost are meant, by their ends. `None` is any.
+/// Selects bindings of a vhost by their ends. `None` matches any.
 #[derive(Debug, Default)]
 pub(super) struct BindingEnds {
     /// Empty for the default exchange.
@@ -72,7 +72,7 @@ pub(super) struct BindingEnds {
 }
 
 impl BindingEnds {
-    /// Whether a binding of the default exchange to this queue is meant.
+    /// Whether the binding of the default exchange to this queue is selected.
     fn has_default_of(&self, queue: &str) -> bool {
         let is_source = self.source.as_ref().is_none_or(String::is_empty);
         is_source
@@ -136,7 +136,7 @@ pub(super) fn find(
 pub(super) struct ListedBinding(pub(super) Arc<Vhost>, pub(super) BindingView);
 
 impl Listed for ListedBinding {
-    /// Bindings have none.
+    /// Bindings have no name.
     fn name(&self) -> &'static str {
         ""
     }
@@ -229,7 +229,7 @@ async fn answer_to(
     respond(api, caller, vhost, ends).await
 }
 
-/// Refuses what AMQP would not let this caller bind.
+/// Refuses a binding that AMQP would refuse this caller.
 pub(super) fn check_caller(
     caller: &Caller,
     vhost: &str,

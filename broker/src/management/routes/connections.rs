@@ -105,7 +105,7 @@ fn is_of_user(connection: &ConnectionHandle, user: &str) -> bool {
     opened.is_some_and(|opened| *opened.user == *user)
 }
 
-/// Which connections belong to a listing: those to the named vhost, or all.
+/// Selects the connections of a listing: those to the named vhost, or all.
 fn in_vhost(
     api: &Api,
     caller: &Caller,

@@ -1,5 +1,5 @@
-//! All of the topology and the users at once, to be kept in a file. The layout is RabbitMQ's.
-//! Exclusive queues are left out, because they cannot be restored.
+//! Exports the topology and the users as one document. The layout is RabbitMQ's. Exclusive queues
+//! are left out, because they cannot be restored.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -55,7 +55,7 @@ impl Listed for ListedExchange {
     fn render(&self) -> Value {
         let Self(api, vhost, name) = self;
         let shown = inspect::with_exchange(vhost, name, |exchange| views::exchange(api, exchange));
-        // It went meanwhile.
+        // It was deleted meanwhile.
         shown.unwrap_or_else(|| json!({ "name": name, "vhost": &**vhost.name() }))
     }
 }
@@ -109,7 +109,7 @@ async fn show(
         views::exchange(&api, exchange)
     });
     let shown = shown.map(|mut shown| {
-        // Which channels and queues the messages came from and went to is not counted.
+        // Messages are not counted by channel or by queue here.
         shown["incoming"] = json!([]);
         shown["outgoing"] = json!([]);
         shown
@@ -119,8 +119,8 @@ async fn show(
         .ok_or_else(ApiError::not_found)
 }
 
-/// What an exchange is to be; also a line of the definitions. As at RabbitMQ, it is direct and
-/// transient unless something else is said.
+/// The properties of an exchange in a request; also a line of the definitions. As at RabbitMQ, the
+/// default is direct and transient.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct ExchangeRequest {
     #[serde(rename = "type")]
@@ -135,7 +135,7 @@ pub(super) struct ExchangeRequest {
 }
 
 impl ExchangeRequest {
-    /// What this asks for under a name.
+    /// The declare that this requests under a name.
     pub(super) fn declaration(&self, name: &str) -> Result<Declaration, ApiError> {
         if name.is_empty() {
             return Err(ApiError::forbidden("Access refused."));
@@ -156,7 +156,7 @@ impl ExchangeRequest {
     }
 }
 
-/// Refuses what AMQP would not let this caller declare.
+/// Refuses a declare that AMQP would refuse this caller.
 pub(super) fn check_caller(
     caller: &Caller,
     vhost: &str,

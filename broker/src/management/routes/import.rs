@@ -1,4 +1,4 @@
-//! Definitions on their way in: all of a document, or nothing of it.
+//! Imports definitions: all of a document, or nothing.
 //!
 //! The whole document is checked against what is there before anything is changed, and the first
 //! thing that cannot be, or that the caller may not do, is named. Then everything is done without a
@@ -64,7 +64,7 @@ async fn import_vhost(
     request: Request,
 ) -> Result<Response, ApiError> {
     caller.vhost(&api, &vhost)?;
-    // What the document declares is not known yet, but some users may declare nothing.
+    // The content of the document is not known yet, but some users may not declare anything.
     caller.may_declare(&vhost)?;
     let (caller, upload) = Upload::receive(&api, caller, request).await?;
     caller.vhost(&api, &vhost)?;
@@ -76,15 +76,15 @@ async fn import_vhost(
 /// The longest place that a form can name for afterwards.
 const REDIRECT_BYTES: usize = 4096;
 
-/// A document as it came.
+/// An uploaded document.
 struct Upload {
     document: Bytes,
-    /// Where a form wants its sender to go afterwards.
+    /// The path to which a form wants to redirect its sender.
     redirect: Option<HeaderValue>,
 }
 
 impl Upload {
-    /// The document, and its sender with the rights of after it came.
+    /// The document, and its sender with the rights that it had after the upload.
     async fn receive(
         api: &SharedApi,
         caller: Caller,
@@ -137,7 +137,7 @@ impl Upload {
             match part.name().unwrap_or_default() {
                 "file" => collect(part, length, &mut document).await?,
                 "redirect" => collect(part, REDIRECT_BYTES, &mut redirect).await?,
-                // The parser passes over the rest.
+                // The parser skips the rest.
                 _ => {}
             }
         }
@@ -173,7 +173,7 @@ async fn collect(mut part: Field<'_>, limit: usize, bytes: &mut Vec<u8>) -> Resu
     Ok(())
 }
 
-/// A place of this server: a form cannot send people elsewhere.
+/// A path on this server: a form cannot redirect to another server.
 fn within(place: &[u8]) -> Option<HeaderValue> {
     // Browsers leave spaces around it out too.
     let place = place.trim_ascii();
@@ -221,7 +221,7 @@ fn named(kind: &str, name: &str, vhost: &str) -> String {
 /// The longest name that a refusal quotes, in bytes.
 const NAME_BYTES: usize = 255;
 
-/// What a refusal calls a line.
+/// The name of a line in a refusal.
 fn called(kind: &str, line: &Value) -> String {
     // A name may be as long as the document.
     let field = |field: &str| {

@@ -78,7 +78,7 @@ impl<'de> Deserialize<'de> for AckMode {
 
 /// Messages in one response; their bodies are bounded by the memory limit.
 const MOST: usize = 10_000;
-/// After so many messages others are served.
+/// The number of messages after which other requests are served.
 const AT_ONCE: usize = 64;
 /// How long one read of the store may take.
 const LOADING: Duration = Duration::from_secs(10);
@@ -107,7 +107,7 @@ async fn get(
         let response = listed(shown, &mut holding)?;
         Ok((user_memory::with_holding(response, holding)?, taken))
     };
-    // A caller that hangs up gives the messages back.
+    // If the caller hangs up, the messages are requeued.
     let (response, taken) = Api::in_slot(slot, showing).await?;
     let settling = move || taken.settle(get.ackmode);
     let settled = tokio::task::spawn_blocking(settling).await;
@@ -147,7 +147,7 @@ fn listed<'m>(
     Ok(shown)
 }
 
-/// Messages that are out of their queue, unsettled. What is dropped so goes back: a caller may hang
+/// Unsettled messages of a get. They are requeued when this is dropped, because a caller may hang
 /// up at any time.
 struct GotMessages {
     api: SharedApi,
@@ -187,7 +187,7 @@ async fn take(api: &SharedApi, queue: &Arc<Queue>, count: usize) -> Result<GotMe
                     tokio::task::yield_now().await;
                 }
             }
-            // A slice is on its way from the disk, of this queue or another.
+            // A slice of this or another queue is being read from the disk.
             GetResult::Loading if waiting_since.elapsed() < LOADING => {
                 let _looked_at_again = tokio::time::timeout(LOADING / 100, loaded).await;
                 continue;

@@ -1,4 +1,4 @@
-//! The same figures for Prometheus, in its text format.
+//! The metrics in the text format of Prometheus.
 
 use std::fmt::{self, Write};
 use std::time::Instant;
@@ -42,7 +42,7 @@ impl MetricsText {
         }
     }
 
-    /// Refused where its user holds too much.
+    /// Refused if the user's limit is exceeded.
     fn hold(&mut self) -> Result<(), ApiError> {
         self.holding.set(self.lines.capacity() + self.beside)
     }
@@ -278,7 +278,7 @@ const QUEUE_FAMILIES: [QueueFamily; 5] = [
     ),
 ];
 
-/// How many queues come between two looks at what the user holds.
+/// The number of queues between two updates of the user's charge.
 const COUNTED: usize = 64;
 
 fn queues(api: &Api, text: &mut MetricsText) -> Result<(), ApiError> {

@@ -1,5 +1,4 @@
-//! Every route, with the line that the `OpenAPI` document says of it: what is served is what is
-//! described.
+//! All routes, each with its summary for the `OpenAPI` document, which is made from the same list.
 //!
 //! A handler checks the caller, asks the broker, and responds with JSON or an [`ApiError`]. Names
 //! in paths are percent-decoded; the default exchange is called `amq.default`.
@@ -41,10 +40,10 @@ mod tap;
 mod users;
 mod vhosts;
 
-/// Bodies up to here are read from anybody.
+/// Bodies up to this size are read from any caller.
 const LITTLE_BYTES: usize = 64 * 1024;
 
-/// What the document says of a route.
+/// The description of a route in the `OpenAPI` document.
 #[derive(Debug, Clone)]
 pub(super) struct RouteDescription {
     pub(super) method: Method,
@@ -52,7 +51,7 @@ pub(super) struct RouteDescription {
     pub(super) summary: &'static str,
 }
 
-/// The routes as they gather.
+/// Collects the routes.
 #[derive(Default)]
 pub(super) struct Routes {
     router: Router<SharedApi>,
@@ -152,7 +151,7 @@ impl Routes {
     }
 }
 
-/// What the HTTP library refuses by itself, in the form of the API: its own texts name types of
+/// Rewrites refusals of the HTTP library in the form of the API, because their texts name types of
 /// this program.
 async fn in_own_words(response: Response) -> Response {
     let content_type = response.headers().get(CONTENT_TYPE);
@@ -169,7 +168,7 @@ async fn in_own_words(response: Response) -> Response {
     ApiError::new(status, "bad_request", reason).into_response()
 }
 
-/// Waits until a change is on disk: nothing is said to be done that a crash could undo.
+/// Waits until a change is on disk, so that a success is never reported that a crash could undo.
 pub(super) async fn wait_until_durable(api: &Api, ticket: Ticket) -> Result<(), ApiError> {
     if api.broker.durable(ticket).await {
         Ok(())

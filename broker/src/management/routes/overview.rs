@@ -82,7 +82,7 @@ pub(super) async fn none(_caller: Caller) -> Json<Value> {
     Json(json!([]))
 }
 
-/// Told to anybody, as RabbitMQ does: tools ask it before they sign in.
+/// Open to anybody, as in RabbitMQ: tools read it before they log in.
 async fn auth() -> Json<Value> {
     Json(json!({ "enable_uaa": false, "oauth_enabled": false }))
 }

@@ -1,4 +1,4 @@
-//! What users may do in which vhost: for administrators. A permission that is taken away counts at
+//! The permissions of users in vhosts, for administrators. A withdrawn permission takes effect at
 //! once, also on open connections.
 
 use axum::Json;
@@ -117,7 +117,8 @@ pub(super) fn permission_growth(
     permissions.footprint(vhost).saturating_sub(held)
 }
 
-/// Lets a user into a vhost. Refused where the caller administers nothing any more.
+/// Sets the permissions of a user in a vhost. Refused if the caller is not an administrator any
+/// more.
 pub(super) fn permit(
     api: &Api,
     caller: &Caller,

@@ -38,7 +38,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
 /// The longest properties in JSON.
 const JSON_BYTES: usize = 256 * 1024;
 
-/// The fields of a publish, as they came: a tree of them would take many times the room.
+/// The fields of a publish, unparsed, because a tree of them would take many times the memory.
 #[derive(Deserialize)]
 struct PublishRequest<'a> {
     #[serde(borrow)]
@@ -78,7 +78,7 @@ impl<'a> PublishRequest<'a> {
     fn payload(&self, holding: &mut UserHolding) -> Result<Cow<'a, [u8]>, ApiError> {
         let other = || ApiError::bad("payload_encoding: a value of another type is needed");
         let encoding = text(self.payload_encoding).ok_or_else(other)?;
-        // A payload is a text, whatever it means.
+        // A payload is always a text.
         let not_text = || ApiError::bad_value(json!("payload_not_string"));
         let payload = text(self.payload).ok_or_else(not_text)?;
         match (&*encoding, payload) {
@@ -106,7 +106,8 @@ async fn publish(
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
     let exchange = super::exchange_name(&name).to_owned();
-    // A large body is read from those alone who may use it, and looked at with the rights of then.
+    // A large body is read only from callers who may publish, and checked against their rights
+    // afterwards.
     caller.vhost(&api, &vhost)?;
     caller.may(&vhost, Operation::Write, &exchange)?;
     let sent =
@@ -139,7 +140,7 @@ struct SentPublish {
     user: Arc<str>,
     vhost: Arc<Vhost>,
     exchange: String,
-    /// Of what is made of the body.
+    /// Charged for what is made from the body.
     holding: UserHolding,
 }
 
@@ -186,7 +187,7 @@ impl SentPublish {
     }
 }
 
-/// Refuses publishes while those by AMQP wait for room.
+/// Refuses publishes while publishers over AMQP are blocked.
 fn check_room(api: &Api) -> Result<(), ApiError> {
     let alarms = api.broker.alarm_state();
     let is_short = memory::level() == MemoryLevel::Short || alarms.is_memory_high;
@@ -211,7 +212,7 @@ fn properties(raw: &RawValue, caller: &str) -> Result<Vec<u8>, ApiError> {
     Ok(properties)
 }
 
-/// The tap sees what comes this way too.
+/// The tap shows these publishes too.
 fn show(api: &SharedApi, vhost: &Vhost, message: &Published<'_>) {
     if !api.broker.tap.is_open() {
         return;

@@ -119,8 +119,8 @@ async fn show(
     ))
 }
 
-/// What a queue is to be; also a line of the definitions. As at RabbitMQ, it is transient unless
-/// something else is said.
+/// The properties of a queue in a request; also a line of the definitions. As at RabbitMQ, the
+/// default is transient.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct QueueRequest {
     #[serde(default, deserialize_with = "super::claim")]
@@ -131,7 +131,7 @@ pub(super) struct QueueRequest {
 }
 
 impl QueueRequest {
-    /// What this asks for under a name.
+    /// The declare that this requests under a name.
     pub(super) fn declare<'a>(&self, api: &Api, name: &'a str) -> Result<Declare<'a>, ApiError> {
         if name.is_empty() || name.len() > 255 {
             return Err(ApiError::bad("a queue's name has 1 to 255 bytes"));
@@ -150,7 +150,7 @@ impl QueueRequest {
     }
 }
 
-/// Refuses what AMQP would not let this caller declare.
+/// Refuses a declare that AMQP would refuse this caller.
 pub(super) fn check_caller(
     caller: &Caller,
     vhost: &str,

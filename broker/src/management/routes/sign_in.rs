@@ -1,9 +1,9 @@
 //! Signing in at the page: a tool gets a one-time token, the page redeems it for a cookie.
 //!
-//! Any user can make a link and redirect another person's browser to it, who would then work as
-//! that user unknowingly. So a link signs in at once only if the browser's user stays the same, or
-//! if it was made by a program of the broker's own system user. Any other one needs a click on the
-//! user's name.
+//! Any user can make a link and redirect another person's browser to it; that person would then
+//! work as that user without knowing it. So a link signs in at once only if the browser's user
+//! stays the same, or if a program of the broker's own system user made the link. Any other link
+//! needs a confirmation of the user's name.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +27,7 @@ use crate::management::{Api, HttpScheme, SharedApi};
 use crate::persist::Ticket;
 use crate::time::now_ms;
 
-/// The longest request to sign in.
+/// The size limit of a request to sign in, in bytes.
 const SIGN_IN_BYTES: usize = 4096;
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -55,7 +55,7 @@ fn no_randomness(error: getrandom::Error) -> ApiError {
     )
 }
 
-/// For tools alone: a page has no use for a token but to hand it to another browser.
+/// Only for tools: a page could use a token only to pass it to another browser.
 async fn token(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
     if matches!(caller.by, AuthMethod::Cookie(_)) {
         return Err(ApiError::suspicious("a token is given for a password only"));
@@ -79,7 +79,7 @@ async fn token(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Valu
 enum SignInRequest {
     Token {
         token: String,
-        /// Whether a person saw the user's name and agreed.
+        /// Whether a person confirmed the user's name.
         #[serde(default)]
         confirmed: bool,
     },
@@ -90,14 +90,14 @@ enum SignInRequest {
 }
 
 async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Response, ApiError> {
-    // A form on a foreign page could post this without an Origin of its own in very old browsers:
-    // ours always has one.
+    // In very old browsers a form on a foreign page could post this without an `Origin`. Our page
+    // always sends one.
     if !request.headers().contains_key(header::ORIGIN) {
         return Err(ApiError::suspicious("signing in happens at our own page"));
     }
     let (parts, body) = request.into_parts();
-    // Nobody is known yet: each connection has an account of its own, so none keeps others out.
-    // The number of connections without a login bounds them all.
+    // The user is not known yet, so the body is charged to the connection, and no client uses up
+    // the memory of others. The number of connections without a login bounds them all.
     let connection = parts
         .extensions
         .get::<RemoteEnd>()
@@ -130,7 +130,8 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
     complete_sign_in(&api, identity, location).await
 }
 
-/// What the bytes of a connection without a login are counted under. No user has such a name.
+/// The name under which the bytes of a connection without a login are charged. No user has such a
+/// name.
 fn account(connection: u64) -> Arc<str> {
     format!("\0sign-in {connection}").into()
 }
@@ -161,7 +162,7 @@ async fn complete_sign_in(
     Ok(([(header::SET_COOKIE, cookie)], Json(signed_in)).into_response())
 }
 
-/// Asks whether a person wants to be this user.
+/// Asks the person to confirm the user.
 fn question(user: &str, before: Option<&str>) -> Response {
     let body = json!({
         "error": "confirm",

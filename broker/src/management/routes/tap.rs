@@ -28,8 +28,8 @@ use crate::management::{SharedApi, views};
 use crate::tap::{Batch, TapEvent, TapEventKind, TapListener, TapQueue, TapReaders};
 use crate::users::Operation;
 
-/// Lines in one event at most. Each may carry 4 KiB of a body, and many taps that begin at once
-/// keep others waiting for as many events.
+/// The most lines in one event. Each may contain 4 KiB of a body, and many taps that begin at once
+/// delay others by as many events.
 const BATCH: usize = 16;
 /// How often a sign-in that has not ended yet is looked at again: other requests prolong it, and
 /// the clock of the machine may be set.
@@ -75,9 +75,9 @@ async fn listen(
 }
 
 impl TapStream {
-    /// The next event; `None` when the caller may listen no more.
+    /// Returns the next event; `None` if the caller may not listen any more.
     async fn next(&mut self) -> Option<Event> {
-        // One event, then others go first.
+        // Yields after each event.
         tokio::task::yield_now().await;
         loop {
             match self.listener.take(BATCH) {
@@ -99,7 +99,7 @@ impl TapStream {
         }
     }
 
-    /// The caller as it is now; `None` when it may listen no more.
+    /// Returns the caller with its current rights; `None` if it may not listen any more.
     fn look_again(&mut self) -> Option<()> {
         self.changes.borrow_and_update();
         let caller = self.caller.clone().recheck(&self.api).ok()?;

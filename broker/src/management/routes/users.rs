@@ -1,4 +1,5 @@
-//! Users: for administrators. What a user loses ends at once, at the page and on its connections.
+//! Users, for administrators. Rights that a user loses end at once, at the page and on its
+//! connections.
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -54,7 +55,7 @@ impl Listed for ListedUser {
         let Self(api, name) = self;
         match read(&api.broker.users).get(name) {
             Some(user) => views::user(api, name, user),
-            // It went meanwhile.
+            // It was deleted meanwhile.
             None => json!({ "name": name }),
         }
     }
@@ -112,7 +113,7 @@ async fn show(
         .ok_or_else(ApiError::not_found)
 }
 
-/// What a user is to be; also a line of the definitions.
+/// The properties of a user in a request; also a line of the definitions.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct UserRequest {
@@ -166,7 +167,7 @@ impl PreparedUser {
         self.name == name
     }
 
-    /// About how many bytes more it takes than what there is of it.
+    /// An estimate of the bytes that it takes beyond those of the existing user.
     pub(super) fn growth(&self, api: &Api) -> usize {
         let users = read(&api.broker.users);
         let known = users.get(&self.name);
@@ -207,8 +208,8 @@ impl UserRequest {
         limits::parse(QuotaScope::User, self.limits.as_ref().unwrap_or(&none))
     }
 
-    /// Whether the user is so already, but for its limits: bringing definitions in must not sign
-    /// anybody out.
+    /// Whether the user has these properties already, limits aside: an import must not sign anybody
+    /// out then.
     pub(super) fn is_of(&self, user: Option<&User>) -> bool {
         let Some(user) = user else { return false };
         let tags = match &self.tags {
@@ -223,7 +224,7 @@ impl UserRequest {
     }
 }
 
-/// A user as it is to be, its password digested: nothing is changed yet.
+/// A checked user with a hashed password; nothing is changed yet.
 #[derive(Debug)]
 pub(super) struct PreparedUser {
     name: String,
@@ -231,7 +232,7 @@ pub(super) struct PreparedUser {
     tags: Vec<Tag>,
 }
 
-/// Checks what a user is to be.
+/// Checks the properties of a user.
 pub(super) fn prepare(
     api: &Api,
     name: &str,
@@ -261,8 +262,8 @@ pub(super) fn prepare(
     })
 }
 
-/// Makes or changes a user; says whether it was there. Refused where the caller administers nothing
-/// any more.
+/// Creates or changes a user. Returns whether it existed. Refused if the caller is not an
+/// administrator any more.
 pub(super) fn put(
     api: &Api,
     caller: &Caller,

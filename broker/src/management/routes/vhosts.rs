@@ -1,4 +1,4 @@
-//! Vhosts: for administrators, but for those that the caller may enter.
+//! Vhosts. Other users than administrators see those that they have permissions in.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -92,7 +92,7 @@ async fn show(
     api.respond_with(&caller, work).await
 }
 
-/// What is said of a vhost; also a part of a line of the definitions.
+/// The description and tags of a vhost in a request; also part of a line of the definitions.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct VhostRequest {

@@ -18,7 +18,7 @@ pub(in crate::management) enum Encoding {
     /// As text where it is UTF-8.
     #[default]
     Auto,
-    /// Always so.
+    /// Always as base64.
     Base64,
 }
 
@@ -140,7 +140,7 @@ pub(in crate::management) fn properties(raw: &[u8]) -> Value {
     Value::Object(shown)
 }
 
-/// The same way back, as raw flags and values. `user_id` must be the caller's own.
+/// Converts JSON to raw property flags and values. `user_id` must be the caller's own.
 pub(in crate::management) fn properties_from_json(
     json: &Value,
     caller: &str,

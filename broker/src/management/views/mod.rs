@@ -1,5 +1,5 @@
-//! Things as JSON, with RabbitMQ's fields. What it has and we do not (Erlang's garbage collector,
-//! mirrors) is left out.
+//! Converts the broker's objects to JSON, with RabbitMQ's fields. Fields of things that this broker
+//! does not have (Erlang's garbage collector, mirrors) are left out.
 
 use serde_json::{Value, json};
 

@@ -7,7 +7,7 @@ use crate::inspect;
 use crate::management::rates::QUEUE_FIELDS;
 use crate::management::{Api, ListeningPort, system_metrics};
 
-/// What tools compare with what they can speak to.
+/// The version that tools check for compatibility.
 const SPOKEN: &str = "3.10.8";
 const OWN: &str = env!("CARGO_PKG_VERSION");
 

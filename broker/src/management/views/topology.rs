@@ -334,7 +334,7 @@ pub(in crate::management) fn limits(quota: &Quota) -> Value {
         .collect()
 }
 
-/// What a user may touch in a vhost.
+/// The permissions of a user in a vhost.
 pub(in crate::management) fn permission(
     user: &str,
     vhost: &str,

@@ -1,4 +1,4 @@
-//! Does what a checked document asks for, and undoes it where something still fails.
+//! Carries out a checked document, and undoes it if something still fails.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::quotas::{Quota, QuotaScope};
 use crate::vhost::{DeleteCondition, Vhost, VhostLabels};
 
 impl ImportPlan<'_> {
-    /// All of it, or nothing. What it gives must be durable before the caller is told that it is
-    /// done.
+    /// Carries out all of it, or nothing. The returned ticket must be durable before the caller
+    /// gets a response.
     pub(super) fn carry_out(mut self) -> Result<Ticket, ApiError> {
         let mut done = CompletedImport::default();
         let mut effects = self.api.broker.begin();
@@ -47,7 +47,8 @@ impl ImportPlan<'_> {
         last = last.max(self.make_exchanges(done)?);
         last = last.max(self.make_queues(done, effects)?);
         last = last.max(self.make_bindings(done)?);
-        // Behind everything that may fail: what a user loses ends at once and cannot be undone.
+        // This comes after everything that may fail, because rights that a user loses end at once
+        // and cannot be restored.
         Ok(last.max(self.make_rights()?))
     }
 
@@ -123,7 +124,7 @@ impl ImportPlan<'_> {
             let there = self.find(&vhost)?;
             let is_new = there.queue(&name).is_none();
             let mut declare = line.declare(self.api, &name);
-            // What an administrator brings in was let in once, and may exceed the limit of now.
+            // What an administrator imports was allowed once, and may exceed the current limit.
             if self.caller.administers().is_err() {
                 declare.limit = admission::queue_limit(&self.api.broker, &vhost);
             }
@@ -177,7 +178,7 @@ pub(super) enum CompletedStep {
 }
 
 impl CompletedImport {
-    /// Takes it all away again, the newest first.
+    /// Undoes all of it, the newest first.
     fn undo(self, api: &Api) {
         for step in self.0.into_iter().rev() {
             let mut effects = api.broker.begin();

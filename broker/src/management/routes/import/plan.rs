@@ -1,5 +1,4 @@
-//! What a document asks for, checked line by line against what is there and what the lines before
-//! it will make.
+//! Checks a document line by line against what exists and what earlier lines will create.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,11 +23,11 @@ use crate::users::Permissions;
 use crate::vhost::{BindRequest, Declare, Destination, Vhost, VhostLabels, check_name};
 use crate::wire::table::Table;
 
-/// Everything that a document asks for, checked.
+/// The checked content of a document.
 pub(super) struct ImportPlan<'a> {
     pub(super) api: &'a SharedApi,
     pub(super) caller: &'a Caller,
-    /// The one vhost that is brought into; None for all of a document.
+    /// The only vhost to import into; `None` for a whole document.
     pub(super) into: Option<&'a str>,
     pub(super) vhosts: BTreeMap<String, VhostLabels>,
     pub(super) users: Vec<users::PreparedUser>,
@@ -47,7 +46,7 @@ pub(super) struct ImportPlan<'a> {
 /// A vhost, and a name in it.
 type VhostAndName = (String, String);
 
-/// A queue as it is to be.
+/// A queue to declare.
 #[derive(PartialEq)]
 pub(super) struct QueueLine {
     durable: bool,
@@ -75,7 +74,7 @@ fn is_server_named(queue: &str) -> bool {
     queue.starts_with("amq.gen-")
 }
 
-/// A binding as it is to be.
+/// A binding to add.
 pub(super) struct BindingLine {
     pub(super) source: String,
     pub(super) destination: Destination,
@@ -117,9 +116,9 @@ fn parse<T: DeserializeOwned>(line: &Value) -> Result<T, ApiError> {
 
 /// Why a line ends the reading of its document.
 enum LineRefusal {
-    /// It cannot be.
+    /// The line is invalid.
     Faulty(ApiError),
-    /// The caller could not do it by itself.
+    /// The caller may not do it.
     Forbidden(ApiError),
 }
 
@@ -225,7 +224,7 @@ impl<'a> ImportPlan<'a> {
         Ok(())
     }
 
-    /// The limits of a vhost; other parameters mean nothing here.
+    /// The limits of a vhost; other parameters are ignored.
     fn read_parameter(&mut self, line: &Value) -> Result<(), LineRefusal> {
         if line.get("component").and_then(Value::as_str) != Some(limits::VHOST_LIMITS) {
             return Ok(());
