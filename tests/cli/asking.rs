@@ -142,7 +142,7 @@ fn an_interrupted_question_leaves_no_queue() {
 }
 
 #[test]
-fn what_a_killed_question_left_behind_goes_at_the_next_one() {
+fn the_queue_of_a_killed_ask_is_deleted_by_the_next_one() {
     everywhere(|place, name| {
         // A queue of the year 2020 that nobody consumes, and one that somebody does.
         let old = |letter: &str| format!("ask01E00000000000000000000{letter}{letter}0");

@@ -185,7 +185,7 @@ fn lavinmq_s_container_lives_as_the_embedded_broker_does() {
     place.ok(["restart"]);
     assert_eq!(place.listed("kept").unwrap()["pending"], 1);
     after_a_stop_the_container_starts_and_no_other_broker(&place, &port);
-    what_cannot_be_moved_is_said(&place);
+    a_queue_that_cannot_be_moved_is_reported(&place);
 
     place.ok(["nuke", "--yes"]);
     assert!(!docker(&["volume", "inspect", VOLUME]).0 && !docker(&["inspect", CONTAINER]).0);
@@ -222,7 +222,7 @@ fn after_a_stop_the_container_starts_and_no_other_broker(place: &Place, port: &s
 }
 
 /// The image has no management API, so the queues in it are not known. Nothing is lost by that.
-fn what_cannot_be_moved_is_said(place: &Place) {
+fn a_queue_that_cannot_be_moved_is_reported(place: &Place) {
     place
         .run(["move", "--from", "docker", "--to", "docker"])
         .fails(

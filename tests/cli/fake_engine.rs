@@ -83,7 +83,7 @@ fn publish_meanwhile((here, there): (&Place, &Place), first: &str, to: &[&str], 
 }
 
 #[test]
-fn what_is_sent_during_a_move_into_a_container_moves_too() {
+fn messages_sent_during_a_move_into_a_container_move_too() {
     let place = Place::new();
     let _broker = started(&place);
     let (there, server) = beside(&place);

@@ -53,7 +53,7 @@ fn ended(place: &Place, child: Child, end: &str) {
 }
 
 #[test]
-fn a_message_that_is_purged_or_deleted_or_dropped_is_told_of() {
+fn a_message_that_is_purged_deleted_or_dropped_is_reported() {
     let place = Place::new();
     let _server = Server::start(&place);
     let first = sending(&place, "peer", &["--wait"]);
@@ -70,7 +70,7 @@ fn a_message_that_is_purged_or_deleted_or_dropped_is_told_of() {
 }
 
 #[test]
-fn a_message_that_expired_is_told_of_also_where_others_wait() {
+fn an_expired_message_is_reported_even_if_others_wait() {
     let place = Place::new();
     let _server = Server::start(&place);
     place.ok(["send", "--to", "peer", "-m", "lasting"]);

@@ -443,7 +443,7 @@ async fn consume(channel: &Channel, queue: &str) -> lapin::Consumer {
 }
 
 #[test]
-fn a_queue_that_was_made_first_and_passes_messages_on_is_told_of() {
+fn a_queue_that_was_declared_first_and_forwards_messages_is_reported() {
     let place = Place::new();
     let _broker = started(&place);
     let usual = json!({"x-message-ttl": 60_000, "x-max-length": 1000, "x-overflow": "drop-head"});

@@ -60,7 +60,7 @@ fn list_takes_the_management_options_from_flags_and_environment() {
 }
 
 #[test]
-fn without_an_api_the_names_that_are_known_here_are_listed() {
+fn without_an_api_the_locally_known_names_are_listed() {
     everywhere(|place, name| {
         let queue = name("known");
         place.ok(["send", "--to", &queue, "-m", "x"]);
@@ -164,7 +164,7 @@ fn somebody_else_s_broker_on_the_port_gets_a_line_and_two_ways_out() {
 }
 
 #[test]
-fn a_refused_sign_in_is_told_with_what_there_is_to_change() {
+fn a_refused_login_is_reported_with_a_remedy() {
     let (theirs, mine) = (Place::new(), Place::new());
     let (server, own) = (Server::start(&theirs), Server::start(&mine));
     let url = theirs.ok(["status", "--show-url"]);

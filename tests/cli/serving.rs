@@ -109,7 +109,7 @@ fn a_stop_does_not_wait_for_what_a_request_has_it_work_out() {
 }
 
 #[test]
-fn beyond_loopback_it_demands_tls_or_the_word_insecure() {
+fn beyond_loopback_it_requires_tls_or_insecure() {
     let place = Place::new();
     place
         .run([

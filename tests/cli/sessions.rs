@@ -87,7 +87,7 @@ fn arguments_after_the_program_pass_through_untouched() {
 }
 
 #[test]
-fn a_queue_that_lives_with_another_ttl_is_taken_as_it_is() {
+fn an_existing_queue_with_another_ttl_is_used_unchanged() {
     everywhere(|place, name| {
         let who = name("ttl");
         place.ok(["send", "--to", &who, "-m", "before"]);

@@ -146,7 +146,7 @@ fn what_a_session_holds_and_why_and_since_when_is_in_its_row() {
 }
 
 #[test]
-fn those_who_need_their_person_come_first_then_those_that_have_to_be_opened() {
+fn sessions_that_need_a_person_come_first_then_those_to_open() {
     let place = Place::new();
     let _server = Server::start(&place);
     let _open = Wrapped::open(&place, "alpha", &[]);

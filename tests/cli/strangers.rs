@@ -279,7 +279,7 @@ fn an_ipv6_loopback_that_another_user_has_taken_is_an_error() {
 }
 
 #[test]
-fn whoever_may_write_to_presence_alone_pauses_and_reads_nobody() {
+fn a_user_who_may_only_write_to_presence_pauses_and_reads_nobody() {
     let place = Place::new();
     let _broker = started(&place);
     let session = Wrapped::open(&place, "backend", &[]);

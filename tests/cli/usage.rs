@@ -45,7 +45,7 @@ fn every_error_is_one_line_and_a_hint() {
 }
 
 #[test]
-fn what_makes_no_message_is_said_before_a_broker_is_asked() {
+fn an_invalid_message_is_reported_before_a_broker_is_asked() {
     let place = Place::new();
     place
         .run(["send", "-m", "x"])

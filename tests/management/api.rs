@@ -33,7 +33,7 @@ fn a_queue_is_declared_once_and_then_it_must_agree() {
 }
 
 #[test]
-fn what_is_not_there_is_not_found() {
+fn an_object_that_does_not_exist_is_not_found() {
     let server = Server::start();
     for path in [
         "/api/queues/%2F/nope",
@@ -157,7 +157,7 @@ fn lists_come_in_pages() {
 }
 
 #[test]
-fn a_column_says_what_the_whole_says() {
+fn a_selected_column_equals_the_field_of_the_whole_object() {
     let server = Server::start();
     server.ask(
         "PUT",

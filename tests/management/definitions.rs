@@ -10,7 +10,7 @@ fn names(list: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn what_one_broker_exports_another_brings_in() {
+fn one_broker_imports_what_another_exported() {
     let server = Server::start();
     for (path, body) in [
         ("/api/vhosts/v2", ""),
@@ -53,7 +53,7 @@ fn what_one_broker_exports_another_brings_in() {
 }
 
 #[test]
-fn bringing_in_the_same_again_signs_nobody_out() {
+fn importing_the_same_definitions_again_signs_nobody_out() {
     let server = Server::start();
     let cookie = server.sign_in();
     let document = server.get("/api/definitions").body;
@@ -205,7 +205,7 @@ fn names_of(answer: &Value) -> Value {
 }
 
 #[test]
-fn queues_that_the_server_named_come_in_again() {
+fn server_named_queues_can_be_imported_again() {
     let server = Server::start();
     let name = "amq.gen-Tz8oYFsS6mX7yFpWlOVoDA";
     let queue = json!({
@@ -237,7 +237,7 @@ fn queues_that_the_server_named_come_in_again() {
 }
 
 #[test]
-fn a_form_brings_definitions_in_and_sends_its_sender_back() {
+fn a_form_imports_definitions_and_redirects_its_sender() {
     let server = Server::start();
     let send = |path: &str, parts: &[(&str, &str)]| {
         let mut body = String::new();

@@ -6,7 +6,7 @@ use crate::fixture::{Server, eventually};
 use crate::peers::Peer;
 
 #[test]
-fn a_queue_or_exchange_of_which_nothing_is_said_is_transient() {
+fn a_queue_or_exchange_is_transient_by_default() {
     let server = Server::start();
     for (path, body) in [
         ("/api/queues/%2F/q1", "{}"),

@@ -74,7 +74,7 @@ fn shown(browser: &Browser, name: &str, what: &str) -> String {
 }
 
 #[test]
-fn who_needs_a_person_and_what_to_do_is_said_at_the_top_and_on_each_card() {
+fn the_page_shows_which_sessions_need_a_person_at_the_top_and_on_each_card() {
     let server = Server::start();
     let Some((browser, _peer, _attached)) = seven_sessions(&server) else {
         return;
@@ -160,7 +160,7 @@ fn the_colour_tells_who_needs_a_person_from_who_is_fine() {
 }
 
 #[test]
-fn on_a_phone_all_that_is_to_be_done_stands_on_the_first_screen() {
+fn on_a_phone_everything_to_do_is_on_the_first_screen() {
     let server = Server::start();
     let Some((browser, _peer, _attached)) = seven_sessions(&server) else {
         return;

@@ -157,7 +157,7 @@ fn opened(server: &Server) -> Browser {
 }
 
 #[test]
-fn an_open_page_puts_its_key_into_no_address() {
+fn an_open_page_puts_its_key_into_no_url() {
     if !is_there("chromedriver") {
         return;
     }

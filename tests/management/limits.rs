@@ -211,7 +211,7 @@ fn limits_move_with_the_definitions() {
 }
 
 #[test]
-fn a_user_of_few_rights_brings_no_more_queues_into_a_vhost_than_its_limit() {
+fn a_user_with_few_rights_imports_no_more_queues_than_the_limit() {
     let server = server();
     set(&server, "/api/vhost-limits/lim/max-queues", 1);
     let user = r#"{"password":"pw","tags":"management"}"#;
@@ -243,7 +243,7 @@ fn a_user_of_few_rights_brings_no_more_queues_into_a_vhost_than_its_limit() {
 }
 
 #[test]
-fn what_is_no_limit_is_refused_in_rabbitmqs_words() {
+fn an_unknown_limit_is_refused_in_rabbitmqs_words() {
     let server = server();
     let (vhost, user) = (
         "/api/vhost-limits/lim/max-queues",
@@ -296,7 +296,7 @@ fn what_is_no_limit_is_refused_in_rabbitmqs_words() {
 }
 
 #[test]
-fn what_is_not_there_has_no_limits() {
+fn a_vhost_or_user_that_does_not_exist_has_no_limits() {
     let server = server();
     for path in ["/api/vhost-limits", "/api/user-limits"] {
         let missing = format!("{path}/nope");

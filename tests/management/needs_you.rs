@@ -472,7 +472,7 @@ fn while_the_broker_is_away_the_page_says_so_and_goes_on_by_itself() {
 }
 
 #[test]
-fn one_request_that_fails_is_no_broker_that_is_away() {
+fn one_failed_request_does_not_mark_the_broker_as_away() {
     let Some((_server, _peer, browser)) = with_a_session() else {
         return;
     };

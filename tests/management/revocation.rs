@@ -223,7 +223,7 @@ fn a_tap_shows_no_body_to_who_may_not_read_the_queue() {
 }
 
 #[test]
-fn who_may_read_names_of_the_server_alone_hears_no_answer_of_another_user() {
+fn a_user_who_may_read_only_server_named_queues_gets_no_answer_of_another_user() {
     let server = with_bob("monitoring");
     permit(
         &server,
@@ -280,7 +280,7 @@ fn a_queue_of_one_connection_lets_no_other_user_read_what_it_gets() {
 }
 
 #[test]
-fn what_the_tap_kept_is_shown_by_the_rights_of_now() {
+fn recent_lines_of_the_tap_are_shown_by_the_current_rights() {
     let server = with_bob("monitoring");
     let first = tap(&server);
     server.publish("q", "kept one");

@@ -348,7 +348,7 @@ fn the_table_of_rights_has_every_route_and_no_other() {
 }
 
 #[test]
-fn no_route_does_for_a_user_of_few_rights_what_its_rights_do_not_say() {
+fn no_route_exceeds_the_rights_of_a_user() {
     let server = server();
     let ada = Peer::connect(&server);
     let (connection, node) = eventually("ada's connection is listed", || {

@@ -33,7 +33,7 @@ fn a_foreign_origin_is_refused_whatever_it_proves() {
 }
 
 #[test]
-fn a_rebound_host_is_not_answered_not_even_with_the_page() {
+fn a_rebound_host_gets_no_response_not_even_the_page() {
     let server = Server::start();
     for path in ["/", "/api/overview", "/page.js"] {
         for host in ["evil.example", "evil.example:15672", ""] {
@@ -443,7 +443,7 @@ fn looking_whether_the_broker_is_alive_changes_nothing() {
 }
 
 #[test]
-fn guest_does_not_enter() {
+fn guest_cannot_log_in() {
     let server = Server::start();
     let guest = server
         .request("GET", "/api/whoami")
