@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use cbroker::envelope::{LineBreaks, DEFAULT_LIMIT_BYTES, DeliveryMark, Envelope};
+use cbroker::envelope::{DEFAULT_LIMIT_BYTES, DeliveryMark, Envelope, LineBreaks};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(envelope) = Envelope::parse(bytes, DEFAULT_LIMIT_BYTES) else {
