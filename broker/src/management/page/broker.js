@@ -1,4 +1,4 @@
-// The view of the broker: its rates of the last minutes, its facts, and its connections.
+// The view of the broker: recent rates, properties and connections.
 
 import { $, bytes, el, keyed, number, say, span } from "./dom.js";
 

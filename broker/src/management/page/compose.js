@@ -5,17 +5,17 @@ import { EXCHANGE, sessionName, ulid } from "./names.js";
 import { sure } from "./sure.js";
 
 /**
- * Wires the form. `groupBindings` asks for who is in which group; `sent` is called after a message
- * has gone.
+ * Sets up the form. `groupBindings` asks for the members of groups; `sent` is called after a
+ * message was sent.
  */
 export function composer(model, { groupBindings, sent }) {
   /** The id of the message that the form answers. */
   let answered;
 
-  /** Opens the form for an answer, as the session that was asked gives it. */
+  /** Opens the form for an answer in the name of the session that was asked. */
   function reply({ id, from, to, replyTo }) {
     const whom = replyTo ?? from;
-    // Its sender must not choose several, or a group.
+    // The message must not choose several recipients or a group.
     compose(/^[\w -]+$/.test(whom) ? whom : "");
     answered = id;
     $("send-form").elements.from.value = to;
@@ -60,7 +60,7 @@ export function composer(model, { groupBindings, sent }) {
   return { compose, reply };
 }
 
-/** What a session's queue is, exactly as the command line declares it. */
+/** The properties of a session's queue, exactly as the command line declares it. */
 const QUEUE = {
   durable: true,
   auto_delete: false,
@@ -68,7 +68,7 @@ const QUEUE = {
 };
 
 /**
- * The sessions that `backend, my-tester, @reviewers` stands for. The sender is left out of groups.
+ * The sessions that `backend, my-tester, @reviewers` means. The sender is left out of groups.
  */
 async function recipients(text, from, groupBindings) {
   const names = new Set();

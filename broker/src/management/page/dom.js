@@ -1,14 +1,12 @@
-// Elements, requests and words. Nothing here, and nothing that uses it, ever turns text into
-// markup: every word that came from a message goes through `textContent`, and is cleaned as on a
-// terminal.
+// Elements, requests and formats. Nothing here, and nothing that uses it, turns text into markup:
+// every text of a message is set by `textContent`, and is cleaned as for a terminal.
 
 const EMOJI = /(\p{Extended_Pictographic}\uFE0F)/u.source;
 const INVISIBLE = /[\p{Cc}\p{Default_Ignorable_Code_Point}\u2028\u2029\uFFF9-\uFFFB]/u.source;
 const HIDDEN = new RegExp(`${EMOJI}|${INVISIBLE}`, "gu");
 
 /**
- * Text without controls, without what is invisible, and without what reorders a line. Line breaks
- * and tabs stay.
+ * Removes control, invisible and reordering characters from a text, but not line breaks and tabs.
  */
 export const plain = (text) => {
   const kept = (found) => (found === "\n" || found === "\t" ? found : "");
@@ -36,7 +34,7 @@ export function el(tag, properties = {}, ...children) {
 
 export const $ = (id) => document.getElementById(id);
 
-/** Sets text only where it differs, so that a selection survives. */
+/** Sets a text only if it differs, so that a selection survives. */
 export function say(element, text) {
   const shown = plain(text);
   if (element.textContent !== shown) element.textContent = shown;
@@ -71,17 +69,17 @@ export async function signOut() {
 /** One request to the API; JSON both ways. */
 export async function ask(method, path, body) {
   const kind = body === undefined ? {} : { "content-type": "application/json" };
-  const answer = await fetch(path, {
+  const response = await fetch(path, {
     method,
     credentials: "same-origin",
-    // What another program answers at this port must not be taken for the broker's word later.
+    // A response of another program at this port must not be used later.
     cache: "no-store",
     headers: { "x-cbroker-key": key(), ...kind },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
-  const text = await answer.text();
+  const text = await response.text();
   const json = text ? JSON.parse(text) : null;
-  if (!answer.ok) throw new Refused(answer.status, json?.reason ?? answer.statusText, json);
+  if (!response.ok) throw new Refused(response.status, json?.reason ?? response.statusText, json);
   return json;
 }
 
@@ -140,7 +138,7 @@ export function toast(text) {
   setTimeout(() => line.remove(), 5000);
 }
 
-/** Calls `work` soon, once for many wishes. */
+/** Calls `work` soon, once for many requests. */
 export function soon(work, ms = 120) {
   let waiting = false;
   return () => {
@@ -153,7 +151,7 @@ export function soon(work, ms = 120) {
   };
 }
 
-/** Children of `parent` in the order of `keys`, made or updated one by one. */
+/** Makes or updates the children of `parent`, one for each item, in the order of `items`. */
 export function keyed(parent, items, { key, make, update }) {
   const there = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   let place = null;

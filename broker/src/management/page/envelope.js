@@ -1,16 +1,15 @@
-// The JSON texts of messages and of sessions' answers, whole or cut off: the tap and a peek show
-// the beginning of a long one. No DOM.
+// Parses the JSON of messages and of sessions' answers, whole or cut: the tap and a peek contain
+// only the first part of a long one. Uses no DOM.
 //
-// The broker passes bytes and knows no envelope. Whatever does not look as it should is ignored,
-// never trusted.
+// The broker does not check envelopes. Anything that is not valid is ignored.
 
-/** Held messages of one session that are shown. */
+/** The number of held messages of one session that are shown. */
 export const HELD = 100;
 
-/** Whether it is a text with something in it. */
+/** Whether it is a text that is not empty. */
 export const isText = (value) => typeof value === "string" && value !== "";
 
-/** An envelope, also from an excerpt that was cut off; undefined where it is none. */
+/** Parses an envelope, also from a cut excerpt; undefined if it is not one. */
 export function envelope(text, properties = {}) {
   const whole = parse(text);
   if (whole)
@@ -28,7 +27,7 @@ export function envelope(text, properties = {}) {
     : undefined;
 }
 
-/** An object in JSON; undefined where it is none. */
+/** Parses a JSON object; undefined if it is not one. */
 export function parse(text) {
   try {
     const value = JSON.parse(text);
@@ -41,8 +40,8 @@ export function parse(text) {
 const TOKEN = /\s*("(?:[^"\\]|\\.)*(?:"|\\?$)|[{}[\],:]|[^\s{}[\],:"]+)/sy;
 
 /**
- * The texts of an object in JSON whose end is missing, by their names; not those of objects in it.
- * Undefined where a name is there twice: sessions refuse such a message.
+ * The text fields of a JSON object whose end is missing, without those of nested objects. Undefined
+ * if a name occurs twice: sessions refuse such a message.
  */
 function cutFields(text) {
   const found = new Map();
@@ -81,15 +80,15 @@ function cutText(token) {
   return text === undefined ? undefined : `${text}…`;
 }
 
-/** A text of a session's own answer whose end is missing, wherever it stands. */
+/** A text field of a session's answer whose end is missing, at any depth. */
 function field(text, name) {
   const found = new RegExp(`"${name}"\\s*:\\s*("(?:[^"\\\\]|\\\\.)*(?:"|\\\\?$))`, "s").exec(text);
   return found ? (parseText(found[1]) ?? cutText(found[1])) : undefined;
 }
 
 /**
- * What a session says that it holds. The tap shows the beginning of a long answer: its first whole
- * messages, or the beginning of the first.
+ * Parses the answer of a session about the messages that it holds. Of a long answer, the tap has
+ * the first whole messages, or the first part of the first one.
  */
 export function inbox(text) {
   const whole = parse(text);

@@ -1,9 +1,9 @@
-// One message of the conversation: what the history, receipts and the tap say became of it, and
-// when two accounts are of the same message. No DOM.
+// One message of the conversation: its state by the history, by receipts and by the tap, and when
+// two entries are the same message. Uses no DOM.
 
 import { isText } from "./envelope.js";
 
-/** What the history on disk says, as states of a message here. */
+/** The states of the history on disk, as states of a message on the page. */
 export const TOLD = {
   sent: "sent",
   confirmed: "sent",
@@ -21,16 +21,16 @@ export const TOLD = {
   dropped: "gone",
   expired: "gone",
 };
-/** What became of it. Nothing changes it any more. */
+/** The final states. */
 export const OVER = ["delivered", "refused", "gone"];
-/** Words for what is between. */
+/** Words for the states in between. */
 export const BETWEEN = {
   "handed-over": "the agent has it, and has not read it yet",
   unconfirmed: "not confirmed",
   received: "received",
   returned: "back in its queue",
 };
-/** What receipts say, as states of a message here. */
+/** The states of receipts, as states of a message on the page. */
 export const RECEIPTS = {
   held: "held",
   "handed-over": "held",
@@ -43,13 +43,13 @@ export const RECEIPTS = {
 };
 
 /**
- * How the one who took a message settled it. What must not go in, and what went, is rejected. No
- * session gets a message by asking for one: a command took it, such as a purge, and the history
- * says which.
+ * How a consumer settled a message. A session rejects a message that must not or could not be
+ * delivered. A session never uses `basic.get`: then a command took the message, such as a purge,
+ * and the history has the reason.
  */
 export const SETTLED = { acked: "delivered", rejected: "gone", taken: "gone" };
 
-/** A number for some text, 53 bits of it. */
+/** A hash of a text, 53 bits. */
 export function digest(text) {
   let [one, two] = [0xdeadbeef, 0x41c6ce57];
   for (let place = 0; place < text.length; place++) {
@@ -63,8 +63,8 @@ export function digest(text) {
 }
 
 /**
- * Whether the history says more of a message's end than what went by: an ack there may be a
- * session's refusal, and what a command took may be purged.
+ * Whether the history knows more about a message's end than the tap: an ack may be a session's
+ * refusal, and a message that a command took may be purged.
  */
 export const knowsMore = (told, seen) =>
   OVER.includes(told.state) &&
@@ -72,17 +72,17 @@ export const knowsMore = (told, seen) =>
     (seen.state === "delivered" && told.state !== "delivered") ||
     (seen.state === "gone" && seen.end === "taken"));
 
-/** Takes over what became of the same message. */
+/** Takes over the state of another entry for the same message. */
 export function become(message, { state, reason, end }) {
   Object.assign(message, { state, reason, end });
 }
 
-/** Whose a message is as far as the history says it too. */
+/** Whether a message is the user's own, as far as the history tells that too. */
 export function publisherOf({ isTold, isOwn, publisher }) {
   return (isTold ? publisher === undefined : isOwn) ? "own" : "other";
 }
 
-/** Whether both are one message: others can use its id again, also for the same text. */
+/** Whether both entries are one message. Other users can reuse its id, even for the same text. */
 export function isSame(one, two) {
   if (publisherOf(one) !== publisherOf(two)) return false;
   if (one.isTold && two.isTold && one.publisher !== two.publisher) return false;
@@ -91,17 +91,17 @@ export function isSame(one, two) {
   return short.cut ? long.text.startsWith(short.text.slice(0, -1)) : short.text === long.text;
 }
 
-/** Messages that are kept, and their characters. */
+/** The limits of the kept messages and of their characters. */
 const KEEP = { count: 10000, size: 1 << 24 };
 
-/** What messages take. Those of other users take half of it at most, once there is no more. */
+/** Counts the kept messages. When the limit is reached, other users may take at most half of it. */
 export class MessageRoom {
   constructor() {
     this.all = { count: 0, size: 0 };
     this.others = { count: 0, size: 0 };
   }
 
-  /** Counts messages and characters that came or went, like this one. */
+  /** Counts added or removed messages and characters of the same publisher as this one. */
   count(message, messages, characters) {
     const taken = publisherOf(message) === "own" ? [this.all] : [this.all, this.others];
     for (const one of taken) {
@@ -114,7 +114,7 @@ export class MessageRoom {
     return this.all.count > KEEP.count || this.all.size > KEEP.size;
   }
 
-  /** Which message goes, but for the one that was added; `messages` begin with the oldest. */
+  /** The message to remove, other than the added one; `messages` begin with the oldest. */
   oldest(messages, added) {
     const { count, size } = this.others;
     const areMany = count > KEEP.count / 2 || size > KEEP.size / 2;
@@ -126,11 +126,11 @@ export class MessageRoom {
   }
 }
 
-/** What a search looks at. */
+/** The text that a search looks at. */
 export const haystack = ({ id, from, to, text, files }) =>
   [id, from, to, text, ...files].join("\n").toLowerCase();
 
-/** What the page keeps of an envelope. */
+/** The fields of an envelope that the page keeps. */
 export function pick(found) {
   const files = Array.isArray(found.files) ? found.files.filter(isText) : [];
   const optional = (name) => (isText(found[name]) ? found[name] : undefined);

@@ -1,11 +1,11 @@
-// What this page knows: sessions from presence and queues, messages from the tap and from peeking.
-// No DOM.
+// The page's data: sessions from presence and queues, messages from the tap and from peeking. Uses
+// no DOM.
 //
-// Whoever may publish can write what looks like a presence, a receipt or a message. So, as `cbroker
-// list` and `send --wait` do, presences and receipts count only with the `user_id` of the signed-in
-// user: publishing refuses every name but the publisher's own. Only the vhost in sight counts, an
-// ack counts only in the queue that the message was sent to, and a message is known by its id, its
-// queue, its bytes and its user. Every map has a bound; the oldest entry goes first.
+// Any user who may publish can forge a presence, a receipt or a message. So, as in `cbroker list`
+// and `send --wait`, presences and receipts count only with the `user_id` of the signed-in user:
+// the broker refuses every name but the publisher's own. Only the vhost of the page counts, an ack
+// counts only in the queue that the message was sent to, and a message is identified by its id, its
+// queue, its bytes and its user. Every map has a bound; the oldest entry is removed first.
 
 import { envelope, HELD, inbox, isText, parse } from "./envelope.js";
 import {
@@ -29,13 +29,13 @@ import { standing as standingOf, waitsToBeOpened } from "./standing.js";
 const SESSIONS = 2000;
 /** Wraps of one name. */
 const PRESENCES = 16;
-/** Messages of other users that are found by one id. */
+/** The number of other users' messages that are kept for one id. */
 const SAME_ID = 16;
 const LASTS = 2 * SESSIONS;
-/** Waiting messages of one session that its card may show. */
+/** The number of waiting messages that the card of a session may show. */
 const FIRST = 2;
 
-/** Adds to a map of at most `most` entries; the oldest go. */
+/** Adds an entry to a map of at most `most` entries; the oldest are removed. */
 function keep(map, key, value, most) {
   map.delete(key);
   map.set(key, value);
@@ -44,11 +44,12 @@ function keep(map, key, value, most) {
 
 export class Model {
   constructor() {
-    /** Who is signed in: presences and receipts of this user count. */
+    /** The signed-in user, whose presences and receipts count. */
     this.user = undefined;
     /**
-     * name → { queue, presences: Map(session → presence), held: Map(session → answer), oldest,
-     * first, opening, peeked: how many messages its queue had when it was looked into, and when }
+     * name → { queue, presences: Map(session → presence), held: Map(session → answer),
+     * oldest, first, opening, peeked: how many messages its queue had when it was looked into, and
+     * when }
      */
     this.sessions = new Map();
     /** key → message, in the order in which they came. */
@@ -56,11 +57,11 @@ export class Model {
     /** id → keys of messages. */
     this.ids = new Map();
     this.room = new MessageRoom();
-    /** name → its latest message; unknown names, which anybody can make, are in strays. */
+    /** name → its latest message. Names without a session, which anybody can use, are in strays. */
     this.lasts = new Map();
     this.strays = new Map();
     this.missed = 0;
-    /** Whether the signed-in user gets what is kept on disk; which state of it is known. */
+    /** Whether the signed-in user gets the history on disk, and the version of it that is known. */
     this.hasArchive = false;
     this.toldVersion = undefined;
     /** Messages on disk that are older than those here. */
@@ -99,16 +100,16 @@ export class Model {
     return session;
   }
 
-  /** The oldest session beside this one that says nothing of itself, or the oldest of all. */
+  /** The oldest other session without a presence, or else the oldest one. */
   leastWanted(added) {
     const others = [...this.sessions.values()].filter((session) => session !== added);
     return others.find(({ presences }) => presences.size === 0) ?? others[0];
   }
 
-  /** The queues that are bound to the exchange of the sessions, as they are now. */
+  /** Takes over the queues that are bound to the exchange of the sessions. */
   queues(list) {
     const there = new Set();
-    // Others can bind any number of queues: those of the user's open sessions come first.
+    // Other users can bind any number of queues, so those of open sessions come first.
     const isOpen = ({ name }) => this.sessions.get(name)?.presences.size > 0;
     for (const queue of [...list.filter(isOpen), ...list.filter((queue) => !isOpen(queue))]) {
       if (!isSession(queue.name)) continue;
@@ -116,7 +117,7 @@ export class Model {
       there.add(queue.name);
       const session = this.session(queue.name);
       session.queue = queue;
-      // It may be opened in another way next time.
+      // The next command that opens it may be another one.
       if (queue.consumers) session.opening = undefined;
     }
     for (const [name, session] of this.sessions) {
@@ -127,7 +128,7 @@ export class Model {
     }
   }
 
-  /** The bindings of the groups' exchange; true when a group has come or gone. */
+  /** Takes over the bindings of the groups' exchange. Returns true if the set of groups changed. */
   grouped(bindings) {
     const before = [...this.groups.keys()].join();
     this.groups = new Map();
@@ -139,7 +140,7 @@ export class Model {
     return [...this.groups.keys()].join() !== before;
   }
 
-  /** The first waiting messages of a session's queue. */
+  /** Takes over the first waiting messages of a session's queue. */
   peeked(name, messages) {
     const session = this.session(name);
     session.oldest = messages.length ? messages[0].published_ms : undefined;
@@ -153,7 +154,7 @@ export class Model {
       exchange,
       routing_key: to,
     } of messages) {
-      // Copies in a queue that somebody bound to another session's name are no messages to it.
+      // A copy in a queue that was bound to another session's name is not a message to it.
       if (exchange !== EXCHANGE || to !== name) continue;
       const found = encoding === "string" ? envelope(payload, properties) : undefined;
       if (found && session.first.length < FIRST)
@@ -170,7 +171,7 @@ export class Model {
     }
   }
 
-  /** One line of the tap; true when something that is shown changed. */
+  /** Takes over one line of the tap. Returns true if something that is shown changed. */
   seen(line) {
     if (line.encoding !== "string" || line.vhost !== VHOST) return false;
     const { what, exchange, routing_key: to, excerpt: text, properties, at_ms: at } = line;
@@ -181,7 +182,7 @@ export class Model {
       return isOwn && (this.presence(text, at) || this.answered(text));
     if (what === "published" && exchange === "") return isOwn && this.receipt(parse(text), at);
     const found = exchange === EXCHANGE ? envelope(text, properties) : undefined;
-    // Whoever binds a queue of his own to the exchange gets copies, and may ack those.
+    // A user who binds another queue to the exchange gets copies, and may ack those.
     if (!found || (what !== "published" && line.queue !== to)) return false;
     const state = SETTLED[what] ?? "waiting";
     const end = state === "gone" ? what : undefined;
@@ -189,8 +190,8 @@ export class Model {
   }
 
   /**
-   * Whether the signed-in user published it, in the broker's words. A dead-lettered message keeps
-   * the name, but then whoever owns the queue chose when and where it went.
+   * Whether the broker confirms that the signed-in user published it. A dead-lettered message keeps
+   * the name, but the owner of the queue decided when and where it went.
    */
   isOwn(properties) {
     const isNamed = isText(this.user) && properties?.user_id === this.user;
@@ -198,16 +199,16 @@ export class Model {
   }
 
   message(found, { state, end, at, queue, text, bytes, properties }) {
-    // A dead-lettered copy keeps the name, but not every one of its stations is that user's.
+    // A dead-lettered copy keeps the name, but other users may have forwarded it.
     const isVouched = isText(properties?.user_id) && !properties.headers?.["x-death"];
     const user = isVouched ? properties.user_id : undefined;
-    // Somebody else's copy, byte for byte, is another message.
+    // The same bytes from another user are another message.
     const key = `${found.id} ${queue} ${bytes} ${digest(text)} ${user ?? ""}`;
     const known = this.messages.get(key);
     if (known) {
       const isOver = known.state === "refused" || known.state === "gone";
       if (isOver || (known.state === "delivered" && state !== "delivered")) return false;
-      // A peek says nothing new of a message that is known to be held.
+      // A peek adds nothing to a message that is known to be held.
       if (state !== "waiting" || known.state !== "held") known.state = state;
       if (state === "delivered" || state === "gone") {
         known.done = at;
@@ -219,7 +220,7 @@ export class Model {
     const done = state === "waiting" ? undefined : at;
     const isOwn = this.isOwn(properties);
     const facts = { key, user, isOwn, state, at, queue, done, end, reason: undefined };
-    // Its sender can name any recipient, and it goes where it goes.
+    // A sender can name any recipient; the queue is the one that counts.
     const message = { ...pick({ ...found, to: queue }), ...facts };
     const told = this.toldAs(message);
     if (told) {
@@ -239,7 +240,7 @@ export class Model {
     if (replaced) this.forget(replaced);
     this.messages.set(message.key, message);
     const keys = this.ids.get(message.id) ?? new Set();
-    // Own ones are always found, however often others use the id again.
+    // Own messages are always kept, however often other users reuse the id.
     if (publisherOf(message) === "own" || keys.size < SAME_ID) keys.add(message.key);
     this.ids.set(message.id, keys);
     this.room.count(message, 1, message.haystack.length);
@@ -258,7 +259,7 @@ export class Model {
     if (!rest?.size) this.ids.delete(message.id);
   }
 
-  /** The whole text of a message that was cut; another account of it may be in its place by now. */
+  /** Sets the whole text of a message that was cut, which another entry may have replaced. */
   widen(asked, text) {
     const isHere = this.messages.get(asked.key) === asked;
     const message = isHere ? asked : this.withId(asked.id).find((one) => isSame(one, asked));
@@ -270,12 +271,12 @@ export class Model {
     this.room.count(message, 0, message.haystack.length);
   }
 
-  /** What the history says of the same message. */
+  /** The entry from the history for the same message. */
   toldAs(message) {
     return this.withId(message.id).find((told) => told.isTold && isSame(told, message));
   }
 
-  /** What the history on the broker's machine says; what went by here is told in more detail. */
+  /** Takes over the history on the broker's machine. The tap's own entries have more detail. */
   told({ version, older, messages }) {
     this.toldVersion = version;
     this.older = older;
@@ -286,7 +287,7 @@ export class Model {
       const cut = one.cut_from !== undefined;
       const found = pick({ ...one, message: `${one.text}${cut ? "…" : ""}`, cut });
       const detail = isText(one.detail) ? one.detail : undefined;
-      // The detail of what was handed over is the way that it went.
+      // The detail of a message that was handed over is its way in.
       const hasReason = ["held", "refused"].includes(state) && one.state !== "handed-over";
       const reason = hasReason ? detail : BETWEEN[one.state];
       const message = { ...found, state, at, reason, queue: one.to, isOwn: false, isTold: true };
@@ -300,12 +301,12 @@ export class Model {
         if (!last || last.isTold) keep(this.lasts, one.to, message, LASTS);
       } else if (known.isTold || knowsMore(message, known)) become(known, message);
     }
-    // The oldest go first when there are too many.
+    // In order of time, because the oldest are removed if there are too many.
     const inTime = [...this.messages].sort(([, one], [, two]) => one.at - two.at);
     this.messages = new Map(inTime);
   }
 
-  /** The messages of an id: others can use it again for another text. */
+  /** The messages with an id, which other users can reuse for another text. */
   withId(id) {
     return [...(this.ids.get(id) ?? [])].map((key) => this.messages.get(key));
   }
@@ -317,7 +318,7 @@ export class Model {
         ? RECEIPTS[found.state]
         : undefined;
     const isReceipt = isText(found?.id) && state;
-    // Each member of a group has a message of this id. Older sessions do not say who they are.
+    // Each member of a group has a message with this id. Receipts of older sessions have no name.
     const isMeant = ({ isOwn, queue }) => isOwn && (!isText(found.to) || found.to === queue);
     const known = isReceipt ? this.withId(found.id).filter(isMeant) : [];
     let changed = false;
@@ -339,14 +340,14 @@ export class Model {
     if (!isText(found.name) || !isSession(found.name)) return false;
     if (!isText(found.session) || !WRAP.test(found.session)) return false;
     const session = this.session(found.name);
-    // The clock of its machine may be ahead, or what it says be no time.
+    // The clock of its machine may be ahead, or the value may not be a time.
     const since = Math.min(Date.parse(found.since) || at, at);
     if (found.state === "closed") session.presences.delete(found.session);
     else keep(session.presences, found.session, { ...found, since }, PRESENCES);
     return true;
   }
 
-  /** A session answered what it holds. */
+  /** Takes over a session's answer about the messages that it holds. */
   answered(text) {
     const { found, isCut } = inbox(text);
     if (found.kind !== "inbox" || !isText(found.name) || !isText(found.session)) return false;
@@ -360,8 +361,7 @@ export class Model {
   }
 
   /**
-   * The messages that these wraps of a session hold, as far as they are known, and whether that is
-   * all.
+   * The known messages that these wraps of a session hold, and whether those are all.
    */
   held(session, presences) {
     const answers = presences
@@ -371,7 +371,7 @@ export class Model {
     return { messages, isAll: !answers.some((answer) => answer.isCut) };
   }
 
-  /** An operator removed what waited in a queue: `purged`, or `deleted` with it. */
+  /** Marks the waiting messages of a queue as removed: `purged`, or `deleted` with the queue. */
   removed(name, end) {
     for (const message of this.messages.values()) {
       if (message.queue !== name || message.state !== "waiting") continue;
@@ -384,7 +384,7 @@ export class Model {
   thread(id) {
     const ids = new Set([id]);
     const messages = [...this.messages.values()].filter((message) => message.answers);
-    // Whoever may publish can make a chain as long as he likes.
+    // Any user who may publish can make a chain of any length.
     for (let size = 0, rounds = 0; size < ids.size && rounds < 64; rounds++) {
       size = ids.size;
       for (const message of messages) {
@@ -395,7 +395,7 @@ export class Model {
     return ids;
   }
 
-  /** Nothing waits in a session's queue. */
+  /** Notes that no message waits in a session's queue. */
   emptied(session) {
     session.oldest = undefined;
     session.first = [];
@@ -407,8 +407,8 @@ export class Model {
   }
 
   /**
-   * What became of a message: one that waits for a session which takes nothing in is held, for that
-   * session's reason.
+   * The state of a message. One that waits for a session which holds its messages counts as held,
+   * for that session's reason.
    */
   fate(message) {
     const { end } = message;

@@ -1,5 +1,5 @@
-// A stream of server-sent events. It is read with `fetch`, which sends the sign-in's key in a
-// header: an EventSource could only put it into the address.
+// Reads a stream of server-sent events with `fetch`, which sends the sign-in's key in a header: an
+// EventSource could only put it into the URL.
 
 import { key } from "./dom.js";
 
@@ -7,7 +7,7 @@ import { key } from "./dom.js";
 const PAUSE_MS = 3000;
 
 /**
- * Listens until the signal aborts, and connects again where a stream ends. Calls `open` and `lost`,
+ * Listens until the signal aborts, and connects again after a stream ends. Calls `open` and `lost`,
  * and for each event `hear` with its kind and its data.
  */
 export async function listen(path, signal, { open, lost, hear }) {
@@ -15,13 +15,13 @@ export async function listen(path, signal, { open, lost, hear }) {
     try {
       const headers = { "x-cbroker-key": key() };
       const [credentials, cache] = ["same-origin", "no-store"];
-      const answer = await fetch(path, { credentials, cache, headers, signal });
-      if (answer.ok) {
+      const response = await fetch(path, { credentials, cache, headers, signal });
+      if (response.ok) {
         open();
-        await read(answer.body, hear);
-      } else await answer.body?.cancel();
+        await read(response.body, hear);
+      } else await response.body?.cancel();
     } catch {
-      // It is lost.
+      // The stream is lost.
     }
     if (!signal.aborted) lost();
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
@@ -48,7 +48,7 @@ async function read(body, hear) {
   }
 }
 
-/** An event that cannot be understood ends no stream. */
+/** Handles an event; an error in it does not end the stream. */
 function tell(hear, kind, data) {
   try {
     hear(kind, data);

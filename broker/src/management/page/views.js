@@ -212,7 +212,7 @@ function fill(child, model, row) {
 // ---------------------------------------------------------------- conversation
 
 const ALL = "show all of it";
-/** Names to choose from, those of the latest messages. */
+/** The number of names to choose from, those of the latest messages. */
 const CHOICES = 500;
 const LABELS = {
   waiting: "waiting",
@@ -221,7 +221,7 @@ const LABELS = {
   refused: "dead-lettered",
   sent: "sent",
 };
-/** How a message ends that nobody gets. */
+/** The ends of a message that is not delivered. */
 const ENDS = {
   purged: "purged",
   deleted: "deleted with its queue",
@@ -231,7 +231,7 @@ const ENDS = {
   taken: "taken by a command",
 };
 
-/** One message; `acts` are what leads out of it: jump, thread, whole, reply. */
+/** One message. `acts` has its actions: jump, thread, whole, reply. */
 export function message(model, item, acts) {
   const id = el("span", { className: "id mono", title: item.id }, item.id.slice(-6));
   return el(
@@ -252,11 +252,11 @@ export function message(model, item, acts) {
   );
 }
 
-/** A text that may have to be scrolled can be reached by keys. */
+/** Makes a text that may have to be scrolled reachable by keys. */
 const reachable = (text) =>
   text.length > 500 || text.split("\n", 9).length > 8 ? { tabIndex: 0 } : {};
 
-/** Shows a text that has become whole. */
+/** Shows the whole text once it is known. */
 function widen(child, item, acts) {
   if (item.cut || child.dataset.cut !== "yes") return;
   delete child.dataset.cut;
@@ -264,7 +264,7 @@ function widen(child, item, acts) {
   child.lastChild.replaceWith(more(item, acts));
 }
 
-/** Who published a message that is not the signed-in user's. The history knows no names. */
+/** The publisher of a message that is not the signed-in user's. The history has no names. */
 function publisher({ isTold, publisher: mark, user }) {
   if (isTold ? mark === "-" : !user) return "sent by a publisher that the broker does not name";
   return isTold ? "published by another user" : `published by the user ${user}`;
@@ -338,7 +338,7 @@ export function talk(model, query, most, acts) {
   $("talk-group").hidden = model.groups.size === 0;
 }
 
-/** Fills a list to choose from. */
+/** Fills a selection list. */
 function choose(id, all, names, words) {
   const choices = ["", ...[...names].slice(0, CHOICES).sort()];
   keyed($(id), choices, {
@@ -398,7 +398,7 @@ function row(queue, open) {
   return made;
 }
 
-/** A queue's waiting messages, whatever they are; `open` shows all of one that is cut. */
+/** The waiting messages of any queue; `open` shows the whole of one that is cut. */
 export function contents(messages, open) {
   const shown = messages.map((item, place) =>
     el(
