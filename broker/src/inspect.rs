@@ -1,7 +1,7 @@
-//! What the management API and the metrics read of the broker: views of queues, consumers,
-//! exchanges and connections. A view of a queue or a consumer takes a lock only while it is asked;
-//! one of an exchange exists only while its vhost's tables are locked. None changes anything.
-//! Depends on `broker_state` and all below it.
+//! The read interface of the management API and the metrics: views of queues, consumers, exchanges
+//! and connections. A view of a queue or a consumer takes a lock only while it is asked; one of an
+//! exchange exists only while its vhost's tables are locked. None changes anything. Depends on
+//! `broker_state` and all below it.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ pub(crate) fn queue(vhost: &Vhost, name: &str) -> Option<QueueView> {
     vhost.queue(name).map(QueueView)
 }
 
-/// Returns what the deleted queues of a vhost had counted.
+/// Returns the sums of a vhost's deleted queues.
 pub(crate) fn deleted_queues(vhost: &Vhost) -> QueueSnapshot {
     QueueSnapshot {
         counters: vhost.deleted_queues(),

@@ -1,9 +1,9 @@
-//! The connections without a login, of which there is a limited number, so that no client keeps
-//! others out by connecting and sending nothing.
+//! Limits the number of connections without a login, so that no client keeps others out by
+//! connecting and sending nothing.
 //!
-//! One more ends the oldest of those who have the most of them, TLS handshakes included: of a
-//! network address, or, over loopback, of a user of this machine where the system tells. Depends on
-//! `lock` and `login_throttle`.
+//! A connection beyond the limit ends the oldest one of the source with the most, TLS handshakes
+//! included. A source is a network address or, over loopback, a user of this machine if the system
+//! reports it. Depends on `lock` and `login_throttle`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use crate::login_throttle::{LoginPeer, LoginSource, sources_of};
 /// The maximum number of such connections to the AMQP ports.
 const MOST: usize = 512;
 
-/// The places.
+/// The places of one listener.
 #[derive(Debug)]
 pub(crate) struct LoginPlaces {
     most: usize,

@@ -44,7 +44,7 @@ pub(crate) enum LoginSource {
     LocalUser(u32),
 }
 
-/// An attempt whose password may be looked at.
+/// An attempt whose password may be checked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LoginAttempt {
     from: Option<LoginPeer>,
@@ -59,8 +59,8 @@ pub(crate) struct LoginThrottle {
     look_ups: LookUps,
 }
 
-/// Finds out which user of this machine a client is. One thread reads the kernel's tables at a
-/// time, for all who wait then: many wrong passwords cost no more than one reader.
+/// Looks up the system users of local clients. One thread at a time reads the kernel's tables for
+/// all waiting requests, so many wrong passwords cost no more than one reader.
 #[derive(Debug, Clone)]
 struct LookUps {
     queue: Arc<Mutex<LookUpQueue>>,
@@ -101,7 +101,7 @@ impl LookUps {
         told.await.ok().flatten().map(LoginSource::LocalUser)
     }
 
-    /// Answers until no attempt waits.
+    /// Serves look-ups until none waits.
     fn read(self) {
         loop {
             let waiting = {
@@ -114,7 +114,7 @@ impl LookUps {
             }
             let (ends, tell): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
             for (user, tell) in (self.users_of)(&ends).into_iter().zip(tell) {
-                // Who asked may have gone.
+                // The requester may have been dropped.
                 let _ = tell.send(user);
             }
         }

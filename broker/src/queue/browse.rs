@@ -1,5 +1,5 @@
-//! Looking through a line without taking anything, in memory and in the store. Relies on `ready`
-//! and `persist`; blocks on the disk, so it runs on a thread of its own.
+//! Reads the messages of a queue without taking them, in memory and in the store. Depends on
+//! `ready` and `persist`. It blocks on the disk, so it runs on a blocking thread.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,17 +11,17 @@ use super::level::BrowsedPart;
 use super::message::Message;
 use crate::persist::{QueueStore, ReadFailed};
 
-/// What one read of the store brings.
+/// The bytes of one read of the store.
 const SLICE_BYTES: usize = 1024 * 1024;
 
-/// Where a message stands in its queue: stays the same however many messages before it go.
+/// The position of a message in its queue. It does not change when messages before it are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueuePosition {
     pub(crate) level: u8,
     pub(crate) position: u64,
 }
 
-/// A message as it waits.
+/// A waiting message.
 #[derive(Debug, Clone)]
 pub(crate) struct WaitingMessage {
     pub(crate) place: QueuePosition,
@@ -108,8 +108,7 @@ impl Queue {
         Ok(found)
     }
 
-    /// Adds what only the store holds, until the part has as much as `wanted` without a hole
-    /// before any of it.
+    /// Adds messages that only the store has, until the part has as many as `wanted` without a gap.
     fn read_gap<E: From<ReadFailed>>(
         &self,
         part: &mut BrowsedPart,
@@ -130,7 +129,7 @@ impl Queue {
             }
             let limit_bytes = SLICE_BYTES.min(wanted.bytes - bytes);
             let slice = match reading.slice(store, (part.level, from), limit_bytes) {
-                // What there is already may be shown.
+                // The messages found so far may be shown.
                 Err(StoreReadingEnd::Refused(_)) if reading.has_some || messages > 0 => {
                     reading.is_refused = true;
                     break;
@@ -156,7 +155,7 @@ impl Queue {
     }
 }
 
-/// What was read of the store, and who holds it.
+/// The progress of reading from the store, and the charge for it.
 struct StoreReading<H> {
     held_bytes: usize,
     charge: H,

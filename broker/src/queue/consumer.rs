@@ -14,7 +14,7 @@ use crate::memory::{self, KindCharge};
 use crate::wire::content::ChannelFraming;
 use crate::wire::table::Table;
 
-/// One `basic.consume` and what has become of it.
+/// One `basic.consume` and its state.
 #[derive(Debug)]
 pub(crate) struct Consumer {
     pub(crate) subscription: Subscription,
@@ -23,14 +23,13 @@ pub(crate) struct Consumer {
     _charge: KindCharge,
 }
 
-/// What a consumer uses beside itself, its tag and its arguments: its places in the tables of its
-/// queue and its channel.
+/// The bytes of a consumer's entries in the tables of its queue and its channel.
 const CONSUMER_BYTES: usize = 512;
 
-/// How many consumers that take nothing are looked at for one step.
+/// The number of unwilling consumers that are examined for one step.
 const LOOKS_A_STEP: usize = 16;
 
-/// What a consumer asked for, and what it is served through.
+/// The options of a consumer, and its outbox and ledger.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) tag: Arc<str>,
@@ -43,7 +42,7 @@ pub(crate) struct Subscription {
     /// Unsettled deliveries that it may have, 0 for any number.
     pub(crate) prefetch: u32,
     pub(crate) arguments: Table,
-    /// The client wants to hear when its queue goes.
+    /// The client wants `basic.cancel` when the queue is deleted.
     pub(crate) wants_cancel: bool,
     pub(crate) connection: u64,
 }
@@ -51,7 +50,7 @@ pub(crate) struct Subscription {
 /// Why a consumer can or cannot be given a message now.
 enum Readiness {
     Willing,
-    /// Its connection has enough unsent bytes.
+    /// Its connection has too many unsent bytes.
     NoRoom,
     NoCredit,
     /// Memory is short, and its connection holds as many unsettled messages as it may.
@@ -79,7 +78,7 @@ impl Consumer {
         if !self.subscription.outbox.has_room() {
             return Readiness::NoRoom;
         }
-        // What the channel may hold binds also those that never hold anything: RabbitMQ's way.
+        // The channel's limit applies also to consumers without acknowledgement, as in RabbitMQ.
         let has_own = self.subscription.no_ack
             || self.subscription.prefetch == 0
             || self.unsettled.load(Relaxed) < self.subscription.prefetch;
@@ -92,8 +91,8 @@ impl Consumer {
         }
     }
 
-    /// Hands one message over: a tag in the ledger, then bytes in the outbox, both under the
-    /// ledger's lock so that tags leave in order.
+    /// Delivers one message: takes a tag in the ledger, then appends the frames to the outbox, both
+    /// under the ledger's lock so that tags are sent in order.
     pub(crate) fn deliver(
         self: &Arc<Self>,
         queue: &Arc<Queue>,
@@ -116,7 +115,7 @@ impl Consumer {
         });
     }
 
-    /// A delivery was settled: one credit back.
+    /// Returns one credit, because a delivery was settled.
     pub(crate) fn credit(&self) {
         self.unsettled.fetch_sub(1, Relaxed);
     }
@@ -145,7 +144,7 @@ pub(crate) struct Consumers {
 enum ConsumerChoice {
     #[default]
     Everyone,
-    /// Single active consumer: this one until it goes.
+    /// The single active consumer, until it is removed.
     Single(Option<Arc<Consumer>>),
 }
 
@@ -169,7 +168,7 @@ impl Consumers {
         self.groups.iter().flat_map(|(_, ring)| ring)
     }
 
-    /// The one that alone is given messages, where only one may be.
+    /// The only consumer that is given messages, if there may be only one.
     pub(crate) fn single(&self) -> Option<&Arc<Consumer>> {
         match &self.choice {
             ConsumerChoice::Everyone => None,
@@ -208,7 +207,7 @@ impl Consumers {
         self.choose();
     }
 
-    /// Takes a consumer out; false when it was not here.
+    /// Removes a consumer. Returns false if it was not here.
     pub(crate) fn remove(&mut self, consumer: &Arc<Consumer>) -> bool {
         let before = self.len();
         for (_, ring) in &mut self.groups {

@@ -1,4 +1,4 @@
-//! What is counted of a queue, and what listings show. Depends on nothing.
+//! The counters of a queue, and its snapshot for listings. Depends on nothing.
 
 /// Counted since the broker started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct QueueSnapshot {
     /// Ready and unsettled messages that are for the store, and their bodies.
     pub persistent: u64,
     pub persistent_bytes: u64,
-    /// How long messages have waited for want of consumers that take them.
+    /// How long messages have waited because no consumer took them.
     pub stalled_ms: u64,
     pub consumers: usize,
     pub counters: Counters,

@@ -1,4 +1,4 @@
-//! What a queue's lock guards, and the small steps that its exits share. Relies on `ready`,
+//! The state behind a queue's lock, and steps that several operations share. Relies on `ready`,
 //! `consumer` and `persist`.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::delivery::effects::{DeadLetter, Effects};
 use crate::memory::{self, EntryCharge};
 use crate::persist::{Stopped, StoreSettle, Ticket, WindowBudget};
 
-/// How long a queue is left alone whose messages could not be read.
+/// The pause after a failed read of a queue's messages.
 const UNREADABLE_MS: u64 = 1000;
 
 #[derive(Debug)]
@@ -31,9 +31,9 @@ pub(crate) struct QueueState {
     pub(super) has_waiting_publisher: bool,
     /// When a client last used it, for `x-expires`.
     pub(crate) used_ms: u64,
-    /// When the clock has been asked to call, `u64::MAX` for never.
+    /// The deadline that was set at the clock, `u64::MAX` for none.
     pub(crate) armed_ms: u64,
-    /// Some message of it may expire.
+    /// Whether a message may expire.
     pub(crate) may_expire: bool,
     pub(super) next_position: u64,
     /// Messages up to here were delivered before the broker started, by level.
@@ -47,7 +47,7 @@ pub(crate) struct QueueState {
     stalled_from_ms: Option<u64>,
     /// How long that has been so before.
     stalled_ms: u64,
-    /// Until then the store is not asked again, 0 where it has not failed.
+    /// The time until which the store is not read again; 0 if it has not failed.
     unreadable_until_ms: u64,
 }
 
@@ -85,8 +85,8 @@ impl QueueState {
         self.ready.ready() > messages || self.ready.bytes() > bytes
     }
 
-    /// Hands messages to consumers until one of the two runs out. Returns the ticket of the last
-    /// message that was appended to the store for this.
+    /// Delivers messages until there are no more messages or no willing consumer. Returns the
+    /// ticket of the last message that was appended to the store for this.
     pub(super) fn pump(
         &mut self,
         queue: &Arc<Queue>,
@@ -136,7 +136,7 @@ impl QueueState {
         Ok(appended)
     }
 
-    /// A message as the newest entry of the queue.
+    /// Makes a message the newest entry of the queue.
     pub(super) fn entry(
         &mut self,
         queue: &Queue,
@@ -193,7 +193,7 @@ impl QueueState {
         }
     }
 
-    /// Counts a message that is in a client's hands now.
+    /// Counts a message that was delivered and is not settled.
     pub(super) fn count_unsettled(&mut self, entry: &QueuedMessage) {
         self.unsettled += 1;
         self.unsettled_bytes += entry.message.body_len() as u64;
@@ -239,8 +239,8 @@ impl QueueState {
         }
     }
 
-    /// The message is done with: the store forgets it for good with the ticket, and a confirm that
-    /// waited for its commit may go.
+    /// Settles the message in the store, for good with the returned ticket, and releases a confirm
+    /// that waited for its commit.
     pub(super) fn settle_in_store_and_confirm(
         queue: &Queue,
         entry: &QueuedMessage,
@@ -260,8 +260,8 @@ impl QueueState {
         })
     }
 
-    /// The message leaves unconsumed: a dead letter where the queue has a place for them, else it
-    /// is gone.
+    /// Removes a message unconsumed: it becomes a dead letter if the queue has a dead-letter
+    /// exchange, and is dropped otherwise.
     pub(super) fn discard(
         queue: &Arc<Queue>,
         entry: QueuedMessage,
@@ -273,7 +273,7 @@ impl QueueState {
                 .then_some((entry.level, entry.position));
             effects.add_dead_letter(DeadLetter::new(queue, entry.message, reason, stored));
         } else if Self::settle_in_store_and_confirm(queue, &entry, effects).is_err() {
-            // The store says so itself, once and loudly; the next publish is refused with it.
+            // The store logs that it has stopped, and the next publish is refused because of it.
             tracing::debug!(queue = %queue.name(), "a discarded message could not be settled");
         }
     }
@@ -314,8 +314,8 @@ impl QueueState {
         }
     }
 
-    /// What has expired must go, and what may expire must be known; the rest is read for consumers
-    /// alone.
+    /// Expired messages must be removed, and the next expiry must be known. Other messages are read
+    /// only for consumers.
     fn wanted_soon(&mut self, queue: &Arc<Queue>, now_ms: u64) -> Option<LoadRequest> {
         let due = self.ready.wanted_due(now_ms);
         if due.is_some() || !self.is_load_due(queue) {
@@ -352,8 +352,8 @@ impl QueueState {
         None
     }
 
-    /// Leaves what the store has to the store. Where a consumer takes messages, each level keeps a
-    /// head.
+    /// Unloads messages that the store has. If a consumer takes messages, each level keeps its head
+    /// in memory.
     pub(super) fn unload(&mut self, queue: &Arc<Queue>, effects: &mut Effects) {
         if self.is_deleted {
             return;
@@ -370,7 +370,7 @@ impl QueueState {
         }
     }
 
-    /// While memory is short, leaves to the store what was read and no consumer takes.
+    /// While memory is short, unloads messages that were read and that no consumer takes.
     pub(super) fn unload_unwanted(&mut self, queue: &Arc<Queue>, effects: &mut Effects) {
         if self.ready.is_scarce() && !self.consumers.has_willing(queue) {
             self.unload(queue, effects);
@@ -411,24 +411,23 @@ impl QueueState {
         Ok((count, ticket))
     }
 
-    /// The store could not give the next messages back: it is asked again after [`UNREADABLE_MS`].
+    /// Records a failed read of the store, which is repeated after [`UNREADABLE_MS`].
     pub(super) fn set_unreadable(&mut self, queue: &Arc<Queue>, effects: &mut Effects) {
         self.unreadable_until_ms = effects.now_ms + UNREADABLE_MS;
         limits::arm(queue, self, effects);
     }
 
-    /// When the store may be asked again, if it has just failed.
+    /// The time at which the store may be read again, if it has just failed.
     pub(super) fn unreadable_until(&self, effects: &Effects) -> Option<u64> {
         Some(self.unreadable_until_ms).filter(|until_ms| *until_ms > effects.now_ms)
     }
 
-    /// True while the store is not asked for the next messages, because it has just failed to give
-    /// them.
+    /// True while the store is not read because a read has just failed.
     pub(super) fn is_unreadable(&self, effects: &Effects) -> bool {
         self.unreadable_until(effects).is_some()
     }
 
-    /// Notes whether messages wait for want of consumers that take them.
+    /// Records whether messages wait because no consumer takes them.
     pub(super) fn note_stall(&mut self, effects: &Effects) {
         let is_stalled = !self.ready.is_empty() && !self.consumers.is_empty();
         match self.stalled_from_ms {

@@ -1,4 +1,4 @@
-//! Where dead letters go. Depends on `routing`.
+//! Routes dead letters. Depends on `routing`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,8 +31,8 @@ const FEW_PROPERTIES: usize = 1024;
 const TOLD_EVERY_MS: u64 = 10_000;
 
 impl Vhost {
-    /// Finds out where a dead letter goes. What its route hands to the store, and that the original
-    /// is settled there, is one commit: after a crash the message is in one place.
+    /// Finds the queues of a dead letter. What its route adds to the store and the settlement of
+    /// the original are in one commit, so that after a crash the message is in one place.
     pub(crate) fn dead_letter(&self, letter: DeadLetter, effects: &mut Effects) -> LetterRoute {
         let way = self.letter_way(&letter, effects);
         let way = way.unwrap_or_else(|| (letter.message.clone(), Vec::new()));

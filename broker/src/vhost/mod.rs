@@ -55,7 +55,7 @@ pub struct VhostLabels {
     pub tags: Vec<String>,
 }
 
-/// What a vhost takes beside its texts and its predeclared exchanges.
+/// The bytes of a vhost without its texts and its predeclared exchanges.
 const VHOST_BYTES: usize = 2048;
 
 impl VhostLabels {
@@ -262,8 +262,8 @@ pub(crate) fn strip_breaks(name: &str) -> String {
     name.replace(['\r', '\n'], "")
 }
 
-/// Refuses what would let exchanges, queues and bindings hold more memory than they may. `what` is
-/// what the client asked for, as `declare queue 'q'`.
+/// Refuses a request with which exchanges, queues and bindings would exceed their memory limit.
+/// `what` is the request in words, such as `declare queue 'q'`.
 fn check_room(bytes: usize, what: impl FnOnce() -> String) -> Result<(), Fault> {
     let kind = &memory::TOPOLOGY;
     if kind.has_room(bytes) {

@@ -13,7 +13,7 @@ use crate::persist::definition::{
 use crate::queue::arguments::QueueArguments;
 use crate::queue::{Queue, QueueIdentity};
 
-/// What becomes of the record of a binding whose queue is not there.
+/// What to do with the record of a binding whose queue does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OrphanBinding {
     /// The queue was deleted, and a crash cut that short: a new queue of its name has no bindings.
