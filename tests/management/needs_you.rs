@@ -239,7 +239,7 @@ fn what_is_held_is_taken_in_the_drawer_after_a_question() {
     );
     browser.click("#look-body section .take");
     browser.until("document.getElementById('sure').open");
-    browser.until("document.getElementById('sure-text').textContent.includes('counts as read')");
+    browser.until("document.getElementById('sure-text').textContent.includes('count as read')");
     browser.click("#sure-go");
     browser.until("!document.getElementById('sure').open");
     let question = loop {
