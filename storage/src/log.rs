@@ -86,7 +86,8 @@ impl SpareSlots {
         ready.insert(at, (file, was_written));
     }
 
-    /// Creates a file and allocates its blocks. Its name is durable when this returns.
+    /// Creates a file and allocates its blocks. Its name is durable when this returns. Nothing that
+    /// was written depends on it, so each failure counts as a want of room, which may pass.
     fn create(&self, name: &str, length: u64) -> io::Result<Arc<LogFile>> {
         if self.disk.free_bytes(&self.folder) < self.least_free_bytes.saturating_add(length) {
             return Err(io::ErrorKind::StorageFull.into());
@@ -94,7 +95,10 @@ impl SpareSlots {
         let path = self.folder.join(name);
         let created = self.disk.create(&path, length);
         let synced = created.and_then(|file| self.sync_names().map(|()| file));
-        let file = synced.inspect_err(|_| drop(self.disk.remove(&path)))?;
+        let file = synced.map_err(|error| {
+            drop(self.disk.remove(&path));
+            io::Error::new(io::ErrorKind::StorageFull, error)
+        })?;
         self.bytes.fetch_add(length, Ordering::Relaxed);
         Ok(Arc::new(LogFile { path, file, length }))
     }

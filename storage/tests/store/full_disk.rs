@@ -8,8 +8,8 @@ use storage::frame::SegmentHeader;
 use storage::{Opened, QueueId, Sequence, Store, StoreEvent, Urgency};
 
 use crate::damaged_store::{frames, logs};
-use crate::simulated_disk::{Kind, SimulatedDisk};
-use crate::support::{LIMIT, body, wait};
+use crate::simulated_disk::{Fault, Kind, SimulatedDisk};
+use crate::support::{LIMIT, body, until, wait};
 use crate::workload::{self, Diary};
 
 /// Waits until the space for acks is reserved, then takes the rest of the disk away.
@@ -18,7 +18,7 @@ fn fill_disk(disk: &SimulatedDisk) {
         let bytes = disk.bytes(path);
         path.starts_with("log") && bytes[..4096].iter().all(|byte| *byte == 0)
     };
-    crate::support::until(
+    until(
         || disk.files().iter().filter(|path| is_unused(path)).count() > 1,
         "spare segments are there",
     );
@@ -320,7 +320,7 @@ fn a_large_body_is_written_once_while_its_record_finds_no_room() {
     }
     drop(together);
     let written = || disk.written() - before;
-    crate::support::until(|| written() >= large as u64, "the body is written");
+    until(|| written() >= large as u64, "the body is written");
     // It was written again at each attempt.
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(store.durable() < last, "there is room for the record");
@@ -332,5 +332,39 @@ fn a_large_body_is_written_once_while_its_record_finds_no_room() {
         "{written} bytes were written"
     );
     assert_eq!(left_after_kill(&disk, QueueId(2)), 1);
+    opened.store.close().unwrap();
+}
+
+/// Nothing is in a file that could not be created, so nothing is lost with it.
+#[test]
+fn commits_wait_while_no_file_can_be_created_and_acks_do_not() {
+    let disk = SimulatedDisk::new();
+    let (_folder, opened) = open_on(&disk);
+    let store = &opened.store;
+    crate::support::fill(store, QueueId(2), 0..1, 30);
+    disk.fail(Some(Fault {
+        at: 0,
+        count: u64::MAX,
+        error: std::io::ErrorKind::Other,
+        hits: |kind| kind == Kind::Create,
+    }));
+    let append = |queue, length| {
+        let text = body(queue, 0, length);
+        let ticket = store.append(queue, Sequence(0), &[&text], Urgency::Confirmed);
+        ticket.unwrap()
+    };
+    // It has a file of its own, and the others are more than the segments that are there hold.
+    let large = append(QueueId(3), 1_200_000);
+    let others = (4..100).map(|queue| append(QueueId(queue), 9_000)).max();
+    let others = others.unwrap();
+    until(|| disk.hits() > 5, "the store tries again");
+    store.settle(QueueId(2), Sequence(0)).unwrap();
+    wait_until_left(&disk, QueueId(2), 0);
+    assert!(store.durable() < large.min(others));
+    disk.fail(None);
+    wait(store, large.max(others));
+    for queue in 3..100 {
+        assert_eq!(left_after_kill(&disk, QueueId(queue)), 1);
+    }
     opened.store.close().unwrap();
 }
