@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::disk::{Disk, FileDisk, is_no_room, is_refused, set_aside, to_usize};
+use crate::disk::{Disk, FileDisk, is_refused, kept_text, set_aside, to_usize};
 use crate::engine::{Change, Engine, snapshots};
 use crate::frame::{VERSION, push};
 use crate::index::{FramePlace, Index, Tail};
@@ -230,7 +230,8 @@ impl CheckpointRows {
         let then = "; the log was read instead";
         let all = ("the index", vec![path.clone()], then);
         for (what, parts, then) in [snapshot, all] {
-            let Some(reason) = outcome.as_ref().err().filter(|error| !is_no_room(error)) else {
+            // Where it may not be opened, it is not damaged.
+            let Some(reason) = outcome.as_ref().err().filter(|error| !is_refused(error)) else {
                 break;
             };
             let kept = parts.iter().map(|part| self.keep_aside(part));
@@ -312,7 +313,9 @@ impl CheckpointRows {
             self.options.disk.as_ref(),
             self.folder.join(DEFINITIONS_JSON),
         );
-        let read = match disk.read_file(&path) {
+        // A failure may pass.
+        let read = disk.read_file(&path).or_else(|_| disk.read_file(&path));
+        let read = match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) if is_refused(&error) => return Err(error),
             bytes => bytes.map_err(ParseFailure::from),
@@ -325,12 +328,9 @@ impl CheckpointRows {
                 report.repairs.push(note.to_owned());
             }
             Err(reason) => {
-                let kept = set_aside(disk, &self.folder, &path);
-                let kept = kept.map(|kept| kept.display().to_string());
-                let kept = kept.unwrap_or_else(|error| error.to_string());
-                report.losses.push(format!(
-                    "definitions.json cannot be read ({reason}); it is kept: {kept}"
-                ));
+                let kept = kept_text(set_aside(disk, &self.folder, &path));
+                let line = format!("definitions.json cannot be read ({reason}); it is {kept}");
+                report.losses.push(line);
             }
         }
         Ok(())

@@ -197,10 +197,35 @@ impl LogFile {
         Ok(done)
     }
 
+    /// Reads like [`read`](Self::read), after a failure piece by piece: it may pass, or be of one
+    /// sector. Returns the first that stays; the piece is left as it is.
+    pub(crate) fn read_pieces(
+        &self,
+        buffer: &mut [u8],
+        offset: u64,
+        length: usize,
+    ) -> io::Result<()> {
+        let mut outcome = Ok(());
+        if self.read(buffer, offset).is_err() {
+            for (at, piece) in (offset..).step_by(length).zip(buffer.chunks_mut(length)) {
+                outcome = outcome.and(self.read(piece, at).map(drop));
+            }
+        }
+        outcome
+    }
+
     /// Writes bytes at an offset and makes them durable.
     pub(crate) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_at(bytes, offset)?;
         self.file.sync()
+    }
+}
+
+/// What became of something damaged, as the end of a sentence.
+pub(crate) fn kept_text(place: io::Result<PathBuf>) -> String {
+    match place {
+        Ok(place) => format!("kept in {}", place.display()),
+        Err(error) => format!("not set aside: {error}"),
     }
 }
 

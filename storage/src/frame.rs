@@ -18,7 +18,7 @@ const MAGIC: [u8; 8] = *b"cbrklog\x04";
 /// Version of the format, the last byte of the magic.
 pub(crate) const VERSION: u16 = MAGIC[7] as u16;
 /// Where the second copy of the segment header begins.
-const SECOND_COPY: usize = 2048;
+pub(crate) const SECOND_COPY: usize = 2048;
 
 /// Rounds up to whole blocks.
 pub const fn padded(bytes: u64) -> u64 {

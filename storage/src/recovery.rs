@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::checkpoint::{CheckpointMeta, CheckpointRows};
-use crate::disk::{LogFile, is_refused, set_aside, to_usize};
+use crate::disk::{LogFile, is_refused, kept_text, set_aside, to_usize};
 use crate::extent::Segment;
 use crate::frame::{
-    BLOCK, FRAME_HEADER, FrameHeader, Secret, SegmentHeader, SegmentState, VERSION, padded,
+    BLOCK, FRAME_HEADER, FrameHeader, SECOND_COPY, Secret, SegmentHeader, SegmentState, VERSION,
+    padded,
 };
 use crate::index::{FramePlace, Index};
 use crate::log::SpareSlots;
@@ -90,7 +91,7 @@ pub(crate) fn open(folder: &Path, options: &Options) -> Result<RecoveredStore, O
     }
     recovery.drop_void_segments();
     recovery.restore().map_err(failed("read"))?;
-    recovery.keep_unnamed_bodies().map_err(failed("read"))?;
+    recovery.keep_unnamed_bodies();
     Ok(recovery.finish())
 }
 
@@ -100,12 +101,19 @@ impl Recovery<'_> {
         let disk = Arc::clone(&self.slots.disk);
         for path in disk.list(&self.slots.folder)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let slot = match name.strip_suffix(".log").map(|name| (name, name.parse())) {
-                Some((_, Ok(slot))) => slot,
-                Some((name, _)) if name.starts_with("body-") => 0,
+            let name = name.strip_suffix(".log").unwrap_or_default();
+            let number = name.strip_prefix("body-").map(str::parse::<u64>);
+            let slot = match (name.parse(), number) {
+                (Ok(slot), _) => slot,
+                (_, Some(Ok(number))) => {
+                    self.used(number);
+                    0
+                }
                 _ => continue,
             };
-            let opened = disk.open(&path).and_then(|file| Ok((file.length()?, file)));
+            let open = || disk.open(&path).and_then(|file| Ok((file.length()?, file)));
+            // A failure may pass.
+            let opened = open().or_else(|_| open());
             let length = opened.as_ref().map_or(0, |(length, _)| *length);
             self.slots.found(slot, length);
             let place = path.display();
@@ -114,44 +122,39 @@ impl Recovery<'_> {
                 // What is in it is whole: it must not count as lost.
                 Err(error) if is_refused(&error) => return Err(error),
                 Err(error) => self.report.lost(unreadable(error)),
-                Ok((length, file)) => self.found(Arc::new(LogFile { path, file, length }))?,
+                Ok((length, file)) => self.found(Arc::new(LogFile { path, file, length })),
             }
         }
         Ok(())
     }
 
+    /// A segment or a large body had this number: it is not used again.
+    fn used(&mut self, number: u64) {
+        self.next_number = self.next_number.max(number.saturating_add(1));
+    }
+
     /// Sorts a file by its header.
-    fn found(&mut self, file: Arc<LogFile>) -> io::Result<()> {
+    fn found(&mut self, file: Arc<LogFile>) {
         let mut block = vec![0; to_usize(BLOCK.min(file.length))];
-        let is_read = file.read(&mut block, 0).is_ok();
+        let is_read = file.read_pieces(&mut block, 0, SECOND_COPY).is_ok();
         self.foreign = self.foreign.or(SegmentHeader::foreign_version(&block));
         let whole = file.length == self.slots.segment_bytes;
         match SegmentHeader::parse(&block) {
             _ if self.foreign.is_some() => {}
-            None if is_read && block.iter().all(|byte| *byte == 0) => {
-                return self.found_unused(file);
-            }
-            None => return self.put_aside(&file, "has no readable header"),
-            Some(header) => return self.found_segment(header, file, whole),
+            None if is_read && block.iter().all(|byte| *byte == 0) => self.found_unused(file),
+            None => self.put_aside(&file, "has no readable header"),
+            Some(header) => self.found_segment(header, file, whole),
         }
-        Ok(())
     }
 
-    fn found_segment(
-        &mut self,
-        header: SegmentHeader,
-        file: Arc<LogFile>,
-        is_whole: bool,
-    ) -> io::Result<()> {
+    fn found_segment(&mut self, header: SegmentHeader, file: Arc<LogFile>, is_whole: bool) {
         let number = header.number;
-        self.next_number = self.next_number.max(number.saturating_add(1));
+        self.used(number);
         let segments = &mut self.index.segments.all;
         match header.state {
             SegmentState::Free if is_whole => self.slots.keep(file, true),
-            SegmentState::Free => self.slots.remove(&file)?,
-            _ if segments.contains_key(&number) => {
-                return self.put_aside(&file, "is a double of another");
-            }
+            SegmentState::Free => drop(self.slots.remove(&file)),
+            _ if segments.contains_key(&number) => self.put_aside(&file, "is a double of another"),
             state => {
                 let is_body = state == SegmentState::Body;
                 segments.insert(number, Segment::new(Arc::clone(&file), is_body));
@@ -165,17 +168,16 @@ impl Recovery<'_> {
                 }
             }
         }
-        Ok(())
     }
 
     /// A slot whose header block was never written. Frames without one belong to a first write that
     /// was cut short.
-    fn found_unused(&mut self, file: Arc<LogFile>) -> io::Result<()> {
+    fn found_unused(&mut self, file: Arc<LogFile>) {
         let (path, length) = (file.path.display(), file.length);
         if length != self.slots.segment_bytes {
-            let what = "bytes and nothing in them: it was removed";
+            let what = "bytes and nothing in them: it is not needed";
             self.report.repaired(format!("{path} has {length} {what}"));
-            return self.slots.remove(&file);
+            return drop(self.slots.remove(&file));
         }
         let mut head = [0; 64];
         let was_written = file.read(&mut head, BLOCK).is_err() || head != [0; 64];
@@ -184,16 +186,17 @@ impl Recovery<'_> {
             self.report.repaired(line);
         }
         self.slots.keep(file, was_written);
-        Ok(())
     }
 
-    fn put_aside(&mut self, file: &LogFile, why: &str) -> io::Result<()> {
-        let aside = set_aside(self.slots.disk.as_ref(), self.folder, &file.path)?;
-        self.slots.bytes.fetch_sub(file.length, Ordering::Relaxed);
-        let (path, aside) = (file.path.display(), aside.display());
-        let line = format!("{path} {why}; it is kept in {aside}");
-        self.report.lost(line);
-        Ok(())
+    /// Puts a file under `set-aside/`. Where that fails, on a read-only disk say, it stays where it
+    /// is, and is not used.
+    fn put_aside(&mut self, file: &LogFile, why: &str) {
+        let aside = set_aside(self.slots.disk.as_ref(), self.folder, &file.path);
+        if aside.is_ok() {
+            self.slots.bytes.fetch_sub(file.length, Ordering::Relaxed);
+        }
+        let (path, kept) = (file.path.display(), kept_text(aside));
+        self.report.lost(format!("{path} {why}; it is {kept}"));
     }
 
     /// Segments whose first write failed: a later one says that it follows an earlier one.
@@ -270,14 +273,9 @@ impl Recovery<'_> {
         // What the segment before has left in it does not fit this one's sums.
         let mut bytes = std::mem::take(&mut self.buffer);
         bytes.resize(to_usize(file.length), 0);
-        if let Err(error) = file.read(&mut bytes, 0) {
+        if let Err(error) = file.read_pieces(&mut bytes, 0, to_usize(BLOCK)) {
             let line = format!("{}: {error}", file.path.display());
             self.report.lost(line);
-            // Only the sectors that cannot be read are lost.
-            let blocks = bytes.chunks_mut(to_usize(BLOCK));
-            for (at, block) in (0..).step_by(to_usize(BLOCK)).zip(blocks) {
-                let _ = file.read(block, at);
-            }
         }
         bytes
     }
@@ -350,30 +348,28 @@ impl Recovery<'_> {
         }
         let stretch = bytes.get(to_usize(from)..to_usize(to).min(bytes.len()));
         let (disk, aside) = (self.options.disk.as_ref(), self.folder.join("set-aside"));
-        let name = format!("frame-{segment}-{from}");
+        let copy = aside.join(format!("frame-{segment}-{from}"));
         let kept = disk.create_folder(&aside).and_then(|()| {
-            disk.write_file(&aside.join(&name), stretch.unwrap_or_default())?;
+            disk.write_file(&copy, stretch.unwrap_or_default())?;
             disk.sync_folder(&aside)?;
             disk.sync_folder(self.folder)
         });
-        let kept = kept.map_or_else(|error| error.to_string(), |()| format!("set-aside/{name}"));
-        let length = to - from;
+        let (length, kept) = (to - from, kept_text(kept.map(|()| copy)));
         let place = format!("{length} bytes of segment {segment} at {from}");
-        let line = format!("{place} are damaged; a copy is kept: {kept}");
-        self.report.lost(line);
+        self.report
+            .lost(format!("{place} are damaged; a copy is {kept}"));
     }
 
-    /// Puts large bodies aside that no record names, where a damaged frame may have named them.
-    fn keep_unnamed_bodies(&mut self) -> io::Result<()> {
+    /// Puts large bodies aside that no record names, where one that is damaged may have named them.
+    fn keep_unnamed_bodies(&mut self) {
         let segments = &mut self.index.segments.all;
-        if segments.values().any(|segment| segment.is_damaged) {
+        if !self.report.losses.is_empty() {
             let is_unnamed = |_: &u64, body: &mut Segment| body.is_body && body.live == 0;
             let unnamed: Vec<_> = segments.extract_if(.., is_unnamed).collect();
             for (_, body) in unnamed {
-                self.put_aside(&body.file, "is named by no record that can be read")?;
+                self.put_aside(&body.file, "is named by no record that can be read");
             }
         }
-        Ok(())
     }
 
     fn finish(self) -> RecoveredStore {

@@ -26,6 +26,7 @@ mod out_of_memory;
 #[cfg(target_os = "linux")]
 mod power;
 mod random;
+mod refused;
 #[cfg(target_os = "linux")]
 mod scale;
 mod simulated_disk;
