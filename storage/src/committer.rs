@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use crate::disk::{is_no_room, lock, to_usize};
 use crate::extent::Ranges;
 use crate::frame::{BLOCK, FrameBuilder, LARGE_BYTES, Record};
-use crate::handover::{CommitBatch, Demand, Handover};
+use crate::handover::{Demand, Handover};
 use crate::index::Index;
 use crate::log::{FramePurpose, LogWriter};
-use crate::pending::{Chunk, CommitShare};
+use crate::pending::{Chunk, CommitBatch, CommitShare, Unity};
 use crate::terms::{Options, Stopped, StoreEvent};
 use crate::tidying::{Compaction, TidyingHandle};
 
@@ -201,10 +201,9 @@ impl Committer {
             }
         }
         let before = self.frame.body().len();
-        let limit = if batch.is_whole {
-            usize::MAX
-        } else {
-            self.part_bytes()
+        let limit = match batch.unity {
+            Unity::None => self.part_bytes(),
+            Unity::Whole | Unity::Continued => usize::MAX,
         };
         let mut is_whole = true;
         for (queue, taken) in batch.queues.iter().filter(|(_, taken)| !taken.is_dropped) {
@@ -227,8 +226,7 @@ impl Committer {
         Ok(is_whole)
     }
 
-    /// Writes what frees space, of those batches that were not relieved before and may be cut apart
-    /// or hold nothing else.
+    /// Writes what frees space, of those batches that were not relieved before.
     fn relieve(
         &mut self,
         batches: &VecDeque<CommitBatch>,
@@ -236,8 +234,8 @@ impl Committer {
     ) -> Result<(), Stopped> {
         self.frame.clear();
         self.compaction.add_piece(&self.index, &mut self.frame);
-        let may_go = |batch: &&CommitBatch| !batch.is_whole || batch.only_frees();
-        for batch in batches.range(*relieved..).filter(may_go) {
+        let later = batches.range(*relieved..);
+        for batch in later.filter(|batch| batch.may_go_ahead()) {
             for (key, _) in batch
                 .definitions
                 .iter()

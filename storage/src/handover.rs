@@ -15,40 +15,14 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::disk::lock;
-use crate::pending::{Chunk, CommitShare, PendingQueue, QueueCopy};
+use crate::pending::{Chunk, CommitBatch, DefinitionChange, PendingQueue, QueueCopy, Unity};
 use crate::terms::{PendingAccount, QueueId, Sequence, Stopped, StoreEvent, Ticket, Urgency};
 
 const SHARDS: usize = 8;
 /// How long a commit waits for work that must not be cut apart.
 const TOGETHER_LATEST: Duration = Duration::from_secs(1);
-
-/// One change of one definition: the new value, or none.
-pub(crate) type DefinitionChange = (Vec<u8>, Option<Vec<u8>>);
-
-/// What one commit is made of.
-#[derive(Debug, Default)]
-pub(crate) struct CommitBatch {
-    /// The last batch in it; 0 if no caller waits for it.
-    pub(crate) through: u64,
-    pub(crate) queues: Vec<(QueueId, Arc<CommitShare>)>,
-    pub(crate) definitions: Vec<DefinitionChange>,
-    /// Something in it must not be cut apart.
-    pub(crate) is_whole: bool,
-}
-
-impl CommitBatch {
-    /// Whether it has no message and no definition to write, so that one small frame has all of it.
-    pub(crate) fn only_frees(&self) -> bool {
-        let has_messages = |taken: &CommitShare| {
-            taken
-                .chunks
-                .iter()
-                .any(|chunk| chunk.live().next().is_some())
-        };
-        !self.queues.iter().any(|(_, taken)| has_messages(taken))
-            && self.definitions.iter().all(|(_, value)| value.is_none())
-    }
-}
+/// How often it then looks whether too many bytes wait.
+const TOGETHER_SLICE: Duration = Duration::from_millis(10);
 
 #[derive(Default)]
 struct Shard {
@@ -65,8 +39,12 @@ struct Holders {
     count: usize,
     /// Rises when commits have waited long enough: those that entered before do not count any more.
     round: u64,
-    /// A call has entered since the last cut.
-    has_entered: bool,
+    /// How many of those have not left yet.
+    overdue: usize,
+    /// Of the batch that gathers.
+    gathering: Unity,
+    /// Of what was closed since the last take.
+    closed: Unity,
     cut: AwaitedCut,
 }
 
@@ -95,8 +73,6 @@ pub(crate) struct Handover {
     durable: AtomicU64,
     holders: Mutex<Holders>,
     has_left: Condvar,
-    /// Something since the last take must not be cut apart.
-    is_whole: AtomicBool,
     stopped: OnceLock<Stopped>,
     pub(crate) progress: Box<dyn Fn(StoreEvent) + Send + Sync>,
 }
@@ -117,7 +93,6 @@ impl Handover {
             durable: AtomicU64::new(0),
             holders: Mutex::default(),
             has_left: Condvar::new(),
-            is_whole: AtomicBool::new(false),
             stopped: OnceLock::new(),
             progress,
         };
@@ -240,25 +215,23 @@ impl Handover {
     /// A batch is closed by [`close_batch`](Self::close_batch) alone, under the lock of the holders
     /// and either with none inside or after those inside have lost their hold by the time or the
     /// bytes. So all that a caller hands over between its `enter` and its `leave` has one number,
-    /// and a batch in which anybody entered is committed as one frame.
+    /// and a batch in which anybody entered is committed as one frame. What a caller hands over
+    /// after it has lost its hold is never committed before what it handed over until then.
     pub(crate) fn cut(&self) -> (u64, Demand) {
         let until = Instant::now() + TOGETHER_LATEST;
         let mut holders = lock(&self.holders);
         while holders.count > 0 {
-            let rest = until.saturating_duration_since(Instant::now());
-            if rest.is_zero() || self.pending_bytes() >= self.limit {
-                holders.count = 0;
-                holders.round += 1;
-                break;
-            }
             holders.cut = AwaitedCut::Wanted;
             // In slices: the pending bytes rise without a notice.
-            let slice = rest.min(Duration::from_millis(10));
-            let waited = self.has_left.wait_timeout(holders, slice);
+            let waited = self.has_left.wait_timeout(holders, TOGETHER_SLICE);
             holders = waited.unwrap_or_else(PoisonError::into_inner).0;
             if let AwaitedCut::Made(batch, demand) = holders.cut {
                 holders.cut = AwaitedCut::None;
                 return (batch, demand);
+            }
+            if Instant::now() >= until || self.pending_bytes() >= self.limit {
+                holders.overdue += std::mem::take(&mut holders.count);
+                holders.round += 1;
             }
         }
         holders.cut = AwaitedCut::None;
@@ -269,9 +242,12 @@ impl Handover {
     /// of a caller that enters comes in between.
     fn close_batch(&self, holders: &mut Holders) -> (u64, Demand) {
         let mut shards = self.shards.each_ref().map(lock);
-        if std::mem::take(&mut holders.has_entered) {
-            self.is_whole.store(true, Ordering::Release);
-        }
+        holders.closed = holders.closed.max(holders.gathering);
+        holders.gathering = if holders.overdue > 0 {
+            Unity::Continued
+        } else {
+            Unity::None
+        };
         // Reset under all locks: work that comes later asks again, earlier work is in the batch
         // that was cut.
         let demand = self.signal.take();
@@ -287,7 +263,7 @@ impl Handover {
     pub(crate) fn enter(&self) -> u64 {
         let mut holders = lock(&self.holders);
         holders.count += 1;
-        holders.has_entered = true;
+        holders.gathering = holders.gathering.max(Unity::Whole);
         holders.round
     }
 
@@ -295,6 +271,7 @@ impl Handover {
     pub(crate) fn leave(&self, round: u64) {
         let mut holders = lock(&self.holders);
         if holders.round != round {
+            holders.overdue -= 1;
             return;
         }
         holders.count -= 1;
@@ -307,7 +284,7 @@ impl Handover {
 
     /// Takes all work of the batches up to `through`.
     pub(crate) fn take(&self, through: u64) -> CommitBatch {
-        let is_whole = self.is_whole.swap(false, Ordering::AcqRel);
+        let unity = std::mem::take(&mut lock(&self.holders).closed);
         let (mut queues, mut definitions) = (Vec::new(), Vec::new());
         for shard in &self.shards {
             let mut shard = lock(shard);
@@ -322,7 +299,7 @@ impl Handover {
             through,
             queues,
             definitions,
-            is_whole,
+            unity,
         }
     }
 

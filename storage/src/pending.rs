@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::extent::Ranges;
 use crate::frame::Range;
-use crate::terms::{Sequence, Urgency};
+use crate::terms::{QueueId, Sequence, Urgency};
 
 /// A chunk takes no further message beyond this size.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -101,6 +101,55 @@ pub(crate) struct CommitShare {
     pub(crate) is_dropped: bool,
     /// Everything below was handed out.
     pub(crate) delivered_below: u64,
+}
+
+/// One change of one definition: the new value, or none.
+pub(crate) type DefinitionChange = (Vec<u8>, Option<Vec<u8>>);
+
+/// What one commit is made of.
+#[derive(Debug, Default)]
+pub(crate) struct CommitBatch {
+    /// The last batch in it; 0 if no caller waits for it.
+    pub(crate) through: u64,
+    pub(crate) queues: Vec<(QueueId, Arc<CommitShare>)>,
+    pub(crate) definitions: Vec<DefinitionChange>,
+    pub(crate) unity: Unity,
+}
+
+/// What of a batch must be committed together.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Unity {
+    /// Nothing.
+    #[default]
+    None,
+    /// All of it, in one frame.
+    Whole,
+    /// The same, and not before the batch in front of it, which has the first part of something
+    /// that was held together for too long.
+    Continued,
+}
+
+impl CommitBatch {
+    /// Whether what frees space in it may be written before what waits for room.
+    pub(crate) fn may_go_ahead(&self) -> bool {
+        match self.unity {
+            Unity::None => true,
+            Unity::Whole => self.only_frees(),
+            Unity::Continued => false,
+        }
+    }
+
+    /// Whether it has no message and no definition to write, so that one small frame has all of it.
+    fn only_frees(&self) -> bool {
+        let has_messages = |taken: &CommitShare| {
+            taken
+                .chunks
+                .iter()
+                .any(|chunk| chunk.live().next().is_some())
+        };
+        !self.queues.iter().any(|(_, taken)| has_messages(taken))
+            && self.definitions.iter().all(|(_, value)| value.is_none())
+    }
 }
 
 /// What waits of one queue.

@@ -368,3 +368,35 @@ fn commits_wait_while_no_file_can_be_created_and_acks_do_not() {
     }
     opened.store.close().unwrap();
 }
+
+/// What was held together for too long falls into two commits. On a full disk the ack of the
+/// second must not go before the message of the first: a crash would find neither.
+#[test]
+fn the_ack_of_a_move_that_took_too_long_does_not_go_before_its_message() {
+    let disk = SimulatedDisk::new();
+    let (_folder, opened) = open_on(&disk);
+    let store = &opened.store;
+    let (from, to, other, empty) = (QueueId(2), QueueId(3), QueueId(4), QueueId(5));
+    for queue in [from, other] {
+        crate::support::fill(store, queue, 0..1, 30);
+    }
+    fill_up(store, &disk);
+    let together = store.pause_commits();
+    let text = body(to, 0, 3_000);
+    let moved = store.append(to, Sequence(0), &[&text], Urgency::Confirmed);
+    let moved = moved.unwrap();
+    // Changes nothing.
+    let now = || store.purge(empty, Sequence(0)).unwrap();
+    until(|| now() > moved, "the hold is broken");
+    store.settle(from, Sequence(0)).unwrap();
+    let settled = now();
+    drop(together);
+    until(|| now() > settled, "that batch is closed");
+    store.settle(other, Sequence(0)).unwrap();
+    wait_until_left(&disk, other, 0);
+    assert_eq!(left_after_kill(&disk, from), 1);
+    disk.set_free_bytes(u64::MAX);
+    wait(store, settled.max(moved));
+    assert_eq!(left_after_kill(&disk, from), 0);
+    assert_eq!(left_after_kill(&disk, to), 1);
+}
