@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::disk::{is_no_room, lock, to_usize};
 use crate::extent::Ranges;
-use crate::frame::{BLOCK, FrameBuilder, LARGE_BYTES, Record};
+use crate::frame::{BLOCK, FrameBuilder, LARGE_BYTES, Record, pack_ranges};
 use crate::handover::{Demand, Handover};
 use crate::index::Index;
 use crate::log::{FramePurpose, LogWriter};
@@ -327,13 +327,13 @@ impl Committer {
         for (first, last) in taken.settled.iter().filter(|(first, _)| *first < next) {
             settled.add(*first, next.saturating_sub(1).min(*last));
         }
-        let settled: Vec<_> = settled.iter().collect();
+        let settled = pack_ranges(settled.iter());
         if !settled.is_empty() {
-            self.frame.push(&Record::Settled(queue, settled));
+            self.frame.push(&Record::Settled(queue, &settled));
         }
         if next > 0 && taken.delivered_below > delivered_below {
             let numbers = [queue, next, taken.delivered_below];
-            self.frame.push(&Record::Numbers(numbers, Vec::new()));
+            self.frame.push(&Record::Numbers(numbers, &[]));
         }
     }
 

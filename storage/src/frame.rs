@@ -14,7 +14,7 @@ pub const BLOCK: u64 = 4096;
 pub const FRAME_HEADER: usize = 32;
 /// Bodies above this many bytes get a file of their own.
 pub(crate) const LARGE_BYTES: usize = 1 << 20;
-const MAGIC: [u8; 8] = *b"cbrklog\x04";
+const MAGIC: [u8; 8] = *b"cbrklog\x05";
 /// Version of the format, the last byte of the magic.
 pub(crate) const VERSION: u16 = MAGIC[7] as u16;
 /// Where the second copy of the segment header begins.
@@ -258,6 +258,28 @@ pub struct Malformed;
 /// Sequences from the first to the last.
 pub type Range = (u64, u64);
 
+/// Packs ranges in rising order: for each how many sequences lie between it and the one before, and
+/// how many more than one it has.
+pub fn pack_ranges(ranges: impl Iterator<Item = Range>) -> Vec<u8> {
+    let (mut packed, mut next) = (Vec::new(), 0);
+    for (first, last) in ranges {
+        push(&mut packed, &(first - next, last - first));
+        next = last.saturating_add(1);
+    }
+    packed
+}
+
+/// The first of some packed ranges, and the others. `next` is the sequence behind the one before.
+pub(crate) fn take_range(packed: &[u8], next: u64) -> Result<(Range, &[u8]), Malformed> {
+    let taken = postcard::take_from_bytes::<Range>(packed).ok();
+    let taken = taken.and_then(|((gap, more), others)| {
+        let first = next.checked_add(gap)?;
+        let last = first.checked_add(more).filter(|last| *last < u64::MAX)?;
+        Some(((first, last), others))
+    });
+    taken.ok_or(Malformed)
+}
+
 /// Appends a value in the encoding of postcard: numbers as varints, bytes after their length.
 pub(crate) fn push(out: &mut Vec<u8>, value: &impl Serialize) {
     // Only a value that does not know its own length can fail, and there is none.
@@ -408,16 +430,17 @@ pub enum Record<'a> {
     /// Messages, or copies of them: of sequences that were used before.
     #[serde(borrow)]
     Group(Group<'a>),
-    /// Messages of a queue that is known are gone.
-    Settled(u64, Vec<Range>),
+    /// Messages of a queue that is known are gone: packed ranges.
+    Settled(u64, #[serde(serialize_with = "in_one_piece")] &'a [u8]),
     /// A definition is set: key and value.
     Put(&'a [u8], &'a [u8]),
     /// The definition of a key is gone.
     Remove(&'a [u8]),
     /// A queue is gone.
     Drop(u64),
-    /// Queue, the first sequence never used, everything below was delivered; what is gone.
-    Numbers([u64; 3], Vec<Range>),
+    /// Queue, the first sequence never used, everything below was delivered; packed ranges of what
+    /// is gone.
+    Numbers([u64; 3], #[serde(serialize_with = "in_one_piece")] &'a [u8]),
     /// Only queues count whose numbers follow in this frame. Holds the last commit that changed a
     /// definition and is in a checkpoint.
     Snapshot(u64),
@@ -430,10 +453,6 @@ impl Record<'_> {
         match self {
             Self::Group(Group { heads, data, .. }) => {
                 heads.is_sound() && heads.bytes() + CRC as u64 == data.len() as u64
-            }
-            Self::Settled(_, ranges) | Self::Numbers(_, ranges) => {
-                let mut ranges = ranges.iter();
-                ranges.all(|(first, last)| first <= last && *last < u64::MAX)
             }
             _ => true,
         }

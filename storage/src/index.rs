@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::extent::{ExtentRun, QueueIndex, Segments};
-use crate::frame::{FRAME_HEADER, Malformed, Range, Record, push, records};
+use crate::frame::{FRAME_HEADER, Malformed, Record, pack_ranges, push, records, take_range};
 use crate::terms::{QueueId, Recovered, Sequence};
 
 /// Where a frame lies.
@@ -95,7 +95,7 @@ impl Index {
                     self.place(queue, base, run);
                 }
             }
-            Record::Settled(queue, ranges) => self.settle(queue, &ranges),
+            Record::Settled(queue, ranges) => self.settle(queue, ranges)?,
             Record::Drop(queue) => {
                 if let Some(mut queue) = self.queues.remove(&queue) {
                     queue.cut(0, u64::MAX, &mut self.segments);
@@ -112,20 +112,24 @@ impl Index {
                 let queue = queue.or_insert_with(|| before.remove(&number).unwrap_or_default());
                 queue.next = queue.next.max(next);
                 queue.delivered_below = queue.delivered_below.max(delivered_below);
-                self.settle(number, &ranges);
+                self.settle(number, ranges)?;
             }
         }
         Ok(())
     }
 
-    fn settle(&mut self, queue: u64, ranges: &[Range]) {
+    fn settle(&mut self, queue: u64, mut ranges: &[u8]) -> Result<(), Malformed> {
         let Some(queue) = self.queues.get_mut(&queue) else {
             self.unknown += 1;
-            return;
+            return Ok(());
         };
-        for (first, last) in ranges {
-            queue.settle(*first, *last, &mut self.segments);
+        let mut next = 0;
+        while !ranges.is_empty() {
+            let ((first, last), others) = take_range(ranges, next)?;
+            queue.settle(first, last, &mut self.segments);
+            (ranges, next) = (others, last + 1);
         }
+        Ok(())
     }
 
     fn define(&mut self, key: &[u8], value: Option<&[u8]>, commit: u64) {
@@ -158,10 +162,8 @@ impl Index {
         push(&mut out, &Record::Snapshot(self.defined));
         for (number, queue) in &self.queues {
             let numbers = [*number, queue.next, queue.delivered_below];
-            push(
-                &mut out,
-                &Record::Numbers(numbers, queue.settled.iter().collect()),
-            );
+            let settled = pack_ranges(queue.settled.iter());
+            push(&mut out, &Record::Numbers(numbers, &settled));
         }
         out
     }

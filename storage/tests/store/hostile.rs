@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use storage::frame::{BLOCK, FrameBuilder, Record, Secret, SegmentHeader};
+use storage::frame::{BLOCK, FrameBuilder, Record, Secret, SegmentHeader, pack_ranges};
 use storage::{Opened, QueueId, Sequence, Store, Urgency};
 
 use crate::forge::{raw_frame, segment};
@@ -224,8 +224,10 @@ fn a_frame_made_as_documented_counts() {
 #[test]
 fn records_of_queues_that_nobody_knows_are_counted_and_left_out() {
     let mut builder = FrameBuilder::default();
-    builder.push(&Record::Settled(9, vec![(0, 4)]));
-    builder.push(&Record::Settled(9, vec![(6, 6)]));
+    for range in [(0, 4), (6, 6)] {
+        let ranges = pack_ranges([range].into_iter());
+        builder.push(&Record::Settled(9, &ranges));
+    }
     let disk = SimulatedDisk::new();
     let segment = segment(&[builder.body().to_vec()]);
     disk.replace(Path::new("log/000001.log"), segment);
@@ -241,15 +243,16 @@ fn nearly(kind: u8, numbers: [u64; 4], body: &[u8], damage: &[(usize, u8)]) -> V
     let mut builder = FrameBuilder::default();
     let [a, b, c, d] = numbers;
     let entries = [(b, body), (b.saturating_add(1 + c % 5), body)];
-    let range = vec![(b.min(c), b.max(c))];
+    let packed = |first, last| pack_ranges([(first, last)].into_iter());
+    let range = packed(b.min(c), b.max(c));
     match kind % 8 {
         0 => builder.messages((a, d), entries.into_iter()),
         1 => builder.messages((a, b), entries.into_iter()),
-        2 => builder.push(&Record::Settled(a, range)),
+        2 => builder.push(&Record::Settled(a, &range)),
         3 => builder.push(&Record::Put(body, body)),
-        4 => builder.push(&Record::Settled(a, vec![(0, b)])),
+        4 => builder.push(&Record::Settled(a, &packed(0, b))),
         5 => builder.push(&Record::Drop(a)),
-        6 => builder.push(&Record::Numbers([a, b, c], range)),
+        6 => builder.push(&Record::Numbers([a, b, c], &range)),
         _ => builder.push(&Record::Run([a, b, c], body)),
     }
     let mut bytes = builder.body().to_vec();

@@ -278,3 +278,32 @@ fn a_lone_commit_in_a_new_slot_writes_zeros_ahead_for_the_next_ones() {
     let all: Vec<u64> = (0..34).collect();
     assert_eq!(read_all(&again.store, QUEUE, 30), all);
 }
+
+/// Each segment begins with what is settled between messages that are not.
+#[test]
+fn a_settled_message_between_others_takes_two_bytes_in_a_snapshot() {
+    const HOLES: u64 = 20_000;
+    let disk = SimulatedDisk::new();
+    let still = |options| Options {
+        compact_from_bytes: u64::MAX,
+        ..options
+    };
+    let opened = open(&disk, still);
+    let store = &opened.store;
+    fill(store, QUEUE, 0..2 * HOLES, 20);
+    for number in (0..2 * HOLES).step_by(2) {
+        store.settle(QUEUE, Sequence(number)).unwrap();
+    }
+    wait(store, store.put(b"key", b"value".to_vec()).unwrap());
+    let killed = disk.after_kill();
+    let opened = open(&killed, still);
+    fill(&opened.store, OTHER, 0..1, 20);
+    let written = killed.written();
+    // Some blocks more: the header, the message, segments that are marked free.
+    assert!(written < 2 * HOLES + 8 * 4_096, "{written} bytes");
+    let left: Vec<u64> = (1..2 * HOLES).step_by(2).collect();
+    assert_eq!(read_all(&opened.store, QUEUE, 20), left);
+    opened.store.close().unwrap();
+    let opened = open(&killed.after_kill(), still);
+    assert_eq!(read_all(&opened.store, QUEUE, 20), left);
+}

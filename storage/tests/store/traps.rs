@@ -469,7 +469,7 @@ fn a_store_of_a_newer_format_is_refused_and_left_alone() {
     let path = segment_path(&disk, 1);
     let mut bytes = disk.bytes(&path);
     for version in [7, 2048 + 7] {
-        bytes[version] = 5;
+        bytes[version] = 6;
     }
     disk.replace(&path, bytes.clone());
     let files = disk.files();
@@ -479,8 +479,8 @@ fn a_store_of_a_newer_format_is_refused_and_left_alone() {
         matches!(
             error,
             storage::OpenError::Newer {
-                found: 5,
-                known: 4,
+                found: 6,
+                known: 5,
                 ..
             }
         ),
