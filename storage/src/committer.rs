@@ -45,9 +45,8 @@ pub(crate) struct Committer {
     has_begun: bool,
     /// The caller was told that the disk is full.
     is_short: bool,
-    /// When the disk is looked at again, if a frame was written since.
-    next_look: Instant,
-    has_to_look: bool,
+    /// When the disk's free space is checked again: after a write, and while it is short.
+    look_at: Option<Instant>,
 }
 
 impl Committer {
@@ -68,8 +67,7 @@ impl Committer {
             closed_batch: None,
             has_begun: false,
             is_short: false,
-            next_look: Instant::now(),
-            has_to_look: true,
+            look_at: Some(Instant::now()),
         }
     }
 
@@ -109,9 +107,7 @@ impl Committer {
                 Demand::Soon => since + GATHER,
                 Demand::Later => since + SETTLE_LATEST,
                 Demand::Never if self.compaction.is_under_way() => since,
-                Demand::Never if self.is_short => since + LOOK_EVERY,
-                Demand::Never if self.has_to_look => self.next_look.max(since),
-                Demand::Never => since + IDLE,
+                Demand::Never => self.look_at.map_or(since + IDLE, |at| at.max(since)),
             };
             let due = commit_at.map_or(due, |commit_at| commit_at.min(due));
             let risen = self.handover.signal.wait(demand, due);
@@ -338,7 +334,7 @@ impl Committer {
     }
 
     fn write_frame(&mut self, purpose: FramePurpose) -> io::Result<()> {
-        self.has_to_look = true;
+        self.look_at.get_or_insert(Instant::now() + LOOK_EVERY);
         self.has_begun |= self.log.write(&mut self.frame, purpose)?;
         Ok(())
     }
@@ -358,6 +354,7 @@ impl Committer {
     }
 
     fn tell_shortage(&mut self) {
+        self.look_at.get_or_insert(Instant::now() + LOOK_EVERY);
         if !std::mem::replace(&mut self.is_short, true) {
             tracing::warn!("the store's disk is nearly full: publishers have to wait");
             (self.handover.progress)(StoreEvent::NoRoom);
@@ -367,9 +364,8 @@ impl Committer {
     /// What is done between commits: more work for the tidying thread, the next segment to compact,
     /// the disk's room. None of it can stop the store.
     fn tidy(&mut self) {
-        let now = Instant::now();
         let has_begun = std::mem::take(&mut self.has_begun);
-        let has_to_look = self.has_to_look && now >= self.next_look;
+        let has_to_look = self.look_at.is_some_and(|at| at <= Instant::now());
         let index = lock(&self.index);
         if has_begun || index.segments.may_free || !self.log.slots.is_prepared() {
             self.tidying.wake();
@@ -381,9 +377,9 @@ impl Committer {
                 .choose(&index, if self.is_short { 0 } else { from });
         }
         drop(index);
-        if has_to_look || self.is_short && now >= self.next_look {
-            (self.next_look, self.has_to_look) = (now + LOOK_EVERY, false);
+        if has_to_look {
             self.look_at_disk();
+            self.look_at = self.is_short.then(|| Instant::now() + LOOK_EVERY);
         }
     }
 
