@@ -30,6 +30,8 @@ const HOOKS_LATE: Duration = Duration::from_secs(10);
 const SCREEN_ONLY_QUIET: Duration = Duration::from_millis(1500);
 /// A permission event whose dialog was never drawn is discarded after this.
 const DIALOG_UNSEEN: Duration = Duration::from_secs(5);
+/// A frame that the program does not finish counts as finished after this time without output.
+const UNFINISHED_FRAME: Duration = Duration::from_secs(1);
 
 /// An event of the agent's hooks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +112,10 @@ pub struct AgentState {
     takes_paste: bool,
     shows_cursor: bool,
     last_output: Instant,
+    /// Whether the last output ended within a frame.
+    is_within_frame: bool,
+    /// Whether the last reading of the screen lacks output.
+    is_screen_behind: bool,
     person: PersonTyping,
     is_suspended: bool,
     /// The foreground program that executes its input, and when it was seen.
@@ -140,6 +146,8 @@ impl AgentState {
             takes_paste: false,
             shows_cursor: true,
             last_output: now,
+            is_within_frame: false,
+            is_screen_behind: false,
             person: PersonTyping::default(),
             is_suspended: false,
             executes: None,
@@ -164,6 +172,7 @@ impl AgentState {
     /// Records output of the program, after which `modes` are in effect.
     pub fn output(&mut self, modes: &super::modes::Modes, now: Instant) {
         self.last_output = now;
+        self.is_within_frame = modes.is_within_frame();
         self.takes_paste = modes.takes_paste();
         self.shows_cursor = modes.shows_cursor();
         let title = modes.title().filter(|title| !title.is_empty());
@@ -203,6 +212,24 @@ impl AgentState {
             .record_box(&reading.input, self.last_output, now, pause);
         self.uses_vim |= reading.vim == Vim::Insert;
         self.reading = reading;
+    }
+
+    /// Records whether the last reading of the screen lacks output that the program has written.
+    pub fn screen_is_behind(&mut self, is_behind: bool) {
+        self.is_screen_behind = is_behind;
+    }
+
+    /// Checks that the last reading of the screen shows what the program shows, so that a key goes
+    /// where it seems to. `Err` holds when to check again if no output comes.
+    pub fn check_screen(&self, now: Instant) -> Result<(), Option<Instant>> {
+        if self.is_screen_behind {
+            return Err(None);
+        }
+        let finished = self.last_output + UNFINISHED_FRAME;
+        if self.is_within_frame && now < finished {
+            return Err(Some(finished));
+        }
+        Ok(())
     }
 
     /// Records a key of the person.

@@ -79,6 +79,14 @@ impl Relay {
         &self.piece[..self.length]
     }
 
+    /// Whether the program has written output that is not in an event yet. An event with it follows
+    /// as soon as the person's terminal takes what is pending for it.
+    pub(super) fn has_unread_output(&self) -> bool {
+        let mut polled = [PollFd::new(&self.master, PollFlags::IN)];
+        rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok()
+            && polled[0].revents().contains(PollFlags::IN)
+    }
+
     /// Queues bytes for the program.
     pub(super) fn send(&mut self, bytes: &[u8]) {
         self.to_program.push(bytes);
@@ -288,6 +296,34 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test]
+    async fn output_is_unread_until_its_event_and_while_the_terminal_takes_none() {
+        let (person, ours) = UnixStream::pair().unwrap();
+        let (program, master) = UnixStream::pair().unwrap();
+        for one in [&ours, &master, &program] {
+            one.set_nonblocking(true).unwrap();
+        }
+        let mut relay = Relay::new(ours.as_fd(), ours.as_fd(), master.as_fd()).unwrap();
+        assert!(!relay.has_unread_output());
+        rustix::io::write(&program, b"shown").unwrap();
+        assert!(relay.has_unread_output());
+        assert!(matches!(relay.next().await, RelayEvent::Output));
+        assert!(!relay.has_unread_output());
+        // The person's terminal takes no more, so the program's output is not read.
+        while rustix::io::write(&ours, &[0; 4096]).is_ok() {}
+        rustix::io::write(&program, b"late").unwrap();
+        assert!(matches!(relay.next().await, RelayEvent::Output));
+        rustix::io::write(&program, b"r").unwrap();
+        let nothing = tokio::time::timeout(Duration::from_millis(100), relay.next()).await;
+        assert!(nothing.is_err(), "{nothing:?}");
+        assert!(relay.has_unread_output());
+        let mut sink = [0; 8192];
+        person.set_nonblocking(true).unwrap();
+        while rustix::io::read(&person, &mut sink).is_ok() {}
+        assert!(matches!(relay.next().await, RelayEvent::Output));
+        assert!(!relay.has_unread_output());
+    }
 
     #[test]
     fn a_blocking_terminal_does_not_block_the_session() {

@@ -303,6 +303,8 @@ impl Session {
             self.agent.input_is_read(is_read, now);
         }
         let step = loop {
+            let is_behind = self.is_stale || self.relay.has_unread_output();
+            self.agent.screen_is_behind(is_behind);
             self.look_at_foreground(now);
             match self.deliveries.step(&self.agent, now) {
                 Step::Wait(again) => break again,

@@ -22,6 +22,7 @@ crate::tests![
     a_reason_that_comes_and_goes_is_told_once,
     a_disk_that_fails_keeps_no_keys_from_the_program,
     what_is_taken_from_the_inbox_is_delivered,
+    nothing_is_typed_while_the_programs_output_is_not_read,
     line_breaks_are_kept_on_request,
 ];
 
@@ -437,4 +438,26 @@ fn line_breaks_are_kept_on_request() {
         stage.wait_for_messages(2),
         ["[cbroker peer message from=tester id=m] one", "two [end]"]
     );
+}
+
+fn nothing_is_typed_while_the_programs_output_is_not_read() {
+    // The terminal took no output, so that of the program was not read, and a message was typed
+    // into a screen of before.
+    let stage = Stage::new();
+    let script = "stty raw -echo; printf '\\033[?2004hready'; head -c 1 > /dev/null; \
+         seq 1 200000 & cat > $STAGE/got";
+    let terminal = stage.wrap(&["--delivery", "pty"], &["sh", "-c", script]);
+    terminal.wait_for("ready");
+    terminal.stall(true);
+    terminal.keys(b"\r");
+    // Time enough for a paste that comes too early.
+    let early = "send --to peer -m early --wait --timeout 8";
+    let words: Vec<&str> = early.split(' ').collect();
+    let output = stage.cbroker(&words).output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert_eq!(stage.text("got"), "");
+    assert!(!terminal.shown().contains("200000"));
+    terminal.stall(false);
+    terminal.wait_for("200000");
+    wait_for("the message", || stage.text("got").contains("early [end]"));
 }

@@ -58,10 +58,14 @@ impl AgentState {
     }
 
     fn verdict_without_foreground(&self, now: Instant) -> Verdict {
-        if self.profile.knows_its_prompt() {
+        let verdict = if self.profile.knows_its_prompt() {
             self.verdict_by_prompt(now)
         } else {
             self.verdict_by_quiet(now)
+        };
+        match (verdict, self.check_screen(now)) {
+            (Verdict::Free, Err(again)) => Verdict::Hold(Hold::Busy, again),
+            (verdict, _) => verdict,
         }
     }
 

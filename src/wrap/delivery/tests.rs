@@ -8,6 +8,7 @@ mod lost;
 mod opening;
 mod proofs;
 mod queued;
+mod screen_behind;
 mod typing;
 mod ways;
 

@@ -22,11 +22,14 @@ pub(crate) struct Terminal {
     reader: Option<std::thread::JoinHandle<()>>,
     is_closing: Arc<AtomicBool>,
     is_slow: Arc<AtomicBool>,
+    is_stalled: Arc<AtomicBool>,
 }
 
 /// What a slow line brings in each [`SLOW_PAUSE`].
 const SLOW_PIECE: usize = 1000;
 const SLOW_PAUSE: Duration = Duration::from_millis(100);
+/// How often a stalled line looks whether it goes on.
+const STALLED_PAUSE: Duration = Duration::from_millis(20);
 
 impl Terminal {
     pub(super) fn open(command: &CommandLine) -> Self {
@@ -50,10 +53,16 @@ impl Terminal {
         let closing = Arc::clone(&is_closing);
         let is_slow = Arc::new(AtomicBool::new(false));
         let slow = Arc::clone(&is_slow);
+        let is_stalled = Arc::new(AtomicBool::new(false));
+        let stalled = Arc::clone(&is_stalled);
         let reader = std::thread::spawn(move || {
             let mut piece = vec![0; 65536];
             while !closing.load(Ordering::Relaxed) && wait_readable(&from) {
                 let mut room = piece.len();
+                if stalled.load(Ordering::Relaxed) {
+                    std::thread::sleep(STALLED_PAUSE);
+                    continue;
+                }
                 if slow.load(Ordering::Relaxed) {
                     std::thread::sleep(SLOW_PAUSE);
                     room = SLOW_PIECE;
@@ -74,7 +83,13 @@ impl Terminal {
             reader: Some(reader),
             is_closing,
             is_slow,
+            is_stalled,
         }
+    }
+
+    /// From now on the line behind the terminal brings nothing, or everything again.
+    pub(crate) fn stall(&self, is_stalled: bool) {
+        self.is_stalled.store(is_stalled, Ordering::Relaxed);
     }
 
     /// From now on the line behind the terminal brings 10 KB a second.

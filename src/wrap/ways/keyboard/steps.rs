@@ -82,7 +82,8 @@ impl Keyboard {
         } else {
             agent.last_output() >= out || now >= out + TURN_SIGN
         };
-        let is_missing = !is_redrawn && obstacle.is_none();
+        let screen = agent.check_screen(now);
+        let is_missing = !is_redrawn && obstacle.is_none() && screen.is_ok();
         if now >= end && (self.buffer.has_keys() || is_missing) {
             let why = if shows_it { Hold::Stuck } else { Hold::Unseen };
             return self.give_up(agent, now, why);
@@ -102,6 +103,10 @@ impl Keyboard {
         if obstacle.is_some() || agent.is_busy(now) {
             // A dialog or a turn took or hides the text. Enter could answer the dialog.
             return KeyboardStep::Wait(Some(if now < end { end } else { now + TURN_SIGN }));
+        }
+        if let Err(again) = screen {
+            let end = Some(end).filter(|&end| now < end);
+            return KeyboardStep::Wait([again, end].into_iter().flatten().min());
         }
         self.press_enter(now, 1)
     }
@@ -216,7 +221,14 @@ impl Keyboard {
         if now < late {
             return KeyboardStep::Wait(Some(late));
         }
+        let screen = agent.check_screen(now);
+        if let Err(again) = screen
+            && now < end
+        {
+            return KeyboardStep::Wait(Some(again.unwrap_or(end).min(end)));
+        }
         if presses == 1
+            && screen.is_ok()
             && agent.obstacle().is_none()
             && !self.buffer.has_keys()
             && self.is_shown(agent)
@@ -250,12 +262,17 @@ impl Keyboard {
         // Some agents ignore Enter while they start. An agent that has drawn nothing since may not
         // have processed it yet.
         let late = out + TURN_SIGN;
-        if holds && !is_busy && now >= late && agent.last_output() >= out {
-            return self.give_up(agent, now, Hold::Stuck);
-        }
         let end = out + GIVE_UP;
+        let again = match agent.check_screen(now) {
+            Ok(()) if holds && !is_busy && now >= late && agent.last_output() >= out => {
+                return self.give_up(agent, now, Hold::Stuck);
+            }
+            Ok(()) => None,
+            Err(again) => again,
+        };
         if now < end {
-            return KeyboardStep::Wait(Some(if now < late { late } else { end }));
+            let next = if now < late { late } else { end };
+            return KeyboardStep::Wait(Some(again.unwrap_or(next).min(next)));
         }
         if !holds && (is_busy || (may_wait && is_above)) {
             return self.wait(agent, now);
@@ -302,6 +319,9 @@ impl Keyboard {
         let late = over_since + TURN_SIGN;
         if now < late {
             return KeyboardStep::Wait(Some(late));
+        }
+        if let Err(again) = agent.check_screen(now) {
+            return KeyboardStep::Wait(again);
         }
         match (agent.input(), agent.verdict(now)) {
             // The agent put the text back into the line, or the person types and the text is out of
@@ -369,7 +389,9 @@ impl Keyboard {
         let profile = agent.profile();
         let has_known_input = profile.knows_its_prompt() || profile.line.is_some();
         let is_empty = *agent.input() == Input::Empty || !has_known_input;
-        let is_fresh = agent.last_output() >= stuck_since && agent.has_read_input();
+        let screen = agent.check_screen(now);
+        let is_fresh =
+            agent.last_output() >= stuck_since && agent.has_read_input() && screen.is_ok();
         let Some(attempt) = &mut self.attempt else {
             return KeyboardStep::Wait(None);
         };
@@ -396,10 +418,13 @@ impl Keyboard {
         if !agent.has_read_input() || *was_seen {
             return KeyboardStep::Wait(Some(now + TURN_SIGN));
         }
-        if now >= swallowed {
-            self.finish(TypingOutcome::Gone);
-            return self.step(agent, now);
+        if now < swallowed {
+            return KeyboardStep::Wait(Some(swallowed));
         }
-        KeyboardStep::Wait(Some(swallowed))
+        if let Err(again) = screen {
+            return KeyboardStep::Wait(again);
+        }
+        self.finish(TypingOutcome::Gone);
+        self.step(agent, now)
     }
 }
