@@ -46,6 +46,11 @@ impl History {
         !letters.is_empty() && self.letters.contains(letters)
     }
 
+    /// Whether it ends with a text of these letters and digits.
+    pub fn ends_with(&self, letters: &str) -> bool {
+        !letters.is_empty() && self.letters.ends_with(letters)
+    }
+
     /// Whether other text follows a text of these letters and digits, outside of its frame.
     pub fn has_text_after(&self, letters: &str) -> bool {
         let end = self.letters.rfind(letters).map(|at| at + letters.len());

@@ -6,7 +6,7 @@
 
 use std::process::ExitCode;
 
-use super::prompt_line::{Enter, Shown, converse};
+use super::prompt_line::{Enter, Shown, converse, in_rows};
 use super::quirks::Quirks;
 use super::stage_path;
 
@@ -25,9 +25,9 @@ pub(crate) fn run() -> ExitCode {
 fn draw(shown: &Shown) -> String {
     let loads = Quirks::of_environment().has("loads") && !stage_path("go").exists();
     let line = match (shown.line.as_str(), &shown.waiting) {
-        ("", Some(waiting)) => format!("{waiting}\x1b7"),
+        ("", Some(waiting)) => in_rows(waiting, "  ") + "\x1b7",
         ("", None) => "\x1b7\x1b[2mAsk Codex to do anything\x1b[0m".to_owned(),
-        (line, _) => format!("{line}\x1b7"),
+        (line, _) => in_rows(line, "  ") + "\x1b7",
     };
     let above = match shown.history.as_str() {
         "" => " >_ OpenAI Codex".to_owned(),

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::prompt_line::{Enter, Shown, converse};
+use super::prompt_line::{Enter, Shown, converse, in_rows};
 use super::stage_path;
 
 /// Runs until Ctrl-D or the end of input.
@@ -23,7 +23,7 @@ fn draw(Shown { history, line, .. }: &Shown) -> String {
     let rule = "─".repeat(80);
     let shown = match line.as_str() {
         "" => "\x1b7\x1b[2m Type your message or @path/to/file\x1b[0m".to_owned(),
-        line => format!("{line}\x1b7"),
+        line => in_rows(line, "   ") + "\x1b7",
     };
     let foot = " workspace (/directory)       sandbox       /model";
     format!(

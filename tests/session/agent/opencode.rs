@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use super::prompt_line::{Enter, Shown, converse};
+use super::prompt_line::{Enter, Shown, converse, in_rows};
 use super::stage_path;
 
 /// Columns of its frame.
@@ -37,7 +37,7 @@ fn draw(shown: &Shown) -> String {
     };
     let line = match shown.line.as_str() {
         "" => "\x1b7\x1b[2mAsk anything… \"Fix a bug\"\x1b[0m".to_owned(),
-        line => format!("{line}\x1b7"),
+        line => in_rows(line, "  ┃  ") + "\x1b7",
     };
     let foot = if shown.waiting.is_some() {
         "   ■■⬝⬝  esc interrupt      ctrl+p commands"

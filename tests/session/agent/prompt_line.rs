@@ -10,6 +10,9 @@ use super::input::{Key, Parser};
 use super::{stage_path, write_line};
 use crate::sink;
 
+/// Characters of a row of the line.
+const ROW: usize = 80;
+
 /// What Enter does to the line.
 pub(super) enum Enter {
     Submits,
@@ -83,6 +86,13 @@ pub(super) fn converse(draw: fn(&Shown) -> String, mut enter: impl FnMut() -> En
         }
         show(&draw(&shown));
     }
+}
+
+/// A text in the line, as agents break it: the rows after the first begin with `indent`.
+pub(super) fn in_rows(text: &str, indent: &str) -> String {
+    let letters: Vec<char> = text.chars().collect();
+    let rows: Vec<String> = letters.chunks(ROW).map(String::from_iter).collect();
+    rows.join(&format!("\r\n{indent}"))
 }
 
 /// Puts a screen in the place of the last one.

@@ -299,3 +299,35 @@ fn a_turn_or_the_text_above_the_empty_line_proves_that_it_was_read() {
         assert!(play.did(&Step::Delivered(vec![key], Way::Keyboard)));
     }
 }
+
+#[test]
+fn no_enter_answers_an_unknown_question_below_the_text() {
+    // Gemini drew a question that the profile does not know below a text that it had shown: the
+    // text was named on the screen, and Enter chose an answer.
+    let question = "Share this with everybody? (yes) no";
+    for program in ["gemini", "codex", "opencode", "aider"] {
+        let mut play = Play::quiet(program);
+        play.offer("x");
+        let text = play.last_text();
+        play.reads(ScreenReading {
+            history: History::of(&[format!("> {text}"), question.to_owned()]),
+            ..ScreenReading::default()
+        });
+        play.passes(ms(60_000));
+        assert_eq!(play.enters(), 0, "{program}");
+    }
+}
+
+#[test]
+fn a_text_of_several_rows_hides_aiders_line_and_is_shown_at_the_end_of_the_screen() {
+    let mut play = Play::quiet("aider");
+    play.offer(&"word ".repeat(50));
+    let text = play.last_text();
+    let rows = [text[..80].to_owned(), text[80..].to_owned()];
+    play.reads(ScreenReading {
+        history: History::of(&rows),
+        ..ScreenReading::default()
+    });
+    play.passes(ms(500));
+    assert_eq!(play.enters(), 1);
+}

@@ -128,10 +128,17 @@ impl Keyboard {
     }
 
     /// Whether the box shows the whole text and nothing else. For a line, of which less is known:
-    /// whether it holds anything, or the screen names a message of the text.
+    /// whether it holds anything. If a long text hides the line, the text must be the last thing on
+    /// the screen: below it, something else may be asked.
     fn is_shown(&self, agent: &AgentState) -> bool {
         if !agent.profile().knows_its_prompt() {
-            let is_line_lost = *agent.input() == Input::Absent && self.is_named(agent);
+            let mut attempt = self.attempt.iter();
+            let is_line_lost = *agent.input() == Input::Absent
+                && agent
+                    .profile()
+                    .line
+                    .is_some_and(|line| line.loses_long_text())
+                && attempt.any(|attempt| agent.history().ends_with(&attempt.end));
             return matches!(agent.input(), Input::Holds(_)) || is_line_lost;
         }
         let (Some(attempt), Input::Holds(shown)) = (&self.attempt, agent.input()) else {
