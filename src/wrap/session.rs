@@ -219,7 +219,7 @@ impl Session {
             tokio::select! {
                 event = self.relay.next(), if !self.is_program_silent => self.handle_io(event),
                 _ = self.monitor.readable() => self.handle_child_statuses().await,
-                signal = self.signals.next() => self.handle_signal(signal),
+                signal = self.signals.next() => self.handle_signal(signal).await,
                 event = self.messages.next() => self.handle_message_event(event),
                 report = recv_or_pending(&mut self.hooks) => self.handle_hook_report(report),
                 question = recv_or_pending(&mut self.screen_socket) => self.show_screen(question),

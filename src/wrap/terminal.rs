@@ -58,6 +58,12 @@ impl Terminal {
         Ok(rustix::termios::tcgetwinsize(&self.output)?)
     }
 
+    /// Whether another process group has the terminal. Then a change of its modes would stop this
+    /// process.
+    pub(super) fn is_in_background(&self) -> bool {
+        is_in_background(self.input())
+    }
+
     /// Sets raw mode until [`Terminal::leave_raw`] or until this is dropped.
     pub(super) fn enter_raw(&self) -> io::Result<()> {
         let mut raw = self.original.clone();
@@ -84,12 +90,20 @@ impl Drop for Terminal {
     }
 }
 
-/// Restores the terminal after a panic; does nothing if it is not raw.
+/// Restores the terminal after a panic; does nothing if it is not raw, or if a shell has taken it,
+/// which has set modes of its own.
 pub(super) fn restore_after_panic() {
-    if let Some(original) = remember(None) {
+    if let Some(original) = remember(None)
+        && !is_in_background(rustix::stdio::stdin())
+    {
         let _terminal_is_gone =
             rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &original);
     }
+}
+
+fn is_in_background(terminal: BorrowedFd<'_>) -> bool {
+    let foreground = rustix::termios::tcgetpgrp(terminal);
+    foreground.is_ok_and(|group| group != rustix::process::getpgrp())
 }
 
 fn remember(modes: Option<Termios>) -> Option<Termios> {

@@ -18,6 +18,7 @@ crate::tests![
     keys_of_the_terminal_become_signals_in_the_program,
     a_stopped_program_stops_the_wrap_and_goes_on_with_it,
     a_shell_stops_and_continues_the_wrap_and_the_program_sees_the_window_of_then,
+    a_shell_ends_a_job_that_is_stopped,
     modes_that_the_program_left_on_are_switched_off,
     the_terminal_is_as_before_after_every_end,
     the_terminal_is_as_before_after_a_signal_to_the_wrap,
@@ -107,6 +108,39 @@ fn a_shell_stops_and_continues_the_wrap_and_the_program_sees_the_window_of_then(
     terminal.keys(b"second\r");
     terminal.wait_for("30 90");
     terminal.close();
+}
+
+fn a_shell_ends_a_job_that_is_stopped() {
+    // Continued in the background, the wrap took the terminal, which stopped it again.
+    for is_stopped_alone in [false, true] {
+        let stage = Stage::new();
+        let terminal = stage.terminal(&["bash", "--norc", "-i"]);
+        std::fs::write(
+            stage.path("program"),
+            "ps -o ppid= -p $PPID > $STAGE/wrap; echo it is $((40+2)); sleep 600",
+        )
+        .unwrap();
+        let wrapped = format!("{CBROKER} --name peer run -- sh $STAGE/program\r");
+        terminal.keys(wrapped.as_bytes());
+        terminal.wait_for("it is 42");
+        if is_stopped_alone {
+            let wrap = stage.text("wrap").trim().parse().unwrap();
+            let wrap = rustix::process::Pid::from_raw(wrap).unwrap();
+            rustix::process::kill_process(wrap, Signal::STOP).unwrap();
+        } else {
+            terminal.keys(b"\x1a");
+        }
+        terminal.wait_for("Stopped");
+        terminal.keys(b"kill %1\r");
+        wait_for("the program's end", || {
+            let log = stage.text("home/logs/peer.log");
+            log.contains("the program was ended by signal 15")
+        });
+        terminal.keys(b"wait; echo the shell goes $((40+2))\r");
+        terminal.wait_for("the shell goes 42");
+        assert!(!terminal.shown().contains("tty output"));
+        terminal.close();
+    }
 }
 
 fn a_flood_of_output_arrives_whole_and_in_order() {

@@ -18,6 +18,9 @@ use crate::wrap::relay::RelayEvent;
 /// Maximum delay until SIGCONT is received after a stop. Without it, the kernel did not stop this
 /// process.
 const CONTINUED_WITHIN: Duration = Duration::from_millis(50);
+/// How long after a signal to end a SIGCONT belongs to it: a shell sends both to a job that is
+/// stopped.
+const ENDED_JUST_NOW: Duration = Duration::from_secs(1);
 /// Time limit for the last acks and for closing the connection after the program's end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The program's last output is shown before the session ends. A background process that holds the
@@ -33,10 +36,17 @@ const STUCK: Duration = Duration::from_secs(5);
 pub(super) struct Signals {
     resized: unix::Signal,
     continued: unix::Signal,
+    to_end: EndSignals,
+}
+
+/// The signals that usually end a program.
+struct EndSignals {
     hang_up: unix::Signal,
     terminate: unix::Signal,
     interrupt: unix::Signal,
     quit: unix::Signal,
+    /// When the last one arrived.
+    last: Option<Instant>,
 }
 
 impl Signals {
@@ -44,10 +54,13 @@ impl Signals {
         Ok(Self {
             resized: unix::signal(SignalKind::window_change())?,
             continued: unix::signal(SignalKind::from_raw(Signal::CONT.as_raw()))?,
-            hang_up: unix::signal(SignalKind::hangup())?,
-            terminate: unix::signal(SignalKind::terminate())?,
-            interrupt: unix::signal(SignalKind::interrupt())?,
-            quit: unix::signal(SignalKind::quit())?,
+            to_end: EndSignals {
+                hang_up: unix::signal(SignalKind::hangup())?,
+                terminate: unix::signal(SignalKind::terminate())?,
+                interrupt: unix::signal(SignalKind::interrupt())?,
+                quit: unix::signal(SignalKind::quit())?,
+                last: None,
+            },
         })
     }
 
@@ -55,21 +68,43 @@ impl Signals {
         tokio::select! {
             _ = self.resized.recv() => Signal::WINCH,
             _ = self.continued.recv() => Signal::CONT,
-            _ = self.hang_up.recv() => Signal::HUP,
-            _ = self.terminate.recv() => Signal::TERM,
-            _ = self.interrupt.recv() => Signal::INT,
-            _ = self.quit.recv() => Signal::QUIT,
+            signal = self.to_end.next() => signal,
         }
     }
 }
 
+impl EndSignals {
+    async fn next(&mut self) -> Signal {
+        let signal = tokio::select! {
+            _ = self.hang_up.recv() => Signal::HUP,
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.quit.recv() => Signal::QUIT,
+        };
+        self.last = Some(Instant::now());
+        signal
+    }
+
+    fn has_come_just_now(&self) -> bool {
+        self.last
+            .is_some_and(|last| last.elapsed() < ENDED_JUST_NOW)
+    }
+}
+
 impl Session {
-    pub(super) fn handle_signal(&mut self, signal: Signal) {
+    pub(super) async fn handle_signal(&mut self, signal: Signal) {
         match signal {
             Signal::WINCH => self.resize(),
-            Signal::CONT => self.resume_after_stop(),
-            other if self.program.has_started() => self.program.signal(other),
-            other => self.early_signals.push(other),
+            Signal::CONT => self.resume_after_stop().await,
+            other => self.pass_signal(other),
+        }
+    }
+
+    fn pass_signal(&mut self, signal: Signal) {
+        if self.program.has_started() {
+            self.program.signal(signal);
+        } else {
+            self.early_signals.push(signal);
         }
     }
 
@@ -86,13 +121,34 @@ impl Session {
     }
 
     /// Takes the terminal again and continues the program, after this process was continued.
-    fn resume_after_stop(&mut self) {
+    async fn resume_after_stop(&mut self) {
+        if self.is_ended_in_background().await {
+            return self.program.continue_group();
+        }
         if self.terminal.enter_raw().is_err() {
             return self.handle_terminal_closed();
         }
         self.resize();
         self.agent.resume();
         self.program.continue_group();
+    }
+
+    /// Whether a shell continued this process in the background to end it, as `kill %1` does. The
+    /// signal to end is passed on. It may arrive after SIGCONT, although it was sent before.
+    ///
+    /// In the background the terminal must not be taken: that would stop this process again.
+    async fn is_ended_in_background(&mut self) -> bool {
+        if !self.terminal.is_in_background() {
+            return false;
+        }
+        if self.signals.to_end.has_come_just_now() {
+            return true;
+        }
+        let signal = tokio::time::timeout(CONTINUED_WITHIN, self.signals.to_end.next()).await;
+        if let Ok(signal) = signal {
+            self.pass_signal(signal);
+        }
+        signal.is_ok()
     }
 
     pub(super) async fn handle_child_statuses(&mut self) {
@@ -135,13 +191,13 @@ impl Session {
         self.show_all_output().await;
         self.terminal.leave_raw();
         if rustix::process::kill_current_process_group(Signal::TSTP).is_err() {
-            return self.resume_after_stop();
+            return self.resume_after_stop().await;
         }
         // This process is stopped here until a shell continues it. An orphaned process group is not
         // stopped at all.
         let heard = tokio::time::timeout(CONTINUED_WITHIN, self.signals.continued.recv()).await;
         if heard.is_ok() || signal != Signal::STOP.as_raw() {
-            self.resume_after_stop();
+            self.resume_after_stop().await;
         } else if self.terminal.enter_raw().is_err() {
             // The program was stopped with SIGSTOP and can be continued with SIGCONT.
             self.handle_terminal_closed();
