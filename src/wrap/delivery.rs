@@ -271,13 +271,17 @@ impl Deliveries {
         }
     }
 
-    /// Whether the next step may write input that a shell in the foreground would execute.
-    pub fn may_type(&self, agent: &AgentState, now: Instant) -> bool {
+    /// Whether the next step depends on the foreground programs and on the agent's status file: it
+    /// may write input that a shell in the foreground would execute, or decide by rest that a text
+    /// was read.
+    pub fn needs_process_check(&self, agent: &AgentState, now: Instant) -> bool {
         let is_intent_written = |one: &Submitted| {
             one.way == Way::Keyboard && one.phase == SubmissionPhase::IntentWritten
         };
         let waits = self.table.queued().next().is_some();
+        let may_end_at_rest = self.keyboard.may_end_at_rest(now);
         self.keyboard.may_press_enter()
+            || (may_end_at_rest && agent.needs_foreground_check(now))
             || self.submissions.iter().any(is_intent_written)
             || (self.mode.allows(Way::Keyboard)
                 && !self.is_paused

@@ -347,10 +347,10 @@ impl Session {
         None
     }
 
-    /// Checks the foreground processes and the agent's status file, if the next step may type. A
-    /// program that executes its input may have come to the foreground since the start.
+    /// Checks the foreground processes and the agent's status file, if the next step depends on
+    /// them. A program that executes its input may have come to the foreground since the start.
     fn look_at_foreground(&mut self, now: Instant) {
-        if self.deliveries.may_type(&self.agent, now) {
+        if self.deliveries.needs_process_check(&self.agent, now) {
             let executes = foreground::look(self.program.master());
             self.agent.foreground(executes, now);
             let file = self.check_status_file();

@@ -22,6 +22,7 @@ use crate::wrap::agents::reading::{Input, ScreenReading, Vim};
 use crate::wrap::agents::{CLAUDE, Profile};
 use crate::wrap::keys::KeyPress;
 use crate::wrap::modes::Modes;
+use crate::wrap::own_status::OwnStatus;
 
 /// An agent's state and its deliveries, whose steps are recorded.
 struct Play {
@@ -33,6 +34,8 @@ struct Play {
     steps: Vec<Step>,
     /// Intents are not confirmed as written.
     is_disk_slow: bool,
+    /// What the agent's status file says, if it has one.
+    status_file: Option<OwnStatus>,
 }
 
 fn ms(milliseconds: u64) -> Duration {
@@ -49,6 +52,7 @@ impl Play {
             now,
             steps: Vec::new(),
             is_disk_slow: false,
+            status_file: None,
         };
         play.output("\x1b[?2004h\x1b]0;\u{2733} Claude Code\x07");
         play
@@ -141,6 +145,11 @@ impl Play {
     /// Carries out the steps, with a fast disk and terminal.
     fn run(&mut self) {
         loop {
+            if self.status_file.is_some()
+                && self.deliveries.needs_process_check(&self.agent, self.now)
+            {
+                self.agent.own_status(self.status_file.clone(), self.now);
+            }
             let step = self.deliveries.step(&self.agent, self.now);
             match &step {
                 Step::Wait(_) => return,

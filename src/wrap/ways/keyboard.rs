@@ -328,6 +328,15 @@ impl Keyboard {
         )
     }
 
+    /// Whether the next step may decide by the agent's rest what became of an entered text.
+    pub fn may_end_at_rest(&self, now: Instant) -> bool {
+        match self.attempt.as_ref().map(|attempt| &attempt.phase) {
+            Some(TypingPhase::Submitted { since, .. }) => now >= *since + ROW_WITHIN,
+            Some(TypingPhase::Waiting { over_since, .. }) => over_since.is_some(),
+            _ => false,
+        }
+    }
+
     /// The number of the current submission.
     pub fn number(&self) -> Option<SubmissionNumber> {
         self.attempt

@@ -1,7 +1,6 @@
 //! Tests of Enter after a paste: its conditions, and the signs of the turn.
 
 use super::*;
-use crate::wrap::own_status::OwnStatus;
 
 #[test]
 fn enter_waits_for_the_redraw_however_long_it_takes() {

@@ -106,6 +106,33 @@ fn where_no_hook_runs_a_text_is_read_at_its_row_or_at_rest() {
 }
 
 #[test]
+fn the_status_file_is_read_again_before_rest_decides_about_a_text() {
+    // Claude Code hung after it had cleared its box, and its status of before counted: a text that
+    // the model never got was acked.
+    for (before, later) in [
+        (OwnStatus::Idle, OwnStatus::Busy),
+        (OwnStatus::Busy, OwnStatus::Idle),
+    ] {
+        let mut play = Play::with(&CLAUDE, DeliveryMode::Keyboard);
+        play.agent.runs_no_hooks();
+        play.deliveries.set_turn_proof(TurnProof::RowOrRest);
+        play.status_file = Some(OwnStatus::Idle);
+        play.sees(Input::Empty);
+        play.passes(ms(3000));
+        let key = play.offer("x");
+        play.status_file = Some(before);
+        play.shows_text();
+        assert_eq!(play.enters(), 1);
+        play.sees(Input::Empty);
+        play.status_file = Some(later.clone());
+        play.passes(ms(3000));
+        play.passes(ms(1000));
+        let is_delivered = play.did(&Step::Delivered(vec![key], Way::Keyboard));
+        assert_eq!(is_delivered, later == OwnStatus::Idle);
+    }
+}
+
+#[test]
 fn a_proof_that_comes_late_counts() {
     // On a slow machine the row came after the way had given the text up.
     for mode in [
