@@ -388,7 +388,7 @@ impl Deliveries {
     /// Returns the remaining steps after the program ended.
     pub fn ended(&mut self, agent: &AgentState, now: Instant) -> Vec<Step> {
         self.pause();
-        self.keyboard.ended();
+        self.keyboard.ended(agent.has_read_input());
         let mut steps = Vec::new();
         loop {
             match self.step(agent, now) {

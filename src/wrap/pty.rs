@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use portable_pty::PtySize;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
@@ -159,6 +160,14 @@ impl Program {
         // unnoticed.
         let terminal = rustix::fs::open(name.as_c_str(), flags, Mode::empty()).ok()?;
         Some(rustix::io::ioctl_fionread(&terminal).ok()? == 0)
+    }
+
+    /// Whether every process has closed the terminal, or the session that it controlled has ended.
+    /// Input that was not read is discarded then.
+    pub fn is_hung_up(&self) -> bool {
+        let mut polled = [PollFd::new(&self.master, PollFlags::empty())];
+        rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok()
+            && polled[0].revents().contains(PollFlags::HUP)
     }
 
     /// Whether the terminal is in canonical mode, in which it truncates lines of more than 4,095

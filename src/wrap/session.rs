@@ -297,11 +297,7 @@ impl Session {
             self.announce(now);
             return [look, late].into_iter().flatten().min();
         }
-        let profile = self.agent.profile();
-        if profile.knows_its_prompt() || profile.line.is_some() {
-            let is_read = self.program.has_read_input();
-            self.agent.input_is_read(is_read, now);
-        }
+        self.check_input(now);
         let step = loop {
             let is_behind = self.is_stale || self.relay.has_unread_output();
             self.agent.screen_is_behind(is_behind);
@@ -314,6 +310,19 @@ impl Session {
         let report = self.report_holds(now);
         self.announce(now);
         [look, step, report].into_iter().flatten().min()
+    }
+
+    /// Checks whether the program has read its input, if that decides anything.
+    fn check_input(&mut self, now: Instant) {
+        let profile = self.agent.profile();
+        let is_typed = self.deliveries.typed_number().is_some();
+        if !profile.knows_its_prompt() && profile.line.is_none() && !is_typed {
+            return;
+        }
+        let is_read = self.program.has_read_input();
+        if !self.program.is_hung_up() {
+            self.agent.input_is_read(is_read, now);
+        }
     }
 
     /// Reads the screen after a hook's event although no message waits. Returns when to try again.

@@ -27,6 +27,7 @@ crate::tests![
     no_answer_of_the_terminal_that_is_cut_holds_a_message,
     nothing_is_typed_into_an_agent_that_says_of_itself_that_it_is_busy,
     no_agent_that_ignores_the_hang_up_outlives_a_wrap_that_is_killed,
+    a_text_that_the_program_never_read_is_back_in_its_queue,
 ];
 
 const KEYBOARD: [&str; 2] = ["--delivery", "pty"];
@@ -380,4 +381,26 @@ fn nothing_is_typed_into_an_agent_that_says_of_itself_that_it_is_busy() {
     }
     std::fs::write(&file, r#"{"status":"idle"}"#).unwrap();
     wait_for_log(&stage, "submitted [cbroker peer message");
+}
+
+fn a_text_that_the_program_never_read_is_back_in_its_queue() {
+    // It was acked when its Enter was written.
+    let stage = Stage::new();
+    let script = "stty raw -echo; printf '\\033[?2004hready'; \
+         while [ ! -e $STAGE/go ]; do sleep 0.05; done";
+    let mut terminal = stage.wrap(&["--delivery", "pty"], &["sh", "-c", script]);
+    terminal.wait_for("ready");
+    stage.send("peer", "unread", &[]);
+    wait_for_hand_over(&stage);
+    std::fs::write(stage.path("go"), "").unwrap();
+    terminal.wait_for_end();
+    wait_for("the message in its queue", || {
+        stage.consumers("peer") == 0 && stage.waiting("peer") == 1
+    });
+    let _terminal = stage.sink(&[]);
+    let arrived = stage.wait_for_messages(1);
+    assert!(
+        arrived[0].contains("(possible repeat) unread"),
+        "{arrived:?}"
+    );
 }

@@ -21,7 +21,7 @@
 //! If the program's prompt is not known, Enter is pressed only once. An agent with a line must show
 //! the text in it before Enter; afterwards a turn, or the text above the empty line, proves that it
 //! was read, and without either it is `Stuck`. With any other program, Enter follows the next
-//! output after the text, or 1 s, and the text counts as read once Enter was written.
+//! output after the text, or 1 s, and the text counts as read once the program has read all input.
 //!
 //! From the first byte of a text to the sign of its turn the person's keys are kept back
 //! (docs/delivery.md, "keys are kept back"). Ctrl-C, Ctrl-Z and Ctrl-\ are forwarded at once, and
@@ -57,6 +57,9 @@ const END_LETTERS: usize = 60;
 /// Time limit for the turn of a text that is shown above the line of an agent at rest. Without it
 /// the text is submitted again.
 const TURN_WITHIN: Duration = Duration::from_mins(1);
+/// How often a program whose screen is not known is asked whether it has read its input, during the
+/// first second.
+const READ_SOON: Duration = Duration::from_millis(100);
 /// A text that the box never showed counts as swallowed if the box was empty for this long after
 /// the agent read it.
 const SWALLOWED_AFTER: Duration = Duration::from_secs(2);
@@ -304,13 +307,14 @@ impl Keyboard {
     }
 
     /// Handles the program's end. With an unknown screen, a text counts as read once its Enter was
-    /// written.
-    pub fn ended(&mut self) {
+    /// written and the program had read all input.
+    pub fn ended(&mut self, has_read_input: bool) {
         if let Some(TypedText {
             phase: TypingPhase::Entered { out: Some(_), .. },
             is_blind: true,
             ..
         }) = &self.attempt
+            && has_read_input
         {
             self.finish(TypingOutcome::InContext);
         }

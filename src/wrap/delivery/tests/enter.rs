@@ -330,3 +330,28 @@ fn a_text_of_several_rows_hides_aiders_line_and_is_shown_at_the_end_of_the_scree
     play.passes(ms(500));
     assert_eq!(play.enters(), 1);
 }
+
+#[test]
+fn an_unknown_program_has_a_text_once_it_has_read_it() {
+    // It was acked when its Enter was written, and lost if the program ended before it read.
+    let mut play = Play::unknown();
+    let key = play.offer("x");
+    play.agent.input_is_read(Some(false), play.now);
+    play.passes(ms(1000));
+    assert_eq!(play.enters(), 1);
+    assert_eq!(play.deliveries.keys(b"ab", play.now), None);
+    play.passes(ms(9_900));
+    assert!(play.did(&Step::HandedOver(vec![key], Way::Keyboard)));
+    assert!(!play.did(&Step::Replay(b"ab".to_vec())));
+    play.passes(ms(100));
+    assert!(play.did(&Step::Replay(b"ab".to_vec())), "keys pass");
+    play.passes(ms(600_000));
+    let delivered = Step::Delivered(vec![key], Way::Keyboard);
+    assert!(!play.did(&delivered));
+    let ended = play.deliveries.ended(&play.agent, play.now);
+    assert!(!ended.contains(&delivered), "{ended:?}");
+    play.agent.input_is_read(Some(true), play.now);
+    play.run();
+    assert!(play.did(&delivered));
+    assert_eq!(play.enters(), 1);
+}

@@ -6,8 +6,8 @@
 use std::time::Instant;
 
 use super::{
-    GIVE_UP, Hold, Keyboard, KeyboardStep, ROW_WITHIN, SWALLOWED_AFTER, TURN_SIGN, TURN_WITHIN,
-    TurnProof, TypingOutcome, TypingPhase, squeeze,
+    GIVE_UP, Hold, Keyboard, KeyboardStep, READ_SOON, ROW_WITHIN, SWALLOWED_AFTER, TURN_SIGN,
+    TURN_WITHIN, TurnProof, TypingOutcome, TypingPhase, squeeze,
 };
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::agents::reading::Input;
@@ -205,9 +205,7 @@ impl Keyboard {
             if agent.profile().line.is_some() {
                 return self.entered_line(agent, now, out);
             }
-            // There is no sign to wait for.
-            self.finish(TypingOutcome::InContext);
-            return self.step(agent, now);
+            return self.entered_blindly(agent, now, (out, end));
         }
         let late = out + TURN_SIGN;
         // The box was seen with the text, so an empty box was drawn after Enter. A turn may have
@@ -243,6 +241,26 @@ impl Keyboard {
             return self.press_enter(now, 2);
         }
         self.give_up(agent, now, Hold::Stuck)
+    }
+
+    /// The `Entered` phase of a program whose screen is not known. The only sign is that it has
+    /// read all input, for which there is no time limit.
+    fn entered_blindly(
+        &mut self,
+        agent: &AgentState,
+        now: Instant,
+        (out, end): (Instant, Instant),
+    ) -> KeyboardStep {
+        if agent.has_read_input() {
+            self.finish(TypingOutcome::InContext);
+            return self.step(agent, now);
+        }
+        let is_soon = now < out + TURN_SIGN;
+        let again = now + if is_soon { READ_SOON } else { TURN_SIGN };
+        if now >= end {
+            return self.release_keys(Some(again));
+        }
+        KeyboardStep::Wait(Some(again))
     }
 
     /// The `Entered` phase of an agent with a line. An empty line after Enter proves nothing: a
