@@ -240,9 +240,13 @@ impl AgentState {
         }
     }
 
-    /// Records whether the plugin reports the agent's state.
+    /// Records whether the plugin reports the agent's state. Without it nothing reports that a menu
+    /// was closed.
     pub fn plugin_reports(&mut self, reports: bool) {
         self.has_plugin = reports;
+        if !reports {
+            self.menu = None;
+        }
     }
 
     /// Records an event of a hook.
@@ -273,6 +277,7 @@ impl AgentState {
             AgentSign::TurnEnded => self.turn_ended(),
             AgentSign::PersonSpoke => {
                 self.is_stopped = false;
+                self.menu = None;
                 self.person.submitted();
             }
             AgentSign::Stopped => {

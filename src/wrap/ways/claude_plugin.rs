@@ -158,6 +158,8 @@ struct Work {
     proof: Proof,
     /// Tool calls whose permission dialog is open, with the tool's name.
     open_calls: BTreeMap<String, String>,
+    /// A command's menu is open.
+    is_menu_open: bool,
     /// The person pressed Escape and has sent nothing since.
     is_stopped: bool,
     location: SessionLocation,
@@ -184,6 +186,7 @@ impl Work {
             in_flight: BTreeMap::new(),
             proof: Proof::default(),
             open_calls: BTreeMap::new(),
+            is_menu_open: false,
             is_stopped: false,
             location: SessionLocation::Here,
             reported: PluginAvailability::Closed,

@@ -379,3 +379,23 @@ fn a_dialog_or_a_turn_that_the_screen_shows_holds_where_the_profile_knows_their_
         assert!(play.has_typed());
     }
 }
+
+#[test]
+fn a_menu_whose_end_is_not_reported_does_not_hold_for_ever() {
+    // The process that had opened it had lost the session, or the report was lost.
+    for is_plugin_gone in [true, false] {
+        let mut play = Play::claude_by(DeliveryMode::Keyboard);
+        play.agent.plugin_reports(true);
+        play.agent.sign(&AgentSign::Menu("model".into()), play.now);
+        play.offer("x");
+        play.passes(ms(60_000));
+        assert_eq!(play.hold(), Some(Hold::Dialog("model".into())));
+        if is_plugin_gone {
+            play.agent.plugin_reports(false);
+        } else {
+            play.agent.sign(&AgentSign::PersonSpoke, play.now);
+        }
+        play.run();
+        assert!(play.has_typed(), "{is_plugin_gone}");
+    }
+}

@@ -122,7 +122,13 @@ impl Work {
 
     /// Records that the session is in this process now.
     pub(super) async fn adopt(&mut self, name: &str, transcript: &Path) {
-        self.open_calls.clear();
+        // The module before does not report what closes now.
+        if !std::mem::take(&mut self.open_calls).is_empty() {
+            self.report(WayReport::Sign(AgentSign::Answered)).await;
+        }
+        if std::mem::take(&mut self.is_menu_open) {
+            self.report(WayReport::Sign(AgentSign::MenuClosed)).await;
+        }
         self.is_stopped = false;
         self.location = SessionLocation::Here;
         let elsewhere = |text: &&mut InFlight| text.instance.name != name;
@@ -199,12 +205,16 @@ impl Work {
             }
             PluginEvent::Menu {
                 name: Some(name), ..
-            } => AgentSign::Menu(name),
+            } => {
+                self.is_menu_open = true;
+                AgentSign::Menu(name)
+            }
             PluginEvent::Menu {
                 name: None,
                 transcript,
             } => {
                 self.follow(instance, transcript).await;
+                self.is_menu_open = false;
                 AgentSign::MenuClosed
             }
             _ => return,

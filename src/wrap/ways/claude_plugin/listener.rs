@@ -69,15 +69,25 @@ pub(super) enum PluginEvent {
     /// A turn has begun.
     Turn { transcript: Option<PathBuf> },
     /// A turn has ended.
-    Rest { why: String },
+    Rest {
+        #[serde(default)]
+        why: String,
+    },
     /// The person sent a prompt.
     Person,
     /// The person pressed Escape, or Ctrl-C.
     Stopped,
     /// A dialog asks for a permission.
-    Ask { call: String, tool: String },
+    Ask {
+        call: String,
+        #[serde(default)]
+        tool: String,
+    },
     /// A tool call has ended, and with it its dialog.
-    Called { call: String },
+    Called {
+        #[serde(default)]
+        call: String,
+    },
     /// A command opened its menu, or closed it (without a name).
     Menu {
         name: Option<String>,
@@ -86,7 +96,10 @@ pub(super) enum PluginEvent {
     /// The length of the text in the input box, in UTF-16 units.
     Draft { length: usize },
     /// The conversation (`clear`, `resume`) or the program has ended.
-    End { why: String },
+    End {
+        #[serde(default)]
+        why: String,
+    },
     /// An event of a newer module.
     #[serde(other)]
     Unknown,
@@ -165,7 +178,8 @@ struct ModuleServer {
 struct EventsBody {
     token: String,
     instance: String,
-    events: Vec<PluginEvent>,
+    /// Each is parsed alone: an event that cannot be read must not take others with it.
+    events: Vec<serde_json::Value>,
 }
 
 type HttpResponse = Response<BoxBody<Bytes, Infallible>>;
@@ -203,12 +217,14 @@ impl ModuleServer {
         if post.token != self.token {
             return status(StatusCode::FORBIDDEN);
         }
+        let events = post.events.into_iter();
+        let events = events.filter_map(|event| serde_json::from_value(event).ok());
         let _session_ended = self
             .tell
             .send(ListenerEvent::Events {
                 instance: post.instance,
                 pid,
-                events: post.events,
+                events: events.collect(),
             })
             .await;
         status(StatusCode::NO_CONTENT)

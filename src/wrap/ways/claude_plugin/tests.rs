@@ -293,6 +293,45 @@ async fn a_dialog_is_open_until_its_tool_call_has_ended() {
     }
 }
 
+#[tokio::test]
+async fn what_the_module_before_had_open_is_closed_with_the_next_hello() {
+    // A menu stayed open for ever: its module reported the end after another had said hello.
+    let mut stage = PluginFixture::new();
+    let _orders = stage.connected().await;
+    let open = json!([{"is": "ask", "call": "1", "tool": "Bash"}, {"is": "menu", "name": "model"}]);
+    stage.report(open).await;
+    assert_eq!(
+        stage.next().await,
+        WayReport::Sign(AgentSign::Asks("Bash".into()))
+    );
+    assert_eq!(
+        stage.next().await,
+        WayReport::Sign(AgentSign::Menu("model".into()))
+    );
+    let hello = json!([{"is": "hello", "version": "1", "transcript": stage.transcript("t")}]);
+    stage.report(hello).await;
+    assert_eq!(stage.next().await, WayReport::Sign(AgentSign::Answered));
+    assert_eq!(stage.next().await, WayReport::Sign(AgentSign::MenuClosed));
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_read_takes_no_other_with_it() {
+    // The result of a text was in the same request, and all later messages waited for it.
+    let mut stage = PluginFixture::new();
+    let mut orders = stage.connected().await;
+    stage.deliver();
+    line(&mut orders).await;
+    let events = json!([{"is": "dropped"}, 3, {"is": "rest"}, {"is": "called"},
+        {"is": "dropped", "key": 7, "why": "no"}]);
+    stage.report(events).await;
+    assert_eq!(stage.next().await, WayReport::Sign(AgentSign::TurnEnded));
+    let refused = stage.next().await;
+    assert!(
+        matches!(refused, WayReport::NotTaken { number: 7, .. }),
+        "{refused:?}"
+    );
+}
+
 /// A way whose only text was refused with "no session is bound" `seconds` ago.
 fn unbound_text(folder: &Path, seconds: u64) -> (Work, Receiver<(Way, WayReport)>) {
     let (to, reports) = mpsc::channel(64);

@@ -7,6 +7,21 @@
 
 const ROUNDS = 5;
 const PAUSE_MS = 1000;
+const ATTEMPTS = 3;
+
+/** Posts a body, again after a failure. It may arrive twice, which changes nothing. */
+async function post($, link, body) {
+  const init = { method: "POST", socketPath: link.socket, body };
+  for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
+    try {
+      const { ok } = await $.http.fetch("http://cbroker/events", init);
+      if (ok) return;
+    } catch {
+      // The session has ended, or is busy, or plugins may not use the network here.
+    }
+    if (attempt < ATTEMPTS) await $.clock.sleep(PAUSE_MS);
+  }
+}
 
 /** Sends an event (or a promise of one) after all events before it. */
 async function report($, link, event) {
@@ -16,16 +31,7 @@ async function report($, link, event) {
   while (link.outbox.length > 0) {
     const { token, instance } = link;
     const events = await Promise.all(link.outbox.splice(0));
-    const body = JSON.stringify({ token, instance, events });
-    try {
-      await $.http.fetch("http://cbroker/events", {
-        method: "POST",
-        socketPath: link.socket,
-        body,
-      });
-    } catch {
-      // The session has ended, or plugins may not use the network here.
-    }
+    await post($, link, JSON.stringify({ token, instance, events }));
   }
   link.isPosting = false;
 }

@@ -56,6 +56,20 @@ test("what the person sends is reported without its text", { options }, async ($
   expect(await reported(events, 1)).toEqual([{ is: "person" }]);
 });
 
+test("events are posted again after a failure", { options }, async ($, on) => {
+  const events = [];
+  const answers = [500, 204];
+  on("http.fetch", (_$, { init }) => {
+    const status = answers.shift();
+    const ok = status < 300;
+    if (ok) events.push(...JSON.parse(init.body).events);
+    return { value: { status, ok, headers: {}, text: "" } };
+  });
+  on("session.stop", () => ({ isTurnRunning: true }));
+  await $.session.stop({});
+  expect(await reported(events, 1)).toEqual([{ is: "stopped" }]);
+});
+
 test("a subagent's turn is not reported", { options }, async ($, on) => {
   const events = listen(on);
   on("turn.start", (_$, e) => ({ turnId: e.turnId }));
