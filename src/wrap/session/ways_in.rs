@@ -243,6 +243,11 @@ impl Session {
                     .write(&format!("{way} did not take the text: {why}"));
                 self.deliveries.not_taken(number, &why, refusal);
             }
+            WayReport::Unread(number) => {
+                self.log
+                    .write(&format!("{way}: the turn ended without the text"));
+                self.deliveries.unread(number);
+            }
             WayReport::Unseen(number) => {
                 self.log
                     .write(&format!("{way}: the agent did not accept the text"));

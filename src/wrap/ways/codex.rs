@@ -118,7 +118,7 @@ enum Progress {
     Sent(Instant),
     /// It was put into the queue of a thread that runs without the daemon.
     Queued(Instant),
-    /// Its turn ended at this time; without a row by now or soon, it was refused.
+    /// Its turn ended at this time; without a row by now or soon, it was most likely refused.
     Ended(Instant),
 }
 
@@ -438,8 +438,9 @@ impl Work {
             _ => false,
         };
         for number in self.numbers(ended) {
-            let why = "the turn ended without the text".to_owned();
-            self.not_taken(number, why, Refusal::Refused).await;
+            self.in_flight.remove(&number);
+            self.proof.forget(number);
+            self.report(WayReport::Unread(number)).await;
         }
         if is_local_gone {
             self.local = None;

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `InContext` | the proof; the message is acked only now |
 //! | `NotTaken` | it certainly never entered the session; another way may be tried |
+//! | `Unread` | the agent took it and is at rest without a proof; it may have been read |
 //! | `Unseen` | nothing shows that the agent accepted it; it may have been read |
 //! | `Lost` | the agent ended before the proof; it may have been read |
 //!
@@ -123,6 +124,9 @@ pub enum WayReport {
         /// What follows for the next attempt.
         refusal: Refusal,
     },
+    /// The agent accepted this submission and is at rest, and no proof came: most likely a hook of
+    /// the person refused it, but it may have been read.
+    Unread(SubmissionNumber),
     /// Nothing showed that the agent accepted this submission: the way failed, but it may have been
     /// read.
     Unseen(SubmissionNumber),
