@@ -25,7 +25,9 @@ use tokio::time::Instant;
 
 use super::proof::Proof;
 use super::transcript::MessageStage;
-use super::{Refusal, Submission, SubmissionNumber, Way, WayIn, WayReport, WayReporter, process};
+use super::{
+    AgentSign, Refusal, Submission, SubmissionNumber, Way, WayIn, WayReport, WayReporter, process,
+};
 use daemon::next;
 use link::{Link, LinkError, RequestKind};
 use local::{LocalSearch, LocalThread, QueueError};
@@ -344,11 +346,21 @@ impl Work {
         }
     }
 
+    /// Reports that the thread of the last status is gone, so that nothing else reports the end of
+    /// its turn or the answer to its question.
+    async fn report_end_of_thread(&mut self) {
+        if self.thread_status.take().is_some() {
+            for sign in [AgentSign::Answered, AgentSign::TurnEnded] {
+                self.report(WayReport::Sign(sign)).await;
+            }
+        }
+    }
+
     /// Reports what the thread does, and sends the next waiting text.
     async fn advance(&mut self) {
         self.report_availability().await;
         let Some(thread) = self.threads.current().cloned() else {
-            return;
+            return self.report_end_of_thread().await;
         };
         if self.thread_status.as_ref() != Some(&thread.status) {
             let before = self.thread_status.replace(thread.status.clone());
@@ -386,7 +398,7 @@ impl Work {
     async fn disconnect(&mut self, error: &LinkError) {
         self.link = None;
         self.threads.clear();
-        self.thread_status = None;
+        self.report_end_of_thread().await;
         self.look().await;
         for number in self.numbers(|_| true) {
             let waits = |text: &InFlight| matches!(text.stage, Progress::Waits(_));

@@ -318,6 +318,12 @@ async fn the_end_of_the_daemon_loses_sent_texts_and_gives_back_waiting_ones() {
     assert!(codex.deliver(second));
     while reports.next().await != WayReport::Sign(AgentSign::TurnBegan) {}
     daemon.task.abort();
+    assert_eq!(
+        reports.next().await,
+        WayReport::Sign(AgentSign::Answered),
+        "its turn held back what was to be typed"
+    );
+    assert_eq!(reports.next().await, WayReport::Sign(AgentSign::TurnEnded));
     assert_eq!(reports.next_result().await, WayReport::Lost(1));
     let given_back = reports.next_result().await;
     let is_failure = matches!(
