@@ -62,6 +62,8 @@ pub(super) enum HookReport {
     /// The waiting hook got the submission, and the transcript never showed that the agent accepted
     /// it.
     Unseen(SubmissionNumber),
+    /// The agent's process that got the submission ended before the proof.
+    Lost(SubmissionNumber),
 }
 
 /// The socket. Removed when dropped.

@@ -103,7 +103,11 @@ pub(super) async fn wait(
         let _requester_is_gone = write.done.send(WriteResult::NotWritten);
     }
     match submission {
-        Ok(submission) => deliver(stream, submission, transcript, reports).await,
+        Ok(submission) => {
+            let delivery = transcript
+                .map(|path| HookDelivery::expect(submission.ids.clone(), &path, pid));
+            deliver(stream, submission, delivery, reports).await;
+        }
         Err(_) => release(stream, last_line, reports).await,
     }
 }
@@ -127,11 +131,10 @@ async fn release(
 async fn deliver(
     mut stream: UnixStream,
     submission: Submission,
-    transcript: Option<PathBuf>,
+    delivery: Option<HookDelivery>,
     reports: mpsc::Sender<HookReport>,
 ) {
     let number = submission.number;
-    let delivery = transcript.map(|path| HookDelivery::expect(submission.ids, &path));
     let mut bytes = vec![hook::DELIVER_TEXT];
     bytes.extend_from_slice(submission.text.as_bytes());
     bytes.push(b'\n');
@@ -144,6 +147,7 @@ async fn deliver(
                 HookOutcome::Refused(why) => HookReport::Refused(number, why),
                 HookOutcome::Unread => HookReport::Unread(number),
                 HookOutcome::Unseen => HookReport::Unseen(number),
+                HookOutcome::Lost => HookReport::Lost(number),
             },
             () = reports.closed() => return,
         },

@@ -339,6 +339,11 @@ impl Session {
                 self.deliveries.unseen(number);
                 self.log_disabled_ways();
             }
+            HookReport::Lost(number) => {
+                self.log
+                    .write("hook: the agent ended before it read the text");
+                self.deliveries.lost(number);
+            }
             HookReport::Refused(number, why) => {
                 self.deliveries.not_taken(number, &why, Refusal::Refused);
             }

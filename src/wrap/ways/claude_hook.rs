@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::process;
 use super::proof::Proof;
 use super::transcript::MessageStage;
 
@@ -35,35 +36,44 @@ pub enum HookOutcome {
     Unread,
     /// Nothing shows that it was accepted.
     Unseen,
+    /// The agent's process ended before the proof.
+    Lost,
 }
 
 /// Watches the transcript for a text that a waiting hook delivers.
 #[derive(Debug)]
 pub struct HookDelivery {
     proof: Proof,
+    /// The agent's process that has the text, if known.
+    pid: Option<i32>,
 }
 
 impl HookDelivery {
     /// Starts looking for these messages in rows that are written from now on. Call it before the
-    /// hook gets the text.
-    pub fn expect(ids: Vec<String>, transcript: &Path) -> Self {
+    /// hook of the agent's process `pid` gets the text.
+    pub fn expect(ids: Vec<String>, transcript: &Path, pid: Option<i32>) -> Self {
         let mut proof = Proof::default();
         proof.expect(0, ids, Some(transcript));
-        Self { proof }
+        Self { proof, pid }
     }
 
-    /// Waits for the outcome, without a time limit once the text was accepted.
+    /// Waits for the outcome. Once the text was accepted, that takes as long as the process lives.
     pub async fn outcome(mut self) -> HookOutcome {
         let until = Instant::now() + ACCEPTED_WITHIN;
         let mut is_accepted = false;
         let mut queue_empty_since = None;
         loop {
+            // Checked before the rows are read, so that those which it wrote before its end count.
+            let is_gone = self.pid.is_some_and(|pid| !process::is_alive(pid));
             for (_, stage) in self.proof.look().await {
                 match stage {
                     MessageStage::InContext => return HookOutcome::InContext,
                     MessageStage::Refused(why) => return HookOutcome::Refused(why),
                     _ => is_accepted = true,
                 }
+            }
+            if is_gone {
+                return HookOutcome::Lost;
             }
             let now = Instant::now();
             if !is_accepted && now >= until {
@@ -79,5 +89,39 @@ impl HookDelivery {
             let pause = if is_accepted { LOOK_LATER } else { LOOK_SOON };
             tokio::time::sleep(pause).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::Write as _;
+    use std::process::Command;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_accepted_text_is_lost_with_its_process() {
+        // It was waited for as long as the wrap ran, and all later messages with it.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.jsonl");
+        let mut transcript = std::fs::File::create(&path).unwrap();
+        let mut process = Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = i32::try_from(process.id()).unwrap();
+        let delivery = HookDelivery::expect(vec!["01".into()], &path, Some(pid));
+        let text = "[cbroker peer message from=a id=01] look [end]";
+        let row = json!({"type": "queue-operation", "operation": "enqueue", "content": text});
+        writeln!(transcript, "{row}").unwrap();
+        let outcome = delivery.outcome();
+        tokio::pin!(outcome);
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut outcome).await;
+        assert!(early.is_err(), "{early:?}");
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let outcome = tokio::time::timeout(Duration::from_secs(20), outcome).await;
+        assert_eq!(outcome.unwrap(), HookOutcome::Lost);
     }
 }
