@@ -90,15 +90,21 @@ impl Proofs {
             let pause = if is_soon { LOOK_SOON } else { LOOK_LATER };
             let now = tokio::time::Instant::now();
             tokio::time::sleep_until(*self.look_at.get_or_insert(now + pause)).await;
-            let mut seen = self.proof.look().await;
-            seen.retain(|(_, stage)| {
-                matches!(stage, MessageStage::InContext | MessageStage::Refused(_))
-            });
+            let seen = self.look().await;
             self.look_at = None;
             if !seen.is_empty() {
                 return seen;
             }
         }
+    }
+
+    /// Reads the transcript once.
+    async fn look(&mut self) -> Vec<(u64, MessageStage)> {
+        let mut seen = self.proof.look().await;
+        seen.retain(|(_, stage)| {
+            matches!(stage, MessageStage::InContext | MessageStage::Refused(_))
+        });
+        seen
     }
 }
 
@@ -289,6 +295,11 @@ impl Session {
         {
             self.handle_way_report(way, report);
         }
+        // Rows that the agent wrote last prove what was typed, or given to a hook.
+        let seen = tokio::time::timeout_at(until, self.proofs.look()).await;
+        for (number, stage) in seen.unwrap_or_default() {
+            self.handle_proof(number, &stage);
+        }
     }
 
     /// Handles a report of the agent's hooks.
@@ -370,5 +381,32 @@ impl Session {
     fn drop_waiter(&mut self, now: Instant) {
         self.waiter = None;
         self.deliveries.close(Way::Hook, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn rows_of_the_agents_last_moment_are_read() {
+        // The agent ended before the transcript was read again, and a text that it had read came
+        // again in the next session.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.jsonl");
+        std::fs::write(&path, "").unwrap();
+        let mut proofs = Proofs::default();
+        assert_eq!(proofs.look().await, []);
+        proofs.follow(path.clone());
+        proofs.expect(7, vec!["01".into()]);
+        assert_eq!(proofs.look().await, []);
+        let text = "[cbroker peer message from=a id=01] look [end]";
+        let row = json!({"type": "user", "message": {"content": text}});
+        std::fs::write(&path, format!("{row}\n")).unwrap();
+        assert_eq!(proofs.look().await, [(7, MessageStage::InContext)]);
     }
 }
