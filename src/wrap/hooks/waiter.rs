@@ -104,8 +104,8 @@ pub(super) async fn wait(
     }
     match submission {
         Ok(submission) => {
-            let delivery = transcript
-                .map(|path| HookDelivery::expect(submission.ids.clone(), &path, pid));
+            let delivery =
+                transcript.map(|path| HookDelivery::expect(submission.ids.clone(), &path, pid));
             deliver(stream, submission, delivery, reports).await;
         }
         Err(_) => release(stream, last_line, reports).await,

@@ -12,8 +12,7 @@ impl Work {
     pub(super) async fn handle_link_event(&mut self, event: LinkEvent) {
         let done = match event {
             LinkEvent::Notification(method, params) => {
-                self.handle_notification(&method, &params);
-                Ok(())
+                self.handle_notification(&method, &params).await
             }
             LinkEvent::Response(request, answer) => self.handle_response(request, answer).await,
         };
@@ -23,16 +22,22 @@ impl Work {
         }
     }
 
-    fn handle_notification(&mut self, method: &str, params: &Value) {
+    async fn handle_notification(&mut self, method: &str, params: &Value) -> Result<(), LinkError> {
         let id = params["threadId"].as_str().unwrap_or_default();
         match method {
             "thread/started" => self.threads.learn(&params["thread"]),
             "thread/status/changed" => {
-                self.threads.set_status(id, &params["status"]);
+                let is_to_read = self.threads.set_status(id, &params["status"]);
+                if let Some(link) = self.link.as_mut().filter(|_| is_to_read) {
+                    let params = json!({"threadId": id});
+                    link.request(RequestKind::Read, "thread/read", &params)
+                        .await?;
+                }
             }
             "thread/closed" | "thread/deleted" => self.threads.remove(id),
             _ => {}
         }
+        Ok(())
     }
 
     async fn handle_response(

@@ -2,7 +2,9 @@
 //!
 //! One daemon serves all Codex sessions of a user. This session's Codex was started with
 //! `--add-dir` and a folder of its own, which is listed in its threads' `runtimeWorkspaceRoots`,
-//! also after `/new`, `/resume` and `codex resume`. Seen with Codex 0.171.0.
+//! also after `/new`, `/resume` and `codex resume`. A thread that begins is in the terminal, and so
+//! is one that is loaded again: `/resume` of an older thread has no notification of its own, but
+//! reports that it is not loaded, and a moment later that it is idle. Seen with Codex 0.171.0.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,8 +20,10 @@ pub(super) enum Status {
     Idle,
     /// A turn runs; `Some` is what it asks the person.
     Active(Option<&'static str>),
-    /// It is not loaded, or its last turn ended with an error of the program.
-    Other,
+    /// It is not loaded.
+    Unloaded,
+    /// Its last turn ended with an error of the program.
+    Failed,
 }
 
 impl Status {
@@ -36,7 +40,7 @@ impl Status {
                 };
                 began.into_iter().chain(asks).collect()
             }
-            Self::Idle | Self::Other => {
+            Self::Idle | Self::Unloaded | Self::Failed => {
                 let answered = asked.then_some(AgentSign::Answered);
                 answered.into_iter().chain([AgentSign::TurnEnded]).collect()
             }
@@ -63,6 +67,10 @@ pub(super) struct Threads {
     marker: String,
     ours: BTreeMap<String, Thread>,
     current: Option<String>,
+    /// The thread that was last reported as not loaded.
+    unloaded: Option<String>,
+    /// A thread that was loaded again and is not known.
+    resumed: Option<String>,
 }
 
 impl Threads {
@@ -73,6 +81,8 @@ impl Threads {
             marker: marker.to_string_lossy().into_owned(),
             ours: BTreeMap::new(),
             current: None,
+            unloaded: None,
+            resumed: None,
         }
     }
 
@@ -84,11 +94,11 @@ impl Threads {
     /// Removes all threads, after the daemon has ended.
     pub(super) fn clear(&mut self) {
         self.ours.clear();
-        self.current = None;
+        (self.current, self.unloaded, self.resumed) = (None, None, None);
     }
 
     /// Adds a thread as the daemon describes it. The newest thread of the session is the one in the
-    /// terminal.
+    /// terminal, or the one that was loaded again.
     pub(super) fn learn(&mut self, thread: &Value) {
         let (Some(id), Some(rollout)) = (thread["id"].as_str(), thread["path"].as_str()) else {
             return;
@@ -105,23 +115,34 @@ impl Threads {
         let is_newest = self
             .current()
             .is_none_or(|current| current.began <= learned.began);
+        let is_resumed = self.resumed.take_if(|resumed| resumed == id).is_some();
         self.ours.insert(id.to_owned(), learned);
-        if is_newest {
+        if is_newest || is_resumed {
             self.current = Some(id.to_owned());
         }
     }
 
-    /// Sets the status of a thread. If a turn began in another thread of the session, the person
-    /// switched to it. Returns whether the thread is the one in the terminal.
+    /// Sets the status of a thread. If a turn began in another thread of the session, or it was
+    /// loaded again, the person switched to it. Returns whether the thread must be read, since it
+    /// may be of this session.
     pub(super) fn set_status(&mut self, id: &str, message: &Value) -> bool {
+        let status = status(message);
+        let was_unloaded = self.unloaded.as_deref() == Some(id);
+        let is_resumed = was_unloaded && status == Status::Idle;
+        if status == Status::Unloaded {
+            self.unloaded = Some(id.to_owned());
+        } else if was_unloaded {
+            self.unloaded = None;
+        }
         let Some(thread) = self.ours.get_mut(id) else {
-            return false;
+            self.resumed = is_resumed.then(|| id.to_owned()).or(self.resumed.take());
+            return is_resumed;
         };
-        thread.status = status(message);
-        if matches!(thread.status, Status::Active(_)) {
+        if is_resumed || matches!(status, Status::Active(_)) {
             self.current = Some(id.to_owned());
         }
-        self.current.as_deref() == Some(id)
+        thread.status = status;
+        false
     }
 
     /// Removes a thread that was unloaded.
@@ -155,7 +176,8 @@ fn status(message: &Value) -> Status {
             });
             Status::Active(asks.next_back())
         }
-        _ => Status::Other,
+        Some("notLoaded") => Status::Unloaded,
+        _ => Status::Failed,
     }
 }
 
@@ -194,12 +216,37 @@ mod tests {
         let mut threads = Threads::new(Path::new("/h/marker"));
         threads.learn(&thread("one", &["/h/marker"], 1));
         threads.learn(&thread("two", &["/h/marker"], 2));
-        assert!(!threads.set_status("other", &json!({"type": "active", "activeFlags": []})));
-        assert!(!threads.set_status("one", &json!({"type": "idle"})));
-        assert!(threads.set_status("one", &json!({"type": "active", "activeFlags": []})));
+        threads.set_status("other", &json!({"type": "active", "activeFlags": []}));
+        threads.set_status("one", &json!({"type": "idle"}));
+        assert_eq!(current(&threads), Some("two"));
+        threads.set_status("one", &json!({"type": "active", "activeFlags": []}));
         assert_eq!(current(&threads), Some("one"));
         threads.remove("one");
         assert_eq!(current(&threads), Some("two"));
+    }
+
+    #[test]
+    fn a_thread_that_is_loaded_again_is_in_the_terminal() {
+        // After `/resume` of an older thread, a message began a turn in the newer one, which was
+        // not shown.
+        let mut threads = Threads::new(Path::new("/h/marker"));
+        let unloaded = json!({"type": "notLoaded"});
+        let idle = json!({"type": "idle"});
+        threads.learn(&thread("one", &["/h/marker"], 1));
+        threads.learn(&thread("two", &["/h/marker"], 2));
+        assert!(!threads.set_status("one", &unloaded));
+        assert_eq!(current(&threads), Some("two"));
+        assert!(!threads.set_status("one", &idle));
+        assert_eq!(current(&threads), Some("one"));
+        // One that is not known is read, and may be another session's.
+        for (id, roots, shown) in [("zero", "/h/marker", "zero"), ("x", "/h/other", "two")] {
+            threads.set_status("two", &json!({"type": "active", "activeFlags": []}));
+            assert!(!threads.set_status(id, &unloaded));
+            assert!(threads.set_status(id, &idle));
+            assert_eq!(current(&threads), Some("two"));
+            threads.learn(&thread(id, &[roots], 0));
+            assert_eq!(current(&threads), Some(shown));
+        }
     }
 
     #[test]
@@ -209,6 +256,6 @@ mod tests {
             status(&waits),
             Status::Active(Some("a command or a change"))
         );
-        assert_eq!(status(&json!({"type": "systemError"})), Status::Other);
+        assert_eq!(status(&json!({"type": "systemError"})), Status::Failed);
     }
 }
