@@ -185,6 +185,10 @@ impl Channel {
         no_ack: bool,
         effects: &mut Effects,
     ) -> Result<FrameResult, Fault> {
+        if self.outbox.refuses_deliveries() {
+            // The client is gone, and the connection ends. The message stays for others.
+            return Ok(FrameResult::Done);
+        }
         let queue = self.readable_queue(queue)?;
         let mode = if no_ack {
             GetMode::Acked

@@ -167,7 +167,7 @@ impl Channel {
 
     /// The channel ends: the publish, commit or settle that has begun is finished. True when
     /// nothing is left to do, false when the budget is spent.
-    pub(super) fn finish_work(&mut self, effects: &mut Effects) -> bool {
+    pub(crate) fn finish_work(&mut self, effects: &mut Effects) -> bool {
         while let Some(continuation) = self.continuation.take_if(|_| !effects.is_spent()) {
             // What comes of its end is the caller's to say.
             if matches!(continuation, Continuation::Close(_)) {

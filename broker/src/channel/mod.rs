@@ -423,20 +423,7 @@ impl Channel {
         if matches!(self.phase, ChannelState::Closed) {
             return true;
         }
-        if !self.finish_work(effects) {
-            return false;
-        }
-        if matches!(self.phase, ChannelState::Open) {
-            let leaving = std::mem::take(&mut self.consumers).into_values().collect();
-            self.phase = ChannelState::Ending(leaving);
-            if let Some((token, _)) = self.replies.take() {
-                self.context.vhost.remove_reply_consumer(&token);
-            }
-            if let ChannelMode::Transactional(transaction) = &mut self.mode {
-                self.ledger.put_back(transaction.take_settled());
-            }
-        }
-        if !self.detach_consumers(effects) || !self.return_deliveries(effects) {
+        if !self.leave_queues(effects) || !self.return_deliveries(effects) {
             return false;
         }
         effects.spend(LEAVING);
@@ -455,6 +442,27 @@ impl Channel {
         let here = &self.context.vhost.closed_channels;
         here.absorb(&self.view.counters);
         true
+    }
+
+    /// The first part of [`Self::close`]; it ends when the consumers have left their queues.
+    pub(crate) fn leave_queues(&mut self, effects: &mut Effects) -> bool {
+        if matches!(self.phase, ChannelState::Closed) {
+            return true;
+        }
+        if !self.finish_work(effects) {
+            return false;
+        }
+        if matches!(self.phase, ChannelState::Open) {
+            let leaving = std::mem::take(&mut self.consumers).into_values().collect();
+            self.phase = ChannelState::Ending(leaving);
+            if let Some((token, _)) = self.replies.take() {
+                self.context.vhost.remove_reply_consumer(&token);
+            }
+            if let ChannelMode::Transactional(transaction) = &mut self.mode {
+                self.ledger.put_back(transaction.take_settled());
+            }
+        }
+        self.detach_consumers(effects)
     }
 
     /// Removes the consumers of a channel that ends from their queues. Returns false if the budget
@@ -489,4 +497,4 @@ fn undecodable(error: method::MethodError<'_>) -> Fault {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,21 +6,29 @@ use std::sync::Arc;
 use super::{Channel, ConnectionContext};
 use crate::broker_state::BrokerState;
 use crate::delivery::effects::Effects;
+use crate::lock::write;
 use crate::queue::consumer::{Consumer, Subscription};
 use crate::queue::{Queue, SubscribeResult};
 use crate::registry::{ConnectionHandle, SocketEnd};
 use crate::tests::{declare, opened};
+use crate::users::Permissions;
 use crate::vhost::Published;
 use crate::wire::content::ChannelFraming;
 use crate::wire::frame::{self, Frame};
 use crate::wire::table::Table;
 
-fn channel(broker: &Arc<BrokerState>) -> Channel {
+/// What the channels of a connection share that has no socket. Its user may do everything.
+pub(crate) fn context(broker: &Arc<BrokerState>) -> ConnectionContext {
+    let mut users = write(&broker.users);
+    users.put("guest", None, Vec::new());
+    let permitted = users.permit("guest", "/", Permissions::all());
+    permitted.expect("the user was made");
+    drop(users);
     let end = || SocketEnd {
         host: "127.0.0.1".to_owned(),
         port: 1,
     };
-    let context = ConnectionContext {
+    ConnectionContext {
         broker: Arc::clone(broker),
         vhost: broker.vhost("/").expect("every broker has one"),
         connection: Arc::new(ConnectionHandle::new(1, (end(), end()), false, 0)),
@@ -28,8 +36,11 @@ fn channel(broker: &Arc<BrokerState>) -> Channel {
         frame_max: 4096,
         wants_cancel: false,
         wants_blocked: false,
-    };
-    Channel::new(context, 1)
+    }
+}
+
+fn channel(broker: &Arc<BrokerState>) -> Channel {
+    Channel::new(context(broker), 1)
 }
 
 /// The steps that a method takes.

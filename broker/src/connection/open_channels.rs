@@ -14,6 +14,8 @@ pub(super) struct OpenChannels {
     /// 0 is never used.
     by_number: Vec<Option<Box<Channel>>>,
     count: usize,
+    /// The connection ends, and the consumers of so many of `by_number` have left their queues.
+    left: usize,
     /// For `by_number`.
     charge: Option<KindCharge>,
 }
@@ -88,7 +90,22 @@ impl OpenChannels {
     }
 
     /// Ends the channels as far as the budget allows. True when none is left.
+    ///
+    /// All consumers leave their queues before any delivery is returned, which may take many units
+    /// of work: until they have left, other consumers may have to wait behind them.
     pub(super) fn close(&mut self, effects: &mut Effects) -> bool {
+        while let Some(slot) = self.by_number.get_mut(self.left) {
+            if let Some(channel) = slot
+                && !channel.leave_queues(effects)
+            {
+                return false;
+            }
+            self.left += 1;
+            effects.spend(1);
+            if effects.is_spent() {
+                return false;
+            }
+        }
         while let Some(last) = self.by_number.last_mut() {
             if let Some(channel) = last
                 && !channel.close(effects)

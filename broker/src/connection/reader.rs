@@ -409,6 +409,12 @@ impl ConnectionReader {
     /// Ends the channels as far as the budget allows, then deletes the queues that the connection
     /// alone could use. True when nothing is left.
     fn close(&mut self, effects: &mut Effects) -> bool {
+        // First: while a commit goes on, the store commits nothing else.
+        let begun = self.continuing.and_then(|number| self.channels.get(number));
+        if begun.is_some_and(|channel| !channel.finish_work(effects)) {
+            return false;
+        }
+        self.continuing = None;
         self.channels.close(effects)
             && self
                 .context
@@ -419,6 +425,7 @@ impl ConnectionReader {
     /// Returns and deletes what the connection held, in as many units of work as that takes, and
     /// tells the client why when it was the server's doing.
     async fn release_all(&mut self, told: Option<(&Fault, (u16, u16))>) {
+        self.context.connection.outbox.refuse_deliveries();
         let mut busy = BusyMark::new(&self.context.broker);
         loop {
             let mut effects = self.context.broker.begin();
@@ -436,3 +443,6 @@ impl ConnectionReader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@
 //! bodies are not copied.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::Notify;
@@ -39,6 +39,8 @@ pub(crate) struct Outbox {
     unsent: Mutex<Unsent>,
     /// Bytes of the frames in `unsent` and in the writer's buffer.
     pending: AtomicUsize,
+    /// The connection ends: its consumers and those of direct replies are given nothing more.
+    refuses_deliveries: AtomicBool,
     wake: Notify,
     /// Notified when the client may be read from again.
     readable: Notify,
@@ -132,7 +134,20 @@ impl Outbox {
 
     /// Whether consumers of this connection should get more deliveries.
     pub(crate) fn has_room(&self) -> bool {
-        self.pending_bytes() < memory::outbox_room()
+        self.pending_bytes() < memory::outbox_room() && !self.refuses_deliveries()
+    }
+
+    /// Gives the consumers of this connection nothing more, because it ends. What they have not
+    /// been given stays in its queues; other frames are still sent.
+    pub(crate) fn refuse_deliveries(&self) {
+        let mut unsent = lock(&self.unsent);
+        self.refuses_deliveries.store(true, Relaxed);
+        unsent.waiting = WaitingQueues::default();
+    }
+
+    /// Whether the connection ends, so that a delivery would be lost.
+    pub(crate) fn refuses_deliveries(&self) -> bool {
+        self.refuses_deliveries.load(Relaxed)
     }
 
     /// Returns the number of unsent bytes.
@@ -162,8 +177,11 @@ impl Outbox {
     }
 
     /// Whether other connections may add to this outbox. If not, its connection ends, because its
-    /// client does not read.
+    /// client does not read, or is ending already.
     pub(crate) fn admits_others(&self) -> bool {
+        if self.refuses_deliveries() {
+            return false;
+        }
         let admits = self.pending_bytes() < memory::outbox_share();
         if !admits {
             self.overfull.notify_one();
@@ -171,7 +189,7 @@ impl Outbox {
         admits
     }
 
-    /// Waits until [`Outbox::admits_others`] returns false.
+    /// Waits until [`Outbox::admits_others`] finds that the client does not read.
     pub(crate) async fn overfull(&self) {
         self.overfull.notified().await;
     }
@@ -183,13 +201,21 @@ impl Outbox {
         if self.has_room() {
             return false;
         }
-        unsent.waiting.push(queue);
+        self.add_waiting(&mut unsent, queue);
         true
     }
 
     /// Records that `queue` has a message for a consumer here that must settle first.
     pub(crate) fn let_wait(&self, queue: &Arc<Queue>) {
-        lock(&self.unsent).waiting.push(queue);
+        self.add_waiting(&mut lock(&self.unsent), queue);
+    }
+
+    /// A queue waits for nothing where nothing is delivered any more: it is pumped again when the
+    /// consumer leaves it.
+    fn add_waiting(&self, unsent: &mut Unsent, queue: &Arc<Queue>) {
+        if !self.refuses_deliveries() {
+            unsent.waiting.push(queue);
+        }
     }
 
     /// Returns the number of queues that wait for this connection.
@@ -283,6 +309,7 @@ impl Outbox {
     pub(crate) fn break_off(&self) {
         let mut unsent = lock(&self.unsent);
         unsent.ending = OutboxEnding::Broken;
+        self.refuses_deliveries.store(true, Relaxed);
         unsent.frames = Frames::default();
         unsent.waiting = WaitingQueues::default();
         // Nothing remains to be sent, so the reader must not wait for it.
@@ -310,5 +337,31 @@ mod tests {
         assert!(outbox.is_readable());
         outbox.write(&mut effects, |out| out.resize(2 * UNREAD_BYTES, 0));
         assert!(outbox.is_readable(), "nothing is kept for a lost client");
+    }
+
+    #[test]
+    fn an_outbox_that_ends_takes_no_deliveries_and_no_queue_waits_for_it() {
+        for end in [Outbox::break_off, Outbox::refuse_deliveries] {
+            let outbox = Arc::new(Outbox::default());
+            assert!(outbox.has_room() && outbox.admits_others());
+            outbox.let_wait(&Queue::plain());
+            end(&outbox);
+            assert!(!outbox.has_room() && !outbox.admits_others());
+            let queue = Queue::plain();
+            assert!(outbox.turn_away(&queue));
+            outbox.let_wait(&queue);
+            assert_eq!(outbox.waiting(), 0);
+            assert!(outbox.is_readable());
+        }
+    }
+
+    #[test]
+    fn the_server_still_says_why_it_ends_a_connection() {
+        let outbox = Arc::new(Outbox::default());
+        outbox.refuse_deliveries();
+        outbox.write(&mut Effects::new(0), |out| out.push(1));
+        let mut frames = Frames::default();
+        assert_eq!(outbox.take(&mut frames), OutboxTake::Frames);
+        assert_eq!(frames.len(), 1);
     }
 }

@@ -1,0 +1,140 @@
+//! The end of a connection beside others that go on.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::broker_state::BrokerState;
+use crate::channel::tests::context;
+use crate::delivery::outbox::Frames;
+use crate::registry::OpenedConnection;
+use crate::tests::{declare, opened};
+use crate::vhost::Published;
+
+/// More than one unit of work returns to its queue.
+const HELD: u32 = 20_000;
+
+fn reader(broker: &Arc<BrokerState>) -> ConnectionReader {
+    let context = context(broker);
+    let opened = OpenedConnection {
+        user: "guest".into(),
+        vhost: "/".into(),
+        mechanism: "PLAIN",
+        client_properties: Box::default(),
+        channel_max: 8,
+        frame_max: 4096,
+        heartbeat_s: 0,
+    };
+    context.connection.open(opened).unwrap();
+    ConnectionReader {
+        context,
+        channels: OpenChannels::default(),
+        blocking: PublisherBlocking::new(),
+        continuing: None,
+        must_send_close_ok: false,
+    }
+}
+
+/// Opens a channel with a consumer of a queue whose name has one letter.
+fn consume(reader: &mut ConnectionReader, channel: u16, queue: u8, is_no_ack: bool) {
+    let bits = u8::from(is_no_ack) << 1;
+    let consume = [0, 60, 0, 20, 0, 0, 1, queue, 1, b'c', bits, 0, 0, 0, 0];
+    for payload in [&[0, 20, 0, 10, 0][..], &consume[..]] {
+        let mut effects = reader.context.broker.begin();
+        let frame = Frame {
+            kind: frame::METHOD,
+            channel,
+            payload,
+        };
+        let step = reader.receive(frame, &mut effects);
+        assert!(matches!(step, Ok(FrameResult::Done)));
+        reader.context.broker.end(effects);
+    }
+}
+
+fn publish(broker: &Arc<BrokerState>, queue: &str) {
+    let content = Published {
+        exchange: "",
+        routing_key: queue,
+        properties: b"\x10\0\x02",
+        body: b"x",
+    };
+    let mut effects = broker.begin();
+    let published = broker.vhost("/").unwrap().publish(content, &mut effects);
+    assert!(published.unwrap());
+    broker.end(effects);
+}
+
+/// Takes what the connection is sent until it holds this many deliveries.
+async fn take_all(reader: &ConnectionReader, count: u32) {
+    let outbox = &reader.context.connection.outbox;
+    let held = || {
+        let channels = reader.context.connection.channels();
+        channels
+            .iter()
+            .map(|channel| channel.unsettled())
+            .sum::<usize>()
+    };
+    while held() < count as usize {
+        let mut frames = Frames::default();
+        outbox.take(&mut frames);
+        if outbox.sent(frames.len()) {
+            reader.context.broker.pump_waiting_for(outbox).await;
+        }
+        tokio::task::yield_now().await;
+    }
+    let mut frames = Frames::default();
+    outbox.take(&mut frames);
+    outbox.sent(frames.len());
+}
+
+/// On the one thread of these tests, others run between two units of work and at no other time. A
+/// consumer without acknowledgements took all that was in its queue, and what was published
+/// meanwhile, for a client that was gone.
+#[tokio::test]
+async fn a_connection_that_ends_takes_no_more_messages_from_the_queues_of_its_other_channels() {
+    for is_broken in [true, false] {
+        let (broker, _kept) = opened().await;
+        let (held, wanted) = (declare(&broker, "h"), declare(&broker, "w"));
+        let mut reader = reader(&broker);
+        consume(&mut reader, 1, b'w', true);
+        consume(&mut reader, 2, b'h', false);
+        for _ in 0..HELD {
+            publish(&broker, "h");
+        }
+        take_all(&reader, HELD).await;
+        if is_broken {
+            reader.context.connection.outbox.break_off();
+        }
+        let ending = tokio::spawn(async move { reader.release_all(None).await });
+        let mut published = 0;
+        while !ending.is_finished() {
+            tokio::task::yield_now().await;
+            publish(&broker, "w");
+            published += 1;
+        }
+        assert!(published > 1, "it was one unit of work");
+        assert_eq!(wanted.counts(), (published, 0));
+        assert_eq!(held.counts(), (u64::from(HELD), 0));
+        broker.store.clone().close().unwrap();
+    }
+}
+
+/// Its connection returned the deliveries of higher channels first.
+#[tokio::test]
+async fn the_next_consumer_of_a_queue_waits_for_no_deliveries_of_one_that_is_gone() {
+    let (broker, _kept) = opened().await;
+    let (_held, wanted) = (declare(&broker, "h"), declare(&broker, "w"));
+    let mut reader = reader(&broker);
+    consume(&mut reader, 1, b'w', true);
+    consume(&mut reader, 2, b'h', false);
+    for _ in 0..HELD {
+        publish(&broker, "h");
+    }
+    take_all(&reader, HELD).await;
+    let mut effects = broker.begin();
+    assert!(!reader.close(&mut effects), "it was one unit of work");
+    assert_eq!(wanted.counts(), (0, 0));
+    broker.end(effects);
+    reader.release_all(None).await;
+    broker.store.clone().close().unwrap();
+}
