@@ -283,6 +283,15 @@ impl BrokerState {
         reached.await.is_ok_and(|state| !state.is_stopped)
     }
 
+    /// Waits while the store has a backlog.
+    pub(crate) async fn store_drained(&self) {
+        let mut watch = self.alarms.watch();
+        // An error means that the sender is gone, but `alarms` holds it.
+        let _ = watch
+            .wait_for(|state| !state.is_backlogged || state.is_stopped)
+            .await;
+    }
+
     /// Permissions have changed: channels ask again where they remembered that they may publish,
     /// and so do taps.
     pub fn permissions_changed(&self) {

@@ -45,7 +45,7 @@ const HOLDING_STEP: usize = 16 * 1024;
 pub(crate) const ALLOCATION_BYTES: usize = 16;
 /// What a message costs in each queue or channel that holds it: the entry, its place in a
 /// collection that may be twice as large as needed, and its delivery.
-const ENTRY_CHARGE_BYTES: usize = 128;
+pub(crate) const ENTRY_CHARGE_BYTES: usize = 128;
 
 static HELD: AtomicI64 = AtomicI64::new(0);
 static LIMIT: AtomicU64 = AtomicU64::new(0);

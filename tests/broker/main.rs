@@ -8,6 +8,7 @@ mod blocked;
 mod bodies;
 #[cfg(target_os = "linux")]
 mod clocks;
+mod commit_memory;
 mod credit;
 mod crowds;
 #[cfg(target_os = "linux")]

@@ -21,6 +21,8 @@ use crate::vhost::REPLY_TO_PREFIX;
 
 /// What one of many queues costs, in steps: it wakes a writer of its own.
 const ONE_OF_MANY: u32 = 4;
+/// Bytes of a body that are copied for the store of one of many queues for one step.
+const COPIED_A_STEP: usize = 4096;
 
 /// How the publisher learns what became of its message.
 #[derive(Debug)]
@@ -89,6 +91,11 @@ impl FanOut {
             }
             self.next += 1;
             let outcome = queue.publish(&self.message, confirm_mode, effects)?;
+            if !is_alone && queue.store().is_some() && self.message.is_persistent() {
+                // Publishers wait for the store's backlog between two units of work.
+                let steps = self.message.body_len() / COPIED_A_STEP;
+                effects.spend(u32::try_from(steps).unwrap_or(u32::MAX));
+            }
             self.was_taken |= outcome != PublishResult::Gone;
             match (outcome, self.confirm_state) {
                 (PublishResult::Kept(ticket), ConfirmState::Ticket(before)) => {
@@ -154,6 +161,11 @@ impl Channel {
             .then_some(publish.confirm_state))
     }
 
+    /// Whether a publish goes on in the next unit of work.
+    pub(crate) fn is_publishing(&self) -> bool {
+        matches!(self.continuation, Some(Continuation::Publish(_)))
+    }
+
     /// Goes on with what the unit of work before had no budget for.
     pub(crate) fn continue_work(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
         match self.continuation.take() {
@@ -198,7 +210,10 @@ impl Channel {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::delivery::budget::StepBudget;
     use crate::queue::Queue;
+    use crate::queue::message::MessageFacts;
+    use crate::tests::{declare, opened};
 
     fn to(targets: Vec<Arc<Queue>>) -> FanOut {
         let message = Message::transient((b"", b"q"), b"x");
@@ -220,6 +235,30 @@ mod tests {
         let mut lost = to(vec![deleted]);
         assert!(lost.offer_to_queues(&mut Effects::new(0)).unwrap());
         assert!(!lost.was_taken);
+    }
+
+    /// The store of each queue gets a copy, and its backlog is looked at between units of work.
+    #[tokio::test]
+    async fn a_large_message_goes_to_one_durable_queue_in_each_unit_of_work() {
+        let (broker, _kept) = opened().await;
+        let limit = StepBudget::among(u32::MAX);
+        let body = vec![7; COPIED_A_STEP * limit.steps() as usize];
+        let facts = MessageFacts {
+            persistent: true,
+            ..Message::transient((b"", b""), b"").facts()
+        };
+        let content = Message::transient((b"", b"q"), &body);
+        let message = Message::assemble(content.content(), facts);
+        let queues: Vec<_> = ["a", "b", "c"].map(|name| declare(&broker, name)).into();
+        let mut fan_out = FanOut::new(message, queues.into(), true, PublishReply::Never);
+        for next in 1..3 {
+            let mut effects = Effects::new(0).with_limit(limit);
+            assert!(!fan_out.offer_to_queues(&mut effects).unwrap());
+            assert_eq!(fan_out.next, next);
+        }
+        let mut effects = Effects::new(0).with_limit(limit);
+        assert!(fan_out.offer_to_queues(&mut effects).unwrap());
+        broker.store.clone().close().unwrap();
     }
 
     #[test]

@@ -119,7 +119,9 @@ impl Transaction {
     ) -> Result<(), Fault> {
         let names = self.rights.note(&message, generation);
         let more = names + self.note_list(&targets) + size_of::<PendingPublish>();
-        self.charge(message.footprint(), more);
+        // What the commit adds to memory: an entry in each queue, which is charged then.
+        let entries = targets.len() * memory::ENTRY_CHARGE_BYTES;
+        self.charge(message.footprint() + entries, more);
         self.publishes.push(PendingPublish {
             message,
             targets,

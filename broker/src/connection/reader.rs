@@ -219,7 +219,11 @@ impl ConnectionReader {
         &mut self,
         watched: &mut ConnectionWatch<'_>,
     ) -> Result<(), ReadEnd> {
-        if self.blocking.is_due(self.context.broker.alarm_state()) && !self.is_committing() {
+        if self.is_committing() {
+            // Once this much is pending, the commit no longer delays the store's.
+            return watched.wait(self.context.broker.store_drained()).await;
+        }
+        if self.blocking.is_due(self.context.broker.alarm_state()) {
             // A publish that has begun does not need more bytes of the client.
             let has_input = !watched.input.waiting().is_empty() || self.continuing.is_some();
             let grant = watched.wait(self.blocking.wait(&self.context, has_input));
@@ -289,10 +293,16 @@ impl ConnectionReader {
     }
 
     /// Whether a commit goes on before the next frame. It delays the store's commits, so a block of
-    /// publishers does not stop it; the memory account has a charge for all that it holds.
+    /// publishers does not stop it; what it adds to memory was counted with its publishes.
     fn is_committing(&mut self) -> bool {
         let continuing = self.continuing.and_then(|number| self.channels.get(number));
         continuing.is_some_and(|channel| channel.is_committing())
+    }
+
+    /// Whether a publish goes on before the next frame.
+    fn is_publishing(&mut self) -> bool {
+        let continuing = self.continuing.and_then(|number| self.channels.get(number));
+        continuing.is_some_and(|channel| channel.is_publishing())
     }
 
     /// The reason why no further frame may be received now.
@@ -436,6 +446,10 @@ impl ConnectionReader {
             }
             busy.set(true);
             tokio::task::yield_now().await;
+            if self.is_committing() || self.is_publishing() {
+                // No client gets round the backlog by going away.
+                self.context.broker.store_drained().await;
+            }
         }
         if let Some((fault, cause)) = told {
             self.context

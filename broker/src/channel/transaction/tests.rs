@@ -76,6 +76,23 @@ fn a_settle_in_a_transaction_confirms_no_publisher() {
     assert!(delivery.entry.confirm.is_none());
 }
 
+/// A message with very many queues counted as one, and its commit made an entry in each of them.
+#[test]
+fn a_publish_counts_what_its_commit_will_add() {
+    let holdings = Arc::<ConnectionHoldings>::default();
+    let mut transaction = Transaction::new(&holdings);
+    let queues: Vec<_> = std::iter::repeat_n(Queue::plain(), 10_000).collect();
+    let (targets, message): (TargetQueues, _) = (queues.into(), message());
+    for count in 1..=3 {
+        transaction
+            .publish((message.clone(), 1), Arc::clone(&targets), false)
+            .unwrap();
+        let counted = transaction.holding.bytes() - transaction.holding.charged();
+        let entries = targets.len() * memory::ENTRY_CHARGE_BYTES;
+        assert_eq!(counted, count * (message.footprint() + entries));
+    }
+}
+
 /// Only a route that a channel remembers was on the account.
 #[test]
 fn the_queues_of_a_publish_are_on_the_account_once() {
