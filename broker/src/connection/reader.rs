@@ -214,6 +214,10 @@ impl ConnectionReader {
         Ok(None)
     }
 
+    fn is_blocked(&self) -> bool {
+        self.blocking.is_due(self.context.broker.alarm_state())
+    }
+
     /// Waits while publishers are blocked.
     async fn wait_while_blocked(
         &mut self,
@@ -223,7 +227,9 @@ impl ConnectionReader {
             // Once this much is pending, the commit no longer delays the store's.
             return watched.wait(self.context.broker.store_drained()).await;
         }
-        if self.blocking.is_due(self.context.broker.alarm_state()) {
+        // What else has begun frees memory: a settle, or the end of a channel.
+        let may_publish = self.continuing.is_none() || self.is_publishing();
+        if may_publish && self.is_blocked() {
             // A publish that has begun does not need more bytes of the client.
             let has_input = !watched.input.waiting().is_empty() || self.continuing.is_some();
             let grant = watched.wait(self.blocking.wait(&self.context, has_input));
@@ -259,6 +265,8 @@ impl ConnectionReader {
                 };
                 match self.after(step, number, || (60, 40), effects) {
                     Some(outcome) => break outcome,
+                    // The next frame may be a publish, and has not waited.
+                    None if self.is_blocked() => break StopReason::Spent,
                     None => continue,
                 }
             }

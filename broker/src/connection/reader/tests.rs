@@ -34,20 +34,25 @@ fn reader(broker: &Arc<BrokerState>) -> ConnectionReader {
     }
 }
 
+/// Gives the reader a method.
+fn method(reader: &mut ConnectionReader, channel: u16, payload: &[u8]) -> FrameResult {
+    let mut effects = reader.context.broker.begin();
+    let frame = Frame {
+        kind: frame::METHOD,
+        channel,
+        payload,
+    };
+    let result = reader.receive(frame, &mut effects).unwrap();
+    reader.context.broker.end(effects);
+    result
+}
+
 /// Opens a channel with a consumer of a queue whose name has one letter.
 fn consume(reader: &mut ConnectionReader, channel: u16, queue: u8, is_no_ack: bool) {
     let bits = u8::from(is_no_ack) << 1;
     let consume = [0, 60, 0, 20, 0, 0, 1, queue, 1, b'c', bits, 0, 0, 0, 0];
     for payload in [&[0, 20, 0, 10, 0][..], &consume[..]] {
-        let mut effects = reader.context.broker.begin();
-        let frame = Frame {
-            kind: frame::METHOD,
-            channel,
-            payload,
-        };
-        let step = reader.receive(frame, &mut effects);
-        assert!(matches!(step, Ok(FrameResult::Done)));
-        reader.context.broker.end(effects);
+        assert_eq!(method(reader, channel, payload), FrameResult::Done);
     }
 }
 
@@ -136,5 +141,51 @@ async fn the_next_consumer_of_a_queue_waits_for_no_deliveries_of_one_that_is_gon
     assert_eq!(wanted.counts(), (0, 0));
     broker.end(effects);
     reader.release_all(None).await;
+    broker.store.clone().close().unwrap();
+}
+
+/// What a reader reads from, and the client's end of it.
+async fn input(reader: &ConnectionReader) -> (ReadBuffer, tokio::net::TcpStream) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
+    let client = client.await.unwrap();
+    let (read, write) = listener.accept().await.unwrap().0.into_split();
+    // The client's end lasts as long as the test.
+    write.forget();
+    let holdings = &reader.context.connection.holdings;
+    (ReadBuffer::new(Box::new(read), holdings), client)
+}
+
+/// It waited for memory to become free, which it would have freed.
+#[tokio::test]
+async fn a_settle_that_has_begun_goes_on_while_publishers_are_blocked() {
+    let (broker, _kept) = opened().await;
+    declare(&broker, "h");
+    let mut reader = reader(&broker);
+    consume(&mut reader, 1, b'h', false);
+    for _ in 0..HELD {
+        publish(&broker, "h");
+    }
+    take_all(&reader, HELD).await;
+    let (mut input, _client) = input(&reader).await;
+    let connection = Arc::clone(&reader.context.connection);
+    let mut ending = connection.ending.subscribe();
+    let mut watched = ConnectionWatch {
+        input: &mut input,
+        ending: &mut ending,
+        connection: &connection,
+    };
+    reader.blocking.note_publish();
+    broker.alarms.set_memory_high(true);
+    let ack_all = [0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    assert_eq!(method(&mut reader, 1, &ack_all), FrameResult::Unfinished);
+    reader.continuing = Some(1);
+    let short = Duration::from_millis(100);
+    let waited = tokio::time::timeout(Duration::from_secs(20), reader.wait_while_blocked(&mut watched));
+    assert!(matches!(waited.await, Ok(Ok(()))));
+    // What comes behind it is held.
+    reader.continuing = None;
+    let waited = tokio::time::timeout(short, reader.wait_while_blocked(&mut watched));
+    assert!(waited.await.is_err());
     broker.store.clone().close().unwrap();
 }
