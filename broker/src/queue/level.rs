@@ -93,6 +93,35 @@ impl LoadRequest {
     }
 }
 
+/// What a read of the store brought.
+#[derive(Debug, Default)]
+pub(crate) struct LoadedSlice {
+    pub(super) messages: Vec<QueuedMessage>,
+    /// The last position that was read; `None` where the store has nothing from the wanted one on.
+    pub(super) through: Option<u64>,
+    /// How many messages up to there cannot be decoded.
+    pub(super) undecodable: u64,
+}
+
+impl LoadedSlice {
+    /// What could be decoded of `count` messages that were read up to the position `through`.
+    pub(super) fn new(messages: Vec<QueuedMessage>, count: usize, through: Option<u64>) -> Self {
+        Self {
+            undecodable: (count - messages.len()) as u64,
+            through,
+            messages,
+        }
+    }
+}
+
+/// What was counted, and a read has shown not to be there.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MissingMessages {
+    pub(super) count: u64,
+    /// Bytes of bodies, of undecodable messages too.
+    pub(super) bytes: u64,
+}
+
 /// How much a load from the store is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LoadNeed {
@@ -331,23 +360,29 @@ impl PriorityLevel {
         })
     }
 
-    /// Takes what a read brought. `None` when it is no longer wanted, else how many messages were
-    /// counted and are not in the store.
-    pub(super) fn fill(&mut self, wanted: LoadRequest, slice: Vec<QueuedMessage>) -> Option<u64> {
+    /// Takes what a read brought. `None` when it is no longer wanted, else what was counted and is
+    /// not in the store.
+    pub(super) fn fill(
+        &mut self,
+        wanted: LoadRequest,
+        slice: LoadedSlice,
+    ) -> Option<MissingMessages> {
         if self.gap.epoch != wanted.epoch {
             return None;
         }
         self.gap.is_loading = false;
-        let mut missing = 0;
-        if slice.is_empty() {
+        let mut missing = MissingMessages::default();
+        match slice.through {
+            Some(through) => {
+                self.gap.next = through + 1;
+                self.gap.deadline = GapDeadline::Unknown;
+            }
             // The store has nothing after all: the count was wrong, and waiting for it would stall
             // the line.
-            missing = std::mem::take(&mut self.gap.count);
-            self.gap.bytes = 0;
+            None => missing.count = std::mem::take(&mut self.gap.count),
         }
-        for entry in slice {
-            self.gap.next = entry.position + 1;
-            self.gap.deadline = GapDeadline::Unknown;
+        self.gap.count = self.gap.count.saturating_sub(slice.undecodable);
+        for entry in slice.messages {
             self.gap.count = self.gap.count.saturating_sub(1);
             self.gap.bytes = self
                 .gap
@@ -358,7 +393,7 @@ impl PriorityLevel {
             self.head.push_back(entry);
         }
         if self.gap.count == 0 {
-            self.gap.bytes = 0;
+            missing.bytes = std::mem::take(&mut self.gap.bytes);
             self.move_tail(u64::MAX);
         }
         Some(missing)

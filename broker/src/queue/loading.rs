@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::level::{LoadNeed, LoadRequest};
+use super::level::{LoadNeed, LoadRequest, LoadedSlice};
 use super::message::Message;
 use super::queued::{Persistence, QueuedMessage};
 use super::{Queue, limits};
@@ -80,7 +80,7 @@ impl Queue {
         let read = store.read(wanted.level, wanted.from, wanted.limit_bytes);
         self.with(|state| {
             let slice = match read {
-                Ok(slice) => slice.into_iter(),
+                Ok(slice) => slice,
                 Err(error) => {
                     tracing::error!(
                         queue = %self.name(), %error,
@@ -107,12 +107,15 @@ impl Queue {
                     _charge: EntryCharge::new(),
                 })
             };
-            let slice: Vec<QueuedMessage> = slice.filter_map(entry).collect();
-            state.may_expire |= slice.iter().any(|entry| entry.message.has_ttl());
+            let through = slice.last().map(|(position, _)| *position);
+            let count = slice.len();
+            let messages: Vec<QueuedMessage> = slice.into_iter().filter_map(entry).collect();
+            state.may_expire |= messages.iter().any(|entry| entry.message.has_ttl());
+            let slice = LoadedSlice::new(messages, count, through);
             if let Some(missing) = state.ready.fill(wanted, slice) {
-                if missing > 0 {
+                if missing.count > 0 {
                     tracing::error!(
-                        queue = %self.name(), missing,
+                        queue = %self.name(), missing = missing.count,
                         "messages that were counted are not in the store"
                     );
                 }

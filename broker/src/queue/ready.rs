@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::browse::QueuePosition;
 use super::level::{
-    BrowsedPart, LoadNeed, LoadRequest, PriorityLevel, QueueHead, UnloadRest, is_scarce,
+    BrowsedPart, LoadNeed, LoadRequest, LoadedSlice, MissingMessages, PriorityLevel, QueueHead,
+    UnloadRest, is_scarce,
 };
 use super::message_totals::MessageTotals;
 use super::queued::QueuedMessage;
@@ -224,14 +225,19 @@ impl ReadyMessages {
         self.levels.iter().any(|level| level.gap_from().is_some())
     }
 
-    /// Takes what a read brought; None when it is no longer wanted, else how many messages turned
-    /// out to be missing.
-    pub(crate) fn fill(&mut self, wanted: LoadRequest, slice: Vec<QueuedMessage>) -> Option<u64> {
+    /// Takes what a read brought; `None` when it is no longer wanted, else what turned out to be
+    /// missing.
+    pub(crate) fn fill(
+        &mut self,
+        wanted: LoadRequest,
+        slice: LoadedSlice,
+    ) -> Option<MissingMessages> {
         let level = &mut self.levels[usize::from(wanted.level)];
         let before = level.count();
         let missing = level.fill(wanted, slice)?;
         level.report(&self.budget);
         self.ready = self.ready - before + level.count();
+        self.bytes = self.bytes.saturating_sub(missing.bytes);
         Some(missing)
     }
 

@@ -181,7 +181,10 @@ async fn a_settle_that_has_begun_goes_on_while_publishers_are_blocked() {
     assert_eq!(method(&mut reader, 1, &ack_all), FrameResult::Unfinished);
     reader.continuing = Some(1);
     let short = Duration::from_millis(100);
-    let waited = tokio::time::timeout(Duration::from_secs(20), reader.wait_while_blocked(&mut watched));
+    let waited = tokio::time::timeout(
+        Duration::from_secs(20),
+        reader.wait_while_blocked(&mut watched),
+    );
     assert!(matches!(waited.await, Ok(Ok(()))));
     // What comes behind it is held.
     reader.continuing = None;

@@ -13,6 +13,7 @@ use super::*;
 use crate::memory::EntryCharge;
 use crate::queue::dead_letter::Spread;
 use crate::queue::message::MessageFacts;
+use crate::queue::ready::ReadyMessages;
 use crate::wire::content::MessageContent;
 
 /// As large as the least that a level keeps, so that few messages make a long line.
@@ -40,6 +41,15 @@ fn queued(position: u64, ttl_ms: Option<u64>, persistence: Persistence) -> Queue
         persistence,
         confirm: None,
         _charge: EntryCharge::new(),
+    }
+}
+
+/// A read that brought these.
+fn loaded(messages: Vec<QueuedMessage>) -> LoadedSlice {
+    LoadedSlice {
+        through: messages.last().map(|entry| entry.position),
+        undecodable: 0,
+        messages,
     }
 }
 
@@ -193,8 +203,9 @@ impl World {
         if let Some(wanted) = self.asked.take() {
             let slice = self.stored.range(wanted.from..).take(2);
             let slice = slice.map(|position| queued(*position, None, Persistence::Appended));
-            let missing = self.level.fill(wanted, slice.collect());
-            assert_eq!(missing.unwrap_or(0), 0, "counted, and not in the store");
+            let missing = self.level.fill(wanted, loaded(slice.collect()));
+            let missing = missing.unwrap_or_default();
+            assert_eq!(missing, MissingMessages::default(), "not in the store");
         }
     }
 
@@ -237,12 +248,15 @@ fn of_what_is_left_to_the_store_the_deadline_is_known() {
     // Once the first has been read, the second's is not known any more.
     let wanted = level.wants(0, LoadNeed::Soon, &short).unwrap();
     let first = vec![queued(1, Some(100), Persistence::Appended)];
-    assert_eq!(level.fill(wanted, first), Some(0));
+    assert_eq!(
+        level.fill(wanted, loaded(first)),
+        Some(MissingMessages::default())
+    );
     assert_eq!(level.pop().unwrap().position, 1);
     assert_eq!(level.deadline_in_store_ms(), None);
     assert!(level.is_due_in_store(0), "it must be read to know");
     let wanted = level.wants(0, LoadNeed::Soon, &short).unwrap();
-    level.fill(wanted, vec![queued(2, None, Persistence::Appended)]);
+    level.fill(wanted, loaded(vec![queued(2, None, Persistence::Appended)]));
     level.unload(UnloadRest::Nothing, false, &mut Effects::new(0));
     assert_eq!(level.deadline_in_store_ms(), Some(1500));
 }
@@ -300,4 +314,41 @@ fn unloading_is_work_of_the_unit_of_work() {
     let mut effects = Effects::new(0);
     level.unload(UnloadRest::Nothing, false, &mut effects);
     assert_eq!(effects.spent(), 8);
+}
+
+/// Everything behind a slice without a message that can be decoded was counted as missing.
+#[test]
+fn what_lies_behind_messages_that_cannot_be_decoded_is_read_next() {
+    let mut level = PriorityLevel::default();
+    level.recovered(1, 3, 30);
+    let wanted = level.wants(0, LoadNeed::Now, &budget(false)).unwrap();
+    let undecodable = LoadedSlice {
+        through: Some(2),
+        undecodable: 2,
+        messages: Vec::new(),
+    };
+    let missing = level.fill(wanted, undecodable);
+    assert_eq!(missing, Some(MissingMessages::default()));
+    assert_eq!(level.count(), 1);
+    let wanted = level.wants(0, LoadNeed::Now, &budget(false)).unwrap();
+    assert_eq!(wanted.from, 3);
+}
+
+/// The bytes stayed, and a limit of bytes dropped what came later.
+#[test]
+fn messages_that_the_store_has_lost_count_neither_as_messages_nor_as_bytes() {
+    let mut ready = ReadyMessages::new(0, None, budget(false));
+    let body = BODY.len() as u64;
+    ready.recovered(0, 1, 3, 3 * body);
+    let wanted = ready.wanted(LoadNeed::Now).unwrap();
+    ready.fill(wanted, loaded(vec![queued(1, None, Persistence::Appended)]));
+    assert_eq!((ready.ready(), ready.bytes()), (3, 3 * body));
+    let wanted = ready.wanted(LoadNeed::Now).unwrap();
+    let missing = ready.fill(wanted, LoadedSlice::default());
+    let expected = MissingMessages {
+        count: 2,
+        bytes: 2 * body,
+    };
+    assert_eq!(missing, Some(expected));
+    assert_eq!((ready.ready(), ready.bytes()), (1, body));
 }
