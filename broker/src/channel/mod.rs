@@ -459,7 +459,7 @@ impl Channel {
                 self.context.vhost.remove_reply_consumer(&token);
             }
             if let ChannelMode::Transactional(transaction) = &mut self.mode {
-                self.ledger.put_back(transaction.take_settled());
+                self.ledger.put_back(transaction.take_settled(), effects);
             }
         }
         self.detach_consumers(effects)

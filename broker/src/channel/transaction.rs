@@ -295,7 +295,7 @@ impl Channel {
 
     pub(super) fn tx_rollback(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
         let mut transaction = self.transaction()?;
-        self.ledger.put_back(transaction.take_settled());
+        self.ledger.put_back(transaction.take_settled(), effects);
         self.send(effects, |out, channel| reply::bare(out, channel, 90, 31));
         Ok(FrameResult::Done)
     }

@@ -13,11 +13,15 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use crate::delivery::effects::Effects;
 use crate::lock::lock;
 use crate::memory::{self, ConnectionHoldings, HoldingKind};
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
 use crate::queue::queued::QueuedMessage;
+
+/// How many slots are moved for one step.
+const MOVED_A_STEP: usize = 16;
 
 /// One delivered message that is not settled.
 #[derive(Debug)]
@@ -257,8 +261,13 @@ impl Ledger {
     }
 
     /// Restores the deliveries of a rolled-back transaction.
-    pub(crate) fn put_back(&self, deliveries: Vec<UnsettledDelivery>) {
+    pub(crate) fn put_back(&self, deliveries: Vec<UnsettledDelivery>, effects: &mut Effects) {
+        if deliveries.is_empty() {
+            return;
+        }
         self.with_deliveries(|open| {
+            let moved = (open.slots.len() + deliveries.len()) / MOVED_A_STEP;
+            effects.spend(u32::try_from(moved).unwrap_or(u32::MAX));
             let footprints = deliveries.iter().map(|delivery| delivery.entry.footprint());
             open.bytes += footprints.sum::<usize>();
             open.count += deliveries.len();

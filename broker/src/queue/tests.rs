@@ -235,7 +235,7 @@ impl World {
             let again = self.ledger.take(one, Credit::Later, 1, &mut Vec::new());
             assert_eq!(again, Err(UnknownTag(tag)), "it was taken");
         }
-        self.ledger.put_back(taken);
+        self.ledger.put_back(taken, &mut Effects::new(self.now_ms));
     }
 
     fn get(&mut self, effects: &mut Effects) {

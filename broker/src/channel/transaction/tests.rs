@@ -41,7 +41,7 @@ fn an_acked_delivery_counts_as_unsettled_until_the_commit_or_the_rollback() {
     }
     let other = holdings.bytes(HoldingKind::Transaction);
     assert!(other < BODY.len(), "it is not counted twice");
-    ledger.put_back(transaction.take_settled());
+    ledger.put_back(transaction.take_settled(), &mut effects);
     assert_eq!(unsettled(), held, "rolled back");
     ledger
         .take(DeliveryTags::UpTo(0), Credit::Later, 2, &mut taken)
@@ -49,6 +49,33 @@ fn an_acked_delivery_counts_as_unsettled_until_the_commit_or_the_rollback() {
     transaction.settle(taken.drain(..), Disposition::Ack);
     drop(transaction);
     assert_eq!(unsettled(), 0);
+}
+
+/// It moved every delivery of the channel, for one step and where there was nothing to put back.
+#[test]
+fn a_rollback_costs_what_it_moves() {
+    const DELIVERIES: u32 = 1_000;
+    let (queue, ledger) = (Queue::plain(), Ledger::default());
+    let mut effects = Effects::new(0);
+    for _ in 0..DELIVERIES {
+        let small = Message::transient((b"", b"q"), b"x");
+        queue
+            .publish(&small, ConfirmMode::Nothing, &mut effects)
+            .unwrap();
+        queue
+            .get(&ledger, GetMode::Unsettled, &mut effects)
+            .unwrap();
+    }
+    let mut taken = Vec::new();
+    ledger
+        .take(DeliveryTags::One(1), Credit::Later, 1, &mut taken)
+        .unwrap();
+    let mut effects = Effects::new(0);
+    ledger.put_back(Vec::new(), &mut effects);
+    assert!(!effects.has_spent());
+    ledger.put_back(taken, &mut effects);
+    assert!(effects.spent() >= DELIVERIES / 32);
+    assert_eq!(ledger.len(), DELIVERIES as usize);
 }
 
 /// A message that was settled before its batch was committed is confirmed at once. In a transaction
