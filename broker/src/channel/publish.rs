@@ -274,6 +274,11 @@ impl Channel {
         self.route_out(message, targets, effects)
     }
 
+    /// Forgets cached routes from before the vhost's last change: they keep deleted queues.
+    pub(crate) fn forget_old_routes(&mut self) {
+        self.routes.forget_older(self.context.vhost.generation());
+    }
+
     /// Looks the route up in the tables, counts the message, and caches the route where it lasts.
     fn find_targets(
         &mut self,

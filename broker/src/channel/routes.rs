@@ -49,9 +49,7 @@ impl RouteCache {
     /// Returns the targets for a key, which consists of both lengths, the exchange's name and the
     /// routing key, as they lie in a draft.
     pub(super) fn find(&mut self, place: &[u8], generation: u64) -> Option<TargetQueues> {
-        if self.generation != generation {
-            self.forget();
-            self.generation = generation;
+        if self.forget_older(generation) {
             return None;
         }
         if let Some((last, way)) = &self.last
@@ -62,6 +60,16 @@ impl RouteCache {
         let (place, way) = self.places.get_key_value(place)?;
         self.last = Some((Arc::clone(place), way.clone()));
         Some(Arc::clone(&way.targets))
+    }
+
+    /// Forgets everything that was remembered in another generation; true if this is one.
+    pub(super) fn forget_older(&mut self, generation: u64) -> bool {
+        let is_older = self.generation != generation;
+        if is_older {
+            self.forget();
+            self.generation = generation;
+        }
+        is_older
     }
 
     /// Counts a message for the route that [`Self::find`] has just returned.

@@ -89,6 +89,13 @@ impl OpenChannels {
         }
     }
 
+    /// Forgets the routes that channels remember from before the vhost's last change.
+    pub(super) fn forget_old_routes(&mut self) {
+        for channel in self.by_number.iter_mut().flatten() {
+            channel.forget_old_routes();
+        }
+    }
+
     /// Ends the channels as far as the budget allows. True when none is left.
     ///
     /// All consumers leave their queues before any delivery is returned, which may take many units

@@ -35,7 +35,7 @@ const NO_WAIT_AFTER_TIMEOUT: Duration = Duration::from_millis(200);
 const HURRY_BYTES: usize = 32 * 1024;
 /// Maximum time between two looks at a queue that is loading.
 const LOADING: Duration = Duration::from_millis(20);
-/// How often an idle connection shrinks its buffers.
+/// How often an idle connection shrinks its buffers and forgets routes that changed.
 const QUIET: Duration = Duration::from_secs(10);
 /// How often a connection with a large buffer checks whether others wait for memory.
 const LATE_LOOK: Duration = Duration::from_secs(1);
@@ -167,7 +167,7 @@ impl ConnectionReader {
                 Ok(_) = blocking.wait_for(|is_raised| *is_raised),
                     if self.blocking.has_published() => {}
                 () = self.blocking.idle() => self.blocking.give_up_grant(),
-                _ = quiet.tick() => input.rest(),
+                _ = quiet.tick() => self.rest(input),
                 _ = late.tick(), if input.has_room() => {}
             }
         }
@@ -212,6 +212,12 @@ impl ConnectionReader {
             }
         }
         Ok(None)
+    }
+
+    /// Gives back what an idle connection does not need.
+    fn rest(&mut self, input: &mut ReadBuffer) {
+        input.rest();
+        self.channels.forget_old_routes();
     }
 
     fn is_blocked(&self) -> bool {

@@ -8,7 +8,7 @@ use crate::channel::tests::context;
 use crate::delivery::outbox::Frames;
 use crate::registry::OpenedConnection;
 use crate::tests::{declare, opened};
-use crate::vhost::Published;
+use crate::vhost::{DeleteCondition, Published};
 
 /// More than one unit of work returns to its queue.
 const HELD: u32 = 20_000;
@@ -190,5 +190,32 @@ async fn a_settle_that_has_begun_goes_on_while_publishers_are_blocked() {
     reader.continuing = None;
     let waited = tokio::time::timeout(short, reader.wait_while_blocked(&mut watched));
     assert!(waited.await.is_err());
+    broker.store.clone().close().unwrap();
+}
+
+/// A channel that published once and then was silent kept the queue in memory.
+#[tokio::test]
+async fn a_silent_connection_keeps_no_deleted_queue() {
+    let (broker, _kept) = opened().await;
+    let queue = Arc::downgrade(&declare(&broker, "q"));
+    let mut reader = reader(&broker);
+    method(&mut reader, 1, &[0, 20, 0, 10, 0]);
+    method(&mut reader, 1, &[0, 60, 0, 40, 0, 0, 0, 1, b'q', 0]);
+    let mut effects = broker.begin();
+    let header = Frame {
+        kind: frame::HEADER,
+        channel: 1,
+        payload: &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    };
+    reader.receive(header, &mut effects).unwrap();
+    broker.end(effects);
+    let mut effects = broker.begin();
+    let vhost = broker.vhost("/").unwrap();
+    let condition = DeleteCondition::default();
+    vhost.delete_queue("q", condition, &mut effects).unwrap();
+    broker.end(effects);
+    assert!(queue.upgrade().is_some(), "its route is remembered");
+    reader.channels.forget_old_routes();
+    assert!(queue.upgrade().is_none());
     broker.store.clone().close().unwrap();
 }
