@@ -39,9 +39,10 @@ impl BrokerState {
             let mut route = match step {
                 CascadeStep::Route(route) => route,
                 CascadeStep::Letter(letter) => {
-                    let Some(vhost) = self.vhost(letter.queue.vhost()) else {
-                        continue;
-                    };
+                    // Not a newer vhost of the same name, whose users may not see the message.
+                    let vhost = self.vhost(letter.queue.vhost());
+                    let own = vhost.filter(|vhost| vhost.is_home_of(&letter.queue));
+                    let Some(vhost) = own else { continue };
                     let route = vhost.dead_letter(letter, effects);
                     if route.is_long() && self.letters.has_route() {
                         // Behind the one that is under way.

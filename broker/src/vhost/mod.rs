@@ -168,6 +168,11 @@ impl Vhost {
         &self.name
     }
 
+    /// Whether a queue was declared here, and not in an older vhost of the same name.
+    pub(crate) fn is_home_of(&self, queue: &Queue) -> bool {
+        Arc::ptr_eq(&self.name, queue.vhost())
+    }
+
     /// Returns the description and tags.
     pub fn labels(&self) -> VhostLabels {
         read(&self.labels).0.clone()

@@ -9,7 +9,7 @@ use crate::persist::ReadFailed;
 use crate::queue::Queue;
 use crate::queue::browse::BrowseLimit;
 use crate::tests::opened;
-use crate::vhost::{BindRequest, Declare, Destination, Published};
+use crate::vhost::{BindRequest, Declare, Destination, Published, VhostLabels};
 use crate::wire::table::{Table, Value};
 
 fn declare_fanout(broker: &Arc<BrokerState>, name: &str) {
@@ -177,5 +177,26 @@ async fn the_dead_letters_of_a_queue_stay_in_order_where_they_wait() {
         };
         assert!(waiting.iter().map(body).eq(0..=AT_ONCE), "{}", queue.name());
     }
+    broker.store.clone().close().unwrap();
+}
+
+#[tokio::test]
+async fn dead_letters_of_a_deleted_vhost_do_not_enter_a_new_one_of_its_name() {
+    let (broker, _kept) = opened().await;
+    declare_fanout(&broker, "first");
+    declare_fanout(&broker, "dead");
+    declare(&broker, "full", "first", Some("dead"));
+    for number in 0..5_000 {
+        declare(&broker, &format!("q{number}"), "dead", None);
+    }
+    publish(&broker, "first", 0..20);
+    broker.remove_vhost("/").unwrap();
+    broker.put_vhost("/", VhostLabels::default()).unwrap();
+    declare_fanout(&broker, "dead");
+    let new = declare(&broker, "new", "dead", None);
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(new.snapshot().counters.published, 0);
     broker.store.clone().close().unwrap();
 }
