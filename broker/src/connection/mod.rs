@@ -98,11 +98,13 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: AcceptedSocket) {
     let mut input = ReadBuffer::new(accepted.read, &connection.holdings);
     let greeting = handshake::run(&broker, &connection, origin, &mut input);
     let place = accepted.place;
+    let mut ending = connection.ending.subscribe();
     let greeted = tokio::select! {
         greeted = tokio::time::timeout(broker.limits.handshake, greeting) => {
             greeted.map_err(|_| "the handshake took too long")
         }
         () = lost(place.as_ref()) => Err("others wait for a login"),
+        _ = ending::ended(&mut ending) => Err("it was ended before its login"),
     };
     drop(place);
     match greeted {
@@ -134,3 +136,6 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: AcceptedSocket) {
         connection.cut();
     }
 }
+
+#[cfg(test)]
+mod tests;
