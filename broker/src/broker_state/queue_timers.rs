@@ -31,9 +31,13 @@ impl BrokerState {
         match queue.on_time(effects) {
             Ok(true) => {
                 effects.spend(REMOVAL);
+                // It may be used again by now.
+                let condition = DeleteCondition {
+                    expired: true,
+                    ..DeleteCondition::default()
+                };
                 if let Some(vhost) = self.vhost(queue.vhost())
-                    && let Err(fault) =
-                        vhost.remove_queue(queue, DeleteCondition::default(), effects)
+                    && let Err(fault) = vhost.remove_queue(queue, condition, effects)
                 {
                     tracing::warn!(queue = %queue.name(), %fault, "cannot delete an expired queue");
                 }
@@ -68,7 +72,14 @@ mod tests {
         broker.on_time(&queue, &mut early);
         assert!((1..REMOVAL).contains(&early.spent()));
         assert!(vhost.queue("q").is_some());
-        let mut late = Effects::new(2_500);
+        assert!(queue.touch(&mut Effects::new(2_400)), "a declare just then");
+        let condition = DeleteCondition {
+            expired: true,
+            ..DeleteCondition::default()
+        };
+        let kept = vhost.remove_queue(&queue, condition, &mut Effects::new(2_500));
+        assert!(kept.is_ok() && vhost.queue("q").is_some());
+        let mut late = Effects::new(3_500);
         broker.on_time(&queue, &mut late);
         assert!(late.spent() > REMOVAL);
         assert!(vhost.queue("q").is_none());

@@ -212,6 +212,7 @@ mod tests {
     use super::*;
     use crate::delivery::budget::StepBudget;
     use crate::queue::Queue;
+    use crate::queue::closing::CloseCondition;
     use crate::queue::message::MessageFacts;
     use crate::tests::{declare, opened};
 
@@ -223,7 +224,7 @@ mod tests {
     #[test]
     fn a_message_that_one_queue_took_is_routed_though_another_was_deleted() {
         let (open, deleted) = (Queue::plain(), Queue::plain());
-        deleted.close(&mut Effects::new(0));
+        deleted.close_if(CloseCondition::default(), 0).unwrap();
         for targets in [
             vec![open.clone(), deleted.clone()],
             vec![deleted.clone(), open.clone()],

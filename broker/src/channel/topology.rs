@@ -314,7 +314,9 @@ impl Channel {
         } else {
             let queue = vhost.queue_or_fault(&name)?;
             queue.check_access(self.context.connection.id)?;
-            queue.touch(effects);
+            if !queue.touch(effects) {
+                return Err(Fault::no_queue(&name, vhost.name()));
+            }
             queue.counts()
         };
         self.last_queue.clone_from(&name);
@@ -353,6 +355,7 @@ impl Channel {
             unused,
             empty,
             connection: Some(self.context.connection.id),
+            ..DeleteCondition::default()
         };
         let (count, ticket) = self.context.vhost.delete_queue(&name, condition, effects)?;
         self.context.broker.totals.queues_deleted.add(1);

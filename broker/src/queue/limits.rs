@@ -49,6 +49,9 @@ pub(super) fn refuse(
 
 /// Drops what is too old or too much from the head.
 pub(super) fn enforce(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut Effects) {
+    if state.is_deleted {
+        return;
+    }
     // The clock calls again at once where that are too many.
     while !effects.is_overspent() && expire(queue, state, effects, Strictness::Reached) {}
     let arguments = &queue.identity.arguments;

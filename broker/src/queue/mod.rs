@@ -28,6 +28,7 @@ use crate::wire::table::Table;
 
 pub mod arguments;
 pub(crate) mod browse;
+pub(crate) mod closing;
 pub(crate) mod consumer;
 mod counters;
 pub mod dead_letter;
@@ -345,6 +346,9 @@ impl Queue {
         effects: &mut Effects,
     ) -> Result<GetResult, Stopped> {
         let mut state = lock(&self.state);
+        if state.is_deleted {
+            return Ok(GetResult::Empty);
+        }
         limits::enforce(self, &mut state, effects);
         state.used_ms = effects.now_ms;
         if effects.is_overspent() {
@@ -389,18 +393,6 @@ impl Queue {
         lock(&self.state).purge(self, effects)
     }
 
-    /// Marks the queue as gone and empties it; gives the number of ready messages and its
-    /// consumers.
-    pub(crate) fn close(self: &Arc<Self>, effects: &mut Effects) -> (u64, Vec<Arc<Consumer>>) {
-        let mut state = lock(&self.state);
-        state.is_deleted = true;
-        let consumers = state.consumers.take_all();
-        let (count, messages) = state.ready.clear();
-        drop(state);
-        effects.free(messages);
-        (count, consumers)
-    }
-
     /// The clock has reached the time that this queue asked for. True when the queue has expired.
     pub(crate) fn on_time(self: &Arc<Self>, effects: &mut Effects) -> Result<bool, Stopped> {
         let mut state = lock(&self.state);
@@ -417,12 +409,16 @@ impl Queue {
         ))
     }
 
-    /// Starts the lease of `x-expires` anew.
-    pub(crate) fn touch(self: &Arc<Self>, effects: &mut Effects) {
+    /// Starts the lease of `x-expires` anew. False if the queue was deleted since it was looked up.
+    pub(crate) fn touch(self: &Arc<Self>, effects: &mut Effects) -> bool {
         let mut state = lock(&self.state);
+        if state.is_deleted {
+            return false;
+        }
         state.used_ms = effects.now_ms;
         limits::enforce(self, &mut state, effects);
         limits::arm(self, &mut state, effects);
+        true
     }
 
     /// Waits until the consumers have nearly emptied the queue.

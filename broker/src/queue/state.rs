@@ -390,6 +390,9 @@ impl QueueState {
         queue: &Arc<Queue>,
         effects: &mut Effects,
     ) -> Result<(u64, Ticket), Stopped> {
+        if self.is_deleted {
+            return Ok((0, Ticket::NONE));
+        }
         let gaps = self.ready.gaps();
         let (count, entries) = self.ready.clear();
         let mut ticket = Ticket::NONE;

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::arguments::QueueArguments;
 use super::browse::BrowseLimit;
+use super::closing::CloseCondition;
 use super::consumer::{Consumer, Subscription};
 use super::dead_letter::Spread;
 use super::message::{Message, MessageFacts};
@@ -465,7 +466,9 @@ fn a_consumer_is_not_added_to_a_queue_that_is_deleted_just_then() {
     let world = World::new(&Table::new());
     let consumer = world.consumer(false, 0);
     let mut effects = Effects::new(1000);
-    world.queue.close(&mut effects);
+    let closed = world.queue.close_if(CloseCondition::default(), 1000);
+    assert!(closed.is_ok());
+    assert!(!world.queue.touch(&mut effects), "a declare");
     let greet = |_: &mut Effects| panic!("there is nothing to consume from");
     let subscribed = world.queue.subscribe(&consumer, greet, &mut effects);
     assert_eq!(subscribed.unwrap(), SubscribeResult::Gone);

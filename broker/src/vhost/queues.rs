@@ -8,6 +8,8 @@ use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read, write};
 use crate::persist::{QueueStore, Ticket};
 use crate::queue::arguments::{ArgumentError, QueueArguments};
+use crate::queue::closing::{CloseCondition, KeptQueue};
+use crate::queue::consumer::Consumer;
 use crate::queue::{Queue, QueueIdentity};
 use crate::wire::reply;
 use crate::wire::table::Table;
@@ -58,8 +60,20 @@ pub(crate) struct Declared {
 pub(crate) struct DeleteCondition {
     pub(crate) unused: bool,
     pub(crate) empty: bool,
+    /// Only if its lease is over, by the clock of the unit of work.
+    pub(crate) expired: bool,
     /// The connection that asks, or `None` for the server itself.
     pub(crate) connection: Option<u64>,
+}
+
+impl DeleteCondition {
+    fn of_queue(self) -> CloseCondition {
+        CloseCondition {
+            unused: self.unused,
+            empty: self.empty,
+            expired: self.expired,
+        }
+    }
 }
 
 impl Vhost {
@@ -72,16 +86,20 @@ impl Vhost {
         if !declare.is_server_named {
             check_name("queue", declare.name)?;
         }
-        if let Some(queue) = self.queue(declare.name) {
-            return self.declared_already(queue, &declare, effects);
-        }
+        let mut tables = loop {
+            if let Some(queue) = self.queue(declare.name)
+                && let Some(declared) = self.declared_already(queue, &declare, effects)?
+            {
+                return Ok(declared);
+            }
+            // A queue that was just deleted has left them once they are locked.
+            let tables = self.open_tables()?;
+            if !tables.queues.contains_key(declare.name) {
+                break tables;
+            }
+        };
         let arguments = QueueArguments::parse(&declare.arguments)
             .map_err(|error| self.argument_fault(&error, declare.name))?;
-        let mut tables = self.open_tables()?;
-        if let Some(queue) = tables.queues.get(declare.name).cloned() {
-            drop(tables);
-            return self.declared_already(queue, &declare, effects);
-        }
         self.finish_detaching(&mut tables, declare.name)?;
         if tables.queues.len() >= declare.limit {
             let reason = format!(
@@ -153,20 +171,23 @@ impl Vhost {
             .map_err(|error| self.argument_fault(&error, name))
     }
 
+    /// A declare of a queue that exists. `None` if the queue has just been deleted.
     fn declared_already(
         &self,
         queue: Arc<Queue>,
         declare: &Declare<'_>,
         effects: &mut Effects,
-    ) -> Result<Declared, Fault> {
+    ) -> Result<Option<Declared>, Fault> {
         self.check_same(&queue, declare)?;
-        queue.touch(effects);
+        if !queue.touch(effects) {
+            return Ok(None);
+        }
         let ticket = if queue.store().is_some() {
             self.note_change(Ticket::NONE)
         } else {
             Ticket::NONE
         };
-        Ok(Declared { queue, ticket })
+        Ok(Some(Declared { queue, ticket }))
     }
 
     fn argument_fault(&self, error: &ArgumentError, queue: &str) -> Fault {
@@ -209,14 +230,13 @@ impl Vhost {
         {
             return Ok((0, Ticket::NONE));
         }
-        let (ready, consumers) = queue.counts();
-        let place = || format!("queue '{}' in vhost '{}'", queue.name(), self.name);
-        if condition.unused && consumers > 0 {
-            return Err(Fault::precondition(format!("{} in use", place())));
-        }
-        if condition.empty && ready > 0 {
-            return Err(Fault::precondition(format!("{} not empty", place())));
-        }
+        // First: what the conditions say stays true, and no message enters the store behind the
+        // deletion.
+        let closed = match queue.close_if(condition.of_queue(), effects.now_ms) {
+            Ok(closed) => closed,
+            Err(KeptQueue::NotExpired) => return Ok((0, Ticket::NONE)),
+            Err(kept) => return Err(self.kept_fault(queue, kept)),
+        };
         tables.queues.remove(queue.name());
         if let Some(owner) = queue.identity.owner {
             tables.exclusive.remove(&(owner, Arc::clone(queue.name())));
@@ -227,6 +247,7 @@ impl Vhost {
         let whole = self.definitions.pause_commits();
         let mut ticket = self.begin_detaching(&mut tables, queue.name(), effects)?;
         drop(tables);
+        cancel_consumers(closed.consumers, condition.connection, effects);
         if let Some(store) = queue.store() {
             store.drop_all(queue.identity.arguments.max_priority.unwrap_or(0))?;
             ticket = ticket.max(
@@ -236,10 +257,19 @@ impl Vhost {
             self.note_change(ticket);
         }
         drop(whole);
-        let ready = close(queue, condition.connection, effects);
+        queue.discard_ready(effects);
         let counters = queue.snapshot().counters;
         *lock(&self.deleted_queues) += counters;
-        Ok((ready, ticket))
+        Ok((closed.ready, ticket))
+    }
+
+    fn kept_fault(&self, queue: &Queue, kept: KeptQueue) -> Fault {
+        let why = match kept {
+            KeptQueue::InUse | KeptQueue::NotExpired => "in use",
+            KeptQueue::NotEmpty => "not empty",
+        };
+        let (name, vhost) = (queue.name(), &self.name);
+        Fault::precondition(format!("queue '{name}' in vhost '{vhost}' {why}"))
     }
 
     /// Deletes an auto-delete queue unless it has a consumer again.
@@ -280,10 +310,9 @@ impl Vhost {
     }
 }
 
-/// Closes a queue that is in no table any more and cancels its consumers. Those of the connection
-/// `deleter` are cancelled after the reply to its delete.
-fn close(queue: &Arc<Queue>, deleter: Option<u64>, effects: &mut Effects) -> u64 {
-    let (ready, consumers) = queue.close(effects);
+/// Cancels the consumers of a closed queue. Those of the connection `deleter` are cancelled after
+/// the reply to its delete.
+fn cancel_consumers(consumers: Vec<Arc<Consumer>>, deleter: Option<u64>, effects: &mut Effects) {
     for consumer in consumers {
         consumer.mark_cancelled();
         if !consumer.subscription.wants_cancel {
@@ -305,7 +334,6 @@ fn close(queue: &Arc<Queue>, deleter: Option<u64>, effects: &mut Effects) -> u64
             });
         }
     }
-    ready
 }
 
 #[cfg(test)]
@@ -313,7 +341,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::broker_state::BrokerState;
+    use crate::queue::message::Message;
+    use crate::queue::{ConfirmMode, PublishResult};
     use crate::tests::opened;
+    use crate::vhost::{BindRequest, Destination};
 
     fn declare(broker: &Arc<BrokerState>, name: &str, connection: u64, exclusive: bool) {
         let declare = Declare {
@@ -349,6 +380,67 @@ mod tests {
         let names: Vec<_> = left.iter().map(|queue| &**queue.name()).collect();
         assert_eq!(names, ["of the next one", "of the one before", name]);
         assert!(read(&vhost.tables).exclusive.len() == 2);
+        broker.store.clone().close().unwrap();
+    }
+
+    /// A queue with many bindings, so that its deletion takes a while. `act` is called at some time
+    /// during the deletion, later in each round, and gives what the queue answered.
+    fn delete_while<R: Send>(
+        vhost: &Vhost,
+        condition: DeleteCondition,
+        round: u32,
+        act: impl Fn(&Arc<Queue>) -> R + Sync,
+    ) -> (bool, R) {
+        let mut effects = Effects::new(0);
+        let declared = vhost.declare_queue(Declare::transient("q"), &mut effects);
+        let queue = declared.unwrap().queue;
+        for key in 0..250_u8 {
+            let bind = BindRequest {
+                source: "amq.direct",
+                destination: Destination::Queue("q".into()),
+                key: vec![key].into(),
+                arguments: Table::new(),
+                connection: 1,
+            };
+            vhost.bind(bind).unwrap();
+        }
+        let barrier = std::sync::Barrier::new(2);
+        let (deleted, answer) = std::thread::scope(|scope| {
+            let acting = scope.spawn(|| {
+                barrier.wait();
+                (0..100 * round).for_each(|_| std::hint::spin_loop());
+                act(&queue)
+            });
+            barrier.wait();
+            let deleted = vhost.delete_queue("q", condition, &mut effects);
+            (deleted.is_ok(), acting.join().unwrap())
+        });
+        if !deleted {
+            let condition = DeleteCondition::default();
+            vhost.delete_queue("q", condition, &mut effects).unwrap();
+        }
+        (deleted, answer)
+    }
+
+    /// It was looked at before the bindings were removed, and the queue was closed after that: a
+    /// message was confirmed, and deleted with the queue.
+    #[tokio::test]
+    async fn a_queue_that_is_deleted_if_empty_has_taken_no_message_meanwhile() {
+        let (broker, _kept) = opened().await;
+        let vhost = broker.vhost("/").unwrap();
+        let message = Message::transient((b"", b"q"), b"x");
+        let condition = DeleteCondition {
+            empty: true,
+            ..DeleteCondition::default()
+        };
+        for round in 0..300 {
+            let publish = |queue: &Arc<Queue>| {
+                let published = queue.publish(&message, ConfirmMode::Nothing, &mut Effects::new(0));
+                published.unwrap()
+            };
+            let (deleted, published) = delete_while(&vhost, condition, round, publish);
+            assert_eq!(deleted, published == PublishResult::Gone, "round {round}");
+        }
         broker.store.clone().close().unwrap();
     }
 }

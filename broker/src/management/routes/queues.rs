@@ -210,7 +210,7 @@ async fn delete(
     let condition = DeleteCondition {
         unused: is_true(&only.unused),
         empty: is_true(&only.empty),
-        connection: None,
+        ..DeleteCondition::default()
     };
     let ticket = {
         let mut effects = api.broker.begin();
