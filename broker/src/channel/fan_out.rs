@@ -17,7 +17,7 @@ use crate::fault::Fault;
 use crate::persist::Ticket;
 use crate::queue::message::Message;
 use crate::queue::{ConfirmMode, PublishResult};
-use crate::vhost::REPLY_TO_PREFIX;
+use crate::vhost::{REPLY_TO_PREFIX, Vhost};
 
 /// What one of many queues costs, in steps: it wakes a writer of its own.
 const ONE_OF_MANY: u32 = 4;
@@ -28,8 +28,9 @@ const COPIED_A_STEP: usize = 4096;
 #[derive(Debug)]
 pub(super) enum PublishReply {
     Never,
-    /// A commit waits for the ticket.
-    ByCommit,
+    /// A commit waits for the ticket. Its queues were found when the message was published; one
+    /// that was deleted and declared again since then is found here by its name.
+    ByCommit(Arc<Vhost>),
     ByConfirm(Arc<Confirms>, u64),
 }
 
@@ -80,7 +81,7 @@ impl FanOut {
             PublishReply::ByConfirm(confirms, tag) if is_alone => {
                 ConfirmMode::Confirm(confirms, *tag)
             }
-            PublishReply::ByCommit | PublishReply::ByConfirm(..) => ConfirmMode::Ticket,
+            PublishReply::ByCommit(_) | PublishReply::ByConfirm(..) => ConfirmMode::Ticket,
         };
         while let Some(queue) = self.targets.get(self.next) {
             if !is_alone {
@@ -90,7 +91,13 @@ impl FanOut {
                 effects.spend(ONE_OF_MANY);
             }
             self.next += 1;
-            let outcome = queue.publish(&self.message, confirm_mode, effects)?;
+            let mut outcome = queue.publish(&self.message, confirm_mode, effects)?;
+            if outcome == PublishResult::Gone
+                && let PublishReply::ByCommit(vhost) = &self.reply
+                && let Some(newer) = vhost.queue(queue.name())
+            {
+                outcome = newer.publish(&self.message, confirm_mode, effects)?;
+            }
             if !is_alone && queue.store().is_some() && self.message.is_persistent() {
                 // Publishers wait for the store's backlog between two units of work.
                 let steps = self.message.body_len() / COPIED_A_STEP;
@@ -215,6 +222,7 @@ mod tests {
     use crate::queue::closing::CloseCondition;
     use crate::queue::message::MessageFacts;
     use crate::tests::{declare, opened};
+    use crate::vhost::DeleteCondition;
 
     fn to(targets: Vec<Arc<Queue>>) -> FanOut {
         let message = Message::transient((b"", b"q"), b"x");
@@ -236,6 +244,27 @@ mod tests {
         let mut lost = to(vec![deleted]);
         assert!(lost.offer_to_queues(&mut Effects::new(0)).unwrap());
         assert!(!lost.was_taken);
+    }
+
+    /// Its name led to the deleted queue, and the message was lost.
+    #[tokio::test]
+    async fn a_commit_finds_a_queue_that_was_declared_again_since_the_publish() {
+        let (broker, _kept) = opened().await;
+        let vhost = broker.vhost("/").unwrap();
+        let older = declare(&broker, "q");
+        let mut effects = broker.begin();
+        let condition = DeleteCondition::default();
+        vhost.delete_queue("q", condition, &mut effects).unwrap();
+        broker.end(effects);
+        let newer = declare(&broker, "q");
+        let mut fan_out = FanOut {
+            reply: PublishReply::ByCommit(vhost),
+            ..to(vec![older])
+        };
+        assert!(fan_out.offer_to_queues(&mut Effects::new(0)).unwrap());
+        assert!(fan_out.was_taken);
+        assert_eq!(newer.counts().0, 1);
+        broker.store.clone().close().unwrap();
     }
 
     /// The store of each queue gets a copy, and its backlog is looked at between units of work.

@@ -18,6 +18,7 @@ use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind};
 use crate::persist::{CommitPause, Ticket};
 use crate::queue::Disposition;
 use crate::queue::message::Message;
+use crate::vhost::Vhost;
 use crate::wire::properties::Properties;
 use crate::wire::reply;
 
@@ -265,7 +266,7 @@ impl Channel {
         mut commit: Box<Commit>,
         effects: &mut Effects,
     ) -> Result<FrameResult, Fault> {
-        while let Some(mut publish) = commit.next_publish(effects) {
+        while let Some(mut publish) = commit.next_publish(&self.context.vhost, effects) {
             match self.advance_commit(&mut publish, effects)? {
                 None => {
                     commit.current = Some(publish);
@@ -319,11 +320,11 @@ impl Commit {
     }
 
     /// Returns the publish in progress, or the next one. Its time to live starts now.
-    fn next_publish(&mut self, effects: &Effects) -> Option<FanOut> {
+    fn next_publish(&mut self, vhost: &Arc<Vhost>, effects: &Effects) -> Option<FanOut> {
         self.current.take().or_else(|| {
             let publish = self.publishes.next()?;
             let message = publish.message.published_at(effects.now_ms);
-            let reply = PublishReply::ByCommit;
+            let reply = PublishReply::ByCommit(Arc::clone(vhost));
             Some(FanOut::new(
                 message,
                 publish.targets,
