@@ -276,7 +276,7 @@ impl QueueStore {
     pub(crate) fn drop_all(&self, max_priority: u8) -> Result<Ticket, Stopped> {
         let mut last = Ticket::NONE;
         for level in 0..=max_priority {
-            last = self.store.drop_queue(self.queue(level))?;
+            last = last.max(self.store.drop_queue(self.queue(level))?);
         }
         Ok(last)
     }

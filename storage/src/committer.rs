@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 use crate::disk::{is_no_room, lock, to_usize};
 use crate::extent::Ranges;
 use crate::frame::{BLOCK, FrameBuilder, LARGE_BYTES, Record, pack_ranges};
-use crate::handover::{Demand, Handover};
+use crate::handover::Handover;
 use crate::index::Index;
 use crate::log::{FramePurpose, LogWriter};
 use crate::pending::{Chunk, CommitBatch, CommitShare, Unity};
-use crate::terms::{Options, Stopped, StoreEvent};
+use crate::terms::{Demand, Options, Stopped, StoreEvent};
 use crate::tidying::{Compaction, TidyingHandle};
 
 /// How long a batch of unconfirmed messages gathers, and how long it then stays closed.
-const GATHER: Duration = Duration::from_millis(5);
+pub(crate) const GATHER: Duration = Duration::from_millis(5);
 /// Maximum delay of a batch of settlements only.
 const SETTLE_LATEST: Duration = Duration::from_millis(50);
 /// How often the free space is checked.
@@ -281,7 +281,10 @@ impl Committer {
                 return Ok(false);
             }
             if body.len() > LARGE_BYTES {
-                let (file, packed) = self.log.write_body((queue, sequence), body)?;
+                let (file, packed) = match taken.written(sequence) {
+                    Some(written) => (written.number, written.packed.clone()),
+                    None => self.log.write_body((queue, sequence), body)?,
+                };
                 self.frame.push(&Record::Run([queue, base, file], &packed));
                 next = sequence.saturating_add(1);
                 messages.next();

@@ -59,6 +59,12 @@ impl Segments {
         logs.map(|(number, segment)| (*number, segment))
     }
 
+    /// Adds a large body that no frame names yet. It is dead unless one does.
+    pub(crate) fn add_body(&mut self, number: u64, file: Arc<LogFile>) {
+        self.all.insert(number, Segment::new(file, true));
+        self.may_free = true;
+    }
+
     /// Takes out the first segment without a live message that no reader holds.
     pub(crate) fn take_dead(&mut self) -> Option<(u64, Segment)> {
         let may_go = |(number, segment): &(&u64, &Segment)| {
@@ -70,6 +76,17 @@ impl Segments {
         let number = *free?.0;
         Some((number, self.all.remove(&number)?))
     }
+}
+
+/// A large body on the disk that no frame names yet.
+#[derive(Debug)]
+pub(crate) struct WrittenBody {
+    /// Of its file.
+    pub(crate) number: u64,
+    /// Its extent.
+    pub(crate) packed: Vec<u8>,
+    /// Held, so that it is not taken for dead.
+    pub(crate) file: Arc<LogFile>,
 }
 
 /// Disjoint ranges of sequences, both ends included, none of them the highest number.

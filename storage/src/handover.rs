@@ -7,20 +7,23 @@
 //! nobody waits for ever. A call is one short mutex and one atomic addition; the committer is woken
 //! only when nobody has asked it to yet.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::disk::lock;
 use crate::pending::{Chunk, CommitBatch, DefinitionChange, PendingQueue, QueueCopy, Unity};
-use crate::terms::{PendingAccount, QueueId, Sequence, Stopped, StoreEvent, Ticket, Urgency};
+use crate::terms::{
+    CommitSignal, Demand, PendingAccount, QueueId, Sequence, Stopped, StoreEvent, Ticket, Urgency,
+};
 
 const SHARDS: usize = 8;
 /// How long a commit waits for work that must not be cut apart.
 const TOGETHER_LATEST: Duration = Duration::from_secs(1);
+/// Tickets of large bodies lie so far ahead that no batch reaches them while they are written.
+const AHEAD: u64 = 1 << 32;
 /// How often it then looks whether too many bytes wait.
 const TOGETHER_SLICE: Duration = Duration::from_millis(10);
 
@@ -46,6 +49,9 @@ struct Holders {
     /// Of what was closed since the last take.
     closed: Unity,
     cut: AwaitedCut,
+    /// Tickets of large bodies that are being written, and the last of all that were drawn.
+    bodies: BTreeSet<u64>,
+    last_ahead: u64,
 }
 
 /// The cut that the committer waits for while callers hold commits back.
@@ -130,12 +136,60 @@ impl Handover {
         self.check()?;
         let shard = &mut *self.shard(queue);
         let waiting = shard.queues.entry(queue).or_default();
+        let batch = shard.batch.max(waiting.not_before);
         let outcome = if waiting.is_dropped() {
             T::default()
         } else {
-            change(waiting, shard.batch, &mut shard.spare)
+            change(waiting, batch, &mut shard.spare)
         };
-        Ok((Ticket(shard.batch), outcome))
+        Ok((Ticket(batch), outcome))
+    }
+
+    /// Draws a ticket for a large body, which is written before that is reached: the changes of
+    /// other queues do not wait for it, those of its own do. Not while a caller holds commits back,
+    /// since all of its work must have one ticket.
+    pub(crate) fn draw_ahead(&self, queue: QueueId) -> Option<u64> {
+        let mut holders = lock(&self.holders);
+        if holders.count + holders.overdue > 0 {
+            return None;
+        }
+        let shard = &mut *self.shard(queue);
+        let ticket = holders.last_ahead.max(shard.batch) + AHEAD;
+        holders.last_ahead = ticket;
+        holders.bodies.insert(ticket);
+        shard.queues.entry(queue).or_default().not_before = ticket;
+        Some(ticket)
+    }
+
+    /// The large body of a ticket is written, or is left to the committer.
+    pub(crate) fn written_ahead(&self, ticket: u64) {
+        let mut holders = lock(&self.holders);
+        holders.bodies.remove(&ticket);
+        // The ticket before the first that is not.
+        let first = holders.bodies.first();
+        self.reach(first.map_or(holders.last_ahead, |first| first - AHEAD));
+        drop(holders);
+        self.signal.raise(Demand::Now);
+    }
+
+    /// Lets the batch that gathers have a higher number. The holders must be locked, so that it is
+    /// not closed meanwhile.
+    fn reach(&self, ticket: u64) {
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            shard.batch = shard.batch.max(ticket);
+        }
+    }
+
+    /// Gives access to a large body that the committer has not taken.
+    pub(crate) fn with_large<T>(
+        &self,
+        queue: QueueId,
+        sequence: Sequence,
+        work: impl FnOnce(&mut Chunk) -> T,
+    ) -> Option<T> {
+        let mut shard = self.shard(queue);
+        shard.queues.get_mut(&queue)?.large(sequence.0).map(work)
     }
 
     pub(crate) fn append(
@@ -214,9 +268,10 @@ impl Handover {
     /// # Why a transaction stays whole
     /// A batch is closed by [`close_batch`](Self::close_batch) alone, under the lock of the holders
     /// and either with none inside or after those inside have lost their hold by the time or the
-    /// bytes. So all that a caller hands over between its `enter` and its `leave` has one number,
-    /// and a batch in which anybody entered is committed as one frame. What a caller hands over
-    /// after it has lost its hold is never committed before what it handed over until then.
+    /// bytes; and no ticket is ahead of the others meanwhile ([`draw_ahead`](Self::draw_ahead)). So
+    /// all that a caller hands over between its `enter` and its `leave` has one number, and a batch
+    /// in which anybody entered is committed as one frame. What a caller hands over after it has
+    /// lost its hold is never committed before what it handed over until then.
     pub(crate) fn cut(&self) -> (u64, Demand) {
         let until = Instant::now() + TOGETHER_LATEST;
         let mut holders = lock(&self.holders);
@@ -251,7 +306,9 @@ impl Handover {
         // Reset under all locks: work that comes later asks again, earlier work is in the batch
         // that was cut.
         let demand = self.signal.take();
-        let batch = shards[0].batch;
+        // What is not written at the end the committer writes.
+        let ahead = Some(holders.last_ahead).filter(|_| demand == Demand::Close);
+        let batch = shards[0].batch.max(ahead.unwrap_or(0));
         for shard in &mut shards {
             shard.batch = batch + 1;
         }
@@ -263,6 +320,10 @@ impl Handover {
     pub(crate) fn enter(&self) -> u64 {
         let mut holders = lock(&self.holders);
         holders.count += 1;
+        if !std::mem::take(&mut holders.bodies).is_empty() {
+            // Work in those queues must have the same ticket as in others.
+            self.reach(holders.last_ahead);
+        }
         holders.gathering = holders.gathering.max(Unity::Whole);
         holders.round
     }
@@ -363,77 +424,11 @@ impl Handover {
     }
 }
 
-/// How soon a commit is wanted, from never to at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(crate) enum Demand {
-    /// Nothing waits.
-    Never,
-    /// Settlements wait: within 50 ms.
-    Later,
-    /// Unconfirmed messages wait: after the gather window of 5 ms.
-    Soon,
-    /// A caller waits for the disk.
-    Now,
-    /// The store is being closed.
-    Close,
-}
-
-impl Demand {
-    const ALL: [Self; 5] = [Self::Never, Self::Later, Self::Soon, Self::Now, Self::Close];
-}
-
-/// What callers ask of the committer, and its thread, which they wake.
-#[derive(Debug, Default)]
-pub(crate) struct CommitSignal {
-    demand: AtomicU8,
-    committer: OnceLock<Thread>,
-}
-
-impl CommitSignal {
-    /// Says which thread is to be woken, before anybody asks.
-    pub(crate) fn set_committer(&self, thread: &Thread) {
-        let _ = self.committer.set(thread.clone());
-    }
-
-    /// Asks for a commit at least so soon.
-    pub(crate) fn raise(&self, demand: Demand) {
-        if self.demand.load(Ordering::Acquire) < demand as u8
-            && self.demand.fetch_max(demand as u8, Ordering::AcqRel) < demand as u8
-            && let Some(committer) = self.committer.get()
-        {
-            committer.unpark();
-        }
-    }
-
-    /// Returns the demand so far and resets it, except for a close. Called under the locks of all
-    /// shards.
-    fn take(&self) -> Demand {
-        // The bit of a close stays.
-        let close = Demand::Close as u8;
-        Demand::ALL[usize::from(self.demand.fetch_and(close, Ordering::AcqRel))]
-    }
-
-    pub(crate) fn demand(&self) -> Demand {
-        Demand::ALL[usize::from(self.demand.load(Ordering::Acquire))]
-    }
-
-    /// The committer waits until the demand is higher than `than`, or until the time.
-    pub(crate) fn wait(&self, than: Demand, until: Instant) -> Demand {
-        loop {
-            let demand = self.demand();
-            let left = until.saturating_duration_since(Instant::now());
-            if demand > than || left.is_zero() {
-                return demand;
-            }
-            thread::park_timeout(left);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::thread;
+
     use super::*;
 
     fn handover() -> Handover {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::disk::{Disk, LogFile, is_no_room, lock, to_usize};
-use crate::extent::{Extent, Segment};
+use crate::extent::{Extent, Segment, WrittenBody};
 use crate::frame::{
     BLOCK, CRC, FrameBuilder, GroupHeads, Secret, SegmentHeader, SegmentState, group_crc, padded,
 };
@@ -26,6 +26,8 @@ const RESERVED: usize = 2;
 const AHEAD_BYTES: u64 = 64 * 1024;
 /// Slots used before that are kept for the next segments.
 const KEPT_FREE: usize = 4;
+/// A large body is written in pieces of so many bytes.
+const BODY_PIECE: usize = 1 << 20;
 
 /// Slots that are not in use, shared by the committer and the tidying.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(crate) struct SpareSlots {
     needs_next: AtomicBool,
     /// Number of the next slot file.
     next_slot: AtomicU64,
+    /// Number of the next segment or large body.
+    pub(crate) next_number: AtomicU64,
     /// Bytes of all slots and body files.
     pub(crate) bytes: AtomicU64,
 }
@@ -69,6 +73,7 @@ impl SpareSlots {
             ready: Mutex::default(),
             needs_next: AtomicBool::new(true),
             next_slot: AtomicU64::new(1),
+            next_number: AtomicU64::new(1),
             bytes: AtomicU64::new(0),
         }
     }
@@ -178,6 +183,48 @@ impl SpareSlots {
         Ok((file, written))
     }
 
+    /// Writes one large body to a file of its own, and makes it durable. `copy` fills a piece of it
+    /// that begins at an offset; `false` gives up.
+    pub(crate) fn write_body(
+        &self,
+        (queue, sequence, body_length): (u64, u64, usize),
+        mut copy: impl FnMut(usize, &mut [u8]) -> bool,
+    ) -> io::Result<WrittenBody> {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let lengths = GroupHeads::pack(&[body_length as u64]);
+        let heads = GroupHeads::new(sequence, 1, &lengths);
+        let begin = BLOCK + CRC as u64;
+        let length = padded(begin + body_length as u64);
+        let file = self.create(&format!("body-{number:012}.log"), length)?;
+        let header = SegmentHeader {
+            number,
+            length,
+            state: SegmentState::Body,
+            ..SegmentHeader::default()
+        };
+        let mut write = || {
+            let (mut crc, mut buffer) = (group_crc(queue, heads, &[]), vec![0; BODY_PIECE]);
+            for at in (0..body_length).step_by(BODY_PIECE) {
+                let piece = &mut buffer[..BODY_PIECE.min(body_length - at)];
+                if !copy(at, piece) {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
+                crc = crc32c::crc32c_append(crc, piece);
+                file.file.write_at(piece, begin + at as u64)?;
+            }
+            // Without a header the file counts as one that was never used.
+            let first = [&header.encode()[..], &crc.to_le_bytes()].concat();
+            file.write(&first, 0)
+        };
+        write().inspect_err(|_| drop(self.remove(&file)))?;
+        let packed = Extent::pack(heads, BLOCK);
+        Ok(WrittenBody {
+            number,
+            packed,
+            file,
+        })
+    }
+
     /// Marks a dead segment free and keeps its slot, or removes a file that is not used again.
     pub(crate) fn free(&self, number: u64, file: &Arc<LogFile>, is_body: bool) -> io::Result<()> {
         let (length, has_enough) = (file.length, self.used_slots() >= KEPT_FREE);
@@ -213,16 +260,6 @@ struct ActiveSegment {
     /// It was taken from the reserve: only what frees space is written to it until the reserve is
     /// whole again.
     is_reserve: bool,
-}
-
-/// A large body on the disk that no frame names yet.
-struct WrittenBody {
-    /// Of its file.
-    number: u64,
-    /// Its extent.
-    packed: Vec<u8>,
-    /// Held, so that it is not taken for dead.
-    _file: Arc<LogFile>,
 }
 
 /// Appends frames. Owned by the committer.
@@ -314,6 +351,7 @@ impl LogWriter {
         let place = FramePlace::new(self.tail.segment, offset, commit);
         let needs_next = &self.slots.needs_next;
         needs_next.store(self.is_half_full(), Ordering::Relaxed);
+        self.tail.next_number = self.slots.next_number.load(Ordering::Relaxed);
         let mut index = lock(&self.index);
         index.tail = self.tail;
         let applied = index.apply(frame.body(), place);
@@ -357,7 +395,7 @@ impl LogWriter {
         let mut snapshot = FrameBuilder::of(&lock(&self.index).snapshot());
         let length = BLOCK + snapshot.stride() + frame.stride();
         let (file, before, is_reserve) = self.slots.take(padded(length), purpose)?;
-        let segment = self.tail.next_number;
+        let segment = self.slots.next_number.fetch_add(1, Ordering::Relaxed);
         let header = SegmentHeader {
             number: segment,
             salt: salt()?,
@@ -367,7 +405,6 @@ impl LogWriter {
             length: file.length,
             state: SegmentState::Log,
         };
-        self.tail.next_number += 1;
         let secret = Secret::new(&header.salt);
         let mut bytes = header.encode();
         bytes.extend_from_slice(snapshot.seal(&secret, segment, BLOCK, commit - 1));
@@ -408,35 +445,16 @@ impl LogWriter {
         if let Some(written) = self.bodies.get(&(queue, sequence)) {
             return Ok((written.number, written.packed.clone()));
         }
-        let (number, body_length) = (self.tail.next_number, body.len() as u64);
-        let lengths = GroupHeads::pack(&[body_length]);
-        let heads = GroupHeads::new(sequence, 1, &lengths);
-        let length = padded(BLOCK + CRC as u64 + body_length);
-        let name = format!("body-{number:012}.log");
-        let file = self.slots.create(&name, length)?;
-        let mut header = SegmentHeader {
-            number,
-            length,
-            ..SegmentHeader::default()
+        let copy = |at: usize, piece: &mut [u8]| {
+            piece.copy_from_slice(&body[at..at + piece.len()]);
+            true
         };
-        header.state = SegmentState::Body;
-        let crc = group_crc(queue, heads, body);
-        let first = [&header.encode()[..], &crc.to_le_bytes()].concat();
-        let written = file.file.write_at(&first, 0);
-        if let Err(error) = written.and_then(|()| file.write(body, first.len() as u64)) {
-            drop(self.slots.remove(&file));
-            return Err(error);
-        }
-        self.tail.next_number += 1;
-        let packed = Extent::pack(heads, BLOCK);
-        let written = WrittenBody {
-            number,
-            packed: packed.clone(),
-            _file: Arc::clone(&file),
-        };
+        let written = self.slots.write_body((queue, sequence, body.len()), copy)?;
+        lock(&self.index)
+            .segments
+            .add_body(written.number, Arc::clone(&written.file));
+        let named = (written.number, written.packed.clone());
         self.bodies.insert((queue, sequence), written);
-        let segments = &mut lock(&self.index).segments;
-        segments.all.insert(number, Segment::new(file, true));
-        Ok((number, packed))
+        Ok(named)
     }
 }

@@ -9,8 +9,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::extent::Ranges;
-use crate::frame::Range;
+use crate::extent::{Ranges, WrittenBody};
+use crate::frame::{LARGE_BYTES, Range};
 use crate::terms::{QueueId, Sequence, Urgency};
 
 /// A chunk takes no further message beyond this size.
@@ -37,8 +37,10 @@ struct ChunkEntry {
 pub(crate) struct Chunk {
     batch: u64,
     entries: Vec<ChunkEntry>,
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     live: usize,
+    /// A large body that is alone in its chunk is on the disk already.
+    pub(crate) written: Option<WrittenBody>,
 }
 
 impl Chunk {
@@ -103,6 +105,14 @@ pub(crate) struct CommitShare {
     pub(crate) delivered_below: u64,
 }
 
+impl CommitShare {
+    /// Where a large body is that was written before.
+    pub(crate) fn written(&self, sequence: u64) -> Option<&WrittenBody> {
+        let at = self.chunks.partition_point(|chunk| chunk.last() < sequence);
+        self.chunks.get(at)?.written.as_ref()
+    }
+}
+
 /// One change of one definition: the new value, or none.
 pub(crate) type DefinitionChange = (Vec<u8>, Option<Vec<u8>>);
 
@@ -165,6 +175,8 @@ pub(crate) struct PendingQueue {
     delivered_below: u64,
     /// The first sequence that was not appended.
     next: u64,
+    /// Changes belong to this batch at the earliest: it has a large body of the queue.
+    pub(crate) not_before: u64,
 }
 
 impl PendingQueue {
@@ -280,6 +292,13 @@ impl PendingQueue {
             }
         }
         (gone, freed)
+    }
+
+    /// The chunk of a large body that the committer has not taken.
+    pub(crate) fn large(&mut self, sequence: u64) -> Option<&mut Chunk> {
+        let at = self.chunks.partition_point(|chunk| chunk.last() < sequence);
+        let chunk = self.chunks.get_mut(at);
+        chunk.filter(|chunk| chunk.first() == sequence && chunk.bytes.len() > LARGE_BYTES)
     }
 
     /// Forgets the queue. Returns the bytes of memory that became free.

@@ -399,6 +399,7 @@ impl Recovery<'_> {
         let tail = &mut index.tail;
         let newest = tail.segment.saturating_add(1).max(self.next_number);
         tail.next_number = tail.next_number.max(newest);
+        slots.next_number.store(tail.next_number, Ordering::Relaxed);
         RecoveredStore {
             index,
             slots,

@@ -8,21 +8,22 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::committer::Committer;
+use crate::committer::{Committer, GATHER};
 use crate::disk::{LogFile, lock, lock_folder};
 use crate::extent::ExtentRun;
-use crate::frame::MESSAGE_BYTES;
-use crate::handover::{Demand, Handover};
+use crate::frame::{LARGE_BYTES, MESSAGE_BYTES};
+use crate::handover::Handover;
 use crate::index::Index;
 use crate::log::{LogWriter, SpareSlots};
-use crate::pending::{PendingQueue, QueueCopy};
+use crate::pending::{Chunk, PendingQueue, QueueCopy};
 use crate::recovery;
 use crate::terms::{
-    OpenError, OpenReport, Options, QueueId, ReadError, Recovered, Sequence, Settled, Stopped,
-    StoreEvent, Stored, Ticket, Urgency,
+    Demand, OpenError, OpenReport, Options, QueueId, ReadError, Recovered, Sequence, Settled,
+    Stopped, StoreEvent, Stored, Ticket, Urgency,
 };
 use crate::tidying::TidyingHandle;
 
@@ -43,6 +44,52 @@ pub struct Opened {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+}
+
+/// A large body that is being written; its queue waits until this is dropped.
+struct LargeBody {
+    handover: Arc<Handover>,
+    ticket: u64,
+    /// Queue, sequence and length.
+    message: (QueueId, Sequence, usize),
+}
+
+impl Drop for LargeBody {
+    fn drop(&mut self) {
+        self.handover.written_ahead(self.ticket);
+    }
+}
+
+impl LargeBody {
+    /// Works on the message if it was not settled and the committer has not taken it.
+    fn with<T>(&self, work: impl FnOnce(&mut Chunk) -> T) -> Option<T> {
+        let (queue, sequence, _) = self.message;
+        self.handover.with_large(queue, sequence, work)
+    }
+
+    /// Writes it, in pieces; gives up when the message is gone.
+    fn write(&self, slots: &SpareSlots, index: &Mutex<Index>) -> Option<()> {
+        self.with(|_| ())?;
+        let (queue, sequence, length) = self.message;
+        let copy = |at: usize, piece: &mut [u8]| {
+            let copied = self.with(|chunk| {
+                piece.copy_from_slice(&chunk.bytes[at..at + piece.len()]);
+            });
+            copied.is_some()
+        };
+        let written = slots.write_body((queue.0, sequence.0, length), copy);
+        let written = written.ok()?;
+        let file = Arc::clone(&written.file);
+        let noted = self.with(|chunk| {
+            let segments = &mut lock(index).segments;
+            segments.add_body(written.number, Arc::clone(&written.file));
+            chunk.written = Some(written);
+        });
+        if noted.is_none() {
+            drop(slots.remove(&file));
+        }
+        noted
+    }
 }
 
 type CommitterThread = JoinHandle<Result<(), Stopped>>;
@@ -155,9 +202,21 @@ impl Store {
         message: &[&[u8]],
         urgency: Urgency,
     ) -> Result<Ticket, Stopped> {
-        self.inner
-            .handover
-            .append(queue, sequence, message, urgency)
+        let handover = &self.inner.handover;
+        let length: usize = message.iter().map(|part| part.len()).sum();
+        let ahead = (length > LARGE_BYTES).then(|| handover.draw_ahead(queue));
+        let ticket = handover.append(queue, sequence, message, urgency)?;
+        if let Some(ahead) = ahead.flatten() {
+            let delay = (urgency == Urgency::Eventually).then_some(GATHER);
+            let handover = Arc::clone(handover);
+            let body = LargeBody {
+                handover,
+                ticket: ahead,
+                message: (queue, sequence, length),
+            };
+            self.inner.write_ahead(body, delay.unwrap_or_default());
+        }
+        Ok(ticket)
     }
 
     /// Forgets a message that is not needed any more.
@@ -327,6 +386,22 @@ impl Inner {
             Some((group, file))
         });
         files.collect()
+    }
+
+    /// Writes a large body in a thread of its own. Where that fails the committer writes it.
+    fn write_ahead(&self, body: LargeBody, delay: Duration) {
+        let (slots, index) = (Arc::clone(&self.slots), Arc::clone(&self.index));
+        // The folder stays locked while it is written.
+        let running = lock(&self.running);
+        let folder = running.as_ref().map(|(_, folder)| Arc::clone(folder));
+        let thread = std::thread::Builder::new().name("store-body".to_owned());
+        let spawned = thread.spawn(move || {
+            let _folder = folder;
+            // A consumer that keeps up takes it off before.
+            std::thread::sleep(delay);
+            body.write(&slots, &index);
+        });
+        drop(spawned);
     }
 
     fn close(&self) -> Result<(), Stopped> {

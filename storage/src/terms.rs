@@ -1,9 +1,12 @@
-//! What the store and its caller exchange: numbers, progress, options, what was found, and errors.
+//! What the store, its caller and its threads exchange: numbers, how soon a commit is wanted,
+//! progress, options, what was found, and errors.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use crate::disk::{Disk, FileDisk};
 use crate::engine::{OpenIndex, open_sled};
@@ -50,6 +53,74 @@ pub enum Settled {
     Elided,
     /// It is on disk, or about to be; it does not come back once this ticket is durable.
     Recorded(Ticket),
+}
+
+/// How soon a commit is wanted, from never to at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Demand {
+    /// Nothing waits.
+    Never,
+    /// Settlements wait: within 50 ms.
+    Later,
+    /// Unconfirmed messages wait: after the gather window of 5 ms.
+    Soon,
+    /// A caller waits for the disk.
+    Now,
+    /// The store is being closed.
+    Close,
+}
+
+impl Demand {
+    const ALL: [Self; 5] = [Self::Never, Self::Later, Self::Soon, Self::Now, Self::Close];
+}
+
+/// What callers ask of the committer, and its thread, which they wake.
+#[derive(Debug, Default)]
+pub(crate) struct CommitSignal {
+    demand: AtomicU8,
+    committer: OnceLock<Thread>,
+}
+
+impl CommitSignal {
+    /// Says which thread is to be woken, before anybody asks.
+    pub(crate) fn set_committer(&self, thread: &Thread) {
+        let _ = self.committer.set(thread.clone());
+    }
+
+    /// Asks for a commit at least so soon.
+    pub(crate) fn raise(&self, demand: Demand) {
+        if self.demand.load(Ordering::Acquire) < demand as u8
+            && self.demand.fetch_max(demand as u8, Ordering::AcqRel) < demand as u8
+            && let Some(committer) = self.committer.get()
+        {
+            committer.unpark();
+        }
+    }
+
+    /// Returns the demand so far and resets it, except for a close. Called under the locks of all
+    /// shards.
+    pub(crate) fn take(&self) -> Demand {
+        // The bit of a close stays.
+        let close = Demand::Close as u8;
+        Demand::ALL[usize::from(self.demand.fetch_and(close, Ordering::AcqRel))]
+    }
+
+    pub(crate) fn demand(&self) -> Demand {
+        Demand::ALL[usize::from(self.demand.load(Ordering::Acquire))]
+    }
+
+    /// The committer waits until the demand is higher than `than`, or until the time.
+    pub(crate) fn wait(&self, than: Demand, until: Instant) -> Demand {
+        loop {
+            let demand = self.demand();
+            let left = until.saturating_duration_since(Instant::now());
+            if demand > than || left.is_zero() {
+                return demand;
+            }
+            thread::park_timeout(left);
+        }
+    }
 }
 
 /// What the store tells of its own accord.

@@ -18,6 +18,7 @@ mod full_disk;
 mod hostile;
 mod index_files;
 mod kill;
+mod large;
 mod model;
 #[cfg(target_os = "linux")]
 mod open_files;

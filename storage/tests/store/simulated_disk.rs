@@ -102,6 +102,7 @@ pub(crate) struct SimulatedDisk {
     state: Arc<Mutex<State>>,
     watch: Arc<Mutex<Option<Watch>>>,
     root: Arc<Mutex<PathBuf>>,
+    bar: Arc<Mutex<Option<&'static str>>>,
 }
 
 /// The disks in use by the folder that they stand for: the engine is opened by path.
@@ -127,6 +128,7 @@ impl SimulatedDisk {
             state: Arc::new(Mutex::new(state)),
             watch: Arc::default(),
             root: Arc::default(),
+            bar: Arc::default(),
         }
     }
 
@@ -151,6 +153,11 @@ impl SimulatedDisk {
 
     pub(crate) fn end_watch(&self) {
         *locked(&self.watch) = None;
+    }
+
+    /// From now on whoever creates a file with this in its name waits.
+    pub(crate) fn bar(&self, name: Option<&'static str>) {
+        *locked(&self.bar) = name;
     }
 
     pub(crate) fn fail(&self, fault: Option<Fault>) {
