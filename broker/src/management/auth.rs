@@ -349,6 +349,16 @@ impl Caller {
         }
     }
 
+    /// Refuses a caller who is not an administrator any more, whose password has changed, or who
+    /// has signed out.
+    pub(super) fn check_still_administers(&self, api: &Api) -> Result<(), ApiError> {
+        self.check_administers_among(&read(&api.broker.users))?;
+        match self.sign_in_life(api) {
+            Some(life) if life.is_zero() => Err(ApiError::login()),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses a caller who is not an administrator among these users, or whose password has
     /// changed. A change of rights checks this while the users are locked, so that a deleted
     /// administrator cannot make one more change.

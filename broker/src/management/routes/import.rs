@@ -4,8 +4,9 @@
 //! thing that cannot be, or that the caller may not do, is named. Then everything is done without a
 //! pause, topology first, and waited for once. What may still fail then, because somebody declared
 //! something else in between, is undone. Reading takes as long as the sender wants, so the caller's
-//! rights are looked at again before each part, and before each change of rights: only where it
-//! loses them among these, what was made of them stays. What a document says of policies and
+//! rights are looked at again before each part, before each line where somebody's rights have
+//! changed, and before each change of rights: only where it loses them among these, what was made
+//! of them stays. What a document says of policies and
 //! parameters is left alone.
 
 use axum::body::Bytes;

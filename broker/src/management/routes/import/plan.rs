@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 
 use super::super::{bindings, exchanges, limits, permissions, queues, users, vhosts};
 use super::called;
@@ -41,6 +42,8 @@ pub(super) struct ImportPlan<'a> {
     pub(super) queues: BTreeMap<VhostAndName, QueueLine>,
     pub(super) exchanges: BTreeMap<VhostAndName, Declaration>,
     pub(super) bindings: Vec<(String, BindingLine)>,
+    /// Says when somebody's rights change.
+    pub(super) changes: watch::Receiver<u64>,
 }
 
 /// A vhost, and a name in it.
@@ -153,6 +156,7 @@ impl<'a> ImportPlan<'a> {
             queues: BTreeMap::new(),
             exchanges: BTreeMap::new(),
             bindings: Vec::new(),
+            changes: api.broker.access_changes.subscribe(),
         }
     }
 
