@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use super::Routes;
 use crate::exchange::{Declaration, ExchangeType};
 use crate::fault::Fault;
-use crate::inspect;
+use crate::inspect::{self, ExchangeView};
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
 use crate::management::paging::{Collected, Listed, Listing};
@@ -103,20 +102,19 @@ async fn show(
     Path((vhost, name)): Path<(String, String)>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let shown = inspect::with_exchange(&vhost, super::exchange_name(&name), |exchange| {
-        views::exchange(&api, exchange)
-    });
-    let shown = shown.map(|mut shown| {
+    let shared = SharedApi::clone(&api);
+    let work = move || {
+        let show = |exchange: ExchangeView<'_>| views::exchange(&shared, exchange);
+        let shown = inspect::with_exchange(&vhost, super::exchange_name(&name), show);
+        let mut shown = shown.ok_or_else(ApiError::not_found)?;
         // Messages are not counted by channel or by queue here.
         shown["incoming"] = json!([]);
         shown["outgoing"] = json!([]);
-        shown
-    });
-    shown
-        .map(|shown| Json(listing.narrow(shown)))
-        .ok_or_else(ApiError::not_found)
+        Ok(listing.narrow(shown))
+    };
+    api.respond_with(&caller, work).await
 }
 
 /// The properties of an exchange in a request; also a line of the definitions. As at RabbitMQ, the
@@ -215,4 +213,22 @@ async fn delete(
     let ticket = vhost.delete_exchange(name, condition)?;
     super::wait_until_durable(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::management::tests::TestApi;
+
+    #[tokio::test]
+    async fn a_look_at_an_exchange_holds_up_no_thread_that_serves() {
+        let test = TestApi::start().await;
+        let state = State(SharedApi::clone(&test.api));
+        let path = Path(("/".to_owned(), "amq.topic".to_owned()));
+        let request = show(state, path, Query(Listing::default()), test.ada());
+        let (answer, has_waited) = test.without_slots(request).await;
+        assert!(answer.is_ok());
+        assert!(has_waited, "it was shown where requests are served");
+        test.stop().await;
+    }
 }
