@@ -279,11 +279,11 @@ impl BindingPath {
     fn one(&self, key: &str, mut holding: UserHolding) -> Result<BindingView, ApiError> {
         let key = WantedKey::new(key);
         let mut found = Collected::new(&mut holding);
-        let wanted = |_: &str, binding: &Binding<'_, Destination>| key.is_of(binding);
-        find(&self.vhost, &self.ends(), wanted, &mut found)?;
-        let first = found.items.into_iter().next();
-        first
-            .map(|ListedBinding(_, binding)| binding)
+        let may_be = |_: &str, binding: &Binding<'_, Destination>| key.may_be_of(binding);
+        find(&self.vhost, &self.ends(), may_be, &mut found)?;
+        let mut bindings = found.items.into_iter().map(|ListedBinding(_, one)| one);
+        bindings
+            .find(|binding| key.is_of(binding))
             .ok_or_else(ApiError::not_found)
     }
 

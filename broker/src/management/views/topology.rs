@@ -186,8 +186,14 @@ impl BindingView {
         }
     }
 
+    /// What distinguishes bindings of the same two ends: the key in a form for paths, and a hash of
+    /// the arguments.
     fn properties_key(&self) -> String {
-        properties_key(&self.key, &self.arguments)
+        match (&*self.key, self.arguments.is_empty()) {
+            (b"", true) => "~".to_owned(),
+            (key, true) => quoted(key),
+            (key, false) => format!("{}~{}", quoted(key), hash(&self.arguments)),
+        }
     }
 
     /// Where it is, relative to its source: both parts may hold anything, so they are quoted, the
@@ -209,16 +215,6 @@ impl BindingView {
     }
 }
 
-/// What distinguishes bindings of the same two ends: the key in a form for paths, and a hash of the
-/// arguments.
-fn properties_key(key: &[u8], arguments: &Table) -> String {
-    match (key, arguments.is_empty()) {
-        (b"", true) => "~".to_owned(),
-        (key, true) => quoted(key),
-        (key, false) => format!("{}~{}", quoted(key), hash(arguments)),
-    }
-}
-
 /// A properties key from a path, percent-encoded once or not at all.
 #[derive(Debug)]
 pub(in crate::management) struct WantedKey {
@@ -234,9 +230,20 @@ impl WantedKey {
         }
     }
 
+    /// Whether it may mean this binding, by the routing key alone. Arguments may be as long as a
+    /// frame, and are not hashed while the vhost's tables are locked.
+    pub(in crate::management) fn may_be_of(&self, binding: &Binding<'_, Destination>) -> bool {
+        let own = quoted(binding.key);
+        let fits = |wanted: &str| {
+            let (key, hash) = wanted.split_once('~').unwrap_or((wanted, ""));
+            key == own && hash.is_empty() == binding.arguments.is_empty()
+        };
+        fits(&self.encoded) || fits(&self.decoded)
+    }
+
     /// Whether it means this binding.
-    pub(in crate::management) fn is_of(&self, binding: &Binding<'_, Destination>) -> bool {
-        let own = properties_key(binding.key, binding.arguments);
+    pub(in crate::management) fn is_of(&self, binding: &BindingView) -> bool {
+        let own = binding.properties_key();
         own == self.encoded || own == self.decoded
     }
 }
@@ -356,12 +363,16 @@ mod tests {
     use crate::vhost::Destination;
     use crate::wire::table::{Table, Value};
 
-    fn is_meant(view: &BindingView, sent: &str) -> bool {
-        WantedKey::new(sent).is_of(&Binding {
+    fn may_be_meant(view: &BindingView, sent: &str) -> bool {
+        WantedKey::new(sent).may_be_of(&Binding {
             destination: &view.destination,
             key: &view.key,
             arguments: &view.arguments,
         })
+    }
+
+    fn is_meant(view: &BindingView, sent: &str) -> bool {
+        may_be_meant(view, sent) && WantedKey::new(sent).is_of(view)
     }
 
     fn view(key: &str, arguments: Table) -> BindingView {
@@ -395,5 +406,25 @@ mod tests {
             assert!(!is_meant(&other, &key));
         }
         assert!(is_meant(&view("a.#", Table::new()), "a.#"));
+    }
+
+    #[test]
+    fn only_bindings_with_the_key_that_is_looked_for_have_to_be_hashed() {
+        let mut arguments = Table::new();
+        arguments.set("m", Value::Int(1));
+        let wanted = view("a.#", arguments.clone()).properties_key();
+        for sent in [wanted.replace("%23", "#"), wanted] {
+            let may_be = |binding| may_be_meant(&binding, &sent);
+            assert!(may_be(view("a.#", arguments.clone())), "{sent}");
+            for other in [
+                view("a.#", Table::new()),
+                view("b", arguments.clone()),
+                view("", arguments.clone()),
+            ] {
+                assert!(!may_be(other), "{sent}");
+            }
+        }
+        assert!(may_be_meant(&view("", Table::new()), "~"));
+        assert!(!may_be_meant(&view("", arguments), "~"));
     }
 }
