@@ -66,8 +66,13 @@ export async function signOut() {
   localStorage.removeItem(KEY);
 }
 
+let generation = 0;
+/** Drops the responses to all requests that are under way. */
+export const dropAnswers = () => generation++;
+
 /** One request to the API; JSON both ways. */
 export async function ask(method, path, body) {
+  const asked = generation;
   const kind = body === undefined ? {} : { "content-type": "application/json" };
   const response = await fetch(path, {
     method,
@@ -78,6 +83,7 @@ export async function ask(method, path, body) {
     body: body === undefined ? undefined : JSON.stringify(body),
   });
   const text = await response.text();
+  if (asked !== generation) throw new Error("The connection to the broker was lost meanwhile.");
   const json = text ? JSON.parse(text) : null;
   if (!response.ok) throw new Refused(response.status, json?.reason ?? response.statusText, json);
   return json;

@@ -14,7 +14,7 @@ const STYLE: &str = concat!(include_str!("frame.css"), include_str!("views.css")
 /// A script's path, what it is for, and its text.
 type Script = (&'static str, &'static str, &'static str);
 
-const SCRIPTS: [Script; 17] = [
+const SCRIPTS: [Script; 18] = [
     (
         "/page.js",
         "what keys and buttons do",
@@ -57,6 +57,11 @@ const SCRIPTS: [Script; 17] = [
         include_str!("envelope.js"),
     ),
     ("/names.js", "names on the broker", include_str!("names.js")),
+    (
+        "/answering.js",
+        "whether the broker answers",
+        include_str!("answering.js"),
+    ),
     (
         "/calling.js",
         "calling the person",

@@ -46,6 +46,13 @@ export class Model {
   constructor() {
     /** The signed-in user, whose presences and receipts count. */
     this.user = undefined;
+    /** Whether the signed-in user gets the history on disk. */
+    this.hasArchive = false;
+    this.clear();
+  }
+
+  /** Forgets everything but who is signed in. */
+  clear() {
     /**
      * name → { queue, presences: Map(session → presence), held: Map(session → answer),
      * oldest, first, opening, peeked: how many messages its queue had when it was looked into, and
@@ -61,8 +68,7 @@ export class Model {
     this.lasts = new Map();
     this.strays = new Map();
     this.missed = 0;
-    /** Whether the signed-in user gets the history on disk, and the version of it that is known. */
-    this.hasArchive = false;
+    /** The version of the history on disk that is known. */
     this.toldVersion = undefined;
     /** Messages on disk that are older than those here. */
     this.older = 0;

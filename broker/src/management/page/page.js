@@ -1,10 +1,11 @@
 // The page: the live stream, the periodic requests, and what keys and buttons do.
 
+import { fresh, hearSomething, stale } from "./answering.js";
 import * as broker from "./broker.js";
 import { call } from "./calling.js";
 import { composer } from "./compose.js";
 import * as control from "./control.js";
-import { $, ask, part, say, soon, toast, when } from "./dom.js";
+import { $, ask, dropAnswers, part, Refused, say, soon, toast } from "./dom.js";
 import { drawer } from "./drawer.js";
 import { Model } from "./model.js";
 import { EXCHANGE, GROUPS, isOfSession, PRESENCE } from "./names.js";
@@ -93,6 +94,7 @@ function nearEnd() {
 let stream = "opening";
 
 function open() {
+  if (stream === "lost") startAnew();
   stream = "open";
   fresh();
   who();
@@ -104,8 +106,25 @@ function lost() {
   if ($("gone").hidden) stale("reconnecting");
 }
 
+/**
+ * Forgets what was learned and asks for all of it: another program may have answered while the
+ * broker was down.
+ */
+function startAnew() {
+  dropAnswers();
+  model.clear();
+  for (const each of [known, found]) each.clear();
+  $("dead-list").replaceChildren();
+  asking = lookingBack = undefined;
+  round();
+  lookBack();
+  drawSessions();
+  drawTalk();
+  redraw();
+}
+
 function hear(kind, data) {
-  heard = Date.now();
+  hearSomething();
   if (kind === "missed") {
     model.missed += Number(data) || 0;
     return drawTalk();
@@ -156,41 +175,14 @@ function askHeld() {
   for (const name of known.keys()) if (!model.sessions.has(name)) known.delete(name);
 }
 
-// ---------------------------------------------------------------- whether the broker answers
-
-let heard = Date.now();
-
-function fresh() {
-  heard = Date.now();
-  $("live").className = "live on";
-  say($("live"), "live");
-  $("gone").hidden = true;
-  document.body.classList.remove("stale");
-}
-
-const TROUBLES = {
-  reconnecting: "The live stream was interrupted.",
-  "no answer": "The broker does not answer.",
-  refused: "The broker refused to answer.",
-};
-
-/** Marks what is shown as outdated, for the reason `why`, a key of `TROUBLES`. */
-function stale(why) {
-  const then = `The page shows the state of ${when(heard)} and tries again.`;
-  if ($("gone").hidden || $("live").textContent !== why) say($("gone"), `${TROUBLES[why]} ${then}`);
-  $("live").className = "live off";
-  say($("live"), why);
-  $("gone").hidden = false;
-  document.body.classList.add("stale");
-}
-
 // ---------------------------------------------------------------- rounds
 
-let asking = false;
+/** The round that is under way. */
+let asking;
 
 async function round() {
   if (asking || document.hidden || ended.signal.aborted) return;
-  asking = true;
+  const own = (asking = Symbol("round"));
   try {
     await Promise.all([
       askSessions(),
@@ -199,16 +191,17 @@ async function round() {
       askBroker(),
     ]);
     askHeld();
-    heard = Date.now();
+    hearSomething();
     if (stream === "open") fresh();
     else if (stream === "lost") stale("reconnecting");
   } catch (error) {
+    if (asking !== own) return;
     // A user without rights in the vhost is refused with the same status as one who is signed out.
     if (error.status === 401 && (await isSignedOut())) return end();
     found.clear();
     stale(error.status ? "refused" : "no answer");
   } finally {
-    asking = false;
+    if (asking === own) asking = undefined;
   }
 }
 
@@ -250,7 +243,10 @@ async function askSessions() {
     const waiting = await ask(
       "GET",
       `/api/queues/%2F/${part(queue.name)}/peek?count=50&truncate=4096`,
-    ).catch(() => []);
+    ).catch((error) => {
+      if (error instanceof Refused) return [];
+      throw error;
+    });
     model.peeked(queue.name, waiting);
   }
   for (const queue of mine) if (!queue.messages_ready) model.emptied(model.session(queue.name));
@@ -304,12 +300,13 @@ async function askBroker() {
 
 // ---------------------------------------------------------------- what is kept on disk
 
-let lookingBack = false;
+/** The look that is under way. */
+let lookingBack;
 
 /** Asks for what is new in the files on disk. */
 async function lookBack() {
   if (lookingBack || document.hidden) return;
-  lookingBack = true;
+  const own = (lookingBack = Symbol("look"));
   try {
     const [hasTold, hasDead, hasOpenings] = await Promise.all([
       askConversation(model),
@@ -324,7 +321,7 @@ async function lookBack() {
   } catch {
     // The next round says whether the broker answers.
   } finally {
-    lookingBack = false;
+    if (lookingBack === own) lookingBack = undefined;
   }
 }
 
