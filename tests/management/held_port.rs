@@ -185,7 +185,7 @@ fn a_sign_in_that_was_overheard_while_the_broker_was_down_is_of_no_use_to_anothe
         let port = HeldPort::hold(page, refusal);
         // As the open page asks.
         let asked = Request::new(page, "GET", "/api/whoami").signed_in(&login);
-        assert_eq!(asked.send("").status, 503);
+        assert_eq!(asked.header("x-cbroker-nonce", "1").send("").status, 503);
         heard = port.head("GET /api/whoami");
     });
     assert!(heard.contains(&login.key), "{heard}");
@@ -193,6 +193,7 @@ fn a_sign_in_that_was_overheard_while_the_broker_was_down_is_of_no_use_to_anothe
         return;
     };
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert!(!answer.contains("x-cbroker-proof"), "{answer}");
     let change = heard.replacen("GET /api/whoami", "DELETE /api/session", 1);
     let origin = format!("\r\norigin: {}\r\nhost", server.origin());
     let change = change.replacen("\r\nhost", &origin, 1);
@@ -292,4 +293,35 @@ fn an_open_page_forgets_what_another_user_answered_in_the_brokers_place() {
     browser.until("document.getElementById('live').textContent === 'live'");
     browser.until(&format!("{message} === ''"));
     browser.until(&format!("{} === ''", card("ghost", ".pill")));
+}
+
+#[test]
+fn what_another_user_answers_in_the_brokers_place_changes_nothing_on_an_open_page() {
+    if !is_there("chromedriver") {
+        return;
+    }
+    let server = Server::start();
+    let browser = opened(&server);
+    browser.press("2");
+    let shown = format!("{} + {}", text("01FORGED", ".text"), card("ghost", ".pill"));
+    let page = server.page();
+    let mut streams = Vec::new();
+    let server = server.restart_after(|| {
+        let port = HeldPort::hold(page, forged);
+        // When it asks again it has seen what he answered before.
+        port.nth_head("GET /api/exchanges/%2F", 2);
+        port.nth_head("GET /api/tap", 1);
+        streams.append(&mut port.kept.lock().unwrap());
+        assert_eq!(browser.value(&shown), "");
+        browser.until("document.getElementById('live').textContent === 'no answer'");
+    });
+    // He leaves the port, and keeps his connections.
+    let peer = Peer::connect(&server);
+    peer.declare_session("backend");
+    let _session = peer.attach("backend");
+    browser.until("document.getElementById('live').textContent === 'live'");
+    peer.announce("backend", "idle", None);
+    browser.until(&format!("{} === 'Idle'", card("backend", ".pill")));
+    assert_eq!(browser.value(&shown), "");
+    drop(streams);
 }

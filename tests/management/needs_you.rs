@@ -477,7 +477,9 @@ fn one_failed_request_does_not_mark_the_broker_as_away() {
         return;
     };
     browser.until(&format!("{} === 'Closed'", card("backend", ".pill")));
-    let busy = "Promise.resolve(new Response('{}', { status: 503 }))";
+    // The broker says so itself.
+    let busy = "real(path, ...more).then(({ headers }) => \
+                new Response('{}', { status: 503, headers }))";
     for (answer, live) in [
         ("Promise.reject(new TypeError('lost'))", "no answer"),
         (busy, "refused"),

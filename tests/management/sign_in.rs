@@ -1,6 +1,10 @@
 //! Attacks with sign-in links: a link of somebody else must not sign anybody in unasked.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::json;
+use sha2::Sha256;
 
 use crate::browser::DESK;
 use crate::fixture::{PASSWORD, Server, USER};
@@ -194,4 +198,46 @@ fn a_page_of_another_port_plants_a_cookie_and_the_browser_keeps_its_user() {
     let who = "document.getElementById('who').textContent";
     browser.until(&format!("{who} === 'Signed in as {USER}'"));
     browser.until("document.getElementById('live').textContent === 'live'");
+}
+
+/// Whether an answer to a request with the nonce `nonce` comes from the broker of this sign-in.
+fn is_proven(answer: &Answer, login: &PageLogin) -> bool {
+    let mut mac = Hmac::<Sha256>::new_from_slice(login.proof_key.as_bytes()).unwrap();
+    mac.update(b"nonce");
+    let proof = STANDARD.encode(mac.finalize().into_bytes());
+    answer.header("x-cbroker-proof") == Some(&proof)
+}
+
+#[test]
+fn the_broker_proves_to_a_page_that_is_signed_in_whose_its_answers_are() {
+    let server = Server::start();
+    let (login, other) = (server.sign_in(), server.sign_in());
+    let answer = |server: &Server, path: &str, login: &PageLogin| {
+        let request = server.request("GET", path).signed_in(login);
+        Answer::head(request.header("x-cbroker-nonce", "nonce").open(""))
+    };
+    // Refusals of every kind are the broker's too.
+    for (path, status) in [
+        ("/api/session", 200),
+        ("/api/tap", 200),
+        ("/api/queues/%2F/none", 404),
+        ("/api/queues?page=none", 400),
+        ("/none", 404),
+    ] {
+        let answer = answer(&server, path, &login);
+        assert_eq!(answer.status, status, "{path}");
+        assert!(is_proven(&answer, &login), "{path}: {answer:?}");
+        assert!(!is_proven(&answer, &other), "{path}");
+    }
+    let stranger = PageLogin {
+        key: other.key.clone(),
+        ..login.clone()
+    };
+    let refused = answer(&server, "/api/session", &stranger);
+    assert_eq!(refused.header("x-cbroker-proof"), None, "{refused:?}");
+    let unasked = server.request("GET", "/api/session").signed_in(&login);
+    assert_eq!(unasked.send("").header("x-cbroker-proof"), None);
+    // The page is open meanwhile, and does not sign in again.
+    let server = server.restart();
+    assert!(is_proven(&answer(&server, "/api/session", &login), &login));
 }

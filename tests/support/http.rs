@@ -19,8 +19,11 @@ pub(crate) struct Request {
 pub(crate) struct PageLogin {
     /// The cookie with its name.
     pub(crate) cookie: String,
-    /// What the page keeps for itself.
+    /// What the page sends beside it.
     pub(crate) key: String,
+    /// What the page keeps for itself.
+    #[allow(dead_code, reason = "one of the test programs does not use it")]
+    pub(crate) proof_key: String,
 }
 
 impl PageLogin {
@@ -31,6 +34,7 @@ impl PageLogin {
         Self {
             cookie: cookie.split(';').next().unwrap().to_owned(),
             key: answer.json()["key"].as_str().unwrap().to_owned(),
+            proof_key: answer.json()["proof_key"].as_str().unwrap().to_owned(),
         }
     }
 
@@ -39,7 +43,7 @@ impl PageLogin {
     pub(crate) fn with_cookies(&self, cookies: &str) -> Self {
         Self {
             cookie: cookies.to_owned(),
-            key: self.key.clone(),
+            ..self.clone()
         }
     }
 }

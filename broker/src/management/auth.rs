@@ -245,9 +245,9 @@ pub(super) async fn location(parts: &Parts, api: &Api) -> ClientLocation {
     }
 }
 
-/// Returns the user whose sign-in the request's cookies belong to, if any.
-pub(super) async fn present(parts: &Parts, api: &Api) -> Option<Arc<str>> {
-    signed_in(parts, api).await.map(|(found, _)| found.user)
+/// Returns the sign-in that the request's cookies and key belong to, if it counts.
+pub(super) async fn present(parts: &Parts, api: &Api) -> Option<FoundSignIn> {
+    signed_in(parts, api).await.map(|(found, _)| found)
 }
 
 /// The name contains the port, because cookies do not distinguish ports: two brokers on one machine

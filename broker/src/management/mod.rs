@@ -3,9 +3,9 @@
 //!
 //! The paths and fields are RabbitMQ 3.10's, so its tools work. cbroker's own paths are
 //! `/api/session`, `/api/tap`, `/api/history`, `/api/messages`, `/api/openings`,
-//! `/api/dead-letters` and `…/peek`. A request passes `guard` (is it for this server, and not
-//! from a foreign page), then `auth` (who sends it), then its route. Routes query the broker and
-//! respond with `views`. Depends on all modules below.
+//! `/api/dead-letters` and `…/peek`. A request passes `guard` (is it for this server, and not from
+//! a foreign page), then `proof` (the response shows whose it is), then `auth` (who sends it), then
+//! its route. Routes query the broker and respond with `views`. Depends on all modules below.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ mod http_listener;
 mod listings;
 mod page;
 mod paging;
+mod proof;
 mod rates;
 mod reading;
 mod refusal;
@@ -255,8 +256,12 @@ fn router(api: &SharedApi, scheme: HttpScheme) -> Router {
         scheme,
         names: vec![system_metrics::host_name().to_ascii_lowercase()],
     };
+    let proving = Arc::clone(api);
     Routes::all()
         .into_router(Arc::clone(api))
+        .layer(from_fn(move |request, next| {
+            proof::prove(Arc::clone(&proving), request, next)
+        }))
         .layer(from_fn(move |request, next| {
             guard::protect(guard.clone(), request, next)
         }))

@@ -6,14 +6,15 @@
 //! password, so that a new password ends it. The number of both is limited for each user. Methods
 //! return what must be stored or deleted. Time is an argument.
 //!
-//! A sign-in has two secrets of 256 random bits. Browsers send its cookie to every port of the
+//! A sign-in has three secrets of 256 random bits. Browsers send its cookie to every port of the
 //! host, and a page of any port can plant one. Its key is in the page's local storage, which other
-//! ports neither see nor change: a cookie counts only with the key that was made for it.
+//! ports neither see nor change: a cookie counts only with the key that was made for it. The third
+//! one, the proof key, shows the page which responses are the broker's (`proof`).
 //!
-//! Another program that holds the port while no broker does gets both. So a sign-in counts only
-//! for requests from the same [`ClientLocation`]: over loopback, from the same system user. Where
-//! the system does not tell users apart, a sign-in is not stored and ends with the broker, before
-//! another program can hold the port.
+//! Another program that holds the port while no broker does gets the first two. So a sign-in counts
+//! only for requests from the same [`ClientLocation`]: over loopback, from the same system user.
+//! Where the system does not tell users apart, a sign-in is not stored and ends with the broker,
+//! before another program can hold the port.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -112,6 +113,7 @@ struct PageSignIn {
     ends_ms: u64,
     /// `None` for one that is not stored.
     stored_ends_ms: Option<u64>,
+    proof_key: String,
 }
 
 impl PageSignIn {
@@ -121,6 +123,7 @@ impl PageSignIn {
             user: self.user.to_string(),
             credential: self.credential.clone(),
             ends_ms: self.ends_ms,
+            proof_key: self.proof_key.clone(),
         }
     }
 }
@@ -138,6 +141,7 @@ pub(super) struct FoundSignIn {
     pub(super) id: Fingerprint,
     pub(super) user: Arc<str>,
     credential: Vec<u8>,
+    pub(super) proof_key: String,
 }
 
 /// A new sign-in.
@@ -146,6 +150,7 @@ pub(super) struct NewSignIn {
     /// The cookie's value.
     pub(super) cookie: String,
     pub(super) key: String,
+    pub(super) proof_key: String,
     /// To be stored; `None` for one that ends with the broker.
     pub(super) stored: Option<SignInDefinition>,
     pub(super) forgotten: Vec<SignInDefinition>,
@@ -213,13 +218,15 @@ impl PageSignIns {
         let mut ended = Vec::new();
         for definition in definitions {
             let id = URL_SAFE_NO_PAD.decode(&definition.id).ok();
+            let is_live = definition.ends_ms > now_ms && !definition.proof_key.is_empty();
             match id.and_then(|id| Fingerprint::try_from(id).ok()) {
-                Some(id) if definition.ends_ms > now_ms && self.signed_in.len() < MOST => {
+                Some(id) if is_live && self.signed_in.len() < MOST => {
                     let sign_in = PageSignIn {
                         user: definition.user.as_str().into(),
                         credential: definition.credential,
                         ends_ms: definition.ends_ms,
                         stored_ends_ms: Some(definition.ends_ms),
+                        proof_key: definition.proof_key,
                     };
                     self.signed_in.insert(id, sign_in);
                 }
@@ -277,7 +284,7 @@ impl PageSignIns {
         location: ClientLocation,
         now_ms: u64,
     ) -> Result<NewSignIn, getrandom::Error> {
-        let (cookie, key) = (secret()?, secret()?);
+        let (cookie, key, proof_key) = (secret()?, secret()?, secret()?);
         let mut forgotten = self.take(|sign_in| sign_in.ends_ms <= now_ms);
         let own = || {
             let sign_ins = self.signed_in.iter();
@@ -295,6 +302,7 @@ impl PageSignIns {
             credential: location.bind(&identity.credential),
             ends_ms,
             stored_ends_ms: location.is_stored().then_some(ends_ms),
+            proof_key: proof_key.clone(),
         };
         let id = sign_in_id(&cookie, &key);
         let stored = location.is_stored().then(|| sign_in.definition(&id));
@@ -302,6 +310,7 @@ impl PageSignIns {
         Ok(NewSignIn {
             cookie,
             key,
+            proof_key,
             stored,
             forgotten,
         })
@@ -316,6 +325,7 @@ impl PageSignIns {
             id,
             user: Arc::clone(&sign_in.user),
             credential: sign_in.credential.clone(),
+            proof_key: sign_in.proof_key.clone(),
         })
     }
 

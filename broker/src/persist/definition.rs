@@ -133,7 +133,7 @@ pub struct UserDefinition {
 /// A sign-in at the management page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignInDefinition {
-    /// The SHA-256 of the cookie's secret, in base64url.
+    /// The SHA-256 of its cookie and its key, in base64url.
     pub id: String,
     /// The user.
     pub user: String,
@@ -141,6 +141,8 @@ pub struct SignInDefinition {
     pub credential: Vec<u8>,
     /// Milliseconds since 1970.
     pub ends_ms: u64,
+    /// By which the page knows the broker's answers; empty in what older versions wrote.
+    pub proof_key: String,
 }
 
 /// What a user may touch in a vhost, as regular expressions.
@@ -239,6 +241,7 @@ impl Definition {
             Self::SignIn(definition) => {
                 out.short(&definition.id).short(&definition.user);
                 out.long(&definition.credential).number(definition.ends_ms);
+                out.short(&definition.proof_key);
             }
             Self::Quota(definition) => definition.write(&mut out),
             Self::Counter { name, next } => {
@@ -303,6 +306,7 @@ impl Definition {
                 user: fields.short()?,
                 credential: fields.long()?,
                 ends_ms: fields.number()?,
+                proof_key: fields.short_or_none()?,
             }),
             b'l' => Self::Quota(QuotaDefinition::read(fields)?),
             b'p' => Self::Permission(PermissionDefinition {

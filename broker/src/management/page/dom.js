@@ -1,6 +1,8 @@
 // Elements, requests and formats. Nothing here, and nothing that uses it, turns text into markup:
 // every text of a message is set by `textContent`, and is cleaned as for a terminal.
 
+import { dropSecrets, keepSecrets, send, sendProven } from "./proof.js";
+
 const EMOJI = /(\p{Extended_Pictographic}\uFE0F)/u.source;
 const INVISIBLE = /[\p{Cc}\p{Default_Ignorable_Code_Point}\u2028\u2029\uFFF9-\uFFFB]/u.source;
 const HIDDEN = new RegExp(`${EMOJI}|${INVISIBLE}`, "gu");
@@ -48,38 +50,26 @@ export class Refused extends Error {
   }
 }
 
-/**
- * The key of the sign-in, kept where other ports of this host neither see nor change it, as they
- * can with cookies. A cookie counts only with its key.
- */
-const KEY = "key";
-export const key = () => localStorage.getItem(KEY) ?? "";
-
-/** Signs in, and keeps the key. */
+/** Signs in, and keeps what the broker gives for it. */
 export async function signIn(body) {
-  const entered = await ask("POST", "/api/session", body);
-  localStorage.setItem(KEY, entered.key);
+  keepSecrets(await ask("POST", "/api/session", body, send));
 }
 
 export async function signOut() {
   await ask("DELETE", "/api/session").catch(() => {});
-  localStorage.removeItem(KEY);
+  dropSecrets();
 }
 
 let generation = 0;
 /** Drops the responses to all requests that are under way. */
 export const dropAnswers = () => generation++;
 
-/** One request to the API; JSON both ways. */
-export async function ask(method, path, body) {
+/** One request to the API; JSON both ways. Only a sign-in takes what anybody answers. */
+export async function ask(method, path, body, request = sendProven) {
   const asked = generation;
-  const kind = body === undefined ? {} : { "content-type": "application/json" };
-  const response = await fetch(path, {
+  const response = await request(path, {
     method,
-    credentials: "same-origin",
-    // A response of another program at this port must not be used later.
-    cache: "no-store",
-    headers: { "x-cbroker-key": key(), ...kind },
+    headers: body === undefined ? {} : { "content-type": "application/json" },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
   const text = await response.text();

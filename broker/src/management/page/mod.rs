@@ -14,7 +14,7 @@ const STYLE: &str = concat!(include_str!("frame.css"), include_str!("views.css")
 /// A script's path, what it is for, and its text.
 type Script = (&'static str, &'static str, &'static str);
 
-const SCRIPTS: [Script; 18] = [
+const SCRIPTS: [Script; 19] = [
     (
         "/page.js",
         "what keys and buttons do",
@@ -73,6 +73,11 @@ const SCRIPTS: [Script; 18] = [
         include_str!("stream.js"),
     ),
     ("/dom.js", "how it shows and asks", include_str!("dom.js")),
+    (
+        "/proof.js",
+        "who answers, and what it signs in with",
+        include_str!("proof.js"),
+    ),
 ];
 
 pub(super) fn routes(routes: Routes) -> Routes {

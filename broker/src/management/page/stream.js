@@ -1,7 +1,7 @@
 // Reads a stream of server-sent events with `fetch`, which sends the sign-in's key in a header: an
 // EventSource could only put it into the URL.
 
-import { key } from "./dom.js";
+import { sendProven } from "./proof.js";
 
 /** How long it waits after a stream has ended. */
 const PAUSE_MS = 3000;
@@ -13,9 +13,7 @@ const PAUSE_MS = 3000;
 export async function listen(path, signal, { open, lost, hear }) {
   while (!signal.aborted) {
     try {
-      const headers = { "x-cbroker-key": key() };
-      const [credentials, cache] = ["same-origin", "no-store"];
-      const response = await fetch(path, { credentials, cache, headers, signal });
+      const response = await sendProven(path, { signal });
       if (response.ok) {
         open();
         await read(response.body, hear);

@@ -109,7 +109,7 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
             let now = Instant::now();
             let link = api.sign_ins().look_up(&token, now);
             let (user, issuer) = link.ok_or_else(ApiError::login)?;
-            let before = auth::present(&parts, &api).await;
+            let before = auth::present(&parts, &api).await.map(|found| found.user);
             let is_expected = match &before {
                 Some(before) => *before == user,
                 None => issuer == Issuer::Own,
@@ -148,17 +148,19 @@ async fn complete_sign_in(
         let users = read(&api.broker.users);
         auth::check_rank(users.get(&user).ok_or_else(ApiError::login)?)?;
     }
-    let (cookie, key, ticket) = {
+    let (cookie, signed_in, ticket) = {
         let mut sign_ins = api.sign_ins();
         let opened = sign_ins.sign_in(identity, location, now_ms());
         let opened = opened.map_err(no_randomness)?;
         let ticket = api.store_sign_ins(&sign_ins, opened.forgotten, opened.stored)?;
         let life = sign_ins.life().as_secs();
-        (set_cookie(api, &opened.cookie, life), opened.key, ticket)
+        let signed_in = json!({
+            "name": &*user, "key": opened.key, "proof_key": opened.proof_key,
+        });
+        (set_cookie(api, &opened.cookie, life), signed_in, ticket)
     };
     super::wait_until_durable(api, ticket).await?;
     api.open_or_close_tap();
-    let signed_in = json!({ "name": &*user, "key": key });
     Ok(([(header::SET_COOKIE, cookie)], Json(signed_in)).into_response())
 }
 

@@ -84,6 +84,14 @@ impl<'a> DefinitionFields<'a> {
         utf8(self.take(length.into())?.to_vec())
     }
 
+    /// A short text, or an empty one where the value ends before it.
+    pub(super) fn short_or_none(&mut self) -> Result<String, DefinitionError> {
+        if self.0.is_empty() {
+            return Ok(String::new());
+        }
+        self.short()
+    }
+
     pub(super) fn long(&mut self) -> Result<Vec<u8>, DefinitionError> {
         let length = u32::from_be_bytes(self.fixed()?);
         let length = usize::try_from(length).map_err(|_| DefinitionError::Damaged)?;
