@@ -1,7 +1,7 @@
 //! `cbroker ask`: sends a message, waits for the answer with its correlation id, and prints it.
 //!
-//! Answers arrive in a queue named `ask<ULID>`, which is deleted on every exit. The next `ask`
-//! deletes the queue of one that was killed.
+//! Answers arrive in a queue named `ask<ULID>`, which is deleted on every exit. The next `ask` that
+//! is not interrupted deletes the queue of one that was killed.
 
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +29,10 @@ use crate::peer::{Peer, Publication, PublishOutcome, Receipt, ReceiptState, Repl
 
 /// A younger queue may belong to an `ask` that does not consume yet.
 const LEFT_BEHIND_AFTER: Duration = Duration::from_mins(1);
+/// So many queues of killed ones are tried at once, and so long: whoever may bind queues can make
+/// any number that look like them.
+const LEFT_BEHIND_AT_ONCE: usize = 100;
+const TIDY_WITHIN: Duration = Duration::from_secs(1);
 const API_WITHIN: Duration = Duration::from_millis(500);
 
 /// One question and its outcome.
@@ -85,7 +89,11 @@ pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Resu
     };
     let failures = interruptible(asked).await;
     connect::delete_answers(&mut peer, config, &answers_at).await;
-    delete_left_behind(&mut peer, config).await;
+    if failures.is_ok() {
+        // Given up in the midst of a request, the channel is good for nothing but to be closed.
+        let tidying = delete_left_behind(&mut peer, config);
+        let _given_up = tokio::time::timeout(TIDY_WITHIN, tidying).await;
+    }
     peer.close().await;
     let mut failures = failures?;
     let Some(last) = failures.pop() else {
@@ -320,17 +328,12 @@ async fn delete_left_behind(peer: &mut Peer, config: &Config) {
         return;
     };
     let old = SystemTime::now() - LEFT_BEHIND_AFTER;
-    for name in names {
-        let made = name
-            .get(3..)
-            .and_then(|id| Ulid::from_string(id).ok())
-            .map(|id| id.datetime());
-        let Ok(name) = SessionName::new(&name) else {
-            continue;
-        };
-        if !name.waits_for_answer() || made.is_none_or(|made| made > old) {
-            continue;
-        }
+    let left_behind = names.iter().filter_map(|name| {
+        let made = Ulid::from_string(name.get(3..)?).ok()?.datetime();
+        let name = SessionName::new(name).ok()?;
+        (name.waits_for_answer() && made <= old).then_some(name)
+    });
+    for name in left_behind.take(LEFT_BEHIND_AT_ONCE) {
         let _not_ours = peer.delete_unattended(&name).await;
     }
 }

@@ -10,11 +10,14 @@ use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::background_broker::{publish, started};
+use crate::background_broker::{api_get, publish, started};
 use crate::client;
 use crate::everywhere::everywhere;
 use crate::fake_http;
 use crate::support::{Place, Wrapped, wait_until};
+
+/// A queue of the year 2020, in which nobody waits for an answer any more.
+const LEFT_BEHIND: &str = "ask01E00000000000000000000AA0";
 
 /// The question that waits at a session.
 fn question(place: &Place, to: &str) -> Value {
@@ -142,32 +145,71 @@ fn an_interrupted_question_leaves_no_queue() {
 }
 
 #[test]
+fn an_interrupted_question_ends_without_tidying_up_after_others() {
+    let place = Place::new();
+    let _broker = started(&place);
+    client::make_queue(&place, LEFT_BEHIND);
+    let mut asking = place
+        .command()
+        .args(["ask", "--to", "oracle", "-m", "?"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    question(&place, "oracle");
+    let pid = Pid::from_raw(i32::try_from(asking.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(asking.wait().unwrap().code(), Some(4));
+    assert_eq!(client::consumers(&place, LEFT_BEHIND), Some(0));
+}
+
+/// Whoever may bind queues can make any number of such.
+#[test]
+fn many_queues_like_those_of_killed_questions_do_not_keep_one_from_ending() {
+    const QUEUES: usize = 150;
+    const DELETED_AT_ONCE: usize = 100;
+    let place = Place::new();
+    let _broker = started(&place);
+    let names: Vec<_> = (0..QUEUES)
+        .map(|number| format!("ask01E{number:023}"))
+        .collect();
+    client::make_queues(&place, &names);
+    place
+        .run(["ask", "--to", "oracle", "-m", "?", "--timeout", "1"])
+        .fails(4, "no answer from");
+    let left = api_get(&place, "queues/%2f");
+    let left = left.as_array().unwrap().iter();
+    let left = left.filter(|queue| queue["name"].as_str().unwrap().starts_with("ask01E"));
+    let left = left.count();
+    let most = QUEUES - DELETED_AT_ONCE;
+    assert!((most..QUEUES).contains(&left), "{left} are left");
+}
+
+#[test]
 fn the_queue_of_a_killed_ask_is_deleted_by_the_next_one() {
     everywhere(|place, name| {
-        // A queue of the year 2020 that nobody consumes, and one that somebody does.
-        let old = |letter: &str| format!("ask01E00000000000000000000{letter}{letter}0");
-        let (left, used) = (old("A"), old("B"));
-        client::make_queue(place, &left);
-        client::make_queue(place, &used);
+        // One that nobody consumes, and one that somebody does.
+        let (left, used) = (LEFT_BEHIND, "ask01E00000000000000000000BB0");
+        client::make_queue(place, left);
+        client::make_queue(place, used);
         let mut tail = place
             .command()
-            .args(["tail", &used])
+            .args(["tail", used])
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
         wait_until(
-            || client::consumers(place, &used) == Some(1),
+            || client::consumers(place, used) == Some(1),
             || "tail consumes".to_owned(),
         );
         let to = name("next");
         place
             .run(["ask", "--to", &to, "-m", "?", "--timeout", "1"])
             .fails(4, "no answer from");
-        assert_eq!(client::consumers(place, &left), None);
-        assert_eq!(client::consumers(place, &used), Some(1));
+        assert_eq!(client::consumers(place, left), None);
+        assert_eq!(client::consumers(place, used), Some(1));
         tail.kill().unwrap();
         tail.wait().unwrap();
-        place.ok(["delete", &used, "--yes"]);
+        place.ok(["delete", used, "--yes"]);
     });
 }
 
