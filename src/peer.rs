@@ -38,8 +38,8 @@ pub use inbox::{
     QueueDifference, ReplyTo, Sharing,
 };
 pub use presence::{
-    Answer, AwaitedAnswers, HeldMessage, PeerState, Presence, Removal, Request, RequestScope,
-    this_host,
+    Answer, AwaitedAnswers, HeldMessage, PeerState, Presence, PublishedRequests, Removal, Request,
+    RequestScope, this_host,
 };
 pub use publish::{Publication, PublishOutcome, When};
 pub use receipt::{Receipt, ReceiptState};
@@ -398,7 +398,17 @@ impl Peer {
         requests: &[Request],
         awaited: &AwaitedAnswers<'_>,
     ) -> Result<Vec<Answer>, PeerError> {
-        presence::ask((&self.connection, &self.user), requests, awaited).await
+        let published = self.publish_requests(requests).await?;
+        published.answers(awaited).await
+    }
+
+    /// The same for requests that must not wait until it is known which answers are awaited.
+    pub async fn publish_requests(
+        &self,
+        requests: &[Request],
+    ) -> Result<PublishedRequests, PeerError> {
+        let publishing = presence::publish_requests(&self.connection, &self.user, requests);
+        answered(publishing).await
     }
 
     /// Closes the connection. If it is dropped instead, its unsettled messages wait for the

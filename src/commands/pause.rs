@@ -1,6 +1,7 @@
 //! `cbroker pause` and `cbroker resume`: hold back the messages in a session, or release them.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::compose::Recipient;
 use super::connect::{self, Autostart};
@@ -16,6 +17,10 @@ use crate::peer::{Answer, AwaitedAnswers, Peer, Presence, Request, RequestScope}
 /// The number of names in one request. Sessions do not read a request of more than 16 KiB, and any
 /// user can make a group large; this many of the longest names take less than half of that.
 const NAMES_IN_A_REQUEST: usize = 100;
+
+/// How long the sessions are counted, once the request is sent: a user who may bind queues can make
+/// any number that look like theirs.
+const COUNT_WITHIN: Duration = Duration::from_secs(3);
 
 /// Which of the two commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +40,6 @@ pub(super) async fn run(
 ) -> Result<Exit, Error> {
     let meant = PauseTargets::read(args.name.as_deref(), config).await?;
     let mut peer = connect::peer(config, "pause", Autostart::Never, output).await?;
-    let awaited = meant.awaited(&mut peer, config, output).await?;
-    if let Some(expected) = awaited.count {
-        output.detail(format!("waits for {}", counted(expected, "answer")));
-    }
     let requests: Vec<Request> = meant
         .scopes()
         .into_iter()
@@ -47,7 +48,15 @@ pub(super) async fn run(
             PauseCommand::Resume => Request::Resume { scope },
         })
         .collect();
-    let answers = peer.ask_sessions(&requests, &awaited).await?;
+    let published = peer.publish_requests(&requests).await?;
+    // Given up in the midst of a request, the channel is good for nothing but to be closed.
+    let counting = meant.count(&mut peer, config, output);
+    let count = tokio::time::timeout(COUNT_WITHIN, counting).await;
+    let awaited = meant.awaited(count.unwrap_or(Ok(None))?);
+    if let Some(expected) = awaited.count {
+        output.detail(format!("waits for {}", counted(expected, "answer")));
+    }
+    let answers = published.answers(&awaited).await?;
     peer.close().await;
     let sessions: Vec<Presence> = answers
         .into_iter()
@@ -96,30 +105,37 @@ impl PauseTargets {
         })
     }
 
-    /// Which answers come.
-    async fn awaited(
+    /// How many answers come, if that can be known.
+    async fn count(
         &self,
         peer: &mut Peer,
         config: &Config,
         output: &Output,
-    ) -> Result<AwaitedAnswers<'_>, Error> {
-        let count = match self {
+    ) -> Result<Option<u32>, Error> {
+        let attached = match self {
             Self::One(name) => {
                 let names = BTreeSet::from([name.clone()]);
-                let attached = sessions::attached_of(peer, &names, config).await?;
-                return Ok(sessions::answers_of(name, attached));
+                sessions::attached_of(peer, &names, config).await?
             }
-            Self::Group(names) => Some(sessions::attached_of(peer, names, config).await?),
-            Self::All => sessions::attached(peer, config, output).await?,
+            Self::Group(names) => sessions::attached_of(peer, names, config).await?,
+            Self::All => return sessions::attached(peer, config, output).await,
         };
+        Ok(Some(attached))
+    }
+
+    /// Which answers are awaited, of so many.
+    fn awaited(&self, count: Option<u32>) -> AwaitedAnswers<'_> {
+        if let Self::One(name) = self {
+            return sessions::answers_of(name, count.unwrap_or(1));
+        }
         // `pause --all` must report every session, also on a busy machine.
         let within = count.map_or(sessions::NEXT_ANSWER_WITHIN, sessions::answer_within);
-        Ok(AwaitedAnswers {
+        AwaitedAnswers {
             name: None,
             count,
             first: within,
             next: within,
-        })
+        }
     }
 
     /// The same for requests: one each.

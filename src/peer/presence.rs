@@ -290,41 +290,45 @@ const ANSWERS: u16 = 16;
 const ANSWERS_WAITING: i32 = 10_000;
 const ANSWERS_WAITING_BYTES: i32 = 64 << 20;
 
-/// Publishes requests with one temporary queue for the answers, and collects those that are
-/// awaited.
-pub(super) async fn ask(
-    (connection, user): (&Connection, &str),
-    requests: &[Request],
-    awaited: &AwaitedAnswers<'_>,
-) -> Result<Vec<Answer>, PeerError> {
-    let (channel, mut deliveries) = answered(put(connection, user, requests)).await?;
-    let mut since = Instant::now();
-    let end = since + awaited.first.max(awaited.next) * ALL_WAITS;
-    let mut answers: Vec<Answer> = Vec::new();
-    while let Some(patience) = awaited.patience(answers.len()) {
-        let until = end.min(since + patience);
-        match before(until, deliveries.next()).await {
-            Some(Some(Ok(delivery))) => {
-                let is_new = |answer: &Answer| {
-                    let mut others = answers.iter().map(Answer::session);
-                    others.all(|other| other != answer.session())
-                };
-                if let Some(answer) = read_answer(&delivery, user)
-                    .filter(|answer| awaited.counts(answer) && is_new(answer))
-                {
-                    answers.push(answer);
-                    since = Instant::now();
+/// Requests that were published, and the temporary queue that their answers come to.
+#[derive(Debug)]
+pub struct PublishedRequests {
+    channel: Channel,
+    deliveries: Consumer,
+    user: String,
+}
+
+impl PublishedRequests {
+    /// Collects the awaited answers.
+    pub async fn answers(mut self, awaited: &AwaitedAnswers<'_>) -> Result<Vec<Answer>, PeerError> {
+        let mut since = Instant::now();
+        let end = since + awaited.first.max(awaited.next) * ALL_WAITS;
+        let mut answers: Vec<Answer> = Vec::new();
+        while let Some(patience) = awaited.patience(answers.len()) {
+            let until = end.min(since + patience);
+            match before(until, self.deliveries.next()).await {
+                Some(Some(Ok(delivery))) => {
+                    let is_new = |answer: &Answer| {
+                        let mut others = answers.iter().map(Answer::session);
+                        others.all(|other| other != answer.session())
+                    };
+                    if let Some(answer) = read_answer(&delivery, &self.user)
+                        .filter(|answer| awaited.counts(answer) && is_new(answer))
+                    {
+                        answers.push(answer);
+                        since = Instant::now();
+                    }
+                    // A blocked broker reads no ack. Then only the answers already sent arrive.
+                    let acked = delivery.acker.ack(BasicAckOptions::default());
+                    let _ = before(until, acked).await;
                 }
-                // A blocked broker reads no ack. Then only the answers already sent arrive.
-                let acked = delivery.acker.ack(BasicAckOptions::default());
-                let _ = before(until, acked).await;
+                Some(Some(Err(error))) => return Err(error.into()),
+                Some(None) | None => break,
             }
-            Some(Some(Err(error))) => return Err(error.into()),
-            Some(None) | None => break,
         }
+        let _ = answered(self.channel.close(200, "done".into())).await;
+        Ok(answers)
     }
-    let _ = answered(channel.close(200, "done".into())).await;
-    Ok(answers)
 }
 
 /// Reads an answer of the given user. Other users' answers are not parsed, because they may be of
@@ -352,12 +356,12 @@ pub(super) fn vouched_user(properties: &BasicProperties) -> Option<&str> {
     properties.user_id().as_ref().map(ShortString::as_str)
 }
 
-/// Publishes the requests; gives the consumer of their answers, and the channel that it lives on.
-async fn put(
+/// Publishes requests with one temporary queue for the answers.
+pub(super) async fn publish_requests(
     connection: &Connection,
     user: &str,
     requests: &[Request],
-) -> Result<(Channel, Consumer), PeerError> {
+) -> Result<PublishedRequests, PeerError> {
     let channel = connection.create_channel().await?;
     topology::declare_presence(&channel).await?;
     channel
@@ -380,7 +384,11 @@ async fn put(
         let (body, properties) = (request.to_json(), properties.clone());
         publish::plain(&channel, PRESENCE_EXCHANGE, "", &body, properties).await?;
     }
-    Ok((channel, answers))
+    Ok(PublishedRequests {
+        channel,
+        deliveries: answers,
+        user: user.to_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ mod looking;
 mod mcp;
 mod moving;
 mod passwords;
+mod pausing;
 mod remote;
 mod screens;
 mod sending;
