@@ -176,11 +176,18 @@ pub(super) async fn attached_of(
     // Without an API all of them may be sessions of this user, and one that has just attached may
     // not be in its list yet.
     let Some(users) = users else { return Ok(seen) };
-    let is_of_another = |(queue, user): &&(String, String)| {
-        user != peer.user() && queues.keys().any(|name| name.as_str() == queue)
-    };
-    let others = users.iter().filter(is_of_another).count();
-    Ok(seen.saturating_sub(u32::try_from(others).unwrap_or(u32::MAX)))
+    let is_meant = |queue: &str| queues.keys().any(|name| name.as_str() == queue);
+    let listed = users.iter().filter(|(queue, _)| is_meant(queue));
+    let (own, others): (Vec<_>, Vec<_>) = listed.partition(|(_, user)| user == peer.user());
+    Ok(of_own_user(seen, own.len(), others.len()))
+}
+
+/// How many of the consumers that the broker counted may be this user's, where a list that was made
+/// later has so many of this user and of others. Others may have come in between: they must not be
+/// taken from the own ones.
+fn of_own_user(seen: u32, own: usize, others: usize) -> u32 {
+    let count = |listed: usize| u32::try_from(listed).unwrap_or(u32::MAX);
+    seen.saturating_sub(count(others)).max(seen.min(count(own)))
 }
 
 /// The answers to a question to one name, with so many consumers on its queue: one of them at
@@ -399,5 +406,19 @@ fn rows_of(
         None if queue.consumers == 0 => vec![bare("closed")],
         // Another tool's session, or one that is too busy to answer.
         None => vec![bare("attached")],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of_own_user;
+
+    #[test]
+    fn consumers_of_others_that_come_meanwhile_hide_no_session_of_the_user() {
+        assert_eq!(of_own_user(3, 1, 2), 1);
+        assert_eq!(of_own_user(1, 1, 5), 1, "four came after the count");
+        assert_eq!(of_own_user(2, 1, 0), 2, "one is not in the list yet");
+        assert_eq!(of_own_user(1, 3, 0), 1, "two came after the count");
+        assert_eq!(of_own_user(2, 0, 2), 0);
     }
 }
