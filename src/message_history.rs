@@ -296,23 +296,21 @@ impl MessageHistory {
         charged.map(|()| latest.into_conversation())
     }
 
-    /// Returns the first message of this id to a session, with its whole text if that is kept; one
-    /// of the user's rather than one of another user.
-    pub fn message(&self, session: &str, id: &str) -> io::Result<Option<MessageText>> {
-        let (mut own, mut others) = (None, None);
+    /// Returns the first message of this id to a session from this publisher, as in
+    /// [`HistoryEntry::publisher`], with its whole text if that is kept.
+    pub fn message(
+        &self,
+        session: &str,
+        id: &str,
+        publisher: Option<&str>,
+    ) -> io::Result<Option<MessageText>> {
+        let mut found = None;
         self.each(|entry| {
-            if entry.id == id && entry.session == session {
-                let found = if entry.publisher.is_none() {
-                    &mut own
-                } else {
-                    &mut others
-                };
-                if found.is_none() {
-                    *found = entry.message;
-                }
+            let is_of_publisher = entry.publisher.as_deref() == publisher;
+            if entry.id == id && entry.session == session && is_of_publisher && found.is_none() {
+                found = entry.message;
             }
         })?;
-        let mut found = own.or(others);
         if let Some(message) = &mut found {
             self.complete(message);
         }

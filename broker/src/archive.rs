@@ -45,8 +45,9 @@ pub trait Archive: Debug + Send + Sync {
     /// messages are left out.
     fn conversation(&self, known: Option<&str>, charge: ArchiveCharge<'_>) -> ArchiveResult;
 
-    /// One message to the session `queue`, with its whole text if that is kept.
-    fn message(&self, queue: &str, id: &str) -> ArchiveResult;
+    /// One message to the session `queue`, with its whole text if that is kept. `publisher` is the
+    /// mark that the conversation gives a message of another user; the user's own have none.
+    fn message(&self, queue: &str, id: &str, publisher: Option<&str>) -> ArchiveResult;
 
     /// The command that opens each session as it was opened last, by the sessions' names.
     fn openings(&self, charge: ArchiveCharge<'_>) -> ArchiveResult;

@@ -219,8 +219,13 @@ mod tests {
                 (Some("-".into()), "forged".into(), HistoryEvent::Received),
             ]
         );
-        let message = history.message("b", "shared-id").unwrap().unwrap();
-        assert_eq!(message.text, "mine");
+        let text = |publisher| {
+            let found = history.message("b", "shared-id", publisher).unwrap();
+            found.map(|message| message.text)
+        };
+        assert_eq!(text(None).as_deref(), Some("mine"));
+        assert_eq!(text(Some("-")).as_deref(), Some("forged"));
+        assert_eq!(text(Some("0123")), None, "that publisher sent none");
     }
 
     #[test]
@@ -248,7 +253,7 @@ mod tests {
         }
         let path = history.path(HistoryFiles::Others);
         assert!(path.with_extension("jsonl.1").exists(), "it was a flood");
-        let found = history.message("b", "shared-id").unwrap().unwrap();
+        let found = history.message("b", "shared-id", None).unwrap().unwrap();
         assert_eq!((found.text.as_str(), found.cut_from), (mine.as_str(), None));
     }
 

@@ -89,16 +89,16 @@ fn a_long_text_is_kept_whole_beside_its_line() {
     assert_ne!(history.version(), before);
     let told = history.conversation(100).unwrap().remove(0).message;
     assert_eq!((told.text.len(), told.cut_from), (100, Some(text.len())));
-    let whole = history.message("b", &envelope.id).unwrap().unwrap();
+    let whole = history.message("b", &envelope.id, None).unwrap().unwrap();
     assert_eq!((whole.text, whole.cut_from), (text.clone(), None));
-    assert_eq!(history.message("a", &envelope.id).unwrap(), None);
+    assert_eq!(history.message("a", &envelope.id, None).unwrap(), None);
     // What was changed on disk is no longer that text.
     let kept = fs::read_dir(history.texts(HistoryFiles::User))
         .unwrap()
         .next()
         .unwrap();
     fs::write(kept.unwrap().path(), "another text").unwrap();
-    let whole = history.message("b", &envelope.id).unwrap().unwrap();
+    let whole = history.message("b", &envelope.id, None).unwrap().unwrap();
     assert_eq!(whole.cut_from, Some(text.len()));
 }
 

@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 
-use crate::browser::text;
+use crate::browser::{DESK, signed_in, text};
+use crate::fixture::Server;
 use crate::needs_you::with_a_session;
 use crate::peers::envelope;
 
@@ -195,4 +196,47 @@ fn a_message_is_copied() {
     browser.click("#talk-list li[data-id='01COPIED'] .more .copy");
     browser.until("document.getElementById('toasts').textContent.includes('Copied.')");
     assert_eq!(browser.value("copied"), json!(["two\nlines "]));
+}
+
+#[test]
+fn a_text_that_is_shown_whole_is_of_the_messages_own_publisher() {
+    let server = Server::start();
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    let script = r"import('/past.js').then(async ({ wholeText }) => {
+        // Everybody uses one id, one sender and one beginning.
+        const end = (user_id) => ({ cursor: '1', properties: { message_id: '1', user_id },
+            payload: JSON.stringify({ id: '1', from: 'a', message: `long, by ${user_id}` }) });
+        const waiting = JSON.stringify(['mallory', undefined, 'bob', 'ada'].map(end));
+        const asked = [];
+        Object.defineProperty(crypto, 'subtle', { value: undefined });
+        window.fetch = async (path) => {
+            if (path.includes('/peek')) return new Response(waiting);
+            if (path.startsWith('/api/messages/b/')) asked.push(path);
+            return new Response('{}', { status: 404 });
+        };
+        const item = { id: '1', from: 'a', to: 'b', queue: 'b', text: 'long…' };
+        const texts = [];
+        for (const one of [
+            { isTold: true },
+            { isTold: true, publisher: '-' },
+            { isTold: true, publisher: 'abc' },
+            { isOwn: true, user: 'ada' },
+            { isOwn: false },
+            { isOwn: false, user: 'bob' },
+        ]) texts.push(await wholeText({ user: 'ada', hasArchive: true }, { ...item, ...one }));
+        window.found = JSON.stringify([asked, texts.map((text) => text ?? null)]);
+    })";
+    let found = browser.found(script);
+    let found: Value = serde_json::from_str(found.as_str().unwrap()).unwrap();
+    let path = "/api/messages/b/1";
+    let (unnamed, marked) = (
+        format!("{path}?publisher=-"),
+        format!("{path}?publisher=abc"),
+    );
+    let asked = json!([path, unnamed, marked, path, unnamed]);
+    let (own, unnamed, bobs) = ("long, by ada", "long, by undefined", "long, by bob");
+    let texts = json!([own, unnamed, null, own, unnamed, bobs]);
+    assert_eq!(found, json!([asked, texts]));
 }

@@ -46,7 +46,7 @@ impl Archive for Kept {
         Ok(if known.is_some() { none } else { all }.to_string())
     }
 
-    fn message(&self, _queue: &str, _id: &str) -> ArchiveResult {
+    fn message(&self, _queue: &str, _id: &str, _publisher: Option<&str>) -> ArchiveResult {
         Err(ArchiveError::Missing)
     }
 

@@ -361,6 +361,11 @@ fn the_history_tells_a_strangers_message_from_the_users_own_of_the_same_id() {
         (json!("my own"), Value::Null),
     ];
     wait_until(|| publishers() == wanted, || format!("{:?}", publishers()));
+    let path = format!("/api/messages/backend/{id}");
+    let text = |path: &str| server.ask(&place, "GET", path, "").json()["text"].clone();
+    assert_eq!(text(&path), Value::Null, "the user sent none of this id");
+    let of_stranger = format!("{path}?publisher=-");
+    assert_eq!(text(&of_stranger), "a stranger's text");
     let story = place.json(["why", id]).remove(0);
     let entries = story.as_array().unwrap();
     assert!(

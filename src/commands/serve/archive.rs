@@ -184,8 +184,8 @@ impl Archive for HomeArchive {
         ))
     }
 
-    fn message(&self, queue: &str, id: &str) -> ArchiveResult {
-        let found = self.history().message(queue, id)?;
+    fn message(&self, queue: &str, id: &str, publisher: Option<&str>) -> ArchiveResult {
+        let found = self.history().message(queue, id, publisher)?;
         Ok(text(&json!(found.ok_or(ArchiveError::Missing)?)))
     }
 

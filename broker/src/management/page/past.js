@@ -21,15 +21,17 @@ export async function askConversation(model) {
 export async function wholeText(model, item) {
   const begins = (text) => text.startsWith(item.text.slice(0, -1));
   // Another publisher can reuse its id, its sender and its first characters.
+  const mark = markOf(item);
   const isItsPublishers = ({ user_id: user, headers }) => {
     const vouched = headers?.["x-death"] ? undefined : user;
-    const isOwn = vouched === model.user;
-    return item.isTold ? (item.publisher === undefined) === isOwn : vouched === item.user;
+    if (mark === "") return vouched === model.user;
+    // A mark does not say which user it is of.
+    return mark === "-" ? vouched === undefined : !item.isTold && vouched === item.user;
   };
-  if (model.hasArchive) {
-    const kept = await ask("GET", `/api/messages/${part(item.to)}/${part(item.id)}`).catch(
-      () => {},
-    );
+  if (model.hasArchive && mark !== undefined) {
+    const of = mark && `?publisher=${part(mark)}`;
+    const path = `/api/messages/${part(item.to)}/${part(item.id)}${of}`;
+    const kept = await ask("GET", path).catch(() => {});
     if (kept && !kept.cut_from && kept.from === item.from && begins(kept.text)) return kept.text;
   }
   const queue = `/api/queues/${part(VHOST)}/${part(item.queue)}/peek?count=50`;
@@ -47,6 +49,13 @@ export async function wholeText(model, item) {
     after = `&after=${waiting.at(-1).cursor}`;
   }
   return undefined;
+}
+
+/** The history's mark of a message's publisher: "" of the own user, undefined if not known. */
+function markOf({ isTold, isOwn, publisher, user }) {
+  if (isTold) return publisher ?? "";
+  if (isOwn) return "";
+  return user === undefined ? "-" : undefined;
 }
 
 function parse(text) {

@@ -28,7 +28,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
         .get(
             "/api/messages/{name}/{id}",
-            "one message to a session, whole where that is kept",
+            "one message to a session, whole where that is kept; publisher=MARK of another user's",
             message,
         )
         .get(
@@ -123,12 +123,21 @@ async fn conversation(
     respond(api, caller, ask).await
 }
 
+#[derive(Deserialize)]
+struct MessageQuery {
+    publisher: Option<String>,
+}
+
 async fn message(
     State(api): State<SharedApi>,
     Path((name, id)): Path<(String, String)>,
+    Query(of): Query<MessageQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    respond(api, caller, move |archive, _| archive.message(&name, &id)).await
+    respond(api, caller, move |archive, _| {
+        archive.message(&name, &id, of.publisher.as_deref())
+    })
+    .await
 }
 
 async fn openings(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
