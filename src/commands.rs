@@ -26,6 +26,7 @@ mod man;
 mod mcp;
 mod move_queues;
 mod nuke;
+mod page_host;
 mod pause;
 mod purge;
 mod removal;

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as StdError;
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -29,8 +30,8 @@ use crate::transport::{self, ListenerIdentity, Route, SocketOwner, TransportErro
 mod consumers;
 mod responses;
 
-use responses::{BindingInfo, NodeInfo, SignInLink};
-pub use responses::{ConsumerInfo, Overview, Peeked, QueueInfo};
+use responses::{BindingInfo, NodeInfo};
+pub use responses::{ConsumerInfo, Overview, Peeked, QueueInfo, SignInLink};
 
 /// The name of the embedded broker's API socket in its home folder.
 const SOCKET: &str = "management.sock";
@@ -278,12 +279,21 @@ impl Client {
         }
     }
 
-    /// Returns the part of the page's address that signs in a browser once. Only the embedded
-    /// broker has it.
-    pub async fn sign_in_path(&self) -> Result<String, ManagementError> {
+    /// Returns the port of an API of this machine over plain HTTP; `None` of any other.
+    pub fn loopback_port(&self) -> Option<u16> {
+        let Route { host, port, .. } = &self.route;
+        let is_address = |host: &str| {
+            let address = host.parse::<IpAddr>();
+            address.is_ok_and(|address| address.is_loopback())
+        };
+        let is_local = host == "localhost" || is_address(host);
+        (is_local && !self.route.is_tls && self.prefix.is_empty()).then_some(*port)
+    }
+
+    /// Returns a link that signs in a browser once. Only the embedded broker makes one.
+    pub async fn sign_in_link(&self) -> Result<SignInLink, ManagementError> {
         let path = "/api/session/token".to_owned();
-        let token: SignInLink = self.ask(path, Some(String::new())).await?;
-        Ok(token.path)
+        self.ask(path, Some(String::new())).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: String) -> Result<T, ManagementError> {

@@ -1,5 +1,5 @@
 //! `cbroker rotate`: sets a new password for the local broker, first in the running broker, then in
-//! the credentials file.
+//! the credentials file. The page gets another host name too.
 //!
 //! Sessions and commands read the file for each connection, so they use the new password without a
 //! restart.
@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::local::{self, RunsAs};
+use super::page_host;
 use crate::config::{Config, Credentials};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -42,6 +43,7 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
     }
     // If this fails, the next start of the broker restores the old password from the file.
     Credentials::replace(&config.home, &new).map_err(cannot)?;
+    page_host::forget(&config.home);
     output.json(&json!({ "user": new.user }))?;
     output.line(format!(
         "`{}` has a new password; sessions and commands of this home use it from now on",

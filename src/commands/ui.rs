@@ -3,8 +3,9 @@
 //!
 //! The embedded broker issues a token that signs in one browser, once, within a minute. The printed
 //! address contains it, for the person at this terminal. The browser gets it through a private
-//! file, because every user of the machine can read a program's arguments. Other brokers have no
-//! such token, but a sign-in page of their own.
+//! file, because every user of the machine can read a program's arguments. It gets the page under a
+//! host name of its own where that can be (`page_host`); the printed address does without. Other
+//! brokers have no such token, but a sign-in page of their own.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,10 +13,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::page_host;
 use crate::config::{Config, write_private};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::management::{Client, ManagementError};
+use crate::management::{Client, ManagementError, SignInLink};
 use crate::output::Output;
 use crate::platform;
 
@@ -24,28 +26,36 @@ const API_WITHIN: Duration = Duration::from_secs(3);
 /// Opens the page. Prints the address too.
 pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     let base = config.management.url.trim_end_matches('/');
-    let token = sign_in_path(&Client::new(config, API_WITHIN)?).await?;
-    let url = format!("{base}{}", token.as_deref().unwrap_or("/"));
-    let was_opened = !output.is_json() && open(config, &url, token.is_some());
+    let api = Client::new(config, API_WITHIN)?;
+    let link = sign_in_link(&api).await?;
+    let path = link.as_ref().map_or("/", |link| link.path.as_str());
+    let url = format!("{base}{path}");
+    let was_opened = !output.is_json() && {
+        let origin = match &link {
+            Some(link) => page_host::origin(&config.home, &api, link).await,
+            None => None,
+        };
+        let own = origin.map(|origin| format!("{origin}{path}"));
+        open(config, own.as_ref().unwrap_or(&url), link.is_some())
+    };
     output.json(&json!({ "url": url }))?;
     output.line(&url)?;
     if !was_opened && !output.is_json() {
         output.notice("no browser could be opened here; open the address above");
-    } else if token.is_some() {
+    } else if link.is_some() {
         output.notice("the address works once, within a minute");
     }
     Ok(Exit::Done)
 }
 
-/// The part of the page's address that signs in. `None` for a broker without such tokens: its own
-/// page asks for a login.
+/// The link that signs in. `None` for a broker without such links: its own page asks for a login.
 ///
 /// # Errors
 /// Where no broker, or one that refuses the login, or another user's program answers: its page
 /// would be shown as the broker's.
-async fn sign_in_path(api: &Client) -> Result<Option<String>, Error> {
-    match api.sign_in_path().await {
-        Ok(path) => Ok(Some(path)),
+async fn sign_in_link(api: &Client) -> Result<Option<SignInLink>, Error> {
+    match api.sign_in_link().await {
+        Ok(link) => Ok(Some(link)),
         Err(ManagementError::Status { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }

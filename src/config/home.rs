@@ -61,6 +61,11 @@ impl Home {
         self.folder.join("credentials")
     }
 
+    /// `page-host`: the name that `cbroker ui` opens the page under.
+    pub fn page_host_file(&self) -> PathBuf {
+        self.folder.join("page-host")
+    }
+
     /// `broker.json`: what `start` or `serve` started.
     pub fn broker_file(&self) -> PathBuf {
         self.folder.join("broker.json")

@@ -111,9 +111,14 @@ pub struct Peeked {
     pub(super) cursor: Option<String>,
 }
 
-#[derive(Deserialize)]
-pub(super) struct SignInLink {
-    pub(super) path: String,
+/// A link that signs in a browser once.
+#[derive(Debug, Deserialize)]
+pub struct SignInLink {
+    /// The part of the page's address behind the host.
+    pub path: String,
+    /// Whether the broker answers at every address of `localhost`.
+    #[serde(default)]
+    pub serves_localhost: bool,
 }
 
 #[derive(Deserialize)]

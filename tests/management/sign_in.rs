@@ -241,3 +241,24 @@ fn the_broker_proves_to_a_page_that_is_signed_in_whose_its_answers_are() {
     let server = server.restart();
     assert!(is_proven(&answer(&server, "/api/session", &login), &login));
 }
+
+#[test]
+fn a_link_signs_in_at_a_name_below_localhost_and_at_the_plain_address() {
+    if !is_there("chromedriver") {
+        return;
+    }
+    let server = Server::start();
+    let browser = Browser::open(&DESK);
+    let port = server.page().port();
+    for host in ["01jd3zq8v4mz5x000000000own.localhost", "127.0.0.1"] {
+        let signed_out = "!document.getElementById('sign-in').hidden";
+        browser.go(&format!("http://{host}:{port}/"));
+        browser.until(signed_out);
+        browser.go("about:blank");
+        let token = server.own_token();
+        browser.go(&format!("http://{host}:{port}/#token={token}"));
+        browser.until("document.getElementById('live').textContent === 'live'");
+        assert_eq!(browser.value("isSecureContext"), true, "{host}");
+    }
+    assert_eq!(browser.errors(), [] as [String; 0]);
+}

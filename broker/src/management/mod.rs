@@ -7,7 +7,7 @@
 //! a foreign page), then `proof` (the response shows whose it is), then `auth` (who sends it), then
 //! its route. Routes query the broker and respond with `views`. Depends on all modules below.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -188,6 +188,17 @@ impl Api {
         let (user, password) = (user.to_owned(), password.to_owned());
         let looking = move || archive.is_stored_login(&user, &password);
         tokio::task::spawn_blocking(looking).await.unwrap_or(false)
+    }
+
+    /// Whether this API answers, over plain HTTP, at both addresses that browsers take `localhost`
+    /// and the names below it for: where one is free, another program may be there.
+    fn serves_localhost(&self) -> bool {
+        let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        let is_served = |address: &IpAddr| {
+            let mut ports = self.about.listening.iter();
+            ports.any(|port| port.protocol == "http" && port.address.ip() == *address)
+        };
+        loopback.iter().all(is_served)
     }
 
     fn sign_ins(&self) -> MutexGuard<'_, PageSignIns> {

@@ -71,6 +71,7 @@ async fn token(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Valu
         "token": token,
         "expires_in": TOKEN_LIFE.as_secs(),
         "path": format!("/#token={token}"),
+        "serves_localhost": api.serves_localhost(),
     })))
 }
 
