@@ -7,10 +7,11 @@
 //! | a turn runs, or a dialog stands | the text waits here for the turn's end |
 //! | the same, and it may come between two tools | it is sent at once; the next step takes it |
 //! | the first screen | a session is begun and shown, then as idle; a draft stays ¹ |
-//! | a session that is not known | the way is closed |
+//! | a session that is not known, or one of several of its title | the way is closed |
 //!
 //! ¹ A program that is still starting ignores the request to show a session. If the session has a
-//! title and the terminal's title does not name it, the request is repeated.
+//! title and the terminal's title does not name it, the request is repeated. A session without a
+//! title is shown before each prompt: the terminal's title does not tell it from the first screen.
 //!
 //! The proof is the beginning of an answer to the prompt or to a later one.
 //!
@@ -22,6 +23,7 @@
 
 mod display_check;
 mod http;
+mod in_flight;
 mod sessions;
 mod setup;
 
@@ -40,12 +42,11 @@ use super::{
 };
 use display_check::{CheckResult, DisplayCheck};
 use http::{Events, HttpError, Server};
+use in_flight::{InFlight, PAUSE, Progress};
 use sessions::{SessionEvent, Sessions};
 
 pub use setup::{OpencodeSetup, PASSWORD};
 
-/// Pause between attempts to reach the server.
-const PAUSE: Duration = Duration::from_millis(500);
 /// How long a server counts as starting while it listens and nothing proves its owner yet.
 const STARTS_WITHIN: Duration = Duration::from_mins(5);
 /// How long a text whose request had no response is looked for among the prompts.
@@ -55,7 +56,7 @@ const MAX_GIVEN_UP: usize = 64;
 /// Capacity of the queue of texts.
 const CAPACITY: usize = 64;
 /// The reason why the way is closed.
-const NO_SESSION: &str = "no session of opencode's is on the screen";
+const NO_SESSION: &str = "it is not known which session opencode shows";
 
 /// The handle of this way in. Dropping it ends its task.
 #[derive(Debug)]
@@ -84,6 +85,7 @@ impl Opencode {
             unreached_since: Instant::now(),
             resumes,
             is_open: false,
+            signed: None,
             reporter,
         };
         let task = tokio::spawn(work.run(orders, titles));
@@ -120,33 +122,6 @@ impl Drop for Opencode {
     }
 }
 
-/// A text that was handed over.
-#[derive(Debug)]
-struct InFlight {
-    submission: Submission,
-    /// The ids of its messages without a proof.
-    unread: Vec<String>,
-    stage: Progress,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    /// It waits for the turn's end, or until its request can be repeated.
-    Waits(Option<Instant>),
-    /// The server accepted it.
-    Sent,
-    /// Its request had no response; it is looked for until this time.
-    Unknown(Instant),
-    /// It was given up.
-    GivenUp,
-}
-
-impl InFlight {
-    fn waits(&self) -> bool {
-        matches!(self.stage, Progress::Waits(_))
-    }
-}
-
 struct Work {
     server: Server,
     sessions: Sessions,
@@ -159,6 +134,8 @@ struct Work {
     /// A session that the person chose is about to be shown, so none is begun before.
     resumes: bool,
     is_open: bool,
+    /// The session whose state was last reported.
+    signed: Option<String>,
     reporter: WayReporter,
 }
 
@@ -230,7 +207,7 @@ impl Work {
         let times = self.in_flight.values().filter_map(|text| match text.stage {
             Progress::Waits(again) => again,
             Progress::Unknown(until) => Some(until),
-            Progress::Sent | Progress::GivenUp => None,
+            Progress::Sent(_) | Progress::GivenUp => None,
         });
         let looks = self.display_check.iter().map(DisplayCheck::due);
         times.chain(looks).min()
@@ -247,9 +224,8 @@ impl Work {
                     text.stage = Progress::Waits(None);
                 }
                 Progress::Unknown(until) if now >= until => {
-                    let ids = &text.submission.ids;
-                    if self.sessions.has_prompt(ids) {
-                        text.stage = Progress::Sent;
+                    if let Some(session) = self.sessions.with_prompt(&text.submission.ids) {
+                        text.stage = Progress::Sent(session);
                     } else {
                         text.stage = Progress::GivenUp;
                         given_up.push(number);
@@ -298,6 +274,7 @@ impl Work {
         let sign = match session_event {
             None => return,
             Some(SessionEvent::Read(ids)) => return self.handle_read(&ids).await,
+            Some(SessionEvent::Deleted(session)) => return self.handle_deletion(&session).await,
             Some(SessionEvent::Busy(true)) => AgentSign::TurnBegan,
             Some(SessionEvent::Busy(false)) => AgentSign::TurnEnded,
             Some(SessionEvent::Asks(Some(what))) => AgentSign::Asks(what),
@@ -319,19 +296,44 @@ impl Work {
         }
     }
 
+    /// The session's texts that the model has not read are gone with it.
+    async fn handle_deletion(&mut self, session: &str) {
+        let meant = self
+            .in_flight
+            .iter()
+            .filter(|(_, text)| text.is_in(session));
+        let numbers: Vec<SubmissionNumber> = meant.map(|(&number, _)| number).collect();
+        for number in numbers {
+            self.report_lost(number).await;
+        }
+    }
+
     fn deliver(&mut self, submission: Submission) {
-        let text = InFlight {
-            unread: submission.ids.clone(),
-            submission,
-            stage: Progress::Waits(None),
-        };
+        let text = InFlight::new(submission);
         self.in_flight.insert(text.submission.number, text);
+    }
+
+    /// Reports the state of another session than before: no event does.
+    async fn report_session(&mut self, session: Option<&str>) {
+        if self.signed.as_deref() == session {
+            return;
+        }
+        self.signed = session.map(str::to_owned);
+        let turn = if self.sessions.is_busy() {
+            AgentSign::TurnBegan
+        } else {
+            AgentSign::TurnEnded
+        };
+        for sign in [AgentSign::Answered, turn] {
+            self.report(WayReport::Sign(sign)).await;
+        }
     }
 
     /// Reports whether the way is open, and sends the next text that is due.
     async fn advance(&mut self) {
         let session = self.sessions.current().map(str::to_owned);
         let session = session.filter(|_| self.events.is_some());
+        self.report_session(session.as_deref()).await;
         self.resumes &= session.is_none();
         let may_begin = self.events.is_some() && self.sessions.is_first_screen() && !self.resumes;
         let is_open = session.is_some() || may_begin;
@@ -355,19 +357,28 @@ impl Work {
             return;
         };
         let (number, words) = (text.submission.number, text.submission.text.clone());
-        let session = match session {
-            Some(session) => session,
-            None => match self.begin().await {
-                Ok(session) => session,
-                Err(error) if error.is_transient() => return self.set_stage(number, retry_soon()),
-                Err(error) => {
-                    let why = error.to_string();
-                    return self.not_taken(number, &why, Refusal::Failed).await;
-                }
-            },
+        match self.shown(session).await {
+            Ok(session) => {
+                self.set_stage(number, Progress::Sent(session.clone()));
+                self.prompt(&session, number, &words).await;
+            }
+            Err(error) if error.is_transient() => self.set_stage(number, Progress::retry_soon()),
+            Err(error) => {
+                let why = error.to_string();
+                self.not_taken(number, &why, Refusal::Failed).await;
+            }
+        }
+    }
+
+    /// The session that gets the next prompt: `session`, or a new one on the first screen.
+    async fn shown(&mut self, session: Option<String>) -> Result<String, HttpError> {
+        let Some(session) = session else {
+            return self.begin().await;
         };
-        self.set_stage(number, Progress::Sent);
-        self.prompt(&session, number, &words).await;
+        if self.sessions.may_be_hidden(&session) {
+            self.select(&session).await?;
+        }
+        Ok(session)
     }
 
     /// Begins a session on the first screen and shows it.
@@ -411,7 +422,7 @@ impl Work {
         let path = format!("/session/{session}/prompt_async");
         match self.server.request(Method::POST, &path, Some(&body)).await {
             Ok(_) => {}
-            Err(error) if error.is_transient() => self.set_stage(number, retry_soon()),
+            Err(error) if error.is_transient() => self.set_stage(number, Progress::retry_soon()),
             Err(error) if error.was_not_processed() => {
                 let why = error.to_string();
                 self.not_taken(number, &why, Refusal::Failed).await;
@@ -465,9 +476,7 @@ impl Work {
             self.report(WayReport::Closed(error.to_string())).await;
         }
         // No event reports the end of a turn or the answer to a question any more.
-        for sign in [AgentSign::Answered, AgentSign::TurnEnded] {
-            self.report(WayReport::Sign(sign)).await;
-        }
+        self.report_session(None).await;
         self.give_back_waiting(&error.to_string(), Refusal::Failed)
             .await;
         let numbers: Vec<SubmissionNumber> = self.in_flight.keys().copied().collect();
@@ -475,11 +484,6 @@ impl Work {
             self.report_lost(number).await;
         }
     }
-}
-
-/// The stage of a text whose request was certainly not sent and is repeated soon.
-fn retry_soon() -> Progress {
-    Progress::Waits(Some(Instant::now() + PAUSE))
 }
 
 async fn next(events: &mut Option<Events>) -> Result<serde_json::Value, HttpError> {

@@ -3,7 +3,9 @@
 //!
 //! A server serves one program, so every session begins in this terminal. A subagent's session has
 //! a parent. `/new` and `/sessions` cause no event but change the title: `OC | <the session's
-//! title>`, or `OpenCode` on the first screen and for a session without a title.
+//! title>`, or `OpenCode` on the first screen and for a session without a title. If several
+//! sessions have the title that is shown, a switch between them changes nothing that is seen here:
+//! then the one with the last prompt counts as shown, and may be hidden.
 
 use std::collections::BTreeMap;
 
@@ -29,6 +31,8 @@ pub(super) enum SessionEvent {
     Asks(Option<String>),
     /// The messages with these ids are in the model's context.
     Read(Vec<String>),
+    /// This session was deleted.
+    Deleted(String),
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +70,8 @@ pub(super) enum Visibility {
 pub(super) struct Sessions {
     known: BTreeMap<String, KnownSession>,
     current: Option<String>,
+    /// The session's title in the terminal's title.
+    shown: Option<String>,
     is_first_screen: bool,
 }
 
@@ -96,6 +102,13 @@ impl Sessions {
         }
     }
 
+    /// Whether another screen with the same title may be shown instead of this session: the first
+    /// one, if it has no title, or a session of its title.
+    pub(super) fn may_be_hidden(&self, id: &str) -> bool {
+        let is_like_first = self.is_first_screen && self.visibility(id) == Visibility::Unknown;
+        is_like_first || self.with_shown_title().len() > 1
+    }
+
     /// The settings of the last prompt of this session.
     pub(super) fn settings(&self, id: &str) -> PromptSettings {
         let known = self.known.get(id);
@@ -110,10 +123,12 @@ impl Sessions {
         current.is_some_and(|known| known.is_busy)
     }
 
-    /// Whether a prompt without an answer holds messages with all these ids.
-    pub(super) fn has_prompt(&self, ids: &[String]) -> bool {
-        let mut prompts = self.known.values().flat_map(|known| known.prompts.values());
-        prompts.any(|held| ids.iter().all(|id| held.contains(id)))
+    /// The session in which a prompt without an answer holds messages with all these ids.
+    pub(super) fn with_prompt(&self, ids: &[String]) -> Option<String> {
+        let holds_all = |held: &Vec<String>| ids.iter().all(|id| held.contains(id));
+        let mut known = self.known.iter();
+        let found = known.find(|(_, known)| known.prompts.values().any(holds_all));
+        found.map(|(id, _)| id.clone())
     }
 
     /// Records a session and its title.
@@ -121,23 +136,19 @@ impl Sessions {
         if let Some(id) = own_id(session) {
             let title = session["title"].as_str().unwrap_or_default();
             title.clone_into(&mut self.known.entry(id).or_default().title);
+            self.handle_change();
         }
     }
 
-    /// Handles the terminal's title, which names the session that is shown. Ids of sessions sort
-    /// newest first, so of several sessions with one title the newest is found.
+    /// Handles the terminal's title, which names the session that is shown.
     pub(super) fn handle_title(&mut self, title: &str) {
         self.is_first_screen = title == NO_TITLE;
-        if let Some(shown) = title.strip_prefix(TITLE) {
-            let is_shown = |known: &KnownSession| match shown.strip_suffix(CUT) {
-                Some(start) => known.title.starts_with(start),
-                None => known.title == shown,
-            };
-            let current = self.current.as_ref().and_then(|id| self.known.get(id));
-            if !current.is_some_and(is_shown) {
-                let mut known = self.known.iter();
-                let found = known.find(|(_, known)| is_shown(known));
-                self.current = found.map(|(id, _)| id.clone());
+        self.shown = title.strip_prefix(TITLE).map(str::to_owned);
+        if self.shown.is_some() {
+            let current = self.current.as_deref();
+            let is_shown = current.is_some_and(|id| self.with_shown_title().contains(&id));
+            if !is_shown {
+                self.current = self.only_one_shown();
             }
         } else if title == NO_TITLE {
             // A session without a title has this one too.
@@ -146,6 +157,42 @@ impl Sessions {
                 self.current = None;
             }
         }
+    }
+
+    /// Handles a change of the known titles. The terminal shows the new title of its session a
+    /// moment later, so the session stays.
+    fn handle_change(&mut self) {
+        if self.current.is_none() {
+            self.current = self.only_one_shown();
+        }
+    }
+
+    /// The session whose title is shown, if there is only one.
+    fn only_one_shown(&self) -> Option<String> {
+        match self.with_shown_title().as_slice() {
+            [one] => Some((*one).to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Handles a prompt in this session: the person sent it from the screen, or this way did.
+    fn handle_prompt(&mut self, id: &str) {
+        if self.with_shown_title().contains(&id) {
+            self.current = Some(id.to_owned());
+        }
+    }
+
+    /// The sessions whose title is shown.
+    fn with_shown_title(&self) -> Vec<&str> {
+        let Some(shown) = &self.shown else {
+            return Vec::new();
+        };
+        let is_shown = |known: &KnownSession| match shown.strip_suffix(CUT) {
+            Some(start) => known.title.starts_with(start),
+            None => known.title == *shown,
+        };
+        let fitting = self.known.iter().filter(|(_, known)| is_shown(known));
+        fitting.map(|(id, _)| id.as_str()).collect()
     }
 
     /// Handles an event of the server.
@@ -164,12 +211,14 @@ impl Sessions {
             "session.updated" => {
                 let title = properties["info"]["title"].as_str()?;
                 title.clone_into(&mut known.title);
+                self.handle_change();
                 return None;
             }
             "session.deleted" => {
                 self.known.remove(id);
                 self.current.take_if(|current| current == id);
-                return None;
+                self.handle_change();
+                return Some(SessionEvent::Deleted(id.to_owned()));
             }
             "session.status" => {
                 known.is_busy = properties["status"]["type"] != "idle";
@@ -191,7 +240,13 @@ impl Sessions {
                 }
                 return None;
             }
-            "message.updated" => return known.message(&properties["info"]),
+            "message.updated" => {
+                let session_event = known.message(&properties["info"]);
+                if properties["info"]["role"] == "user" {
+                    self.handle_prompt(id);
+                }
+                return session_event;
+            }
             _ => return None,
         };
         is_current.then_some(session_event)
@@ -372,5 +427,52 @@ mod tests {
         sessions.handle_title("OC | Something else");
         assert_eq!(sessions.current(), None);
         assert!(!sessions.is_first_screen());
+    }
+
+    fn titled(id: &str, title: &str) -> Value {
+        let info = json!({"id": id, "title": title});
+        event("session.updated", &json!({"sessionID": id, "info": info}))
+    }
+
+    #[test]
+    fn of_sessions_with_one_title_the_one_with_the_last_prompt_counts_as_shown() {
+        let mut sessions = begun();
+        for id in ["s1", "s0"] {
+            sessions.record(&json!({"id": id, "title": "Find a bug"}));
+        }
+        sessions.handle_title("OC | Find a bug");
+        assert_eq!(sessions.current(), Some("s1"));
+        assert!(sessions.may_be_hidden("s1"));
+        sessions.handle_event(&titled("s0", "Another"));
+        assert!(!sessions.may_be_hidden("s1"));
+        sessions.handle_event(&titled("s0", "Find a bug"));
+        // The person may have chosen either.
+        sessions.handle_title("OC | Something else");
+        sessions.handle_title("OC | Find a bug");
+        assert_eq!(sessions.current(), None);
+        sessions.handle_event(&message("m1", "user", None));
+        assert_eq!(sessions.current(), Some("s1"));
+        sessions.handle_title("OC | Something else");
+        sessions.handle_title("OC | Find a bug");
+        let deleted = event("session.deleted", &json!({"sessionID": "s0"}));
+        let reported = sessions.handle_event(&deleted);
+        assert_eq!(reported, Some(SessionEvent::Deleted("s0".into())));
+        assert_eq!(sessions.current(), Some("s1"));
+        assert!(!sessions.may_be_hidden("s1"));
+    }
+
+    #[test]
+    fn a_new_title_may_be_seen_in_the_terminal_before_its_event_and_after_it() {
+        let mut sessions = begun();
+        sessions.handle_event(&titled("s1", "One"));
+        sessions.handle_title("OC | One");
+        sessions.handle_event(&titled("s1", "Two"));
+        assert_eq!(sessions.current(), Some("s1"));
+        sessions.handle_title("OC | Two");
+        assert_eq!(sessions.current(), Some("s1"));
+        sessions.handle_title("OC | Three");
+        assert_eq!(sessions.current(), None);
+        sessions.handle_event(&titled("s1", "Three"));
+        assert_eq!(sessions.current(), Some("s1"));
     }
 }

@@ -12,6 +12,8 @@ use tokio::sync::broadcast;
 
 use super::*;
 
+mod shown;
+
 const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
 const LIMIT: Duration = Duration::from_secs(20);
 
