@@ -65,6 +65,7 @@ test("events are posted again after a failure", { options }, async ($, on) => {
     if (ok) events.push(...JSON.parse(init.body).events);
     return { value: { status, ok, headers: {}, text: "" } };
   });
+  on("clock.sleep", () => ({ value: undefined }));
   on("session.stop", () => ({ isTurnRunning: true }));
   await $.session.stop({});
   expect(await reported(events, 1)).toEqual([{ is: "stopped" }]);
