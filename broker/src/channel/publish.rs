@@ -331,6 +331,7 @@ impl Channel {
         let is_mandatory = self.publishing.is_mandatory;
         let reply = match &mut self.mode {
             ChannelMode::Transactional(transaction) => {
+                effects.spend(1);
                 let accepted = (message, self.routes.generation());
                 transaction.publish(accepted, targets, is_mandatory)?;
                 return Ok(FrameResult::Done);

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use super::{Channel, ConnectionContext};
+use super::{Channel, ConnectionContext, FrameResult};
 use crate::broker_state::BrokerState;
+use crate::delivery::budget::FULL_STEPS;
 use crate::delivery::effects::Effects;
 use crate::lock::write;
 use crate::queue::consumer::{Consumer, Subscription};
@@ -43,23 +44,31 @@ fn channel(broker: &Arc<BrokerState>) -> Channel {
     Channel::new(context(broker), 1)
 }
 
-/// The steps that a method takes.
-fn cost(channel: &mut Channel, payload: &[u8]) -> u32 {
+/// Gives the channel a frame. Returns what is next, and the steps that it took.
+fn receive(channel: &mut Channel, kind: u8, payload: &[u8]) -> (FrameResult, u32) {
     let mut effects = Effects::new(0);
     let frame = Frame {
-        kind: frame::METHOD,
+        kind,
         channel: 1,
         payload,
     };
     let taken = channel.receive(frame, &mut effects);
-    taken.unwrap_or_else(|fault| panic!("{payload:?} is refused: {fault}"));
-    effects.spent()
+    let next = taken.unwrap_or_else(|fault| panic!("{payload:?} is refused: {fault}"));
+    (next, effects.spent())
+}
+
+/// The steps that a method takes.
+fn cost(channel: &mut Channel, payload: &[u8]) -> u32 {
+    receive(channel, frame::METHOD, payload).1
 }
 
 const CONSUMERS: u32 = 4_000;
 
 /// `basic.qos` with a prefetch count for the whole channel.
 const QOS_GLOBAL: &[u8] = &[0, 60, 0, 10, 0, 0, 0, 0, 0, 9, 1];
+
+/// `tx.select`.
+const TX_SELECT: &[u8] = &[0, 90, 0, 10];
 
 #[tokio::test]
 async fn every_method_counts() {
@@ -151,5 +160,59 @@ async fn the_end_of_a_channel_counts() {
     let mut effects = Effects::new(0);
     assert!(channel.close(&mut effects));
     assert!(effects.has_spent());
+    broker.store.clone().close().expect("the store is whole");
+}
+
+/// `basic.publish` to the queue `q`, of an empty body without properties.
+fn publish(channel: &mut Channel) -> u32 {
+    let method = [0, 60, 0, 40, 0, 0, 0, 1, b'q', 0];
+    let header = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let begun = receive(channel, frame::METHOD, &method).1;
+    begun + receive(channel, frame::HEADER, &header).1
+}
+
+/// A read full of small ones was one unit of work, also while memory was short.
+#[tokio::test]
+async fn a_publish_in_a_transaction_counts() {
+    let (broker, _kept) = opened().await;
+    declare(&broker, "q");
+    let mut channel = channel(&broker);
+    publish(&mut channel);
+    receive(&mut channel, frame::METHOD, TX_SELECT);
+    assert!(publish(&mut channel) > 0, "where its route is known");
+    broker.store.clone().close().expect("the store is whole");
+}
+
+#[tokio::test]
+async fn a_commit_of_very_many_publishes_takes_many_units_of_work() {
+    const PUBLISHES: u32 = 30_000;
+    let (broker, _kept) = opened().await;
+    let queue = declare(&broker, "q");
+    let mut channel = channel(&broker);
+    receive(&mut channel, frame::METHOD, TX_SELECT);
+    for _ in 0..PUBLISHES {
+        publish(&mut channel);
+    }
+    assert_eq!(queue.counts().0, 0);
+    // `tx.commit`.
+    let (mut next, mut spent) = receive(&mut channel, frame::METHOD, &[0, 90, 0, 20]);
+    let mut units = 1;
+    loop {
+        assert!(
+            spent <= FULL_STEPS + 64,
+            "{spent} steps in one unit of work"
+        );
+        if next != FrameResult::Unfinished {
+            break;
+        }
+        assert!(channel.is_committing());
+        let mut effects = Effects::new(0);
+        next = channel
+            .continue_work(&mut effects)
+            .expect("it is committed");
+        (spent, units) = (effects.spent(), units + 1);
+    }
+    assert!(units > PUBLISHES / FULL_STEPS, "{units} units of work");
+    assert_eq!(queue.counts().0, u64::from(PUBLISHES));
     broker.store.clone().close().expect("the store is whole");
 }

@@ -277,6 +277,10 @@ impl Channel {
                 Some(ConfirmState::Refused) => commit.is_refused = true,
                 Some(ConfirmState::Routing) => {}
             }
+            if effects.is_spent() && commit.has_more() {
+                self.continuation = Some(Continuation::Commit(commit));
+                return Ok(FrameResult::Unfinished);
+            }
         }
         let mut run = Vec::new();
         while let Some(disposition) = commit.next_settles(&mut run) {
@@ -303,6 +307,11 @@ impl Channel {
 }
 
 impl Commit {
+    /// Whether publishes or settles are left that were not begun.
+    fn has_more(&mut self) -> bool {
+        self.publishes.len() > 0 || self.settles.peek().is_some()
+    }
+
     /// Moves the next settles of one kind into `run`. `None` after the last.
     fn next_settles(&mut self, run: &mut Vec<UnsettledDelivery>) -> Option<Disposition> {
         let (first, disposition) = self.settles.next()?;

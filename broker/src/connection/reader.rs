@@ -18,6 +18,7 @@ use super::open_channels::OpenChannels;
 use super::yield_policy::YieldPolicy;
 use crate::broker_state::BusyMark;
 use crate::channel::{ConnectionContext, FrameResult};
+use crate::delivery::budget::StepBudget;
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, FaultScope, ReplyCode};
 use crate::persist::Ticket;
@@ -118,7 +119,7 @@ impl ConnectionReader {
         let mut blocking = self.context.broker.alarms.blocking();
         let mut yield_policy = YieldPolicy::new(&self.context.broker);
         loop {
-            let mut effects = self.context.broker.begin();
+            let mut effects = self.begin();
             let brought = input.waiting().len();
             let outcome = self.take_frames(input, &mut effects);
             self.blocking
@@ -171,6 +172,16 @@ impl ConnectionReader {
                 _ = late.tick(), if input.has_room() => {}
             }
         }
+    }
+
+    /// Begins a unit of work. One that goes on with a commit gets a full budget, however many
+    /// others are busy: the store's commits wait for it.
+    fn begin(&mut self) -> Effects {
+        let effects = self.context.broker.begin();
+        if self.is_committing() {
+            return effects.with_limit(StepBudget::FULL);
+        }
+        effects
     }
 
     /// Waits for the reason that ended a unit of work. Returns how many bytes must be read before
@@ -452,7 +463,7 @@ impl ConnectionReader {
         self.context.connection.outbox.refuse_deliveries();
         let mut busy = BusyMark::new(&self.context.broker);
         loop {
-            let mut effects = self.context.broker.begin();
+            let mut effects = self.begin();
             let is_done = self.close(&mut effects);
             self.context.broker.end(effects);
             if is_done {
