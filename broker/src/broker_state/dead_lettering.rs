@@ -43,10 +43,16 @@ impl BrokerState {
                     let vhost = self.vhost(letter.queue.vhost());
                     let own = vhost.filter(|vhost| vhost.is_home_of(&letter.queue));
                     let Some(vhost) = own else { continue };
+                    let generation = vhost.generation();
+                    // A long one waits behind the one that is under way.
+                    if letter.is_long_in(generation) && self.letters.has_route() {
+                        effects.spend(1);
+                        cascade.put_back(CascadeStep::Letter(letter));
+                        return false;
+                    }
                     let route = vhost.dead_letter(letter, effects);
                     if route.is_long() && self.letters.has_route() {
-                        // Behind the one that is under way.
-                        cascade.put_back(CascadeStep::Letter(route.into_letter()));
+                        cascade.put_back(CascadeStep::Letter(route.into_letter(generation)));
                         return false;
                     }
                     route

@@ -64,8 +64,10 @@ impl LetterRoute {
         self.queues.len() > PIECE
     }
 
-    /// Turns the route back into a letter that no queue has been offered.
-    pub(crate) fn into_letter(self) -> DeadLetter {
+    /// Turns the route back into a letter that no queue has been offered. It was found to be long
+    /// in this generation of the vhost.
+    pub(crate) fn into_letter(mut self, generation: u64) -> DeadLetter {
+        self.letter.set_long_in(generation);
         self.letter
     }
 

@@ -32,6 +32,8 @@ pub(crate) struct DeadLetter {
     /// The level and position in the store that are settled once the message is dead-lettered.
     /// Until this is dropped, the queue counts the letter.
     stored: Option<(u8, u64)>,
+    /// The generation of its vhost in which its route was found to be long. It was counted then.
+    long_in: Option<u64>,
     _charge: EntryCharge,
 }
 
@@ -52,8 +54,24 @@ impl DeadLetter {
             message,
             reason,
             stored,
+            long_in: None,
             _charge: EntryCharge::new(),
         }
+    }
+
+    /// Notes that its route is long, as of this generation of its vhost.
+    pub(crate) fn set_long_in(&mut self, generation: u64) {
+        self.long_in = Some(generation);
+    }
+
+    /// Whether its route is known to be long in this generation of its vhost.
+    pub(crate) fn is_long_in(&self, generation: u64) -> bool {
+        self.long_in == Some(generation)
+    }
+
+    /// Whether its exchange has counted it.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.long_in.is_some()
     }
 
     /// Whether the store has the message in its queue.

@@ -78,7 +78,9 @@ impl Vhost {
                 "a dead letter matches too many bindings: some of its queues do not get it"
             );
         }
-        effects.count(&route.counters, route.queues.len());
+        if !letter.is_counted() {
+            effects.count(&route.counters, route.queues.len());
+        }
         let mut queues = route.queues;
         let closed = queues_of_cycle(&headers, letter.reason);
         queues.retain(|queue| !closed.contains(queue.name().as_bytes()));

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::super::BrokerState;
-use crate::exchange::{Declaration, ExchangeType};
+use crate::exchange::{Declaration, Exchange, ExchangeType};
 use crate::persist::ReadFailed;
 use crate::queue::Queue;
 use crate::queue::browse::BrowseLimit;
@@ -121,6 +121,14 @@ async fn a_long_route_waits_until_the_one_before_it_is_over() {
     for queue in &queues {
         wait_for(queue, FULL).await;
     }
+    // However often a letter had to wait, it is counted once.
+    let vhost = broker.vhost("/").unwrap();
+    let counters = |exchange: &Exchange<_>| {
+        let counters = exchange.counters();
+        (counters.published.get(), counters.routed.get())
+    };
+    let counted = vhost.with_exchange("dead", counters);
+    assert_eq!(counted, Some((FULL, FULL * queues.len() as u64)));
     broker.store.clone().close().unwrap();
 }
 
