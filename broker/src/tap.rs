@@ -111,8 +111,11 @@ impl TapEvent {
     /// Returns the memory that this line uses, in bytes.
     fn footprint(&self) -> usize {
         let names = self.exchange.len() + self.routing_key.len() + self.vhost.len();
-        let routed = self.routed.len() * size_of::<TapQueue>();
-        let parts = names + routed + self.properties.len();
+        // The queues may be deleted; then the line alone keeps their names.
+        let queue = self.queue.as_ref().map_or(0, |queue| queue.name.len());
+        let routed = self.routed.iter();
+        let routed = routed.map(|queue| size_of::<TapQueue>() + queue.name.len());
+        let parts = names + queue + routed.sum::<usize>() + self.properties.len();
         size_of::<Self>() + parts + self.excerpt.len() + 4 * ALLOCATION_BYTES
     }
 }
@@ -301,6 +304,20 @@ mod tests {
             panic!("lines were missed twice");
         };
         assert_eq!(lines.len(), 1, "one event holds little");
+    }
+
+    #[test]
+    fn the_names_of_queues_are_on_the_account() {
+        let queue = || TapQueue {
+            name: "q".repeat(200).into(),
+            readers: TapReaders::Permitted,
+        };
+        let line = TapEvent {
+            queue: Some(queue()),
+            routed: (0..QUEUES).map(|_| queue()).collect(),
+            ..seen(0)
+        };
+        assert!(line.footprint() > seen(0).footprint() + 17 * 200);
     }
 
     fn numbers(batch: Batch) -> Vec<u64> {

@@ -9,6 +9,9 @@ use crate::wire::frame::{self, Frame};
 use crate::wire::method::{self, Method};
 use crate::wire::reply;
 
+/// What it costs to open a channel, in steps.
+const OPENING: u32 = 8;
+
 #[derive(Default)]
 pub(super) struct OpenChannels {
     /// 0 is never used.
@@ -62,6 +65,7 @@ impl OpenChannels {
             );
             return Err(Fault::connection(ReplyCode::NotAllowed, reason));
         }
+        effects.spend(OPENING);
         Channel::check_room()?;
         let one_at_a_time = admission::check_channel(&context.broker, &context.user)?;
         let slot = usize::from(frame.channel);
@@ -123,5 +127,60 @@ impl OpenChannels {
         }
         self.count = 0;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::registry::{ConnectionHandle, OpenedConnection, SocketEnd};
+    use crate::tests::opened;
+
+    /// A read full of them was one unit of work, each with a look at all connections where channels
+    /// are limited.
+    #[tokio::test]
+    async fn every_channel_that_is_opened_counts() {
+        let (broker, _kept) = opened().await;
+        let end = || SocketEnd {
+            host: "127.0.0.1".to_owned(),
+            port: 1,
+        };
+        let connection = Arc::new(ConnectionHandle::new(1, (end(), end()), false, 0));
+        let accepted = connection.open(OpenedConnection {
+            user: "guest".into(),
+            vhost: "/".into(),
+            mechanism: "PLAIN",
+            client_properties: Box::default(),
+            channel_max: 2047,
+            frame_max: 4096,
+            heartbeat_s: 0,
+        });
+        accepted.unwrap();
+        let context = ConnectionContext {
+            broker: Arc::clone(&broker),
+            vhost: broker.vhost("/").unwrap(),
+            connection,
+            user: "guest".into(),
+            frame_max: 4096,
+            wants_cancel: false,
+            wants_blocked: false,
+        };
+        let mut channels = OpenChannels::default();
+        let mut effects = Effects::new(0);
+        for number in 1..=100 {
+            let opening = Frame {
+                kind: frame::METHOD,
+                channel: number,
+                // `channel.open`.
+                payload: &[0, 20, 0, 10, 0],
+            };
+            channels.open(opening, &context, &mut effects).unwrap();
+        }
+        assert!(effects.spent() >= 100 * OPENING);
+        assert!(channels.close(&mut Effects::new(0)));
+        broker.store.clone().close().unwrap();
     }
 }

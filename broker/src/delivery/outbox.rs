@@ -64,13 +64,30 @@ struct WaitingQueues {
     line: VecDeque<Weak<Queue>>,
     /// The addresses of those in the line, which they keep allocated.
     listed: HashSet<usize>,
+    /// How many the last [`Self::tidy`] left.
+    tidied: usize,
 }
+
+/// Queues that are kept in the line however many of them are deleted.
+const FEW_WAITING: usize = 64;
 
 impl WaitingQueues {
     fn push(&mut self, queue: &Arc<Queue>) {
         if self.listed.insert(Arc::as_ptr(queue) as usize) {
             self.line.push_back(Arc::downgrade(queue));
+            if self.line.len() > 2 * self.tidied + FEW_WAITING {
+                self.tidy();
+            }
         }
+    }
+
+    /// Removes deleted queues. A client that reads nothing could gather any number of them.
+    fn tidy(&mut self) {
+        self.line.retain(|queue| queue.strong_count() > 0);
+        let left = self.line.iter().map(|queue| queue.as_ptr() as usize);
+        self.listed = left.collect();
+        self.tidied = self.line.len();
+        memory::give_back_room(&mut self.line);
     }
 
     fn pop(&mut self) -> Option<Weak<Queue>> {
@@ -323,6 +340,27 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deleted_queues_do_not_wait_for_a_client() {
+        let mut waiting = WaitingQueues::default();
+        let alive: Vec<_> = (0..1_000).map(|_| Queue::plain()).collect();
+        for queue in &alive {
+            waiting.push(queue);
+        }
+        for _ in 0..50_000 {
+            waiting.push(&Queue::plain());
+        }
+        assert!(waiting.line.len() < 3_000, "{}", waiting.line.len());
+        assert_eq!(waiting.listed.len(), waiting.line.len());
+        for queue in &alive {
+            waiting.push(queue);
+        }
+        let left = std::iter::from_fn(|| waiting.pop()).filter_map(|queue| queue.upgrade());
+        let addresses: Vec<_> = left.map(|queue| Arc::as_ptr(&queue)).collect();
+        assert!(addresses.into_iter().eq(alive.iter().map(Arc::as_ptr)));
+        assert!(waiting.listed.is_empty());
+    }
 
     #[tokio::test]
     async fn what_a_lost_client_did_not_take_holds_its_reader_no_more() {
