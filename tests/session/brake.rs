@@ -10,6 +10,7 @@ crate::tests![
     a_stranger_without_the_hops_header_is_held_and_its_hops_go_no_further,
     forty_held_messages_of_a_stranger_stop_no_message_of_the_own_user,
     four_hundred_held_messages_of_a_stranger_stop_no_message_of_the_own_user,
+    two_hundred_held_messages_of_a_stranger_stop_no_message_of_another,
     copies_of_held_messages_of_a_stranger_stop_no_message_of_the_own_user,
     messages_of_a_stranger_that_no_brake_holds_stop_no_message_of_the_own_user,
     a_thousand_messages_that_name_no_user_arrive_whole,
@@ -144,6 +145,18 @@ fn four_hundred_held_messages_of_a_stranger_stop_no_message_of_the_own_user() {
     wait_for("the rest in the session", || {
         let held = format!("{} held", 401 - stage.arrived().len());
         stage.says(&["list"]).contains(&held)
+    });
+    assert_eq!(stage.dead_letters(), "");
+}
+
+fn two_hundred_held_messages_of_a_stranger_stop_no_message_of_another() {
+    let (stage, _terminal) = flooded((0..200).map(flood));
+    stage.publish_as_guest("peer", &body("another", "text"));
+    wait_for("the other user's message", || {
+        stage
+            .arrived()
+            .iter()
+            .any(|line| line.contains("id=another]"))
     });
     assert_eq!(stage.dead_letters(), "");
 }

@@ -31,6 +31,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(40);
 const PATIENCE: Duration = Duration::from_mins(3);
 pub(crate) const USER: &str = "tester";
 const PASSWORD: &str = "secret";
+/// Another user of the broker.
+pub(crate) const GUEST: &str = "guest";
 
 /// Waits for something to become true.
 pub(crate) fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
@@ -110,6 +112,7 @@ impl Stage {
             port: self.address.port(),
             management_port: None,
             data_dir: self.path("data"),
+            allow_guest: true,
             first_user: Some(broker::FirstUser {
                 name: USER.into(),
                 password: PASSWORD.into(),
@@ -149,11 +152,27 @@ impl Stage {
         &self,
         work: impl FnOnce(lapin::Channel) -> F,
     ) -> T {
-        let url = self.url();
+        self.with_channel_at(&self.url(), work)
+    }
+
+    /// The same as another user.
+    pub(crate) fn with_channel_of_guest<T, F: Future<Output = T>>(
+        &self,
+        work: impl FnOnce(lapin::Channel) -> F,
+    ) -> T {
+        let url = format!("amqp://{GUEST}:{GUEST}@{}", self.address);
+        self.with_channel_at(&url, work)
+    }
+
+    fn with_channel_at<T, F: Future<Output = T>>(
+        &self,
+        url: &str,
+        work: impl FnOnce(lapin::Channel) -> F,
+    ) -> T {
         let answered = async {
             let properties = lapin::ConnectionProperties::default();
             let connection = lapin::Connection::connect_with_runtime(
-                &url,
+                url,
                 properties,
                 cbroker::peer::runtime::current(),
             )

@@ -9,8 +9,10 @@
 
 mod answers;
 mod arrival;
+mod counts;
 mod dead_letters;
 mod line;
+mod parked;
 mod room;
 
 use std::collections::HashMap;
@@ -34,7 +36,7 @@ use crate::wrap::delivery::{InFlightMessage, MessageKey, State, Table};
 use crate::wrap::disk::{Disk, DiskEvent, Job, TextOutcome};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::Way;
-use room::ParkedMessages;
+use parked::ParkedMessages;
 
 /// The parts that handle a session's messages.
 pub(in crate::wrap) struct MessageParts {

@@ -3,10 +3,35 @@
 //! Relies on lapin, and on the sink that writes down what it is given.
 
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel};
 
-use super::{Stage, Terminal, wait_for};
+use super::{GUEST, Stage, Terminal, wait_for};
 
 const HOPS: &str = "cbroker-hops";
+
+fn with_hops(hops: i32) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    headers.insert(HOPS.into(), AMQPValue::LongInt(hops));
+    BasicProperties::default().with_headers(headers)
+}
+
+/// Publishes these bodies on one channel, each confirmed.
+async fn publish(
+    channel: Channel,
+    queue: &str,
+    bodies: impl Iterator<Item = Vec<u8>>,
+    properties: BasicProperties,
+) {
+    let confirms = lapin::options::ConfirmSelectOptions::default();
+    channel.confirm_select(confirms).await.unwrap();
+    let properties = properties.with_delivery_mode(2);
+    for body in bodies {
+        let options = lapin::options::BasicPublishOptions::default();
+        let (exchange, key) = ("claudeBroker".into(), queue.into());
+        let sent = channel.basic_publish(exchange, key, options, &body, properties.clone());
+        sent.await.unwrap().await.unwrap();
+    }
+}
 
 /// A message's body.
 pub(crate) fn body(id: &str, text: &str) -> Vec<u8> {
@@ -45,54 +70,43 @@ impl Stage {
 
     /// Publishes any bytes to a session's queue.
     pub(crate) fn publish(&self, queue: &str, body: &[u8]) {
-        self.publish_as(None, queue, body, FieldTable::default());
+        self.flood_as_stranger(queue, std::iter::once(body.to_vec()));
     }
 
     /// The same as a session does it.
     pub(crate) fn publish_with_hops(&self, queue: &str, body: &[u8], hops: i32) {
-        let mut headers = FieldTable::default();
-        headers.insert(HOPS.into(), AMQPValue::LongInt(hops));
-        self.publish_as(Some(super::USER), queue, body, headers);
+        self.flood_as_session(queue, hops, std::iter::once(body.to_vec()));
     }
 
     /// The same without the broker's word for who it is.
     pub(crate) fn publish_as_stranger(&self, queue: &str, body: &[u8], hops: i32) {
-        let mut headers = FieldTable::default();
-        headers.insert(HOPS.into(), AMQPValue::LongInt(hops));
-        self.publish_as(None, queue, body, headers);
+        let properties = with_hops(hops);
+        let bodies = std::iter::once(body.to_vec());
+        self.with_channel(|channel| publish(channel, queue, bodies, properties));
     }
 
-    /// The same for many, on one channel and without hops.
+    /// The same as another user, whom the broker names.
+    pub(crate) fn publish_as_guest(&self, queue: &str, body: &[u8]) {
+        let properties = BasicProperties::default().with_user_id(GUEST.into());
+        let bodies = std::iter::once(body.to_vec());
+        self.with_channel_of_guest(|channel| publish(channel, queue, bodies, properties));
+    }
+
+    /// Publishes much as a session does it.
+    pub(crate) fn flood_as_session(
+        &self,
+        queue: &str,
+        hops: i32,
+        bodies: impl Iterator<Item = Vec<u8>>,
+    ) {
+        let properties = with_hops(hops).with_user_id(super::USER.into());
+        self.with_channel(|channel| publish(channel, queue, bodies, properties));
+    }
+
+    /// Publishes much without the broker's word for who it is, and without hops.
     pub(crate) fn flood_as_stranger(&self, queue: &str, bodies: impl Iterator<Item = Vec<u8>>) {
-        self.with_channel(|channel| async move {
-            let confirms = lapin::options::ConfirmSelectOptions::default();
-            channel.confirm_select(confirms).await.unwrap();
-            for body in bodies {
-                let options = lapin::options::BasicPublishOptions::default();
-                let properties = lapin::BasicProperties::default().with_delivery_mode(2);
-                let (exchange, key) = ("claudeBroker".into(), queue.into());
-                let sent = channel.basic_publish(exchange, key, options, &body, properties);
-                sent.await.unwrap().await.unwrap();
-            }
-        });
-    }
-
-    fn publish_as(&self, user: Option<&str>, queue: &str, body: &[u8], headers: FieldTable) {
-        let user = user.map(lapin::types::ShortString::from);
-        let (exchange, key) = ("claudeBroker".into(), queue.into());
-        self.with_channel(|channel| async move {
-            let mut properties = lapin::BasicProperties::default()
-                .with_delivery_mode(2)
-                .with_headers(headers);
-            if let Some(user) = user {
-                properties = properties.with_user_id(user);
-            }
-            let confirms = lapin::options::ConfirmSelectOptions::default();
-            channel.confirm_select(confirms).await.unwrap();
-            let options = lapin::options::BasicPublishOptions::default();
-            let sent = channel.basic_publish(exchange, key, options, body, properties);
-            sent.await.unwrap().await.unwrap();
-        });
+        let properties = BasicProperties::default();
+        self.with_channel(|channel| publish(channel, queue, bodies, properties));
     }
 
     /// How many messages wait in a queue, unacked ones not among them.

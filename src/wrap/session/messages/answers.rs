@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use chrono::Utc;
 
-use super::room::ParkedMessage;
+use super::parked::ParkedMessage;
 use super::{AnnouncedState, HistoryEvent, Job, ReportDetail, Session, SessionMessages};
 use crate::peer::{
     Answer, HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage, Removal,
