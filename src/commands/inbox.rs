@@ -36,16 +36,7 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
             ))
             .hint(format!("`cbroker tail {name} --no-ack` shows them")));
     }
-    let held: Vec<HeldMessage> = answers
-        .into_iter()
-        .flat_map(|answer| {
-            if let Answer::Inbox { messages, .. } = answer {
-                messages
-            } else {
-                Vec::new()
-            }
-        })
-        .collect();
+    let (held, not_shown) = held_messages(answers);
     output.json(&held)?;
     for message in &held {
         output.line(format!(
@@ -54,7 +45,14 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
             message.line
         ))?;
     }
-    if held.is_empty() {
+    if not_shown > 0 {
+        let more = counted(not_shown, "more message");
+        let why = format!("and {more} of other users, shown as these go");
+        output.line(output.paint(Style::Dim, &why))?;
+        if output.is_json() {
+            output.notice(why);
+        }
+    } else if held.is_empty() {
         output.line(output.paint(
             Style::Dim,
             &format!(
@@ -64,4 +62,20 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
         ))?;
     }
     Ok(Exit::Done)
+}
+
+/// The messages that the sessions list, and the number of those that they do not list.
+fn held_messages(answers: Vec<Answer>) -> (Vec<HeldMessage>, u64) {
+    let mut held = Vec::new();
+    let mut not_shown = 0;
+    for answer in answers {
+        if let Answer::Inbox {
+            messages, parked, ..
+        } = answer
+        {
+            held.extend(messages);
+            not_shown += u64::from(parked);
+        }
+    }
+    (held, not_shown)
 }

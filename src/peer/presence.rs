@@ -161,6 +161,9 @@ pub enum Answer {
         session: String,
         /// The held messages.
         messages: Vec<HeldMessage>,
+        /// How many more of other users it has, which are not listed. Older sessions leave it out.
+        #[serde(default)]
+        parked: u32,
     },
 }
 
@@ -430,6 +433,7 @@ mod tests {
             name: name.into(),
             session: "01".into(),
             messages: Vec::new(),
+            parked: 0,
         };
         assert!(awaited.counts(&answer("backend")) && !awaited.counts(&answer("frontend")));
     }

@@ -147,6 +147,13 @@ fn four_hundred_held_messages_of_a_stranger_stop_no_message_of_the_own_user() {
         stage.says(&["list"]).contains(&held)
     });
     assert_eq!(stage.dead_letters(), "");
+    // What is not shown is counted.
+    let inbox = stage.says(&["inbox", "peer"]);
+    let (shown, last) = inbox.trim_end().rsplit_once('\n').unwrap();
+    let more = 401 - stage.arrived().len() - shown.lines().count();
+    assert!(more > 0, "{inbox}");
+    let said = format!("and {more} more messages of other users, ");
+    assert!(last.starts_with(&said), "{last}, not {said}");
 }
 
 fn two_hundred_held_messages_of_a_stranger_stop_no_message_of_another() {

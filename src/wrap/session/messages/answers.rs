@@ -139,7 +139,9 @@ impl Session {
             let table = &self.deliveries.table;
             self.messages.delivered(table, &keys, Way::InboxCommand);
         }
-        self.listed(held.into_iter().map(|(_, message)| message).collect())
+        let shown = held.into_iter().map(|(_, message)| message);
+        let parked = self.messages.parked.len();
+        self.listed(shown.collect(), parked)
     }
 
     /// Removes the messages that are not with the agent yet.
@@ -162,14 +164,15 @@ impl Session {
         };
         let count = messages.len();
         self.log.write(&format!("held messages {how}: {count}"));
-        self.listed(messages)
+        self.listed(messages, 0)
     }
 
-    fn listed(&self, messages: Vec<HeldMessage>) -> Answer {
+    fn listed(&self, messages: Vec<HeldMessage>, parked: usize) -> Answer {
         Answer::Inbox {
             name: self.messages.parts.presence.name.clone(),
             session: self.messages.parts.presence.session.clone(),
             messages,
+            parked: u32::try_from(parked).unwrap_or(u32::MAX),
         }
     }
 
