@@ -43,6 +43,8 @@ pub struct ArrivedMessage<'a> {
     pub user: Option<&'a str>,
     /// Whether that is the session's own user.
     pub is_own: bool,
+    /// Whether it was in the queue when the session attached; see [`Brake::is_backlog`].
+    pub is_backlog: bool,
     /// Its id.
     pub id: &'a str,
     /// The value of `cbroker-hops`; `None` if the header is missing.
@@ -59,7 +61,7 @@ pub struct Brake {
     limits: Limits,
     /// Arrivals by user and claimed name.
     recent: HashMap<Sender, VecDeque<(Instant, String)>>,
-    /// Number of messages that waited when the session attached and have not arrived yet.
+    /// Number of messages that waited when the session attached and were not delivered yet.
     backlog: u32,
     /// When held messages are released.
     release_at: Option<Instant>,
@@ -81,12 +83,20 @@ impl Brake {
         self.backlog = waiting;
     }
 
+    /// Whether the message that the broker delivers now was in the queue when the session attached.
+    /// Must be called once for each delivery, in order, whatever becomes of its message: otherwise
+    /// new messages would count in place of those that are parked or refused.
+    pub fn is_backlog(&mut self) -> bool {
+        let is_backlog = self.backlog > 0;
+        self.backlog = self.backlog.saturating_sub(1);
+        is_backlog
+    }
+
     /// Counts a message that arrived now. Returns whether it must be held.
     pub fn holds(&mut self, message: ArrivedMessage<'_>, now: Instant) -> bool {
         // Another user could fill the queue while the session is detached, so only the backlog of
         // the session's own user is exempt.
-        let is_backlog = message.is_own && self.backlog > 0;
-        self.backlog = self.backlog.saturating_sub(1);
+        let is_backlog = message.is_own && message.is_backlog;
         let is_far = message.is_own && message.hops.is_some_and(|hops| hops > self.limits.hops);
         let is_many = !is_backlog && self.exceeds_rate(message, now);
         if is_far || is_many {
@@ -215,6 +225,7 @@ mod tests {
                 from,
                 user,
                 is_own: user == OURS,
+                is_backlog: self.brake.is_backlog(),
                 id,
                 hops,
             };
@@ -274,6 +285,16 @@ mod tests {
                 .count(),
             1
         );
+    }
+
+    #[test]
+    fn messages_that_are_not_counted_use_up_the_backlog_too() {
+        let mut road = TimedBrake::new();
+        road.brake.expect_backlog(500);
+        // Parked, or no envelopes.
+        assert!((0..500).all(|_| road.brake.is_backlog()));
+        let held = (0..40).filter(|_| road.holds("a", OURS, Some(0), 0));
+        assert_eq!(held.count(), 10);
     }
 
     #[test]

@@ -39,8 +39,8 @@ use crate::config::{Config, Environment, Volume, write_session_address};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::panics;
-use crate::peer::{Inbox, Peer, PeerState, Presence, this_host};
-use attach::{attach, attach_within, no_answer, without_broker};
+use crate::peer::{Peer, PeerState, Presence, this_host};
+use attach::{Attachment, attach, attach_within, no_answer, without_broker};
 
 /// Files of sessions that were killed are removed after this time, which is longer than any session
 /// lasts.
@@ -257,7 +257,7 @@ async fn session(prepared: PreparedStart, config: &Config) -> Result<Exit, Error
     } = prepared;
     let mut log = SessionLog::open(&config.home.session_log(options.name.as_str()));
     let planned = ways::PlannedWays::new(&options, mode, config);
-    let (inbox, reach) = attach(&options, config, &identity).await?;
+    let attachment = attach(&options, config, &identity).await?;
     let _session_files = SessionFiles {
         files: vec![
             config.home.session_credentials(&identity.session),
@@ -267,7 +267,7 @@ async fn session(prepared: PreparedStart, config: &Config) -> Result<Exit, Error
     let hooks = listen_for_hooks(profile, &identity, &mut log);
     let screen_socket = show_screen(&options, config, &identity, &mut log);
     let ways = ways::open(planned, config, &mut identity, &mut log).await;
-    let (command, remarks) = child_env::command(&options, config, &identity, reach);
+    let (command, remarks) = child_env::command(&options, config, &identity, attachment.reach);
     let word = mode.word();
     log.write(&format!(
         "session {} of {}: {}, --delivery {word}",
@@ -280,7 +280,7 @@ async fn session(prepared: PreparedStart, config: &Config) -> Result<Exit, Error
         log.write(&remark);
     }
     let presence = initial_presence(&options, profile, &identity);
-    let parts = session_messages(inbox, &options, config, presence)
+    let parts = session_messages(attachment, &options, config, presence)
         .and_then(|messages| Ok((messages, start(&command, profile, &terminal)?)));
     let (messages, program) = match parts {
         Ok(parts) => parts,
@@ -354,7 +354,7 @@ fn show_screen(
 
 /// Creates the handling of messages, and the disk thread.
 fn session_messages(
-    inbox: Option<Inbox>,
+    attachment: Attachment,
     options: &WrapOptions,
     config: &Config,
     presence: Presence,
@@ -367,11 +367,13 @@ fn session_messages(
         hops: config.settings.max_hops,
         per_minute: config.settings.max_messages_per_minute,
     };
+    let mut brake = Brake::new(limits);
+    brake.expect_backlog(attachment.waiting);
     Ok(SessionMessages::new(MessageParts {
-        inbox,
+        inbox: attachment.inbox,
         disk,
         disk_events,
-        brake: Brake::new(limits),
+        brake,
         breaks: options.breaks,
         body_limit_bytes: config.settings.body_limit_bytes,
         presence,

@@ -11,6 +11,8 @@ crate::tests![
     forty_held_messages_of_a_stranger_stop_no_message_of_the_own_user,
     four_hundred_held_messages_of_a_stranger_stop_no_message_of_the_own_user,
     two_hundred_held_messages_of_a_stranger_stop_no_message_of_another,
+    the_own_backlog_at_the_start_of_a_session_is_no_loop,
+    what_waits_of_a_stranger_lets_no_message_of_a_session_past_the_brake,
     copies_of_held_messages_of_a_stranger_stop_no_message_of_the_own_user,
     messages_of_a_stranger_that_no_brake_holds_stop_no_message_of_the_own_user,
     a_thousand_messages_that_name_no_user_arrive_whole,
@@ -168,6 +170,39 @@ fn two_hundred_held_messages_of_a_stranger_stop_no_message_of_another() {
     assert_eq!(stage.dead_letters(), "");
 }
 
+/// Forty messages of a session, ten more than the brake lets through in a minute.
+fn forty() -> impl Iterator<Item = Vec<u8>> {
+    (0..40).map(|number| body(&format!("own{number}"), "text"))
+}
+
+fn the_own_backlog_at_the_start_of_a_session_is_no_loop() {
+    let stage = Stage::new();
+    drop(stage.sink(&[]));
+    wait_for("the end of the session", || stage.consumers("peer") == 0);
+    stage.flood_as_session("peer", 0, forty());
+    let _terminal = stage.sink(&[]);
+    stage.wait_for_messages(40);
+}
+
+fn what_waits_of_a_stranger_lets_no_message_of_a_session_past_the_brake() {
+    let mut stage = Stage::new();
+    let _terminal = stage.sink(&[]);
+    stage.says(&["pause", "peer"]);
+    stage.flood_as_stranger("peer", under_many_names(200));
+    // The session attaches again, and all of them wait at that moment.
+    stage.stop_broker();
+    stage.start_broker();
+    wait_for("all of them in the session", || {
+        stage.consumers("peer") == 1 && stage.waiting("peer") == 0
+    });
+    stage.flood_as_session("peer", 0, forty());
+    wait_for("ten held by the brake", || {
+        let inbox = stage.says(&["inbox", "peer"]);
+        let is_held = |line: &&str| line.starts_with("loop?") && line.contains("id=own");
+        inbox.contains("id=own39]") && inbox.lines().filter(is_held).count() == 10
+    });
+}
+
 fn flood(number: usize) -> Vec<u8> {
     body(&format!("flood{number}"), "text")
 }
@@ -189,13 +224,7 @@ fn messages_of_a_stranger_that_no_brake_holds_stop_no_message_of_the_own_user() 
     let stage = Stage::new();
     let _terminal = stage.sink(&[]);
     stage.says(&["pause", "peer"]);
-    // With many names, the brake lets three hundred a minute pass.
-    let bodies = (0..200).map(|number| {
-        let of_tester = String::from_utf8(flood(number)).unwrap();
-        let name = format!("\"from\":\"name{number}\"");
-        of_tester.replace("\"from\":\"tester\"", &name).into_bytes()
-    });
-    stage.flood_as_stranger("peer", bodies);
+    stage.flood_as_stranger("peer", under_many_names(200));
     stage.send("peer", "a person's", &[]);
     wait_for("the own user's message in the session", || {
         stage.says(&["inbox", "peer"]).contains("a person's")
@@ -204,6 +233,15 @@ fn messages_of_a_stranger_that_no_brake_holds_stop_no_message_of_the_own_user() 
         stage.says(&["list"]).contains("201 held")
     });
     assert_eq!(stage.dead_letters(), "");
+}
+
+/// With many names, the brake lets three hundred a minute pass.
+fn under_many_names(count: usize) -> impl Iterator<Item = Vec<u8>> {
+    (0..count).map(|number| {
+        let of_tester = String::from_utf8(flood(number)).unwrap();
+        let name = format!("\"from\":\"name{number}\"");
+        of_tester.replace("\"from\":\"tester\"", &name).into_bytes()
+    })
 }
 
 /// Sessions of other tools name no user, and a backlog of their messages is no flood.

@@ -84,6 +84,8 @@ pub struct InFlightMessage {
     pub line: String,
     /// The line, marked as a possible repeat.
     pub repeat_line: String,
+    /// Whether it was in the queue when the session attached.
+    pub is_backlog: bool,
     /// Number of sessions' messages that led to it; `None` if no session sent it.
     pub hops: Option<u32>,
     /// Hop count for the agent's next message; 0 for an unauthenticated publisher.
@@ -127,6 +129,7 @@ impl InFlightMessage {
             publisher: delivery.as_ref().map_or(Publisher::Own, publisher),
             line: String::new(),
             repeat_line: String::new(),
+            is_backlog: false,
             hops: delivery.as_ref().and_then(ReceivedMessage::hops),
             hops_to_pass_on: delivery
                 .as_ref()

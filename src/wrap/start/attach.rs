@@ -19,12 +19,32 @@ use crate::peer::{
 /// How long the start waits for the broker.
 const ATTACH_WITHIN: Duration = Duration::from_secs(2);
 
+/// How a session starts at its broker.
+pub(super) struct Attachment {
+    /// The consumer; `None` if it will never attach.
+    pub(super) inbox: Option<Inbox>,
+    /// Whether it is attached.
+    pub(super) reach: BrokerReach,
+    /// The number of messages that waited in the queue when it attached.
+    pub(super) waiting: u32,
+}
+
+impl Attachment {
+    fn away(inbox: Option<Inbox>, reach: BrokerReach) -> Self {
+        Self {
+            inbox,
+            reach,
+            waiting: 0,
+        }
+    }
+}
+
 /// Attaches to the queue, or continues without messages while the inbox keeps trying.
 pub(super) async fn attach(
     options: &WrapOptions,
     config: &Config,
     identity: &Identity,
-) -> Result<(Option<Inbox>, BrokerReach), Error> {
+) -> Result<Attachment, Error> {
     let mut inbox = Inbox::open(InboxOptions {
         endpoint: config.endpoint.clone(),
         name: options.name.clone(),
@@ -37,22 +57,28 @@ pub(super) async fn attach(
     match tokio::time::timeout(attach_within(options), inbox.next()).await {
         Ok(Some(InboxEvent::Attached(attached))) => {
             warn_about_queue(options, &attached);
-            Ok((Some(inbox), BrokerReach::Attached))
+            Ok(Attachment {
+                inbox: Some(inbox),
+                reach: BrokerReach::Attached,
+                waiting: attached.waiting,
+            })
         }
         Ok(Some(InboxEvent::Lost(error))) => {
-            Ok((Some(inbox), without_broker(options, config, error.into())?))
+            let reach = without_broker(options, config, error.into())?;
+            Ok(Attachment::away(Some(inbox), reach))
         }
         Ok(Some(InboxEvent::Refused(error @ PeerError::InUse(_)))) => Err(error.into()),
         Ok(Some(InboxEvent::Refused(error))) => {
-            Ok((None, without_broker(options, config, error.into())?))
+            let reach = without_broker(options, config, error.into())?;
+            Ok(Attachment::away(None, reach))
         }
         Ok(
             Some(InboxEvent::Delivery(_) | InboxEvent::Request(..) | InboxEvent::Ignored(_)) | None,
         )
-        | Err(_) => Ok((
-            Some(inbox),
-            without_broker(options, config, no_answer(options, config))?,
-        )),
+        | Err(_) => {
+            let reach = without_broker(options, config, no_answer(options, config))?;
+            Ok(Attachment::away(Some(inbox), reach))
+        }
     }
 }
 

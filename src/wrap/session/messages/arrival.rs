@@ -22,7 +22,12 @@ use crate::wrap::spill;
 
 impl Session {
     /// Parses a message and looks it up on disk.
-    pub(super) fn accept(&mut self, key: MessageKey, delivery: ReceivedMessage, body: Vec<u8>) {
+    pub(super) fn accept(
+        &mut self,
+        key: MessageKey,
+        (delivery, body): (ReceivedMessage, Vec<u8>),
+        is_backlog: bool,
+    ) {
         let envelope = match Envelope::parse(&body, self.messages.parts.body_limit_bytes) {
             Ok(envelope) => envelope,
             Err(invalid) => {
@@ -50,6 +55,7 @@ impl Session {
         }
         let mut message = InFlightMessage::new(envelope, Some(delivery), Instant::now());
         message.body = body;
+        message.is_backlog = is_backlog;
         let text = self.set_lines(&mut message);
         self.deliveries.table.insert(key, message);
         self.messages
@@ -111,6 +117,7 @@ impl Session {
                 .delivery
                 .as_ref()
                 .is_some_and(ReceivedMessage::is_of_own_user),
+            is_backlog: message.is_backlog,
             id: &message.envelope.id,
             hops: message.hops,
         };

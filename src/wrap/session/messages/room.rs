@@ -31,15 +31,16 @@ impl Session {
     pub(super) fn receive(&mut self, mut delivery: ReceivedMessage) {
         let key = self.deliveries.table.next_key();
         self.messages.round = self.messages.round.max(delivery.round());
+        let is_backlog = self.messages.parts.brake.is_backlog();
         let body = delivery.take_body();
         let is_too_long = body.len() > self.messages.parts.body_limit_bytes;
         if delivery.is_of_own_user() || is_too_long {
-            return self.accept(key, delivery, body);
+            return self.accept(key, (delivery, body), is_backlog);
         }
         let publisher = publisher(&delivery);
         let waiting = Counts::of_table(&self.deliveries.table);
         if waiting.have_room_for(&publisher) && !self.messages.parked.has_some_of(&publisher) {
-            return self.accept(key, delivery, body);
+            return self.accept(key, (delivery, body), is_backlog);
         }
         let parked = ParkedMessage {
             key,
@@ -105,7 +106,7 @@ impl Session {
     fn unpark(&mut self, parked: MessageKey, body: Vec<u8>) {
         if let Some(delivery) = self.deliveries.table.take_aside(parked) {
             let key = self.deliveries.table.next_key();
-            self.accept(key, delivery, body);
+            self.accept(key, (delivery, body), false);
         }
     }
 
