@@ -19,6 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use chrono::Utc;
+use tokio::sync::mpsc::error::SendError;
 
 use super::body_file::{BodyFile, BodyPlace};
 use super::dead_letter::{self, DeadBody, NewDeadLetter};
@@ -78,6 +79,20 @@ pub(super) enum Job {
     WriteHops(Option<u32>),
 }
 
+impl Job {
+    /// Whether it is of no use after the session's end, when its message is back in the queue.
+    fn needs_the_session(&self) -> bool {
+        matches!(
+            self,
+            Self::LookUp(..)
+                | Self::Spill(..)
+                | Self::ParkBody(..)
+                | Self::ReadBody(..)
+                | Self::WriteDeadLetter(_, _, Some(_))
+        )
+    }
+}
+
 /// The outcome of a message whose text is in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TextOutcome {
@@ -125,6 +140,18 @@ pub(super) enum DiskEvent {
     DeadLetterWritten(MessageKey, String),
     /// A write failed and will be retried; the error is for the log.
     Failed(String),
+}
+
+impl DiskEvent {
+    /// The file with a text that this event names, and the agent does not know yet.
+    pub(super) fn into_text_file(self) -> Option<PathBuf> {
+        let spilled = match self {
+            Self::LookedUp(_, _, spilled) => *spilled?,
+            Self::Spilled(_, spilled) => *spilled,
+            _ => return None,
+        };
+        spilled.ok().map(|(_, file)| file)
+    }
 }
 
 /// The paths of a session's files.
@@ -259,6 +286,9 @@ impl Worker {
 
     /// Runs a job. Returns `None` if the session ended while the disk was failing.
     fn work(&mut self, job: Job) -> Option<()> {
+        if job.needs_the_session() && self.events.is_closed() {
+            return None;
+        }
         let event = match job {
             Job::LookUp(key, id, text) => self.look_up(key, &id, text)?,
             Job::Spill(key, text) => DiskEvent::Spilled(key, Box::new(self.spill(&text))),
@@ -275,12 +305,6 @@ impl Worker {
                 let (keys, ids): (Vec<MessageKey>, Vec<String>) = delivered.into_iter().unzip();
                 self.with_seen_log(|log| log.done(&ids))?;
                 DiskEvent::DoneWritten(keys)
-            }
-            // After the session's end, its messages return to the queue.
-            Job::ParkBody(..) | Job::ReadBody(..) | Job::WriteDeadLetter(_, _, Some(_))
-                if self.events.is_closed() =>
-            {
-                return None;
             }
             Job::ParkBody(place, body) => {
                 self.retry(|worker| worker.bodies.write(place, &body))?;
@@ -319,7 +343,19 @@ impl Worker {
                 return Some(());
             }
         };
-        self.events.blocking_send(event).ok()
+        self.answer(event)
+    }
+
+    /// Sends a result to the session.
+    fn answer(&self, event: DiskEvent) -> Option<()> {
+        let Err(SendError(event)) = self.events.blocking_send(event) else {
+            return Some(());
+        };
+        // The session has ended meanwhile, and nobody else knows of the file.
+        if let Some(file) = event.into_text_file() {
+            spill::remove(&file);
+        }
+        None
     }
 
     fn look_up(
@@ -404,87 +440,4 @@ impl Worker {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::fs::File;
-
-    use super::*;
-    use crate::config::Environment;
-
-    /// A disk that does nothing until its lock is dropped.
-    fn stopped(folder: &Path) -> (Disk, tokio::sync::mpsc::Receiver<DiskEvent>, File) {
-        let home = Home::of(&Environment::from_iter([("CBROKER_HOME", folder)])).unwrap();
-        let paths = DiskPaths::of(&home, "q", "s");
-        std::fs::create_dir_all(&paths.sessions).unwrap();
-        std::fs::create_dir_all(home.dead_letters("q").parent().unwrap()).unwrap();
-        let lock = File::create(paths.sessions.join("q.seen.lock")).unwrap();
-        lock.lock().unwrap();
-        let (disk, events) = Disk::start(paths, 1 << 20).unwrap();
-        (disk, events, lock)
-    }
-
-    fn look_up(number: u64) -> Job {
-        Job::LookUp(MessageKey(number), format!("m{number} a 1"), None)
-    }
-
-    fn dead_letter(number: u64) -> Job {
-        let letter = NewDeadLetter {
-            ts: "t".into(),
-            error: "no JSON".into(),
-            body: DeadBody::cut(b"{".to_vec()),
-            is_own: number.is_multiple_of(2),
-        };
-        Job::WriteDeadLetter(MessageKey(number), letter, None)
-    }
-
-    #[test]
-    fn a_blocked_disk_never_makes_the_session_wait() {
-        let folder = tempfile::tempdir().unwrap();
-        let (disk, mut events, lock) = stopped(folder.path());
-        let jobs = 3 * EVENTS as u64;
-        let (sender, submitted) = mpsc::sync_channel(1);
-        let session = thread::spawn(move || {
-            (0..jobs).for_each(|number| disk.submit(look_up(number)));
-            sender.send(()).unwrap();
-            disk
-        });
-        let is_free = submitted.recv_timeout(Duration::from_secs(30)).is_ok();
-        drop(lock);
-        for number in 0..jobs {
-            let event = events.blocking_recv();
-            assert!(
-                matches!(event, Some(DiskEvent::LookedUp(MessageKey(key), ..)) if key == number)
-            );
-        }
-        drop(session.join().unwrap());
-        assert!(is_free, "the session waited for the disk");
-    }
-
-    #[test]
-    fn dead_letters_delay_no_message_and_all_are_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let (disk, mut events, lock) = stopped(folder.path());
-        disk.submit(look_up(0));
-        (1..=20).for_each(|number| disk.submit(dead_letter(number)));
-        disk.submit(look_up(21));
-        drop(lock);
-        drop(disk);
-        let mut order = Vec::new();
-        while let Ok(event) = events.try_recv() {
-            match event {
-                DiskEvent::LookedUp(key, ..) | DiskEvent::DeadLetterWritten(key, _) => {
-                    order.push(key.0);
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        assert_eq!(order[..2], [0, 21]);
-        order.sort_unstable();
-        assert_eq!(order, (0..=21).collect::<Vec<_>>());
-        for file in ["dlq/q.jsonl", "dlq/q.others.jsonl"] {
-            let written = std::fs::read_to_string(folder.path().join(file)).unwrap();
-            assert_eq!(written.lines().count(), 10, "{file}");
-        }
-    }
-}
+mod tests;

@@ -86,7 +86,11 @@ pub(super) fn spill(
         .create_new(true)
         .mode(UNREAD)
         .open(&path)?;
-    file.write_all(text.as_bytes())?;
+    if let Err(error) = file.write_all(text.as_bytes()) {
+        // Nobody reads the part that a full disk took.
+        remove(&path);
+        return Err(error);
+    }
     Ok((short, path))
 }
 

@@ -12,6 +12,7 @@ crate::tests![
     a_flood_of_who_from_a_stranger_is_not_answered_one_by_one,
     a_question_longer_than_ours_ever_are_is_not_read,
     long_texts_that_never_reach_the_agent_leave_no_file,
+    long_texts_that_wait_at_the_end_of_a_session_leave_no_file,
 ];
 
 /// Questions of the flood; answering them all at the session's rate takes minutes.
@@ -123,4 +124,23 @@ fn long_texts_that_never_reach_the_agent_leave_no_file() {
     wait_for("the files of what the agent was given alone", || {
         files().count() == arrived()
     });
+}
+
+/// Their messages are back in the queue, and another session writes files of its own.
+fn long_texts_that_wait_at_the_end_of_a_session_leave_no_file() {
+    let stage = Stage::new();
+    let terminal = stage.sink(&[]);
+    stage.says(&["pause", "peer"]);
+    let text = "y".repeat(100_000);
+    let files = || {
+        let entries = std::fs::read_dir(stage.path("home/spill"));
+        entries.map_or(0, Iterator::count)
+    };
+    let flood = (0..300).map(|number| body(&format!("long{number}"), &text));
+    stage.flood_as_stranger("peer", flood);
+    wait_for("the first file", || files() > 0);
+    drop(terminal);
+    wait_for("the end of the session", || stage.consumers("peer") == 0);
+    wait_for("no file any more", || files() == 0);
+    assert_eq!(stage.waiting("peer"), 300);
 }

@@ -191,7 +191,7 @@ impl SessionMessages {
                 match self.parts.disk_events.recv().await {
                     Some(DiskEvent::DoneWritten(keys)) => self.done(table, &keys),
                     Some(DiskEvent::Failed(_)) | None => break,
-                    Some(_) => {}
+                    Some(event) => self.remove_files(event.into_text_file()),
                 }
             }
             while self.acks.join_next().await.is_some() {}
@@ -206,6 +206,11 @@ impl SessionMessages {
                 );
             }
             self.remove_texts(message);
+        }
+        // From here on the disk thread removes the files itself that it has written in vain.
+        self.parts.disk_events.close();
+        while let Some(event) = self.parts.disk_events.recv().await {
+            self.remove_files(event.into_text_file());
         }
         if let Some(inbox) = self.parts.inbox.take() {
             let gone = Presence {
