@@ -1,6 +1,10 @@
 //! A file for the bodies of parked messages. It is unlinked at once, so that a crash leaves no
 //! file.
 //!
+//! A body is in blocks anywhere in the file. So a block of a long body that is gone serves for a
+//! short one, and the file never uses more of the disk than the bodies that were in it at once, but
+//! for the rest of each body's last block.
+//!
 //! Relies on the standard library.
 
 use std::fs::{self, File, OpenOptions};
@@ -8,54 +12,52 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
-/// The place of a body: a slot of the file, and the length in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The bytes of a block.
+pub(super) const BLOCK_BYTES: usize = 16 << 10;
+
+/// The place of a body: as many blocks of the file as it needs, and its length in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BodyPlace {
-    pub(super) slot: u32,
+    pub(super) blocks: Vec<u32>,
     pub(super) bytes: usize,
 }
 
-/// A sparse file of slots of equal length. A slot that was never written uses no space on disk.
+/// A file of blocks.
 #[derive(Debug)]
 pub(super) struct BodyFile {
     /// The path at which it is created, and removed at once.
     path: PathBuf,
-    slot_bytes: usize,
     file: Option<File>,
 }
 
 impl BodyFile {
-    /// Describes a file, which is created at the first use. No body may be longer than
-    /// `slot_bytes`.
-    pub(super) fn new(path: PathBuf, slot_bytes: usize) -> Self {
-        Self {
-            path,
-            slot_bytes,
-            file: None,
-        }
+    /// Describes a file, which is created at the first use.
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, file: None }
     }
 
-    /// Writes a body to its slot, without a sync: after a crash the broker still has the message.
-    pub(super) fn write(&mut self, place: BodyPlace, body: &[u8]) -> io::Result<()> {
-        let start = self.start(place);
-        self.open()?.write_all_at(body, start)
+    /// Writes a body to its blocks, without a sync: after a crash the broker still has the message.
+    pub(super) fn write(&mut self, place: &BodyPlace, body: &[u8]) -> io::Result<()> {
+        let file = self.open()?;
+        for (block, part) in place.blocks.iter().zip(body.chunks(BLOCK_BYTES)) {
+            file.write_all_at(part, start(*block))?;
+        }
+        Ok(())
     }
 
     /// Reads a body that was written.
-    pub(super) fn read(&mut self, place: BodyPlace) -> io::Result<Vec<u8>> {
-        let start = self.start(place);
+    pub(super) fn read(&mut self, place: &BodyPlace) -> io::Result<Vec<u8>> {
+        let file = self.open()?;
         let mut body = vec![0; place.bytes];
-        self.open()?.read_exact_at(&mut body, start)?;
+        for (block, part) in place.blocks.iter().zip(body.chunks_mut(BLOCK_BYTES)) {
+            file.read_exact_at(part, start(*block))?;
+        }
         Ok(body)
     }
 
     /// Frees the space on disk. All bodies are lost.
     pub(super) fn clear(&mut self) {
         self.file = None;
-    }
-
-    fn start(&self, place: BodyPlace) -> u64 {
-        u64::from(place.slot) * self.slot_bytes as u64
     }
 
     fn open(&mut self) -> io::Result<&File> {
@@ -75,6 +77,10 @@ impl BodyFile {
     }
 }
 
+fn start(block: u32) -> u64 {
+    u64::from(block) * BLOCK_BYTES as u64
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -84,17 +90,24 @@ mod tests {
     #[test]
     fn each_body_is_read_as_written_and_no_file_is_left() {
         let folder = tempfile::tempdir().unwrap();
-        let mut file = BodyFile::new(folder.path().join("bodies"), 8);
-        let place = |slot, bytes| BodyPlace { slot, bytes };
-        file.write(place(0, 8), b"01234567").unwrap();
-        file.write(place(2, 3), b"abc").unwrap();
-        file.write(place(0, 2), b"xy").unwrap();
+        let mut file = BodyFile::new(folder.path().join("bodies"));
+        let place = |blocks: &[u32], bytes| BodyPlace {
+            blocks: blocks.to_vec(),
+            bytes,
+        };
+        let long: Vec<u8> = (0..=255).cycle().take(2 * BLOCK_BYTES + 1).collect();
+        let (first, second) = (place(&[4, 0, 2], long.len()), place(&[3], 3));
+        file.write(&first, &long).unwrap();
+        file.write(&second, b"abc").unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        assert_eq!(file.read(place(2, 3)).unwrap(), b"abc");
-        assert_eq!(file.read(place(0, 2)).unwrap(), b"xy");
+        assert_eq!(file.read(&first).unwrap(), long);
+        assert_eq!(file.read(&second).unwrap(), b"abc");
+        file.write(&place(&[0], 2), b"xy").unwrap();
+        assert_eq!(file.read(&second).unwrap(), b"abc");
+        assert_eq!(file.read(&place(&[0], 2)).unwrap(), b"xy");
         file.clear();
-        assert!(file.read(place(2, 3)).is_err());
-        file.write(place(1, 1), b"z").unwrap();
-        assert_eq!(file.read(place(1, 1)).unwrap(), b"z");
+        assert!(file.read(&second).is_err());
+        file.write(&place(&[1], 1), b"z").unwrap();
+        assert_eq!(file.read(&place(&[1], 1)).unwrap(), b"z");
     }
 }

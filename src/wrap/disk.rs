@@ -197,11 +197,9 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Starts the thread. The receiver yields the results. No body that is parked may be longer
-    /// than `max_body_bytes`.
+    /// Starts the thread. The receiver yields the results.
     pub(super) fn start(
         paths: DiskPaths,
-        max_body_bytes: usize,
     ) -> std::io::Result<(Self, tokio::sync::mpsc::Receiver<DiskEvent>)> {
         #[expect(
             clippy::disallowed_methods,
@@ -216,7 +214,7 @@ impl Disk {
             .stack_size(256 * 1024)
             .spawn(move || {
                 let mut worker = Worker {
-                    bodies: BodyFile::new(paths.bodies.clone(), max_body_bytes),
+                    bodies: BodyFile::new(paths.bodies.clone()),
                     paths,
                     seen: None,
                     letters: Vec::new(),
@@ -307,11 +305,11 @@ impl Worker {
                 DiskEvent::DoneWritten(keys)
             }
             Job::ParkBody(place, body) => {
-                self.retry(|worker| worker.bodies.write(place, &body))?;
+                self.retry(|worker| worker.bodies.write(&place, &body))?;
                 DiskEvent::BodyParked
             }
             Job::ReadBody(key, place) => {
-                DiskEvent::BodyRead(key, self.retry(|worker| worker.bodies.read(place))?)
+                DiskEvent::BodyRead(key, self.retry(|worker| worker.bodies.read(&place))?)
             }
             Job::ClearBodies => {
                 self.bodies.clear();
@@ -378,7 +376,7 @@ impl Worker {
         place: Option<BodyPlace>,
     ) -> Option<()> {
         if let Some(place) = place {
-            let body = self.retry(|worker| worker.bodies.read(place))?;
+            let body = self.retry(|worker| worker.bodies.read(&place))?;
             letter.body = DeadBody::cut(body);
         }
         self.letters.push((key, letter));

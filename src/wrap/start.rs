@@ -361,7 +361,7 @@ fn session_messages(
 ) -> Result<SessionMessages, Error> {
     let queue = options.name.as_str();
     let paths = DiskPaths::of(&config.home, queue, &presence.session);
-    let (disk, disk_events) = Disk::start(paths, config.settings.body_limit_bytes)
+    let (disk, disk_events) = Disk::start(paths)
         .map_err(|error| Error::new("the session cannot start").because(error))?;
     let limits = Limits {
         hops: config.settings.max_hops,

@@ -15,7 +15,7 @@ fn stopped(folder: &Path) -> (Disk, tokio::sync::mpsc::Receiver<DiskEvent>, File
     std::fs::create_dir_all(home.dead_letters("q").parent().unwrap()).unwrap();
     let lock = File::create(paths.sessions.join("q.seen.lock")).unwrap();
     lock.lock().unwrap();
-    let (disk, events) = Disk::start(paths, 1 << 20).unwrap();
+    let (disk, events) = Disk::start(paths).unwrap();
     (disk, events, lock)
 }
 
