@@ -18,7 +18,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::config::{Config, Management, escape};
 use crate::error::Error;
@@ -172,6 +172,18 @@ impl Client {
             Err(ManagementError::Status { status: 404, .. }) => Ok(None),
             other => other.map(Some),
         }
+    }
+
+    /// Returns whether the broker's operator may have made policies, which bound queues beside
+    /// their arguments. This user may not be allowed to see them.
+    pub async fn may_have_policies(&self) -> bool {
+        for path in ["/api/policies", "/api/operator-policies"] {
+            let policies: Result<Vec<IgnoredAny>, _> = self.get(path.to_owned()).await;
+            if !policies.is_ok_and(|policies| policies.is_empty()) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Returns the names of the queues that are bound to the sessions' exchange as sessions are: by

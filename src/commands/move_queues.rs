@@ -8,18 +8,18 @@
 //! during the move, and the target is the local broker from then on. The source is stopped once it
 //! has no queue any more.
 
+mod moved;
 mod target;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde::Serialize;
-
+use self::moved::{MovedQueue, MovedQueues};
 use self::target::TargetBroker;
 use super::groups::{self, Groups};
 use super::{local, sessions, start};
 use crate::cli::MoveArgs;
-use crate::config::{Address, Config, LocalBroker};
+use crate::config::{Config, LocalBroker};
 use crate::container::{self, DockerEngine};
 use crate::daemon::{self, RequestedSettings};
 use crate::error::Error;
@@ -30,16 +30,6 @@ use crate::output::{Output, counted};
 use crate::peer::{DeclareArguments, Peer, QueueState};
 
 const API_WITHIN: Duration = Duration::from_secs(3);
-
-/// One moved queue, as `--json` prints it.
-#[derive(Debug, Serialize)]
-struct MovedQueue {
-    name: String,
-    messages: u32,
-    /// Why the queue, with the messages that were not moved, is still at the source.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stays: Option<String>,
-}
 
 /// What may remain at the source after the last round.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -163,88 +153,10 @@ async fn move_all(
         target: TargetBroker::connect(to).await?,
     };
     let mut moved = MovedQueues::default();
-    let has_left = brokers.move_rounds(leftover, &mut moved, output).await?;
+    brokers.move_rounds(leftover, &mut moved, output).await?;
     brokers.close().await;
     moved.tell(&to.endpoint.address, output)?;
-    moved.verdict(&from.endpoint.address, has_left)
-}
-
-/// The result for each queue so far.
-#[derive(Default)]
-struct MovedQueues {
-    queues: BTreeMap<SessionName, MovedQueue>,
-    /// Why queues could not be moved.
-    failures: BTreeMap<SessionName, Error>,
-}
-
-impl MovedQueues {
-    /// Adds what one round did to a queue.
-    fn add(&mut self, name: &SessionName, round: MovedQueue) {
-        let before = self.queues.get(name).map_or(0, |queue| queue.messages);
-        let messages = before + round.messages;
-        let queue = MovedQueue { messages, ..round };
-        self.queues.insert(name.clone(), queue);
-    }
-
-    fn messages(&self) -> u32 {
-        self.queues.values().map(|queue| queue.messages).sum()
-    }
-
-    fn has_staying(&self) -> bool {
-        self.queues.values().any(|queue| queue.stays.is_some())
-    }
-
-    /// Prints why queues stay whose messages were moved.
-    fn tell_of_staying(&self, output: &Output) {
-        for (name, queue) in &self.queues {
-            let why = queue.stays.as_ref();
-            if let Some(why) = why.filter(|_| !self.failures.contains_key(name)) {
-                output.notice(format!("the queue `{name}` stays at the source: {why}"));
-            }
-        }
-    }
-
-    fn tell(&self, there: &Address, output: &Output) -> Result<(), Error> {
-        let queues: Vec<&MovedQueue> = self.queues.values().collect();
-        output.json(&queues)?;
-        let moved = queues.len() - self.failures.len();
-        output.line(format!(
-            "moved {} with {} to {there}",
-            counted(moved as u64, "queue"),
-            counted(self.messages(), "message")
-        ))
-    }
-
-    /// An error unless everything was moved that had to be.
-    fn verdict(mut self, here: &Address, has_left: HasLeft) -> Result<(), Error> {
-        let (count, hint, exit) = match (self.failures.pop_last(), has_left) {
-            (Some((_, last)), _) => (
-                self.failures.len() + 1,
-                "repair what was reported for each queue, and run the same command again",
-                last.exit(),
-            ),
-            (None, HasLeft(0)) => return Ok(()),
-            (None, HasLeft(count)) => (
-                count,
-                "stop the programs that use the source, and run the same command again",
-                Exit::Failed,
-            ),
-        };
-        Err(Error::new("not everything was moved")
-            .because(format!("{} at {here}", stay(count as u64)))
-            .hint(hint)
-            .exit_with(exit))
-    }
-}
-
-/// The number of queues that are still at a source that should have none.
-struct HasLeft(usize);
-
-fn stay(count: u64) -> String {
-    match count {
-        1 => "1 queue stays".to_owned(),
-        count => format!("{count} queues stay"),
-    }
+    moved.verdict(leftover, &from.endpoint.address)
 }
 
 /// Whether the queue was one that had to be moved.
@@ -265,38 +177,29 @@ impl Brokers<'_> {
         leftover: Leftover,
         moved: &mut MovedQueues,
         output: &Output,
-    ) -> Result<HasLeft, Error> {
+    ) -> Result<(), Error> {
         let rounds = match leftover {
             Leftover::MayStay => 1,
             Leftover::Nothing => ROUNDS,
         };
-        let mut found = 0;
         for _ in 0..rounds {
             let before = moved.messages();
-            found = self.move_round(moved, output).await?;
-            let is_stuck = moved.has_staying() && moved.messages() == before;
-            if found == 0 || is_stuck || !moved.failures.is_empty() {
+            self.move_round(moved, output).await?;
+            let is_stuck = moved.staying() > 0 && moved.messages() == before;
+            if moved.found_none() || is_stuck || !moved.failures.is_empty() {
                 break;
             }
         }
         moved.tell_of_staying(output);
-        Ok(match leftover {
-            Leftover::MayStay => HasLeft(0),
-            Leftover::Nothing => HasLeft(found),
-        })
+        Ok(())
     }
 
-    /// Moves the queues and messages that are there now. Returns the number of queues that it
-    /// found.
-    async fn move_round(
-        &mut self,
-        moved: &mut MovedQueues,
-        output: &Output,
-    ) -> Result<usize, Error> {
+    /// Moves the queues and messages that are there now.
+    async fn move_round(&mut self, moved: &mut MovedQueues, output: &Output) -> Result<(), Error> {
+        moved.begin_round();
         let names = sessions::names_at(self.from).await?;
         // Without an API, sessions join the groups of `--group` again when they open.
         let groups = groups::all(self.from).await.unwrap_or_default();
-        let mut found = 0;
         for name in &names {
             let mut queue = MovedQueue {
                 name: name.to_string(),
@@ -315,10 +218,9 @@ impl Brokers<'_> {
                     moved.failures.insert(name.clone(), error);
                 }
             }
-            found += 1;
             moved.add(name, queue);
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Moves one queue, and counts its messages while it does.

@@ -29,9 +29,10 @@ pub struct QueueInfo {
     #[serde(default)]
     pub arguments: Map<String, Value>,
     /// What policies of the broker's operator define for it, which no declare shows. An object, or
-    /// something else where there are none.
+    /// something else where there are none. RabbitMQ tells it only with the first statistics of a
+    /// new queue.
     #[serde(default)]
-    pub effective_policy_definition: Value,
+    pub effective_policy_definition: Option<Value>,
 }
 
 /// A program that consumes from a queue.

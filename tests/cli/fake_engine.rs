@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::background_broker::started;
 use crate::client;
 use crate::fake_http;
-use crate::support::{Place, Rabbit, Ran, Request, Server, free_port, wait_until};
+use crate::support::{Place, Rabbit, Ran, Server, free_port, wait_until};
 
 /// A place whose Docker engine knows one container, which runs the broker at these ports until it
 /// is stopped.
@@ -158,21 +158,43 @@ fn a_queue_that_stays_keeps_the_container_from_being_stopped() {
 }
 
 #[test]
+fn a_queue_that_was_moved_is_not_counted_among_those_that_stay() {
+    let place = Place::new();
+    let _broker = started(&place);
+    let (there, server) = beside(&place);
+    let ports = (server.port, server.management_port.unwrap());
+    let engine = FakeEngine::start(&place, ports, &["LAVINMQ_DEFAULT_USER=cbroker"]);
+    for queue in ["backend", "empty"] {
+        client::make_queue(&there, queue);
+    }
+    client::publish(&there, "backend", ["m".to_owned()].into_iter());
+    let user = json!({ "password": "pw", "tags": "" }).to_string();
+    server.ask(&there, "PUT", "/api/users/bob", &user);
+    let rights = json!({ "configure": "^$", "write": "^$", "read": "^backend$" });
+    let path = "/api/permissions/%2f/bob";
+    server.ask(&there, "PUT", path, &rights.to_string());
+    let url = format!("amqp://bob:pw@127.0.0.1:{}", server.port);
+    client::run(async {
+        let (_connection, channel) = client::connected(&url).await;
+        // It has the one message, so that no message is moved.
+        let _consumer = client::consume_one(&channel, "backend").await;
+        let mut command = engine.command(&["move", "--from", "docker"]);
+        let ran = Ran::of(&command.output().unwrap());
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.err.contains("1 queue stays"), "{ran:?}");
+    });
+    assert!(there.listed("empty").is_none());
+}
+
+#[test]
 fn a_policy_at_the_target_drops_no_message() {
     let Some(rabbit) = Rabbit::find() else { return };
     let own = ulid::Ulid::generate().to_string().to_lowercase();
     let (free, tight) = (format!("free{own}"), format!("tight{own}"));
     let policy = json!({ "pattern": format!("^{tight}$"), "definition": { "max-length": 3 } });
     rabbit.put(&format!("policies/%2f/{own}"), &policy.to_string());
+    // The queue is made by the move, and RabbitMQ's API tells of its policy seconds later.
     let there = Place::at(&rabbit.url, Some(&rabbit.management));
-    client::make_queue(&there, &tight);
-    let api = format!("/api/queues/%2f/{tight}");
-    let is_told = || {
-        let asked = Request::to_url(&rabbit.management, "GET", &api);
-        let told = asked.password("guest", "guest").send("").json();
-        told["effective_policy_definition"]["max-length"] == 3
-    };
-    wait_until(is_told, || "its API does not tell of the policy".into());
     let place = Place::new();
     let _broker = started(&place);
     let port = |url: &str| url.rsplit(':').next().unwrap().parse().unwrap();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use crate::commands::send::CONFIRM_WITHIN;
 use crate::config::Config;
@@ -15,6 +16,12 @@ use crate::peer::{DeclareArguments, Peer, PeerError, PublishOutcome, QueueBounds
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
+/// Time limit for the API to report the policy of a new queue. RabbitMQ reports it with the queue's
+/// statistics, which come every five seconds.
+const POLICY_WITHIN: Duration = Duration::from_secs(12);
+/// Interval between the requests for it.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
 /// The number of messages that are moved before the length of the queue is read again: others
 /// publish to it too, and above its limit the broker drops the oldest.
 const AFTER_ONE_LOOK: u32 = 50;
@@ -24,6 +31,8 @@ pub(super) struct TargetBroker {
     pub(super) peer: Peer,
     /// Its management API, until a request to it fails.
     api: Option<Client>,
+    /// Whether it may have policies; `None` before that was asked.
+    may_have_policies: Option<bool>,
 }
 
 /// The queue at the target that takes the messages of the queue with the same name.
@@ -38,6 +47,7 @@ impl TargetBroker {
         Ok(Self {
             peer: Peer::connect(&config.endpoint, "move").await?,
             api: Client::new(config, API_WITHIN).ok(),
+            may_have_policies: None,
         })
     }
 
@@ -88,21 +98,36 @@ impl TargetBroker {
         })
     }
 
-    /// The bounds that a policy sets, as far as the API reports them.
+    /// The bounds that a policy sets, as far as the API reports them. It may report them late for a
+    /// new queue.
     async fn policy(&mut self, name: &SessionName) -> QueueBounds {
-        let told = match &self.api {
-            Some(api) => api.queue(name.as_str()).await,
-            None => Ok(None),
-        };
+        let until = Instant::now() + POLICY_WITHIN;
+        let mut definition = self.reported_policy(name).await;
+        while definition.is_none() && Instant::now() < until && self.may_have_policies().await {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            definition = self.reported_policy(name).await;
+        }
+        let none = Map::new();
+        let definition = definition.as_ref().and_then(Value::as_object);
+        QueueBounds::of_policy(definition.unwrap_or(&none))
+    }
+
+    /// What the API reports now.
+    async fn reported_policy(&mut self, name: &SessionName) -> Option<Value> {
+        let told = self.api.as_ref()?.queue(name.as_str()).await;
         if told.is_err() {
             // Otherwise each queue would wait for it again.
             self.api = None;
         }
-        let queue = told.ok().flatten();
-        let definition = queue.map(|queue| queue.effective_policy_definition);
-        let none = Map::new();
-        let definition = definition.as_ref().and_then(Value::as_object);
-        QueueBounds::of_policy(definition.unwrap_or(&none))
+        told.ok().flatten()?.effective_policy_definition
+    }
+
+    async fn may_have_policies(&mut self) -> bool {
+        let Some(api) = &self.api else { return false };
+        match self.may_have_policies {
+            Some(may) => may,
+            None => *self.may_have_policies.insert(api.may_have_policies().await),
+        }
     }
 }
 
