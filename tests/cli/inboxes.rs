@@ -1,9 +1,12 @@
 //! The queues that sessions and commands consume.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use cbroker::name::SessionName;
-use cbroker::peer::{Inbox, InboxEvent, InboxOptions, ReceivedMessage, Sharing};
+use cbroker::peer::{
+    Inbox, InboxEvent, InboxOptions, Receipt, ReceiptState, ReceivedMessage, Sharing,
+};
 use serde_json::json;
 
 use crate::background_broker::{api_get, started};
@@ -85,6 +88,39 @@ fn a_session_that_asks_for_more_hears_all_in_their_order() {
             inbox.ask_for_more();
             message.ack().await;
         }
+    });
+}
+
+#[test]
+fn what_a_session_says_last_goes_out_although_messages_wait_for_it() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let url = place.ok(["status", "--show-url"]);
+    client::make_queue(&place, "peer");
+    client::make_bare_queue(&url, "told");
+    client::publish(&place, "peer", (0..200).map(|number| format!("m{number}")));
+    let options = options(&place, "peer", 4);
+    client::run(async {
+        let mut inbox = Inbox::open(options);
+        next(&mut inbox).await;
+        // More come than there is room for while nobody reads.
+        for _ in 0..20 {
+            inbox.ask_for_more();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let receipt = Receipt {
+            id: "m0".into(),
+            to: None,
+            state: ReceiptState::Held,
+            reason: None,
+            way: None,
+        };
+        inbox.outgoing_sender().receipt("told", receipt);
+        inbox.close(Duration::from_secs(20)).await;
+        let (_connection, channel) = client::connected(&url).await;
+        let options = lapin::options::BasicGetOptions::default();
+        let told = channel.basic_get("told".into(), options).await.unwrap();
+        assert!(told.is_some(), "the last words were not sent");
     });
 }
 

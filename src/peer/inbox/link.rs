@@ -74,7 +74,6 @@ impl AttachedConnections {
 /// Why the connections ended.
 enum LinkEnd {
     Closing,
-    SessionGone,
     Lost(PeerError),
 }
 
@@ -113,7 +112,7 @@ impl InboxConnection {
                         return;
                     }
                     match self.serve(connections, &mut closing).await {
-                        LinkEnd::Closing | LinkEnd::SessionGone => return,
+                        LinkEnd::Closing => return,
                         LinkEnd::Lost(error) => error,
                     }
                 }
@@ -247,14 +246,15 @@ impl InboxConnection {
         self.round += 1;
         for delivery in under_way {
             if !self.pass_on(delivery, &connections.user).await {
-                // The next delivery or request ends the service.
+                // The session closes the inbox, which ends the service.
                 break;
             }
         }
         Ok(())
     }
 
-    /// Passes a message to the session. Returns whether the session still exists.
+    /// Passes a message to the session. Returns whether the session takes it: it takes nothing more
+    /// once it closes the inbox.
     async fn pass_on(&self, delivery: lapin::message::Delivery, user: &str) -> bool {
         let name = self.options.name.as_str();
         let delivery = ReceivedMessage::to_session(user, name, delivery).in_round(self.round);
@@ -318,7 +318,8 @@ impl InboxConnection {
                 message = connections.messages.next() => match message {
                     Some(Ok(delivery)) => {
                         if !self.pass_on(delivery, &connections.user).await {
-                            return LinkEnd::SessionGone;
+                            self.say_goodbye(&mut connections).await;
+                            return LinkEnd::Closing;
                         }
                     }
                     Some(Err(error)) => return LinkEnd::Lost(error.into()),
