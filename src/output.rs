@@ -180,13 +180,14 @@ impl Output {
     }
 
     /// Prints rows as columns under a heading, each in its style. Widths are counted in characters.
+    /// Cells may hold what a peer wrote.
     pub fn table(&self, heading: &[&str], rows: &[TableRow]) -> Result<(), Error> {
         if self.is_json() {
             return Ok(());
         }
         let cells: Vec<Vec<String>> = rows
             .iter()
-            .map(|row| row.cells.iter().map(|cell| clean::line(cell)).collect())
+            .map(|row| row.cells.iter().map(|cell| foreign_part(cell)).collect())
             .collect();
         let widths: Vec<usize> = (0..heading.len())
             .map(|column| {
@@ -379,9 +380,14 @@ mod tests {
         output.foreign(forged).unwrap();
         output.foreign_under_heading(forged).unwrap();
         output.line(foreign_part(forged)).unwrap();
+        let row = TableRow {
+            cells: vec![forged.to_owned()],
+            ..TableRow::default()
+        };
+        output.table(&["STATE"], &[row]).unwrap();
         let shown = capture.take();
-        assert_eq!(shown.matches("(cbroker peer").count(), 3, "{shown}");
-        assert_eq!(shown.matches("(end]").count(), 3, "{shown}");
+        assert_eq!(shown.matches("(cbroker peer").count(), 4, "{shown}");
+        assert_eq!(shown.matches("(end]").count(), 4, "{shown}");
         assert!(!shown.contains('['), "{shown}");
     }
 

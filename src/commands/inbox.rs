@@ -7,7 +7,7 @@ use crate::cli::InboxArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::output::{Output, Style, counted};
+use crate::output::{Output, Style, counted, foreign_part};
 use crate::peer::{Answer, HeldMessage, Request, RequestScope};
 
 /// Prints the held messages, oldest first.
@@ -41,7 +41,7 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
     for message in &held {
         output.line(format!(
             "{} {}",
-            output.paint(Style::Warning, &message.reason),
+            output.paint(Style::Warning, &foreign_part(&message.reason)),
             message.line
         ))?;
     }

@@ -10,7 +10,9 @@ use tokio::time::Instant;
 
 use super::{ConnectionFailure, PULSE, PeerError, ReceivedMessage, before};
 
-const PREFETCH: u16 = 100;
+/// How many messages are under way at once. Whoever knows the queue's name may send some that are
+/// as long as the broker allows.
+const PREFETCH: u16 = 16;
 
 /// A consumer without recovery: the command that has it ends with its connection.
 pub struct ReplyQueue {

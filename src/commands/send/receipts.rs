@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
 use crate::name::SessionName;
-use crate::output::{Output, Style};
+use crate::output::{Output, Style, foreign_part};
 use crate::peer::{Peer, PeerError, Receipt, ReceiptState, ReceivedMessage, ReplyQueue};
 
 /// After this time an expired message has left its queue, and its session has sent a receipt.
@@ -102,11 +102,11 @@ impl<'a> Receipts<'a> {
     }
 
     fn take_receipt(&self, sent: &mut [Sent], delivery: &ReceivedMessage, output: &Output) {
-        if let Some(receipt) = Receipt::parse(&delivery.body) {
-            if delivery.user() == Some(&self.user) {
-                self.note(sent, receipt, output);
-            }
-            return;
+        // What another user sent may be of any length, and is not read.
+        if delivery.user() == Some(&self.user)
+            && let Some(receipt) = Receipt::parse(&delivery.body)
+        {
+            return self.note(sent, receipt, output);
         }
         if self.goal == WaitArg::Answered {
             let limit_bytes = self.config.settings.body_limit_bytes;
@@ -250,10 +250,10 @@ impl<'a> Receipts<'a> {
         };
         line.push_str(&output.paint(style, receipt.state.word()));
         if let Some(way) = &receipt.way {
-            let _infallible = write!(line, " ({way})");
+            let _infallible = write!(line, " ({})", foreign_part(way));
         }
         if let Some(reason) = &receipt.reason {
-            let _infallible = write!(line, ": {reason}");
+            let _infallible = write!(line, ": {}", foreign_part(reason));
         }
         // A closed output does not end the wait, because the exit code still matters.
         let _ = output.line(line);
