@@ -375,8 +375,8 @@ impl Table {
         key: MessageKey,
         message: &InFlightMessage,
     ) -> bool {
-        let mut same_id = self.with_id(&message.envelope.id);
-        same_id.any(|(other, _)| other < key)
+        let mut earlier = self.messages.range(..key);
+        earlier.any(|(_, other)| other.envelope.id == message.envelope.id)
     }
 
     /// The identities of these messages.
