@@ -38,8 +38,12 @@ pub enum HistoryEvent {
     Sent,
     /// The broker confirmed it.
     Confirmed,
-    /// It was not confirmed: refused, unroutable, or the connection was lost.
+    /// It was not confirmed, and may have arrived: the connection was lost, or the broker said
+    /// nothing in time.
     Unconfirmed,
+    /// The broker did not take it: no queue accepts it, or the broker refused it. The detail says
+    /// which.
+    Returned,
     /// A session received it from its queue.
     Received,
     /// The session holds it; the detail is the reason.
@@ -64,7 +68,7 @@ pub enum HistoryEvent {
     /// The queue was full.
     Dropped,
     /// The session ended before the agent had it: it is back in its queue.
-    Returned,
+    Requeued,
 }
 
 /// One line of the history.
@@ -171,6 +175,7 @@ impl HistoryEvent {
             Self::Sent => "sent",
             Self::Confirmed => "confirmed",
             Self::Unconfirmed => "not confirmed",
+            Self::Returned => "returned",
             Self::Received => "received",
             Self::Held => "held",
             Self::HandedOver => "handed over",
@@ -181,7 +186,7 @@ impl HistoryEvent {
             Self::Purged => "purged",
             Self::Expired => "expired",
             Self::Dropped => "dropped: the queue was full",
-            Self::Returned => "back in its queue",
+            Self::Requeued => "back in its queue",
             Self::DeadLettered => "dead-lettered",
         }
     }

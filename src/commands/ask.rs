@@ -15,7 +15,7 @@ use super::compose::{MessageDraft, RecipientAddress, session_name};
 use super::connect::{self, Autostart};
 use super::fate::{MessageFate, SentMessage};
 use super::groups::{self, Target};
-use super::send::{CONFIRM_WITHIN, hops};
+use super::send::{CONFIRM_WITHIN, hops, was_returned};
 use crate::cli::AskArgs;
 use crate::config::Config;
 use crate::envelope::Envelope;
@@ -25,7 +25,7 @@ use crate::management::Client;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
 use crate::name::SessionName;
 use crate::output::{Output, Style};
-use crate::peer::{Peer, Publication, PublishOutcome, Receipt, ReceiptState, ReplyQueue};
+use crate::peer::{Peer, Publication, Receipt, ReceiptState, ReplyQueue};
 
 /// A younger queue may belong to an `ask` that does not consume yet.
 const LEFT_BEHIND_AFTER: Duration = Duration::from_mins(1);
@@ -158,15 +158,27 @@ async fn publish(
         receipt_to: question.reply_to.as_deref(),
         when: None,
     };
-    let sent = HistoryEntry::new(Utc::now(), &question.id, HistoryEvent::Sent, to.as_str());
+    let history = MessageHistory::of(&config.home);
+    let entry = |event| HistoryEntry::new(Utc::now(), &question.id, event, to.as_str());
     // The history is for people. The question is asked even if it cannot be written.
-    let _untold = MessageHistory::of(&config.home).note(&sent.saying(MessageText::of(question)));
-    match peer.publish(&message, CONFIRM_WITHIN).await? {
-        PublishOutcome::Confirmed => Ok(()),
-        PublishOutcome::Unroutable | PublishOutcome::Refused => Err(Error::new(format!(
-            "the question to `{to}` is not confirmed"
-        ))
-        .exit_with(Exit::Unconfirmed)),
+    let _untold = history.note(&entry(HistoryEvent::Sent).saying(MessageText::of(question)));
+    match peer.publish(&message, CONFIRM_WITHIN).await {
+        Ok(outcome) => match outcome.why_returned() {
+            None => {
+                let _untold = history.note(&entry(HistoryEvent::Confirmed));
+                Ok(())
+            }
+            Some(why) => {
+                let _untold = history.note(&entry(HistoryEvent::Returned).because(why));
+                Err(was_returned("question", &to, why))
+            }
+        },
+        Err(error) => {
+            let error = Error::from(error);
+            let failed = entry(HistoryEvent::Unconfirmed).because(error.summary());
+            let _untold = history.note(&failed);
+            Err(error)
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use ulid::Ulid;
 
 use super::compose::session_name;
 use super::connect::{self, Autostart};
-use super::send::CONFIRM_WITHIN;
+use super::send::{CONFIRM_WITHIN, was_returned};
 use crate::cli::DeadArgs;
 use crate::config::Config;
 use crate::envelope::{Envelope, timestamp};
@@ -18,7 +18,7 @@ use crate::exit::Exit;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
 use crate::name::SessionName;
 use crate::output::{Output, Style, foreign_part};
-use crate::peer::{Peer, Publication, PublishOutcome};
+use crate::peer::{Peer, PeerError, Publication, PublishOutcome};
 use crate::wrap::{KeptDeadLetter, dead_letters, remove_dead_letter};
 
 /// The fewest first characters that identify a dead letter.
@@ -134,23 +134,24 @@ pub(super) async fn send_again(
     let intent = entry(HistoryEvent::Sent).saying(MessageText::of(&envelope));
     // The history is for people. The message is sent even if it cannot be written.
     let _untold = history.note(&intent.because(was));
-    let sent = async {
+    let sent: Result<_, PeerError> = async {
         peer.ensure_queue(&to, config.settings.ttl_ms).await?;
         let message = Publication::plain(&envelope);
-        match peer.publish(&message, CONFIRM_WITHIN).await? {
-            PublishOutcome::Confirmed => Ok(()),
-            PublishOutcome::Unroutable | PublishOutcome::Refused => Err(Error::new(format!(
-                "the message to `{to}` is not confirmed"
-            ))
-            .because("the broker did not accept it; the dead letter stays")
-            .exit_with(Exit::Unconfirmed)),
-        }
+        peer.publish(&message, CONFIRM_WITHIN).await
     }
     .await;
-    if let Err(error) = sent {
-        let failed = entry(HistoryEvent::Unconfirmed).because(error.summary());
-        let _untold = history.note(&failed);
-        return Err(error);
+    match sent.map(PublishOutcome::why_returned) {
+        Ok(None) => {}
+        Ok(Some(why)) => {
+            let _untold = history.note(&entry(HistoryEvent::Returned).because(why));
+            return Err(was_returned("message", &to, why).hint("the dead letter stays"));
+        }
+        Err(error) => {
+            let error = Error::from(error);
+            let failed = entry(HistoryEvent::Unconfirmed).because(error.summary());
+            let _untold = history.note(&failed);
+            return Err(error);
+        }
     }
     let _untold = history.note(&entry(HistoryEvent::Confirmed));
     remove(letter, config)?;

@@ -74,6 +74,9 @@ struct Sent {
     /// When that has passed; `None` once the message was looked for.
     #[serde(skip)]
     expires: Option<Instant>,
+    /// Why the broker returned it.
+    #[serde(skip)]
+    returned: Option<&'static str>,
 }
 
 /// Sends to each recipient. A failure for one does not stop the others.
@@ -193,7 +196,10 @@ impl SendParameters<'_> {
         } else {
             None
         };
-        self.publish(peer, &envelope, to).await?;
+        let returned = self.publish(peer, &envelope, to).await?;
+        if let Some(why) = returned.filter(|_| self.args.wait.is_none()) {
+            return Err(was_returned("message", to, why));
+        }
         let ttl = self.args.message.ttl.map(Duration::from_millis);
         let nearest = if new { self.nearest(to).await } else { None };
         let (consumers, waiting) = (state.consumers, state.messages);
@@ -210,15 +216,18 @@ impl SendParameters<'_> {
             answerer,
             has_ttl: ttl.is_some(),
             expires: ttl.map(|ttl| Instant::now() + ttl),
+            returned,
         })
     }
 
+    /// Publishes one message, and records what the broker did with it. Returns why the broker
+    /// returned it, if it did.
     async fn publish(
         &self,
         peer: &mut Peer,
         envelope: &Envelope,
         to: &SessionName,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<&'static str>, Error> {
         let message = Publication {
             envelope,
             expires_ms: self.args.message.ttl,
@@ -235,32 +244,22 @@ impl SendParameters<'_> {
             declared.map_err(|error| unsent(to, error))?;
             outcome = peer.publish(&message, CONFIRM_WITHIN).await;
         }
-        let failure = match outcome {
-            Ok(PublishOutcome::Confirmed) => {
-                self.note(&HistoryEntry::new(
-                    Utc::now(),
-                    &envelope.id,
-                    HistoryEvent::Confirmed,
-                    to.as_str(),
-                ));
+        let entry = |event| HistoryEntry::new(Utc::now(), &envelope.id, event, to.as_str());
+        let failure = match outcome.map(PublishOutcome::why_returned) {
+            Ok(None) => {
+                self.note(&entry(HistoryEvent::Confirmed));
                 self.note_answer(envelope);
-                return Ok(());
+                return Ok(None);
             }
-            Ok(PublishOutcome::Refused) => not_confirmed(to, "the broker refused it"),
-            Ok(PublishOutcome::Unroutable) => not_confirmed(to, "no queue accepts it"),
+            Ok(Some(why)) => {
+                self.note(&entry(HistoryEvent::Returned).because(why));
+                return Ok(Some(why));
+            }
             Err(error @ (PeerError::Lost(_) | PeerError::TimedOut(_))) => not_confirmed(to, error)
                 .hint("it may have arrived; sent again, it may arrive twice"),
             Err(error) => unsent(to, error),
         };
-        self.note(
-            &HistoryEntry::new(
-                Utc::now(),
-                &envelope.id,
-                HistoryEvent::Unconfirmed,
-                to.as_str(),
-            )
-            .because(failure.summary()),
-        );
+        self.note(&entry(HistoryEvent::Unconfirmed).because(failure.summary()));
         Err(failure)
     }
 
@@ -299,7 +298,11 @@ impl SendParameters<'_> {
         nearest(to.as_str(), names.iter().map(String::as_str)).map(str::to_owned)
     }
 
+    /// Prints that a message was sent. Says nothing of one that the broker did not take.
     fn tell(&self, sent: &Sent) -> Result<(), Error> {
+        if sent.returned.is_some() {
+            return Ok(());
+        }
         let Sent {
             id, to, waiting, ..
         } = sent;
@@ -389,6 +392,13 @@ fn unsent(to: &SessionName, error: PeerError) -> Error {
         PeerError::Blocked(_) => not_confirmed(to, error).hint(BLOCKED_HINT),
         error => error.into(),
     }
+}
+
+/// The error for a message, or a question, that the broker did not take.
+pub(super) fn was_returned(what: &str, to: &SessionName, why: &'static str) -> Error {
+    Error::new(format!("the {what} to `{to}` was returned"))
+        .because(why)
+        .exit_with(Exit::Unconfirmed)
 }
 
 fn not_confirmed(to: &SessionName, why: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {

@@ -67,6 +67,7 @@ pub(super) fn style(event: HistoryEvent) -> Style {
         HistoryEvent::Confirmed | HistoryEvent::Delivered | HistoryEvent::Answered => Style::Good,
         HistoryEvent::Held => Style::Warning,
         HistoryEvent::Unconfirmed
+        | HistoryEvent::Returned
         | HistoryEvent::Deleted
         | HistoryEvent::Purged
         | HistoryEvent::Expired
@@ -76,6 +77,6 @@ pub(super) fn style(event: HistoryEvent) -> Style {
         | HistoryEvent::Received
         | HistoryEvent::HandedOver
         | HistoryEvent::Repeated
-        | HistoryEvent::Returned => Style::Dim,
+        | HistoryEvent::Requeued => Style::Dim,
     }
 }

@@ -90,6 +90,17 @@ pub enum PublishOutcome {
     Refused,
 }
 
+impl PublishOutcome {
+    /// Why the broker returned the message; `None` where it took it.
+    pub fn why_returned(self) -> Option<&'static str> {
+        match self {
+            Self::Confirmed => None,
+            Self::Unroutable => Some("no queue accepts it"),
+            Self::Refused => Some("the broker refused it"),
+        }
+    }
+}
+
 impl Publication<'_> {
     pub(super) fn properties(&self) -> BasicProperties {
         let envelope = self.envelope;

@@ -43,6 +43,8 @@ pub enum ReceiptState {
     Expired,
     /// The queue was full.
     Dropped,
+    /// The broker did not take it. Never told by a session: its sender knows it from the broker.
+    Returned,
 }
 
 impl ReceiptState {
@@ -58,6 +60,7 @@ impl ReceiptState {
             Self::Purged => "purged",
             Self::Expired => "expired",
             Self::Dropped => "dropped: the queue was full",
+            Self::Returned => "returned",
         }
     }
 }
@@ -71,7 +74,11 @@ impl Receipt {
     /// Reads a receipt; `None` for anything else.
     pub fn parse(body: &[u8]) -> Option<Self> {
         let receipt: Self = serde_json::from_slice(body).ok()?;
-        (receipt.state != ReceiptState::Answered).then_some(receipt)
+        let is_told = !matches!(
+            receipt.state,
+            ReceiptState::Answered | ReceiptState::Returned
+        );
+        is_told.then_some(receipt)
     }
 
     /// Whether the receipt is about the message with this id to this recipient.

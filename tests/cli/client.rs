@@ -159,6 +159,24 @@ pub(crate) fn make_bare_queue(url: &str, name: &str) {
     });
 }
 
+/// Makes a durable queue that holds one message and refuses any further one, without a binding.
+pub(crate) fn make_queue_of_one(url: &str, name: &str) {
+    run(async {
+        let (connection, channel) = connected(url).await;
+        let durable = lapin::options::QueueDeclareOptions {
+            durable: true,
+            ..lapin::options::QueueDeclareOptions::default()
+        };
+        let mut arguments = lapin::types::FieldTable::default();
+        let overflow = lapin::types::AMQPValue::LongString("reject-publish".into());
+        arguments.insert("x-overflow".into(), overflow);
+        arguments.insert("x-max-length".into(), 1.into());
+        let declared = channel.queue_declare(name.into(), durable, arguments);
+        declared.await.unwrap();
+        connection.close(200, "done".into()).await.unwrap();
+    });
+}
+
 /// Takes the binding of a session's queue away.
 pub(crate) fn unbind(url: &str, name: &str) {
     run(async {

@@ -70,6 +70,47 @@ fn a_message_that_is_purged_deleted_or_dropped_is_reported() {
 }
 
 #[test]
+fn a_message_that_the_broker_does_not_take_is_said_to_be_returned() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    client::make_queue_of_one(&place.ok(["status", "--show-url"]), "peer");
+    place.ok(["send", "peer", "the one that it takes"]);
+    let plain = place.run(["send", "peer", "one more"]);
+    plain.fails(
+        4,
+        "the message to `peer` was returned: the broker refused it",
+    );
+    assert_eq!(plain.out, "", "nothing was sent");
+    let waited = place.run(["send", "peer", "one more", "--wait"]);
+    assert_eq!(
+        (waited.code, waited.out.as_str()),
+        (1, "returned: the broker refused it\n"),
+        "{waited:?}"
+    );
+    let as_json = place.run(["send", "peer", "one more", "--wait", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&as_json.out).unwrap();
+    assert_eq!(
+        (&told["receipt"]["state"], &told["receipt"]["reason"]),
+        (&"returned".into(), &"the broker refused it".into()),
+        "{told}"
+    );
+    let question = ["ask", "--to", "peer", "-m", "one more?"];
+    place.run(question).fails(
+        4,
+        "the question to `peer` was returned: the broker refused it",
+    );
+    let history = place.json(["history", "peer"]);
+    let states: Vec<_> = history.iter().map(|message| &message["state"]).collect();
+    let expected = ["confirmed", "returned", "returned", "returned", "returned"];
+    assert_eq!(states, expected, "{history:?}");
+    assert!(
+        place
+            .ok(["history", "peer"])
+            .contains(" returned: the broker refused it ")
+    );
+}
+
+#[test]
 fn an_expired_message_is_reported_even_if_others_wait() {
     let place = Place::new();
     let _server = Server::start(&place);

@@ -68,6 +68,7 @@ impl<'a> Receipts<'a> {
         output: &Output,
     ) -> Exit {
         let until = Instant::now() + limit;
+        self.note_returned(sent, output);
         while sent.iter().any(|message| self.is_open(message)) {
             let ends = sent.iter().filter(|message| may_expire(message));
             let next_end = ends.filter_map(|message| message.expires).min();
@@ -113,6 +114,24 @@ impl<'a> Receipts<'a> {
             if let Ok(answer) = Envelope::parse(&delivery.body, limit_bytes) {
                 self.note_answer(sent, answer, delivery, output);
             }
+        }
+    }
+
+    /// What the broker did not take has ended.
+    fn note_returned(&self, sent: &mut [Sent], output: &Output) {
+        let returned: Vec<_> = sent
+            .iter()
+            .filter_map(|message| Some((message.id.clone(), message.to.clone(), message.returned?)))
+            .collect();
+        for (id, to, why) in returned {
+            let receipt = Receipt {
+                id,
+                to: Some(to),
+                state: ReceiptState::Returned,
+                reason: Some(why.to_owned()),
+                way: None,
+            };
+            self.note(sent, receipt, output);
         }
     }
 

@@ -201,7 +201,7 @@ impl SessionMessages {
             if let State::HandedOver(way) = message.state {
                 self.record(
                     message,
-                    HistoryEvent::Returned,
+                    HistoryEvent::Requeued,
                     Some(format!("not seen to be read ({way})")),
                 );
             }

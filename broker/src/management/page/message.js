@@ -9,7 +9,7 @@ export const TOLD = {
   confirmed: "sent",
   unconfirmed: "sent",
   received: "sent",
-  returned: "sent",
+  requeued: "sent",
   held: "held",
   "handed-over": "held",
   delivered: "delivered",
@@ -20,6 +20,7 @@ export const TOLD = {
   deleted: "gone",
   dropped: "gone",
   expired: "gone",
+  returned: "gone",
 };
 /** The final states. */
 export const OVER = ["delivered", "refused", "gone"];
@@ -28,7 +29,7 @@ export const BETWEEN = {
   "handed-over": "the agent has it, and has not read it yet",
   unconfirmed: "not confirmed",
   received: "received",
-  returned: "back in its queue",
+  requeued: "back in its queue",
 };
 /** The states of receipts, as states of a message on the page. */
 export const RECEIPTS = {

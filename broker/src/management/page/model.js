@@ -294,7 +294,8 @@ export class Model {
       const found = pick({ ...one, message: `${one.text}${cut ? "…" : ""}`, cut });
       const detail = isText(one.detail) ? one.detail : undefined;
       // The detail of a message that was handed over is its way in.
-      const hasReason = ["held", "refused"].includes(state) && one.state !== "handed-over";
+      const hasReason =
+        ["held", "refused", "gone"].includes(state) && one.state !== "handed-over";
       const reason = hasReason ? detail : BETWEEN[one.state];
       const message = { ...found, state, at, reason, queue: one.to, isOwn: false, isTold: true };
       message.publisher = one.publisher;

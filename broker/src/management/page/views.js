@@ -227,6 +227,7 @@ const ENDS = {
   deleted: "deleted with its queue",
   dropped: "dropped: the queue was full",
   expired: "expired",
+  returned: "returned",
   rejected: "rejected by its session",
   taken: "taken by a command",
 };
