@@ -169,6 +169,21 @@ impl HistoryEvent {
         )
     }
 
+    /// Whether a message is in this state once this happened, which was in the state `before`.
+    fn replaces(self, before: Self) -> bool {
+        match self {
+            // Its sender may learn of the confirm when the message has gone on.
+            Self::Confirmed => before == Self::Sent,
+            // What came later under the id of a message that arrived is another message.
+            Self::DeadLettered => !before.is_at_session(),
+            // After a crash a copy of a message that arrived may still wait in the queue.
+            Self::Purged | Self::Deleted | Self::Expired | Self::Dropped => {
+                !matches!(before, Self::Delivered | Self::Answered | Self::Repeated)
+            }
+            _ => true,
+        }
+    }
+
     /// The event in a few words.
     pub fn words(self) -> &'static str {
         match self {
@@ -348,8 +363,7 @@ pub struct Conversation {
 impl ToldMessage {
     /// Takes over what an event says.
     fn follow(&mut self, event: HistoryEntry) {
-        // What came later under the id of a message that arrived is another message.
-        if event.event != HistoryEvent::DeadLettered || !self.state.is_at_session() {
+        if event.event.replaces(self.state) {
             self.state = event.event;
             self.detail = event.detail;
         }

@@ -41,7 +41,7 @@ pub use presence::{
     Answer, AwaitedAnswers, HeldMessage, PeerState, Presence, PublishedRequests, Removal, Request,
     RequestScope, this_host,
 };
-pub use publish::{Publication, PublishOutcome, When};
+pub use publish::{Publication, PublishOutcome, RECEIPT_TO, When};
 pub use receipt::{Receipt, ReceiptState};
 pub use reply::ReplyQueue;
 pub use topology::{

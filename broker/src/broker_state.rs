@@ -27,6 +27,7 @@ use crate::delivery::budget::StepBudget;
 use crate::delivery::cascade::LetterBacklog;
 use crate::delivery::confirms::AwaitingConfirms;
 use crate::delivery::effects::{Effects, REMOVAL};
+use crate::delivery::ends::EndSender;
 use crate::delivery::outbox::Outbox;
 use crate::fault::Fault;
 use crate::lock::{lock, read};
@@ -86,6 +87,8 @@ pub struct BrokerState {
     pub totals: Totals,
     /// The recent traffic, for the listeners of the tap.
     pub tap: Arc<Tap>,
+    /// Where the program wants to know which messages ended.
+    ends: Option<EndSender>,
     vhosts: RwLock<BTreeMap<Arc<str>, Arc<Vhost>>>,
     /// Names of vhosts that have left `vhosts` and whose records are being forgotten.
     leaving_vhosts: Mutex<HashSet<Arc<str>>>,
@@ -113,6 +116,7 @@ pub(crate) struct BrokerParts {
     pub(crate) quotas: Quotas,
     pub(crate) sign_ins: Vec<SignInDefinition>,
     pub(crate) vhosts: Vec<Vhost>,
+    pub(crate) ends: Option<EndSender>,
 }
 
 impl BrokerState {
@@ -140,6 +144,7 @@ impl BrokerState {
             sign_ins: Mutex::new(parts.sign_ins),
             totals: Totals::default(),
             tap: Arc::default(),
+            ends: parts.ends,
             vhosts: RwLock::new(vhosts),
             leaving_vhosts: Mutex::default(),
             connections: Mutex::default(),
@@ -172,7 +177,10 @@ impl BrokerState {
 
     /// Begins a unit of work.
     pub(crate) fn begin(&self) -> Effects {
-        Effects::new(now_ms()).with_limit(StepBudget::among(self.busy.load(Relaxed)))
+        let observed = self.ends.as_ref().map(EndSender::exchange);
+        Effects::new(now_ms())
+            .with_limit(StepBudget::among(self.busy.load(Relaxed)))
+            .with_observed(observed)
     }
 
     /// Ends a unit of work: carries out its effects, then wakes the writers. No lock may be held.
@@ -231,6 +239,9 @@ impl BrokerState {
             }
         }
         effects.settle_tally();
+        if let Some(ends) = &self.ends {
+            ends.send(effects.ended.drain(..));
+        }
         for (at, queue) in effects.timers.drain(..) {
             self.clock.arm(at, queue);
         }

@@ -1,4 +1,4 @@
-//! The configuration of a broker. Depends on `archive`.
+//! The configuration of a broker. Depends on `archive` and `observer`.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::archive::Archive;
+use crate::observer::EndObserver;
 
 /// All settings for `Broker::start`.
 #[derive(Debug, Clone)]
@@ -40,6 +41,8 @@ pub struct BrokerConfig {
     pub own_names_at: &'static [&'static str],
     /// What the program keeps for the first user, for the page.
     pub archive: Option<Arc<dyn Archive>>,
+    /// Who is told which messages ended in the broker.
+    pub observer: Option<Arc<dyn EndObserver>>,
 }
 
 /// The addresses that every port is bound to.
@@ -146,6 +149,7 @@ impl Default for BrokerConfig {
             limits: ClientLimits::default(),
             own_names_at: &[],
             archive: None,
+            observer: None,
         }
     }
 }

@@ -49,6 +49,9 @@ pub enum StartError {
     /// The system gives no pipe to wake the task that releases confirms.
     #[error("cannot create a pipe: {0}")]
     Wake(#[source] std::io::Error),
+    /// The system starts no thread that tells the program which messages ended.
+    #[error("cannot start a thread: {0}")]
+    Observe(#[source] std::io::Error),
     /// The system gives no random bytes for a password's salt.
     #[error("the system has no random numbers")]
     NoRandomness,

@@ -46,6 +46,7 @@ mod login_throttle;
 mod management;
 mod memory;
 mod memory_watch;
+pub mod observer;
 pub mod persist;
 mod platform;
 mod publisher_grants;
@@ -67,9 +68,11 @@ pub use archive::{Archive, ArchiveCharge, ArchiveError, ArchiveResult};
 pub use broker_state::BrokerState;
 pub use config::{BindAddresses, BrokerConfig, ClientLimits, FirstUser, Tls};
 pub use error::{StartError, StopError};
+pub use observer::{BrokerEnd, EndObserver, EndedMessage};
 
 use alarms::Alarms;
 use broker_state::BrokerParts;
+use delivery::ends::EndSender;
 use fault::{Fault, ReplyCode};
 use listener::{Port, UnixSocket};
 use management::{BrokerFacts, ListeningPort, ManagementSockets};
@@ -280,6 +283,7 @@ async fn open(config: &BrokerConfig, durable: Waker) -> Result<Arc<BrokerState>,
             folder: config.data_dir.clone(),
             source,
         })?;
+    let ends = config.observer.clone().map(EndSender::start).transpose();
     let recovery = recovery::recover(&found, config, time::now_ms())?;
     let broker = Arc::new(BrokerState::new(BrokerParts {
         limits: config.limits,
@@ -292,6 +296,7 @@ async fn open(config: &BrokerConfig, durable: Waker) -> Result<Arc<BrokerState>,
         quotas: recovery.quotas,
         sign_ins: recovery.sign_ins,
         vhosts: recovery.vhosts,
+        ends: ends.map_err(StartError::Observe)?,
     }));
     // A full disk must not make the broker unreachable: it starts, and publishers are blocked.
     if !broker.durable_or_out_of_room(recovery.ticket).await {

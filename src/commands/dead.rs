@@ -2,6 +2,7 @@
 //! drops it.
 
 use std::error::Error as StdError;
+use std::io;
 
 use chrono::Utc;
 use serde_json::{Map, Value};
@@ -34,7 +35,8 @@ pub(super) async fn run(args: DeadArgs, config: &Config, output: &Output) -> Res
         .map_err(|error| Error::new("cannot read the dead letters").because(error))?;
     if let Some(id) = &args.drop {
         let letter = find(&letters, id)?;
-        remove(letter, config)?;
+        drop_letter(letter, config)
+            .map_err(|error| Error::new("cannot remove the dead letter").because(error))?;
         output.json(letter)?;
         output.line(format!("dropped {} of {}", letter.id, letter.queue))?;
     } else if let Some(id) = &args.resend {
@@ -80,9 +82,17 @@ fn unconfirmed_publisher(letter: &KeptDeadLetter) -> Error {
     .hint("`cbroker dead --json` shows it whole; add --yes to send it as yours")
 }
 
-fn remove(letter: &KeptDeadLetter, config: &Config) -> Result<(), Error> {
-    remove_dead_letter(&config.home, letter)
-        .map_err(|error| Error::new("cannot remove the dead letter").because(error))
+/// Removes a dead letter for good. The story of its message says so, where that was the user's own:
+/// others choose their ids.
+pub(super) fn drop_letter(letter: &KeptDeadLetter, config: &Config) -> io::Result<()> {
+    remove_dead_letter(&config.home, letter)?;
+    if let Some(id) = letter.message_id.as_ref().filter(|_| letter.is_own) {
+        let entry = HistoryEntry::new(Utc::now(), id, HistoryEvent::DeadLettered, &letter.queue);
+        // It is dropped even if the history cannot be written.
+        let _untold =
+            MessageHistory::of(&config.home).note(&entry.because("its dead letter was dropped"));
+    }
+    Ok(())
 }
 
 fn print(letter: &KeptDeadLetter, output: &Output) -> Result<(), Error> {
@@ -154,7 +164,8 @@ pub(super) async fn send_again(
         }
     }
     let _untold = history.note(&entry(HistoryEvent::Confirmed));
-    remove(letter, config)?;
+    remove_dead_letter(&config.home, letter)
+        .map_err(|error| Error::new("cannot remove the dead letter").because(error))?;
     Ok(envelope)
 }
 

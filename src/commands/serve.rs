@@ -5,6 +5,7 @@
 //! registered there.
 
 mod archive;
+mod ends;
 
 use std::fmt::Write;
 use std::fs;
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use archive::HomeArchive;
-use broker::{Addresses, Archive, BindAddresses, Broker, FirstUser, StartError, Tls};
+use broker::{Addresses, Archive, BindAddresses, Broker, EndObserver, FirstUser, StartError, Tls};
+use ends::EndRecorder;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -53,9 +55,13 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     let mut signals = ServeSignals::listen()?;
     let is_first = daemon::running(&config.home).is_none();
     let archive = Arc::new(HomeArchive::new(config));
+    let settings = settings(&args, config, is_first)?;
+    let user = settings.first_user.as_ref().map(|first| first.name.clone());
+    let recorder = EndRecorder::new(config, &archive, user.unwrap_or_default());
     let settings = broker::BrokerConfig {
         archive: Some(Arc::clone(&archive) as Arc<dyn Archive>),
-        ..settings(&args, config, is_first)?
+        observer: Some(Arc::new(recorder) as Arc<dyn EndObserver>),
+        ..settings
     };
     let data_dir = settings.data_dir.clone();
     let broker = tokio::select! {

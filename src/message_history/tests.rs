@@ -47,6 +47,9 @@ fn the_conversation_has_each_text_once_and_what_became_of_it() {
         entry("b", HistoryEvent::Held).because("draft"),
         entry("a", HistoryEvent::Delivered).because("plugin"),
         entry("a", HistoryEvent::DeadLettered).because("id used twice"),
+        // Its sender hears late; and a copy of it was left in the queue by a crash.
+        entry("a", HistoryEvent::Confirmed),
+        entry("a", HistoryEvent::Expired),
     ] {
         history.note(&entry).unwrap();
     }

@@ -6,9 +6,9 @@ use lapin::{Acker, BasicProperties};
 
 use super::presence::X_DEATH;
 use super::publish::{HOPS, RECEIPT_TO, WHEN, When};
+use super::receipt::Receipt;
 use super::topology::{BELIEVED_EXCHANGES, EXCHANGE};
 use super::{answered, presence};
-use crate::name::SessionName;
 
 /// The length of the longest header that cbroker sets: the name of a queue.
 const LONGEST_HEADER: usize = 64;
@@ -137,9 +137,7 @@ impl ReceivedMessage {
             return None;
         };
         let queue = std::str::from_utf8(queue.as_bytes()).ok()?;
-        SessionName::new(queue)
-            .is_ok_and(|name| name.as_str() == queue && name.waits_for_answer())
-            .then_some(queue)
+        Receipt::may_go_to(queue).then_some(queue)
     }
 
     /// When to deliver it, if its sender chose that.

@@ -15,7 +15,7 @@ use crate::envelope::Envelope;
 pub(super) const HOPS: &str = "cbroker-hops";
 
 /// The queue that receives the recipient's receipts.
-pub(super) const RECEIPT_TO: &str = "cbroker-receipt-to";
+pub const RECEIPT_TO: &str = "cbroker-receipt-to";
 
 /// Delivery timing (`send --when`); without it, the message becomes a turn of its own.
 pub(super) const WHEN: &str = "cbroker-when";

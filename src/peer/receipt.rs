@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::name::SessionName;
+
 /// `{"id","to","state","reason","way"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
@@ -79,6 +81,12 @@ impl Receipt {
             ReceiptState::Answered | ReceiptState::Returned
         );
         is_told.then_some(receipt)
+    }
+
+    /// Whether receipts go to a queue of this name. Only to a queue of ours: a header of a message
+    /// must not make us publish into another session.
+    pub fn may_go_to(queue: &str) -> bool {
+        SessionName::new(queue).is_ok_and(|name| name.as_str() == queue && name.waits_for_answer())
     }
 
     /// Whether the receipt is about the message with this id to this recipient.

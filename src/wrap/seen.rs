@@ -50,6 +50,15 @@ impl Publisher {
         Self::Other(digest(user.as_bytes(), MARK_DIGITS))
     }
 
+    /// The publisher of a message to a session of the user `own`, where the broker names `user`.
+    pub fn named(user: Option<&str>, own: &str) -> Self {
+        match user {
+            Some(user) if user == own => Self::Own,
+            Some(user) => Self::other(user),
+            None => Self::Unnamed,
+        }
+    }
+
     /// The mark in the log; `None` for the session's own user.
     pub fn mark(&self) -> Option<&str> {
         match self {

@@ -101,6 +101,40 @@ fn one_letter_is_dropped_and_the_others_stay() {
 }
 
 #[test]
+fn the_story_of_a_message_says_that_its_dead_letter_was_dropped() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let _session = Wrapped::open(&place, "backend", &[]);
+    for message_id in ["m1", "m2"] {
+        let text = json!({ "id": message_id, "message": "no sender" }).to_string();
+        let own = json!({
+            "routing_key": "backend", "payload": text, "payload_encoding": "string",
+            "properties": { "user_id": "cbroker" },
+        });
+        api(&place, "exchanges/%2f/claudeBroker/publish", &own);
+    }
+    let letters = dead(&place, 2);
+    let id_of = |message_id: &str| {
+        let found = letters
+            .iter()
+            .find(|letter| letter["message_id"] == message_id);
+        id(found.unwrap()).to_owned()
+    };
+    place.ok(["dead", "--drop", &id_of("m1")]);
+    let path = format!("/api/dead-letters/{}", id_of("m2"));
+    let dropped = server.ask(&place, "DELETE", &path, "");
+    assert_eq!(dropped.status, 200, "{dropped:?}");
+    for message_id in ["m1", "m2"] {
+        let story = place.ok(["why", message_id]);
+        let last = story.lines().last().unwrap();
+        assert!(
+            last.ends_with(" backend dead-lettered: its dead letter was dropped"),
+            "{story}"
+        );
+    }
+}
+
+#[test]
 fn a_message_whose_id_was_used_twice_can_be_sent_under_its_own() {
     let place = Place::new();
     let _server = Server::start(&place);

@@ -19,6 +19,7 @@ mod dead;
 mod demo;
 mod docker;
 mod docker_moves;
+mod ends;
 mod everywhere;
 mod fake_engine;
 mod fake_http;

@@ -35,6 +35,7 @@ const CRATES: [Layers; 3] = [
         ranks: &[
             ("wire", 0),
             ("archive", 0),
+            ("observer", 0),
             ("config", 0),
             ("stats", 0),
             ("time", 0),

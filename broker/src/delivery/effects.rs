@@ -1,6 +1,6 @@
 //! Side effects of one unit of work: writers to wake, dead letters to route, queues to remove,
-//! timers to set, confirms to release. Depends on `confirms`, `outbox`, `queue`, `stats` and
-//! `budget`.
+//! timers to set, confirms to release, ended messages to tell of. Depends on `confirms`, `ends`,
+//! `outbox`, `queue`, `stats` and `budget`.
 //!
 //! A unit of work is one read of a connection, one expiry of the clock, or one call from outside.
 //! Its effects are carried out after all locks are released, so a queue never locks another queue.
@@ -14,8 +14,10 @@ use std::time::Instant;
 
 use crate::delivery::budget::{FULL_STEPS, StepBudget};
 use crate::delivery::confirms::Confirms;
+use crate::delivery::ends::EndedEntry;
 use crate::delivery::outbox::Outbox;
 use crate::memory::EntryCharge;
+use crate::observer::BrokerEnd;
 use crate::queue::Queue;
 use crate::queue::dead_letter::Reason;
 use crate::queue::level::LoadRequest;
@@ -153,6 +155,10 @@ pub(crate) struct Effects {
     stays_in_memory: Option<bool>,
     /// Publishes to queues.
     published: u32,
+    /// The exchange whose messages are observed.
+    observed: Option<&'static str>,
+    /// Messages of that exchange that no client took and that are gone.
+    pub(crate) ended: Vec<EndedEntry>,
     /// Messages that are freed outside the unit of work because they are many.
     pub(crate) garbage: Vec<QueuedMessage>,
     limit: StepBudget,
@@ -184,6 +190,8 @@ impl Effects {
             detaching: Vec::new(),
             stays_in_memory: None,
             published: 0,
+            observed: None,
+            ended: Vec::new(),
             garbage: Vec::new(),
             limit: StepBudget::FULL,
             spent: 0,
@@ -198,6 +206,26 @@ impl Effects {
     pub(crate) fn with_limit(mut self, limit: StepBudget) -> Self {
         self.limit = limit;
         self
+    }
+
+    /// Sets the exchange whose messages are observed.
+    pub(crate) fn with_observed(mut self, exchange: Option<&'static str>) -> Self {
+        self.observed = exchange;
+        self
+    }
+
+    /// Notes how a message of this queue ended, where it is observed.
+    pub(crate) fn note_end(&mut self, queue: &Queue, message: &Message, end: BrokerEnd) {
+        let Some(observed) = self.observed else {
+            return;
+        };
+        if message.content().exchange == observed.as_bytes() {
+            self.ended.push(EndedEntry {
+                queue: Arc::clone(queue.name()),
+                message: message.clone(),
+                end,
+            });
+        }
     }
 
     /// Counts a message that an exchange routed to this many queues.

@@ -14,6 +14,7 @@
 //! - [`confirms`]: the publishes of one channel that are not confirmed yet.
 //! - [`effects`]: the side effects of one unit of work.
 //! - [`cascade`]: dead letters on their way, and those that wait for a later unit of work.
+//! - [`ends`]: messages that ended in the broker, for the program that observes them.
 //! - [`budget`]: how much one unit of work may do.
 //!
 //! `queue` and the first four use each other, `cascade` uses them. Lock order: queue → ledger
@@ -23,5 +24,6 @@ pub(crate) mod budget;
 pub(crate) mod cascade;
 pub(crate) mod confirms;
 pub(crate) mod effects;
+pub(crate) mod ends;
 pub(crate) mod ledger;
 pub(crate) mod outbox;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::consumer::Consumer;
 use super::{Queue, limits};
 use crate::delivery::effects::Effects;
+use crate::observer::BrokerEnd;
 
 /// What must be true of a queue at the moment at which it is closed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,6 +64,9 @@ impl Queue {
     /// Frees the ready messages of a closed queue.
     pub(crate) fn discard_ready(&self, effects: &mut Effects) {
         let (_, messages) = self.with(|state| state.ready.clear());
+        for entry in &messages {
+            effects.note_end(self, &entry.message, BrokerEnd::Deleted);
+        }
         effects.free(messages);
     }
 }

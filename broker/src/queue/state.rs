@@ -16,6 +16,7 @@ use super::ready::ReadyMessages;
 use super::{ConfirmMode, DRAINED, Disposition, Queue};
 use crate::delivery::effects::{DeadLetter, Effects};
 use crate::memory::{self, EntryCharge};
+use crate::observer::BrokerEnd;
 use crate::persist::{Stopped, StoreSettle, Ticket, WindowBudget};
 
 /// The pause after a failed read of a queue's messages.
@@ -272,7 +273,15 @@ impl QueueState {
             let stored = (entry.persistence == Persistence::Appended)
                 .then_some((entry.level, entry.position));
             effects.add_dead_letter(DeadLetter::new(queue, entry.message, reason, stored));
-        } else if Self::settle_in_store_and_confirm(queue, &entry, effects).is_err() {
+            return;
+        }
+        match reason {
+            Reason::Expired => effects.note_end(queue, &entry.message, BrokerEnd::Expired),
+            Reason::MaxLength => effects.note_end(queue, &entry.message, BrokerEnd::Dropped),
+            // Whoever rejected it knows why.
+            Reason::Rejected => {}
+        }
+        if Self::settle_in_store_and_confirm(queue, &entry, effects).is_err() {
             // The store logs that it has stopped, and the next publish is refused because of it.
             tracing::debug!(queue = %queue.name(), "a discarded message could not be settled");
         }
@@ -397,6 +406,7 @@ impl QueueState {
         let (count, entries) = self.ready.clear();
         let mut ticket = Ticket::NONE;
         for entry in &entries {
+            effects.note_end(queue, &entry.message, BrokerEnd::Purged);
             ticket = ticket.max(Self::settle_in_store_and_confirm(queue, entry, effects)?);
         }
         if let Some(store) = &queue.store {

@@ -18,7 +18,7 @@ use crate::config::{Config, Credentials};
 use crate::error::Error;
 use crate::message_history::MessageHistory;
 use crate::peer::Peer;
-use crate::wrap::{KeptDeadLetter, all_opened, each_dead_letter, remove_dead_letter};
+use crate::wrap::{KeptDeadLetter, all_opened, each_dead_letter};
 
 /// How many messages of the conversation are shown: this many of the user's own, and as many of
 /// others. `cbroker history` has all.
@@ -95,11 +95,19 @@ impl HomeArchive {
         Ok(stamps)
     }
 
+    /// A connection to this broker, and the configuration for it; `None` before it listens.
+    pub(super) async fn connect(&self, purpose: &str) -> Result<Option<(Peer, Config)>, Error> {
+        let Some(url) = self.url.get() else {
+            return Ok(None);
+        };
+        let here = self.config.for_url(url)?;
+        let peer = Peer::connect(&here.endpoint, purpose).await?;
+        Ok(Some((peer, here)))
+    }
+
     async fn send_again(&self, letter: &KeptDeadLetter) -> Result<Value, ArchiveError> {
-        let url = self.url.get().ok_or(ArchiveError::Missing)?;
-        let here = self.config.for_url(url).map_err(not_sent)?;
-        let peer = Peer::connect(&here.endpoint, "dead").await;
-        let mut peer = peer.map_err(not_sent)?;
+        let connected = self.connect("dead").await.map_err(not_sent)?;
+        let (mut peer, here) = connected.ok_or(ArchiveError::Missing)?;
         let sent = dead::send_again(letter, &mut peer, &here).await;
         peer.close().await;
         let envelope = sent.map_err(not_sent)?;
@@ -241,7 +249,7 @@ impl Archive for HomeArchive {
 
     fn drop_dead_letter(&self, id: &str) -> ArchiveResult {
         let letter = self.letter(id)?;
-        remove_dead_letter(&self.config.home, &letter)?;
+        dead::drop_letter(&letter, &self.config)?;
         Ok(text(&json!({ "id": letter.id, "queue": letter.queue })))
     }
 

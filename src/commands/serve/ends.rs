@@ -1,0 +1,136 @@
+//! Records which messages ended in the broker itself, as the commands and the sessions record those
+//! that they end: in the history, and for a sender that waits.
+
+use std::fmt;
+use std::sync::Arc;
+
+use broker::{BrokerEnd, EndObserver, EndedMessage};
+use chrono::Utc;
+use tokio::runtime::Handle;
+
+use super::archive::HomeArchive;
+use crate::config::Config;
+use crate::envelope::Envelope;
+use crate::error::Error;
+use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
+use crate::name::SessionName;
+use crate::peer::{EXCHANGE, RECEIPT_TO, Receipt, ReceiptState};
+use crate::wrap::Publisher;
+
+/// Records the ends of one broker's messages.
+pub(super) struct EndRecorder {
+    config: Config,
+    archive: Arc<HomeArchive>,
+    /// The user of this home's sessions.
+    user: String,
+    runtime: Handle,
+}
+
+/// A message of a session, and how it ended.
+struct SessionMessage {
+    envelope: Envelope,
+    to: SessionName,
+    publisher: Publisher,
+    event: HistoryEvent,
+    state: ReceiptState,
+    /// The queue in which its sender waits.
+    receipt_to: Option<String>,
+}
+
+impl fmt::Debug for EndRecorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndRecorder").finish_non_exhaustive()
+    }
+}
+
+impl EndRecorder {
+    /// Must be called in the runtime.
+    pub(super) fn new(config: &Config, archive: &Arc<HomeArchive>, user: String) -> Self {
+        Self {
+            config: config.clone(),
+            archive: Arc::clone(archive),
+            user,
+            runtime: Handle::current(),
+        }
+    }
+
+    /// Reads an ended message; `None` if it was none to a session.
+    fn read(&self, ended: &EndedMessage<'_>) -> Option<SessionMessage> {
+        let to = SessionName::new(ended.queue).ok()?;
+        if to.as_str() != ended.queue || to.waits_for_answer() {
+            return None;
+        }
+        let limit_bytes = self.config.settings.body_limit_bytes;
+        let envelope = Envelope::parse(ended.body, limit_bytes).ok()?;
+        // Nobody vouches for a copy, which was published to another session.
+        let is_copy = ended.routing_key != ended.queue.as_bytes();
+        let user = ended.user().filter(|_| !is_copy);
+        let publisher = Publisher::named(user, &self.user);
+        let (event, state) = match ended.end {
+            BrokerEnd::Expired => (HistoryEvent::Expired, ReceiptState::Expired),
+            BrokerEnd::Dropped => (HistoryEvent::Dropped, ReceiptState::Dropped),
+            BrokerEnd::Purged => (HistoryEvent::Purged, ReceiptState::Purged),
+            BrokerEnd::Deleted => (HistoryEvent::Deleted, ReceiptState::Deleted),
+        };
+        // As sessions do, only of messages of their own user.
+        let receipt_to = ended
+            .header(RECEIPT_TO)
+            .filter(|queue| publisher == Publisher::Own && Receipt::may_go_to(queue));
+        Some(SessionMessage {
+            envelope,
+            to,
+            publisher,
+            event,
+            state,
+            receipt_to,
+        })
+    }
+}
+
+impl EndObserver for EndRecorder {
+    fn exchange(&self) -> &'static str {
+        EXCHANGE
+    }
+
+    fn ended(&self, messages: &[EndedMessage<'_>]) {
+        let history = MessageHistory::of(&self.config.home);
+        let mut receipts = Vec::new();
+        for message in messages.iter().filter_map(|ended| self.read(ended)) {
+            let id = &message.envelope.id;
+            let entry = HistoryEntry::new(Utc::now(), id, message.event, message.to.as_str())
+                .published_by(message.publisher.mark().map(str::to_owned));
+            if let Err(error) = history.note(&entry) {
+                tracing::debug!(%error, "the end of a message was not recorded");
+            }
+            let receipt = Receipt {
+                id: message.envelope.id,
+                to: Some(message.to.to_string()),
+                state: message.state,
+                reason: None,
+                way: None,
+            };
+            receipts.extend(message.receipt_to.map(|queue| (queue, receipt)));
+        }
+        if !receipts.is_empty() {
+            let archive = Arc::clone(&self.archive);
+            self.runtime.spawn_blocking(move || {
+                let told = Handle::current().block_on(tell(&archive, &receipts));
+                if let Err(error) = told {
+                    tracing::debug!(error = %error.summary(), "receipts were not sent");
+                }
+            });
+        }
+    }
+}
+
+/// Sends these receipts to the queues in which their senders wait.
+async fn tell(archive: &HomeArchive, receipts: &[(String, Receipt)]) -> Result<(), Error> {
+    let Some((peer, _)) = archive.connect("receipts").await? else {
+        return Ok(());
+    };
+    for (queue, receipt) in receipts {
+        peer.tell_receipt(queue, receipt).await?;
+    }
+    peer.close().await;
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! Messages that end in the broker itself, without a command and without a session: the history
+//! says how, and so does a sender that waits.
+
+use serde_json::json;
+
+use crate::background_broker::api;
+use crate::client;
+use crate::support::{Place, Server, wait_until};
+
+/// What the history says became of the first message to a session.
+fn state(place: &Place, name: &str) -> String {
+    let history = place.json(["history", name]);
+    let first = history.first().map(|message| message["state"].clone());
+    first.map_or_else(String::new, |state| state.as_str().unwrap().to_owned())
+}
+
+fn ends(place: &Place, name: &str, end: &str) {
+    wait_until(
+        || state(place, name) == end,
+        || format!("{name}: {}", state(place, name)),
+    );
+}
+
+#[test]
+fn the_history_says_how_a_message_ended_that_nobody_took() {
+    let place = Place::new();
+    let mut server = Server::start(&place);
+    place.ok(["send", "brief", "x", "--ttl", "300"]);
+    ends(&place, "brief", "expired");
+
+    for (name, path, end) in [
+        ("emptied", "/api/queues/%2F/emptied/contents", "purged"),
+        ("gone", "/api/queues/%2F/gone", "deleted"),
+    ] {
+        place.ok(["send", name, "x"]);
+        assert_eq!(state(&place, name), "confirmed");
+        let answer = server.ask(&place, "DELETE", path, "");
+        assert_eq!(answer.status, 204, "{answer:?}");
+        ends(&place, name, end);
+    }
+
+    place.ok(["send", "full", "the oldest"]);
+    client::publish(&place, "full", (0..1000).map(|number| number.to_string()));
+    ends(&place, "full", "dropped");
+
+    // One whose time passes while no broker runs.
+    place.ok(["send", "meanwhile", "x", "--ttl", "1000"]);
+    server.kill();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let _server = Server::start(&place);
+    ends(&place, "meanwhile", "expired");
+    let shown = place.ok(["history"]);
+    for end in [
+        "expired",
+        "purged",
+        "deleted with its queue",
+        "dropped: the queue was full",
+    ] {
+        assert!(shown.contains(&format!(" {end} ")), "{end}: {shown}");
+    }
+}
+
+#[test]
+fn the_end_of_another_users_message_ends_no_message_of_the_user() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    place.ok(["send", "peer", "mine"]);
+    let id = place.json(["history", "peer"])[0]["id"].clone();
+    let forged = json!({
+        "id": id, "from": "peer", "to": "peer", "ts": "2026-01-01T00:00:00.000Z", "message": "x",
+    });
+    let order = json!({
+        "routing_key": "peer", "payload": forged.to_string(), "payload_encoding": "string",
+        "properties": { "expiration": "0" },
+    });
+    // Its time is over once it is at the head of the queue.
+    api(&place, "exchanges/%2f/claudeBroker/publish", &order);
+    let taken = place.json(["tail", "peer", "-n", "1"]).remove(0);
+    assert_eq!(taken["message"], "mine");
+    let story = || place.json(["why", id.as_str().unwrap()]).remove(0);
+    let events = |whose: bool| -> Vec<String> {
+        let story = story();
+        let entries = story.as_array().unwrap().iter();
+        entries
+            .filter(|entry| entry["publisher"].is_null() == whose)
+            .map(|entry| entry["event"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    wait_until(|| events(false) == ["expired"], || format!("{:?}", story()));
+    assert_eq!(events(true), ["sent", "confirmed"]);
+    assert_eq!(state(&place, "peer"), "confirmed");
+    drop(server);
+}
