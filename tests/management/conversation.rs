@@ -27,7 +27,7 @@ fn a_receipt_tells_how_a_message_ended_that_nobody_got() {
         let id = format!("01{state}");
         let sent = envelope(("frontend", "backend"), &id, "hello");
         peer.publish_as_user("claudeBroker", "backend", &sent);
-        browser.until(&format!("{} === 'waiting'", text(&id, ".pill")));
+        browser.until(&format!("{} === 'queued'", text(&id, ".pill")));
         let receipt = json!({ "id": id, "state": state }).to_string();
         peer.publish_as_user("", "nowhere", &receipt);
         browser.until(&format!("{} === {}", text(&id, ".pill"), json!(words)));

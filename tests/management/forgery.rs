@@ -101,7 +101,7 @@ fn a_stranger_who_knows_an_id_forges_no_end_of_the_message() {
     let genuine = envelope(("frontend", "backend"), "01GENUINE", "please look");
     ada.publish_as_user("claudeBroker", "backend", &genuine);
     browser.press("2");
-    browser.until(&format!("{} === 'waiting'", text("01GENUINE", ".pill")));
+    browser.until(&format!("{} === 'queued'", text("01GENUINE", ".pill")));
     bob.take("copy");
     for state in ["delivered", "dead-lettered", "held"] {
         let receipt = json!({ "id": "01GENUINE", "state": state, "reason": "forged" }).to_string();
@@ -138,7 +138,7 @@ fn a_stranger_who_knows_an_id_forges_no_end_of_the_message() {
         "{} === 'delivered,delivered,delivered'",
         states(false)
     ));
-    assert_eq!(browser.value(&states(true)), json!("waiting"));
+    assert_eq!(browser.value(&states(true)), json!("queued"));
     // The same from the session's own user counts.
     let receipt = json!({ "id": "01GENUINE", "state": "held", "reason": "a dialog" }).to_string();
     ada.publish_as_user("", "anywhere", &receipt);
@@ -159,7 +159,7 @@ fn a_copy_that_a_stranger_sends_back_as_a_dead_letter_forges_no_end_of_the_messa
     let genuine = envelope(("frontend", "backend"), "01GENUINE", "please look");
     ada.publish_as_user("claudeBroker", "backend", &genuine);
     browser.press("2");
-    browser.until(&format!("{} === 'waiting'", text("01GENUINE", ".pill")));
+    browser.until(&format!("{} === 'queued'", text("01GENUINE", ".pill")));
     let mut session = ada.attach("backend");
     assert_eq!(ada.next(&mut session), Some(genuine));
     bob.reject("copy");
@@ -171,7 +171,7 @@ fn a_copy_that_a_stranger_sends_back_as_a_dead_letter_forges_no_end_of_the_messa
         .filter((item) => item.dataset.key.endsWith(' {USER}'))\
         .map((item) => item.querySelector('.pill').textContent).join()"
     );
-    assert_eq!(browser.value(&state), json!("waiting"));
+    assert_eq!(browser.value(&state), json!("queued"));
 }
 
 /// A session rejects what it takes out of its queue and does not give to the agent, as a text under
@@ -186,10 +186,10 @@ fn a_message_that_its_session_rejected_is_not_shown_as_delivered() {
         return;
     };
     browser.press("2");
-    browser.until(&format!("{} === 'waiting'", text("01BEFORE", ".pill")));
+    browser.until(&format!("{} === 'queued'", text("01BEFORE", ".pill")));
     let bad = envelope(("frontend", "backend"), "01BAD", "rejected");
     ada.publish_as_user("claudeBroker", "backend", &bad);
-    browser.until(&format!("{} === 'waiting'", text("01BAD", ".pill")));
+    browser.until(&format!("{} === 'queued'", text("01BAD", ".pill")));
     ada.reject("backend");
     ada.reject("backend");
     for id in ["01BEFORE", "01BAD"] {
@@ -235,7 +235,7 @@ fn the_receipt_of_one_member_of_a_group_says_nothing_of_the_others() {
         )
     };
     assert_eq!(browser.value(&pill("backend")), json!("delivered"));
-    assert_eq!(browser.value(&pill("frontend")), json!("waiting"));
+    assert_eq!(browser.value(&pill("frontend")), json!("queued"));
 }
 
 #[test]

@@ -32,5 +32,6 @@ mod support;
 mod tap;
 mod tools;
 mod webdriver;
+mod words;
 
 use support::http;

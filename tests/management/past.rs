@@ -13,7 +13,7 @@ use crate::tools::is_there;
 use crate::webdriver::Browser;
 
 /// The page, signed in by `cbroker ui`; `None` without a browser.
-fn page(place: &Place) -> Option<Browser> {
+pub(crate) fn page(place: &Place) -> Option<Browser> {
     if !is_there("chromedriver") {
         return None;
     }
@@ -66,7 +66,7 @@ fn a_new_page_on_a_new_broker_knows_what_was_said_and_what_became_of_it() {
     for (text, fate) in [
         ("which port?", "delivered"),
         ("never mind", "purged"),
-        ("are you there?", "waiting"),
+        ("are you there?", "queued"),
     ] {
         browser.until(&format!("{} === '{fate}'", said(text, ".pill")));
     }

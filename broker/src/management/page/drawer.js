@@ -3,9 +3,9 @@
 
 import * as control from "./control.js";
 import { $, ask, el, number, part, say, soon, toast } from "./dom.js";
-import { envelope } from "./envelope.js";
+import { envelope, isText } from "./envelope.js";
 import { letters } from "./past.js";
-import { standing as standingOf } from "./standing.js";
+import { standing as standingOf, word } from "./standing.js";
 import * as views from "./views.js";
 
 const PAGE = 100;
@@ -149,7 +149,7 @@ export function drawer(model, page) {
           {},
           el("b", {}, message.from),
           el("span", { className: "id mono", title: message.id }, message.id.slice(-6)),
-          el("span", { className: "pill" }, message.reason ?? message.state ?? "held"),
+          el("span", { className: "pill" }, keptAs(message)),
         ),
         el("p", { className: "text" }, views.heldText(model, session, message)),
         el(
@@ -225,9 +225,10 @@ export function drawer(model, page) {
     const session = here.isSession ? model.sessions.get(here.name) : undefined;
     const standing = session && standingOf(session);
     for (const presence of standing?.presences ?? []) {
-      const reason = presence.reason ? `: ${presence.reason}` : "";
+      const reasons = [presence.detail, presence.reason].filter(isText);
+      const state = [word(presence), ...new Set(reasons)].join(": ");
       const where = `on ${presence.host ?? "?"}, process ${presence.pid ?? "?"}`;
-      const line = `${presence.agent ?? "agent"} ${where}, ${presence.state}${reason}`;
+      const line = `${presence.agent ?? "agent"} ${where}, ${state}`;
       shown.push(el("p", { className: "muted" }, line));
     }
     if (session && isFirst) shown.push(...heldSection(session, standing), ...deadSection(here));
@@ -309,6 +310,10 @@ export function drawer(model, page) {
     redraw,
   };
 }
+
+/** The state of a held message, and why or by which way. */
+const keptAs = ({ state, reason }) =>
+  [isText(state) ? state : "held", reason].filter(isText).join(": ");
 
 const messages = (count) => (count === 1 ? "1 message" : `${number(count)} messages`);
 

@@ -11,9 +11,9 @@ export const TOLD = {
   received: "sent",
   requeued: "sent",
   held: "held",
-  "handed-over": "held",
+  "handed-over": "handed-over",
   delivered: "delivered",
-  answered: "delivered",
+  answered: "answered",
   repeated: "delivered",
   "dead-lettered": "refused",
   purged: "gone",
@@ -23,10 +23,11 @@ export const TOLD = {
   returned: "gone",
 };
 /** The final states. */
-export const OVER = ["delivered", "refused", "gone"];
+export const OVER = ["delivered", "answered", "refused", "gone"];
+/** The states of a message that a session has and the model has not. */
+export const IN_SESSION = ["held", "handed-over"];
 /** Words for the states in between. */
 export const BETWEEN = {
-  "handed-over": "the agent has it, and has not read it yet",
   unconfirmed: "not confirmed",
   received: "received",
   requeued: "back in its queue",
@@ -34,7 +35,7 @@ export const BETWEEN = {
 /** The states of receipts, as states of a message on the page. */
 export const RECEIPTS = {
   held: "held",
-  "handed-over": "held",
+  "handed-over": "handed-over",
   delivered: "delivered",
   "dead-lettered": "refused",
   purged: "gone",
@@ -64,14 +65,20 @@ export function digest(text) {
 }
 
 /**
- * Whether the history knows more about a message's end than the tap: an ack may be a session's
- * refusal, and a message that a command took may be purged.
+ * Whether the history knows more about a message than the tap: an ack may be a session's refusal,
+ * and a message that a command took may be purged. The tap does not see that a session hands a
+ * message over, or takes it back.
  */
-export const knowsMore = (told, seen) =>
-  OVER.includes(told.state) &&
-  (!OVER.includes(seen.state) ||
-    (seen.state === "delivered" && told.state !== "delivered") ||
-    (seen.state === "gone" && seen.end === "taken"));
+export function knowsMore(told, seen) {
+  if (told.state === "handed-over") return ["queued", "held"].includes(seen.state);
+  if (told.reason === BETWEEN.requeued) return seen.state === "handed-over";
+  return (
+    OVER.includes(told.state) &&
+    (!OVER.includes(seen.state) ||
+      (seen.state === "delivered" && told.state !== "delivered") ||
+      (seen.state === "gone" && seen.end === "taken"))
+  );
+}
 
 /** Takes over the state of another entry for the same message. */
 export function become(message, { state, reason, end }) {

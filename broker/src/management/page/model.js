@@ -13,6 +13,7 @@ import {
   BETWEEN,
   digest,
   haystack,
+  IN_SESSION,
   isSame,
   knowsMore,
   MessageRoom,
@@ -167,7 +168,7 @@ export class Model {
         session.first.push({ id: found.id, from: found.from, text: found.message });
       if (found)
         this.message(found, {
-          state: "waiting",
+          state: "queued",
           at,
           queue: name,
           text: payload,
@@ -190,7 +191,7 @@ export class Model {
     const found = exchange === EXCHANGE ? envelope(text, properties) : undefined;
     // A user who binds another queue to the exchange gets copies, and may ack those.
     if (!found || (what !== "published" && line.queue !== to)) return false;
-    const state = SETTLED[what] ?? "waiting";
+    const state = SETTLED[what] ?? "queued";
     const end = state === "gone" ? what : undefined;
     return this.message(found, { state, end, at, queue: to, text, bytes, properties });
   }
@@ -212,10 +213,10 @@ export class Model {
     const key = `${found.id} ${queue} ${bytes} ${digest(text)} ${user ?? ""}`;
     const known = this.messages.get(key);
     if (known) {
-      const isOver = known.state === "refused" || known.state === "gone";
+      const isOver = OVER.includes(known.state) && known.state !== "delivered";
       if (isOver || (known.state === "delivered" && state !== "delivered")) return false;
-      // A peek adds nothing to a message that is known to be held.
-      if (state !== "waiting" || known.state !== "held") known.state = state;
+      // A peek adds nothing to a message that its session is known to have.
+      if (state !== "queued" || !IN_SESSION.includes(known.state)) known.state = state;
       if (state === "delivered" || state === "gone") {
         known.done = at;
         known.reason = undefined;
@@ -223,7 +224,7 @@ export class Model {
       if (state === "gone") known.end = end;
       return true;
     }
-    const done = state === "waiting" ? undefined : at;
+    const done = state === "queued" ? undefined : at;
     const isOwn = this.isOwn(properties);
     const facts = { key, user, isOwn, state, at, queue, done, end, reason: undefined };
     // A sender can name any recipient; the queue is the one that counts.
@@ -294,8 +295,7 @@ export class Model {
       const found = pick({ ...one, message: `${one.text}${cut ? "…" : ""}`, cut });
       const detail = isText(one.detail) ? one.detail : undefined;
       // The detail of a message that was handed over is its way in.
-      const hasReason =
-        ["held", "refused", "gone"].includes(state) && one.state !== "handed-over";
+      const hasReason = IN_SESSION.includes(state) || ["refused", "gone"].includes(state);
       const reason = hasReason ? detail : BETWEEN[one.state];
       const message = { ...found, state, at, reason, queue: one.to, isOwn: false, isTold: true };
       message.publisher = one.publisher;
@@ -331,11 +331,13 @@ export class Model {
     let changed = false;
     for (const message of known) {
       const isOver = OVER.includes(message.state);
-      if (state === "held" && isOver) continue;
+      const isInSession = IN_SESSION.includes(state);
+      if (isInSession && isOver) continue;
       message.state = state;
       if (state === "gone") message.end = found.state;
-      message.reason = isText(found.reason) ? found.reason : undefined;
-      if (state !== "held") message.done = at;
+      const way = state === "handed-over" ? found.way : undefined;
+      message.reason = [found.reason, way].find(isText);
+      if (!isInSession) message.done = at;
       changed = true;
     }
     return changed;
@@ -381,7 +383,7 @@ export class Model {
   /** Marks the waiting messages of a queue as removed: `purged`, or `deleted` with the queue. */
   removed(name, end) {
     for (const message of this.messages.values()) {
-      if (message.queue !== name || message.state !== "waiting") continue;
+      if (message.queue !== name || message.state !== "queued") continue;
       message.state = "gone";
       message.end = end;
     }
@@ -419,13 +421,13 @@ export class Model {
    */
   fate(message) {
     const { end } = message;
-    if (message.state !== "waiting") return { state: message.state, reason: message.reason, end };
+    if (message.state !== "queued") return { state: message.state, reason: message.reason, end };
     const session = this.sessions.get(message.queue ?? message.to);
     const standing = session && standingOf(session);
     const keepsBack =
       ["held", "draft", "paused"].includes(standing?.state) ||
       (standing?.state === "notify" && standing.held > 0);
-    if (!keepsBack) return { state: "waiting" };
+    if (!keepsBack) return { state: "queued" };
     return { state: "held", reason: standing.reason ?? standing.label.toLowerCase() };
   }
 

@@ -18,6 +18,9 @@ const SHOWN = {
 };
 const ORDER = Object.keys(SHOWN);
 
+/** The state of a wrap in a word, as `cbroker list` has it. */
+export const word = ({ state }) => (ORDER.includes(state) ? SHOWN[state][1].toLowerCase() : state);
+
 const urgency = ({ state }) => (ORDER.includes(state) ? ORDER.indexOf(state) : ORDER.length);
 const heldBy = (presences) =>
   presences.reduce((sum, presence) => sum + (Number(presence.held) || 0), 0);

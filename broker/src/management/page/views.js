@@ -215,9 +215,11 @@ const ALL = "show all of it";
 /** The number of names to choose from, those of the latest messages. */
 const CHOICES = 500;
 const LABELS = {
-  waiting: "waiting",
+  queued: "queued",
   held: "held",
+  "handed-over": "handed over",
   delivered: "delivered",
+  answered: "answered",
   refused: "dead-lettered",
   sent: "sent",
 };
@@ -305,7 +307,7 @@ export function restate(child, item, model) {
   child.classList.remove(...Object.keys(LABELS).map((name) => `is-${name}`), "is-gone");
   child.classList.add(`is-${state}`);
   const took =
-    state === "delivered" && item.done > item.at + 1000
+    ["delivered", "answered"].includes(state) && item.done > item.at + 1000
       ? ` after ${span(item.done - item.at)}`
       : "";
   const why = reason ? `: ${reason}` : "";
