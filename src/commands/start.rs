@@ -9,7 +9,7 @@ use serde_json::json;
 use super::local::{self, RunsAs};
 use crate::cli::{IMAGE, StartArgs};
 use crate::config::{BrokerKind, Config, Credentials, LocalBroker};
-use crate::container::{self, ContainerPlan, DockerEngine};
+use crate::container::{self, ContainerPlan, ContainerState, DockerEngine};
 use crate::daemon::{self, RequestedSettings, StartLock, StartedBroker};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -134,10 +134,19 @@ pub(super) async fn container(config: &Config, output: &Output) -> Result<LocalB
         management_port: daemon::free_port_near(15672),
         login: Some(login),
     };
-    let shown = |line: String| show_progress(&line, output);
-    let local = engine.start(&plan, shown).await?.local;
+    let local = start_showing(&engine, &plan, output).await?.local;
     wait_for_amqp(&config.for_local(&local)?).await?;
     Ok(local)
+}
+
+/// Starts the container, or makes it, and shows the progress of a pull.
+async fn start_showing(
+    engine: &DockerEngine,
+    plan: &ContainerPlan,
+    output: &Output,
+) -> Result<ContainerState, Error> {
+    let mut progress = ProgressLine::new(output);
+    engine.start(plan, |line| progress.show(&line)).await
 }
 
 /// Makes it the local broker.
@@ -200,9 +209,7 @@ async fn start_container(
             }
         }
     }
-    let state = engine
-        .start(&plan, |line| show_progress(&line, output))
-        .await?;
+    let state = start_showing(&engine, &plan, output).await?;
     record(&state.local, config)?;
     wait_for_amqp(&config.again()?).await?;
     Ok(StartedBroker {
@@ -266,12 +273,35 @@ async fn wait_for_api(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// Shows progress on one line that is overwritten. Without a terminal nothing is shown, because it
-/// would only fill a log.
-fn show_progress(line: &str, output: &Output) {
-    if !output.is_json() && std::io::stderr().is_terminal() {
-        let line = crate::clean::line(line);
-        let _ = write!(std::io::stderr(), "\r\u{1b}[K{line}");
+/// Shows progress on one line, which each step overwrites and the end clears. Without a terminal
+/// nothing is shown, because it would only fill a log.
+struct ProgressLine {
+    is_wanted: bool,
+    is_shown: bool,
+}
+
+impl ProgressLine {
+    fn new(output: &Output) -> Self {
+        Self {
+            is_wanted: !output.is_json() && std::io::stderr().is_terminal(),
+            is_shown: false,
+        }
+    }
+
+    fn show(&mut self, line: &str) {
+        if self.is_wanted {
+            let line = crate::clean::line(line);
+            let _ = write!(std::io::stderr(), "\r\u{1b}[K{line}");
+            self.is_shown = true;
+        }
+    }
+}
+
+impl Drop for ProgressLine {
+    fn drop(&mut self) {
+        if self.is_shown {
+            let _ = write!(std::io::stderr(), "\r\u{1b}[K");
+        }
     }
 }
 

@@ -348,7 +348,7 @@ fn a_queue_in_which_somebody_waits_for_an_answer_is_not_deleted_as_left_behind()
 fn lagging_api(times: usize) -> (String, Arc<Mutex<Vec<String>>>) {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&asked);
-    let url = fake_http::on_tcp(move |request| {
+    let url = fake_http::on_tcp(move |request, _| {
         seen.lock().unwrap().push(request.to_owned());
         let told = if request.contains("/api/connections/") {
             json!({ "client_properties": { "product": "another tool" } })

@@ -28,7 +28,7 @@ impl<'a> FakeEngine<'a> {
         let env = json!(env);
         let is_stopped = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&is_stopped);
-        fake_http::on_socket(&place.path().join("engine"), move |request| {
+        fake_http::on_socket(&place.path().join("engine"), move |request, _| {
             if request.contains("/stop") {
                 stopped.store(true, Ordering::SeqCst);
                 return (204, String::new());

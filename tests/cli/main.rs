@@ -18,6 +18,7 @@ mod crashes;
 mod dead;
 mod demo;
 mod docker;
+mod docker_engine;
 mod docker_moves;
 mod ends;
 mod everywhere;
