@@ -98,6 +98,7 @@ pub(super) async fn own_sessions(
     let awaited = AwaitedAnswers {
         name: Some(name.as_str()),
         count: Some(enough),
+        more: None,
         first: WHO_WITHIN,
         next: sessions::NEXT_ANSWER_WITHIN,
     };

@@ -133,6 +133,7 @@ impl PauseTargets {
         AwaitedAnswers {
             name: None,
             count,
+            more: None,
             first: within,
             next: within,
         }

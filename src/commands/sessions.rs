@@ -25,6 +25,9 @@ use crate::wrap;
 /// How long the next session may take to answer a question to all. A session of another tool never
 /// answers.
 pub(super) const NEXT_ANSWER_WITHIN: Duration = Duration::from_millis(500);
+/// How long sessions may take to answer whose names nobody knows, once all that are known have
+/// answered.
+const UNKNOWN_ANSWER_WITHIN: Duration = Duration::from_millis(150);
 /// How long the sessions on a queue may take to answer. They answer at once, unless their machine
 /// is very busy.
 const ATTACHED_ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -98,9 +101,11 @@ pub(super) async fn rows(
     let mut queues = BTreeMap::new();
     look(peer, known.names, &mut queues).await?;
     let groups = known.groups;
+    let listed = ListedConsumers::find(peer, &queues, config).await;
     let awaited = AwaitedAnswers {
         name: None,
-        count: known.are_all.then(|| consumers(&queues)),
+        count: Some(listed.own(&queues)),
+        more: (!known.are_all).then_some(UNKNOWN_ANSWER_WITHIN),
         first: NEXT_ANSWER_WITHIN,
         next: NEXT_ANSWER_WITHIN,
     };
@@ -114,7 +119,15 @@ pub(super) async fn rows(
     look(peer, session_names(unknown), &mut queues).await?;
     let mut rows: Vec<SessionRow> = queues
         .iter()
-        .flat_map(|(name, queue)| rows_of(name, *queue, present.get(name.as_str())))
+        .flat_map(|(name, queue)| {
+            let sessions = present.get(name.as_str());
+            let mut rows = rows_of(name, *queue, sessions);
+            let answered = sessions.map_or(0, Vec::len);
+            if answered > 0 && listed.own_of(name, *queue) as usize > answered {
+                rows.extend(rows_of(name, *queue, None));
+            }
+            rows
+        })
         .collect();
     for row in &mut rows {
         if let Ok(name) = SessionName::new(&row.name) {
@@ -165,21 +178,46 @@ pub(super) async fn attached_of(
 ) -> Result<u32, Error> {
     let mut queues = BTreeMap::new();
     look(peer, names.clone(), &mut queues).await?;
-    let seen = consumers(&queues);
-    if seen == 0 {
-        return Ok(0);
+    let listed = ListedConsumers::find(peer, &queues, config).await;
+    Ok(listed.own(&queues))
+}
+
+/// The consumers of each queue in the API's list: this user's, and those of others. Without an API
+/// all that the broker counted may be this user's, and one that has just attached may not be in the
+/// list yet.
+#[derive(Default)]
+struct ListedConsumers(BTreeMap<String, (usize, usize)>);
+
+impl ListedConsumers {
+    async fn find(
+        peer: &Peer,
+        queues: &BTreeMap<SessionName, QueueState>,
+        config: &Config,
+    ) -> Self {
+        let is_any = queues.values().any(|queue| queue.consumers > 0);
+        let users = match Client::new(config, API_WITHIN) {
+            Ok(client) if is_any => client.consuming_users().await.unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let mut listed = Self::default();
+        for (queue, user) in users {
+            let (own, others) = listed.0.entry(queue).or_default();
+            *(if user == peer.user() { own } else { others }) += 1;
+        }
+        listed
     }
-    let users = match Client::new(config, API_WITHIN) {
-        Ok(client) => client.consuming_users().await.ok(),
-        Err(_) => None,
-    };
-    // Without an API all of them may be sessions of this user, and one that has just attached may
-    // not be in its list yet.
-    let Some(users) = users else { return Ok(seen) };
-    let is_meant = |queue: &str| queues.keys().any(|name| name.as_str() == queue);
-    let listed = users.iter().filter(|(queue, _)| is_meant(queue));
-    let (own, others): (Vec<_>, Vec<_>) = listed.partition(|(_, user)| user == peer.user());
-    Ok(of_own_user(seen, own.len(), others.len()))
+
+    /// How many of a queue's consumers may be this user's.
+    fn own_of(&self, name: &SessionName, queue: QueueState) -> u32 {
+        let (own, others) = self.0.get(name.as_str()).copied().unwrap_or_default();
+        of_own_user(queue.consumers, own, others)
+    }
+
+    /// How many of all consumers may be this user's.
+    fn own(&self, queues: &BTreeMap<SessionName, QueueState>) -> u32 {
+        let each = queues.iter().map(|(name, queue)| self.own_of(name, *queue));
+        each.fold(0, u32::saturating_add)
+    }
 }
 
 /// How many of the consumers that the broker counted may be this user's, where a list that was made
@@ -196,6 +234,7 @@ pub(super) fn answers_of(name: &SessionName, consumers: u32) -> AwaitedAnswers<'
     AwaitedAnswers {
         name: Some(name.as_str()),
         count: Some(consumers.max(1)),
+        more: None,
         first: answer_within(consumers),
         next: NEXT_ANSWER_WITHIN,
     }
@@ -216,10 +255,6 @@ fn how_to_open(name: &SessionName, config: &Config) -> String {
     // A password may be part of it.
     let options: &[&str] = if is_chosen { &["--url", "<url>"] } else { &[] };
     wrap::how_to_open(&config.home, name, options)
-}
-
-fn consumers(queues: &BTreeMap<SessionName, QueueState>) -> u32 {
-    queues.values().map(|queue| queue.consumers).sum()
 }
 
 /// Returns the row, or rows, of one name.

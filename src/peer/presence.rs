@@ -262,6 +262,8 @@ pub struct AwaitedAnswers<'a> {
     pub name: Option<&'a str>,
     /// How many there are, where that is known.
     pub count: Option<u32>,
+    /// How long each further one may take once there are as many, where there may be more.
+    pub more: Option<Duration>,
     /// How long the first one may take.
     pub first: Duration,
     /// How long each further one may take after the one before.
@@ -272,7 +274,7 @@ impl AwaitedAnswers<'_> {
     /// How long to wait for the next one after so many; `None`: these are all.
     fn patience(&self, answers: usize) -> Option<Duration> {
         if self.count.is_some_and(|count| answers >= count as usize) {
-            return None;
+            return self.more;
         }
         Some(if answers == 0 { self.first } else { self.next })
     }
@@ -423,12 +425,20 @@ mod tests {
         let awaited = AwaitedAnswers {
             name: Some("backend"),
             count: Some(2),
+            more: None,
             first,
             next,
         };
         assert_eq!(awaited.patience(0), Some(first));
         assert_eq!(awaited.patience(1), Some(next));
         assert_eq!(awaited.patience(2), None);
+        let more = Duration::from_millis(150);
+        let awaited = AwaitedAnswers {
+            more: Some(more),
+            ..awaited
+        };
+        assert_eq!(awaited.patience(1), Some(next));
+        assert_eq!(awaited.patience(2), Some(more));
         let answer = |name: &str| Answer::Inbox {
             name: name.into(),
             session: "01".into(),

@@ -46,6 +46,33 @@ fn two_sessions_of_one_name_are_two_rows() {
     assert_eq!(rows.count(), 2, "{table}");
 }
 
+#[test]
+fn a_program_of_the_user_that_consumes_beside_a_session_and_says_nothing_has_a_row() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let _session = Wrapped::open(&place, "backend", &[]);
+    wait_until(
+        || states(&place, "backend") == ["idle"],
+        || format!("{:?}", states(&place, "backend")),
+    );
+    let user = json!({ "password": "pw", "tags": "" }).to_string();
+    server.ask(&place, "PUT", "/api/users/bob", &user);
+    let rights = json!({ "configure": "^$", "write": "^$", "read": "^backend$" });
+    let path = "/api/permissions/%2f/bob";
+    server.ask(&place, "PUT", path, &rights.to_string());
+    let own = place.ok(["status", "--show-url"]);
+    let of_bob = format!("amqp://bob:pw@127.0.0.1:{}", server.port);
+    client::run(async {
+        let (_bobs, channel) = client::connected(&of_bob).await;
+        let _silent = client::consume_one(&channel, "backend").await;
+        assert_eq!(states(&place, "backend"), ["idle"], "bob is another user");
+        assert_eq!(place.listed("backend").unwrap()["consumers"], 2);
+        let (_own, channel) = client::connected(&own).await;
+        let _silent = client::consume_one(&channel, "backend").await;
+        assert_eq!(states(&place, "backend"), ["idle", "attached"]);
+    });
+}
+
 /// A program `claude` that reads a line and ends, for `cbroker --name … claude`.
 fn stand_in(place: &Place) -> String {
     let programs = place.path().join("bin");
