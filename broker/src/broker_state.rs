@@ -12,6 +12,7 @@ mod detaching;
 mod every_queue;
 mod memory_relief;
 mod queue_timers;
+mod vhost_removal;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -90,7 +91,7 @@ pub struct BrokerState {
     /// Where the program wants to know which messages ended.
     ends: Option<EndSender>,
     vhosts: RwLock<BTreeMap<Arc<str>, Arc<Vhost>>>,
-    /// Names of vhosts that have left `vhosts` and whose records are being forgotten.
+    /// Names of vhosts that have left `vhosts` and are being deleted.
     leaving_vhosts: Mutex<HashSet<Arc<str>>>,
     pub(crate) connections: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
     next_id: AtomicU64,
@@ -100,7 +101,7 @@ pub struct BrokerState {
     awaiting: AwaitingConfirms,
     /// Dead letters that units of work had no budget for.
     letters: LetterBacklog,
-    /// Notified whenever a queue has loaded a slice.
+    /// Notified whenever a queue has loaded a slice, or a large deletion is over.
     pub(crate) loaded: Notify,
 }
 
@@ -193,8 +194,11 @@ impl BrokerState {
         if !effects.garbage.is_empty() {
             tokio::task::spawn_blocking(move || drop(effects.garbage));
         }
-        if !effects.detaching.is_empty() {
-            tokio::spawn(Arc::clone(self).go_on_detaching(effects.detaching));
+        for vhost in effects.detaching.drain(..) {
+            // One that is being deleted goes on by itself.
+            if let Some(vhost) = self.vhost(&vhost) {
+                tokio::spawn(Arc::clone(self).go_on_detaching(vhost));
+            }
         }
         if !effects.unpumped.is_empty() {
             tokio::spawn(Arc::clone(self).go_on_pumping(effects.unpumped));

@@ -276,7 +276,7 @@ async fn open(config: &BrokerConfig, durable: Waker) -> Result<Arc<BrokerState>,
     let opening = tokio::task::spawn_blocking(move || {
         persist::open(&folder, move |progress| told.on_progress(&progress))
     });
-    let found = opening
+    let mut found = opening
         .await
         .map_err(|_| StartError::OpenPanicked)?
         .map_err(|source| StartError::Open {
@@ -284,7 +284,7 @@ async fn open(config: &BrokerConfig, durable: Waker) -> Result<Arc<BrokerState>,
             source,
         })?;
     let ends = config.observer.clone().map(EndSender::start).transpose();
-    let recovery = recovery::recover(&found, config, time::now_ms())?;
+    let recovery = recovery::recover(&mut found, config, time::now_ms())?;
     let broker = Arc::new(BrokerState::new(BrokerParts {
         limits: config.limits,
         own_names_at: config.own_names_at,
@@ -332,6 +332,8 @@ async fn watch_memory(broker: Arc<BrokerState>) {
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
     use super::*;
     use crate::delivery::confirms::{ConfirmState, Confirms};
     use crate::persist::definition::{Definition, VhostDefinition};
@@ -339,13 +341,23 @@ pub(crate) mod tests {
     /// An empty broker without listeners, and what must live as long.
     pub(crate) async fn opened() -> (Arc<BrokerState>, (wakeup::Wakeup, tempfile::TempDir)) {
         let folder = tempfile::tempdir().unwrap();
+        let (broker, wakeup) = opened_in(folder.path()).await;
+        (broker, (wakeup, folder))
+    }
+
+    async fn opened_in(folder: &Path) -> (Arc<BrokerState>, wakeup::Wakeup) {
         let config = BrokerConfig {
-            data_dir: folder.path().join("data"),
+            data_dir: folder.join("data"),
             ..BrokerConfig::default()
         };
         let (waker, wakeup) = wakeup::channel().unwrap();
-        let broker = open(&config, waker).await.unwrap();
-        (broker, (wakeup, folder))
+        (open(&config, waker).await.unwrap(), wakeup)
+    }
+
+    /// Stops the broker and opens it again in its folder.
+    pub(crate) async fn restart(broker: &BrokerState, folder: &Path) -> Arc<BrokerState> {
+        broker.store.clone().close().unwrap();
+        opened_in(folder).await.0
     }
 
     /// A durable queue.
@@ -360,7 +372,7 @@ pub(crate) mod tests {
             .unwrap()
             .declare_queue(declare, &mut effects);
         broker.end(effects);
-        declared.unwrap().queue
+        declared.unwrap().expect("no older one").queue
     }
 
     /// The thread that waits for sockets finds the store's progress in a pipe. When that failed,

@@ -6,10 +6,12 @@ use std::collections::{BTreeMap, HashSet};
 use crate::config::{BrokerConfig, FirstUser};
 use crate::error::StartError;
 use crate::persist::definition::{
-    Definition, PermissionDefinition, SignInDefinition, UserDefinition, VhostDefinition,
+    BindingDefinition, Definition, DestinationKind, PermissionDefinition, SignInDefinition,
+    UserDefinition, VhostDefinition,
 };
-use crate::persist::{DefinitionStore, OpenedStore, Ticket};
-use crate::quotas::Quotas;
+use crate::persist::{DefinitionStore, OpenedStore, Stopped, Ticket};
+use crate::queue::arguments::QueueArguments;
+use crate::quotas::{QuotaScope, Quotas};
 use crate::users::{Credential, GUEST, GuestPolicy, Permissions, Tag, Users};
 use crate::vhost::{OrphanBinding, Vhost, VhostLabels};
 
@@ -58,12 +60,64 @@ fn recover_vhosts(found: &OpenedStore) -> Result<(BTreeMap<String, Vhost>, Ticke
     Ok((vhosts, ticket))
 }
 
+/// Forgets what is left of vhosts whose deletion was cut short.
+fn finish_deletions(found: &mut OpenedStore) -> Result<(), Stopped> {
+    let deleted: HashSet<String> = found
+        .topology
+        .iter()
+        .filter_map(|definition| match definition {
+            Definition::DeletedVhost { name } => Some(name.clone()),
+            _ => None,
+        })
+        .collect();
+    if deleted.is_empty() {
+        return Ok(());
+    }
+    let is_gone =
+        |definition: &Definition| vhost_of(definition).is_some_and(|it| deleted.contains(it));
+    let topology = std::mem::take(&mut found.topology);
+    let (gone, kept): (Vec<_>, Vec<_>) = topology.into_iter().partition(is_gone);
+    found.topology = kept;
+    for definition in &gone {
+        if let Definition::Queue(queue) = definition {
+            let arguments = QueueArguments::parse(&queue.arguments).ok();
+            let levels = arguments.and_then(|arguments| arguments.max_priority);
+            let store = found.definitions.queue_store_at(queue.id);
+            store.drop_all(levels.unwrap_or(0))?;
+        }
+        found.definitions.forget(definition)?;
+    }
+    // Last: it says that there may be others.
+    for name in deleted {
+        tracing::info!(vhost = %name, "finished the deletion of a vhost");
+        found
+            .definitions
+            .forget(&Definition::DeletedVhost { name })?;
+    }
+    Ok(())
+}
+
+/// The vhost that a record is of, or of something in.
+fn vhost_of(definition: &Definition) -> Option<&str> {
+    match definition {
+        Definition::Vhost(vhost) => Some(&vhost.name),
+        Definition::Exchange(exchange) => Some(&exchange.vhost),
+        Definition::Queue(queue) => Some(&queue.vhost),
+        Definition::Binding(binding) => Some(&binding.vhost),
+        Definition::Permission(permission) => Some(&permission.vhost),
+        Definition::Quota(quota) if quota.scope == QuotaScope::Vhost => Some(&quota.name),
+        _ => None,
+    }
+}
+
 /// Restores vhosts and users, and adds the default vhost and the first user.
 pub(crate) fn recover(
-    found: &OpenedStore,
+    found: &mut OpenedStore,
     config: &BrokerConfig,
     now_ms: u64,
 ) -> Result<RestoredBroker, StartError> {
+    finish_deletions(found)?;
+    let found = &*found;
     let (vhosts, mut ticket) = recover_vhosts(found)?;
     // Bindings come last, because both of their ends must exist.
     for definition in &found.topology {
@@ -77,11 +131,10 @@ pub(crate) fn recover(
             _ => {}
         }
     }
-    let queues = recorded_queues(&found.topology);
+    let recorded = recorded_ends(&found.topology);
     for definition in &found.topology {
         if let Definition::Binding(binding) = definition {
-            let is_recorded = queues.contains(&(&*binding.vhost, &*binding.destination));
-            let orphan = if found.is_whole && !is_recorded {
+            let orphan = if found.is_whole && !has_both_ends(binding, &recorded) {
                 OrphanBinding::Forget
             } else {
                 OrphanBinding::Keep
@@ -104,15 +157,30 @@ pub(crate) fn recover(
     })
 }
 
-/// Vhost and name of every queue that the store knows, restored or not.
-fn recorded_queues(definitions: &[Definition]) -> HashSet<(&str, &str)> {
-    let queues = definitions
+/// Kind, vhost and name of every queue and exchange that the store knows, restored or not.
+fn recorded_ends(definitions: &[Definition]) -> HashSet<(DestinationKind, &str, &str)> {
+    let ends = definitions
         .iter()
         .filter_map(|definition| match definition {
-            Definition::Queue(queue) => Some((&*queue.vhost, &*queue.name)),
+            Definition::Queue(it) => Some((DestinationKind::Queue, &*it.vhost, &*it.name)),
+            Definition::Exchange(it) => Some((DestinationKind::Exchange, &*it.vhost, &*it.name)),
             _ => None,
         });
-    queues.collect()
+    ends.collect()
+}
+
+/// Whether a binding leads from an exchange to something that are both recorded. Predeclared
+/// exchanges have no record.
+fn has_both_ends(
+    binding: &BindingDefinition,
+    recorded: &HashSet<(DestinationKind, &str, &str)>,
+) -> bool {
+    let is_recorded = |kind, name: &str| {
+        recorded.contains(&(kind, &*binding.vhost, name))
+            || (kind == DestinationKind::Exchange && Vhost::predeclared(name).is_some())
+    };
+    is_recorded(DestinationKind::Exchange, &binding.source)
+        && is_recorded(binding.kind, &binding.destination)
 }
 
 fn with(vhosts: &BTreeMap<String, Vhost>, name: &str, act: impl FnOnce(&Vhost)) {

@@ -128,10 +128,10 @@ impl Loaded {
         begun.elapsed()
     }
 
-    /// A request to the management API whose answer is not read yet.
-    fn ask(&self, path: &str) -> TcpStream {
+    /// A request to the management API, as `GET /api/overview`, whose answer is not read yet.
+    pub(crate) fn ask(&self, line: &str) -> TcpStream {
         let login = format!("{}:{}", self.user, self.password);
-        self.ask_as(&login, &format!("GET {path}"), "")
+        self.ask_as(&login, line, "")
     }
 
     pub(crate) fn ask_as(&self, login: &str, line: &str, body: &str) -> TcpStream {
@@ -184,7 +184,7 @@ impl Loaded {
         while started.elapsed() < LOAD || answers.len() < ANSWERS {
             let mut head = [0; 12];
             let asked = Instant::now();
-            let mut stream = self.ask("/api/overview");
+            let mut stream = self.ask("GET /api/overview");
             let answered = stream.read_exact(&mut head);
             answered.unwrap_or_else(|error| panic!("{what}: the API is silent: {error}"));
             assert_eq!(&head, b"HTTP/1.1 200");

@@ -13,6 +13,7 @@ mod credit;
 mod crowds;
 #[cfg(target_os = "linux")]
 mod dead_peers;
+mod deletions;
 mod full_at_start;
 mod held_memory;
 mod kills;

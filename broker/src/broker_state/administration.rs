@@ -1,8 +1,7 @@
-//! Administrators' changes of vhosts, permissions and limits, in memory and in the store. Relies on
-//! `vhost`, `users`, `quotas` and `persist`.
+//! Administrators' changes of vhosts, permissions and limits, in memory and in the store.
+//! `vhost_removal` deletes vhosts. Relies on `vhost`, `users`, `quotas` and `persist`.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::BrokerState;
 use crate::fault::{Fault, ReplyCode};
@@ -13,7 +12,6 @@ use crate::persist::definition::{
     Definition, PermissionDefinition, QuotaDefinition, VhostDefinition,
 };
 use crate::quotas::{Quota, QuotaScope};
-use crate::registry::ConnectionHandle;
 use crate::users::{Operation, Permissions, Users};
 use crate::vhost::{Vhost, VhostLabels};
 
@@ -89,60 +87,15 @@ impl BrokerState {
     }
 
     /// Removes all permissions in a deleted vhost.
-    fn forget_rights_in(&self, vhost: &str) -> Result<Ticket, Fault> {
+    pub(super) fn forget_rights_in(&self, vhost: &str) -> Result<(), Fault> {
         let mut users = write(&self.users);
-        let mut last = Ticket::NONE;
         for name in users.forget_vhost(vhost) {
             let right = permission_definition(&name, vhost, &Permissions::all());
-            last = last.max(self.definitions.forget(&right)?);
+            self.definitions.forget(&right)?;
         }
         drop(users);
         self.permissions_changed();
-        Ok(last)
-    }
-
-    /// Removes a vhost from the list. While the returned guard lives, no vhost of that name can be
-    /// created.
-    fn take_vhost(&self, name: &str) -> Option<(Arc<Vhost>, LeavingVhost<'_>)> {
-        let mut vhosts = write(&self.vhosts);
-        let (name, vhost) = vhosts.remove_entry(name)?;
-        lock(&self.leaving_vhosts).insert(Arc::clone(&name));
-        let leaving = LeavingVhost {
-            names: &self.leaving_vhosts,
-            name,
-        };
-        Some((vhost, leaving))
-    }
-
-    /// Deletes a vhost with everything in it and all rights there, and ends the connections to it.
-    pub fn remove_vhost(self: &Arc<Self>, name: &str) -> Result<Ticket, Fault> {
-        let _one_commit = self.definitions.pause_commits();
-        let Some((vhost, _leaving)) = self.take_vhost(name) else {
-            return Ok(Ticket::NONE);
-        };
-        // The rights go first: a vhost that is large may need several commits, and none must leave
-        // somebody with a way into one that is made under its name. Nobody gets a new one, because
-        // the vhost is not there any more.
-        let rights = self.forget_rights_in(name)?;
-        let fault = Fault::vhost_deleted(name);
-        let is_in = |connection: &Arc<ConnectionHandle>| {
-            let opened = connection.opened.get();
-            opened.is_some_and(|opened| *opened.vhost == *name)
-        };
-        for connection in self.connections().into_iter().filter(is_in) {
-            connection.end(fault.clone());
-        }
-        let mut effects = self.begin();
-        let emptied = vhost.remove_everything(&mut effects);
-        self.end(effects);
-        let definition = VhostDefinition {
-            name: name.to_owned(),
-            description: String::new(),
-            tags: Vec::new(),
-        };
-        let unlimited = self.change_quota(QuotaScope::Vhost, name, |_| ())?;
-        let gone = self.definitions.forget(&Definition::Vhost(definition))?;
-        Ok(rights.max(emptied?).max(unlimited).max(gone))
+        Ok(())
     }
 
     /// Changes the limits of a vhost or user. One that does not exist has none.
@@ -190,18 +143,6 @@ fn growth(name: &str, known: Option<&Vhost>, labels: &VhostLabels) -> usize {
     labels.footprint(name).saturating_sub(held)
 }
 
-/// The deletion of a vhost that has left the list.
-struct LeavingVhost<'a> {
-    names: &'a Mutex<HashSet<Arc<str>>>,
-    name: Arc<str>,
-}
-
-impl Drop for LeavingVhost<'_> {
-    fn drop(&mut self) {
-        lock(self.names).remove(&self.name);
-    }
-}
-
 /// The stored definition of a permission.
 pub(crate) fn permission_definition(
     user: &str,
@@ -217,6 +158,3 @@ pub(crate) fn permission_definition(
         read: source(Operation::Read),
     })
 }
-
-#[cfg(test)]
-mod tests;

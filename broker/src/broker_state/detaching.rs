@@ -1,34 +1,90 @@
-//! Removes very many bindings to deleted queues, in as many units of work as that takes.
+//! Removes very many bindings from and to what was deleted, in as many units of work as that takes.
 
 use std::sync::Arc;
 
 use super::BrokerState;
+use crate::delivery::effects::Effects;
+use crate::fault::Fault;
+use crate::vhost::Vhost;
 
 impl BrokerState {
-    /// Goes on with the queues of these vhosts. What is left after one unit of work follows from
-    /// its end.
+    /// Removes what is left in the vhost.
     #[expect(
         clippy::manual_async_fn,
         reason = "it is spawned by what it calls, so its type must say that it is Send"
     )]
     pub(super) fn go_on_detaching(
         self: Arc<Self>,
-        queues: Vec<(Arc<str>, Arc<str>)>,
+        vhost: Arc<Vhost>,
     ) -> impl Future<Output = ()> + Send + 'static {
         async move {
-            for (vhost, queue) in queues {
+            loop {
                 tokio::task::yield_now().await;
-                // One that is gone has no bindings left either.
-                let Some(there) = self.vhost(&vhost) else {
-                    continue;
-                };
-                let mut effects = self.begin();
-                if let Err(fault) = there.go_on_detaching(&queue, &mut effects) {
-                    tracing::warn!(%queue, %vhost, %fault, "bindings to a deleted queue are left");
+                match self.detach_some(&vhost) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(fault) => {
+                        tracing::warn!(vhost = %vhost.name(), %fault, "deleted bindings are left");
+                        break;
+                    }
                 }
-                self.end(effects);
+            }
+            self.loaded.notify_waiters();
+        }
+    }
+
+    /// Removes what one unit of work may. False when nothing is left.
+    fn detach_some(self: &Arc<Self>, vhost: &Vhost) -> Result<bool, Fault> {
+        let mut effects = self.begin();
+        let mut is_more = Ok(true);
+        while matches!(is_more, Ok(true)) && !effects.is_spent() {
+            is_more = vhost.go_on_detaching(&mut effects);
+        }
+        self.end(effects);
+        is_more
+    }
+
+    /// Does what must wait for the end of a deletion: `act` returns `None` until then. Helps with
+    /// the deletion meanwhile.
+    pub(crate) async fn after_deletions<T>(
+        self: &Arc<Self>,
+        vhost: &Vhost,
+        mut act: impl FnMut(&mut Effects) -> Result<Option<T>, Fault>,
+    ) -> Result<T, Fault> {
+        loop {
+            if let Some(done) = self.act_or_detach(vhost, &mut act)? {
+                return Ok(done);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The same on a thread that may be kept busy.
+    pub(crate) fn after_deletions_here<T>(
+        self: &Arc<Self>,
+        vhost: &Vhost,
+        mut act: impl FnMut(&mut Effects) -> Result<Option<T>, Fault>,
+    ) -> Result<T, Fault> {
+        loop {
+            if let Some(done) = self.act_or_detach(vhost, &mut act)? {
+                return Ok(done);
             }
         }
+    }
+
+    fn act_or_detach<T>(
+        self: &Arc<Self>,
+        vhost: &Vhost,
+        act: &mut impl FnMut(&mut Effects) -> Result<Option<T>, Fault>,
+    ) -> Result<Option<T>, Fault> {
+        let mut effects = self.begin();
+        let done = act(&mut effects);
+        self.end(effects);
+        let done = done?;
+        if done.is_none() {
+            self.detach_some(vhost)?;
+        }
+        Ok(done)
     }
 }
 

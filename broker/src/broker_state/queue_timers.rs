@@ -67,7 +67,7 @@ mod tests {
         };
         let vhost = broker.vhost("/").unwrap();
         let declared = vhost.declare_queue(declare, &mut Effects::new(1_000));
-        let queue = declared.unwrap().queue;
+        let queue = declared.unwrap().unwrap().queue;
         let mut early = Effects::new(1_500);
         broker.on_time(&queue, &mut early);
         assert!((1..REMOVAL).contains(&early.spent()));

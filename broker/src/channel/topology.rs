@@ -117,7 +117,10 @@ impl Channel {
             access::check_read_exchange(&self.context, &name)?;
             access::check_write_exchange(&self.context, alternate)?;
         }
-        let ticket = self.context.vhost.declare_exchange(&name, declaration)?;
+        let declared = self.context.vhost.declare_exchange(&name, declaration)?;
+        let Some(ticket) = declared else {
+            return Ok(FrameResult::Retry);
+        };
         Ok(
             self.reply_if_wanted(ticket, declare.no_wait, effects, |out, channel| {
                 reply::bare(out, channel, 40, 11);
@@ -134,14 +137,14 @@ impl Channel {
         let name = strip_breaks(name);
         check_not_default(&[&name])?;
         access::check_configure_exchange(&self.context, &name)?;
-        if if_unused && self.context.vhost.is_losing_bindings(&name) {
-            return Ok(FrameResult::Retry);
-        }
         let condition = DeleteCondition {
             unused: if_unused,
             ..DeleteCondition::default()
         };
-        let ticket = self.context.vhost.delete_exchange(&name, condition)?;
+        let vhost = &self.context.vhost;
+        let Some(ticket) = vhost.delete_exchange(&name, condition, effects)? else {
+            return Ok(FrameResult::Retry);
+        };
         Ok(
             self.reply_if_wanted(ticket, no_wait, effects, |out, channel| {
                 reply::bare(out, channel, 40, 21);
@@ -213,7 +216,7 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<FrameResult, Fault> {
         let bind = self.exchange_binding(&binding)?;
-        let ticket = self.context.vhost.unbind(&bind)?;
+        let ticket = self.context.vhost.unbind(&bind, effects)?;
         Ok(
             self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
                 reply::bare(out, channel, 40, 51);
@@ -241,7 +244,7 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<FrameResult, Fault> {
         let bind = self.queue_binding(&binding)?;
-        let ticket = self.context.vhost.unbind(&bind)?;
+        let ticket = self.context.vhost.unbind(&bind, effects)?;
         Ok(
             self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
                 reply::bare(out, channel, 50, 51);
@@ -275,10 +278,6 @@ impl Channel {
             access::check_read_queue(&self.context, &name)?;
             access::check_write_exchange(&self.context, &letters.exchange)?;
         }
-        if self.context.vhost.is_detaching(&name) {
-            // The old queue of this name is still being removed.
-            return Ok(FrameResult::Retry);
-        }
         let declared = self.context.vhost.declare_queue(
             Declare {
                 name: &name,
@@ -292,6 +291,9 @@ impl Channel {
             },
             effects,
         )?;
+        let Some(declared) = declared else {
+            return Ok(FrameResult::Retry);
+        };
         self.context.broker.totals.queues_declared.add(1);
         let (ready, consumers) = declared.queue.counts();
         self.last_queue.clone_from(&name);

@@ -8,6 +8,7 @@
 //! A unit of work is short: what does not fit goes on in a later unit of work, so that
 //! handshakes, heartbeats and the management API are served in between; `budget` says how short.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -149,8 +150,8 @@ pub(crate) struct Effects {
     tally: Option<ExchangeTally>,
     /// Queues with messages for consumers that this budget was too small for.
     pub(crate) unpumped: Vec<Arc<Queue>>,
-    /// Vhosts and queues of theirs that were deleted and have bindings left.
-    pub(crate) detaching: Vec<(Arc<str>, Arc<str>)>,
+    /// Vhosts where bindings from or to what was deleted are left.
+    pub(crate) detaching: Vec<Arc<str>>,
     /// Whether a message that was published stays in memory; `None` if none was.
     stays_in_memory: Option<bool>,
     /// Publishes to queues.
@@ -159,8 +160,8 @@ pub(crate) struct Effects {
     observed: Option<&'static str>,
     /// Messages of that exchange that no client took and that are gone.
     pub(crate) ended: Vec<EndedEntry>,
-    /// Messages that are freed outside the unit of work because they are many.
-    pub(crate) garbage: Vec<QueuedMessage>,
+    /// What takes long to free, and is freed outside the unit of work.
+    pub(crate) garbage: Vec<Box<dyn Any + Send>>,
     limit: StepBudget,
     /// The work done so far, in units of one cheap step.
     spent: u32,
@@ -344,8 +345,13 @@ impl Effects {
     /// Frees messages: here where they are few, else outside the unit of work.
     pub(crate) fn free(&mut self, messages: Vec<QueuedMessage>) {
         if messages.len() > FULL_STEPS as usize {
-            self.garbage.extend(messages);
+            self.free_later(messages);
         }
+    }
+
+    /// Frees what takes long to free outside the unit of work.
+    pub(crate) fn free_later(&mut self, garbage: impl Any + Send) {
+        self.garbage.push(Box::new(garbage));
     }
 
     pub(crate) fn wake_later(&mut self, outbox: &Arc<Outbox>) {

@@ -33,6 +33,32 @@ pub(super) struct BindingEntry<D> {
     _charge: KindCharge,
 }
 
+/// The bindings of an exchange that routes nothing any more, to be taken one by one.
+#[derive(Debug)]
+pub(crate) struct LooseBindings<D>(Vec<Option<BindingEntry<D>>>);
+
+impl<D> Default for LooseBindings<D> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<D> LooseBindings<D> {
+    /// The number of places. Some may be free.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Takes the bindings of at most so many places.
+    pub(crate) fn take(&mut self, most: usize) -> Self {
+        Self(self.0.split_off(self.0.len().saturating_sub(most)))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Binding<'_, D>> {
+        self.0.iter().flatten().map(view)
+    }
+}
+
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct BindingIdentity<D> {
     destination: D,
@@ -140,6 +166,11 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
         }
         self.free.push(slot);
         Some(entry)
+    }
+
+    /// Takes all of them. What finds them here is then of no use.
+    pub(super) fn loosen(&mut self) -> LooseBindings<D> {
+        LooseBindings(std::mem::take(&mut self.entries))
     }
 
     pub(super) fn get(&self, slot: BindingSlot) -> Option<Binding<'_, D>> {

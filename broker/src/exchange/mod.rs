@@ -29,6 +29,7 @@ mod topic;
 
 pub use bindings::Binding;
 use bindings::Bindings;
+pub(crate) use bindings::LooseBindings;
 use headers::HeadersIndex;
 pub use steps::RoutingSteps;
 use targets::{KeyedTargets, Targets};
@@ -390,6 +391,12 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
     pub fn bindings_to(&self, destination: &D) -> impl Iterator<Item = Binding<'_, D>> {
         let slots = self.bindings.slots_of(destination).iter();
         slots.filter_map(|&slot| self.bindings.get(slot))
+    }
+
+    /// Takes an exchange apart that is to route nothing any more: its bindings, and what found
+    /// them, which takes long to free where they were many.
+    pub(crate) fn dismantle(mut self) -> (LooseBindings<D>, Self) {
+        (self.bindings.loosen(), self)
     }
 
     /// Calls `hit` for each destination of a message with these routing keys, and counts the steps.

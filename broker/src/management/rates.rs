@@ -354,6 +354,7 @@ mod tests {
 
     use super::super::tests::TestApi;
     use super::{CounterRates, Rates};
+    use crate::delivery::effects::Effects;
     use crate::lock::lock;
     use crate::vhost::DeleteCondition;
 
@@ -401,7 +402,10 @@ mod tests {
         let (sender, answer) = sync_channel(1);
         let is_answered = thread::scope(|scope| {
             vhost.with_exchange("amq.topic", |_| {
-                scope.spawn(|| vhost.delete_exchange("none", DeleteCondition::default()));
+                scope.spawn(|| {
+                    let condition = DeleteCondition::default();
+                    vhost.delete_exchange("none", condition, &mut Effects::new(0))
+                });
                 scope.spawn(|| {
                     while !is_over.load(Ordering::Relaxed) {
                         vhost.queue_count();

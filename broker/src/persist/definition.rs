@@ -25,6 +25,11 @@ const VERSION: u8 = 1;
 pub enum Definition {
     /// A virtual host.
     Vhost(VhostDefinition),
+    /// A virtual host that is being deleted. Other records of its name are what is left of it.
+    DeletedVhost {
+        /// Its name.
+        name: String,
+    },
     /// A durable exchange that a client declared.
     Exchange(ExchangeDefinition),
     /// A durable queue.
@@ -92,7 +97,7 @@ pub struct QueueDefinition {
 }
 
 /// What a binding leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DestinationKind {
     /// A queue.
     Queue,
@@ -190,6 +195,7 @@ impl Definition {
     pub fn key(&self) -> Vec<u8> {
         match self {
             Self::Vhost(definition) => key(b'v', &[&definition.name]),
+            Self::DeletedVhost { name } => key(b'd', &[name]),
             Self::Exchange(definition) => key(b'x', &[&definition.vhost, &definition.name]),
             Self::Queue(definition) => key(b'q', &[&definition.vhost, &definition.name]),
             Self::Binding(definition) => definition.key(),
@@ -209,6 +215,9 @@ impl Definition {
                 out.short(&definition.name)
                     .long(definition.description.as_bytes())
                     .texts(&definition.tags);
+            }
+            Self::DeletedVhost { name } => {
+                out.short(name);
             }
             Self::Exchange(definition) => {
                 out.short(&definition.vhost)
@@ -254,7 +263,7 @@ impl Definition {
     /// Reads a definition back.
     pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, DefinitionError> {
         let kind = *key.first().ok_or(DefinitionError::Damaged)?;
-        if !b"vxqbupsln".contains(&kind) {
+        if !b"vdxqbupsln".contains(&kind) {
             return Err(DefinitionError::UnknownKind(kind));
         }
         let mut fields = DefinitionFields::new(value);
@@ -279,6 +288,9 @@ impl Definition {
                 description: fields.text()?,
                 tags: fields.texts()?,
             }),
+            b'd' => Self::DeletedVhost {
+                name: fields.short()?,
+            },
             b'x' => Self::Exchange(ExchangeDefinition {
                 vhost: fields.short()?,
                 name: fields.short()?,

@@ -1,10 +1,11 @@
-//! Binds queues and exchanges to exchanges, and unbinds them. Depends on `exchanges` to delete
+//! Binds queues and exchanges to exchanges, and unbinds them. Depends on `detaching` to delete
 //! auto-delete exchanges with their last binding.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Destination, Tables, Vhost, check_room};
+use crate::delivery::effects::Effects;
 use crate::exchange::{BindResult, Binding, Exchange, UnbindResult};
 use crate::fault::Fault;
 use crate::lock::write;
@@ -79,7 +80,11 @@ impl Vhost {
     }
 
     /// Removes a binding. A binding that does not exist, or whose ends do not, counts as removed.
-    pub(crate) fn unbind(&self, bind: &BindRequest<'_>) -> Result<Ticket, Fault> {
+    pub(crate) fn unbind(
+        &self,
+        bind: &BindRequest<'_>,
+        effects: &mut Effects,
+    ) -> Result<Ticket, Fault> {
         let mut tables = write(&self.tables);
         if let Destination::Queue(name) = &bind.destination
             && let Some(queue) = tables.queues.get(name)
@@ -107,7 +112,7 @@ impl Vhost {
             None => Ticket::NONE,
         };
         if is_last && is_auto_delete {
-            ticket = ticket.max(self.drop_exchange(&mut tables, bind.source)?);
+            ticket = ticket.max(self.drop_exchange(&mut tables, bind.source, effects)?);
         }
         self.move_on();
         Ok(self.note_change(ticket))
@@ -135,7 +140,7 @@ impl Vhost {
     }
 
     /// Deletes a binding's record from the store, if it can have one.
-    pub(super) fn forget_binding(
+    fn forget_binding(
         &self,
         tables: &Tables,
         source: &Exchange<Destination>,
@@ -145,7 +150,7 @@ impl Vhost {
             Destination::Queue(name) => {
                 let queue = tables.queues.get(name);
                 queue.is_some_and(|queue| queue.store().is_some())
-                    || tables.detaching.contains_key(name)
+                    || tables.leaving.has(|| binding.destination.clone())
             }
             Destination::Exchange(_) => true,
         };

@@ -1,18 +1,19 @@
-//! Removes the bindings to what was deleted. Very many bindings to a queue are removed in pieces,
-//! and others use the tables in between; until then they lead nowhere. Depends on `exchanges` to
-//! delete auto-delete exchanges with their last binding.
+//! Removes the bindings from and to what was deleted. Very many are removed in pieces, and others
+//! use the tables in between; until then they lead nowhere. An exchange that is deleted with its
+//! last binding goes the same way, so a chain of such exchanges takes no deep recursion.
 //!
-//! A new queue of the same name is made when nothing of the old one is left. What a crash leaves of
-//! it is removed at the next start.
+//! A new queue or exchange of the same name is made when nothing of the old one is left. Its own
+//! record is forgotten before those of its bindings: what a crash leaves of them has no source or
+//! no destination, and is removed at the next start.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::{Destination, Tables, Vhost};
 use crate::delivery::effects::Effects;
-use crate::exchange::Binding;
+use crate::exchange::{Binding, LooseBindings};
 use crate::fault::Fault;
-use crate::lock::{read, write};
+use crate::lock::write;
 use crate::persist::Ticket;
 
 /// Bindings that are removed before others may use the tables.
@@ -20,108 +21,240 @@ const PIECE: usize = 256;
 /// What it costs to remove a binding, in steps.
 const UNBINDING: u32 = 8;
 
-/// The exchanges that still have bindings to a destination.
-pub(super) type BindingSources = HashSet<Arc<str>>;
+/// What is left of a queue or exchange that has left the tables.
+#[derive(Debug, Default)]
+struct Remains {
+    /// The exchanges that still have bindings to it.
+    sources: HashSet<Arc<str>>,
+    /// The bindings from it.
+    own: LooseBindings<Destination>,
+    /// Whether the store has records of `own`.
+    is_durable: bool,
+}
+
+impl Remains {
+    fn is_empty(&self) -> bool {
+        self.sources.is_empty() && self.own.len() == 0
+    }
+}
+
+/// Queues and exchanges that have left the tables and have bindings left.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    remains: HashMap<Destination, Remains>,
+    /// The same, in the order in which their next bindings are removed.
+    order: VecDeque<Destination>,
+    /// A task goes on with them.
+    is_worked_on: bool,
+}
+
+impl Leaving {
+    /// Whether this one is among them.
+    pub(super) fn has(&self, destination: impl FnOnce() -> Destination) -> bool {
+        !self.remains.is_empty() && self.remains.contains_key(&destination())
+    }
+
+    /// Whether bindings of the exchange to any of them may be left.
+    pub(super) fn has_source(&self, exchange: &str) -> bool {
+        let mut all = self.remains.values();
+        all.any(|remains| remains.sources.contains(exchange))
+    }
+
+    fn add(&mut self, destination: Destination, remains: Remains) {
+        self.order.push_back(destination.clone());
+        self.remains.insert(destination, remains);
+    }
+
+    fn next(&mut self) -> Option<(Destination, Remains)> {
+        let destination = self.order.pop_front()?;
+        self.remains.remove_entry(&destination)
+    }
+
+    /// Whether the caller must see to it that a task goes on.
+    fn begin_work(&mut self) -> bool {
+        !self.remains.is_empty() && !std::mem::replace(&mut self.is_worked_on, true)
+    }
+}
+
+/// What is removed under one lock of the tables, and in one commit of the store.
+struct Piece {
+    /// How many more bindings are removed.
+    left: usize,
+    ticket: Ticket,
+    /// What has left the tables and was not looked at yet.
+    gone: Vec<(Destination, Remains)>,
+}
+
+impl Piece {
+    fn new(gone: Vec<(Destination, Remains)>) -> Self {
+        Self {
+            left: PIECE,
+            ticket: Ticket::NONE,
+            gone,
+        }
+    }
+}
 
 impl Vhost {
-    /// Removes every binding to an exchange that has left the tables.
-    pub(super) fn detach(&self, tables: &mut Tables, exchange: &Arc<str>) -> Result<Ticket, Fault> {
-        let destination = Destination::Exchange(Arc::clone(exchange));
-        let mut sources = tables.sources.remove(&destination).unwrap_or_default();
-        let all = self.detach_some(tables, &destination, &mut sources, usize::MAX)?;
-        Ok(all.1)
-    }
-
-    /// Removes the first bindings to a queue that has left the tables. Where there are more, the
-    /// effects say so.
-    pub(super) fn begin_detaching(
+    /// Removes the first bindings to a queue that has left the tables.
+    pub(super) fn detach_queue(
         &self,
         tables: &mut Tables,
         queue: &Arc<str>,
         effects: &mut Effects,
     ) -> Result<Ticket, Fault> {
         let destination = Destination::Queue(Arc::clone(queue));
-        let sources = tables.sources.remove(&destination).unwrap_or_default();
-        self.detach_piece(tables, (queue, sources), effects)
+        let remains = Remains {
+            sources: tables.sources.remove(&destination).unwrap_or_default(),
+            ..Remains::default()
+        };
+        let piece = Piece::new(vec![(destination, remains)]);
+        self.remove_piece(tables, piece, effects)
     }
 
-    /// Removes the next ones. Where there are still more, the effects say so.
-    pub(crate) fn go_on_detaching(
+    /// Removes an exchange from the tables, and the first bindings from and to it.
+    pub(super) fn drop_exchange(
         &self,
-        queue: &Arc<str>,
+        tables: &mut Tables,
+        name: &str,
+        effects: &mut Effects,
+    ) -> Result<Ticket, Fault> {
+        let _whole = self.definitions.pause_commits();
+        let mut piece = Piece::new(Vec::new());
+        self.take_exchange(tables, name, &mut piece, effects)?;
+        self.remove_piece(tables, piece, effects)
+    }
+
+    /// Removes the next bindings to and from what was deleted. False when none are left.
+    pub(crate) fn go_on_detaching(&self, effects: &mut Effects) -> Result<bool, Fault> {
+        let mut tables = write(&self.tables);
+        if let Some(next) = tables.leaving.next() {
+            let _whole = self.definitions.pause_commits();
+            let removed = self.remove_piece(&mut tables, Piece::new(vec![next]), effects);
+            if removed.is_err() {
+                // The store has stopped. The next start removes the rest.
+                tables.leaving = Leaving::default();
+            }
+            removed?;
+        }
+        let is_done = tables.leaving.remains.is_empty();
+        if is_done {
+            tables.leaving = Leaving::default();
+        }
+        Ok(!is_done)
+    }
+
+    /// How many bindings from something deleted are left; `None` when none from or to it are.
+    #[cfg(test)]
+    pub(crate) fn left_of(&self, destination: &Destination) -> Option<usize> {
+        let tables = crate::lock::read(&self.tables);
+        let remains = tables.leaving.remains.get(destination)?;
+        Some(remains.own.len())
+    }
+
+    /// Removes as many bindings as a piece has. Where there are more, the effects say so.
+    fn remove_piece(
+        &self,
+        tables: &mut Tables,
+        mut piece: Piece,
+        effects: &mut Effects,
+    ) -> Result<Ticket, Fault> {
+        while let Some((destination, mut remains)) = piece.gone.pop() {
+            self.remove_own(tables, &destination, &mut remains, &mut piece)?;
+            self.remove_from_sources(tables, (&destination, &mut remains), &mut piece, effects)?;
+            if !remains.is_empty() {
+                tables.leaving.add(destination, remains);
+            }
+        }
+        let count = u32::try_from(PIECE - piece.left).unwrap_or(u32::MAX);
+        effects.spend(count.saturating_mul(UNBINDING));
+        if tables.leaving.begin_work() {
+            effects.detaching.push(Arc::clone(&self.name));
+        }
+        if piece.ticket == Ticket::NONE {
+            return Ok(Ticket::NONE);
+        }
+        Ok(self.note_change(piece.ticket))
+    }
+
+    /// Removes an exchange from the tables and leaves its bindings to the piece.
+    fn take_exchange(
+        &self,
+        tables: &mut Tables,
+        name: &str,
+        piece: &mut Piece,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
-        let mut tables = write(&self.tables);
-        let Some(sources) = tables.detaching.remove(queue) else {
+        let Some((name, exchange)) = tables.exchanges.remove_entry(name) else {
             return Ok(());
         };
-        let ticket = self.detach_piece(&mut tables, (queue, sources), effects)?;
         self.move_on();
-        self.note_change(ticket);
+        piece.left = piece.left.saturating_sub(1);
+        let is_durable = exchange.declaration().durable;
+        if is_durable && Self::predeclared(&name).is_none() {
+            let definition = self.exchange_definition(&name, exchange.declaration());
+            piece.ticket = piece.ticket.max(self.definitions.forget(&definition)?);
+        }
+        let (own, rest) = exchange.dismantle();
+        if own.len() > PIECE {
+            effects.free_later(rest);
+        }
+        let destination = Destination::Exchange(name);
+        let remains = Remains {
+            sources: tables.sources.remove(&destination).unwrap_or_default(),
+            own,
+            is_durable,
+        };
+        piece.gone.push((destination, remains));
         Ok(())
     }
 
-    /// Whether bindings to a deleted queue of this name are left.
-    pub(crate) fn is_detaching(&self, queue: &str) -> bool {
-        read(&self.tables).detaching.contains_key(queue)
-    }
-
-    /// Removes the rest at once.
-    pub(super) fn finish_detaching(&self, tables: &mut Tables, queue: &str) -> Result<(), Fault> {
-        let Some((queue, mut sources)) = tables.detaching.remove_entry(queue) else {
+    /// Removes the next bindings from an exchange that was deleted.
+    fn remove_own(
+        &self,
+        tables: &mut Tables,
+        source: &Destination,
+        remains: &mut Remains,
+        piece: &mut Piece,
+    ) -> Result<(), Fault> {
+        let Destination::Exchange(source) = source else {
             return Ok(());
         };
-        let destination = Destination::Queue(queue);
-        let rest = self.detach_some(tables, &destination, &mut sources, usize::MAX)?;
-        self.note_change(rest.1);
+        let removed = remains.own.take(piece.left);
+        piece.left -= removed.len();
+        for binding in removed.iter() {
+            tables.forget_source(binding.destination, source);
+            // Whatever has the name of its destination by now may be another one.
+            if remains.is_durable {
+                let definition = self.binding_definition(source, &binding);
+                piece.ticket = piece.ticket.max(self.definitions.forget(&definition)?);
+            }
+        }
         Ok(())
     }
 
-    fn detach_piece(
+    /// Removes the next bindings to a queue or exchange that was deleted, and the auto-delete
+    /// exchanges that lose their last binding by this.
+    fn remove_from_sources(
         &self,
         tables: &mut Tables,
-        (queue, mut sources): (&Arc<str>, BindingSources),
+        (destination, remains): (&Destination, &mut Remains),
+        piece: &mut Piece,
         effects: &mut Effects,
-    ) -> Result<Ticket, Fault> {
-        let destination = Destination::Queue(Arc::clone(queue));
-        let (count, ticket) = self.detach_some(tables, &destination, &mut sources, PIECE)?;
-        effects.spend(
-            u32::try_from(count)
-                .unwrap_or(u32::MAX)
-                .saturating_mul(UNBINDING),
-        );
-        if !sources.is_empty() {
-            tables.detaching.insert(Arc::clone(queue), sources);
-            effects
-                .detaching
-                .push((Arc::clone(&self.name), Arc::clone(queue)));
-        }
-        Ok(ticket)
-    }
-
-    /// Removes at most so many bindings to a destination, and the auto-delete exchanges that lose
-    /// their last binding by this. Returns their number; what is left of `sources` has more.
-    fn detach_some(
-        &self,
-        tables: &mut Tables,
-        destination: &Destination,
-        sources: &mut BindingSources,
-        most: usize,
-    ) -> Result<(usize, Ticket), Fault> {
-        let (mut count, mut ticket) = (0, Ticket::NONE);
+    ) -> Result<(), Fault> {
         let (mut done, mut unbound) = (Vec::new(), Vec::new());
-        for source in sources.iter() {
-            if count >= most {
+        for source in &remains.sources {
+            if piece.left == 0 {
                 break;
             }
-            // Looking at one that has none costs too.
-            count += 1;
             let Some(exchange) = tables.exchanges.get_mut(source) else {
+                piece.left -= 1;
                 done.push(Arc::clone(source));
                 continue;
             };
-            let removed = exchange.remove_destination(destination, most - count + 1);
-            count += removed.len().saturating_sub(1);
+            let removed = exchange.remove_destination(destination, piece.left);
+            // Looking at one that has none costs too.
+            piece.left -= removed.len().max(1);
             if !removed.is_empty() {
                 unbound.push(Arc::clone(source));
             }
@@ -133,7 +266,7 @@ impl Vhost {
                         arguments,
                     };
                     let definition = self.binding_definition(source, &binding);
-                    ticket = ticket.max(self.definitions.forget(&definition)?);
+                    piece.ticket = piece.ticket.max(self.definitions.forget(&definition)?);
                 }
             }
             if !exchange.leads_to(destination) {
@@ -141,15 +274,15 @@ impl Vhost {
             }
         }
         for source in done {
-            sources.remove(&source);
+            remains.sources.remove(&source);
         }
         // One that has lost none is newer than the bindings.
         for source in unbound {
             let exchange = tables.exchanges.get(&source);
             if exchange.is_some_and(|it| it.is_unused() && it.declaration().auto_delete) {
-                ticket = ticket.max(self.drop_exchange(tables, &source)?);
+                self.take_exchange(tables, &source, piece, effects)?;
             }
         }
-        Ok((count, ticket))
+        Ok(())
     }
 }

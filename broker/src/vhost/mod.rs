@@ -26,14 +26,17 @@ mod exchanges;
 mod publish;
 mod queues;
 mod recovery;
+mod removal;
 mod reply_to;
 mod routing;
 
 pub(crate) use bindings::BindRequest;
 pub(crate) use dead_letters::routing_keys;
+use detaching::Leaving;
 pub use publish::Published;
 pub(crate) use queues::{Declare, DeleteCondition};
 pub(crate) use recovery::OrphanBinding;
+pub(crate) use removal::VhostContents;
 pub(crate) use reply_to::ReplyConsumer;
 pub(crate) use reply_to::{REPLY_TO, REPLY_TO_PREFIX};
 pub(crate) use routing::QueueRoute;
@@ -95,8 +98,8 @@ struct Tables {
     exclusive: BTreeSet<(u64, Arc<str>)>,
     /// For each destination, the exchanges that have bindings to it.
     sources: HashMap<Destination, HashSet<Arc<str>>>,
-    /// The same for queues that were deleted and to which bindings are left.
-    detaching: HashMap<Arc<str>, HashSet<Arc<str>>>,
+    /// What was deleted and has bindings left.
+    leaving: Leaving,
     /// The vhost is deleted: a connection that is still in it makes nothing new.
     is_deleted: bool,
 }

@@ -1,8 +1,8 @@
-//! Declares and deletes queues. Depends on `bindings` for the bindings to them.
+//! Declares and deletes queues. Depends on `detaching` for the bindings to them.
 
 use std::sync::Arc;
 
-use super::{Vhost, check_name, check_room};
+use super::{Destination, Vhost, check_name, check_room};
 use crate::delivery::effects::{Effects, REMOVAL};
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read, write};
@@ -77,12 +77,13 @@ impl DeleteCondition {
 }
 
 impl Vhost {
-    /// Creates a queue, or checks that the existing one is equivalent.
+    /// Creates a queue, or checks that the existing one is equivalent. `None` while bindings to an
+    /// older one of its name are left: the caller tries again.
     pub(crate) fn declare_queue(
         &self,
         declare: Declare<'_>,
         effects: &mut Effects,
-    ) -> Result<Declared, Fault> {
+    ) -> Result<Option<Declared>, Fault> {
         if !declare.is_server_named {
             check_name("queue", declare.name)?;
         }
@@ -90,7 +91,7 @@ impl Vhost {
             if let Some(queue) = self.queue(declare.name)
                 && let Some(declared) = self.declared_already(queue, &declare, effects)?
             {
-                return Ok(declared);
+                return Ok(Some(declared));
             }
             // A queue that was just deleted has left them once they are locked.
             let tables = self.open_tables()?;
@@ -100,7 +101,12 @@ impl Vhost {
         };
         let arguments = QueueArguments::parse(&declare.arguments)
             .map_err(|error| self.argument_fault(&error, declare.name))?;
-        self.finish_detaching(&mut tables, declare.name)?;
+        if tables
+            .leaving
+            .has(|| Destination::Queue(declare.name.into()))
+        {
+            return Ok(None);
+        }
         if tables.queues.len() >= declare.limit {
             let reason = format!(
                 "cannot declare queue '{}': queue limit in vhost '{}' ({}) is reached",
@@ -131,7 +137,7 @@ impl Vhost {
         self.move_on();
         drop(tables);
         queue.touch(effects);
-        Ok(Declared { queue, ticket })
+        Ok(Some(Declared { queue, ticket }))
     }
 
     /// Reserves a place in the store for a queue that survives a restart. An exclusive queue does
@@ -245,7 +251,7 @@ impl Vhost {
         // The queue, its messages and its bindings, where they are not very many, are deleted in
         // one commit.
         let whole = self.definitions.pause_commits();
-        let mut ticket = self.begin_detaching(&mut tables, queue.name(), effects)?;
+        let mut ticket = self.detach_queue(&mut tables, queue.name(), effects)?;
         drop(tables);
         cancel_consumers(closed.consumers, condition.connection, effects);
         if let Some(store) = queue.store() {
@@ -393,7 +399,7 @@ mod tests {
     ) -> (bool, R) {
         let mut effects = Effects::new(0);
         let declared = vhost.declare_queue(Declare::transient("q"), &mut effects);
-        let queue = declared.unwrap().queue;
+        let queue = declared.unwrap().unwrap().queue;
         for key in 0..250_u8 {
             let bind = BindRequest {
                 source: "amq.direct",

@@ -13,12 +13,12 @@ use crate::persist::definition::{
 use crate::queue::arguments::QueueArguments;
 use crate::queue::{Queue, QueueIdentity};
 
-/// What to do with the record of a binding whose queue does not exist.
+/// What to do with the record of a binding one of whose ends does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OrphanBinding {
-    /// The queue was deleted, and a crash cut that short: a new queue of its name has no bindings.
+    /// The end was deleted, and a crash cut that short: a new one of its name has no bindings.
     Forget,
-    /// The queue may have a record that this program cannot use. Another version may.
+    /// The end may have a record that this program cannot use. Another version may.
     Keep,
 }
 
@@ -92,8 +92,7 @@ impl Vhost {
             .insert(Arc::clone(queue.name()), Arc::new(queue));
     }
 
-    /// Restores a binding if both its ends exist. `orphan` says what becomes of one whose queue
-    /// does not.
+    /// Restores a binding if both its ends exist. `orphan` says what becomes of another one.
     pub(crate) fn recover_binding(&self, definition: &BindingDefinition, orphan: OrphanBinding) {
         let mut tables = write(&self.tables);
         let is_there = match definition.kind {
@@ -113,12 +112,16 @@ impl Vhost {
             .get_mut(definition.source.as_str())
             .filter(|_| is_there)
         else {
-            let is_orphan = !is_there && definition.kind == DestinationKind::Queue;
-            if is_orphan && orphan == OrphanBinding::Forget {
+            if orphan == OrphanBinding::Forget {
                 let forgotten = Definition::Binding(definition.clone());
                 if let Err(error) = self.definitions.forget(&forgotten) {
-                    tracing::warn!(%error, "a binding to a deleted queue is left");
+                    tracing::warn!(%error, "a binding from or to something deleted is left");
                 }
+                // There may be very many.
+                return tracing::debug!(
+                    source = %definition.source, destination = %definition.destination,
+                    "removed a binding whose source or destination was deleted"
+                );
             }
             return tracing::warn!(
                 source = %definition.source, destination = %definition.destination,

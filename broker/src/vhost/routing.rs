@@ -189,12 +189,12 @@ impl<'a> ExchangeWalk<'a> {
             match destination {
                 Destination::Queue(name) => {
                     let queue = tables.queues.get(name);
-                    // It may lead to a queue that was deleted a moment ago.
+                    // It may lead to something that was deleted a moment ago.
                     has_matched |= queue.is_some();
                     queue.is_some_and(|queue| found.add(queue))
                 }
                 Destination::Exchange(name) => {
-                    has_matched = true;
+                    has_matched |= tables.exchanges.contains_key(name);
                     exchanges.add(name)
                 }
             }

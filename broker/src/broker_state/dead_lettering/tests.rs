@@ -37,7 +37,8 @@ fn declare(broker: &Arc<BrokerState>, name: &str, source: &str, dead: Option<&st
         ..Declare::transient(name)
     };
     let mut effects = broker.begin();
-    let queue = vhost.declare_queue(declare, &mut effects).unwrap().queue;
+    let declared = vhost.declare_queue(declare, &mut effects).unwrap();
+    let queue = declared.unwrap().queue;
     broker.end(effects);
     let bind = BindRequest {
         source,
@@ -198,7 +199,7 @@ async fn dead_letters_of_a_deleted_vhost_do_not_enter_a_new_one_of_its_name() {
         declare(&broker, &format!("q{number}"), "dead", None);
     }
     publish(&broker, "first", 0..20);
-    broker.remove_vhost("/").unwrap();
+    broker.remove_vhost_here("/").unwrap();
     broker.put_vhost("/", VhostLabels::default()).unwrap();
     declare_fanout(&broker, "dead");
     let new = declare(&broker, "new", "dead", None);

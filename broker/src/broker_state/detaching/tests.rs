@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use super::super::BrokerState;
-use crate::config::BrokerConfig;
-use crate::exchange::{Declaration, ExchangeType};
-use crate::tests::{declare, opened};
-use crate::vhost::{BindRequest, DeleteCondition, Destination, Published};
-use crate::wakeup;
+use crate::delivery::budget::FULL_STEPS;
+use crate::exchange::{Declaration, Exchange, ExchangeType};
+use crate::fault::Fault;
+use crate::tests::{declare, opened, restart};
+use crate::vhost::{BindRequest, Declare, DeleteCondition, Destination, Published};
 use crate::wire::table::{Table, Value};
 
 const BINDINGS: usize = 3_000;
@@ -46,6 +46,55 @@ fn bind_very_often(broker: &Arc<BrokerState>) {
     }
 }
 
+fn is_leaving(broker: &Arc<BrokerState>, destination: &Destination) -> bool {
+    broker.vhost("/").unwrap().left_of(destination).is_some()
+}
+
+fn queue(name: &str) -> Destination {
+    Destination::Queue(name.into())
+}
+
+fn exchange(name: &str) -> Destination {
+    Destination::Exchange(name.into())
+}
+
+/// Deletes an exchange; false where the caller must try again.
+fn delete_exchange(broker: &Arc<BrokerState>, name: &str, unused: bool) -> Result<bool, Fault> {
+    let condition = DeleteCondition {
+        unused,
+        ..DeleteCondition::default()
+    };
+    let mut effects = broker.begin();
+    let vhost = broker.vhost("/").unwrap();
+    let deleted = vhost.delete_exchange(name, condition, &mut effects);
+    broker.end(effects);
+    Ok(deleted?.is_some())
+}
+
+fn fanout(auto_delete: bool) -> Declaration {
+    Declaration {
+        kind: ExchangeType::Fanout,
+        durable: true,
+        auto_delete,
+        internal: false,
+        arguments: Table::new(),
+    }
+}
+
+/// Whether the exchange exists and routes a message to a queue.
+fn publish(broker: &Arc<BrokerState>, exchange: &str, key: &str) -> Result<bool, Fault> {
+    let content = Published {
+        exchange,
+        routing_key: key,
+        properties: b"\0\0",
+        body: b"",
+    };
+    let mut effects = broker.begin();
+    let published = broker.vhost("/").unwrap().publish(content, &mut effects);
+    broker.end(effects);
+    published
+}
+
 fn delete(broker: &Arc<BrokerState>) {
     let vhost = broker.vhost("/").unwrap();
     let mut effects = broker.begin();
@@ -69,16 +118,8 @@ async fn a_queue_with_very_many_bindings_is_deleted_in_many_units_of_work() {
     let left = bindings(&broker);
     assert!((BINDINGS / 2..BINDINGS).contains(&left), "{left} are left");
     // What is left leads nowhere, and the alternate exchange takes over at once.
-    let mut effects = broker.begin();
-    let content = Published {
-        exchange: "x",
-        routing_key: "",
-        properties: b"\0\0",
-        body: b"",
-    };
+    assert!(publish(&broker, "x", "").unwrap());
     let vhost = broker.vhost("/").unwrap();
-    assert!(vhost.publish(content, &mut effects).unwrap());
-    broker.end(effects);
     assert_eq!(vhost.queue("rest").unwrap().counts().0, 1);
     for _ in 0..BINDINGS {
         tokio::task::yield_now().await;
@@ -94,17 +135,15 @@ async fn an_exchange_is_deleted_if_unused_without_a_wait_for_bindings_of_others(
     delete(&broker);
     let left = bindings(&broker);
     assert!(left > 0);
-    let vhost = broker.vhost("/").unwrap();
-    let if_unused = DeleteCondition {
-        unused: true,
-        ..DeleteCondition::default()
-    };
-    vhost.delete_exchange("missing", if_unused).unwrap();
-    assert!(vhost.delete_exchange("other", if_unused).is_err());
+    assert!(delete_exchange(&broker, "missing", true).unwrap());
+    assert!(delete_exchange(&broker, "other", true).is_err());
     assert_eq!(bindings(&broker), left);
-    assert!(vhost.is_losing_bindings("x") && !vhost.is_losing_bindings("other"));
-    vhost.delete_exchange("x", if_unused).unwrap();
+    while !delete_exchange(&broker, "x", true).unwrap() {
+        tokio::task::yield_now().await;
+    }
+    let vhost = broker.vhost("/").unwrap();
     assert!(vhost.with_exchange("x", |_| ()).is_none());
+    assert!(!is_leaving(&broker, &queue("q")), "it did not wait");
     broker.store.clone().close().unwrap();
 }
 
@@ -113,7 +152,17 @@ async fn a_new_queue_has_no_bindings_of_an_old_one() {
     let (broker, _kept) = opened().await;
     bind_very_often(&broker);
     delete(&broker);
-    declare(&broker, "q");
+    let vhost = broker.vhost("/").unwrap();
+    let again = || {
+        let mut effects = broker.begin();
+        let declared = vhost.declare_queue(Declare::transient("q"), &mut effects);
+        broker.end(effects);
+        declared.unwrap()
+    };
+    assert!(again().is_none());
+    while again().is_none() {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(bindings(&broker), 0);
     broker.store.clone().close().unwrap();
 }
@@ -124,13 +173,7 @@ async fn what_a_stop_leaves_of_the_bindings_to_a_deleted_queue_does_not_come_bac
     bind_very_often(&broker);
     delete(&broker);
     for _ in 0..2 {
-        broker.store.clone().close().unwrap();
-        let config = BrokerConfig {
-            data_dir: folder.path().join("data"),
-            ..BrokerConfig::default()
-        };
-        let (waker, _wakeup) = wakeup::channel().unwrap();
-        broker = crate::open(&config, waker).await.unwrap();
+        broker = restart(&broker, folder.path()).await;
         assert_eq!(bindings(&broker), 0);
         declare(&broker, "q");
     }
@@ -143,22 +186,139 @@ async fn a_new_auto_delete_exchange_outlives_the_bindings_of_an_old_one() {
     let (broker, _kept) = opened().await;
     bind_very_often(&broker);
     delete(&broker);
+    assert!(delete_exchange(&broker, "x", false).unwrap());
     let vhost = broker.vhost("/").unwrap();
-    assert!(vhost.is_detaching("q"));
-    vhost
-        .delete_exchange("x", DeleteCondition::default())
-        .unwrap();
-    let declaration = Declaration {
-        kind: ExchangeType::Fanout,
-        durable: true,
-        auto_delete: true,
-        internal: false,
-        arguments: Table::new(),
-    };
-    vhost.declare_exchange("x", declaration).unwrap();
-    while vhost.is_detaching("q") {
+    while vhost.declare_exchange("x", fanout(true)).unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    while is_leaving(&broker, &queue("q")) {
         tokio::task::yield_now().await;
     }
     assert_eq!(bindings(&broker), 0);
+    broker.store.clone().close().unwrap();
+}
+
+/// An exchange `up` with very many bindings to `x`, which has very many to the queue `q`.
+fn bind_in_two_levels(broker: &Arc<BrokerState>) {
+    bind_very_often(broker);
+    let vhost = broker.vhost("/").unwrap();
+    let mut up = fanout(false);
+    up.arguments.set("alternate-exchange", Value::text("other"));
+    vhost.declare_exchange("up", up).unwrap();
+    for number in 0..BINDINGS {
+        let bind = BindRequest {
+            source: "up",
+            destination: exchange("x"),
+            key: number.to_string().into_bytes().into(),
+            arguments: Table::new(),
+            connection: 0,
+        };
+        vhost.bind(bind).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_with_very_many_bindings_is_deleted_in_many_units_of_work() {
+    let (broker, _kept) = opened().await;
+    bind_in_two_levels(&broker);
+    let vhost = broker.vhost("/").unwrap();
+    assert!(publish(&broker, "up", "").unwrap());
+    assert_eq!(vhost.queue("q").unwrap().counts().0, 1);
+    assert!(delete_exchange(&broker, "x", false).unwrap());
+    let left = vhost.left_of(&exchange("x"));
+    let some = BINDINGS / 2..BINDINGS;
+    assert!(left.is_some_and(|left| some.contains(&left)), "{left:?}");
+    // It routes nothing any more, and what leads to it leads nowhere.
+    assert!(publish(&broker, "x", "").is_err());
+    assert!(publish(&broker, "up", "").unwrap());
+    assert_eq!(vhost.queue("q").unwrap().counts().0, 1);
+    assert_eq!(vhost.queue("rest").unwrap().counts().0, 1);
+    while is_leaving(&broker, &exchange("x")) {
+        tokio::task::yield_now().await;
+    }
+    let left = |exchange: &Exchange<_>| exchange.bindings().count();
+    assert_eq!(vhost.with_exchange("up", left), Some(0));
+    let longest = broker.totals.longest_work_unit.get();
+    assert!(longest <= 2 * u64::from(FULL_STEPS), "{longest} steps");
+    broker.store.clone().close().unwrap();
+}
+
+#[tokio::test]
+async fn a_new_exchange_has_no_bindings_of_an_old_one_and_none_come_back() {
+    let (broker, (_wakeup, folder)) = opened().await;
+    bind_in_two_levels(&broker);
+    assert!(delete_exchange(&broker, "x", false).unwrap());
+    let vhost = broker.vhost("/").unwrap();
+    assert!(
+        vhost
+            .declare_exchange("x", fanout(false))
+            .unwrap()
+            .is_none()
+    );
+    // A queue of the name of what it led to is another one.
+    delete(&broker);
+    while vhost
+        .declare_exchange("x", fanout(false))
+        .unwrap()
+        .is_none()
+    {
+        tokio::task::yield_now().await;
+    }
+    declare(&broker, "q");
+    let broker = restart(&broker, folder.path()).await;
+    assert_eq!(bindings(&broker), 0);
+    assert!(!publish(&broker, "x", "").unwrap());
+    broker.store.clone().close().unwrap();
+}
+
+#[tokio::test]
+async fn what_a_stop_leaves_of_a_deleted_exchange_does_not_come_back() {
+    let (mut broker, (_wakeup, folder)) = opened().await;
+    bind_in_two_levels(&broker);
+    assert!(delete_exchange(&broker, "x", false).unwrap());
+    assert!(is_leaving(&broker, &exchange("x")));
+    for _ in 0..2 {
+        broker = restart(&broker, folder.path()).await;
+        let vhost = broker.vhost("/").unwrap();
+        let left = |exchange: &Exchange<_>| exchange.bindings().count();
+        assert_eq!(vhost.with_exchange("up", left), Some(0));
+        assert!(vhost.queue("q").is_some());
+        vhost.declare_exchange("x", fanout(false)).unwrap();
+        assert_eq!(bindings(&broker), 0);
+    }
+    broker.store.clone().close().unwrap();
+}
+
+/// Each was deleted by the deletion of the next one, and the stack of the thread overflowed.
+#[tokio::test]
+async fn a_long_chain_of_auto_delete_exchanges_goes_with_its_queue() {
+    const LENGTH: usize = 20_000;
+    let (broker, _kept) = opened().await;
+    let vhost = broker.vhost("/").unwrap();
+    declare(&broker, "q");
+    let mut next = queue("q");
+    for number in 0..LENGTH {
+        let source = number.to_string();
+        let declaration = Declaration {
+            durable: false,
+            ..fanout(true)
+        };
+        vhost.declare_exchange(&source, declaration).unwrap();
+        let bind = BindRequest {
+            source: &source,
+            destination: next,
+            key: b"".into(),
+            arguments: Table::new(),
+            connection: 0,
+        };
+        vhost.bind(bind).unwrap();
+        next = exchange(&source);
+    }
+    delete(&broker);
+    let last = (LENGTH - 1).to_string();
+    while vhost.with_exchange(&last, |_| ()).is_some() {
+        tokio::task::yield_now().await;
+    }
+    assert!(vhost.with_exchange("0", |_| ()).is_none());
     broker.store.clone().close().unwrap();
 }

@@ -366,13 +366,17 @@ async fn unbind(
     let between = BindingPath::find(&api, &caller, (vhost, source, kind, destination))?;
     between.check(&caller)?;
     let holding = api.holdings.of(&caller.name);
+    let broker = Arc::clone(&api.broker);
     let work = move || {
         let binding = between.one(&key, holding)?;
         let request = BindRequest {
             source: &between.source,
             ..between.request(binding)
         };
-        Ok(between.vhost.unbind(&request)?)
+        let mut effects = broker.begin();
+        let unbound = between.vhost.unbind(&request, &mut effects);
+        broker.end(effects);
+        Ok(unbound?)
     };
     let ticket = api.run_in_slot(&caller, work).await?;
     super::wait_until_durable(&api, ticket).await?;

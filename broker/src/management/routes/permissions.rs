@@ -202,7 +202,7 @@ mod tests {
             permit(&test.api, &test.ada(), place, Permissions::all())
         };
         assert!(permit().is_ok());
-        assert!(test.api.broker.remove_vhost("v").is_ok());
+        assert!(test.api.broker.remove_vhost("v").await.is_ok());
         assert!(!ada("v"), "it went with the vhost");
         assert!(permit().is_err());
         assert!(!ada("v"), "it was given for a vhost that is not there");

@@ -179,13 +179,9 @@ async fn declare(
     };
     check_caller(&caller, vhost.name(), &declare)?;
     let was_there = vhost.queue(&name).is_some();
-    let ticket = {
-        let mut effects = api.broker.begin();
-        let declared = vhost.declare_queue(declare, &mut effects);
-        api.broker.end(effects);
-        declared?.ticket
-    };
-    super::wait_until_durable(&api, ticket).await?;
+    let declare = |effects: &mut _| vhost.declare_queue(declare.clone(), effects);
+    let declared = api.broker.after_deletions(&vhost, declare).await?;
+    super::wait_until_durable(&api, declared.ticket).await?;
     Ok(super::made(was_there))
 }
 

@@ -207,7 +207,7 @@ async fn delete(
     if name == "/" {
         return Err(ApiError::bad("the vhost '/' always exists"));
     }
-    let ticket = api.broker.remove_vhost(&name)?;
+    let ticket = api.broker.remove_vhost(&name).await?;
     super::wait_until_durable(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -263,14 +263,14 @@ mod tests {
         test.stop().await;
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_vhost_is_refused_with_409_while_an_older_one_is_being_deleted() {
         let test = TestApi::start().await;
         let (broker, ada) = (Arc::clone(&test.api.broker), test.ada());
         assert!(broker.put_vhost("v", VhostLabels::default()).is_ok());
         // A deletion needs the users for the rights that end with the vhost.
         let users = read(&test.api.broker.users);
-        let deleting = std::thread::spawn(move || broker.remove_vhost("v").is_ok());
+        let deleting = tokio::spawn(async move { broker.remove_vhost("v").await.is_ok() });
         while test.api.broker.vhost("v").is_some() {
             std::thread::yield_now();
         }
@@ -278,7 +278,7 @@ mod tests {
         let status = refused.map_err(|refused| refused.into_response().status());
         assert_eq!(status.err(), Some(StatusCode::CONFLICT));
         drop(users);
-        assert!(deleting.join().is_ok_and(|is_gone| is_gone));
+        assert!(deleting.await.is_ok_and(|is_gone| is_gone));
         test.stop().await;
     }
 }

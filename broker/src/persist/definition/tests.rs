@@ -104,6 +104,7 @@ fn any_definition() -> impl Strategy<Value = Definition> {
         1 => vhost.prop_map(|(name, description, tags)| {
             Definition::Vhost(VhostDefinition { name, description, tags })
         }),
+        1 => name().prop_map(|name| Definition::DeletedVhost { name }),
         1 => (name(), octets(40), octets(90), tags())
             .prop_map(|(name, password, scram, tags)| {
                 Definition::User(UserDefinition { name, password, scram, tags })

@@ -6,7 +6,6 @@ use super::super::{limits, permissions, users, vhosts};
 use super::named;
 use super::plan::{BindingLine, ImportPlan};
 use crate::admission;
-use crate::delivery::effects::Effects;
 use crate::fault::Fault;
 use crate::management::Api;
 use crate::management::refusal::ApiError;
@@ -20,9 +19,7 @@ impl ImportPlan<'_> {
     /// gets a response.
     pub(super) fn carry_out(mut self) -> Result<Ticket, ApiError> {
         let mut done = CompletedImport::default();
-        let mut effects = self.api.broker.begin();
-        let outcome = self.make_all(&mut done, &mut effects);
-        self.api.broker.end(effects);
+        let outcome = self.make_all(&mut done);
         if outcome.is_err() {
             done.undo(self.api);
         }
@@ -48,14 +45,10 @@ impl ImportPlan<'_> {
         Ok(())
     }
 
-    fn make_all(
-        &mut self,
-        done: &mut CompletedImport,
-        effects: &mut Effects,
-    ) -> Result<Ticket, ApiError> {
+    fn make_all(&mut self, done: &mut CompletedImport) -> Result<Ticket, ApiError> {
         let mut last = self.make_vhosts(done)?;
         last = last.max(self.make_exchanges(done)?);
-        last = last.max(self.make_queues(done, effects)?);
+        last = last.max(self.make_queues(done)?);
         last = last.max(self.make_bindings(done)?);
         // This comes after everything that may fail, because rights that a user loses end at once
         // and cannot be restored.
@@ -118,7 +111,8 @@ impl ImportPlan<'_> {
             self.check_caller_if_changed()?;
             let there = self.find(&vhost)?;
             let is_new = there.with_exchange(&name, |_| ()).is_none();
-            let made = there.declare_exchange(&name, declaration);
+            let declare = |_: &mut _| there.declare_exchange(&name, declaration.clone());
+            let made = self.api.broker.after_deletions_here(&there, declare);
             last = last.max(made.map_err(about(&named("exchange", &name, &vhost)))?);
             if is_new {
                 done.0.push(CompletedStep::Exchange(there, name));
@@ -127,11 +121,7 @@ impl ImportPlan<'_> {
         Ok(last)
     }
 
-    fn make_queues(
-        &mut self,
-        done: &mut CompletedImport,
-        effects: &mut Effects,
-    ) -> Result<Ticket, ApiError> {
+    fn make_queues(&mut self, done: &mut CompletedImport) -> Result<Ticket, ApiError> {
         self.check_caller()?;
         let mut last = Ticket::NONE;
         for ((vhost, name), line) in std::mem::take(&mut self.queues) {
@@ -143,7 +133,8 @@ impl ImportPlan<'_> {
             if self.caller.administers().is_err() {
                 declare.limit = admission::queue_limit(&self.api.broker, &vhost);
             }
-            let declared = there.declare_queue(declare, effects);
+            let declare = |effects: &mut _| there.declare_queue(declare.clone(), effects);
+            let declared = self.api.broker.after_deletions_here(&there, declare);
             let declared = declared.map_err(about(&named("queue", &name, &vhost)))?;
             last = last.max(declared.ticket);
             if is_new {
@@ -200,11 +191,14 @@ impl CompletedImport {
             let mut effects = api.broker.begin();
             let undone = match step {
                 CompletedStep::Vhost(name, Some(labels)) => api.broker.put_vhost(&name, labels),
-                CompletedStep::Vhost(name, None) => api.broker.remove_vhost(&name),
+                CompletedStep::Vhost(name, None) => api.broker.remove_vhost_here(&name),
                 CompletedStep::Exchange(vhost, name) => {
-                    vhost.delete_exchange(&name, DeleteCondition::default())
+                    let delete = |effects: &mut _| {
+                        vhost.delete_exchange(&name, DeleteCondition::default(), effects)
+                    };
+                    api.broker.after_deletions_here(&vhost, delete)
                 }
-                CompletedStep::Binding(vhost, line) => vhost.unbind(&line.bind()),
+                CompletedStep::Binding(vhost, line) => vhost.unbind(&line.bind(), &mut effects),
                 CompletedStep::Queue(vhost, queue) => {
                     let condition = DeleteCondition {
                         unused: true,
@@ -312,9 +306,8 @@ mod tests {
         };
         let (made, before) = std::thread::scope(|scope| {
             let importing = scope.spawn(|| {
-                let (mut done, mut effects) = (CompletedImport::default(), broker.begin());
-                let outcome = plan.make_all(&mut done, &mut effects);
-                broker.end(effects);
+                let mut done = CompletedImport::default();
+                let outcome = plan.make_all(&mut done);
                 assert!(outcome.is_err());
                 done.0.len()
             });
