@@ -30,7 +30,14 @@ pub(super) struct BindingEntry<D> {
     pub(super) arguments: Table,
     /// Where its slot stands among those of its destination.
     place: usize,
-    _charge: KindCharge,
+    charge: KindCharge,
+}
+
+impl<D> BindingEntry<D> {
+    /// The memory that it was charged for.
+    pub(super) fn bytes(&self) -> usize {
+        self.charge.bytes()
+    }
 }
 
 /// The bindings of an exchange that routes nothing any more, to be taken one by one.
@@ -121,7 +128,7 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
             key: key.into(),
             arguments,
             place: of_destination.len(),
-            _charge: TOPOLOGY.charge(bytes),
+            charge: TOPOLOGY.charge(bytes),
         };
         let slot = self.free.pop().unwrap_or(self.entries.len());
         if slot == self.entries.len() {

@@ -226,6 +226,9 @@ enum Router<D> {
 const EXCHANGE_BYTES: usize = 1024;
 /// The same of a binding: its places in the tables by identity, key and destination.
 const BINDING_BYTES: usize = 768;
+/// The part of a binding's memory that are its places in the tables of its exchange, which stay
+/// when it goes: half of it.
+const PLACES: usize = 2;
 
 /// A named exchange and its bindings to destinations of type `D`.
 #[derive(Debug)]
@@ -235,7 +238,20 @@ pub struct Exchange<D> {
     bindings: Bindings<D>,
     router: Router<D>,
     counters: Arc<ExchangeCounters>,
+    /// For the places that removed bindings have left in the tables, for others.
+    room: KindCharge,
     _charge: KindCharge,
+}
+
+impl<D: Clone + Eq + Hash> Router<D> {
+    fn new(kind: ExchangeType) -> Self {
+        match kind {
+            ExchangeType::Direct => Self::Direct(KeyedTargets::default()),
+            ExchangeType::Fanout => Self::Fanout(Targets::default()),
+            ExchangeType::Topic => Self::Topic(Trie::default()),
+            ExchangeType::Headers => Self::Headers(HeadersIndex::default()),
+        }
+    }
 }
 
 impl<D: Clone + Eq + Hash> Exchange<D> {
@@ -264,20 +280,15 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
 
     /// Creates an exchange without bindings.
     pub fn new(name: impl Into<String>, declaration: Declaration) -> Self {
-        let router = match declaration.kind {
-            ExchangeType::Direct => Router::Direct(KeyedTargets::default()),
-            ExchangeType::Fanout => Router::Fanout(Targets::default()),
-            ExchangeType::Topic => Router::Topic(Trie::default()),
-            ExchangeType::Headers => Router::Headers(HeadersIndex::default()),
-        };
         let name = name.into();
         Self {
             _charge: TOPOLOGY.charge(Self::footprint(&name, &declaration)),
             name,
-            declaration,
             bindings: Bindings::default(),
-            router,
+            router: Router::new(declaration.kind),
+            declaration,
             counters: Arc::default(),
+            room: TOPOLOGY.charge(0),
         }
     }
 
@@ -325,6 +336,8 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         let Some(slot) = insert else {
             return Ok(BindResult::AlreadyThere);
         };
+        let room = self.room.bytes().saturating_sub(bytes / PLACES);
+        self.room.set(room);
         match &mut self.router {
             Router::Direct(targets) => targets.add(key, destination),
             Router::Fanout(targets) => targets.add(destination),
@@ -378,6 +391,13 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
             Router::Fanout(targets) => targets.remove(&entry.destination),
             Router::Topic(trie) => trie.remove(&entry.key, &entry.destination),
             Router::Headers(index) => index.remove(slot),
+        }
+        if self.bindings.is_empty() {
+            self.bindings = Bindings::default();
+            self.router = Router::new(self.declaration.kind);
+            self.room.set(0);
+        } else {
+            self.room.set(self.room.bytes() + entry.bytes() / PLACES);
         }
         Some(entry)
     }

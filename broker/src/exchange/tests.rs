@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::{BindResult, Declaration, Exchange, ExchangeType, RoutingSteps, UnbindResult};
+use super::{BindResult, Declaration, Exchange, ExchangeType, PLACES, RoutingSteps, UnbindResult};
 use crate::wire::table::{ShortString, Table, Value};
 
 const KINDS: [ExchangeType; 4] = [
@@ -444,5 +444,29 @@ fn bindings_of_one_destination_go_in_any_order() {
             left.len()
         );
         assert!(exchange.is_unused());
+    }
+}
+
+/// A client that bound and unbound very often, always leaving one, held memory that nobody counted.
+#[test]
+fn the_places_of_removed_bindings_stay_on_the_account_until_none_is_left() {
+    const COUNT: usize = 1_000;
+    for kind in KINDS {
+        let mut exchange = exchange(kind);
+        let key = |number: usize| format!("key.{number:04}");
+        let one = exchange.binding_footprint(key(0).as_bytes(), &Table::new()) / PLACES;
+        for _ in 0..2 {
+            for number in 0..=COUNT {
+                exchange.bind(&1, key(number), Table::new()).unwrap();
+            }
+            assert_eq!(exchange.room.bytes(), 0, "{kind}: all are used");
+            for number in 1..=COUNT {
+                exchange.unbind(&1, key(number), &Table::new());
+                assert_eq!(exchange.room.bytes(), number * one, "{kind}");
+            }
+        }
+        exchange.unbind(&1, key(0), &Table::new());
+        assert_eq!(exchange.room.bytes(), 0, "{kind}: none is left");
+        assert_eq!(by_key(&exchange, "key.0001"), [] as [u32; 0]);
     }
 }

@@ -152,6 +152,9 @@ impl<D: Clone + Eq + Hash> Trie<D> {
     fn prune(&mut self, id: NodeId) -> NodeId {
         let (step, parent) = (self.nodes[id].step, self.nodes[id].parent);
         let word = std::mem::take(&mut self.nodes[id].word);
+        // It keeps nothing for its next use.
+        self.nodes[id].words = HashMap::new();
+        self.nodes[id].targets = Targets::default();
         let above = &mut self.nodes[parent];
         match step {
             WalkStep::Star => above.star = None,
