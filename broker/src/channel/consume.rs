@@ -15,6 +15,9 @@ use crate::wire::method::Consume;
 use crate::wire::reply;
 use crate::wire::table::Table;
 
+/// So few consumers are kept though the server has cancelled them.
+const FEW_CONSUMERS: usize = 16;
+
 impl Channel {
     pub(super) fn qos(
         &mut self,
@@ -83,6 +86,7 @@ impl Channel {
         };
         let subscribed = queue.subscribe(&consumer, greet, effects);
         check_subscribed(&queue, subscribed.as_ref())?;
+        self.forget_cancelled();
         // This applies also if the store has stopped, because the queue has the consumer.
         self.consumers
             .insert(tag, (Arc::clone(&queue), Arc::clone(&consumer)));
@@ -94,6 +98,17 @@ impl Channel {
         // The permission may have been withdrawn before the queue knew the consumer.
         super::access::check_read_queue(&self.context, queue.name())?;
         Ok(FrameResult::Done)
+    }
+
+    /// Forgets consumers that the server has cancelled, once they may be as many as the others:
+    /// each keeps its queue, which may be deleted, in memory.
+    fn forget_cancelled(&mut self) {
+        if self.consumers.len() <= 2 * self.consumers_kept + FEW_CONSUMERS {
+            return;
+        }
+        let is_left = |consumer: &Consumer| !consumer.is_cancelled();
+        self.consumers.retain(|_, (_, consumer)| is_left(consumer));
+        self.consumers_kept = self.consumers.len();
     }
 
     /// The tag that the client chose, or an unused one.

@@ -127,6 +127,8 @@ pub(crate) struct Channel {
     continuation: Option<Continuation>,
     routes: RouteCache,
     consumers: HashMap<Arc<str>, (Arc<Queue>, Arc<Consumer>)>,
+    /// How many of them were left when those without a queue were last forgotten.
+    consumers_kept: usize,
     /// Token and tag of the consumer of direct replies.
     replies: Option<(String, Arc<str>)>,
     /// The queue that an empty name means.
@@ -162,6 +164,7 @@ impl Channel {
             continuation: None,
             routes: RouteCache::default(),
             consumers: HashMap::new(),
+            consumers_kept: 0,
             replies: None,
             last_queue: String::new(),
             prefetch: 0,

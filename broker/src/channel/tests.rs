@@ -13,7 +13,7 @@ use crate::queue::{Queue, SubscribeResult};
 use crate::registry::{ConnectionHandle, SocketEnd};
 use crate::tests::{declare, opened};
 use crate::users::Permissions;
-use crate::vhost::Published;
+use crate::vhost::{DeleteCondition, Published};
 use crate::wire::content::ChannelFraming;
 use crate::wire::frame::{self, Frame};
 use crate::wire::table::Table;
@@ -180,6 +180,26 @@ async fn a_publish_in_a_transaction_counts() {
     publish(&mut channel);
     receive(&mut channel, frame::METHOD, TX_SELECT);
     assert!(publish(&mut channel) > 0, "where its route is known");
+    broker.store.clone().close().expect("the store is whole");
+}
+
+/// Each kept its queue in memory, and the room that consumers and queues may take was used up.
+#[tokio::test]
+async fn consumers_of_deleted_queues_are_forgotten() {
+    let (broker, _kept) = opened().await;
+    let vhost = broker.vhost("/").expect("every broker has one");
+    let mut channel = channel(&broker);
+    for number in 0..200_u8 {
+        declare(&broker, "q");
+        // `basic.consume` with a tag of its own.
+        let consume = [0, 60, 0, 20, 0, 0, 1, b'q', 1, number % 100, 0, 0, 0, 0, 0];
+        receive(&mut channel, frame::METHOD, &consume);
+        let mut effects = broker.begin();
+        let deleted = vhost.delete_queue("q", DeleteCondition::default(), &mut effects);
+        assert!(deleted.is_ok());
+        broker.end(effects);
+        assert!(channel.consumers.len() < 50, "{number}");
+    }
     broker.store.clone().close().expect("the store is whole");
 }
 
