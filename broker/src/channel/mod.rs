@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::broker_state::BrokerState;
 use crate::delivery::confirms::Confirms;
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Ledger, UnsettledDelivery};
@@ -17,14 +16,14 @@ use crate::memory::{self, KindCharge};
 use crate::persist::Ticket;
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
-use crate::registry::{ChannelView, ConnectionHandle};
-use crate::vhost::Vhost;
+use crate::registry::ChannelView;
 use crate::wire::content::ChannelFraming;
 use crate::wire::frame::{self, Frame};
 use crate::wire::method::{self, Method};
 use crate::wire::reply;
 
 mod access;
+mod connection_context;
 mod consume;
 mod fan_out;
 mod message_properties;
@@ -34,6 +33,7 @@ mod settle;
 mod topology;
 mod transaction;
 
+pub(crate) use connection_context::ConnectionContext;
 pub(crate) use topology::random_name;
 
 use fan_out::Continuation;
@@ -41,29 +41,6 @@ use publish::Publishing;
 use routes::RouteCache;
 use settle::ReplyMode;
 use transaction::Transaction;
-
-/// What every channel of a connection shares.
-#[derive(Debug, Clone)]
-pub(crate) struct ConnectionContext {
-    pub(crate) broker: Arc<BrokerState>,
-    pub(crate) vhost: Arc<Vhost>,
-    pub(crate) connection: Arc<ConnectionHandle>,
-    pub(crate) user: Arc<str>,
-    pub(crate) frame_max: u32,
-    /// The client wants `basic.cancel` when a queue is deleted.
-    pub(crate) wants_cancel: bool,
-    /// The client wants `connection.blocked` when publishers are blocked.
-    pub(crate) wants_blocked: bool,
-}
-
-impl ConnectionContext {
-    /// Writes to the client, in a unit of work of its own.
-    pub(crate) fn send(&self, append: impl FnOnce(&mut Vec<u8>)) {
-        let mut effects = self.broker.begin();
-        self.connection.outbox.write(&mut effects, append);
-        self.broker.end(effects);
-    }
-}
 
 /// What became of a frame. The connection's reader decides by it what it reads next.
 #[derive(Debug, PartialEq, Eq)]
