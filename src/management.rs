@@ -291,7 +291,8 @@ impl Client {
         }
     }
 
-    /// Returns the port of an API of this machine over plain HTTP; `None` of any other.
+    /// Returns the port of this home's broker over plain HTTP; `None` of any other, which may be
+    /// reached through a forwarded port: then its own addresses say nothing of this machine.
     pub fn loopback_port(&self) -> Option<u16> {
         let Route { host, port, .. } = &self.route;
         let is_address = |host: &str| {
@@ -299,7 +300,8 @@ impl Client {
             address.is_ok_and(|address| address.is_loopback())
         };
         let is_local = host == "localhost" || is_address(host);
-        (is_local && !self.route.is_tls && self.prefix.is_empty()).then_some(*port)
+        let is_own = is_local && self.route.socket.is_some();
+        (is_own && !self.route.is_tls && self.prefix.is_empty()).then_some(*port)
     }
 
     /// Returns a link that signs in a browser once. Only the embedded broker makes one.

@@ -8,9 +8,10 @@
 //! `cbroker rotate` makes another one.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use ulid::Ulid;
 
 use crate::config::{Home, write_private};
@@ -23,10 +24,16 @@ const LOOK_UP_WITHIN: Duration = Duration::from_secs(1);
 pub(super) async fn origin(home: &Home, api: &Client, link: &SignInLink) -> Option<String> {
     let port = api.loopback_port().filter(|_| link.serves_localhost)?;
     let host = format!("{}.localhost", label(home)?);
-    let looking = tokio::net::lookup_host((host.as_str(), port));
-    let found = tokio::time::timeout(LOOK_UP_WITHIN, looking).await.ok()?;
+    let (answer, found) = oneshot::channel();
+    let asked = (host.clone(), port);
+    // Not a thread of the runtime: the command would not end before it, and a name server that
+    // does not answer is waited for much longer.
+    std::thread::spawn(move || {
+        let _given_up = answer.send(asked.to_socket_addrs());
+    });
+    let found = tokio::time::timeout(LOOK_UP_WITHIN, found).await.ok()?;
     // Some browsers ask the system, and some systems know only `localhost` itself.
-    is_this_machine(found.ok()?).then(|| format!("http://{host}:{port}"))
+    is_this_machine(found.ok()?.ok()?).then(|| format!("http://{host}:{port}"))
 }
 
 /// Forgets the name: the page is opened under another one from now on.

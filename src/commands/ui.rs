@@ -30,13 +30,18 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
     let link = sign_in_link(&api).await?;
     let path = link.as_ref().map_or("/", |link| link.path.as_str());
     let url = format!("{base}{path}");
-    let was_opened = !output.is_json() && {
-        let origin = match &link {
-            Some(link) => page_host::origin(&config.home, &api, link).await,
-            None => None,
-        };
-        let own = origin.map(|origin| format!("{origin}{path}"));
-        open(config, own.as_ref().unwrap_or(&url), link.is_some())
+    let was_opened = match opener(config).filter(|_| !output.is_json()) {
+        Some(opener) => {
+            let origin = match &link {
+                // Safari asks the system for such names, which may ask the network.
+                Some(_) if platform::IS_OPENED_BY_OPEN => None,
+                Some(link) => page_host::origin(&config.home, &api, link).await,
+                None => None,
+            };
+            let own = origin.map(|origin| format!("{origin}{path}"));
+            open(opener, config, own.as_ref().unwrap_or(&url), link.is_some())
+        }
+        None => false,
     };
     output.json(&json!({ "url": url }))?;
     output.line(&url)?;
@@ -61,17 +66,18 @@ async fn sign_in_link(api: &Client) -> Result<Option<SignInLink>, Error> {
     }
 }
 
-/// Opens a browser only on a graphical desktop; a text browser would take over the terminal.
-fn open(config: &Config, url: &str, is_secret: bool) -> bool {
-    let opener = if platform::IS_OPENED_BY_OPEN {
-        "open"
-    } else if config.environment.get("DISPLAY").is_some()
-        || config.environment.get("WAYLAND_DISPLAY").is_some()
-    {
-        "xdg-open"
-    } else {
-        return false;
-    };
+/// The program that opens a browser. Only on a graphical desktop; a text browser would take over
+/// the terminal.
+fn opener(config: &Config) -> Option<&'static str> {
+    if platform::IS_OPENED_BY_OPEN {
+        return Some("open");
+    }
+    let is_graphical = config.environment.get("DISPLAY").is_some()
+        || config.environment.get("WAYLAND_DISPLAY").is_some();
+    is_graphical.then_some("xdg-open")
+}
+
+fn open(opener: &str, config: &Config, url: &str, is_secret: bool) -> bool {
     let target = if is_secret {
         match hand_over(config.home.folder(), url) {
             Some(file) => file,

@@ -103,7 +103,8 @@ impl RequestGuard {
     }
 
     /// Whether no foreign page can be served under this name. Addresses cannot be rebound, and
-    /// browsers do not ask a name server for `localhost`.
+    /// browsers do not ask a name server for `localhost`. Where one might, `cbroker ui` opens no
+    /// name below it.
     fn is_own(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let bare = host.trim_start_matches('[').trim_end_matches(']');
