@@ -24,6 +24,9 @@ const SHARDS: usize = 8;
 const TOGETHER_LATEST: Duration = Duration::from_secs(1);
 /// Tickets of large bodies lie so far ahead that no batch reaches them while they are written.
 const AHEAD: u64 = 1 << 32;
+/// So many large bodies have a thread at once; the committer writes the others. A message that a
+/// consumer takes off is pending no more, but its thread may still wait for the disk.
+const MOST_AHEAD: usize = 16;
 /// How often it then looks whether too many bytes wait.
 const TOGETHER_SLICE: Duration = Duration::from_millis(10);
 
@@ -52,6 +55,8 @@ struct Holders {
     /// Tickets of large bodies that are being written, and the last of all that were drawn.
     bodies: BTreeSet<u64>,
     last_ahead: u64,
+    /// How many threads write them, or have not noticed yet that they need not.
+    writers: usize,
 }
 
 /// The cut that the committer waits for while callers hold commits back.
@@ -150,9 +155,10 @@ impl Handover {
     /// since all of its work must have one ticket.
     pub(crate) fn draw_ahead(&self, queue: QueueId) -> Option<u64> {
         let mut holders = lock(&self.holders);
-        if holders.count + holders.overdue > 0 {
+        if holders.count + holders.overdue > 0 || holders.writers >= MOST_AHEAD {
             return None;
         }
+        holders.writers += 1;
         let shard = &mut *self.shard(queue);
         let ticket = holders.last_ahead.max(shard.batch) + AHEAD;
         holders.last_ahead = ticket;
@@ -164,6 +170,7 @@ impl Handover {
     /// The large body of a ticket is written, or is left to the committer.
     pub(crate) fn written_ahead(&self, ticket: u64) {
         let mut holders = lock(&self.holders);
+        holders.writers -= 1;
         holders.bodies.remove(&ticket);
         // The ticket before the first that is not.
         let first = holders.bodies.first();
@@ -343,6 +350,11 @@ impl Handover {
         }
     }
 
+    /// Whether commits wait for what [`enter`](Self::enter) began, and not because too much waits.
+    pub(crate) fn is_awaited(&self, round: u64) -> bool {
+        self.pending_bytes() < self.limit && lock(&self.holders).round == round
+    }
+
     /// Takes all work of the batches up to `through`.
     pub(crate) fn take(&self, through: u64) -> CommitBatch {
         let unity = std::mem::take(&mut lock(&self.holders).closed);
@@ -442,6 +454,21 @@ mod tests {
     fn append(handover: &Handover, queue: u64) -> Ticket {
         let appended = handover.append(QueueId(queue), Sequence(0), &[b"x"], Urgency::Confirmed);
         appended.unwrap()
+    }
+
+    /// Its owner waited for the backlog, and the backlog for its owner.
+    #[test]
+    fn a_guard_is_awaited_until_the_limit_is_reached_or_commits_go_on_without_it() {
+        let handover = handover();
+        let round = handover.enter();
+        assert!(handover.is_awaited(round));
+        let (body, urgency) = (vec![7; 1 << 20], Urgency::Confirmed);
+        let appended = handover.append(QueueId(1), Sequence(1), &[&body], urgency);
+        assert!(appended.is_ok() && !handover.is_awaited(round), "the limit");
+        let (through, _) = handover.cut();
+        handover.finish(handover.take(through));
+        assert!(!handover.is_awaited(round), "without it");
+        handover.leave(round);
     }
 
     /// The committer takes a while to wake. Callers that leave no gap as long as that kept it from

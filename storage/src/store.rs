@@ -113,6 +113,14 @@ pub struct CommitPause {
     round: u64,
 }
 
+impl CommitPause {
+    /// Whether commits of the store wait for this guard, so that its owner must not wait for one.
+    /// Not once it was held for too long, nor while too many bytes wait.
+    pub fn is_awaited(&self) -> bool {
+        self.handover.is_awaited(self.round)
+    }
+}
+
 impl Drop for CommitPause {
     fn drop(&mut self) {
         self.handover.leave(self.round);

@@ -91,7 +91,7 @@ pub(super) struct Commit {
     /// Whether a queue refused a publish. The commit completes everything else, and then fails.
     is_refused: bool,
     /// One commit of the store: after a crash the transaction is whole or absent.
-    _whole: CommitPause,
+    whole: CommitPause,
     /// Kept until the end: what is committed is still in memory.
     _holding: Holding,
     /// The deliveries of `settles`.
@@ -248,7 +248,7 @@ impl Channel {
             settles: transaction.settles.into_iter().peekable(),
             last: Ticket::NONE,
             is_refused: false,
-            _whole: self.context.vhost.pause_commits(),
+            whole: self.context.vhost.pause_commits(),
             _holding: transaction.holding,
             uncommitted: transaction.uncommitted,
         };
@@ -258,6 +258,14 @@ impl Channel {
     /// Whether a commit goes on in the next unit of work.
     pub(crate) fn is_committing(&self) -> bool {
         matches!(self.continuation, Some(Continuation::Commit(_)))
+    }
+
+    /// Whether the store's commits wait for that commit.
+    pub(crate) fn is_commit_awaited(&self) -> bool {
+        match &self.continuation {
+            Some(Continuation::Commit(commit)) => commit.whole.is_awaited(),
+            _ => false,
+        }
     }
 
     /// Commits as far as the budget allows.

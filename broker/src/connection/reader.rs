@@ -34,7 +34,7 @@ const DRAINED_WITHIN: Duration = Duration::from_millis(20);
 const NO_WAIT_AFTER_TIMEOUT: Duration = Duration::from_millis(200);
 /// A publisher whose reads return this much is fast.
 const HURRY_BYTES: usize = 32 * 1024;
-/// Maximum time between two looks at a queue that is loading.
+/// Maximum time between two looks at a queue that is loading, or at a store with a backlog.
 const LOADING: Duration = Duration::from_millis(20);
 /// How often an idle connection shrinks its buffers and forgets routes that changed.
 const QUIET: Duration = Duration::from_secs(10);
@@ -241,8 +241,7 @@ impl ConnectionReader {
         watched: &mut ConnectionWatch<'_>,
     ) -> Result<(), ReadEnd> {
         if self.is_committing() {
-            // Once this much is pending, the commit no longer delays the store's.
-            return watched.wait(self.context.broker.store_drained()).await;
+            return watched.wait(self.backlog_over()).await;
         }
         // What else has begun frees memory: a settle, or the end of a channel.
         let may_publish = self.continuing.is_none() || self.is_publishing();
@@ -322,6 +321,20 @@ impl ConnectionReader {
     fn is_committing(&mut self) -> bool {
         let continuing = self.continuing.and_then(|number| self.channels.get(number));
         continuing.is_some_and(|channel| channel.is_committing())
+    }
+
+    /// Waits for the store's backlog, but not in a commit that the store waits for.
+    async fn backlog_over(&mut self) {
+        loop {
+            let continuing = self.continuing.and_then(|number| self.channels.get(number));
+            if continuing.is_some_and(|channel| channel.is_commit_awaited()) {
+                return;
+            }
+            let drained = tokio::time::timeout(LOADING, self.context.broker.store_drained());
+            if drained.await.is_ok() {
+                return;
+            }
+        }
     }
 
     /// Whether a publish goes on before the next frame.
@@ -473,7 +486,7 @@ impl ConnectionReader {
             tokio::task::yield_now().await;
             if self.is_committing() || self.is_publishing() {
                 // No client gets round the backlog by going away.
-                self.context.broker.store_drained().await;
+                self.backlog_over().await;
             }
         }
         if let Some((fault, cause)) = told {
