@@ -70,6 +70,19 @@ fn finish_deletions(found: &mut OpenedStore) -> Result<(), Stopped> {
             _ => None,
         })
         .collect();
+    // The first commit of a deletion takes the vhost's own record away. Where both are there, the
+    // deletion was not answered, or damage brought an old record of it back.
+    let lives = |name: &String| {
+        let mut all = found.topology.iter();
+        all.any(|it| matches!(it, Definition::Vhost(vhost) if vhost.name == *name))
+    };
+    let (kept, deleted): (HashSet<_>, HashSet<_>) = deleted.into_iter().partition(lives);
+    for name in kept {
+        tracing::warn!(vhost = %name, "the deletion of a vhost was not finished: it is kept");
+        found
+            .definitions
+            .forget(&Definition::DeletedVhost { name })?;
+    }
     if deleted.is_empty() {
         return Ok(());
     }
