@@ -273,6 +273,11 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         BINDING_BYTES + 2 * (key.len() + arguments) + indexed
     }
 
+    /// How much of a new binding's memory is charged already, for places that others have left.
+    pub(crate) fn room_for(&self, bytes: usize) -> usize {
+        self.room.bytes().min(bytes / PLACES)
+    }
+
     /// Whether an identical binding exists.
     pub(crate) fn has_binding(&self, destination: &D, key: &[u8], arguments: &Table) -> bool {
         self.bindings.find(destination, key, arguments).is_some()

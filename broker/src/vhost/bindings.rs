@@ -43,6 +43,7 @@ impl Vhost {
             return Err(Fault::no_exchange(bind.source, &self.name));
         };
         let bytes = exchange.binding_footprint(&bind.key, &bind.arguments);
+        let bytes = bytes - exchange.room_for(bytes);
         let is_known = || exchange.has_binding(&bind.destination, &bind.key, &bind.arguments);
         if !memory::TOPOLOGY.has_room(bytes) && !is_known() {
             check_room(bytes, || {
