@@ -16,6 +16,8 @@ use crate::wrap::ways::{AgentSign, Refusal, Submission, SubmissionNumber, Way, W
 
 /// Time limit for the last reports of the ways in after the agent's end.
 const LAST_REPORTS_WITHIN: Duration = Duration::from_secs(1);
+/// Time limit for the last look at the transcript then.
+const LAST_LOOK_WITHIN: Duration = Duration::from_millis(500);
 /// Interval between reads of the transcript while the last text was submitted within [`JUST_NOW`].
 const LOOK_SOON: Duration = Duration::from_millis(50);
 /// Interval between reads of the transcript later.
@@ -296,7 +298,7 @@ impl Session {
             self.handle_way_report(way, report);
         }
         // Rows that the agent wrote last prove what was typed, or given to a hook.
-        let seen = tokio::time::timeout_at(until, self.proofs.look()).await;
+        let seen = tokio::time::timeout(LAST_LOOK_WITHIN, self.proofs.look()).await;
         for (number, stage) in seen.unwrap_or_default() {
             self.handle_proof(number, &stage);
         }

@@ -187,9 +187,8 @@ impl Work {
         // The events are requested before the list, so that no change is missed.
         let events = self.server.events().await?;
         let listed = self.server.request(Method::GET, "/session", None).await?;
-        for session in listed.as_array().into_iter().flatten() {
-            self.sessions.record(session);
-        }
+        self.sessions
+            .record_all(listed.as_array().into_iter().flatten());
         self.events = Some(events);
         Ok(())
     }

@@ -43,6 +43,8 @@ struct KnownSession {
     settings: PromptSettings,
     /// Prompts without an answer, and the ids of the messages in them.
     prompts: BTreeMap<String, Vec<String>>,
+    /// The id of the last prompt.
+    last_prompt: String,
 }
 
 /// The agent and the model of the person's prompts. A prompt that does not name them would run with
@@ -133,11 +135,18 @@ impl Sessions {
 
     /// Records a session and its title.
     pub(super) fn record(&mut self, session: &Value) {
-        if let Some(id) = own_id(session) {
-            let title = session["title"].as_str().unwrap_or_default();
-            title.clone_into(&mut self.known.entry(id).or_default().title);
-            self.handle_change();
+        self.record_all(std::iter::once(session));
+    }
+
+    /// Records all these before one of them may count as the only one of its title.
+    pub(super) fn record_all<'a>(&mut self, sessions: impl Iterator<Item = &'a Value>) {
+        for session in sessions {
+            if let Some(id) = own_id(session) {
+                let title = session["title"].as_str().unwrap_or_default();
+                title.clone_into(&mut self.known.entry(id).or_default().title);
+            }
         }
+        self.handle_change();
     }
 
     /// Handles the terminal's title, which names the session that is shown.
@@ -241,8 +250,9 @@ impl Sessions {
                 return None;
             }
             "message.updated" => {
+                let is_new = known.is_new_prompt(&properties["info"]);
                 let session_event = known.message(&properties["info"]);
-                if properties["info"]["role"] == "user" {
+                if is_new {
                     self.handle_prompt(id);
                 }
                 return session_event;
@@ -259,16 +269,26 @@ impl KnownSession {
         !self.title.is_empty() && !self.title.starts_with(UNTITLED)
     }
 
+    /// Whether the message is a prompt that was not seen. opencode announces old ones again, as
+    /// when their turn is summed up. Ids of messages sort oldest first.
+    fn is_new_prompt(&self, message: &Value) -> bool {
+        let is_newer = |id: &str| id > self.last_prompt.as_str();
+        message["role"] == "user" && message["id"].as_str().is_some_and(is_newer)
+    }
+
     /// Handles a prompt, or the beginning of an answer: all earlier prompts are in the model's
     /// context then.
     fn message(&mut self, message: &Value) -> Option<SessionEvent> {
         let id = message["id"].as_str()?;
         if message["role"] == "user" {
-            self.settings = PromptSettings::of(message);
-            self.prompts.entry(id.to_owned()).or_default();
+            if self.is_new_prompt(message) {
+                self.settings = PromptSettings::of(message);
+                self.prompts.entry(id.to_owned()).or_default();
+                id.clone_into(&mut self.last_prompt);
+            }
             return None;
         }
-        // Ids of messages sort oldest first, so prompts up to the answered one precede the answer.
+        // Prompts are sorted oldest first too, so those up to the answered one precede the answer.
         let prompt = message["parentID"].as_str()?;
         let later = self.prompts.split_off(&format!("{prompt}\0"));
         let read = std::mem::replace(&mut self.prompts, later);
@@ -295,184 +315,4 @@ fn own_id(session: &Value) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use serde_json::json;
-
-    use super::*;
-
-    const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
-
-    fn event(kind: &str, properties: &Value) -> Value {
-        json!({"type": kind, "properties": properties})
-    }
-
-    fn created(id: &str, title: &str) -> Value {
-        event(
-            "session.created",
-            &json!({"sessionID": id, "info": {"id": id, "title": title}}),
-        )
-    }
-
-    fn message(id: &str, role: &str, parent: Option<&str>) -> Value {
-        let info = json!({"id": id, "role": role, "parentID": parent});
-        event("message.updated", &json!({"sessionID": "s1", "info": info}))
-    }
-
-    fn part(message: &str, text: &str) -> Value {
-        let part = json!({"type": "text", "messageID": message, "text": text});
-        event(
-            "message.part.updated",
-            &json!({"sessionID": "s1", "part": part}),
-        )
-    }
-
-    fn status(kind: &str) -> Value {
-        event(
-            "session.status",
-            &json!({"sessionID": "s1", "status": {"type": kind}}),
-        )
-    }
-
-    fn begun() -> Sessions {
-        let mut sessions = Sessions::default();
-        assert_eq!(
-            sessions.handle_event(&created("s1", "New session - 1")),
-            None
-        );
-        sessions
-    }
-
-    #[test]
-    fn the_session_that_is_begun_is_shown_and_a_subagents_is_not() {
-        let mut sessions = begun();
-        let info = json!({"id": "s0", "parentID": "s1", "title": "sub"});
-        sessions.handle_event(&event(
-            "session.created",
-            &json!({"sessionID": "s0", "info": info}),
-        ));
-        assert_eq!(sessions.current(), Some("s1"));
-    }
-
-    #[test]
-    fn a_message_is_read_once_an_answer_to_it_or_to_a_later_prompt_is_begun() {
-        let mut sessions = begun();
-        assert_eq!(sessions.handle_event(&message("m1", "user", None)), None);
-        assert_eq!(sessions.handle_event(&part("m1", LINE)), None);
-        assert_eq!(
-            sessions.handle_event(&message("m0", "assistant", Some("l9"))),
-            None
-        );
-        let read = Some(SessionEvent::Read(vec!["01".into()]));
-        assert_eq!(
-            sessions.handle_event(&message("m3", "assistant", Some("m2"))),
-            read
-        );
-        assert_eq!(sessions.handle_event(&part("m3", LINE)), None);
-        assert_eq!(
-            sessions.handle_event(&message("m5", "assistant", Some("m4"))),
-            None
-        );
-    }
-
-    #[test]
-    fn the_settings_of_the_last_prompt_are_known() {
-        let mut sessions = begun();
-        assert_eq!(sessions.settings("s1"), PromptSettings::default());
-        let info = json!({"id": "m1", "role": "user", "agent": "plan",
-            "model": {"providerID": "p", "modelID": "m"}});
-        sessions.handle_event(&event(
-            "message.updated",
-            &json!({"sessionID": "s1", "info": info}),
-        ));
-        let (agent, model) = (Some("plan".into()), Some(("p".into(), "m".into())));
-        assert_eq!(sessions.settings("s1"), PromptSettings { agent, model });
-    }
-
-    #[test]
-    fn turns_and_dialogs_of_the_session_are_reported() {
-        let mut sessions = begun();
-        assert_eq!(
-            sessions.handle_event(&status("busy")),
-            Some(SessionEvent::Busy(true))
-        );
-        let asked = json!({"sessionID": "s1", "permission": "bash"});
-        let asks = sessions.handle_event(&event("permission.asked", &asked));
-        assert_eq!(asks, Some(SessionEvent::Asks(Some("bash".into()))));
-        let replied = sessions.handle_event(&event("permission.replied", &asked));
-        assert_eq!(replied, Some(SessionEvent::Asks(None)));
-        assert!(sessions.is_busy());
-        assert_eq!(
-            sessions.handle_event(&status("idle")),
-            Some(SessionEvent::Busy(false))
-        );
-    }
-
-    #[test]
-    fn the_title_names_the_session_on_the_screen() {
-        let mut sessions = begun();
-        sessions.handle_title("OpenCode");
-        assert_eq!(sessions.current(), Some("s1"), "it has no title yet");
-        for (id, title) in [("s1", "Find a bug"), ("s2", "Write a long page about it")] {
-            sessions.record(&json!({"id": id, "title": title}));
-        }
-        sessions.handle_title("OC | Write a long...");
-        assert_eq!(sessions.current(), Some("s2"));
-        sessions.handle_title("OpenCode");
-        assert_eq!(sessions.current(), None, "the person left it");
-        assert!(sessions.is_first_screen());
-        sessions.handle_title("OC | Find a bug");
-        assert_eq!(sessions.current(), Some("s1"));
-        sessions.handle_title("OC | Something else");
-        assert_eq!(sessions.current(), None);
-        assert!(!sessions.is_first_screen());
-    }
-
-    fn titled(id: &str, title: &str) -> Value {
-        let info = json!({"id": id, "title": title});
-        event("session.updated", &json!({"sessionID": id, "info": info}))
-    }
-
-    #[test]
-    fn of_sessions_with_one_title_the_one_with_the_last_prompt_counts_as_shown() {
-        let mut sessions = begun();
-        for id in ["s1", "s0"] {
-            sessions.record(&json!({"id": id, "title": "Find a bug"}));
-        }
-        sessions.handle_title("OC | Find a bug");
-        assert_eq!(sessions.current(), Some("s1"));
-        assert!(sessions.may_be_hidden("s1"));
-        sessions.handle_event(&titled("s0", "Another"));
-        assert!(!sessions.may_be_hidden("s1"));
-        sessions.handle_event(&titled("s0", "Find a bug"));
-        // The person may have chosen either.
-        sessions.handle_title("OC | Something else");
-        sessions.handle_title("OC | Find a bug");
-        assert_eq!(sessions.current(), None);
-        sessions.handle_event(&message("m1", "user", None));
-        assert_eq!(sessions.current(), Some("s1"));
-        sessions.handle_title("OC | Something else");
-        sessions.handle_title("OC | Find a bug");
-        let deleted = event("session.deleted", &json!({"sessionID": "s0"}));
-        let reported = sessions.handle_event(&deleted);
-        assert_eq!(reported, Some(SessionEvent::Deleted("s0".into())));
-        assert_eq!(sessions.current(), Some("s1"));
-        assert!(!sessions.may_be_hidden("s1"));
-    }
-
-    #[test]
-    fn a_new_title_may_be_seen_in_the_terminal_before_its_event_and_after_it() {
-        let mut sessions = begun();
-        sessions.handle_event(&titled("s1", "One"));
-        sessions.handle_title("OC | One");
-        sessions.handle_event(&titled("s1", "Two"));
-        assert_eq!(sessions.current(), Some("s1"));
-        sessions.handle_title("OC | Two");
-        assert_eq!(sessions.current(), Some("s1"));
-        sessions.handle_title("OC | Three");
-        assert_eq!(sessions.current(), None);
-        sessions.handle_event(&titled("s1", "Three"));
-        assert_eq!(sessions.current(), Some("s1"));
-    }
-}
+mod tests;
