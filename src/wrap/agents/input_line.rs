@@ -48,11 +48,6 @@ pub enum LongTextRows {
 }
 
 impl InputLine {
-    /// Whether the line is not recognized while it holds a text of several rows.
-    pub fn loses_long_text(&self) -> bool {
-        matches!(self.long_text, LongTextRows::Marked)
-    }
-
     /// Finds the line: its first row and its input; `None` if something else has the cursor.
     pub(super) fn find(&self, screen: &Screen, rows: &[String]) -> Option<(usize, Input)> {
         if self.has_cursor && screen.hide_cursor() {

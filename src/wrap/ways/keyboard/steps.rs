@@ -132,14 +132,11 @@ impl Keyboard {
     /// the screen: below it, something else may be asked.
     fn is_shown(&self, agent: &AgentState) -> bool {
         if !agent.profile().knows_its_prompt() {
-            let mut attempt = self.attempt.iter();
-            let is_line_lost = *agent.input() == Input::Absent
-                && agent
-                    .profile()
-                    .line
-                    .is_some_and(|line| line.loses_long_text())
-                && attempt.any(|attempt| agent.history().ends_with(&attempt.end));
-            return matches!(agent.input(), Input::Holds(_)) || is_line_lost;
+            return match (agent.input(), &self.attempt) {
+                (Input::Holds(_), _) => true,
+                (Input::Absent, Some(attempt)) => agent.history().ends_with(&attempt.end),
+                _ => false,
+            };
         }
         let (Some(attempt), Input::Holds(shown)) = (&self.attempt, agent.input()) else {
             return false;
