@@ -176,10 +176,12 @@ impl HistoryEvent {
             Self::Confirmed => before == Self::Sent,
             // What came later under the id of a message that arrived is another message.
             Self::DeadLettered => !before.is_at_session(),
-            // After a crash a copy of a message that arrived may still wait in the queue.
-            Self::Purged | Self::Deleted | Self::Expired | Self::Dropped => {
-                !matches!(before, Self::Delivered | Self::Answered | Self::Repeated)
-            }
+            // After a crash a copy of a message that arrived may still wait in the queue, and a
+            // session without a connection may have given the agent the text that ends in it.
+            Self::Purged | Self::Deleted | Self::Expired | Self::Dropped => !matches!(
+                before,
+                Self::HandedOver | Self::Delivered | Self::Answered | Self::Repeated
+            ),
             _ => true,
         }
     }

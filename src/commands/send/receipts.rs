@@ -254,7 +254,7 @@ impl<'a> Receipts<'a> {
         let Some(message) = found else {
             return;
         };
-        if message.receipt.as_ref() == Some(&receipt) {
+        if message.receipt.as_ref() == Some(&receipt) || is_end_of_copy(message, &receipt) {
             return;
         }
         let style = match receipt.state {
@@ -351,6 +351,20 @@ impl<'a> Receipts<'a> {
             Exit::Failed
         }
     }
+}
+
+/// Whether the receipt tells the end of a copy in the queue, while the agent has the text: a
+/// session that lost its connection keeps what it handed over, and the message waits again.
+fn is_end_of_copy(message: &Sent, receipt: &Receipt) -> bool {
+    let is_with_agent = |last: &Receipt| last.state == ReceiptState::HandedOver;
+    let is_end = matches!(
+        receipt.state,
+        ReceiptState::Deleted
+            | ReceiptState::Purged
+            | ReceiptState::Expired
+            | ReceiptState::Dropped
+    );
+    is_end && message.receipt.as_ref().is_some_and(is_with_agent)
 }
 
 /// No session has said that it has it, so its time to live may end it.
