@@ -242,7 +242,7 @@ fn every_agent_s_configuration_is_printed_or_written_once_and_nothing_else_chang
         fs::write(&file, "{ // a remark\n}").unwrap();
         place
             .run(["mcp", "install", agent, "--write"])
-            .fails(1, &format!("{} is left as it is", file.display()));
+            .fails(1, &format!("{} is not changed", file.display()));
         assert_eq!(fs::read_to_string(&file).unwrap(), "{ // a remark\n}");
     }
 }

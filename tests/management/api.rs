@@ -365,6 +365,7 @@ fn the_openapi_document_is_what_is_served() {
     assert!(paths.len() > 70, "{}", paths.len());
     let open = [
         "/",
+        "/answering.js",
         "/broker.js",
         "/calling.js",
         "/compose.js",
@@ -379,6 +380,7 @@ fn the_openapi_document_is_what_is_served() {
         "/page.css",
         "/page.js",
         "/past.js",
+        "/proof.js",
         "/standing.js",
         "/stream.js",
         "/sure.js",

@@ -123,7 +123,7 @@ fn two_sessions_of_one_name_have_a_card_each_and_a_drawer_that_names_both() {
     browser.until("document.getElementById('todo').textContent === 'backend needs you'");
     browser.click("article[data-key=backend] .open");
     for line in [
-        "claude on here, process 8, needs-you: permission for Bash",
+        "claude on here, process 8, needs you: permission for Bash",
         "claude on here, process 7, busy",
     ] {
         let drawer = "document.getElementById('look-body').textContent";

@@ -34,6 +34,7 @@ use Who::{Administrator, Anybody, Ended, Management, Monitoring, Own, Permitted,
 
 const ROUTES: &[(Who, &str)] = &[
     (Anybody, "GET /"),
+    (Anybody, "GET /answering.js"),
     (Anybody, "GET /broker.js"),
     (Anybody, "GET /calling.js"),
     (Anybody, "GET /compose.js"),
@@ -48,6 +49,7 @@ const ROUTES: &[(Who, &str)] = &[
     (Anybody, "GET /page.css"),
     (Anybody, "GET /page.js"),
     (Anybody, "GET /past.js"),
+    (Anybody, "GET /proof.js"),
     (Anybody, "GET /standing.js"),
     (Anybody, "GET /stream.js"),
     (Anybody, "GET /sure.js"),
