@@ -4,14 +4,22 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::task::JoinHandle;
+
 use crate::broker_state::BrokerState;
 use crate::delivery::budget::FULL_STEPS;
 use crate::exchange::{Declaration, ExchangeType};
-use crate::fault::ReplyCode;
+use crate::fault::{Fault, ReplyCode};
 use crate::lock::read;
 use crate::tests::{opened, restart};
 use crate::vhost::{BindRequest, Declare, Destination, Published, VhostLabels};
 use crate::wire::table::Table;
+
+/// Deletes the vhost in a task of its own.
+fn start_deleting(broker: &Arc<BrokerState>) -> JoinHandle<Result<(), Fault>> {
+    let broker = Arc::clone(broker);
+    tokio::spawn(async move { broker.remove_vhost("v").await.map(drop) })
+}
 
 /// It was made, and the old one's deletion then took its record away: the next start had none.
 #[tokio::test(flavor = "multi_thread")]
@@ -20,10 +28,7 @@ async fn a_vhost_is_made_again_once_the_old_one_is_gone_and_then_survives_a_rest
     broker.put_vhost("v", VhostLabels::default()).unwrap();
     // A deletion needs the users for the rights that end with the vhost.
     let users = read(&broker.users);
-    let deleting = {
-        let broker = Arc::clone(&broker);
-        tokio::spawn(async move { broker.remove_vhost("v").await.map(drop) })
-    };
+    let deleting = start_deleting(&broker);
     while broker.vhost("v").is_some() {
         std::thread::yield_now();
     }
@@ -108,10 +113,7 @@ async fn a_vhost_with_very_many_queues_is_deleted_in_many_units_of_work() {
     let (broker, (_wakeup, folder)) = opened().await;
     make_large(&broker);
     let vhost = broker.vhost("v").unwrap();
-    let deleting = {
-        let broker = Arc::clone(&broker);
-        tokio::spawn(async move { broker.remove_vhost("v").await.map(drop) })
-    };
+    let deleting = start_deleting(&broker);
     let mut most = 0;
     let mut before = QUEUES;
     while before > 0 {
@@ -135,10 +137,7 @@ async fn what_a_stop_leaves_of_a_deleted_vhost_does_not_come_back() {
     let (broker, (_wakeup, folder)) = opened().await;
     make_large(&broker);
     let vhost = broker.vhost("v").unwrap();
-    let deleting = {
-        let broker = Arc::clone(&broker);
-        tokio::spawn(async move { broker.remove_vhost("v").await.map(drop) })
-    };
+    let deleting = start_deleting(&broker);
     while vhost.queue_count() == QUEUES {
         tokio::task::yield_now().await;
     }

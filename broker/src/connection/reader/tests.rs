@@ -92,6 +92,19 @@ async fn take_all(reader: &ConnectionReader, count: u32) {
     outbox.sent(frames.len());
 }
 
+/// A connection whose channel 2 holds deliveries of `h`, and whose channel 1 consumes from `w`
+/// without acknowledgements.
+async fn reader_that_holds(broker: &Arc<BrokerState>) -> ConnectionReader {
+    let mut reader = reader(broker);
+    consume(&mut reader, 1, b'w', true);
+    consume(&mut reader, 2, b'h', false);
+    for _ in 0..HELD {
+        publish(broker, "h");
+    }
+    take_all(&reader, HELD).await;
+    reader
+}
+
 /// On the one thread of these tests, others run between two units of work and at no other time. A
 /// consumer without acknowledgements took all that was in its queue, and what was published
 /// meanwhile, for a client that was gone.
@@ -100,13 +113,7 @@ async fn a_connection_that_ends_takes_no_more_messages_from_the_queues_of_its_ot
     for is_broken in [true, false] {
         let (broker, _kept) = opened().await;
         let (held, wanted) = (declare(&broker, "h"), declare(&broker, "w"));
-        let mut reader = reader(&broker);
-        consume(&mut reader, 1, b'w', true);
-        consume(&mut reader, 2, b'h', false);
-        for _ in 0..HELD {
-            publish(&broker, "h");
-        }
-        take_all(&reader, HELD).await;
+        let mut reader = reader_that_holds(&broker).await;
         if is_broken {
             reader.context.connection.outbox.break_off();
         }
@@ -129,13 +136,7 @@ async fn a_connection_that_ends_takes_no_more_messages_from_the_queues_of_its_ot
 async fn the_next_consumer_of_a_queue_waits_for_no_deliveries_of_one_that_is_gone() {
     let (broker, _kept) = opened().await;
     let (_held, wanted) = (declare(&broker, "h"), declare(&broker, "w"));
-    let mut reader = reader(&broker);
-    consume(&mut reader, 1, b'w', true);
-    consume(&mut reader, 2, b'h', false);
-    for _ in 0..HELD {
-        publish(&broker, "h");
-    }
-    take_all(&reader, HELD).await;
+    let mut reader = reader_that_holds(&broker).await;
     let mut effects = broker.begin();
     assert!(!reader.close(&mut effects), "it was one unit of work");
     assert_eq!(wanted.counts(), (0, 0));
