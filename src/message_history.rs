@@ -134,7 +134,7 @@ impl MessageText {
 
 /// One message of the conversation and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ToldMessage {
+pub struct ConversationMessage {
     /// When it was sent, or first received here.
     pub ts: String,
     /// The message id.
@@ -294,7 +294,7 @@ impl MessageHistory {
 
     /// Returns the messages whose text is known, in the order of their first events, each text cut
     /// to `text_bytes`.
-    pub fn conversation(&self, text_bytes: usize) -> io::Result<Vec<ToldMessage>> {
+    pub fn conversation(&self, text_bytes: usize) -> io::Result<Vec<ConversationMessage>> {
         let all = self.latest(text_bytes, usize::MAX, &mut |_| Ok(()))?;
         Ok(all.messages)
     }
@@ -357,12 +357,12 @@ fn like(ids: &BTreeSet<String>, text: &str) -> BTreeSet<String> {
 #[derive(Debug)]
 pub struct Conversation {
     /// The latest ones.
-    pub messages: Vec<ToldMessage>,
+    pub messages: Vec<ConversationMessage>,
     /// How many went before them.
     pub older: usize,
 }
 
-impl ToldMessage {
+impl ConversationMessage {
     /// Takes over what an event says.
     fn follow(&mut self, event: HistoryEntry) {
         if event.event.replaces(self.state) {

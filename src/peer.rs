@@ -45,7 +45,7 @@ pub use publish::{Publication, PublishOutcome, RECEIPT_TO, When};
 pub use receipt::{Receipt, ReceiptState};
 pub use reply::ReplyQueue;
 pub use topology::{
-    BELIEVED_EXCHANGES, EXCHANGE, GROUPS_EXCHANGE, MAX_LENGTH, PRESENCE_EXCHANGE, QueueState,
+    BELIEVED_EXCHANGES, EXCHANGE, GROUPS_EXCHANGE, MAX_LENGTH, PRESENCE_EXCHANGE, QueueCounts,
     SESSION_HOLDS, SESSION_PREFETCH,
 };
 
@@ -136,7 +136,7 @@ impl Peer {
 
     /// Returns the state of a queue without changing anything; `None` if no queue has this name.
     /// Further queues can be read afterwards, also after a refusal.
-    pub async fn look(&mut self, queue: &SessionName) -> Result<Option<QueueState>, PeerError> {
+    pub async fn look(&mut self, queue: &SessionName) -> Result<Option<QueueCounts>, PeerError> {
         self.blockage.check()?;
         let found = answered(topology::look(&self.channel, queue)).await;
         if let Err(PeerError::NoSuchQueue | PeerError::InUse(_) | PeerError::Refused(_)) = found {
@@ -154,7 +154,7 @@ impl Peer {
     pub async fn look_among_sessions(
         &mut self,
         queue: &SessionName,
-    ) -> Result<Option<QueueState>, PeerError> {
+    ) -> Result<Option<QueueCounts>, PeerError> {
         match self.look(queue).await {
             Err(PeerError::InUse(_) | PeerError::Refused(_)) => Ok(None),
             other => other,
@@ -166,7 +166,7 @@ impl Peer {
         &mut self,
         queue: &SessionName,
         ttl_ms: u64,
-    ) -> Result<QueueState, PeerError> {
+    ) -> Result<QueueCounts, PeerError> {
         if let Some(state) = self.look(queue).await? {
             answered(topology::bind(&self.channel, queue)).await?;
             return Ok(state);

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::envelope::timestamp;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::message_history::{MessageHistory, SHORT_ID, ToldMessage};
+use crate::message_history::{ConversationMessage, MessageHistory, SHORT_ID};
 use crate::output::{Output, Style, foreign_part};
 
 /// Prints the messages that fit, oldest first.
@@ -56,7 +56,7 @@ impl HistoryFilter {
         })
     }
 
-    fn has(&self, told: &ToldMessage) -> bool {
+    fn has(&self, told: &ConversationMessage) -> bool {
         let is_of = |name: &String| told.message.from == *name || told.to == *name;
         self.name.as_ref().is_none_or(is_of)
             && self.since.as_ref().is_none_or(|since| told.ts >= *since)
@@ -67,7 +67,7 @@ impl HistoryFilter {
     }
 }
 
-fn print(told: &ToldMessage, output: &Output) -> Result<(), Error> {
+fn print(told: &ConversationMessage, output: &Output) -> Result<(), Error> {
     let state = match &told.detail {
         Some(detail) => format!("{}: {}", told.state.words(), foreign_part(detail)),
         None => told.state.words().to_owned(),

@@ -27,7 +27,7 @@ use crate::exit::Exit;
 use crate::management::Client;
 use crate::name::SessionName;
 use crate::output::{Output, counted};
-use crate::peer::{DeclareArguments, Peer, QueueState};
+use crate::peer::{DeclareArguments, Peer, QueueCounts};
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
@@ -288,7 +288,7 @@ impl Brokers<'_> {
 async fn has_session(
     source: &mut Peer,
     name: &SessionName,
-    state: QueueState,
+    state: QueueCounts,
     from: &Config,
 ) -> Result<bool, Error> {
     if state.consumers == 0 {

@@ -13,8 +13,8 @@ use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
 use crate::name::SessionName;
 use crate::output::{Output, counted};
 use crate::peer::{
-    Answer, MAX_LENGTH, Peer, QueueState, Receipt, ReceiptState, ReceivedMessage, Removal, Request,
-    RequestScope,
+    Answer, MAX_LENGTH, Peer, QueueCounts, Receipt, ReceiptState, ReceivedMessage, Removal,
+    Request, RequestScope,
 };
 use crate::wrap::publisher_mark;
 
@@ -58,7 +58,7 @@ pub(super) async fn take_messages(
 }
 
 /// Returns the state of the queue, or an error if it does not exist.
-pub(super) async fn existing(peer: &mut Peer, name: &SessionName) -> Result<QueueState, Error> {
+pub(super) async fn existing(peer: &mut Peer, name: &SessionName) -> Result<QueueCounts, Error> {
     peer.look(name).await?.ok_or_else(|| {
         Error::new(format!("there is no queue `{name}`"))
             .hint("`cbroker list` shows the existing ones")
@@ -69,7 +69,7 @@ pub(super) async fn existing(peer: &mut Peer, name: &SessionName) -> Result<Queu
 pub(super) async fn unattended(
     peer: &Peer,
     name: &SessionName,
-    queue: &QueueState,
+    queue: &QueueCounts,
 ) -> Result<(), Error> {
     if queue.consumers == 0 {
         return Ok(());

@@ -19,7 +19,7 @@ use crate::management::Client;
 use crate::message_history::MessageHistory;
 use crate::name::SessionName;
 use crate::output::Output;
-use crate::peer::{Answer, AwaitedAnswers, Peer, PeerState, Presence, QueueState, Request};
+use crate::peer::{Answer, AwaitedAnswers, Peer, PeerState, Presence, QueueCounts, Request};
 use crate::wrap;
 
 /// How long the next session may take to answer a question to all. A session of another tool never
@@ -191,7 +191,7 @@ struct ListedConsumers(BTreeMap<String, (usize, usize)>);
 impl ListedConsumers {
     async fn find(
         peer: &Peer,
-        queues: &BTreeMap<SessionName, QueueState>,
+        queues: &BTreeMap<SessionName, QueueCounts>,
         config: &Config,
     ) -> Self {
         let is_any = queues.values().any(|queue| queue.consumers > 0);
@@ -208,13 +208,13 @@ impl ListedConsumers {
     }
 
     /// How many of a queue's consumers may be this user's.
-    fn own_of(&self, name: &SessionName, queue: QueueState) -> u32 {
+    fn own_of(&self, name: &SessionName, queue: QueueCounts) -> u32 {
         let (own, others) = self.0.get(name.as_str()).copied().unwrap_or_default();
         of_own_user(queue.consumers, own, others)
     }
 
     /// How many of all consumers may be this user's.
-    fn own(&self, queues: &BTreeMap<SessionName, QueueState>) -> u32 {
+    fn own(&self, queues: &BTreeMap<SessionName, QueueCounts>) -> u32 {
         let each = queues.iter().map(|(name, queue)| self.own_of(name, *queue));
         each.fold(0, u32::saturating_add)
     }
@@ -262,7 +262,7 @@ pub(super) async fn rows_named(
     peer: &mut Peer,
     name: &SessionName,
 ) -> Result<Vec<SessionRow>, Error> {
-    let queue = peer.look(name).await?.unwrap_or(QueueState {
+    let queue = peer.look(name).await?.unwrap_or(QueueCounts {
         consumers: 0,
         messages: 0,
     });
@@ -317,7 +317,7 @@ impl SessionRow {
 async fn look(
     peer: &mut Peer,
     names: BTreeSet<SessionName>,
-    queues: &mut BTreeMap<SessionName, QueueState>,
+    queues: &mut BTreeMap<SessionName, QueueCounts>,
 ) -> Result<(), Error> {
     for name in names {
         if let Some(queue) = peer.look_among_sessions(&name).await? {
@@ -405,7 +405,7 @@ fn logged_names(config: &Config) -> Vec<String> {
 
 fn rows_of(
     name: &SessionName,
-    queue: QueueState,
+    queue: QueueCounts,
     present: Option<&Vec<Presence>>,
 ) -> Vec<SessionRow> {
     let bare = |state: &str| SessionRow {

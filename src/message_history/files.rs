@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Environment, Home};
-    use crate::message_history::{HistoryEvent, ToldMessage};
+    use crate::message_history::{ConversationMessage, HistoryEvent};
 
     fn history() -> (TempDir, MessageHistory) {
         let folder = tempfile::tempdir().unwrap();
@@ -188,7 +188,7 @@ mod tests {
     fn told(history: &MessageHistory) -> Vec<(Option<String>, String, HistoryEvent)> {
         let told = history.conversation(usize::MAX).unwrap().into_iter();
         told.map(
-            |ToldMessage {
+            |ConversationMessage {
                  publisher,
                  message,
                  state,

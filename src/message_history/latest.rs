@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
-use super::{Conversation, HistoryEntry, MessageText, ToldMessage};
+use super::{Conversation, ConversationMessage, HistoryEntry, MessageText};
 
 /// The latest messages as the history is read.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(super) struct LatestMessages {
 /// The latest messages of one kind of publisher, in the order of their first events.
 #[derive(Debug, Default)]
 struct MessageWindow {
-    messages: VecDeque<ToldMessage>,
+    messages: VecDeque<ConversationMessage>,
     /// How many went before them.
     older: usize,
     /// The places of messages, counted from the first of all. A hash takes less than an id and a
@@ -110,7 +110,7 @@ impl MessageWindow {
         message.cut_to(text_bytes);
         let place = self.older + self.messages.len();
         self.places.extend(keys.iter().map(|key| (*key, place)));
-        let told = ToldMessage {
+        let told = ConversationMessage {
             ts: entry.ts,
             id: entry.id,
             to: entry.session,
@@ -135,8 +135,8 @@ impl MessageWindow {
 }
 
 /// What a message takes in memory, about; a change of its state does not count.
-fn bytes_of(told: &ToldMessage) -> usize {
-    size_of::<ToldMessage>() + told.id.len() + told.to.len() + told.message.bytes()
+fn bytes_of(told: &ConversationMessage) -> usize {
+    size_of::<ConversationMessage>() + told.id.len() + told.to.len() + told.message.bytes()
 }
 
 impl MessageText {

@@ -38,14 +38,14 @@ pub const SESSION_HOLDS: u32 = 192;
 
 /// What a broker reports about a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueState {
+pub struct QueueCounts {
     /// Messages that are ready, without those that a consumer has not settled.
     pub messages: u32,
     /// Sessions that are attached.
     pub consumers: u32,
 }
 
-impl QueueState {
+impl QueueCounts {
     /// Whether one more message could make the broker drop the oldest.
     pub fn is_full(&self) -> bool {
         self.room(MAX_LENGTH) == 0
@@ -61,12 +61,12 @@ impl QueueState {
     }
 }
 
-pub(super) async fn look(channel: &Channel, queue: &SessionName) -> Result<QueueState, PeerError> {
+pub(super) async fn look(channel: &Channel, queue: &SessionName) -> Result<QueueCounts, PeerError> {
     let options = QueueDeclareOptions::durable().passive();
     let queue = channel
         .queue_declare(queue.as_str().into(), options, FieldTable::default())
         .await?;
-    Ok(QueueState {
+    Ok(QueueCounts {
         messages: queue.message_count(),
         consumers: queue.consumer_count(),
     })
@@ -78,7 +78,7 @@ pub(super) async fn declare(
     channel: &Channel,
     queue: &SessionName,
     arguments: &DeclareArguments,
-) -> Result<QueueState, PeerError> {
+) -> Result<QueueCounts, PeerError> {
     declare_exchange(channel, EXCHANGE, ExchangeKind::Direct).await?;
     let state = declare_alone(channel, queue, arguments).await?;
     bind_existing(channel, queue).await?;
@@ -90,12 +90,12 @@ pub(super) async fn declare_alone(
     channel: &Channel,
     queue: &SessionName,
     arguments: &DeclareArguments,
-) -> Result<QueueState, PeerError> {
+) -> Result<QueueCounts, PeerError> {
     let options = QueueDeclareOptions::durable();
     let declared = channel
         .queue_declare(queue.as_str().into(), options, arguments.0.clone())
         .await?;
-    Ok(QueueState {
+    Ok(QueueCounts {
         messages: declared.message_count(),
         consumers: declared.consumer_count(),
     })
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn a_queue_is_full_before_what_its_sessions_hold_could_push_anything_out() {
         let is_full = |messages, consumers| {
-            let queue = QueueState {
+            let queue = QueueCounts {
                 messages,
                 consumers,
             };

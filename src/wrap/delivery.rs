@@ -39,8 +39,8 @@ use super::ways::{AgentSign, Submission, SubmissionNumber, Way};
 
 use late::LateSubmission;
 pub use message::{
-    Claim, InFlightMessage, MessageKey, Precedence, State, Table, TextPlace, Unsettled, publisher,
-    publisher_mark,
+    Claim, InFlightMessage, MessageKey, MessageTable, Precedence, State, TextPlace, Unsettled,
+    publisher, publisher_mark,
 };
 use order::Ways;
 
@@ -149,7 +149,7 @@ enum SubmissionPhase {
 #[derive(Debug)]
 pub struct Deliveries {
     /// The messages.
-    pub table: Table,
+    pub table: MessageTable,
     mode: DeliveryMode,
     batch: usize,
     ways: Ways,
@@ -173,7 +173,7 @@ impl Deliveries {
     /// Creates an empty table. At most `batch` messages share one submission.
     pub fn new(mode: DeliveryMode, batch: usize) -> Self {
         Self {
-            table: Table::default(),
+            table: MessageTable::default(),
             mode,
             batch: batch.max(1),
             ways: Ways::default(),

@@ -190,13 +190,13 @@ impl DiskPaths {
 
 /// Handle to the thread.
 #[derive(Debug)]
-pub(super) struct Disk {
+pub(super) struct DiskThread {
     jobs: Option<mpsc::Sender<Job>>,
     waiting: Arc<AtomicUsize>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-impl Disk {
+impl DiskThread {
     /// Starts the thread. The receiver yields the results.
     pub(super) fn start(
         paths: DiskPaths,
@@ -251,7 +251,7 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
+impl Drop for DiskThread {
     /// Waits until all submitted jobs are done.
     fn drop(&mut self) {
         self.jobs = None;

@@ -24,7 +24,7 @@ use super::agents::{DefaultDelivery, Profile};
 use super::brake::{Brake, Limits};
 use super::child_env::{self, BrokerReach, Identity};
 use super::delivery::DeliveryMode;
-use super::disk::{Disk, DiskPaths};
+use super::disk::{DiskPaths, DiskThread};
 use super::hooks::{self, HookReport, Hooks};
 use super::log::SessionLog;
 use super::monitor::{ChildStatus, OnWrapExit};
@@ -361,7 +361,7 @@ fn session_messages(
 ) -> Result<SessionMessages, Error> {
     let queue = options.name.as_str();
     let paths = DiskPaths::of(&config.home, queue, &presence.session);
-    let (disk, disk_events) = Disk::start(paths)
+    let (disk, disk_events) = DiskThread::start(paths)
         .map_err(|error| Error::new("the session cannot start").because(error))?;
     let limits = Limits {
         hops: config.settings.max_hops,

@@ -6,27 +6,7 @@ use std::collections::BTreeMap;
 use crate::sources::Source;
 
 /// Names that several files define, and why that is so. Remove a name when it is defined once.
-const SHARED: &[(&str, &str)] = &[
-    ("InFlight", WAYS),
-    ("Progress", WAYS),
-    ("Work", WAYS),
-    (
-        "Disk",
-        "the thread that waits for the disk; the store's file system",
-    ),
-    (
-        "Queue",
-        "the broker's queue; what a transcript says of Claude Code's queue",
-    ),
-    (
-        "Table",
-        "a field table of AMQP; a session's table of messages",
-    ),
-    (
-        "QueueState",
-        "what a client learns of a queue; the state of the broker's own",
-    ),
-];
+const SHARED: &[(&str, &str)] = &[("InFlight", WAYS), ("Progress", WAYS), ("Work", WAYS)];
 /// Each way in is a task of its own with the same private types.
 const WAYS: &str = "one for each way into an agent, private to its file";
 

@@ -22,7 +22,7 @@ use crate::peer::presence::{self, Answer, Presence, Request};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
 use crate::peer::{
     CONNECT_WITHIN, ConnectionFailure, DeclareArguments, OtherConsumer, PULSE, PeerError,
-    QueueState, ReceivedMessage, answered, connect,
+    QueueCounts, ReceivedMessage, answered, connect,
 };
 
 /// The prefix of queues that a broker named. Answers go only to these, so that no request makes us
@@ -431,7 +431,7 @@ impl InboxConnection {
     }
 }
 
-fn attached(state: QueueState, difference: Option<QueueDifference>) -> AttachedQueue {
+fn attached(state: QueueCounts, difference: Option<QueueDifference>) -> AttachedQueue {
     AttachedQueue {
         waiting: state.messages,
         others: state.consumers,

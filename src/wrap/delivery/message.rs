@@ -243,7 +243,7 @@ fn timing(when: When) -> Timing {
 
 /// All messages of a session.
 #[derive(Debug, Default)]
-pub struct Table {
+pub struct MessageTable {
     last: u64,
     messages: BTreeMap<MessageKey, InFlightMessage>,
     /// Deliveries without a message in the table: parked messages, and future dead letters until
@@ -260,7 +260,7 @@ pub struct Unsettled {
     pub own: usize,
 }
 
-impl Table {
+impl MessageTable {
     /// Allocates a key.
     pub fn next_key(&mut self) -> MessageKey {
         self.last += 1;

@@ -8,14 +8,14 @@ use super::*;
 use crate::config::Environment;
 
 /// A disk that does nothing until its lock is dropped.
-fn stopped(folder: &Path) -> (Disk, tokio::sync::mpsc::Receiver<DiskEvent>, File) {
+fn stopped(folder: &Path) -> (DiskThread, tokio::sync::mpsc::Receiver<DiskEvent>, File) {
     let home = Home::of(&Environment::from_iter([("CBROKER_HOME", folder)])).unwrap();
     let paths = DiskPaths::of(&home, "q", "s");
     std::fs::create_dir_all(&paths.sessions).unwrap();
     std::fs::create_dir_all(home.dead_letters("q").parent().unwrap()).unwrap();
     let lock = File::create(paths.sessions.join("q.seen.lock")).unwrap();
     lock.lock().unwrap();
-    let (disk, events) = Disk::start(paths).unwrap();
+    let (disk, events) = DiskThread::start(paths).unwrap();
     (disk, events, lock)
 }
 

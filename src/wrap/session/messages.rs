@@ -32,8 +32,8 @@ use crate::peer::{
     SettleResult,
 };
 use crate::wrap::brake::Brake;
-use crate::wrap::delivery::{InFlightMessage, MessageKey, State, Table};
-use crate::wrap::disk::{Disk, DiskEvent, Job, TextOutcome};
+use crate::wrap::delivery::{InFlightMessage, MessageKey, MessageTable, State};
+use crate::wrap::disk::{DiskEvent, DiskThread, Job, TextOutcome};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::Way;
 use parked::ParkedMessages;
@@ -44,7 +44,7 @@ pub(in crate::wrap) struct MessageParts {
     // Must be dropped before `disk`: the thread ends once this receiver is dropped, even if the
     // disk fails.
     pub(in crate::wrap) disk_events: Receiver<DiskEvent>,
-    pub(in crate::wrap) disk: Disk,
+    pub(in crate::wrap) disk: DiskThread,
     pub(in crate::wrap) brake: Brake,
     pub(in crate::wrap) breaks: LineBreaks,
     pub(in crate::wrap) body_limit_bytes: usize,
@@ -118,7 +118,7 @@ impl SessionMessages {
         }
     }
 
-    pub(super) fn intend(&mut self, table: &Table, keys: &[MessageKey]) {
+    pub(super) fn intend(&mut self, table: &MessageTable, keys: &[MessageKey]) {
         self.parts
             .disk
             .submit(Job::WriteIntents(table.identities(keys)));
@@ -129,7 +129,7 @@ impl SessionMessages {
     }
 
     /// Reports that these messages were handed to the agent.
-    pub(super) fn handed_over(&mut self, table: &Table, keys: &[MessageKey], way: Way) {
+    pub(super) fn handed_over(&mut self, table: &MessageTable, keys: &[MessageKey], way: Way) {
         // The agent's own `cbroker send` reads the hop count, so it is written before the agent can
         // run it.
         let hops = keys
@@ -150,7 +150,7 @@ impl SessionMessages {
     }
 
     /// Reports that these messages are in the model's context, and writes them as done.
-    pub(super) fn delivered(&mut self, table: &Table, keys: &[MessageKey], way: Way) {
+    pub(super) fn delivered(&mut self, table: &MessageTable, keys: &[MessageKey], way: Way) {
         let mut done = Vec::new();
         for &key in keys {
             if let Some(message) = table.get(key) {
@@ -167,7 +167,7 @@ impl SessionMessages {
     }
 
     /// Reports that these messages are held for this reason.
-    pub(super) fn held(&mut self, table: &Table, keys: &[MessageKey], hold: &Hold) {
+    pub(super) fn held(&mut self, table: &MessageTable, keys: &[MessageKey], hold: &Hold) {
         for message in keys.iter().filter_map(|key| table.get(*key)) {
             self.report_state(
                 message,
@@ -185,7 +185,7 @@ impl SessionMessages {
     }
 
     /// Sends the last acks and closes the connection. Messages without an ack return to the queue.
-    pub(super) async fn close(mut self, table: &mut Table, limit: Duration) {
+    pub(super) async fn close(mut self, table: &mut MessageTable, limit: Duration) {
         let finishing = async {
             while table.has_unfinished() {
                 match self.parts.disk_events.recv().await {
@@ -229,7 +229,7 @@ impl SessionMessages {
     }
 
     /// Acks messages that are written as done on disk.
-    fn done(&mut self, table: &mut Table, keys: &[MessageKey]) {
+    fn done(&mut self, table: &mut MessageTable, keys: &[MessageKey]) {
         for &key in keys {
             let Some(message) = table.remove(key) else {
                 continue;

@@ -16,17 +16,17 @@ pub struct Proof {
     /// A read that was cancelled half-way; it owns the transcripts that it reads.
     reading: Option<JoinHandle<(Vec<Transcript>, Vec<Row>)>>,
     waiting: BTreeMap<SubmissionNumber, Vec<String>>,
-    queue: Queue,
+    queue: QueueRows,
 }
 
 /// Counts of the rows about the agent's queue since the search began. The rows do not name texts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Queue {
+pub struct QueueRows {
     enqueued: u64,
     dequeued: u64,
 }
 
-impl Queue {
+impl QueueRows {
     /// Whether something was accepted.
     pub fn has_accepted(self) -> bool {
         self.enqueued > 0
@@ -50,7 +50,7 @@ impl Proof {
         if self.waiting.is_empty() {
             self.transcripts.clear();
             self.reading = None;
-            self.queue = Queue::default();
+            self.queue = QueueRows::default();
         }
         if let Some(path) = transcript.filter(|path| !self.reads(path)) {
             self.transcripts.push(Transcript::from_end(path));
@@ -68,7 +68,7 @@ impl Proof {
     }
 
     /// The counts of the agent's queue.
-    pub fn queue(&self) -> Queue {
+    pub fn queue(&self) -> QueueRows {
         self.queue
     }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use crate::peer::{SESSION_HOLDS, SESSION_PREFETCH};
-use crate::wrap::delivery::Table;
+use crate::wrap::delivery::MessageTable;
 use crate::wrap::seen::Publisher;
 
 /// The limit of the messages of all other users that wait for the agent. The last one may exceed
@@ -73,7 +73,7 @@ impl<'a> Counts<'a> {
     }
 
     /// The messages in the table, which wait for the agent.
-    pub(super) fn of_table(table: &'a Table) -> Self {
+    pub(super) fn of_table(table: &'a MessageTable) -> Self {
         let mut counts = Self::default();
         let others = table
             .iter()
