@@ -5,6 +5,8 @@
 //! and punctuation, with each character as the Latin letter that it looks like. What looks alike is
 //! taken from Unicode (UTS #39, confusables) and from a short table of what is not in there.
 
+use std::collections::HashMap;
+
 use icu_normalizer::DecomposingNormalizerBorrowed;
 use icu_properties::CodePointMapData;
 use icu_properties::props::{GeneralCategory, GeneralCategoryGroup};
@@ -26,15 +28,6 @@ const ROUND: [&str; 5] = [
 const ALPHABETS: [u32; 3] = [0x1F150, 0x1F170, 0x1F1E6];
 const LETTERS: u32 = 26;
 
-/// The appearance of a character.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Glyph {
-    /// What looks like the beginning of a mark.
-    Bracket,
-    /// `]`, `:` and letters.
-    Letter(char),
-}
-
 /// Which marks a bracket may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bracket {
@@ -49,17 +42,15 @@ pub fn disarm(text: &str) -> String {
     if !text.chars().any(|c| bracket(c).is_some()) {
         return text.to_owned();
     }
+    let mut looks = Appearances::default();
     let mut out = String::with_capacity(text.len());
     for (at, c) in text.char_indices() {
-        let behind = || {
-            let after = text[at + c.len_utf8()..].chars().flat_map(looks);
-            let (ascii, others) = signs(c);
-            let own = ascii.chars().chain(others).map(Glyph::Letter);
-            own.chain(after)
-        };
-        let forges = |marks: &[&str]| marks.iter().any(|mark| begins_with(behind(), mark));
         let kind = bracket(c);
         let is = |one: Bracket| kind == Some(one) || kind == Some(Bracket::Either);
+        let mut forges = |marks: &[&str]| {
+            let mut marks = marks.iter();
+            marks.any(|mark| looks.begin_with(&text[at..], mark))
+        };
         out.push(if is(Bracket::Square) && forges(&SQUARE) {
             '('
         } else if is(Bracket::Round) && forges(&ROUND) {
@@ -71,12 +62,49 @@ pub fn disarm(text: &str) -> String {
     out
 }
 
-/// Compares only up to the first sign that differs, so that a text of brackets is scanned once.
-fn begins_with(mut signs: impl Iterator<Item = Glyph>, mark: &str) -> bool {
-    mark.chars().flat_map(looks).all(|wanted| {
-        let is_letter = |sign: &Glyph| !matches!(sign, Glyph::Letter(']' | ':')) || *sign == wanted;
-        signs.find(is_letter) == Some(wanted)
-    })
+/// What the characters of one text look like. Anyone may send a long text of brackets, and the
+/// tables of Unicode are slow, so each character beyond ASCII is looked up once.
+#[derive(Debug, Default)]
+struct Appearances {
+    beyond_ascii: HashMap<char, String>,
+}
+
+impl Appearances {
+    /// Returns `]`, `:` and the letters that a character looks like: none, one, or several. A
+    /// symbol that is letters in brackets looks like the letters.
+    fn of(&mut self, c: char) -> &str {
+        if c.is_ascii() {
+            return ascii_letters(c);
+        }
+        let known = self.beyond_ascii.entry(c);
+        known.or_insert_with(|| letters(c).into_iter().collect())
+    }
+
+    /// Whether the bracket at the start of a text seems to begin a mark. The comparison ends at the
+    /// first letter that differs and at the next bracket, so that a text of brackets is scanned
+    /// once.
+    fn begin_with(&mut self, text: &str, mark: &str) -> bool {
+        let mut wanted = mark
+            .chars()
+            .flat_map(|c| ascii_letters(c).chars())
+            .peekable();
+        for (at, c) in text.char_indices() {
+            let letters = self.of(c);
+            if at > 0 && letters.is_empty() && bracket(c).is_some() {
+                break;
+            }
+            for letter in letters.chars() {
+                let is_wanted = wanted.next_if_eq(&letter).is_some();
+                if !is_wanted && wanted.peek().is_some() && !matches!(letter, ']' | ':') {
+                    return false;
+                }
+            }
+            if wanted.peek().is_none() {
+                break;
+            }
+        }
+        wanted.peek().is_none()
+    }
 }
 
 /// Whether a mark may seem to begin with this character: with any opening punctuation but the brace
@@ -97,25 +125,6 @@ fn bracket(c: char) -> Option<Bracket> {
             }
             _ => None,
         },
-    }
-}
-
-/// Returns the signs that a character looks like: none, one, or several. A symbol that is letters
-/// in brackets looks like the letters.
-fn looks(c: char) -> impl Iterator<Item = Glyph> {
-    let (ascii, others) = signs(c);
-    let is_bare = ascii.is_empty() && others.is_empty();
-    let opening = (is_bare && bracket(c).is_some()).then_some(Glyph::Bracket);
-    let letters = ascii.chars().chain(others);
-    opening.into_iter().chain(letters.map(Glyph::Letter))
-}
-
-/// Returns the same without brackets, in two parts, one of which is empty.
-fn signs(c: char) -> (&'static str, Vec<char>) {
-    if c.is_ascii() {
-        (ascii_letters(c), Vec::new())
-    } else {
-        ("", letters(c))
     }
 }
 
@@ -285,6 +294,21 @@ mod tests {
             let safe = disarm(&text);
             assert!(safe.starts_with('('), "{text} -> {safe}");
         }
+    }
+
+    #[test]
+    fn each_character_is_looked_up_once() {
+        let text = "\u{300C}\u{441}\u{6F22}".repeat(10_000);
+        let mut looks = Appearances::default();
+        for _ in 0..2 {
+            assert!(!looks.begin_with(&text, SQUARE[0]));
+        }
+        assert_eq!(
+            looks.beyond_ascii.len(),
+            3,
+            "the bracket and what follows up to a difference"
+        );
+        assert_eq!(disarm(&text), text);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::dead_letters::{DeadMessage, ID_USED_TWICE};
-use super::line::{compose, compose_with_file, long_text};
+use super::line::{compose_with_file, compose_within, long_text};
 use super::{HistoryEvent, Job, MessageKey, ReportDetail, Session};
 use crate::envelope::Envelope;
 use crate::message_history::MessageText;
@@ -73,10 +73,10 @@ impl Session {
         } else {
             spill::LINE_LIMIT
         };
-        let lines = compose(&message.envelope, self.messages.parts.breaks);
-        if lines.0.len() > limit {
+        let breaks = self.messages.parts.breaks;
+        let Some(lines) = compose_within(&message.envelope, breaks, limit) else {
             return Some(long_text(&message.envelope, limit));
-        }
+        };
         (message.line, message.repeat_line) = lines;
         None
     }

@@ -7,9 +7,20 @@ use crate::wrap::disk::{LongText, Spilled};
 use crate::wrap::log::SessionLog;
 
 /// Returns the message's line, and the same line marked as a possible repeat.
-pub(super) fn compose(envelope: &Envelope, breaks: LineBreaks) -> (String, String) {
+fn compose(envelope: &Envelope, breaks: LineBreaks) -> (String, String) {
     let line = |mark| envelope.to_line(breaks, mark);
     (line(DeliveryMark::None), line(DeliveryMark::PossibleRepeat))
+}
+
+/// Composes both lines, or returns `None` if the plain one has more than `limit_bytes`.
+pub(super) fn compose_within(
+    envelope: &Envelope,
+    breaks: LineBreaks,
+    limit_bytes: usize,
+) -> Option<(String, String)> {
+    let line = envelope.to_line(breaks, DeliveryMark::None);
+    let is_short = line.len() <= limit_bytes;
+    is_short.then(|| (line, envelope.to_line(breaks, DeliveryMark::PossibleRepeat)))
 }
 
 /// The text to write to a file, so that the line has at most `limit_bytes`.
