@@ -21,7 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::http_listener::RemoteEnd;
 use super::refusal::ApiError;
-use super::sign_ins::{ClientLocation, Fingerprint, FoundSignIn};
+use super::sign_ins::{self, ClientLocation, Fingerprint, FoundSignIn};
 use super::{Api, HttpScheme, SharedApi};
 use crate::lock::read;
 use crate::login_throttle::LoginPeer;
@@ -209,9 +209,10 @@ async fn by_cookie(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
     Caller::of(api, found.user, AuthMethod::Cookie(found.id), is_owner)
 }
 
-/// The key that the page sends beside its cookie.
+/// The key that the page sends beside its cookie; `None` also for what cannot be one.
 pub(super) fn page_key(headers: &HeaderMap) -> Option<&str> {
-    headers.get(PAGE_KEY)?.to_str().ok()
+    let key = headers.get(PAGE_KEY)?.to_str().ok()?;
+    sign_ins::may_be_secret(key).then_some(key)
 }
 
 /// Returns the sign-in of the request's cookies and key, and whether it is the owner's. It counts
@@ -262,7 +263,8 @@ pub(super) fn cookie_name(scheme: HttpScheme, port: u16) -> String {
 
 /// Returns every cookie with our name. A page on another port of this machine can set such cookies
 /// too, and the browser may send them first, so any that fits the key counts. The size of a
-/// request's head bounds their number.
+/// request's head bounds their number, and values that cannot be a secret are left out: each one
+/// that stays is hashed together with the key, before anything else is known about the client.
 pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator<Item = &'a str> {
     let pairs = headers
         .get_all(header::COOKIE)
@@ -272,7 +274,7 @@ pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='));
     pairs
-        .filter(|(name, _)| *name == api.cookie)
+        .filter(|(name, secret)| *name == api.cookie && sign_ins::may_be_secret(secret))
         .map(|(_, secret)| secret)
 }
 

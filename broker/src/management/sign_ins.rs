@@ -37,6 +37,9 @@ const MOST: usize = 4096;
 /// user's oldest goes.
 const MOST_OF_USER: usize = 64;
 
+/// 256 bits in base64url without padding.
+const SECRET_LENGTH: usize = 43;
+
 pub(super) type Fingerprint = [u8; 32];
 
 /// An authenticated user. It counts only while the user keeps the password of that moment.
@@ -156,11 +159,17 @@ pub(super) struct NewSignIn {
     pub(super) forgotten: Vec<SignInDefinition>,
 }
 
-/// A secret as text, 43 characters of base64url.
+/// A secret as text, [`SECRET_LENGTH`] characters of base64url.
 fn secret() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// Whether a text has the length of a secret. Anybody may send long texts, and hashing these takes
+/// time.
+pub(super) fn may_be_secret(text: &str) -> bool {
+    text.len() == SECRET_LENGTH
 }
 
 fn fingerprint(secret: &str) -> Fingerprint {

@@ -260,6 +260,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn long_keys_and_cookies_are_not_hashed() {
+        let test = TestApi::start().await;
+        let ada = test.ada();
+        let proven = ProvenUser::new(Arc::clone(&ada.name), &ada.user, false);
+        let mut request = opened(&test.api, proven, 1000).await;
+        let name = &test.api.cookie;
+        let many = vec![format!("{name}=; {name}={}", "x".repeat(99)); 200].join("; ");
+        let headers = &mut request.headers;
+        headers.append(header::COOKIE, many.parse().unwrap());
+        let all = auth::cookies(headers, &test.api).count();
+        assert_eq!(all, 1, "the genuine one alone");
+        assert!(auth::present(&request, &test.api).await.is_some());
+        for length in [0, 42, 44, 32_000] {
+            let key = "k".repeat(length).parse().unwrap();
+            request.headers.insert("x-cbroker-key", key);
+            assert_eq!(auth::page_key(&request.headers), None, "{length}");
+        }
+        test.stop().await;
+    }
+
+    #[tokio::test]
     async fn a_sign_in_that_ends_while_it_is_used_does_not_come_back_with_a_restart() {
         let test = TestApi::start().await;
         let (api, ada) = (&test.api, test.ada());
