@@ -10,15 +10,15 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::bindings::{self, BindingEnds};
-use super::{Routes, limits};
+use super::{Routes, exchanges, limits};
 use crate::inspect::{self, Binding};
 use crate::lock::read;
+use crate::management::SharedApi;
 use crate::management::auth::Caller;
 use crate::management::paging::{Collected, Listed};
 use crate::management::refusal::ApiError;
 use crate::management::user_memory::{self, UserHolding};
 use crate::management::views;
-use crate::management::{Api, SharedApi};
 use crate::vhost::{Destination, Vhost};
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -83,25 +83,18 @@ impl DocumentText {
         self.add(value)
     }
 
-    /// A list: `each` gives its lines.
-    fn list(
-        &mut self,
-        name: &str,
-        each: impl FnOnce(&mut dyn FnMut(Value)),
-    ) -> Result<(), ApiError> {
+    /// A list of these lines. After a refusal no further line is made.
+    fn list(&mut self, name: &str, lines: impl IntoIterator<Item = Value>) -> Result<(), ApiError> {
         self.name(name)?;
         self.text.push(b'[');
-        let (mut added, mut is_first) = (Ok(()), true);
-        each(&mut |line| {
-            if added.is_ok() {
-                if !std::mem::take(&mut is_first) {
-                    self.text.push(b',');
-                }
-                added = self.add(&line);
+        for (at, line) in lines.into_iter().enumerate() {
+            if at > 0 {
+                self.text.push(b',');
             }
-        });
+            self.add(&line)?;
+        }
         self.text.push(b']');
-        added
+        Ok(())
     }
 
     fn finish(mut self) -> Result<Bytes, ApiError> {
@@ -110,30 +103,25 @@ impl DocumentText {
     }
 }
 
-fn everything(api: &Api, document: &mut DocumentText) -> Result<(), ApiError> {
+fn everything(api: &SharedApi, document: &mut DocumentText) -> Result<(), ApiError> {
     let vhosts = api.broker.vhosts();
     topology(api, &vhosts, Naming::WithVhost, document)?;
     let users = read(&api.broker.users);
-    document.list("users", |add| {
-        let each = users
-            .iter()
-            .map(|(name, user)| views::user(api, name, user));
-        each.for_each(add);
-    })?;
-    document.list("permissions", |add| {
-        for (name, user) in users.iter() {
-            user.permissions()
-                .map(|(vhost, permissions)| views::permission(name, vhost, permissions))
-                .for_each(&mut *add);
-        }
-    })?;
-    document.list("vhosts", |add| {
-        for vhost in &vhosts {
-            let labels = vhost.labels();
-            let (description, tags) = (labels.description, labels.tags);
-            add(json!({ "name": &**vhost.name(), "description": description, "tags": tags }));
-        }
-    })?;
+    let each = users
+        .iter()
+        .map(|(name, user)| views::user(api, name, user));
+    document.list("users", each)?;
+    let each = users.iter().flat_map(|(name, user)| {
+        let all = user.permissions();
+        all.map(move |(vhost, permissions)| views::permission(name, vhost, permissions))
+    });
+    document.list("permissions", each)?;
+    let each = vhosts.iter().map(|vhost| {
+        let labels = vhost.labels();
+        let (description, tags) = (labels.description, labels.tags);
+        json!({ "name": &**vhost.name(), "description": description, "tags": tags })
+    });
+    document.list("vhosts", each)?;
     document.field("parameters", &limits::as_parameters(api, |_| true))?;
     for absent in ["topic_permissions", "global_parameters", "policies"] {
         document.field(absent, &json!([]))?;
@@ -170,7 +158,7 @@ enum Naming {
 }
 
 fn topology(
-    api: &Api,
+    api: &SharedApi,
     vhosts: &[Arc<Vhost>],
     naming: Naming,
     document: &mut DocumentText,
@@ -184,31 +172,11 @@ fn topology(
         document.field(name, &json!(value))?;
     }
     let kept = |vhost: &Vhost| inspect::queues(vhost).filter(|queue| queue.owner().is_none());
-    document.list("queues", |add| {
-        let fields = ["name", "vhost", "durable", "auto_delete", "arguments"];
-        for queue in vhosts.iter().flat_map(|vhost| kept(vhost)) {
-            add(chosen(&views::queue(api, &queue), &fields, naming));
-        }
-    })?;
-    document.list("exchanges", |add| {
-        let fields = [
-            "name",
-            "vhost",
-            "type",
-            "durable",
-            "auto_delete",
-            "internal",
-            "arguments",
-        ];
-        for vhost in vhosts {
-            inspect::each_exchange(vhost, |exchange| {
-                if !exchange.name().is_empty() && !exchange.name().starts_with("amq.") {
-                    let shown = views::exchange(api, exchange);
-                    add(chosen(&shown, &fields, naming));
-                }
-            });
-        }
-    })?;
+    let fields = ["name", "vhost", "durable", "auto_delete", "arguments"];
+    let each = vhosts.iter().flat_map(|vhost| kept(vhost));
+    let each = each.map(|queue| chosen(&views::queue(api, &queue), &fields, naming));
+    document.list("queues", each)?;
+    list_exchanges(api, vhosts, naming, document)?;
     let mut copies = document.holding.another();
     let mut all = Collected::new(&mut copies);
     for vhost in vhosts {
@@ -219,19 +187,46 @@ fn topology(
         };
         bindings::find(vhost, &BindingEnds::default(), wanted, &mut all)?;
     }
-    document.list("bindings", |add| {
-        let fields = [
-            "source",
-            "vhost",
-            "destination",
-            "destination_type",
-            "routing_key",
-            "arguments",
-        ];
-        for binding in &all.items {
-            add(chosen(&binding.render(), &fields, naming));
-        }
-    })
+    let fields = [
+        "source",
+        "vhost",
+        "destination",
+        "destination_type",
+        "routing_key",
+        "arguments",
+    ];
+    let each = all.items.iter();
+    let each = each.map(|binding| chosen(&binding.render(), &fields, naming));
+    document.list("bindings", each)
+}
+
+/// Looks at one exchange at a time: a vhost may have many with large arguments, and nothing can be
+/// declared or routed in it while its tables are read.
+fn list_exchanges(
+    api: &SharedApi,
+    vhosts: &[Arc<Vhost>],
+    naming: Naming,
+    document: &mut DocumentText,
+) -> Result<(), ApiError> {
+    let mut names = document.holding.another();
+    let mut found = Collected::new(&mut names);
+    for vhost in vhosts {
+        exchanges::find_all(api, vhost, &mut found)?;
+    }
+    let fields = [
+        "name",
+        "vhost",
+        "type",
+        "durable",
+        "auto_delete",
+        "internal",
+        "arguments",
+    ];
+    let is_predeclared = |name: &str| name.is_empty() || name.starts_with("amq.");
+    let each = found.items.iter();
+    let each = each.filter(|exchange| !is_predeclared(exchange.name()));
+    let each = each.filter_map(|exchange| Some(chosen(&exchange.shown()?, &fields, naming)));
+    document.list("exchanges", each)
 }
 
 /// Whether a destination of bindings is in the document.

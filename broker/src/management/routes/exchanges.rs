@@ -40,7 +40,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 /// An exchange of a vhost, by its name.
-struct ListedExchange(SharedApi, Arc<Vhost>, String);
+pub(super) struct ListedExchange(SharedApi, Arc<Vhost>, String);
 
 impl Listed for ListedExchange {
     fn name(&self) -> &str {
@@ -52,15 +52,22 @@ impl Listed for ListedExchange {
     }
 
     fn render(&self) -> Value {
-        let Self(api, vhost, name) = self;
-        let shown = inspect::with_exchange(vhost, name, |exchange| views::exchange(api, exchange));
-        // It was deleted meanwhile.
+        let Self(_, vhost, name) = self;
+        let shown = self.shown();
         shown.unwrap_or_else(|| json!({ "name": name, "vhost": &**vhost.name() }))
     }
 }
 
+impl ListedExchange {
+    /// What the API shows of it; `None` if it was deleted meanwhile.
+    pub(super) fn shown(&self) -> Option<Value> {
+        let Self(api, vhost, name) = self;
+        inspect::with_exchange(vhost, name, |exchange| views::exchange(api, exchange))
+    }
+}
+
 /// Adds the exchanges of a vhost, by name.
-fn find_all(
+pub(super) fn find_all(
     api: &SharedApi,
     vhost: &Arc<Vhost>,
     into: &mut Collected<'_, ListedExchange>,
