@@ -38,11 +38,10 @@ pub enum HistoryEvent {
     Sent,
     /// The broker confirmed it.
     Confirmed,
-    /// It was not confirmed, and may have arrived: the connection was lost, or the broker said
-    /// nothing in time.
+    /// It was not confirmed, and may have arrived: the connection was lost, a queue refused it, or
+    /// the broker said nothing in time.
     Unconfirmed,
-    /// The broker did not take it: no queue accepts it, or the broker refused it. The detail says
-    /// which.
+    /// No queue accepts it.
     Returned,
     /// A session received it from its queue.
     Received,
@@ -172,8 +171,8 @@ impl HistoryEvent {
     /// Whether a message is in this state once this happened, which was in the state `before`.
     fn replaces(self, before: Self) -> bool {
         match self {
-            // Its sender may learn of the confirm when the message has gone on.
-            Self::Confirmed => before == Self::Sent,
+            // Its sender may learn what the broker says when the message has gone on.
+            Self::Confirmed | Self::Unconfirmed => before == Self::Sent,
             // What came later under the id of a message that arrived is another message.
             Self::DeadLettered => !before.is_at_session(),
             // After a crash a copy of a message that arrived may still wait in the queue, and a

@@ -251,8 +251,8 @@ impl Peer {
 
     /// Publishes a message and waits at most `within` for the broker's confirm.
     ///
-    /// [`PeerError::Lost`], [`PeerError::TimedOut`] and [`PeerError::Blocked`] leave open whether
-    /// the broker has it.
+    /// [`PeerError::Lost`], [`PeerError::TimedOut`], [`PeerError::NotAccepted`] and
+    /// [`PeerError::Blocked`] leave open whether the recipient's queue has it.
     pub async fn publish(
         &mut self,
         publication: &Publication<'_>,

@@ -15,7 +15,7 @@ use super::compose::{MessageDraft, RecipientAddress, session_name};
 use super::connect::{self, Autostart};
 use super::fate::{MessageFate, SentMessage};
 use super::groups::{self, Target};
-use super::send::{CONFIRM_WITHIN, hops, was_returned};
+use super::send::{CONFIRM_WITHIN, hops, unpublished, was_returned};
 use crate::cli::AskArgs;
 use crate::config::Config;
 use crate::envelope::Envelope;
@@ -174,7 +174,7 @@ async fn publish(
             }
         },
         Err(error) => {
-            let error = Error::from(error);
+            let error = unpublished("question", question, &to, error);
             let failed = entry(HistoryEvent::Unconfirmed).because(error.summary());
             let _untold = history.note(&failed);
             Err(error)

@@ -10,7 +10,7 @@ use ulid::Ulid;
 
 use super::compose::session_name;
 use super::connect::{self, Autostart};
-use super::send::{CONFIRM_WITHIN, was_returned};
+use super::send::{CONFIRM_WITHIN, unpublished, was_returned};
 use crate::cli::DeadArgs;
 use crate::config::Config;
 use crate::envelope::{Envelope, timestamp};
@@ -19,7 +19,7 @@ use crate::exit::Exit;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
 use crate::name::SessionName;
 use crate::output::{Output, Style, foreign_part};
-use crate::peer::{Peer, PeerError, Publication, PublishOutcome};
+use crate::peer::{Peer, Publication, PublishOutcome};
 use crate::wrap::{KeptDeadLetter, dead_letters, remove_dead_letter};
 
 /// The fewest first characters that identify a dead letter.
@@ -144,10 +144,11 @@ pub(super) async fn send_again(
     let intent = entry(HistoryEvent::Sent).saying(MessageText::of(&envelope));
     // The history is for people. The message is sent even if it cannot be written.
     let _untold = history.note(&intent.because(was));
-    let sent: Result<_, PeerError> = async {
+    let sent: Result<_, Error> = async {
         peer.ensure_queue(&to, config.settings.ttl_ms).await?;
         let message = Publication::plain(&envelope);
-        peer.publish(&message, CONFIRM_WITHIN).await
+        let published = peer.publish(&message, CONFIRM_WITHIN).await;
+        published.map_err(|error| unpublished("message", &envelope, &to, error))
     }
     .await;
     match sent.map(PublishOutcome::why_returned) {
@@ -157,7 +158,6 @@ pub(super) async fn send_again(
             return Err(was_returned("message", &to, why).hint("the dead letter stays"));
         }
         Err(error) => {
-            let error = Error::from(error);
             let failed = entry(HistoryEvent::Unconfirmed).because(error.summary());
             let _untold = history.note(&failed);
             return Err(error);

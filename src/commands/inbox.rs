@@ -39,11 +39,8 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
     let (held, not_shown) = held_messages(answers);
     output.json(&held)?;
     for message in &held {
-        output.line(format!(
-            "{} {}",
-            output.paint(Style::Warning, &foreign_part(&message.reason)),
-            message.line
-        ))?;
+        let state = output.paint(Style::Warning, &state_words(message));
+        output.line(format!("{state} {}", message.line))?;
     }
     if not_shown > 0 {
         let more = counted(not_shown, "more message");
@@ -62,6 +59,16 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
         ))?;
     }
     Ok(Exit::Done)
+}
+
+/// The state of a message, and why it is held or by which way it was handed over.
+fn state_words(message: &HeldMessage) -> String {
+    let (state, reason) = (foreign_part(&message.state), foreign_part(&message.reason));
+    match (state.is_empty(), reason.is_empty()) {
+        (true, _) => reason,
+        (false, true) => state,
+        (false, false) => format!("{state}: {reason}"),
+    }
 }
 
 /// The messages that the sessions list, and the number of those that they do not list.

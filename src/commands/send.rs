@@ -255,9 +255,7 @@ impl SendParameters<'_> {
                 self.note(&entry(HistoryEvent::Returned).because(why));
                 return Ok(Some(why));
             }
-            Err(error @ (PeerError::Lost(_) | PeerError::TimedOut(_))) => not_confirmed(to, error)
-                .hint("it may have arrived; sent again, it may arrive twice"),
-            Err(error) => unsent(to, error),
+            Err(error) => unpublished("message", envelope, to, error),
         };
         self.note(&entry(HistoryEvent::Unconfirmed).because(failure.summary()));
         Err(failure)
@@ -298,7 +296,7 @@ impl SendParameters<'_> {
         nearest(to.as_str(), names.iter().map(String::as_str)).map(str::to_owned)
     }
 
-    /// Prints that a message was sent. Says nothing of one that the broker did not take.
+    /// Prints that a message was sent. Says nothing of one that the broker returned.
     fn tell(&self, sent: &Sent) -> Result<(), Error> {
         if sent.returned.is_some() {
             return Ok(());
@@ -389,20 +387,44 @@ fn when(wanted: WhenArg) -> Option<When> {
 /// the broker may have blocked it after the message before.
 fn unsent(to: &SessionName, error: PeerError) -> Error {
     match error {
-        PeerError::Blocked(_) => not_confirmed(to, error).hint(BLOCKED_HINT),
+        PeerError::Blocked(_) => not_confirmed("message", to, error).hint(BLOCKED_HINT),
         error => error.into(),
     }
 }
 
-/// The error for a message, or a question, that the broker did not take.
+/// The error for a message, or a question, that was published without a confirm. Whether the
+/// recipient's queue has it is not known.
+pub(super) fn unpublished(
+    what: &str,
+    envelope: &Envelope,
+    to: &SessionName,
+    error: PeerError,
+) -> Error {
+    match error {
+        PeerError::Lost(_) | PeerError::TimedOut(_) | PeerError::NotAccepted => {
+            not_confirmed(what, to, error).hint(format!(
+                "it may have arrived: see `cbroker why {}` before you send it again",
+                envelope.id
+            ))
+        }
+        PeerError::Blocked(_) => not_confirmed(what, to, error).hint(BLOCKED_HINT),
+        error => error.into(),
+    }
+}
+
+/// The error for a message, or a question, that the broker returned because no queue accepts it.
 pub(super) fn was_returned(what: &str, to: &SessionName, why: &'static str) -> Error {
     Error::new(format!("the {what} to `{to}` was returned"))
         .because(why)
         .exit_with(Exit::Unconfirmed)
 }
 
-fn not_confirmed(to: &SessionName, why: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
-    Error::new(format!("the message to `{to}` is not confirmed"))
+fn not_confirmed(
+    what: &str,
+    to: &SessionName,
+    why: impl Into<Box<dyn StdError + Send + Sync>>,
+) -> Error {
+    Error::new(format!("the {what} to `{to}` is not confirmed"))
         .because(why)
         .exit_with(Exit::Unconfirmed)
 }

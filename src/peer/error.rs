@@ -79,6 +79,10 @@ pub enum PeerError {
     /// No confirm within this many seconds.
     #[error("the broker has not confirmed the message within {0} s")]
     TimedOut(u64),
+    /// The broker answered a message with a nack. Of the queues that it was routed to at least one
+    /// refused it. Others may have it, because anybody who may bind can bind one more.
+    #[error("the broker refused it")]
+    NotAccepted,
     /// The broker does not accept messages at the moment, for this reason in its own words, such as
     /// low disk or memory.
     #[error("the broker does not accept messages: {0}")]
@@ -180,17 +184,23 @@ fn refused(why: impl std::error::Error + Send + Sync + 'static) -> Error {
         .exit_with(Exit::Unreachable)
 }
 
+/// What to do if no broker answers.
+fn unreachable_hint(address: &Address) -> &'static str {
+    if address.is_local() && address.scheme == UrlScheme::Amqp {
+        "start one with `cbroker start`"
+    } else {
+        "`cbroker doctor` looks at every step on the way there"
+    }
+}
+
 impl From<PeerError> for Error {
     fn from(error: PeerError) -> Self {
         match error {
             PeerError::Unreachable { address, source } => {
-                let told = Self::new(format!("no broker answers at {address}")).because(source);
-                let hint = if address.is_local() && address.scheme == UrlScheme::Amqp {
-                    "start one with `cbroker start`"
-                } else {
-                    "`cbroker doctor` looks at every step on the way there"
-                };
-                told.hint(hint).exit_with(Exit::Unreachable)
+                Self::new(format!("no broker answers at {address}"))
+                    .because(source)
+                    .hint(unreachable_hint(&address))
+                    .exit_with(Exit::Unreachable)
             }
             PeerError::SignInRefused {
                 address,
@@ -227,6 +237,9 @@ impl From<PeerError> for Error {
                 .because(why)
                 .exit_with(Exit::Unreachable),
             PeerError::TimedOut(_) => Self::new(error.to_string()).exit_with(Exit::Unconfirmed),
+            PeerError::NotAccepted => Self::new("the broker refused the message")
+                .because("a queue did not accept it; others may have it")
+                .exit_with(Exit::Unconfirmed),
             PeerError::Blocked(why) => Self::new("the broker does not accept messages")
                 .because(why)
                 .hint(BLOCKED_HINT)

@@ -86,17 +86,14 @@ pub enum PublishOutcome {
     Confirmed,
     /// No queue of that name is bound; the message was not stored.
     Unroutable,
-    /// The broker refused it (nack); the message was not stored.
-    Refused,
 }
 
 impl PublishOutcome {
-    /// Why the broker returned the message; `None` where it took it.
+    /// Why the broker returned the message, so that no queue has it; `None` where it took it.
     pub fn why_returned(self) -> Option<&'static str> {
         match self {
             Self::Confirmed => None,
             Self::Unroutable => Some("no queue accepts it"),
-            Self::Refused => Some("the broker refused it"),
         }
     }
 }
@@ -174,7 +171,7 @@ pub(super) async fn confirmed(
         Ok(Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)))) => {
             Ok(PublishOutcome::Unroutable)
         }
-        Ok(Ok(Confirmation::Nack(None))) => Ok(PublishOutcome::Refused),
+        Ok(Ok(Confirmation::Nack(None))) => Err(PeerError::NotAccepted),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(PeerError::TimedOut(within.as_secs())),
     }

@@ -45,7 +45,7 @@ pub enum ReceiptState {
     Expired,
     /// The queue was full.
     Dropped,
-    /// The broker did not take it. Never told by a session: its sender knows it from the broker.
+    /// No queue accepts it. Never told by a session: its sender knows it from the broker.
     Returned,
 }
 

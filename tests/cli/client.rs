@@ -177,6 +177,19 @@ pub(crate) fn make_queue_of_one(url: &str, name: &str) {
     });
 }
 
+/// Binds a queue to what is sent to a session.
+pub(crate) fn bind(url: &str, queue: &str, session: &str) {
+    run(async {
+        let (connection, channel) = connected(url).await;
+        let options = lapin::options::QueueBindOptions::default();
+        let none = lapin::types::FieldTable::default();
+        let exchange = "claudeBroker".into();
+        let bound = channel.queue_bind(queue.into(), exchange, session.into(), options, none);
+        bound.await.unwrap();
+        connection.close(200, "done".into()).await.unwrap();
+    });
+}
+
 /// Takes the binding of a session's queue away.
 pub(crate) fn unbind(url: &str, name: &str) {
     run(async {

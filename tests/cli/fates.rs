@@ -91,44 +91,62 @@ fn a_message_that_ends_in_the_broker_is_told_of() {
     ended(&place, third, "dropped: the queue was full");
 }
 
+/// What `send`, `send --wait` and `ask` say of a message to `peer` that the broker answers with a
+/// nack, each time: not confirmed, never returned or sent.
+fn are_not_confirmed(place: &Place) {
+    let refused = "is not confirmed: the broker refused it";
+    for more in [&[][..], &["--wait"], &["--wait=answered"]] {
+        let ran = place.run([&["send", "peer", "one more"][..], more].concat());
+        ran.fails(4, &format!("the message to `peer` {refused}"))
+            .hints("it may have arrived: see `cbroker why ");
+        assert_eq!(ran.out, "", "no end is claimed");
+    }
+    let question = place.run(["ask", "--to", "peer", "-m", "one more?"]);
+    question
+        .fails(4, &format!("the question to `peer` {refused}"))
+        .hints("it may have arrived: see `cbroker why ");
+}
+
+/// The states of the messages to `peer`, as the history has them.
+fn states(place: &Place) -> Vec<String> {
+    let history = place.json(["history", "peer"]);
+    let states = history.iter().map(|message| message["state"].as_str());
+    states.map(|state| state.unwrap().to_owned()).collect()
+}
+
 #[test]
-fn a_message_that_the_broker_does_not_take_is_said_to_be_returned() {
+fn a_message_that_its_queue_refuses_is_not_confirmed() {
     let place = Place::new();
     let _server = Server::start(&place);
     client::make_queue_of_one(&place.ok(["status", "--show-url"]), "peer");
     place.ok(["send", "peer", "the one that it takes"]);
-    let plain = place.run(["send", "peer", "one more"]);
-    plain.fails(
-        4,
-        "the message to `peer` was returned: the broker refused it",
-    );
-    assert_eq!(plain.out, "", "nothing was sent");
-    let waited = place.run(["send", "peer", "one more", "--wait"]);
+    are_not_confirmed(&place);
+    let refused = ["unconfirmed"; 4];
+    assert_eq!(states(&place), [&["confirmed"][..], &refused].concat());
+    let printed = place.ok(["history", "peer"]);
+    assert!(printed.contains(" not confirmed: "), "{printed}");
+}
+
+#[test]
+fn a_message_that_only_a_strangers_queue_refuses_is_not_said_to_be_returned() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let url = place.ok(["status", "--show-url"]);
+    client::make_queue(&place, "peer");
+    client::make_queue_of_one(&url, "stranger");
+    client::bind(&url, "stranger", "peer");
+    place.ok(["send", "peer", "fills the queue of the stranger"]);
+    are_not_confirmed(&place);
+    let waiting = place.json(["tail", "peer", "--no-ack"]);
     assert_eq!(
-        (waited.code, waited.out.as_str()),
-        (1, "returned: the broker refused it\n"),
-        "{waited:?}"
+        waiting.len(),
+        5,
+        "the session's queue has each: {waiting:?}"
     );
-    let as_json = place.run(["send", "peer", "one more", "--wait", "--json"]);
-    let told: serde_json::Value = serde_json::from_str(&as_json.out).unwrap();
-    assert_eq!(
-        (&told["receipt"]["state"], &told["receipt"]["reason"]),
-        (&"returned".into(), &"the broker refused it".into()),
-        "{told}"
-    );
-    let question = ["ask", "--to", "peer", "-m", "one more?"];
-    place.run(question).fails(
-        4,
-        "the question to `peer` was returned: the broker refused it",
-    );
-    let history = place.json(["history", "peer"]);
-    let states: Vec<_> = history.iter().map(|message| &message["state"]).collect();
-    let expected = ["confirmed", "returned", "returned", "returned", "returned"];
-    assert_eq!(states, expected, "{history:?}");
-    assert!(
-        place
-            .ok(["history", "peer"])
-            .contains(" returned: the broker refused it ")
+    let _session = Wrapped::open(&place, "peer", &[]);
+    wait_until(
+        || states(&place).iter().all(|state| state == "delivered"),
+        || format!("the history knows better then: {:?}", states(&place)),
     );
 }
 

@@ -277,6 +277,8 @@ fn inbox_shows_what_a_session_holds_and_can_take_it() {
         let held = place.json(["inbox", &who])[0][0].clone();
         assert_eq!(held["reason"], "paused");
         assert!(held["line"].as_str().unwrap().contains("read me [end]"));
+        let printed = place.ok(["inbox", &who]);
+        assert!(printed.starts_with("held: paused ["), "{printed}");
         assert!(place.ok(["inbox", &who, "--take"]).contains("read me"));
         place.ok(["resume", "--all"]);
         place.ok(["send", "--to", &who, "-m", "type me"]);

@@ -198,7 +198,7 @@ fn what_waits_of_a_stranger_lets_no_message_of_a_session_past_the_brake() {
     stage.flood_as_session("peer", 0, forty());
     wait_for("ten held by the brake", || {
         let inbox = stage.says(&["inbox", "peer"]);
-        let is_held = |line: &&str| line.starts_with("loop?") && line.contains("id=own");
+        let is_held = |line: &&str| line.starts_with("held: loop?") && line.contains("id=own");
         inbox.contains("id=own39]") && inbox.lines().filter(is_held).count() == 10
     });
 }

@@ -155,15 +155,16 @@ impl TargetQueue<'_> {
             let Some(delivery) = source.get(name).await? else {
                 return Ok(());
             };
-            match target.forward(name, &delivery, CONFIRM_WITHIN).await? {
-                PublishOutcome::Confirmed => delivery.ack().await,
-                PublishOutcome::Unroutable | PublishOutcome::Refused => {
+            match target.forward(name, &delivery, CONFIRM_WITHIN).await {
+                Ok(PublishOutcome::Confirmed) => delivery.ack().await,
+                Ok(PublishOutcome::Unroutable) | Err(PeerError::NotAccepted) => {
                     delivery.requeue().await;
                     return Err(stopped(
                         format!("the target broker did not accept a message for `{name}`"),
                         format!("{}; no message was lost", so_many(*moved)),
                     ));
                 }
+                Err(error) => return Err(error.into()),
             };
             *moved += 1;
             room -= 1;

@@ -117,7 +117,7 @@ impl<'a> Receipts<'a> {
         }
     }
 
-    /// What the broker did not take has ended.
+    /// What the broker returned has ended.
     fn note_returned(&self, sent: &mut [Sent], output: &Output) {
         let returned: Vec<_> = sent
             .iter()
