@@ -41,7 +41,7 @@ pub struct BrokerConfig {
     pub own_names_at: &'static [&'static str],
     /// What the program keeps for the first user, for the page.
     pub archive: Option<Arc<dyn Archive>>,
-    /// Who is told which messages ended in the broker.
+    /// Receives the messages that end in the broker.
     pub observer: Option<Arc<dyn EndObserver>>,
 }
 

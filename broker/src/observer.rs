@@ -1,15 +1,15 @@
-//! Tells the surrounding program which messages end in the broker: their time to live passes, their
-//! queue is full, or somebody purges or deletes it. Depends on `wire`.
+//! Reports messages that end in the broker to the surrounding program: their time to live passes,
+//! or their queue overflows, is purged or is deleted. Depends on `wire`.
 //!
-//! The broker knows no message's meaning. The program reads it, and says for which exchange it
-//! wants to be told.
+//! The broker does not interpret messages. The program does, and selects the exchange whose
+//! messages are reported.
 
 use std::fmt::Debug;
 
 use crate::wire::properties::Properties;
 use crate::wire::table::Table;
 
-/// How a message ended in the broker, that no client took.
+/// How a message ended in the broker without being delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BrokerEnd {
     /// Its time to live passed.
@@ -25,7 +25,7 @@ pub enum BrokerEnd {
 /// A message that ended.
 #[derive(Debug, Clone, Copy)]
 pub struct EndedMessage<'a> {
-    /// How.
+    /// The cause of its end.
     pub end: BrokerEnd,
     /// The queue in which it waited.
     pub queue: &'a str,
@@ -37,7 +37,7 @@ pub struct EndedMessage<'a> {
     pub body: &'a [u8],
 }
 
-/// Who is told.
+/// Receives messages that ended in the broker.
 pub trait EndObserver: Debug + Send + Sync {
     /// The exchange whose messages are observed.
     fn exchange(&self) -> &'static str;

@@ -1,9 +1,8 @@
 //! A file for the bodies of parked messages. It is unlinked at once, so that a crash leaves no
 //! file.
 //!
-//! A body is in blocks anywhere in the file. So a block of a long body that is gone serves for a
-//! short one, and the file never uses more of the disk than the bodies that were in it at once, but
-//! for the rest of each body's last block.
+//! A body is stored in blocks anywhere in the file, and free blocks are used again. So the file
+//! never takes more space than the bodies that it held at one time, rounded up to whole blocks.
 //!
 //! Relies on the standard library.
 
@@ -12,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
-/// The bytes of a block.
+/// The size of a block, in bytes.
 pub(super) const BLOCK_BYTES: usize = 16 << 10;
 
 /// The place of a body: as many blocks of the file as it needs, and its length in bytes.

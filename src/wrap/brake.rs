@@ -84,8 +84,8 @@ impl Brake {
     }
 
     /// Whether the message that the broker delivers now was in the queue when the session attached.
-    /// Must be called once for each delivery, in order, whatever becomes of its message: otherwise
-    /// new messages would count in place of those that are parked or refused.
+    /// Must be called once for each delivery, in order, also if its message is parked or refused:
+    /// otherwise a later, new message would count as backlog in its place.
     pub fn is_backlog(&mut self) -> bool {
         let is_backlog = self.backlog > 0;
         self.backlog = self.backlog.saturating_sub(1);

@@ -80,7 +80,7 @@ pub(super) enum Job {
 }
 
 impl Job {
-    /// Whether it is of no use after the session's end, when its message is back in the queue.
+    /// Whether it is skipped after the session's end, when its message is back in the queue.
     fn needs_the_session(&self) -> bool {
         matches!(
             self,
@@ -349,7 +349,7 @@ impl Worker {
         let Err(SendError(event)) = self.events.blocking_send(event) else {
             return Some(());
         };
-        // The session has ended meanwhile, and nobody else knows of the file.
+        // The session has ended, and only this thread knows the file.
         if let Some(file) = event.into_text_file() {
             spill::remove(&file);
         }

@@ -87,7 +87,7 @@ pub(super) fn spill(
         .mode(UNREAD)
         .open(&path)?;
     if let Err(error) = file.write_all(text.as_bytes()) {
-        // Nobody reads the part that a full disk took.
+        // The file is incomplete, for example on a full disk.
         remove(&path);
         return Err(error);
     }

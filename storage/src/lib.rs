@@ -6,20 +6,21 @@
 //!
 //! Where a message's bytes are:
 //!
-//! 1. From the call until its commit in a chunk of its queue ([`pending`]). A batch gathers, is
-//!    closed, and is committed. A message that is settled before the committer takes its batch
-//!    is never written. If its publisher waits for a confirm, or it is a dead letter, it must be
-//!    settled while the batch gathers.
-//! 2. Then in a group in a frame of a segment ([`frame`], [`log`]); a body of more than 1 MiB in a
-//!    file of its own. A run of the queue says where ([`extent`], [`index`]). The chunk is given
-//!    back when the frame is durable.
-//! 3. When its segment is emptied, in a copy at the end of the log ([`tidying`]).
-//! 4. Settled, it is a number in a range. Its bytes stay until nothing in their segment is live;
-//!    the tidying thread then marks the segment free, and its file is used again or removed.
+//! 1. From the call until its commit: in a chunk of its queue, a buffer of about 64 KiB
+//!    ([`pending`]). A batch gathers, is closed, and is committed. A message that is settled before
+//!    the committer takes its batch is never written. A dead letter, or a message whose publisher
+//!    waits for a confirm, is left out only if it is settled while its batch gathers.
+//! 2. After its commit: in a group of messages in a frame of a segment ([`frame`], [`log`]); a body
+//!    of more than 1 MiB in a file of its own. A run of the queue says where ([`extent`],
+//!    [`index`]). The chunk is freed when the frame is durable.
+//! 3. After its segment was compacted: in a copy at the end of the log ([`tidying`]).
+//! 4. After it was settled: its bytes stay until no message in their segment is live, and a range
+//!    of its queue marks it as settled. The tidying thread then marks the segment free, and its
+//!    file is used again or removed.
 //!
 //! ```text
 //! store       the calls, reading             terms       numbers, options, errors
-//! handover    batches, shards, tickets     pending     one queue's waiting messages, elision
+//! handover    batches, shards, tickets       pending     messages that wait for their commit
 //! committer   the thread that writes frames  log         slots, segments, switching to the next
 //! frame       every byte of the log          extent      one queue: numbers, runs of extents
 //! index       all queues, from records       tidying     compaction, and the tidying thread

@@ -1,4 +1,4 @@
-//! Removes very many bindings from and to what was deleted, in as many units of work as that takes.
+//! Removes the bindings of deleted queues and exchanges, in as many units of work as needed.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ impl BrokerState {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(fault) => {
-                        tracing::warn!(vhost = %vhost.name(), %fault, "deleted bindings are left");
+                        tracing::warn!(vhost = %vhost.name(), %fault, "could not remove bindings");
                         break;
                     }
                 }
@@ -33,7 +33,7 @@ impl BrokerState {
         }
     }
 
-    /// Removes what one unit of work may. False when nothing is left.
+    /// Removes bindings for one unit of work. False when none are left.
     fn detach_some(self: &Arc<Self>, vhost: &Vhost) -> Result<bool, Fault> {
         let mut effects = self.begin();
         let mut is_more = Ok(true);
@@ -44,8 +44,8 @@ impl BrokerState {
         is_more
     }
 
-    /// Does what must wait for the end of a deletion: `act` returns `None` until then. Helps with
-    /// the deletion meanwhile.
+    /// Calls `act` until it returns a value; it returns `None` while a deletion is in progress.
+    /// Continues that deletion between the calls.
     pub(crate) async fn after_deletions<T>(
         self: &Arc<Self>,
         vhost: &Vhost,
@@ -59,7 +59,7 @@ impl BrokerState {
         }
     }
 
-    /// The same on a thread that may be kept busy.
+    /// The same on a thread that may block.
     pub(crate) fn after_deletions_here<T>(
         self: &Arc<Self>,
         vhost: &Vhost,

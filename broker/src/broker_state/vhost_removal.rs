@@ -1,8 +1,8 @@
 //! Deletes vhosts with everything in them, in as many units of work as that takes. Relies on
 //! `vhost` and `administration`.
 //!
-//! The first commit takes the vhost away and records that it is being deleted. A start that finds
-//! this record forgets what a crash has left of the vhost.
+//! The first commit removes the vhost's record and records that the vhost is being deleted. A start
+//! that finds the second record removes the rest of the vhost.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::quotas::QuotaScope;
 use crate::registry::ConnectionHandle;
 use crate::vhost::{Vhost, VhostContents};
 
-/// A vhost that has left the list. Until it is gone whole, none is made under its name.
+/// A vhost that was removed from the list. No vhost of its name is created until all of it is
+/// removed.
 struct VhostRemoval {
     broker: Arc<BrokerState>,
     vhost: Arc<Vhost>,
@@ -24,7 +25,7 @@ struct VhostRemoval {
 
 impl BrokerState {
     /// Deletes a vhost with everything in it and all rights there, and ends the connections to it.
-    /// Goes on to the end though the caller no longer waits.
+    /// Runs to the end even if the caller no longer waits.
     pub async fn remove_vhost(self: &Arc<Self>, name: &str) -> Result<Ticket, Fault> {
         let Some(mut removal) = self.begin_removal(name)? else {
             return Ok(Ticket::NONE);
@@ -41,7 +42,7 @@ impl BrokerState {
         })
     }
 
-    /// The same on a thread that may be kept busy.
+    /// The same on a thread that may block.
     pub(crate) fn remove_vhost_here(self: &Arc<Self>, name: &str) -> Result<Ticket, Fault> {
         let Some(mut removal) = self.begin_removal(name)? else {
             return Ok(Ticket::NONE);
@@ -50,13 +51,13 @@ impl BrokerState {
         removal.finish()
     }
 
-    /// Takes a vhost away with all rights there. `None` if it is not there.
+    /// Removes a vhost from the list, with all rights in it. `None` if it does not exist.
     fn begin_removal(self: &Arc<Self>, name: &str) -> Result<Option<VhostRemoval>, Fault> {
         let _whole = self.definitions.pause_commits();
         let Some(vhost) = self.take_vhost(name) else {
             return Ok(None);
         };
-        // Nobody gets a new right, because the vhost is not there any more.
+        // No new right can be granted meanwhile, because the vhost is no longer in the list.
         self.forget_rights_in(name)?;
         self.change_quota(QuotaScope::Vhost, name, |_| ())?;
         self.definitions.save(&deleted(name))?;
@@ -75,7 +76,7 @@ impl BrokerState {
         }))
     }
 
-    /// Takes a vhost from the list. None is made under its name until [`VhostRemoval::finish`].
+    /// Removes a vhost from the list. None of its name is created until [`VhostRemoval::finish`].
     fn take_vhost(&self, name: &str) -> Option<Arc<Vhost>> {
         let mut vhosts = write(&self.vhosts);
         let vhost = vhosts.remove(name)?;
@@ -96,7 +97,7 @@ impl BrokerState {
 }
 
 impl VhostRemoval {
-    /// Removes what one unit of work may. False when nothing is left.
+    /// Removes contents for one unit of work. False when nothing is left.
     fn go_on(&mut self) -> Result<bool, Fault> {
         let mut effects = self.broker.begin();
         let is_more = self.vhost.go_on_removing(&mut self.contents, &mut effects);
@@ -104,7 +105,7 @@ impl VhostRemoval {
         is_more
     }
 
-    /// Gives the name free. The vhost does not come back once the ticket is durable.
+    /// Releases the name. Once the ticket is durable, a restart does not restore the vhost.
     fn finish(self) -> Result<Ticket, Fault> {
         let name = self.vhost.name();
         let gone = self.broker.definitions.forget(&deleted(name))?;

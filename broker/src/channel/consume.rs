@@ -15,7 +15,7 @@ use crate::wire::method::Consume;
 use crate::wire::reply;
 use crate::wire::table::Table;
 
-/// So few consumers are kept though the server has cancelled them.
+/// The number of consumers up to which cancelled ones are not removed.
 const FEW_CONSUMERS: usize = 16;
 
 impl Channel {
@@ -100,8 +100,8 @@ impl Channel {
         Ok(FrameResult::Done)
     }
 
-    /// Forgets consumers that the server has cancelled, once they may be as many as the others:
-    /// each keeps its queue, which may be deleted, in memory.
+    /// Removes consumers that the server has cancelled, once they may outnumber the others: each
+    /// keeps its queue in memory, even a deleted one.
     fn forget_cancelled(&mut self) {
         if self.consumers.len() <= 2 * self.consumers_kept + FEW_CONSUMERS {
             return;

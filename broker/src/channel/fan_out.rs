@@ -28,8 +28,8 @@ const COPIED_A_STEP: usize = 4096;
 #[derive(Debug)]
 pub(super) enum PublishReply {
     Never,
-    /// A commit waits for the ticket. Its queues were found when the message was published; one
-    /// that was deleted and declared again since then is found here by its name.
+    /// A commit waits for the ticket. The queues were looked up at the publish; a queue that was
+    /// deleted and declared again since then is looked up again in this vhost, by its name.
     ByCommit(Arc<Vhost>),
     ByConfirm(Arc<Confirms>, u64),
 }
@@ -117,7 +117,8 @@ impl FanOut {
 }
 
 impl Channel {
-    /// Hands a publish out as far as the budget allows.
+    /// Offers a publish to its queues as far as the budget allows, and records what its confirm
+    /// waits for once all have been offered it.
     pub(super) fn fan_out(
         &mut self,
         mut publish: FanOut,
@@ -134,7 +135,8 @@ impl Channel {
         Ok(FrameResult::Done)
     }
 
-    /// Does a part of a publish; at its end returns what no queue has taken. True at the end.
+    /// Offers the message to more queues. After the last one, returns a mandatory message that no
+    /// queue took to its publisher. True when all have been offered it.
     fn offer_and_return(
         &mut self,
         publish: &mut FanOut,
@@ -156,7 +158,8 @@ impl Channel {
         Ok(true)
     }
 
-    /// The same for a publish of a transaction: what it waits for at its end, None before.
+    /// The same for a publish of a transaction. Returns what its commit must wait for, once all
+    /// queues have been offered the message.
     pub(super) fn advance_commit(
         &mut self,
         publish: &mut FanOut,
@@ -168,12 +171,12 @@ impl Channel {
             .then_some(publish.confirm_state))
     }
 
-    /// Whether a publish goes on in the next unit of work.
+    /// Whether a publish continues in the next unit of work.
     pub(crate) fn is_publishing(&self) -> bool {
         matches!(self.continuation, Some(Continuation::Publish(_)))
     }
 
-    /// Goes on with what the unit of work before had no budget for.
+    /// Continues the work for which the last unit of work had no budget.
     pub(crate) fn continue_work(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
         match self.continuation.take() {
             None => Ok(FrameResult::Done),
@@ -188,7 +191,7 @@ impl Channel {
     /// nothing is left to do, false when the budget is spent.
     pub(crate) fn finish_work(&mut self, effects: &mut Effects) -> bool {
         while let Some(continuation) = self.continuation.take_if(|_| !effects.is_spent()) {
-            // What comes of its end is the caller's to say.
+            // The caller sends the closing frame.
             if matches!(continuation, Continuation::Close(_)) {
                 continue;
             }
@@ -200,7 +203,8 @@ impl Channel {
         self.continuation.is_none()
     }
 
-    /// A message to a direct reply address, which is no queue.
+    /// Delivers a message to a direct reply address, which is not a queue. Returns false if it is
+    /// not addressed to one.
     fn hand_to_replier(&self, message: &Message, effects: &mut Effects) -> bool {
         let content = message.content();
         if !content.exchange.is_empty()

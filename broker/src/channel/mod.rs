@@ -45,7 +45,7 @@ use transaction::Transaction;
 /// What became of a frame. The connection's reader decides by it what it reads next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FrameResult {
-    /// The frame is done with: the reader goes on with the next one.
+    /// The frame was processed. The reader continues with the next one.
     Done,
     /// These frames must be sent once the store is durable up to the ticket. The reader reads
     /// nothing of this connection before.
@@ -104,7 +104,7 @@ pub(crate) struct Channel {
     continuation: Option<Continuation>,
     routes: RouteCache,
     consumers: HashMap<Arc<str>, (Arc<Queue>, Arc<Consumer>)>,
-    /// How many of them were left when those without a queue were last forgotten.
+    /// The number of consumers that remained when cancelled ones were last removed.
     consumers_kept: usize,
     /// Token and tag of the consumer of direct replies.
     replies: Option<(String, Arc<str>)>,

@@ -240,8 +240,8 @@ impl Channel {
         self.continue_settle(settle, effects)
     }
 
-    /// Returns open deliveries of a channel that ends to their queues. True when that were all of
-    /// them, false when the budget is spent.
+    /// Returns the unsettled deliveries of a closing channel to their queues. True when none are
+    /// left, false when the budget is spent.
     pub(super) fn return_deliveries(&mut self, effects: &mut Effects) -> bool {
         let mut taken = Vec::new();
         loop {

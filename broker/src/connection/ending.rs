@@ -31,7 +31,7 @@ pub(super) enum ReadEnd {
     /// The client closed the connection. If `close-ok` is due, it is sent once everything that the
     /// connection held is released.
     Closed,
-    /// The server closes the connection, and the client must be told why.
+    /// The server closes the connection, and the client must be sent the reason.
     Refused(Fault, (u16, u16)),
 }
 

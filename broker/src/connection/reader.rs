@@ -59,13 +59,13 @@ enum StopReason {
     Wait(Ticket, Vec<u8>),
     /// A queue is loading; the same frame again afterwards.
     Loading,
-    /// The budget is used up: others go first.
+    /// The budget is used up: other connections are served first.
     Spent,
-    /// The client does not take what it is sent.
+    /// The client does not read what it is sent.
     Unread,
     /// There is no memory for more of what it publishes.
     Short,
-    /// A frame was refused; the client must be told.
+    /// A frame was refused; the client must be sent the reason.
     Fault(Fault, (u16, u16)),
     /// The client closed the connection.
     Closed,
@@ -316,8 +316,8 @@ impl ConnectionReader {
         outcome
     }
 
-    /// Whether a commit goes on before the next frame. It delays the store's commits, so a block of
-    /// publishers does not stop it; what it adds to memory was counted with its publishes.
+    /// Whether a commit must continue before the next frame. The store's commits wait for it, so it
+    /// continues while publishers are blocked; its memory was charged with its publishes.
     fn is_committing(&mut self) -> bool {
         let continuing = self.continuing.and_then(|number| self.channels.get(number));
         continuing.is_some_and(|channel| channel.is_committing())
@@ -337,7 +337,7 @@ impl ConnectionReader {
         }
     }
 
-    /// Whether a publish goes on before the next frame.
+    /// Whether a publish must continue before the next frame.
     fn is_publishing(&mut self) -> bool {
         let continuing = self.continuing.and_then(|number| self.channels.get(number));
         continuing.is_some_and(|channel| channel.is_publishing())
@@ -457,7 +457,7 @@ impl ConnectionReader {
     /// Ends the channels as far as the budget allows, then deletes the queues that the connection
     /// alone could use. True when nothing is left.
     fn close(&mut self, effects: &mut Effects) -> bool {
-        // First: while a commit goes on, the store commits nothing else.
+        // First, because the store commits nothing else while a commit is in progress.
         let begun = self.continuing.and_then(|number| self.channels.get(number));
         if begun.is_some_and(|channel| !channel.finish_work(effects)) {
             return false;
@@ -470,8 +470,8 @@ impl ConnectionReader {
                 .remove_exclusive(self.context.connection.id, effects)
     }
 
-    /// Returns and deletes what the connection held, in as many units of work as that takes, and
-    /// tells the client why when it was the server's doing.
+    /// Returns and deletes what the connection held, in as many units of work as that takes. If the
+    /// server closed the connection, sends the client the reason.
     async fn release_all(&mut self, told: Option<(&Fault, (u16, u16))>) {
         self.context.connection.outbox.refuse_deliveries();
         let mut busy = BusyMark::new(&self.context.broker);
@@ -485,7 +485,7 @@ impl ConnectionReader {
             busy.set(true);
             tokio::task::yield_now().await;
             if self.is_committing() || self.is_publishing() {
-                // No client gets round the backlog by going away.
+                // A client must not avoid the wait for the backlog by disconnecting.
                 self.backlog_over().await;
             }
         }

@@ -199,8 +199,8 @@ impl LetterBacklog {
         !std::mem::replace(&mut waiting.is_worked_on, true)
     }
 
-    /// Takes the next cascade; [`LetterBacklog::give_back`] must follow. `None` when nothing waits,
-    /// and nobody works on the backlog any more.
+    /// Takes the next cascade; [`LetterBacklog::give_back`] must follow. `None` if nothing waits;
+    /// the backlog then has no worker.
     pub(crate) fn take_next(&self) -> Option<Cascade> {
         let mut waiting = lock(&self.waiting);
         let waiting = &mut *waiting;
@@ -214,7 +214,7 @@ impl LetterBacklog {
         cascade
     }
 
-    /// Puts back a cascade that was worked on. What is left of it is the next of its queue.
+    /// Puts back a cascade after a unit of work. Its remaining steps are next for its queue.
     pub(crate) fn give_back(&self, cascade: Cascade) {
         let source = address(&cascade.source);
         let mut waiting = lock(&self.waiting);

@@ -150,7 +150,7 @@ pub(crate) struct Effects {
     tally: Option<ExchangeTally>,
     /// Queues with messages for consumers that this budget was too small for.
     pub(crate) unpumped: Vec<Arc<Queue>>,
-    /// Vhosts where bindings from or to what was deleted are left.
+    /// Vhosts that still have bindings from or to deleted queues or exchanges.
     pub(crate) detaching: Vec<Arc<str>>,
     /// Whether a message that was published stays in memory; `None` if none was.
     stays_in_memory: Option<bool>,
@@ -158,9 +158,9 @@ pub(crate) struct Effects {
     published: u32,
     /// The exchange whose messages are observed.
     observed: Option<&'static str>,
-    /// Messages of that exchange that no client took and that are gone.
+    /// Messages of that exchange that ended without being delivered.
     pub(crate) ended: Vec<EndedEntry>,
-    /// What takes long to free, and is freed outside the unit of work.
+    /// Values that take long to free; they are freed outside the unit of work.
     pub(crate) garbage: Vec<Box<dyn Any + Send>>,
     limit: StepBudget,
     /// The work done so far, in units of one cheap step.

@@ -2,8 +2,8 @@
 //! `observer` and `queue`.
 //!
 //! They are collected in the effects of a unit of work and sent after all locks are released. A
-//! thread tells the observer, so no unit of work waits for it. What it is behind is bounded, in
-//! messages and bytes; messages beyond that are counted and not told.
+//! thread calls the observer, so no unit of work waits for it. Its backlog is bounded in messages
+//! and bytes; messages beyond that are counted and not reported.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 use crate::observer::{BrokerEnd, EndObserver, EndedMessage};
 use crate::queue::message::Message;
 
-/// Messages that wait for the observer take this many bytes at most.
+/// Maximum bytes of messages that wait for the observer.
 const WAITING_BYTES: usize = 16 << 20;
-/// And no more than so many: four full queues of sessions.
+/// Maximum number of these messages: four full queues of sessions.
 const WAITING: usize = 4096;
-/// How many are told at once.
+/// Maximum number of messages in one call of the observer.
 const BATCH: usize = 256;
-/// How often the log says that some were not told.
+/// Minimum interval between log lines about messages that were not reported.
 const REPORT_EVERY: Duration = Duration::from_mins(1);
 
 /// A message that ended.
@@ -31,7 +31,7 @@ pub(crate) struct EndedEntry {
     pub(crate) end: BrokerEnd,
 }
 
-/// The way to the observer's thread, which ends when this is dropped.
+/// Sends to the observer's thread, which ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct EndSender {
     exchange: &'static str,
@@ -42,12 +42,12 @@ pub(crate) struct EndSender {
 #[derive(Debug, Default)]
 struct EndBacklog {
     bytes: AtomicUsize,
-    /// How many were not told since the log said so.
+    /// The number of messages not reported since the last log line about them.
     lost: AtomicU64,
 }
 
 impl EndSender {
-    /// Starts the thread that tells the observer.
+    /// Starts the thread that calls the observer.
     pub(crate) fn start(observer: Arc<dyn EndObserver>) -> std::io::Result<Self> {
         let (entries, ended) = sync_channel(WAITING);
         let waiting = Arc::<EndBacklog>::default();
@@ -67,7 +67,7 @@ impl EndSender {
         self.exchange
     }
 
-    /// Sends what ended in one unit of work.
+    /// Sends the messages that ended in one unit of work.
     pub(crate) fn send(&self, ended: impl Iterator<Item = EndedEntry>) {
         for entry in ended {
             let bytes = entry.message.footprint();

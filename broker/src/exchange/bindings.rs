@@ -40,7 +40,7 @@ impl<D> BindingEntry<D> {
     }
 }
 
-/// The bindings of an exchange that routes nothing any more, to be taken one by one.
+/// The bindings of an exchange that no longer routes, to be removed one by one.
 #[derive(Debug)]
 pub(crate) struct LooseBindings<D>(Vec<Option<BindingEntry<D>>>);
 
@@ -175,7 +175,7 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
         Some(entry)
     }
 
-    /// Takes all of them. What finds them here is then of no use.
+    /// Takes all bindings. The index of this collection is invalid afterwards.
     pub(super) fn loosen(&mut self) -> LooseBindings<D> {
         LooseBindings(std::mem::take(&mut self.entries))
     }

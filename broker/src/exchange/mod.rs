@@ -226,8 +226,8 @@ enum Router<D> {
 const EXCHANGE_BYTES: usize = 1024;
 /// The same of a binding: its places in the tables by identity, key and destination.
 const BINDING_BYTES: usize = 768;
-/// The part of a binding's memory that are its places in the tables of its exchange, which stay
-/// when it goes: half of it.
+/// The divisor for the part of a binding's memory that is table entries of its exchange: half.
+/// These stay allocated when the binding is removed.
 const PLACES: usize = 2;
 
 /// A named exchange and its bindings to destinations of type `D`.
@@ -238,7 +238,7 @@ pub struct Exchange<D> {
     bindings: Bindings<D>,
     router: Router<D>,
     counters: Arc<ExchangeCounters>,
-    /// For the places that removed bindings have left in the tables, for others.
+    /// The charge for table entries of removed bindings, which new bindings use again.
     room: KindCharge,
     _charge: KindCharge,
 }
@@ -273,7 +273,7 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         BINDING_BYTES + 2 * (key.len() + arguments) + indexed
     }
 
-    /// How much of a new binding's memory is charged already, for places that others have left.
+    /// How much of a new binding's memory is already charged, as table entries of removed bindings.
     pub(crate) fn room_for(&self, bytes: usize) -> usize {
         self.room.bytes().min(bytes / PLACES)
     }
@@ -418,8 +418,8 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         slots.filter_map(|&slot| self.bindings.get(slot))
     }
 
-    /// Takes an exchange apart that is to route nothing any more: its bindings, and what found
-    /// them, which takes long to free where they were many.
+    /// Splits an exchange that must no longer route into its bindings and its routing index, which
+    /// takes long to free if there were many.
     pub(crate) fn dismantle(mut self) -> (LooseBindings<D>, Self) {
         (self.bindings.loosen(), self)
     }

@@ -1,11 +1,11 @@
-//! Shows the page which responses are the broker's.
+//! Proves to the page that a response comes from the broker.
 //!
-//! Another system user may hold the port while the broker is down, and keep the connections that he
-//! accepted: an open page goes on asking him. So the page sends a nonce with each request, and the
-//! response carries its HMAC-SHA256 with the proof key of the sign-in, which is sent once, when
-//! that begins. A program that passes a request on gets no proof: over loopback a sign-in counts
-//! only for the system user who opened it. A response without a proof changes nothing on the page
-//! (`page/proof.js`). Depends on `auth`.
+//! While the broker is down, a program of another system user may listen on its port and keep the
+//! connections that it accepts: an open page sends its requests there. So the page sends a nonce
+//! with each request, and the response has the HMAC-SHA256 of the nonce with the proof key, which
+//! is sent once, when the sign-in begins. A program that forwards a request gets no proof, because
+//! over loopback a sign-in counts only for the system user who opened it. The page ignores
+//! responses without a proof (`page/proof.js`). Depends on `auth`.
 
 use axum::extract::Request;
 use axum::http::request::Parts;
@@ -22,10 +22,10 @@ use super::{Api, SharedApi, auth};
 const NONCE: &str = "x-cbroker-nonce";
 const PROOF: HeaderName = HeaderName::from_static("x-cbroker-proof");
 
-/// The layer around every route: it adds the proof that the request asks for.
+/// The layer around every route: adds a proof to the response if the request has a nonce.
 pub(super) async fn prove(api: SharedApi, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    // Before the request may end its sign-in.
+    // Computed first, because the request may end its sign-in.
     let proof = proof(&parts, &api).await;
     let mut response = next.run(Request::from_parts(parts, body)).await;
     if let Some(proof) = proof {
@@ -34,7 +34,7 @@ pub(super) async fn prove(api: SharedApi, request: Request, next: Next) -> Respo
     response
 }
 
-/// The proof for a nonce; `None` where there is none, or no sign-in that counts.
+/// The proof for the request's nonce; `None` if it has no nonce or no valid sign-in.
 async fn proof(parts: &Parts, api: &Api) -> Option<HeaderValue> {
     let nonce = parts.headers.get(NONCE)?;
     let sign_in = auth::present(parts, api).await?;

@@ -114,7 +114,7 @@ impl LoadedSlice {
     }
 }
 
-/// What was counted, and a read has shown not to be there.
+/// Messages that were counted and that a read did not find in the store.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MissingMessages {
     pub(super) count: u64,

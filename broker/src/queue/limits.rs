@@ -114,9 +114,9 @@ pub(super) fn expire(
     true
 }
 
-/// Asks the clock to call when there is something to do: at once where a unit of work was too short
-/// for what is too much, else when the next head expires, the lease ends or the store is asked
-/// again.
+/// Sets the queue's timer: at once if a unit of work ended before all surplus messages were
+/// dropped, otherwise for the time at which the next head expires, the lease ends or the store is
+/// read again.
 pub(super) fn arm(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut Effects) {
     if state.is_deleted {
         return;

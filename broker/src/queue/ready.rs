@@ -119,8 +119,8 @@ impl ReadyMessages {
         given_back
     }
 
-    /// Adds a message at the end. One that nobody awaits is left to the store while memory is not
-    /// plenty: many queues with one message each would hold much.
+    /// Adds a message at the end. While memory is not plentiful, a message that no consumer awaits
+    /// is kept only in the store: many queues with one message each would take much memory.
     pub(crate) fn push(&mut self, entry: QueuedMessage, keep_in_memory: bool) {
         self.note_in(&entry);
         let level = &mut self.levels[usize::from(entry.level)];

@@ -278,7 +278,7 @@ impl QueueState {
         match reason {
             Reason::Expired => effects.note_end(queue, &entry.message, BrokerEnd::Expired),
             Reason::MaxLength => effects.note_end(queue, &entry.message, BrokerEnd::Dropped),
-            // Whoever rejected it knows why.
+            // The consumer that rejected it reports the reason.
             Reason::Rejected => {}
         }
         if Self::settle_in_store_and_confirm(queue, &entry, effects).is_err() {

@@ -1,10 +1,11 @@
-//! Removes the bindings from and to what was deleted. Very many are removed in pieces, and others
-//! use the tables in between; until then they lead nowhere. An exchange that is deleted with its
-//! last binding goes the same way, so a chain of such exchanges takes no deep recursion.
+//! Removes the bindings from and to deleted queues and exchanges. Many are removed in pieces, and
+//! other clients use the tables in between; a binding that is still there routes nothing. An
+//! auto-delete exchange that loses its last binding is removed in the same way, so a chain of such
+//! exchanges needs no deep recursion.
 //!
-//! A new queue or exchange of the same name is made when nothing of the old one is left. Its own
-//! record is forgotten before those of its bindings: what a crash leaves of them has no source or
-//! no destination, and is removed at the next start.
+//! A new queue or exchange of the same name is created once no binding of the old one is left. The
+//! store loses the record of the deleted object before those of its bindings. After a crash the
+//! remaining bindings have no source or no destination, and the next start removes them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ const PIECE: usize = 256;
 /// What it costs to remove a binding, in steps.
 const UNBINDING: u32 = 8;
 
-/// What is left of a queue or exchange that has left the tables.
+/// The remaining bindings of a deleted queue or exchange.
 #[derive(Debug, Default)]
 struct Remains {
     /// The exchanges that still have bindings to it.
@@ -38,13 +39,13 @@ impl Remains {
     }
 }
 
-/// Queues and exchanges that have left the tables and have bindings left.
+/// Deleted queues and exchanges that still have bindings.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
     remains: HashMap<Destination, Remains>,
     /// The same, in the order in which their next bindings are removed.
     order: VecDeque<Destination>,
-    /// A task goes on with them.
+    /// A task is removing them.
     is_worked_on: bool,
 }
 
@@ -70,7 +71,7 @@ impl Leaving {
         self.remains.remove_entry(&destination)
     }
 
-    /// Whether the caller must see to it that a task goes on.
+    /// Whether the caller must start a task that removes the rest.
     fn begin_work(&mut self) -> bool {
         !self.remains.is_empty() && !std::mem::replace(&mut self.is_worked_on, true)
     }
@@ -81,7 +82,7 @@ struct Piece {
     /// How many more bindings are removed.
     left: usize,
     ticket: Ticket,
-    /// What has left the tables and was not looked at yet.
+    /// Deleted objects whose bindings have not been visited yet.
     gone: Vec<(Destination, Remains)>,
 }
 
@@ -152,7 +153,7 @@ impl Vhost {
         Some(remains.own.len())
     }
 
-    /// Removes as many bindings as a piece has. Where there are more, the effects say so.
+    /// Removes the bindings of one piece. If more are left, the effects start a task for them.
     fn remove_piece(
         &self,
         tables: &mut Tables,
@@ -224,7 +225,7 @@ impl Vhost {
         piece.left -= removed.len();
         for binding in removed.iter() {
             tables.forget_source(binding.destination, source);
-            // Whatever has the name of its destination by now may be another one.
+            // The destination may have been deleted and declared again: only the record is removed.
             if remains.is_durable {
                 let definition = self.binding_definition(source, &binding);
                 piece.ticket = piece.ticket.max(self.definitions.forget(&definition)?);
@@ -253,7 +254,7 @@ impl Vhost {
                 continue;
             };
             let removed = exchange.remove_destination(destination, piece.left);
-            // Looking at one that has none costs too.
+            // Visiting an exchange without such bindings also has a cost.
             piece.left -= removed.len().max(1);
             if !removed.is_empty() {
                 unbound.push(Arc::clone(source));

@@ -53,8 +53,8 @@ impl Vhost {
     }
 
     /// Deletes an exchange and every binding from and to it. A missing exchange counts as deleted.
-    /// `None` where only an unused one is to be deleted and this one is losing bindings: the caller
-    /// tries again.
+    /// `None` with `if-unused` while the exchange is losing bindings to a deleted object: the
+    /// caller tries again.
     pub(crate) fn delete_exchange(
         &self,
         name: &str,
@@ -72,7 +72,7 @@ impl Vhost {
         let Some(exchange) = tables.exchanges.get(name) else {
             return Ok(Some(Ticket::NONE));
         };
-        // What leads to something deleted is no use.
+        // A binding to a deleted queue or exchange does not count as use.
         if condition.unused && !exchange.is_unused() {
             if tables.leaving.has_source(name) {
                 return Ok(None);

@@ -2,8 +2,7 @@
 //!
 //! Look-ups take the read lock of the tables, declares and deletes the write lock. Every change
 //! increments a generation, which tells channels that the routes they have cached are stale. While
-//! the write lock is held, a queue's lock is taken only to read its counters
-//! and to close it.
+//! the write lock is held, a queue's lock is taken only to read its counters and to close it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

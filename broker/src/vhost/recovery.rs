@@ -115,9 +115,9 @@ impl Vhost {
             if orphan == OrphanBinding::Forget {
                 let forgotten = Definition::Binding(definition.clone());
                 if let Err(error) = self.definitions.forget(&forgotten) {
-                    tracing::warn!(%error, "a binding from or to something deleted is left");
+                    tracing::warn!(%error, "could not remove a binding whose end was deleted");
                 }
-                // There may be very many.
+                // Logged at debug level because there may be very many.
                 return tracing::debug!(
                     source = %definition.source, destination = %definition.destination,
                     "removed a binding whose source or destination was deleted"

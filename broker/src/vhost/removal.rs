@@ -8,7 +8,7 @@ use crate::fault::Fault;
 use crate::lock::write;
 use crate::queue::Queue;
 
-/// What is still to be removed from a vhost, beside bindings of what has left it.
+/// Queues and exchanges that are still to be removed from a vhost.
 #[derive(Debug)]
 pub(crate) struct VhostContents {
     exchanges: Vec<Arc<str>>,
@@ -16,7 +16,7 @@ pub(crate) struct VhostContents {
 }
 
 impl Vhost {
-    /// Lists what there is to remove. Nothing new is made here from now on.
+    /// Lists the contents to remove. From now on nothing can be declared in this vhost.
     pub(crate) fn begin_removal(&self) -> VhostContents {
         let mut tables = write(&self.tables);
         tables.is_deleted = true;

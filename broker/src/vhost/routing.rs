@@ -189,7 +189,7 @@ impl<'a> ExchangeWalk<'a> {
             match destination {
                 Destination::Queue(name) => {
                     let queue = tables.queues.get(name);
-                    // It may lead to something that was deleted a moment ago.
+                    // The queue may be deleted, and its bindings not removed yet.
                     has_matched |= queue.is_some();
                     queue.is_some_and(|queue| found.add(queue))
                 }

@@ -18,8 +18,8 @@ use crate::wrap::relay::RelayEvent;
 /// Maximum delay until SIGCONT is received after a stop. Without it, the kernel did not stop this
 /// process.
 const CONTINUED_WITHIN: Duration = Duration::from_millis(50);
-/// How long after a signal to end a SIGCONT belongs to it: a shell sends both to a job that is
-/// stopped.
+/// Maximum time between a terminating signal and the SIGCONT that belongs to it: a shell sends both
+/// to a stopped job.
 const ENDED_JUST_NOW: Duration = Duration::from_secs(1);
 /// Time limit for the last acks and for closing the connection after the program's end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -133,8 +133,8 @@ impl Session {
         self.program.continue_group();
     }
 
-    /// Whether a shell continued this process in the background to end it, as `kill %1` does. The
-    /// signal to end is passed on. It may arrive after SIGCONT, although it was sent before.
+    /// Whether a shell continued this process in the background to end it, as `kill %1` does.
+    /// Forwards the terminating signal, which may arrive after SIGCONT although it was sent before.
     ///
     /// In the background the terminal must not be taken: that would stop this process again.
     async fn is_ended_in_background(&mut self) -> bool {

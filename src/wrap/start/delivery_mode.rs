@@ -38,7 +38,7 @@ pub(super) fn resolve(
             "`--delivery {}` does not work with {program}",
             mode.word()
         ))
-        .because("cbroker knows no such way in for it")),
+        .because("cbroker has no such way in for this program")),
         (Some(mode), _) => Ok(mode),
         (None, DefaultDelivery::NoticeOnly | DefaultDelivery::Notice) => Ok(DeliveryMode::Notify),
         (None, DefaultDelivery::Typing) => Ok(configured

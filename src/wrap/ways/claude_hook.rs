@@ -63,7 +63,8 @@ impl HookDelivery {
         let mut is_accepted = false;
         let mut queue_empty_since = None;
         loop {
-            // Checked before the rows are read, so that those which it wrote before its end count.
+            // Checked before the rows are read, so that rows written before the process ended
+            // count.
             let is_gone = self.pid.is_some_and(|pid| !process::is_alive(pid));
             for (_, stage) in self.proof.look().await {
                 match stage {

@@ -7,7 +7,7 @@
 //! | a turn runs, or a dialog stands | the text waits here for the turn's end |
 //! | the same, and it may come between two tools | it is sent at once; the next step takes it |
 //! | the first screen | a session is begun and shown, then as idle; a draft stays ¹ |
-//! | a session that is not known, or one of several of its title | the way is closed |
+//! | an unknown session, or one of several with the same title | the way is closed |
 //!
 //! ¹ A program that is still starting ignores the request to show a session. If the session has a
 //! title and the terminal's title does not name it, the request is repeated. A session without a
@@ -56,7 +56,7 @@ const MAX_GIVEN_UP: usize = 64;
 /// Capacity of the queue of texts.
 const CAPACITY: usize = 64;
 /// The reason why the way is closed.
-const NO_SESSION: &str = "it is not known which session opencode shows";
+const NO_SESSION: &str = "cannot tell which session opencode shows";
 
 /// The handle of this way in. Dropping it ends its task.
 #[derive(Debug)]

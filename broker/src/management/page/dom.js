@@ -61,10 +61,10 @@ export async function signOut() {
 }
 
 let generation = 0;
-/** Drops the responses to all questions that are under way. */
+/** Makes all pending reads fail. */
 export const dropAnswers = () => generation++;
 
-/** One request to the API; JSON both ways. Only a sign-in takes what anybody answers. */
+/** Sends a JSON request to the API. Only a sign-in accepts an unproven response. */
 export async function ask(method, path, body, request = sendProven) {
   const asked = generation;
   const response = await request(path, {
@@ -73,7 +73,7 @@ export async function ask(method, path, body, request = sendProven) {
     body: body === undefined ? undefined : JSON.stringify(body),
   });
   const text = await response.text();
-  // What was done is done: to say that a message failed which was sent would double it.
+  // Writes do not fail here: a message that was sent must not be reported as failed.
   if (method === "GET" && asked !== generation)
     throw new Error("The connection to the broker was lost meanwhile.");
   const json = text ? JSON.parse(text) : null;

@@ -65,7 +65,7 @@ export class Model {
     /** id → keys of messages. */
     this.ids = new Map();
     this.room = new MessageRoom();
-    /** name → its latest message. Names without a session, which anybody can use: strays. */
+    /** name → its latest message. `strays`: names without a session, which any user can use. */
     this.lasts = new Map();
     this.strays = new Map();
     this.missed = 0;

@@ -37,7 +37,7 @@ export const isSession = (name) => NAME.test(name) && !ASKING.test(name);
 
 /**
  * Whether a binding of the sessions' exchange is a session's: its queue is bound by its own name.
- * Anybody who may can bind anything.
+ * Users with the right can bind any queue.
  */
 export const isOfSession = ({ destination_type: kind, destination, routing_key: key }) =>
   kind === "queue" && key === destination && isSession(destination);

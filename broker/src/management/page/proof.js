@@ -1,12 +1,12 @@
-// The secrets of the sign-in, and whether an answer comes from the broker that gave them.
+// The secrets of the sign-in, and the check that a response comes from the broker that sent them.
 //
-// Another user of the machine may hold the port while the broker is down, and keep connections when
-// it is back. What he answers must change nothing here. So each request carries a nonce, and the
-// broker's answer a proof: the HMAC-SHA256 of the nonce, with a key that the broker sent once, when
-// this page signed in. He gets the nonces, and never that key.
+// While the broker is down, a program of another user may hold its port, and it may keep
+// connections afterwards. Its responses must change nothing here. So each request has a nonce, and
+// the broker's response a proof: the HMAC-SHA256 of the nonce with a key that was sent once, at the
+// sign-in. The other program sees the nonces, but never that key.
 //
-// Browsers compute it over TLS and at addresses of this machine. Where a page came over plain HTTP
-// from elsewhere nothing is checked: whoever can answer there can read everything on its way too.
+// Browsers compute it over TLS and at addresses of this machine. A page that came over plain HTTP
+// from another machine checks nothing: an attacker there can read all traffic anyway.
 
 /** Local storage is neither seen nor changed by other ports of this host, as cookies are. */
 const KEY = "key";
@@ -21,12 +21,12 @@ export function dropSecrets() {
   for (const name of [KEY, PROOF_KEY]) localStorage.removeItem(name);
 }
 
-/** One request, with the key: a cookie counts only with it. The answer may be anybody's. */
+/** Sends a request with the key of the cookie. The response is not checked. */
 export function send(path, { headers, ...options } = {}) {
   return fetch(path, {
     ...options,
     credentials: "same-origin",
-    // What another program answers at this port must not be taken for the broker's word later.
+    // A response of another program at this port must not be reused later as the broker's.
     cache: "no-store",
     redirect: "error",
     headers: { "x-cbroker-key": localStorage.getItem(KEY) ?? "", ...headers },
@@ -34,8 +34,8 @@ export function send(path, { headers, ...options } = {}) {
 }
 
 /**
- * The same, with an answer of the broker. Nobody can prove that a session has ended: of an answer
- * that says so without a proof, only the status counts.
+ * The same, and checks that the broker responded. Of a 401 without a proof only the status is used:
+ * the end of a sign-in cannot be proved, because its proof key is gone.
  */
 export async function sendProven(path, options = {}) {
   const signedOut = () => new Response(null, { status: 401, statusText: "Signed out" });

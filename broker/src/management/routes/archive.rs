@@ -1,10 +1,10 @@
 //! What the program keeps on disk for its user: the conversation, the dead letters, and how
 //! sessions were opened.
 //!
-//! The files belong to the system user who runs the broker. The broker's first user counts as that
-//! person if it came over the Unix socket, by a link of `cbroker ui`, or with the password that is
-//! stored beside the files. Nobody else gets it, whatever its tag: another administrator can set a
-//! password for the first user, and sign in with that.
+//! The files belong to the system user who runs the broker. The broker's first user may read them
+//! if it connected over the Unix socket, signed in by a link of `cbroker ui`, or used the password
+//! that is stored beside the files. No other user may, whatever its tag. Another password of the
+//! first user is not enough, because another administrator can set it.
 
 use std::sync::Arc;
 

@@ -1,13 +1,13 @@
 //! Imports definitions: all of a document, or nothing.
 //!
-//! The whole document is checked against what is there before anything is changed, and the first
-//! thing that cannot be, or that the caller may not do, is named. Then everything is done without a
-//! pause, topology first, and waited for once. What may still fail then, because somebody declared
-//! something else in between, is undone. Reading takes as long as the sender wants, so the caller's
-//! rights are looked at again before each part, before each line where somebody's rights have
-//! changed, and before each change of rights: only where it loses them among these, what was made
-//! of them stays. What a document says of policies and
-//! parameters is left alone.
+//! The whole document is checked against the existing objects before anything is changed. A refusal
+//! names the first line that is impossible or that the caller may not do. Then the document is
+//! carried out without a pause, topology first, with one wait for the store at the end. If a line
+//! still fails, because another client declared something meanwhile, all of it is undone. The
+//! sender decides how long the upload takes, so the caller's rights are checked again before each
+//! part, before each line after any change of rights, and before each user or permission. If the
+//! caller loses its rights among the users and permissions, those already changed stay. Policies
+//! and parameters in a document are ignored.
 
 use axum::body::Bytes;
 use axum::extract::multipart::Field;

@@ -28,11 +28,11 @@ use crate::management::{SharedApi, views};
 use crate::tap::{Batch, TapEvent, TapEventKind, TapListener, TapQueue, TapReaders};
 use crate::users::Operation;
 
-/// The most lines in one event. Each may contain 4 KiB of a body, and many taps that begin at once
-/// delay others by as many events.
+/// The most lines in one event. Each may contain 4 KiB of a body, and each tap that begins at the
+/// same time delays other requests by one event.
 const BATCH: usize = 16;
-/// How often a sign-in that has not ended yet is looked at again: other requests prolong it, and
-/// the clock of the machine may be set.
+/// How often a sign-in that has not ended yet is checked again: other requests extend it, and the
+/// clock of the machine may be set.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -130,11 +130,10 @@ async fn over(life: Option<Duration>) {
     }
 }
 
-/// Whether the caller can read the message from a queue. From a queue of one connection, that
-/// connection's user can, and the one who wrote the message. A message that went to no queue
-/// belongs to those who could have bound a queue to its exchange. A reply to a place that is no
-/// queue, as the page has one, is for the user who wrote it: nobody else could have taken it from
-/// there.
+/// Whether the caller can read the message from a queue. Of an exclusive queue, only the user of
+/// its connection and the publisher can. A message that reached no queue is shown to users who
+/// could have bound a queue to its exchange. An answer to a name without a queue, as the page uses
+/// one, is shown to its publisher only.
 fn may_read(caller: &Caller, seen: &TapEvent) -> bool {
     let may = |name: &str| caller.may(&seen.vhost, Operation::Read, name).is_ok();
     let is_own = || views::properties(&seen.properties)["user_id"] == *caller.name;

@@ -208,8 +208,8 @@ impl UserRequest {
         limits::parse(QuotaScope::User, self.limits.as_ref().unwrap_or(&none))
     }
 
-    /// Whether the user has these properties already, limits aside: an import must not sign anybody
-    /// out then.
+    /// Whether the user already has these properties, limits aside. An import must not sign such a
+    /// user out.
     pub(super) fn is_of(&self, user: Option<&User>) -> bool {
         let Some(user) = user else { return false };
         let tags = match &self.tags {

@@ -9,18 +9,18 @@ use crate::peer::{SESSION_HOLDS, SESSION_PREFETCH};
 use crate::wrap::delivery::MessageTable;
 use crate::wrap::seen::Publisher;
 
-/// The limit of the messages of all other users that wait for the agent. The last one may exceed
-/// the bytes, here and below.
+/// The limit for messages of all other users that wait for the agent. The last message may exceed
+/// the limit of bytes, here and below.
 const OF_OTHERS: Share = Share {
     messages: 128,
     bytes: 16 << 20,
 };
-/// The limit of those of one user.
+/// The limit for messages of one other user.
 const OF_ONE: Share = Share {
     messages: OF_OTHERS.messages / 2,
     bytes: OF_OTHERS.bytes / 2,
 };
-/// The limit of those of one user if other users have used up [`OF_OTHERS`].
+/// The limit for messages of one other user once [`OF_OTHERS`] is used up.
 const RESERVED: Share = Share {
     messages: 8,
     bytes: 1 << 20,
@@ -67,12 +67,12 @@ impl<'a> Counts<'a> {
         found.copied().unwrap_or_default()
     }
 
-    /// Those of the user who has the most by this measure.
+    /// The highest value of this measure among the users.
     pub(super) fn most(&self, measure: impl Fn(Share) -> usize) -> Option<usize> {
         self.of_each.values().copied().map(measure).max()
     }
 
-    /// The messages in the table, which wait for the agent.
+    /// Counts the messages of other users in the table, which wait for the agent.
     pub(super) fn of_table(table: &'a MessageTable) -> Self {
         let mut counts = Self::default();
         let others = table
@@ -84,7 +84,7 @@ impl<'a> Counts<'a> {
         counts
     }
 
-    /// If these messages wait for the agent: whether one more of this user may.
+    /// Whether one more message of this user may wait for the agent beside these.
     pub(super) fn have_room_for(&self, publisher: &Publisher) -> bool {
         let of_one = self.of(publisher);
         let is_within = of_one.is_below(OF_ONE) && self.all.is_below(OF_OTHERS);

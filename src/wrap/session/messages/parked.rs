@@ -2,8 +2,9 @@
 //!
 //! They stay in queue order, with long bodies in a file. Each user's messages are admitted in that
 //! order; the next one is of the user with the fewest messages that wait for the agent. If other
-//! users have more messages here than a queue holds, or more than [`MAX_PARKED_BYTES`] are parked,
-//! the oldest parked message of the user with the most of that becomes a dead letter.
+//! users have more messages in the session than a queue holds, or more than [`MAX_PARKED_BYTES`]
+//! are parked, the user with the most messages, or the most parked bytes, loses its oldest parked
+//! message to the dead letters.
 
 use std::collections::VecDeque;
 
@@ -122,8 +123,8 @@ impl ParkedMessages {
         self.pending_writes -= 1;
     }
 
-    /// Takes the next message for which there is room beside those that wait for the agent if its
-    /// body is in memory, and otherwise requests the body.
+    /// Takes the next message that may wait for the agent, beside those in `waiting`. If its body
+    /// is in the file, returns [`NextParked::Read`] instead.
     pub(super) fn take_next(&mut self, waiting: &Counts<'_>) -> NextParked {
         if self.being_read.is_some() {
             return NextParked::Nothing;
@@ -162,8 +163,8 @@ impl ParkedMessages {
         Some(message)
     }
 
-    /// If these messages are too many beside those that wait for the agent, or too long, removes
-    /// the oldest one of the user with the most, by the measure that is exceeded.
+    /// If there are too many messages, with the `waiting` ones that wait for the agent, or too many
+    /// parked bytes, removes the oldest message of the user with the most messages or bytes.
     pub(super) fn remove_surplus(&mut self, waiting: usize) -> Option<ParkedMessage> {
         let mut counts = Counts::default();
         for message in &self.waiting {

@@ -1,14 +1,14 @@
-//! Limits the messages of other users, so that the messages of the session's own user always get
-//! in, and so that no other user's messages keep out those of a third user.
+//! Limits the messages of other users, so that messages of the session's own user are always
+//! accepted, and messages of one other user do not block those of another.
 //!
 //! A broker delivers a limited number of messages in one round, the prefetch. Once the session has
 //! received that many, it requests the next round, unless the own user's messages alone are that
 //! many; so messages of other users never fill the prefetch. Messages of other users wait for the
 //! agent within the limits of module `counts`, and the rest are parked (module `parked`). A parked
-//! message takes its place in the order of delivery when it is admitted, behind all that wait then;
-//! so no backlog of one user is in front of another's message, but for what is admitted of it. No
-//! round is requested while [`MAX_PENDING_WRITES`] bodies and dead letters are being written, so a
-//! slow disk slows the broker down and not the terminal.
+//! message gets its place in the order of delivery when it is admitted, behind all that wait then.
+//! So a backlog of one user delays another user's message only by its admitted part. No round is
+//! requested while [`MAX_PENDING_WRITES`] bodies and dead letters are being written, so a slow disk
+//! delays messages and not the terminal.
 //!
 //! Relies on the disk thread and on the table of messages.
 

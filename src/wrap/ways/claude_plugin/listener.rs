@@ -178,7 +178,7 @@ struct ModuleServer {
 struct EventsBody {
     token: String,
     instance: String,
-    /// Each is parsed alone: an event that cannot be read must not take others with it.
+    /// Each is parsed alone, so that an invalid event does not discard the others.
     events: Vec<serde_json::Value>,
 }
 

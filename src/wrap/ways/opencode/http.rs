@@ -30,7 +30,7 @@ pub(super) enum HttpError {
     Io(#[from] io::Error),
     #[error("its port belongs to another user")]
     Foreign,
-    #[error("the owner of the server is not known")]
+    #[error("cannot tell which user runs the server")]
     Unproven,
     #[error("its server does not speak HTTP")]
     Http(#[from] hyper::Error),

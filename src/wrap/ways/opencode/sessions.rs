@@ -4,8 +4,8 @@
 //! A server serves one program, so every session begins in this terminal. A subagent's session has
 //! a parent. `/new` and `/sessions` cause no event but change the title: `OC | <the session's
 //! title>`, or `OpenCode` on the first screen and for a session without a title. If several
-//! sessions have the title that is shown, a switch between them changes nothing that is seen here:
-//! then the one with the last prompt counts as shown, and may be hidden.
+//! sessions have the title that is shown, a switch between them cannot be detected: the session
+//! with the last prompt counts as shown, although another one may be on the screen.
 
 use std::collections::BTreeMap;
 

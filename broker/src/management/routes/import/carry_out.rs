@@ -35,7 +35,7 @@ impl ImportPlan<'_> {
         }
     }
 
-    /// The same between two lines, where anybody's rights have changed since the last look.
+    /// The same between two lines, if any user's rights have changed since the last check.
     fn check_caller_if_changed(&mut self) -> Result<(), ApiError> {
         if self.changes.has_changed().unwrap_or(true) {
             // A change from here on is seen at the next line.

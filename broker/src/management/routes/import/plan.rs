@@ -42,7 +42,7 @@ pub(super) struct ImportPlan<'a> {
     pub(super) queues: BTreeMap<VhostAndName, QueueLine>,
     pub(super) exchanges: BTreeMap<VhostAndName, Declaration>,
     pub(super) bindings: Vec<(String, BindingLine)>,
-    /// Says when somebody's rights change.
+    /// Changes when any user's rights change.
     pub(super) changes: watch::Receiver<u64>,
 }
 
