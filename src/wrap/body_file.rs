@@ -1,5 +1,5 @@
-//! A file for the bodies of parked messages. It is unlinked at once, so that a crash leaves no
-//! file.
+//! A file for the bodies of parked messages. Its name is removed at once, so that its space is free
+//! after a crash. A name that stays is of an empty file, and is removed at a later start.
 //!
 //! A body is stored in blocks anywhere in the file, and free blocks are used again. So the file
 //! never takes more space than the bodies that it held at one time, rounded up to whole blocks.
@@ -61,6 +61,11 @@ impl BodyFile {
 
     fn open(&mut self) -> io::Result<&File> {
         if self.file.is_none() {
+            // The name of a file that was created may have stayed, as after a crash.
+            match fs::remove_file(&self.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
             let file = OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -85,6 +90,22 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn a_file_that_was_left_is_replaced() {
+        // Each write failed, and was repeated for as long as the session ran.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bodies");
+        fs::write(&path, "old").unwrap();
+        let mut file = BodyFile::new(path.clone());
+        let place = BodyPlace {
+            blocks: vec![0],
+            bytes: 3,
+        };
+        file.write(&place, b"new").unwrap();
+        assert_eq!(file.read(&place).unwrap(), b"new");
+        assert!(!path.exists());
+    }
 
     #[test]
     fn each_body_is_read_as_written_and_no_file_is_left() {

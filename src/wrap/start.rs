@@ -94,6 +94,7 @@ fn prepare(config: &Config) -> Result<(Identity, Option<Terminal>), Error> {
     spill::sweep(
         &config.home.sessions(),
         &[
+            "bodies",
             "cred",
             "hops",
             "sock",
