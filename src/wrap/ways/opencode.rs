@@ -323,7 +323,9 @@ impl Work {
         } else {
             AgentSign::TurnEnded
         };
-        for sign in [AgentSign::Answered, turn] {
+        // A turn that begins ends a dialog, so the dialog comes last.
+        let asks = self.sessions.asks().map(AgentSign::Asks);
+        for sign in [AgentSign::Answered, turn].into_iter().chain(asks) {
             self.report(WayReport::Sign(sign)).await;
         }
     }

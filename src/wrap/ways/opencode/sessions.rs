@@ -39,6 +39,8 @@ pub(super) enum SessionEvent {
 struct KnownSession {
     title: String,
     is_busy: bool,
+    /// What its dialog asks the person.
+    asks: Option<String>,
     /// The agent (`build`, `plan`) and the model of the last prompt.
     settings: PromptSettings,
     /// Prompts without an answer, and the ids of the messages in them.
@@ -123,6 +125,12 @@ impl Sessions {
     pub(super) fn is_busy(&self) -> bool {
         let current = self.current.as_ref().and_then(|id| self.known.get(id));
         current.is_some_and(|known| known.is_busy)
+    }
+
+    /// What the dialog of the session on the screen asks the person.
+    pub(super) fn asks(&self) -> Option<String> {
+        let current = self.current.as_ref().and_then(|id| self.known.get(id));
+        current?.asks.clone()
     }
 
     /// The session in which a prompt without an answer holds messages with all these ids.
@@ -235,12 +243,10 @@ impl Sessions {
             }
             "permission.asked" => {
                 let what = properties["permission"].as_str().unwrap_or("permission");
-                SessionEvent::Asks(Some(what.to_owned()))
+                known.set_asks(Some(what))
             }
-            "question.asked" => SessionEvent::Asks(Some("an answer".to_owned())),
-            "permission.replied" | "question.replied" | "question.rejected" => {
-                SessionEvent::Asks(None)
-            }
+            "question.asked" => known.set_asks(Some("an answer")),
+            "permission.replied" | "question.replied" | "question.rejected" => known.set_asks(None),
             "message.part.updated" => {
                 let part = &properties["part"];
                 // An answer may quote a message; that proves nothing.
@@ -264,6 +270,11 @@ impl Sessions {
 }
 
 impl KnownSession {
+    fn set_asks(&mut self, asks: Option<&str>) -> SessionEvent {
+        self.asks = asks.map(str::to_owned);
+        SessionEvent::Asks(self.asks.clone())
+    }
+
     /// Whether it has a title other than the default, which the terminal shows.
     fn has_title(&self) -> bool {
         !self.title.is_empty() && !self.title.starts_with(UNTITLED)

@@ -114,6 +114,23 @@ fn turns_and_dialogs_of_the_session_are_reported() {
 }
 
 #[test]
+fn a_dialog_stays_known_while_another_session_is_shown() {
+    let mut sessions = begun();
+    sessions.handle_event(&titled("s1", "Find a bug"));
+    sessions.handle_title("OC | Find a bug");
+    sessions.handle_title("OC | Something else");
+    let asked = json!({"sessionID": "s1", "permission": "bash"});
+    let hidden = sessions.handle_event(&event("permission.asked", &asked));
+    assert_eq!((hidden, sessions.asks()), (None, None));
+    sessions.handle_title("OC | Find a bug");
+    assert_eq!(sessions.asks().as_deref(), Some("bash"));
+    sessions.handle_title("OC | Something else");
+    sessions.handle_event(&event("permission.replied", &asked));
+    sessions.handle_title("OC | Find a bug");
+    assert_eq!(sessions.asks(), None);
+}
+
+#[test]
 fn the_title_names_the_session_on_the_screen() {
     let mut sessions = begun();
     sessions.handle_title("OpenCode");

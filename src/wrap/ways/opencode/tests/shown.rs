@@ -94,3 +94,19 @@ async fn the_turn_of_a_session_that_the_person_left_is_over() {
     while reports.next().await != WayReport::Sign(AgentSign::TurnBegan) {}
     drop(fake);
 }
+
+#[tokio::test]
+async fn a_dialog_is_reported_again_when_its_session_is_shown_again() {
+    // Its end was reported instead, and the keyboard could type into the dialog.
+    let (fake, way, mut reports) = started("204 No Content").await;
+    fake.title("s1", "Find a bug");
+    let asked = json!({"sessionID": "s1", "permission": "bash"});
+    fake.send("permission.asked", &asked);
+    let asks = WayReport::Sign(AgentSign::Asks("bash".to_owned()));
+    while reports.next().await != asks {}
+    way.title_changed("OC | Something else");
+    while reports.next().await != WayReport::Sign(AgentSign::Answered) {}
+    way.title_changed("OC | Find a bug");
+    while reports.next().await != asks {}
+    drop(fake);
+}
