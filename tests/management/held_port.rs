@@ -250,6 +250,10 @@ fn another_user_who_holds_the_port_gets_no_open_page_to_load_his_script() {
     let server = server.restart_after(|| {
         let port = HeldPort::hold(page, signed_out);
         browser.until("!document.getElementById('sign-in').hidden");
+        let warned = "document.getElementById('sign-in-error').textContent";
+        browser.until(&format!(
+            "{warned}.includes('or another program answers here')"
+        ));
         let heard = port.all();
         assert!(!heard.contains("GET / "), "{heard}");
     });

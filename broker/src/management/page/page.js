@@ -66,7 +66,8 @@ function end() {
   ended.abort();
   for (const each of rounds) clearInterval(each);
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
-  showForm("");
+  // A 401 proves nothing: another program may have answered, and would get the password.
+  showForm("You are signed out, or another program answers here. Run cbroker ui to open the page.");
 }
 
 // ---------------------------------------------------------------- the live stream
