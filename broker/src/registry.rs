@@ -153,6 +153,12 @@ impl ChannelView {
 }
 
 impl ConnectionHandle {
+    /// Whether this user opened the connection. Before a login nobody has.
+    pub(crate) fn is_of_user(&self, user: &str) -> bool {
+        let opened = self.opened.get();
+        opened.is_some_and(|opened| *opened.user == *user)
+    }
+
     pub(crate) fn new(
         id: u64,
         (peer, local): (SocketEnd, SocketEnd),

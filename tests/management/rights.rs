@@ -104,7 +104,6 @@ const ROUTES: &[(Who, &str)] = &[
     (Management, "GET /api/healthchecks/node"),
     (Management, "GET /api/healthchecks/node/"),
     (Management, "GET /api/healthchecks/node/{name}"),
-    (Management, "GET /api/history"),
     (Management, "GET /api/operator-policies"),
     (Management, "GET /api/overview"),
     (Management, "GET /api/parameters"),
@@ -149,6 +148,7 @@ const ROUTES: &[(Who, &str)] = &[
     (Seen, "GET /api/channels/{name}"),
     (Seen, "GET /api/connections/{name}"),
     (Seen, "GET /api/connections/{name}/channels"),
+    (Monitoring, "GET /api/history"),
     (Monitoring, "GET /api/nodes"),
     (Monitoring, "GET /api/nodes/{name}"),
     (Monitoring, "GET /api/tap"),
@@ -423,5 +423,29 @@ fn every_user_reads_what_its_rights_say_and_no_body_no_password_and_no_hidden_vh
             let may_know = matches!(user, "monitor" | "ada");
             assert!(may_know || !has_hidden, "{route} by {user}: {answer:?}");
         }
+    }
+}
+
+#[test]
+fn the_overview_of_a_user_counts_only_what_it_sees() {
+    let server = server();
+    let _ada = Peer::connect(&server);
+    let overview = |user| {
+        let route = "GET /api/overview";
+        ask(&server, route, "/api/overview", Some(user)).json()
+    };
+    for (user, messages, queues, connections) in [("monitor", 2, 2, 1), ("low", 1, 1, 0)] {
+        eventually("the counts of this user", || {
+            let shown = overview(user);
+            let totals = &shown["object_totals"];
+            let is_right = shown["queue_totals"]["messages"] == messages
+                && totals["queues"] == queues
+                && totals["connections"] == connections;
+            is_right.then_some(())
+        });
+    }
+    for field in ["churn_rates", "listeners", "contexts"] {
+        assert!(overview("low").get(field).is_none(), "{field}");
+        assert!(overview("monitor").get(field).is_some(), "{field}");
     }
 }

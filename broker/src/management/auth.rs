@@ -23,6 +23,7 @@ use super::http_listener::RemoteEnd;
 use super::refusal::ApiError;
 use super::sign_ins::{self, ClientLocation, Fingerprint, FoundSignIn};
 use super::{Api, HttpScheme, SharedApi};
+use crate::inspect::{self, ConnectionHandle};
 use crate::lock::read;
 use crate::login_throttle::LoginPeer;
 use crate::time::now_ms;
@@ -396,6 +397,17 @@ impl Caller {
     /// Whether the caller may see this vhost.
     pub(super) fn sees(&self, vhost: &str) -> bool {
         self.user.permissions_in(vhost).is_some()
+    }
+
+    /// The connections that the caller sees, oldest first: its own, or all with the tag
+    /// `monitoring`.
+    pub(super) fn connections(&self, api: &Api) -> Vec<Arc<ConnectionHandle>> {
+        let mut connections = inspect::connections(&api.broker);
+        connections.sort_by_key(|connection| connection.id);
+        if self.monitors().is_err() {
+            connections.retain(|connection| connection.is_of_user(&self.name));
+        }
+        connections
     }
 
     /// The vhosts that the caller sees.

@@ -14,6 +14,7 @@ use crate::broker_state::BrokerState;
 use crate::inspect::{self, ChannelView, ConnectionHandle, QueueSnapshot};
 use crate::lock::lock;
 use crate::stats::ChannelCounters;
+use crate::vhost::Vhost;
 
 /// A sample younger than this is used again.
 const STALE: Duration = Duration::from_secs(1);
@@ -63,6 +64,13 @@ impl<const N: usize> CounterRates<N> {
         }
         self.counts = counts;
         grown
+    }
+
+    fn add(&mut self, other: &Self) {
+        for place in 0..N {
+            self.counts[place] += other.counts[place];
+            self.rates[place] += other.rates[place];
+        }
     }
 }
 
@@ -196,6 +204,20 @@ impl Rates {
             queues: last.overall,
             channels: last.channels_overall,
         }
+    }
+
+    /// The counters of these vhosts together at the last sample.
+    pub(super) fn of_vhosts(&self, vhosts: &[Arc<Vhost>]) -> TotalRates {
+        let last = self.last();
+        let found = vhosts
+            .iter()
+            .filter_map(|vhost| last.vhosts.get(vhost.name()));
+        let mut sum = TotalRates::default();
+        for one in found {
+            sum.queues.add(&one.queues);
+            sum.channels.add(&one.channels);
+        }
+        sum
     }
 
     /// The last minutes, oldest first.

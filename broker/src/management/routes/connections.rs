@@ -14,7 +14,6 @@ use crate::management::auth::Caller;
 use crate::management::paging::{Collected, Listed, Listing};
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
-use crate::users::Rank;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -90,21 +89,6 @@ impl Listed for ListedConsumer {
 
 type Connection = Arc<ConnectionHandle>;
 
-/// Connections that the caller may see, oldest first: its own, or all with the monitoring tag.
-fn connections(api: &Api, caller: &Caller) -> Vec<Connection> {
-    let mut connections = inspect::connections(&api.broker);
-    connections.sort_by_key(|connection| connection.id);
-    if caller.rank() < Rank::Monitoring {
-        connections.retain(|connection| is_of_user(connection, &caller.name));
-    }
-    connections
-}
-
-fn is_of_user(connection: &ConnectionHandle, user: &str) -> bool {
-    let opened = connection.opened.get();
-    opened.is_some_and(|opened| *opened.user == *user)
-}
-
 /// Selects the connections of a listing: those to the named vhost, or all.
 fn in_vhost(
     api: &Api,
@@ -124,7 +108,8 @@ fn in_vhost(
 }
 
 fn find(api: &Api, caller: &Caller, name: &str) -> Result<Connection, ApiError> {
-    connections(api, caller)
+    caller
+        .connections(api)
         .into_iter()
         .find(|connection| connection.name == name)
         .ok_or_else(ApiError::not_found)
@@ -139,7 +124,7 @@ async fn respond(
 ) -> Result<Response, ApiError> {
     let (shared, asker) = (SharedApi::clone(api), caller.clone());
     let all = move || {
-        let connections = connections(&shared, &asker).into_iter();
+        let connections = asker.connections(&shared).into_iter();
         let wanted = connections.filter(move |connection| wanted(connection));
         wanted.map(move |connection| ListedConnection(SharedApi::clone(&shared), connection))
     };
@@ -176,7 +161,7 @@ async fn of_user(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let wanted = move |connection: &ConnectionHandle| is_of_user(connection, &user);
+    let wanted = move |connection: &ConnectionHandle| connection.is_of_user(&user);
     respond(&api, &caller, listing, wanted).await
 }
 
@@ -204,7 +189,7 @@ async fn close(
     let looking = move || find(&shared, &asker, &name);
     let connection = api.run_in_slot(&caller, looking).await?;
     // The tag `monitoring` shows the connections of others and does not close them, as in RabbitMQ.
-    if !is_of_user(&connection, &caller.name) {
+    if !connection.is_of_user(&caller.name) {
         caller.administers()?;
     }
     let reason = headers
@@ -224,7 +209,7 @@ async fn channels(
     let wanted = in_vhost(&api, &caller, vhost)?;
     let (shared, asker) = (SharedApi::clone(&api), caller.clone());
     let all = move |into: &mut Collected<'_, _>| {
-        let connections = connections(&shared, &asker).into_iter();
+        let connections = asker.connections(&shared).into_iter();
         let mut wanted = connections.filter(|connection| wanted(connection));
         wanted.try_for_each(|connection| add_channels(&shared, &connection, into))
     };
@@ -251,7 +236,7 @@ async fn channel(
 ) -> Result<Response, ApiError> {
     let (shared, asker) = (SharedApi::clone(&api), caller.clone());
     let work = move || {
-        let mut connections = connections(&shared, &asker).into_iter();
+        let mut connections = asker.connections(&shared).into_iter();
         let found = connections.find_map(|connection| channel_of(&shared, &connection, &name));
         found.ok_or_else(ApiError::not_found)
     };

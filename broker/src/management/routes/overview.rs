@@ -38,16 +38,23 @@ async fn overview(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let shared = SharedApi::clone(&api);
+    let (shared, asker) = (SharedApi::clone(&api), caller.clone());
     let work = move || {
         shared.rates.observe(&shared.broker, Instant::now());
-        Ok(listing.narrow(views::overview(&shared)))
+        let shown = if asker.monitors().is_ok() {
+            views::overview(&shared)
+        } else {
+            let (vhosts, connections) = (asker.vhosts(&shared), asker.connections(&shared));
+            views::overview_of(&shared, &vhosts, &connections)
+        };
+        Ok(listing.narrow(shown))
     };
     api.respond_with(&caller, work).await
 }
 
-async fn past(State(api): State<SharedApi>, _caller: Caller) -> Json<Value> {
-    Json(history::to_json(&api.rates.points()))
+async fn past(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
+    caller.monitors()?;
+    Ok(Json(history::to_json(&api.rates.points())))
 }
 
 async fn cluster_name(State(api): State<SharedApi>, _caller: Caller) -> Json<Value> {

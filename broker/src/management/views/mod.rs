@@ -9,7 +9,7 @@ mod topology;
 mod traffic;
 
 pub(super) use message::{Encoding, ShownPayload, message, properties, properties_from_json};
-pub(super) use node::{node, overview};
+pub(super) use node::{node, overview, overview_of};
 pub(super) use topology::{
     BindingView, WantedKey, binding, consumer, exchange, limits, permission, queue, queue_field,
     user, vhost,

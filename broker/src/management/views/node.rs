@@ -1,11 +1,14 @@
 //! The broker as a whole as JSON: `overview`, and the one node that there is.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::{message_stats, rated};
-use crate::inspect;
-use crate::management::rates::QUEUE_FIELDS;
+use crate::inspect::{self, ConnectionHandle};
+use crate::management::rates::{QUEUE_FIELDS, TotalRates};
 use crate::management::{Api, ListeningPort, system_metrics};
+use crate::vhost::Vhost;
 
 /// The version that tools check for compatibility.
 const SPOKEN: &str = "3.10.8";
@@ -14,7 +17,33 @@ const OWN: &str = env!("CARGO_PKG_VERSION");
 /// Free space of the store's disk below which publishers are blocked.
 const DISK_FREE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 
+/// The whole broker, for those who monitor it.
 pub(in crate::management) fn overview(api: &Api) -> Value {
+    let totals = api.rates.overall();
+    let connections = inspect::connections(&api.broker);
+    let mut shown = overview_with(api, &totals, &api.broker.vhosts(), &connections);
+    shown["churn_rates"] = churn(api);
+    shown["listeners"] = listeners(api).into();
+    shown["contexts"] = contexts(api).into();
+    shown
+}
+
+/// These vhosts and connections alone, for a user who sees no others.
+pub(in crate::management) fn overview_of(
+    api: &Api,
+    vhosts: &[Arc<Vhost>],
+    connections: &[Arc<ConnectionHandle>],
+) -> Value {
+    let totals = api.rates.of_vhosts(vhosts);
+    overview_with(api, &totals, vhosts, connections)
+}
+
+fn overview_with(
+    api: &Api,
+    totals: &TotalRates,
+    vhosts: &[Arc<Vhost>],
+    connections: &[Arc<ConnectionHandle>],
+) -> Value {
     let kinds = inspect::EXCHANGE_TYPES
         .map(|kind| json!({ "name": kind.as_str(), "description": "", "enabled": true }));
     json!({
@@ -31,17 +60,14 @@ pub(in crate::management) fn overview(api: &Api) -> Value {
         "enable_queue_totals": false,
         "statistics_db_event_queue": 0,
         "exchange_types": kinds,
-        "message_stats": message_stats(&api.rates.overall()),
-        "churn_rates": churn(api),
-        "queue_totals": queue_totals(api),
-        "object_totals": object_totals(api),
-        "listeners": listeners(api),
-        "contexts": contexts(api),
+        "message_stats": message_stats(totals),
+        "queue_totals": queue_totals(totals),
+        "object_totals": object_totals(vhosts, connections),
     })
 }
 
-fn queue_totals(api: &Api) -> Map<String, Value> {
-    let mut totals = rated(QUEUE_FIELDS, &api.rates.overall().queues);
+fn queue_totals(totals: &TotalRates) -> Map<String, Value> {
+    let mut totals = rated(QUEUE_FIELDS, &totals.queues);
     totals.retain(|field, _| field.starts_with("messages"));
     totals
 }
@@ -59,12 +85,11 @@ fn churn(api: &Api) -> Value {
     })
 }
 
-fn object_totals(api: &Api) -> Value {
-    let connections = inspect::connections(&api.broker);
+fn object_totals(vhosts: &[Arc<Vhost>], connections: &[Arc<ConnectionHandle>]) -> Value {
     let (mut exchanges, mut queues, mut consumers) = (0, 0, 0);
-    for vhost in api.broker.vhosts() {
-        inspect::each_exchange(&vhost, |_| exchanges += 1);
-        for queue in inspect::queues(&vhost) {
+    for vhost in vhosts {
+        inspect::each_exchange(vhost, |_| exchanges += 1);
+        for queue in inspect::queues(vhost) {
             queues += 1;
             consumers += queue.consumer_count();
         }
