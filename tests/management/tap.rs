@@ -67,6 +67,23 @@ fn a_publish_and_its_ack_are_heard_with_their_excerpt() {
     assert_eq!(what, ["published", "acked"]);
 }
 
+/// Whoever knows the address can answer in place of the one who was asked.
+#[test]
+fn a_tap_shows_no_reply_address_to_users_who_may_not_read_the_message() {
+    let server = Server::start();
+    let user = r#"{"password":"pw","tags":"monitoring"}"#;
+    server.ask("PUT", "/api/users/monitor", user);
+    let none = r#"{"configure":"^$","write":"^$","read":"^$"}"#;
+    server.ask("PUT", "/api/permissions/%2F/monitor", none);
+    let asked = server.request("GET", "/api/tap").password("monitor", "pw");
+    let mut stream = BufReader::new(asked.open(""));
+    let peer = Peer::connect(&server);
+    peer.publish("", "amq.rabbitmq.reply-to.secret", "an answer");
+    let line = next(&mut stream).remove(0);
+    assert_eq!(line["routing_key"], "amq.rabbitmq.reply-to");
+    assert_eq!(line["encoding"], "hidden");
+}
+
 #[test]
 fn nobody_listens_without_the_right_to() {
     let server = Server::start();

@@ -27,6 +27,7 @@ use crate::management::refusal::ApiError;
 use crate::management::{SharedApi, views};
 use crate::tap::{Batch, TapEvent, TapEventKind, TapListener, TapQueue, TapReaders};
 use crate::users::Operation;
+use crate::vhost::{REPLY_TO, REPLY_TO_PREFIX};
 
 /// The most lines in one event. Each may contain 4 KiB of a body, and each tap that begins at the
 /// same time delays other requests by one event.
@@ -175,12 +176,19 @@ fn line(seen: &TapEvent, is_open: bool) -> Value {
     } else {
         json!({})
     };
+    let routing_key = String::from_utf8_lossy(&seen.routing_key);
+    // Whoever knows a whole reply address can answer there.
+    let routing_key = if !is_open && routing_key.starts_with(REPLY_TO_PREFIX) {
+        REPLY_TO
+    } else {
+        &*routing_key
+    };
     json!({
         "what": what,
         "at_ms": seen.at_ms,
         "vhost": seen.vhost,
         "exchange": String::from_utf8_lossy(&seen.exchange),
-        "routing_key": String::from_utf8_lossy(&seen.routing_key),
+        "routing_key": routing_key,
         "queue": seen.queue.as_ref().map(|queue| &*queue.name),
         "properties": properties,
         "excerpt": excerpt,
