@@ -239,6 +239,37 @@ fn an_open_page_puts_its_key_into_no_url() {
     drop(server);
 }
 
+/// How many fields of the form to sign in can be seen.
+const FIELDS: &str = "[...document.querySelectorAll('#sign-in details')]
+    .filter((details) => details.checkVisibility()).length";
+
+#[test]
+fn signing_out_while_another_user_holds_the_port_loads_nothing_and_forgets_the_secrets() {
+    if !is_there("chromedriver") {
+        return;
+    }
+    let server = Server::start();
+    let browser = opened(&server);
+    let page = server.page();
+    let server = server.restart_after(|| {
+        let port = HeldPort::hold(page, forged);
+        browser.click("#menu summary");
+        browser.click("#leave");
+        browser.until("!document.getElementById('sign-in').hidden");
+        let said = "document.getElementById('sign-in-error').textContent";
+        browser.until(&format!(
+            "{said}.startsWith('Signed out in this browser, but not at the broker')"
+        ));
+        assert_eq!(browser.value(FIELDS), 0, "he would get the password");
+        let kept = "Object.keys(localStorage).filter((key) => key.includes('key')).length";
+        assert_eq!(browser.value(kept), 0);
+        port.head("DELETE /api/session");
+        let heard = port.all();
+        assert!(!heard.contains("GET / "), "{heard}");
+    });
+    drop(server);
+}
+
 #[test]
 fn another_user_who_holds_the_port_gets_no_open_page_to_load_his_script() {
     if !is_there("chromedriver") {
@@ -254,9 +285,12 @@ fn another_user_who_holds_the_port_gets_no_open_page_to_load_his_script() {
         browser.until(&format!(
             "{warned}.includes('or another program answers here')"
         ));
+        assert_eq!(browser.value(FIELDS), 0, "he would get the password");
         let heard = port.all();
         assert!(!heard.contains("GET / "), "{heard}");
     });
+    browser.go("about:blank");
+    browser.go(&format!("http://{page}/"));
     let form = "document.getElementById('sign-in-form')";
     browser.until(&format!(
         "({form}.elements.username.value = '{USER}', {form}.elements.password.value = \

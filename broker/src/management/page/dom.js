@@ -55,9 +55,13 @@ export async function signIn(body) {
   keepSecrets(await ask("POST", "/api/session", body, send));
 }
 
+/** Ends the sign-in here in any case. Fails unless the broker has said that it ended it too. */
 export async function signOut() {
-  await ask("DELETE", "/api/session").catch(() => {});
-  dropSecrets();
+  try {
+    await ask("DELETE", "/api/session");
+  } finally {
+    dropSecrets();
+  }
 }
 
 let generation = 0;

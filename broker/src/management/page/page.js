@@ -10,7 +10,7 @@ import { drawer } from "./drawer.js";
 import { Model } from "./model.js";
 import { EXCHANGE, GROUPS, isOfSession, PRESENCE } from "./names.js";
 import { askConversation, askDead, askOpenings, letters, wholeText } from "./past.js";
-import { showForm, signInOrShowForm } from "./sign_in.js";
+import { showEnd, signInOrShowForm } from "./sign_in.js";
 import { listen } from "./stream.js";
 import { sure } from "./sure.js";
 import * as views from "./views.js";
@@ -40,8 +40,6 @@ const ended = new AbortController();
 let rounds = [];
 
 function begin(user) {
-  // After a new sign-in the page is loaded again, so that nothing of the last user stays.
-  if (ended.signal.aborted) return location.reload();
   $("sign-in").hidden = true;
   $("app").hidden = false;
   model.user = user.name;
@@ -58,16 +56,12 @@ function begin(user) {
   ];
 }
 
-/**
- * Shows the form to sign in once the sign-in has ended. It does not load the page again: another
- * program may hold the port, and its script would run here.
- */
-function end() {
+/** Stops everything once the sign-in has ended, and says why. */
+function end(why) {
   ended.abort();
   for (const each of rounds) clearInterval(each);
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
-  // A 401 proves nothing: another program may have answered, and would get the password.
-  showForm("You are signed out, or another program answers here. Run cbroker ui to open the page.");
+  showEnd(why);
 }
 
 // ---------------------------------------------------------------- the live stream
@@ -198,7 +192,8 @@ async function round() {
   } catch (error) {
     if (asking !== own) return;
     // A user without rights in the vhost is refused with the same status as one who is signed out.
-    if (error.status === 401 && (await isSignedOut())) return end();
+    if (error.status === 401 && (await isSignedOut()))
+      return end("You are signed out, or another program answers here.");
     found.clear();
     stale(error.status ? "refused" : "no answer");
   } finally {
@@ -494,4 +489,4 @@ addEventListener("visibilitychange", () => round());
 addEventListener("hashchange", () => {
   if (new URLSearchParams(location.hash.slice(1)).has("token")) location.reload();
 });
-signInOrShowForm(begin);
+signInOrShowForm(begin, end);

@@ -23,23 +23,37 @@ async function redeem(token) {
 }
 
 /** Shows the form to sign in, with an error or "". */
-export function showForm(error) {
+function showForm(error) {
   $("app").hidden = true;
   $("sign-in").hidden = false;
   say($("sign-in-error"), error);
 }
 
 /**
- * Signs in with the link or the sign-in that the browser has, or shows the form. Calls `begin` with
- * the user who is signed in.
+ * Shows why the sign-in ended. There is no form: another program may hold the port, and would get
+ * the password. Nor is the page loaded again, because that program's script would run here.
  */
-export async function signInOrShowForm(begin) {
+export function showEnd(why) {
+  showForm(`${why} Run cbroker ui to open the page.`);
+  $("with-password").hidden = true;
+}
+
+/**
+ * Signs in with the link or the sign-in that the browser has, or shows the form. Calls `begin` with
+ * the user who is signed in, and `end` with the reason if the broker does not answer to the end.
+ */
+export async function signInOrShowForm(begin, end) {
   $("sign-in-form").addEventListener("submit", (event) => {
     event.preventDefault();
     signInByForm(event.target.elements, begin);
   });
   $("leave").addEventListener("click", async () => {
-    await signOut();
+    try {
+      await signOut();
+    } catch (error) {
+      const reason = error.message.replace(/\.$/, "");
+      return end(`Signed out in this browser, but not at the broker: ${reason}.`);
+    }
     location.reload();
   });
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
