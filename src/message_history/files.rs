@@ -1,7 +1,7 @@
 //! The files of the history: one for the messages of the user's own, one for those of others, and
 //! an older one of each. Relies on the home folder.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Write};
 use std::iter::Peekable;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -44,10 +44,30 @@ impl MessageHistory {
         let mut line = clean::json(&serde_json::to_string(entry)?).into_bytes();
         line.push(b'\n');
         let path = self.path(files);
-        if fs::metadata(&path).is_ok_and(|file| file.len() > ROTATE_BYTES) {
+        let mut file = self.open_for_append(&path)?;
+        if file.metadata()?.len() > ROTATE_BYTES {
+            self.make_older(files, &file)?;
+            file = self.open_for_append(&path)?;
+        }
+        file.write_all(&line)
+    }
+
+    /// Makes a full file the older one, unless another process has done so since it was opened, or
+    /// is doing so: a second rename would put a nearly empty file in place of the full one.
+    /// The lock on it ends when it is closed.
+    fn make_older(&self, files: HistoryFiles, full: &File) -> io::Result<()> {
+        match full.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let path = self.path(files);
+        let id = |file: fs::Metadata| (file.dev(), file.ino());
+        let found = id(full.metadata()?);
+        if fs::metadata(&path).is_ok_and(|now| id(now) == found) {
             fs::rename(&path, self.older(files))?;
         }
-        self.open_for_append(&path)?.write_all(&line)
+        Ok(())
     }
 
     /// Replaces the beginning of a long text by the whole text, if that is kept.
@@ -255,6 +275,20 @@ mod tests {
         assert!(path.with_extension("jsonl.1").exists(), "it was a flood");
         let found = history.message("b", "shared-id", None).unwrap().unwrap();
         assert_eq!((found.text.as_str(), found.cut_from), (mine.as_str(), None));
+    }
+
+    /// Sessions and commands are processes of their own, and several can find the same file full.
+    #[test]
+    fn two_processes_that_find_a_file_full_make_it_older_once() {
+        let (_folder, history) = history();
+        history.note(&says("an old message", None)).unwrap();
+        let path = history.path(HistoryFiles::User);
+        let found_by = [(); 2].map(|()| history.open_for_append(&path).unwrap());
+        for file in found_by {
+            history.make_older(HistoryFiles::User, &file).unwrap();
+            history.note(&event(HistoryEvent::Delivered, None)).unwrap();
+        }
+        assert_eq!(told(&history).len(), 1, "the old message is kept");
     }
 
     #[test]

@@ -73,6 +73,18 @@ fn the_conversation_has_each_text_once_and_what_became_of_it() {
     );
 }
 
+/// A sender can hear of its message when that has already gone on.
+#[test]
+fn what_the_broker_says_of_a_publish_replaces_only_sent() {
+    use HistoryEvent::{Confirmed, Deleted, Delivered, Received, Sent, Unconfirmed};
+    for said in [Confirmed, Unconfirmed] {
+        assert!(said.replaces(Sent), "{said:?}");
+        for before in [Received, Delivered, Deleted] {
+            assert!(!said.replaces(before), "{said:?} after {before:?}");
+        }
+    }
+}
+
 #[test]
 fn a_long_text_is_kept_whole_beside_its_line() {
     let folder = tempfile::tempdir().unwrap();
