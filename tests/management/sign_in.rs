@@ -1,4 +1,5 @@
-//! Attacks with sign-in links: a link of somebody else must not sign anybody in unasked.
+//! Signing in: by the form, and attacks with links of somebody else, which must sign nobody in
+//! unasked.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -82,20 +83,20 @@ fn a_page_that_sends_the_browser_to_its_own_link_signs_it_in_after_a_click_alone
     let (server, token) = with_link_of_bob();
     let browser = Browser::open(&DESK);
     browser.go(&format!("http://{}/#token={token}", server.page()));
-    browser.until("document.getElementById('sure').open");
-    browser.until("document.getElementById('sure-title').textContent === 'Sign in as bob?'");
+    browser.until("document.getElementById('confirm').open");
+    browser.until("document.getElementById('confirm-title').textContent === 'Sign in as bob?'");
     assert_eq!(browser.value("document.getElementById('app').hidden"), true);
     assert_eq!(
-        browser.value("document.activeElement.id === 'sure-go'"),
+        browser.value("document.activeElement.id === 'confirm-go'"),
         false,
         "a key that was on its way confirms nothing"
     );
-    browser.click("#sure [data-close]");
+    browser.click("#confirm [data-close]");
     browser.until("!document.getElementById('sign-in').hidden");
     browser.go("about:blank");
     browser.go(&format!("http://{}/#token={token}", server.page()));
-    browser.until("document.getElementById('sure').open");
-    browser.click("#sure-go");
+    browser.until("document.getElementById('confirm').open");
+    browser.click("#confirm-go");
     browser.until("!document.getElementById('app').hidden");
     browser.until("document.getElementById('who').textContent === 'Signed in as bob'");
 }
@@ -261,4 +262,35 @@ fn a_link_signs_in_at_a_name_below_localhost_and_at_the_plain_address() {
         assert_eq!(browser.value("isSecureContext"), true, "{host}");
     }
     assert_eq!(browser.errors(), [] as [String; 0]);
+}
+
+#[test]
+fn a_person_signs_in_with_a_password_and_out_again() {
+    if !is_there("chromedriver") {
+        return;
+    }
+    let server = Server::start();
+    let browser = Browser::open(&DESK);
+    browser.go(&format!("http://{}/", server.page()));
+    let is_out = "!document.getElementById('sign-in').hidden";
+    browser.until(is_out);
+    let form = "document.getElementById('sign-in-form')";
+    let fill = |password: &str| {
+        browser.run(&format!(
+            "{form}.elements.username.value = '{USER}';
+             {form}.elements.password.value = '{password}';
+             {form}.requestSubmit();
+             done();"
+        ));
+    };
+    fill("wrong");
+    browser.until(
+        "document.getElementById('sign-in-error').textContent === 'Wrong name or password.'",
+    );
+    fill(PASSWORD);
+    browser.until("document.getElementById('live').textContent === 'live'");
+    browser.click("#menu summary");
+    browser.click("#leave");
+    browser.until(is_out);
+    browser.until("localStorage.getItem('key') === null");
 }
