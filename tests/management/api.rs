@@ -365,9 +365,9 @@ fn the_openapi_document_is_what_is_served() {
     assert!(paths.len() > 70, "{}", paths.len());
     let open = [
         "/",
-        "/answering.js",
+        "/live.js",
         "/broker.js",
-        "/calling.js",
+        "/attention.js",
         "/compose.js",
         "/control.js",
         "/dom.js",
@@ -379,11 +379,11 @@ fn the_openapi_document_is_what_is_served() {
         "/names.js",
         "/page.css",
         "/page.js",
-        "/past.js",
+        "/archive.js",
         "/proof.js",
-        "/standing.js",
+        "/session_status.js",
         "/stream.js",
-        "/sure.js",
+        "/confirm.js",
         "/views.js",
         "/api/auth",
     ];

@@ -211,12 +211,12 @@ fn purging_and_deleting_ask_first() {
     browser.until("document.querySelector('#look-body .acts') !== null");
     let ready = || server.get("/api/queues/%2F/backend").json()["messages"].clone();
     browser.click("#look-body .purge");
-    browser.until("document.getElementById('sure').open");
-    browser.click("#sure [data-close]");
+    browser.until("document.getElementById('confirm').open");
+    browser.click("#confirm [data-close]");
     assert_eq!(ready(), 1, "nothing was done yet");
     browser.click("#look-body .purge");
-    browser.click("#sure-go");
-    browser.until("!document.getElementById('sure').open");
+    browser.click("#confirm-go");
+    browser.until("!document.getElementById('confirm').open");
     eventually("the queue is empty", || (ready() == 0).then_some(()));
     // What goes with the queue is said before.
     peer.say(("frontend", "backend"), "01LAST", "hello");
@@ -226,7 +226,7 @@ fn purging_and_deleting_ask_first() {
         (queue["messages_unacknowledged"] == 1).then_some(())
     });
     browser.click("#look-body .delete");
-    let said = "document.getElementById('sure-text').textContent";
+    let said = "document.getElementById('confirm-text').textContent";
     for words in [
         "for good",
         "1 message that consumers hold",
@@ -234,7 +234,7 @@ fn purging_and_deleting_ask_first() {
     ] {
         browser.until(&format!("{said}.includes({})", json!(words)));
     }
-    browser.click("#sure-go");
+    browser.click("#confirm-go");
     browser.until("!document.getElementById('look').open");
     eventually("the queue is gone", || {
         (server.get("/api/queues/%2F/backend").status == 404).then_some(())

@@ -204,7 +204,7 @@ fn a_text_that_is_shown_whole_is_of_the_messages_own_publisher() {
     let Some(browser) = signed_in(&server, &DESK) else {
         return;
     };
-    let script = r"import('/past.js').then(async ({ wholeText }) => {
+    let script = r"import('/archive.js').then(async ({ wholeText }) => {
         // Everybody uses one id, one sender and one beginning.
         const end = (user_id) => ({ cursor: '1', properties: { message_id: '1', user_id },
             payload: JSON.stringify({ id: '1', from: 'a', message: `long, by ${user_id}` }) });

@@ -173,9 +173,9 @@ impl Busy {
         browser.until("document.querySelectorAll('#look-body .dead li').length === 2");
         look("the drawer");
         browser.click("#look-body .delete");
-        browser.until("document.getElementById('sure').open");
+        browser.until("document.getElementById('confirm').open");
         look("the question");
-        browser.click("#sure [data-close]");
+        browser.click("#confirm [data-close]");
         browser.click("#look [data-close]");
         browser.until("!document.getElementById('look').open");
     }

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 mod api;
+mod archive;
+mod attention;
 mod browser;
 mod conversation;
 mod costs;
@@ -20,7 +22,6 @@ mod keyboard;
 mod limits;
 mod looks;
 mod needs_you;
-mod past;
 mod peeking;
 mod peers;
 mod revocation;

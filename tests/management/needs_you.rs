@@ -166,49 +166,6 @@ fn a_session_that_was_killed_has_no_card_beside_the_one_that_followed_it() {
 }
 
 #[test]
-fn a_page_in_the_background_tells_when_a_session_begins_to_need_its_person() {
-    let server = Server::start();
-    let peer = Peer::connect(&server);
-    for name in ["backend", "frontend"] {
-        peer.declare_session(name);
-    }
-    let _attached = ["backend", "frontend"].map(|name| peer.attach(name));
-    let Some(browser) = signed_in(&server, &DESK) else {
-        return;
-    };
-    browser.allow_notifications();
-    browser.run(
-        "const Shown = window.Notification;
-         window.told = [];
-         window.Notification = class extends Shown {
-           constructor(title, options) {
-             super(title, options);
-             told.push(`${this.title}; ${this.body}`);
-           }
-         };
-         done();",
-    );
-    browser.click(".menu summary");
-    browser.click("#notify");
-    browser.until("localStorage.getItem('notify') === 'yes'");
-
-    peer.announce("backend", "needs-you", Some("permission for Bash"));
-    browser.until("document.title === '(1) cbroker'");
-    browser.run("Object.defineProperty(document, 'hidden', { get: () => true }); done();");
-    for _ in 0..2 {
-        peer.announce("frontend", "needs-you", Some("a plan"));
-        browser.until("document.title === '(2) cbroker'");
-    }
-    peer.announce("backend", "idle", None);
-    browser.until("document.title === '(1) cbroker'");
-    // What was in front when it came, and what came again, is not told.
-    assert_eq!(
-        browser.value("told"),
-        json!(["frontend: Needs you; a plan"])
-    );
-}
-
-#[test]
 fn a_state_counts_from_when_it_began_and_not_from_when_the_page_was_opened() {
     let Some((_server, peer, browser)) = with_a_session() else {
         return;
@@ -238,10 +195,10 @@ fn what_is_held_is_taken_in_the_drawer_after_a_question() {
         "document.querySelector('#look-body .is-held .text')?.textContent === 'please look'",
     );
     browser.click("#look-body section .take");
-    browser.until("document.getElementById('sure').open");
-    browser.until("document.getElementById('sure-text').textContent.includes('count as read')");
-    browser.click("#sure-go");
-    browser.until("!document.getElementById('sure').open");
+    browser.until("document.getElementById('confirm').open");
+    browser.until("document.getElementById('confirm-text').textContent.includes('count as read')");
+    browser.click("#confirm-go");
+    browser.until("!document.getElementById('confirm').open");
     let question = loop {
         let question = asked(&peer, &mut questions, "inbox");
         if question["take"] == true {
@@ -315,9 +272,9 @@ fn a_purged_message_is_said_to_be_purged() {
     browser.until("document.querySelector('article[data-key=backend]') !== null");
     browser.click("article[data-key=backend] .open");
     browser.click("#look-body .purge");
-    browser.until("document.getElementById('sure-text').textContent.includes('1 message')");
-    browser.click("#sure-go");
-    browser.until("!document.getElementById('sure').open");
+    browser.until("document.getElementById('confirm-text').textContent.includes('1 message')");
+    browser.click("#confirm-go");
+    browser.until("!document.getElementById('confirm').open");
     browser.click("#look [data-close]");
     browser.press("2");
     browser.until(&format!("{} === 'purged'", text("01PURGED", ".pill")));

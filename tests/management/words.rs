@@ -5,9 +5,9 @@ use std::fs;
 use cbroker::peer::PeerState;
 use serde_json::{Value, json};
 
+use crate::archive::page;
 use crate::browser::{DESK, card, signed_in, text};
 use crate::fixture;
-use crate::past::page;
 use crate::peers::{Peer, presence_holding};
 use crate::support::{Place, Server};
 

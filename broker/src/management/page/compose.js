@@ -2,7 +2,7 @@
 
 import { $, ask, el, part, say, toast } from "./dom.js";
 import { EXCHANGE, sessionName, ulid } from "./names.js";
-import { sure } from "./sure.js";
+import { askToConfirm } from "./confirm.js";
 
 /**
  * Sets up the form. `groupBindings` asks for the members of groups; `sent` is called after a
@@ -120,7 +120,7 @@ async function send(model, { id, from, to, message }, answered) {
     throw error;
   });
   if (sent.routed) return;
-  const agreed = await sure({
+  const agreed = await askToConfirm({
     title: `${to} is a new name`,
     text: "No session has used it yet. The message waits until one opens with this name.",
     go: "Send anyway",

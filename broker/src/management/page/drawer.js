@@ -4,8 +4,8 @@
 import * as control from "./control.js";
 import { $, ask, el, number, part, say, soon, toast } from "./dom.js";
 import { envelope, isText } from "./envelope.js";
-import { letters } from "./past.js";
-import { standing as standingOf, word } from "./standing.js";
+import { letters } from "./archive.js";
+import { statusOf, word } from "./session_status.js";
 import * as views from "./views.js";
 
 const PAGE = 100;
@@ -14,7 +14,7 @@ const TRUNCATE = 4096;
 
 /**
  * Opens and redraws the drawer. It calls these functions of `page`: jump, thread, whole, compose,
- * reply, sure, round, tell, changed.
+ * reply, askToConfirm, round, tell, changed.
  */
 export function drawer(model, page) {
   let opened; // { vhost, name, isSession, path, trail, rest, text }
@@ -59,7 +59,7 @@ export function drawer(model, page) {
       ? inside(here, found[1], found[0].messages_ready)
       : [el("p", { className: "muted" }, "This queue does not exist (any more).")];
     const session = here.isSession && model.sessions.get(here.name);
-    if (session) views.offer($("look-body"), standingOf(session));
+    if (session) views.offer($("look-body"), statusOf(session));
     const text = shown.map((child) => child.textContent).join("\n");
     if (here.text === text) return;
     here.text = text;
@@ -84,7 +84,7 @@ export function drawer(model, page) {
     }
     const remove = (end, path) => ask("DELETE", path).then(() => model.removed(here.name, end));
     const warned = async (words, question) =>
-      page.sure({ ...question, text: words(await counts(here)) });
+      page.askToConfirm({ ...question, text: words(await counts(here)) });
     made.push(
       act("Purge …", "purge", () =>
         warned(purgeWarning, {
@@ -137,9 +137,9 @@ export function drawer(model, page) {
   }
 
   /** The messages that the session holds, and the button that takes them. */
-  function heldSection(session, standing) {
-    const { messages: kept, isAll } = model.held(session, standing.presences);
-    if (!standing.held) return [];
+  function heldSection(session, status) {
+    const { messages: kept, isAll } = model.held(session, status.presences);
+    if (!status.held) return [];
     const items = kept.map((message) =>
       el(
         "li",
@@ -171,7 +171,7 @@ export function drawer(model, page) {
       ),
     );
     const rest =
-      isAll && kept.length >= standing.held
+      isAll && kept.length >= status.held
         ? ""
         : el(
             "p",
@@ -189,7 +189,7 @@ export function drawer(model, page) {
             className: "take",
             type: "button",
             onclick: () =>
-              page.sure({
+              page.askToConfirm({
                 title: `Take ${messages(kept.length)} from ${session.name}?`,
                 text,
                 go: "Take",
@@ -202,7 +202,7 @@ export function drawer(model, page) {
       el(
         "section",
         {},
-        el("h3", {}, `Held by the session (${number(standing.held)})`),
+        el("h3", {}, `Held by the session (${number(status.held)})`),
         el("ol", { className: "talk" }, ...items),
         rest,
         take,
@@ -223,15 +223,15 @@ export function drawer(model, page) {
     const isFirst = here.trail.length === 1;
     if (here.isSession && isFirst) model.peeked(here.name, waiting);
     const session = here.isSession ? model.sessions.get(here.name) : undefined;
-    const standing = session && standingOf(session);
-    for (const presence of standing?.presences ?? []) {
+    const status = session && statusOf(session);
+    for (const presence of status?.presences ?? []) {
       const reasons = [presence.detail, presence.reason].filter(isText);
       const state = [word(presence), ...new Set(reasons)].join(": ");
       const where = `on ${presence.host ?? "?"}, process ${presence.pid ?? "?"}`;
       const line = `${presence.agent ?? "agent"} ${where}, ${state}`;
       shown.push(el("p", { className: "muted" }, line));
     }
-    if (session && isFirst) shown.push(...heldSection(session, standing), ...deadSection(here));
+    if (session && isFirst) shown.push(...heldSection(session, status), ...deadSection(here));
     const title = waiting.length
       ? `Waiting, oldest first (${number(Math.max(ready, waiting.length))})`
       : "No messages wait";

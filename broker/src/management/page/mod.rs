@@ -26,7 +26,7 @@ const SCRIPTS: [Script; 19] = [
         "the form that sends",
         include_str!("compose.js"),
     ),
-    ("/sure.js", "asking back", include_str!("sure.js")),
+    ("/confirm.js", "asking back", include_str!("confirm.js")),
     (
         "/control.js",
         "what it asks of sessions",
@@ -37,7 +37,11 @@ const SCRIPTS: [Script; 19] = [
         "one queue, looked into",
         include_str!("drawer.js"),
     ),
-    ("/past.js", "what is kept on disk", include_str!("past.js")),
+    (
+        "/archive.js",
+        "what is kept on disk",
+        include_str!("archive.js"),
+    ),
     ("/views.js", "what it shows", include_str!("views.js")),
     (
         "/broker.js",
@@ -46,9 +50,9 @@ const SCRIPTS: [Script; 19] = [
     ),
     ("/model.js", "what it knows", include_str!("model.js")),
     (
-        "/standing.js",
+        "/session_status.js",
         "what a session does and needs",
-        include_str!("standing.js"),
+        include_str!("session_status.js"),
     ),
     ("/message.js", "one message", include_str!("message.js")),
     (
@@ -58,14 +62,14 @@ const SCRIPTS: [Script; 19] = [
     ),
     ("/names.js", "names on the broker", include_str!("names.js")),
     (
-        "/answering.js",
+        "/live.js",
         "whether the broker answers",
-        include_str!("answering.js"),
+        include_str!("live.js"),
     ),
     (
-        "/calling.js",
+        "/attention.js",
         "calling the person",
-        include_str!("calling.js"),
+        include_str!("attention.js"),
     ),
     (
         "/stream.js",

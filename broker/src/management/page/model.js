@@ -25,7 +25,7 @@ import {
   TOLD,
 } from "./message.js";
 import { EXCHANGE, isSession, LISTENING, NAME, PRESENCE, VHOST, WRAP } from "./names.js";
-import { standing as standingOf, waitsToBeOpened } from "./standing.js";
+import { statusOf, waitsToBeOpened } from "./session_status.js";
 
 const SESSIONS = 2000;
 /** Wraps of one name. */
@@ -423,12 +423,12 @@ export class Model {
     const { end } = message;
     if (message.state !== "queued") return { state: message.state, reason: message.reason, end };
     const session = this.sessions.get(message.queue ?? message.to);
-    const standing = session && standingOf(session);
+    const status = session && statusOf(session);
     const keepsBack =
-      ["held", "draft", "paused"].includes(standing?.state) ||
-      (standing?.state === "notify" && standing.held > 0);
+      ["held", "draft", "paused"].includes(status?.state) ||
+      (status?.state === "notify" && status.held > 0);
     if (!keepsBack) return { state: "queued" };
-    return { state: "held", reason: standing.reason ?? standing.label.toLowerCase() };
+    return { state: "held", reason: status.reason ?? status.label.toLowerCase() };
   }
 
   /** Messages that match, oldest first. */

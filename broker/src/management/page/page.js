@@ -1,18 +1,18 @@
 // The page: the live stream, the periodic requests, and what keys and buttons do.
 
-import { fresh, hearSomething, stale } from "./answering.js";
+import { noteAnswer, showLive, showStale } from "./live.js";
 import * as broker from "./broker.js";
-import { call } from "./calling.js";
+import { showAttention } from "./attention.js";
 import { composer } from "./compose.js";
 import * as control from "./control.js";
 import { $, ask, dropAnswers, part, Refused, say, soon, toast } from "./dom.js";
 import { drawer } from "./drawer.js";
 import { Model } from "./model.js";
 import { EXCHANGE, GROUPS, isOfSession, PRESENCE } from "./names.js";
-import { askConversation, askDead, askOpenings, letters, wholeText } from "./past.js";
+import { askConversation, askDead, askOpenings, letters, wholeText } from "./archive.js";
 import { showEnd, signInOrShowForm } from "./sign_in.js";
 import { listen } from "./stream.js";
-import { sure } from "./sure.js";
+import { askToConfirm } from "./confirm.js";
 import * as views from "./views.js";
 
 const model = new Model();
@@ -27,10 +27,10 @@ const { openSession, openQueue, redraw } = drawer(model, {
   whole,
   compose,
   reply,
-  sure,
+  askToConfirm,
   round,
   tell,
-  changed: () => lookBack(),
+  changed: () => askArchive(),
 });
 
 // ---------------------------------------------------------------- once signed in
@@ -48,10 +48,10 @@ function begin(user) {
   show(VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "sessions");
   listen("/api/tap", ended.signal, { open, lost, hear });
   round();
-  lookBack();
+  askArchive();
   rounds = [
     setInterval(round, 3000),
-    setInterval(lookBack, 5000),
+    setInterval(askArchive, 5000),
     setInterval(drawSessions, 5000),
   ];
 }
@@ -72,7 +72,7 @@ const acts = {
   pause: (name) => tell(control.pause, name),
   resume: (name) => tell(control.resume, name),
 };
-const drawSessions = soon(() => call(views.sessions(model, acts)));
+const drawSessions = soon(() => showAttention(views.sessions(model, acts)));
 const drawTalk = soon(() => {
   const before = nearEnd();
   views.talk(model, query(), most, { jump, thread, whole, reply });
@@ -91,14 +91,14 @@ let stream = "opening";
 function open() {
   if (stream === "lost") startAnew();
   stream = "open";
-  fresh();
+  showLive();
   who();
 }
 
 function lost() {
   stream = "lost";
   // A failed request has already shown a more precise reason.
-  if ($("gone").hidden) stale("reconnecting");
+  if ($("gone").hidden) showStale("reconnecting");
 }
 
 /**
@@ -110,16 +110,16 @@ function startAnew() {
   model.clear();
   for (const each of [known, found]) each.clear();
   $("dead-list").replaceChildren();
-  asking = lookingBack = undefined;
+  asking = askingArchive = undefined;
   round();
-  lookBack();
+  askArchive();
   drawSessions();
   drawTalk();
   redraw();
 }
 
 function hear(kind, data) {
-  hearSomething();
+  noteAnswer();
   if (kind === "missed") {
     model.missed += Number(data) || 0;
     return drawTalk();
@@ -128,7 +128,7 @@ function hear(kind, data) {
   const lines = JSON.parse(data);
   for (const line of lines) changed = model.seen(line) || changed;
   // The history has the reason.
-  if (lines.some(({ what }) => what === "taken")) setTimeout(lookBack, 300);
+  if (lines.some(({ what }) => what === "taken")) setTimeout(askArchive, 300);
   if (lines.length)
     model.skew =
       Math.abs(lines.at(-1).at_ms - Date.now()) > 5000 && lines.length === 1
@@ -186,16 +186,16 @@ async function round() {
       askBroker(),
     ]);
     askHeld();
-    hearSomething();
-    if (stream === "open") fresh();
-    else if (stream === "lost") stale("reconnecting");
+    noteAnswer();
+    if (stream === "open") showLive();
+    else if (stream === "lost") showStale("reconnecting");
   } catch (error) {
     if (asking !== own) return;
     // A user without rights in the vhost is refused with the same status as one who is signed out.
     if (error.status === 401 && (await isSignedOut()))
       return end("You are signed out, or another program answers here.");
     found.clear();
-    stale(error.status ? "refused" : "no answer");
+    showStale(error.status ? "refused" : "no answer");
   } finally {
     if (asking === own) asking = undefined;
   }
@@ -285,7 +285,7 @@ async function askBroker() {
   broker.facts(overview, nodes[0]);
   broker.plots(past);
   broker.links(links, (link) =>
-    sure({
+    askToConfirm({
       title: "Close this connection?",
       text: `${link.name} (${link.user}). Most clients connect again at once.`,
       go: "Close it",
@@ -297,19 +297,20 @@ async function askBroker() {
 // ---------------------------------------------------------------- what is kept on disk
 
 /** The look that is under way. */
-let lookingBack;
+let askingArchive;
 
 /** Asks for what is new in the files on disk. */
-async function lookBack() {
-  if (lookingBack || document.hidden) return;
-  const own = (lookingBack = Symbol("look"));
+async function askArchive() {
+  if (askingArchive || document.hidden) return;
+  const own = (askingArchive = Symbol("look"));
   try {
     const [hasTold, hasDead, hasOpenings] = await Promise.all([
       askConversation(model),
       askDead(model),
       askOpenings(model),
     ]);
-    if (hasDead) $("dead-list").replaceChildren(letters(model.dead, { sure, changed: lookBack }));
+    const acts = { askToConfirm, changed: askArchive };
+    if (hasDead) $("dead-list").replaceChildren(letters(model.dead, acts));
     if (!hasTold && !hasDead && !hasOpenings) return;
     drawSessions();
     drawTalk();
@@ -317,7 +318,7 @@ async function lookBack() {
   } catch {
     // The next round says whether the broker answers.
   } finally {
-    if (lookingBack === own) lookingBack = undefined;
+    if (askingArchive === own) askingArchive = undefined;
   }
 }
 

@@ -1,7 +1,7 @@
 // Signing in and out: by a link, by the form, or by a sign-in that the browser still has.
 
 import { $, ask, say, signIn, signOut } from "./dom.js";
-import { sure } from "./sure.js";
+import { askToConfirm } from "./confirm.js";
 
 /**
  * Signs in by a link. Another page may have sent this browser to a link that its author made: then
@@ -18,7 +18,7 @@ async function redeem(token) {
       "You came here by a link. If you did not ask for it, cancel: " +
       "the person who made it would see what you do as this user.";
     const act = () => signIn({ token, confirmed: true });
-    await sure({ title, text, go: `Sign in as ${user}`, act });
+    await askToConfirm({ title, text, go: `Sign in as ${user}`, act });
   }
 }
 

@@ -4,7 +4,7 @@
 import { $, bytes, el, hue, keyed, number, plain, say, span, toast, when } from "./dom.js";
 import { publisherOf } from "./message.js";
 import { isInternal } from "./names.js";
-import { rows, waiting } from "./standing.js";
+import { rows, waiting } from "./session_status.js";
 
 const peer = (name) => {
   const shown = el("span", { className: "peer" }, name);
@@ -41,7 +41,7 @@ export function sessions(model, acts) {
   });
   $("no-sessions").hidden = list.length > 0;
   todo(list);
-  const all = list.map(({ key, name, standing }) => ({ key, name, ...standing }));
+  const all = list.map(({ key, name, status }) => ({ key, name, ...status }));
   const calling = all.filter(({ state }) => state === "held");
   say($("count-sessions"), list.length ? String(calling.length || list.length) : "");
   $("count-sessions").classList.toggle("alert", calling.length > 0);
@@ -78,11 +78,11 @@ function todo(list) {
 }
 
 /** What the person can do, and the command for it if there is one. */
-function advice({ name, session, need, standing }) {
+function advice({ name, session, need, status }) {
   if (need === "open") return ["Open it: ", session.opening || `cbroker --name ${name} <agent>`];
   if (need === "asks")
     return ["Answer in its terminal; to see it from here: ", `cbroker screen ${name}`];
-  if (need === "keeps" && standing.state === "draft")
+  if (need === "keeps" && status.state === "draft")
     return ["Send or clear the draft in its terminal.", ""];
   return ["", ""];
 }
@@ -120,10 +120,10 @@ function card({ name }, acts) {
 }
 
 /** Shows Pause or Resume, whichever the session can do. */
-export function offer(parent, standing) {
-  const isAttached = standing.presences.length > 0;
-  parent.querySelector(".pause").hidden = !isAttached || standing.state === "paused";
-  parent.querySelector(".resume").hidden = !isAttached || standing.state !== "paused";
+export function offer(parent, status) {
+  const isAttached = status.presences.length > 0;
+  parent.querySelector(".pause").hidden = !isAttached || status.state === "paused";
+  parent.querySelector(".resume").hidden = !isAttached || status.state !== "paused";
 }
 
 /** The frame around a text that is typed. Names and ids in its head have no brackets. */
@@ -148,15 +148,15 @@ export const sent = (model, { name }, { id, from }) =>
 const isSaidBy = ({ name }, { from, to }) => from === name && to !== name;
 
 function fill(child, model, row) {
-  const { session, standing, need, wraps } = row;
+  const { session, status, need, wraps } = row;
   const [head, why, how, kept, last, feet, acts] = child.children;
   const wants = need === "open" ? " is-waiting" : "";
-  child.className = `card session is-${standing.state}${wants}`;
-  say(head.lastChild, standing.label);
-  const age = standing.since ? span(model.now() - standing.since) : "";
-  head.lastChild.title = age ? `${standing.label} for ${age}` : standing.label;
-  const reason = standing.reason === standing.label.toLowerCase() ? "" : (standing.reason ?? "");
-  const isHeld = reason && standing.state === "held";
+  child.className = `card session is-${status.state}${wants}`;
+  say(head.lastChild, status.label);
+  const age = status.since ? span(model.now() - status.since) : "";
+  head.lastChild.title = age ? `${status.label} for ${age}` : status.label;
+  const reason = status.reason === status.label.toLowerCase() ? "" : (status.reason ?? "");
+  const isHeld = reason && status.state === "held";
   say(why, isHeld ? [reason, age].filter(Boolean).join(" · ") : reason);
   why.hidden = !reason;
   const [words, command] = advice(row);
@@ -164,7 +164,7 @@ function fill(child, model, row) {
   say(how.firstChild, words);
   say(how.lastChild, command);
   how.lastChild.hidden = !command;
-  const held = model.held(session, standing.presences).messages.slice(0, ON_CARD);
+  const held = model.held(session, status.presences).messages.slice(0, ON_CARD);
   const texts = wants
     ? session.first
     : held.map((message) => ({ ...message, text: heldText(model, session, message) }));
@@ -174,19 +174,19 @@ function fill(child, model, row) {
     update: () => {},
   });
   kept.hidden = texts.length === 0;
-  offer(acts, standing);
+  offer(acts, status);
   last.hidden = texts.length > 0;
   const message = model.lasts.get(session.name) ?? model.strays.get(session.name);
   const spoke = message && (isSaidBy(session, message) ? `to ${message.to}` : message.from);
   say(last, message ? `${spoke}: ${message.text.slice(0, 300)}` : "no messages yet");
-  const first = standing.presences[0];
+  const first = status.presences[0];
   const facts = [];
   const count = waiting(session);
   if (count) {
     const age = session.oldest ? `, oldest ${span(model.now() - session.oldest)}` : "";
     facts.push(["waits", String(count), ` waiting${age}`]);
   }
-  if (standing.held) facts.push(["waits", String(standing.held), " held"]);
+  if (status.held) facts.push(["waits", String(status.held), " held"]);
   const dead = model.dead.filter(({ queue }) => queue === session.name).length;
   if (dead) facts.push(["refused", String(dead), dead === 1 ? " dead letter" : " dead letters"]);
   if (first?.agent) facts.push(["", "", first.agent]);

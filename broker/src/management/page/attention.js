@@ -1,21 +1,21 @@
-// Calling the person: the title of the page, and notifications.
+// What draws a person's attention: the title of the page, and notifications.
 
 import { $, plain, toast } from "./dom.js";
 
-let calling = new Set();
+let needy = new Set();
 
 /**
  * Shows in the title how many sessions need a person, and notifies of new ones if that is on.
  */
-export function call(sessions) {
+export function showAttention(sessions) {
   document.title = sessions.length ? `(${sessions.length}) cbroker` : "cbroker";
   const isWanted =
     localStorage.getItem("notify") === "yes" && window.Notification?.permission === "granted";
   for (const { key, name, label, reason } of sessions) {
-    if (!isWanted || calling.has(key) || !document.hidden) continue;
+    if (!isWanted || needy.has(key) || !document.hidden) continue;
     new Notification(plain(`${name}: ${label}`), { body: plain(reason ?? ""), tag: key });
   }
-  calling = new Set(sessions.map(({ key }) => key));
+  needy = new Set(sessions.map(({ key }) => key));
 }
 
 $("notify").addEventListener("click", async () => {

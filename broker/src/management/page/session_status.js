@@ -37,7 +37,7 @@ function open({ presences, queue }) {
 /**
  * The state of these wraps of a session in one word, and the reason; by default of all open ones.
  */
-export function standing(session, wraps = open(session)) {
+export function statusOf(session, wraps = open(session)) {
   const presences = [...wraps].sort((one, two) => urgency(one) - urgency(two));
   if (session.queue && !session.queue.consumers)
     return { state: "closed", label: "Closed", presences: [] };
@@ -57,13 +57,13 @@ export function standing(session, wraps = open(session)) {
 
 /** Messages in the queue that no wrap has taken. */
 export function waiting(session) {
-  const held = standing(session).held ?? 0;
+  const held = statusOf(session).held ?? 0;
   return Math.max(0, (session.queue?.messages ?? 0) - held);
 }
 
 /** Whether messages wait for a session that is closed. */
 export function waitsToBeOpened(session) {
-  return standing(session).state === "closed" && waiting(session) > 0;
+  return statusOf(session).state === "closed" && waiting(session) > 0;
 }
 
 /**
@@ -79,9 +79,9 @@ function need(session, { state, label, held }) {
 /**
  * Sessions that ask or are stuck first, then those with messages that wait, the closed ones last.
  */
-function rank({ need, standing }) {
+function rank({ need, status }) {
   if (need) return need === "asks" || need === "stuck" ? 0 : 1;
-  return standing.state === "closed" ? 3 : 2;
+  return status.state === "closed" ? 3 : 2;
 }
 
 /** The rows of a session. `key` is its name; further wraps of the name get other keys. */
@@ -89,13 +89,13 @@ function rowsOf(session) {
   const wraps = open(session).sort((one, two) => (one.session < two.session ? -1 : 1));
   const shares = wraps.length > 1 ? wraps.map((wrap) => [wrap]) : [wraps];
   return shares.map((share, place) => {
-    const state = standing(session, share);
+    const status = statusOf(session, share);
     return {
       key: place ? `${session.name} ${share[0].session}` : session.name,
       name: session.name,
       session,
-      standing: state,
-      need: need(session, state),
+      status,
+      need: need(session, status),
       /** How many wraps have this name. */
       wraps: wraps.length,
     };

@@ -5,11 +5,11 @@ import { $, say, when } from "./dom.js";
 let heard = Date.now();
 
 /** Notes that the broker has answered. */
-export const hearSomething = () => (heard = Date.now());
+export const noteAnswer = () => (heard = Date.now());
 
 /** Marks what is shown as current. */
-export function fresh() {
-  hearSomething();
+export function showLive() {
+  noteAnswer();
   $("live").className = "live on";
   say($("live"), "live");
   $("gone").hidden = true;
@@ -23,7 +23,7 @@ const TROUBLES = {
 };
 
 /** Marks what is shown as outdated, for the reason `why`, a key of `TROUBLES`. */
-export function stale(why) {
+export function showStale(why) {
   const then = `The page shows the state of ${when(heard)} and tries again.`;
   if ($("gone").hidden || $("live").textContent !== why) say($("gone"), `${TROUBLES[why]} ${then}`);
   $("live").className = "live off";

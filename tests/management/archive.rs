@@ -268,19 +268,19 @@ fn a_dead_letter_is_read_and_sent_again_or_dropped_on_the_page() {
     browser.until(&format!("{text} === {}", json!(no_message)));
     // First nothing happens, then it does.
     browser.click(&format!("{} .acts button:last-of-type", letter(&none)));
-    browser.click("#sure [data-close]");
+    browser.click("#confirm [data-close]");
     assert_eq!(place.json(["dead"]).len(), 2);
     browser.click(&format!("{} .acts button:last-of-type", letter(&none)));
-    browser.click("#sure-go");
+    browser.click("#confirm-go");
     browser.until("document.querySelectorAll('#look-body .dead li').length === 1");
     // The broker does not confirm its publisher, which the page says before it is sent.
     let pills = format!("document.querySelector(\"{}\").textContent", letter(&half));
     browser.until(&format!("{pills}.includes('publisher not confirmed')"));
     browser.click(&format!("{} .acts button:first-child", letter(&half)));
-    let sure = "document.getElementById('sure-text').textContent";
+    let sure = "document.getElementById('confirm-text').textContent";
     browser.until(&format!("{sure}.includes('does not confirm who wrote it')"));
-    browser.until("document.getElementById('sure-go').textContent === 'Send in my name'");
-    browser.click("#sure-go");
+    browser.until("document.getElementById('confirm-go').textContent === 'Send in my name'");
+    browser.click("#confirm-go");
     let line = session.wait_for_submission("half a message");
     assert!(line.contains(" from=cli "), "{line}");
     browser.until("document.querySelector('#look-body .dead') === null");

@@ -90,7 +90,7 @@ export async function askDead(model) {
   return true;
 }
 
-/** The list of dead letters, the latest first. It calls `sure` and `changed` of `page`. */
+/** The list of dead letters, the latest first. It calls `askToConfirm` and `changed` of `page`. */
 export function letters(list, page) {
   return el("ol", { className: "talk" }, ...[...list].reverse().map((one) => letter(one, page)));
 }
@@ -124,7 +124,7 @@ function letter(one, page) {
     act: () => ask("DELETE", path),
   };
   const after = (question) => async () => {
-    if (await page.sure(question)) page.changed();
+    if (await page.askToConfirm(question)) page.changed();
   };
   const size = one.cut_from ? `the first part of ${one.cut_from} bytes` : "";
   return el(
