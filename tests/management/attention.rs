@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::browser::{DESK, signed_in};
+use crate::browser::{DESK, card, signed_in};
 use crate::fixture::Server;
 use crate::peers::Peer;
 
@@ -47,6 +47,23 @@ fn a_page_in_the_background_tells_when_a_session_begins_to_need_its_person() {
     peer.announce("backend", "idle", None);
     browser.until("document.title === '(1) cbroker'");
     // What was in front when it came, and what came again, is not told.
+    assert_eq!(
+        browser.value("told"),
+        json!(["frontend: Needs you; a plan"])
+    );
+    // Nor is what the page hears once more because it starts anew.
+    let server = server.restart();
+    browser.until("document.title === 'cbroker'");
+    let peer = Peer::connect(&server);
+    for name in ["backend", "frontend"] {
+        peer.declare_session(name);
+    }
+    let _attached = ["backend", "frontend"].map(|name| peer.attach(name));
+    browser.run("isInFront = true; done();");
+    browser.until(&format!("{} === 'Attached'", card("frontend", ".pill")));
+    browser.run("isInFront = false; done();");
+    peer.announce("frontend", "needs-you", Some("a plan"));
+    browser.until("document.title === '(1) cbroker'");
     assert_eq!(
         browser.value("told"),
         json!(["frontend: Needs you; a plan"])
