@@ -77,18 +77,25 @@ mod tests {
     use crate::persist::definition::{Definition, VhostDefinition};
     use crate::tests::opened;
 
-    /// On the one thread of this test, others run between two units of work and at no other time.
-    #[tokio::test]
-    async fn the_confirms_of_very_many_channels_go_in_many_units_of_work() {
-        const CHANNELS: usize = 20_000;
-        let (broker, (wakeup, _folder)) = opened().await;
+    /// The ticket of a change that is handed to the store.
+    fn saved(broker: &BrokerState) -> Ticket {
         let definition = VhostDefinition {
             name: "other".to_owned(),
             description: String::new(),
             tags: Vec::new(),
         };
-        let ticket = broker.definitions.save(&Definition::Vhost(definition));
-        let ticket = ticket.unwrap();
+        broker
+            .definitions
+            .save(&Definition::Vhost(definition))
+            .unwrap()
+    }
+
+    /// On the one thread of this test, others run between two units of work and at no other time.
+    #[tokio::test]
+    async fn the_confirms_of_very_many_channels_go_in_many_units_of_work() {
+        const CHANNELS: usize = 20_000;
+        let (broker, (wakeup, _folder)) = opened().await;
+        let ticket = saved(&broker);
         let channels: Vec<_> = (0..CHANNELS)
             .map(|_| Arc::new(Confirms::new(Arc::<Outbox>::default(), 1, Arc::default())))
             .collect();
@@ -120,6 +127,35 @@ mod tests {
         }
         assert!(units > 1, "it was one unit of work");
         running.abort();
+        broker.store.clone().close().unwrap();
+    }
+
+    /// A large body is written beside the log, and its ticket is far ahead. If it is consumed and
+    /// settled meanwhile, the confirms behind it wait for the log alone.
+    #[tokio::test]
+    async fn a_confirm_behind_one_of_a_large_body_waits_for_its_own_ticket() {
+        let (broker, _store) = opened().await;
+        let near = saved(&broker);
+        assert!(broker.durable(near).await);
+        let far = saved(&broker);
+        assert!(near < far);
+        let confirms = Arc::new(Confirms::new(Arc::default(), 1, Arc::default()));
+        let mut effects = Effects::new(0);
+        let tags = [far, near].map(|ticket| {
+            let tag = confirms.open(&mut effects);
+            confirms.set(tag, ConfirmState::Ticket(ticket), &mut effects);
+            tag
+        });
+        let mut release = || confirms.release(Ticket::NONE, &mut Effects::new(0));
+        assert_eq!(release(), UnsentConfirms::MustBeListed(far));
+        assert_eq!(release(), UnsentConfirms::AlreadyListed);
+        confirms.settled(tags[0], &mut effects);
+        assert_eq!(release(), UnsentConfirms::MustBeListed(near));
+        assert_eq!(release(), UnsentConfirms::AlreadyListed);
+        assert_eq!(
+            confirms.release_listed(near, &mut effects),
+            UnsentConfirms::NoneWaitForStore
+        );
         broker.store.clone().close().unwrap();
     }
 }

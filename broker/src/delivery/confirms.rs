@@ -43,8 +43,9 @@ struct Window {
     waiting: VecDeque<ConfirmState>,
     /// A unit of work has this channel in its list for [`Confirms::release`].
     is_release_asked_for: bool,
-    /// The broker's list of channels that wait for the store includes this one.
-    is_listed: bool,
+    /// The lowest ticket under which the broker's list of channels that wait for the store includes
+    /// this one.
+    listed: Option<Ticket>,
 }
 
 /// Who releases the confirms that a release could not send yet.
@@ -55,12 +56,13 @@ pub(crate) enum UnsentConfirms {
     NoneWaitForStore,
     /// The caller must list the channel as one that waits for this ticket.
     MustBeListed(Ticket),
-    /// The broker's list includes the channel already.
+    /// The broker's list includes the channel already, under this ticket or a lower one.
     AlreadyListed,
 }
 
-/// Channels whose confirms wait for the store, by the ticket of the first one. Later confirms of a
-/// channel never wait for a lower ticket.
+/// Channels whose confirms wait for the store, by the ticket of the first one. The ticket of a large
+/// body is far ahead, so a later confirm of the channel can wait for a lower one. If it becomes the
+/// first, the channel is listed under that ticket too.
 #[derive(Debug, Default)]
 pub(crate) struct AwaitingConfirms(Mutex<BTreeMap<Ticket, Vec<Arc<Confirms>>>>);
 
@@ -95,7 +97,7 @@ impl Confirms {
             first: 1,
             waiting: VecDeque::new(),
             is_release_asked_for: false,
-            is_listed: false,
+            listed: None,
         };
         Self {
             window: Mutex::new(window),
@@ -159,10 +161,12 @@ impl Confirms {
             self.counters.confirmed.add(acked);
         }
         match window.waiting.front() {
-            Some(ConfirmState::Ticket(_)) if window.is_listed => UnsentConfirms::AlreadyListed,
             Some(ConfirmState::Ticket(ticket)) => {
                 let ticket = *ticket;
-                window.is_listed = true;
+                if window.listed.is_some_and(|listed| listed <= ticket) {
+                    return UnsentConfirms::AlreadyListed;
+                }
+                window.listed = Some(ticket);
                 UnsentConfirms::MustBeListed(ticket)
             }
             // A refusal was sent above.
@@ -174,7 +178,7 @@ impl Confirms {
 
     /// Like [`Confirms::release`], for a channel that was taken off the broker's list.
     pub(crate) fn release_listed(&self, durable: Ticket, effects: &mut Effects) -> UnsentConfirms {
-        lock(&self.window).is_listed = false;
+        lock(&self.window).listed = None;
         self.release(durable, effects)
     }
 
