@@ -53,6 +53,6 @@ pub enum StartError {
     #[error("cannot start a thread: {0}")]
     Observe(#[source] std::io::Error),
     /// The system gives no random bytes for a password's salt.
-    #[error("the system has no random numbers")]
+    #[error("the system gives no random bytes")]
     NoRandomness,
 }

@@ -90,8 +90,8 @@ pub enum PeerError {
     /// The local part of the TLS setup cannot be used.
     #[error(transparent)]
     Setup(TlsSetupError),
-    /// The system has no random numbers for the login.
-    #[error("the system has no random numbers")]
+    /// The system gives no random bytes for the login.
+    #[error("the system gives no random bytes")]
     NoRandomNumbers,
 }
 

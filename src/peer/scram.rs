@@ -66,7 +66,7 @@ enum ScramError {
 }
 
 impl Scram {
-    /// Returns `None` if the system has no random numbers.
+    /// Returns `None` if the system gives no random bytes.
     pub(super) fn new(login: &Login) -> Option<Self> {
         let mut random = [0; 18];
         getrandom::fill(&mut random).ok()?;

@@ -22,7 +22,7 @@ pub(crate) fn random_name() -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut random = [0; 22];
     if getrandom::fill(&mut random).is_err() {
-        tracing::error!("the system has no random numbers");
+        tracing::error!("the system gives no random bytes");
     }
     random
         .iter()

@@ -47,11 +47,11 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 fn no_randomness(error: getrandom::Error) -> ApiError {
-    tracing::error!(%error, "the system has no random numbers");
+    tracing::error!(%error, "the system gives no random bytes");
     ApiError::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "internal_error",
-        "no random numbers",
+        "the system gives no random bytes",
     )
 }
 
