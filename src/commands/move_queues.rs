@@ -155,7 +155,7 @@ async fn move_all(
     let mut moved = MovedQueues::default();
     brokers.move_rounds(leftover, &mut moved, output).await?;
     brokers.close().await;
-    moved.tell(&to.endpoint.address, output)?;
+    moved.print(&to.endpoint.address, output)?;
     moved.verdict(leftover, &from.endpoint.address)
 }
 
@@ -190,7 +190,7 @@ impl Brokers<'_> {
                 break;
             }
         }
-        moved.tell_of_staying(output);
+        moved.print_what_stays(output);
         Ok(())
     }
 

@@ -145,7 +145,7 @@ impl SendParameters<'_> {
         for target in targets {
             match self.send(peer, draft, target).await {
                 Ok(message) => {
-                    failures.extend(self.tell(&message).err());
+                    failures.extend(self.print(&message).err());
                     sent.push(message);
                 }
                 Err(error) => failures.push(error),
@@ -297,7 +297,7 @@ impl SendParameters<'_> {
     }
 
     /// Prints that a message was sent. Says nothing of one that the broker returned.
-    fn tell(&self, sent: &Sent) -> Result<(), Error> {
+    fn print(&self, sent: &Sent) -> Result<(), Error> {
         if sent.returned.is_some() {
             return Ok(());
         }

@@ -75,7 +75,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     let host = reachable(addresses.amqp.ip());
     let here = SocketAddr::new(host, addresses.amqp.port());
     archive.listens_at(format!("amqp://{here}"));
-    tell(&addresses, output)?;
+    print_addresses(&addresses, output)?;
     if args.background {
         // Nobody reads its output.
         tracing::info!("listening at amqp://{}", addresses.amqp);
@@ -84,7 +84,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     loop {
         tokio::select! {
             () = signals.end() => break,
-            _ = every.tick() => platform::give_back(),
+            _ = every.tick() => platform::free_unused_memory(),
         }
     }
     tracing::info!("stopping");
@@ -296,7 +296,7 @@ fn forget_me(config: &Config) {
     }
 }
 
-fn tell(addresses: &Addresses, output: &Output) -> Result<(), Error> {
+fn print_addresses(addresses: &Addresses, output: &Output) -> Result<(), Error> {
     let url = format!("amqp://{}", addresses.amqp);
     let tls_url = addresses.amqps.map(|address| format!("amqps://{address}"));
     let page = addresses

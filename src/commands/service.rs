@@ -60,7 +60,7 @@ pub(super) fn run(verb: &ServiceVerb, config: &Config, output: &Output) -> Resul
             for command in &service.renew {
                 let _not_loaded = printed(command);
             }
-            tell(&service.load)?;
+            run_all(&service.load)?;
             output.line("the broker starts with your session from now on")?;
         }
         ServiceVerb::Uninstall => {
@@ -69,10 +69,10 @@ pub(super) fn run(verb: &ServiceVerb, config: &Config, output: &Output) -> Resul
                 output.line("no service is installed")?;
                 return Ok(Exit::Done);
             }
-            tell(&service.unload)?;
+            run_all(&service.unload)?;
             fs::remove_file(&service.file)
                 .map_err(|error| Error::new(format!("cannot remove {file}")).because(error))?;
-            tell(&service.forget)?;
+            run_all(&service.forget)?;
             output.line(format!("removed {file}; the broker's data stays"))?;
         }
         ServiceVerb::Status => return status(&service, output),
@@ -185,7 +185,7 @@ fn launchd(config: &Config) -> Result<Service, Error> {
     })
 }
 
-fn tell(commands: &[Vec<String>]) -> Result<(), Error> {
+fn run_all(commands: &[Vec<String>]) -> Result<(), Error> {
     for command in commands {
         let line = command.join(" ");
         let failed = |why: String| {
@@ -198,14 +198,14 @@ fn tell(commands: &[Vec<String>]) -> Result<(), Error> {
         let [program, arguments @ ..] = command.as_slice() else {
             continue;
         };
-        let told = Command::new(program)
+        let ran = Command::new(program)
             .args(arguments)
             .output()
             .map_err(|error| failed(format!("{line}: {error}")))?;
-        if !told.status.success() {
+        if !ran.status.success() {
             return Err(failed(format!(
                 "{line}: {}",
-                String::from_utf8_lossy(&told.stderr).trim()
+                String::from_utf8_lossy(&ran.stderr).trim()
             )));
         }
     }

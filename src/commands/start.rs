@@ -38,7 +38,7 @@ pub(super) async fn run(args: StartArgs, config: &Config, output: &Output) -> Re
         };
         daemon::start(config, requested).await?
     };
-    tell(&local, was_running, output)?;
+    print_started(&local, was_running, output)?;
     warn_of_alarm(config, output).await?;
     Ok(Exit::Done)
 }
@@ -305,7 +305,7 @@ impl Drop for ProgressLine {
     }
 }
 
-fn tell(local: &LocalBroker, was_running: bool, output: &Output) -> Result<(), Error> {
+fn print_started(local: &LocalBroker, was_running: bool, output: &Output) -> Result<(), Error> {
     let url = local.address();
     let page = local
         .management_port

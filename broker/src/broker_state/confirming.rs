@@ -146,7 +146,7 @@ mod tests {
             confirms.set(tag, ConfirmState::Ticket(ticket), &mut effects);
             tag
         });
-        let mut release = || confirms.release(Ticket::NONE, &mut Effects::new(0));
+        let release = || confirms.release(Ticket::NONE, &mut Effects::new(0));
         assert_eq!(release(), UnsentConfirms::MustBeListed(far));
         assert_eq!(release(), UnsentConfirms::AlreadyListed);
         confirms.settled(tags[0], &mut effects);

@@ -181,7 +181,7 @@ impl Channel {
         let publishing = &mut self.publishing;
         let message = publishing.draft.finish(facts);
         if memory::level() > MemoryLevel::Calm {
-            publishing.draft.rest();
+            publishing.draft.free_buffer();
         }
         let (bytes, charged) = publishing.draft.held_bytes();
         publishing.holding.set(bytes, charged);

@@ -89,7 +89,7 @@ pub(super) async fn ended(ending: &mut watch::Receiver<Option<ConnectionEnding>>
 /// (amqplib writes `close` ahead of queued publishes).
 pub(super) async fn linger(connection: &ConnectionHandle, input: &mut ReadBuffer) {
     connection.outbox.finish();
-    input.rest();
+    input.free_buffer();
     let emptied = async {
         while matches!(input.fill(frame::OVERHEAD).await, Ok(count) if count > 0) {
             let count = input.waiting().len();
@@ -102,7 +102,7 @@ pub(super) async fn linger(connection: &ConnectionHandle, input: &mut ReadBuffer
 
 /// Reads and drops until `connection.close-ok` or the end of the stream.
 pub(super) async fn drain(context: &ConnectionContext, input: &mut ReadBuffer) {
-    input.rest();
+    input.free_buffer();
     let mut needed = frame::OVERHEAD;
     // The rest of a frame that is too long to be `close-ok`.
     let mut skipped = 0;

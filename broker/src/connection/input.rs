@@ -185,7 +185,7 @@ impl ReadBuffer {
 
     /// Gives back what is not needed for the bytes that wait, and the room for the rest of their
     /// frame.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn free_buffer(&mut self) {
         if self.room.bytes() == 0 {
             return;
         }
@@ -203,7 +203,7 @@ impl ReadBuffer {
     /// that no connection waits for room that an idle one holds.
     pub(super) fn make_way(&mut self) {
         if memory::is_room_wanted() && self.waiting().len() <= SMALL {
-            self.rest();
+            self.free_buffer();
         }
     }
 }

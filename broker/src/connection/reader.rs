@@ -168,7 +168,7 @@ impl ConnectionReader {
                 Ok(_) = blocking.wait_for(|is_raised| *is_raised),
                     if self.blocking.has_published() => {}
                 () = self.blocking.idle() => self.blocking.give_up_grant(),
-                _ = quiet.tick() => self.rest(input),
+                _ = quiet.tick() => self.free_unneeded(input),
                 _ = late.tick(), if input.has_room() => {}
             }
         }
@@ -226,8 +226,8 @@ impl ConnectionReader {
     }
 
     /// Gives back what an idle connection does not need.
-    fn rest(&mut self, input: &mut ReadBuffer) {
-        input.rest();
+    fn free_unneeded(&mut self, input: &mut ReadBuffer) {
+        input.free_buffer();
         self.channels.forget_old_routes();
     }
 

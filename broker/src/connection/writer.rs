@@ -89,7 +89,7 @@ async fn send(
                     connection.outbox.woken().await;
                 } else if timeout(QUIET, connection.outbox.woken()).await.is_err() {
                     frames = Frames::default();
-                    connection.outbox.rest();
+                    connection.outbox.free_buffer();
                 }
             }
             OutboxTake::Ended => return stream.shutdown().await,

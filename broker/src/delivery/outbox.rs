@@ -305,7 +305,7 @@ impl Outbox {
     }
 
     /// Frees the buffer if it is empty.
-    pub(crate) fn rest(&self) {
+    pub(crate) fn free_buffer(&self) {
         let mut unsent = lock(&self.unsent);
         if unsent.frames.is_empty() {
             unsent.frames = Frames::default();

@@ -125,8 +125,8 @@ impl MessageBuilder {
         }
     }
 
-    /// Gives the buffer back.
-    pub(crate) fn rest(&mut self) {
+    /// Frees the buffer.
+    pub(crate) fn free_buffer(&mut self) {
         self.bytes = Vec::new();
     }
 

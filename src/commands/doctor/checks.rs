@@ -110,15 +110,15 @@ fn listener(config: &Config) -> Option<Finding> {
         return None;
     }
     let owners = listeners(address.port);
-    let told = |owner: &SocketOwner| format!("port {}: {owner}", address.port);
+    let shown = |owner: &SocketOwner| format!("port {}: {owner}", address.port);
     let stranger = owners.iter().find(|owner| !owner.is_ours());
     match (stranger, config.endpoint.guard.is_stored()) {
         (Some(stranger), true) => Some(Finding::wrong(
             "listener",
-            told(stranger),
+            shown(stranger),
             "end it, or `cbroker start --port PORT`; the stored password is not sent to it",
         )),
-        _ => Some(Finding::well("listener", told(owners.first()?))),
+        _ => Some(Finding::well("listener", shown(owners.first()?))),
     }
 }
 
@@ -132,7 +132,7 @@ async fn broker(config: &Config) -> Finding {
             peer.close().await;
             Finding::well("broker", shown)
         }
-        Err(error) => told("broker", &error.into()),
+        Err(error) => failed("broker", &error.into()),
     }
 }
 
@@ -168,7 +168,7 @@ async fn round_trip(config: &Config) -> Finding {
             "round trip",
             format!("a message to itself in {} ms", began.elapsed().as_millis()),
         ),
-        Err(error) => told("round trip", &error),
+        Err(error) => failed("round trip", &error),
     }
 }
 
@@ -176,7 +176,7 @@ async fn management(config: &Config) -> Finding {
     let asked = async { Ok::<_, Error>(Client::new(config, API_WITHIN)?.overview().await?) };
     match asked.await {
         Ok(_) => Finding::well("management", config.management.url.clone()),
-        Err(error) => told("management", &error),
+        Err(error) => failed("management", &error),
     }
 }
 
@@ -231,7 +231,7 @@ async fn docker(config: &Config) -> Option<Finding> {
     let asked = async { DockerEngine::new(&config.environment)?.version().await };
     Some(match asked.await {
         Ok(version) => Finding::well("docker", format!("version {version}")),
-        Err(error) => told("docker", &error),
+        Err(error) => failed("docker", &error),
     })
 }
 
@@ -272,7 +272,7 @@ async fn probe(args: &DoctorArgs, config: &Config) -> Vec<Finding> {
                 mend: sign.mend.filter(|_| !sign.is_seen).map(str::to_owned),
             })
             .collect(),
-        Err(error) => vec![told("probe", &error)],
+        Err(error) => vec![failed("probe", &error)],
     }
 }
 
@@ -311,7 +311,7 @@ fn environment(config: &Config) -> Finding {
     Finding::well("environment", format!("{inside}; {set}"))
 }
 
-fn told(check: &'static str, error: &Error) -> Finding {
+fn failed(check: &'static str, error: &Error) -> Finding {
     let mend = error.advice().unwrap_or("see the line above").to_owned();
     Finding {
         check,

@@ -65,7 +65,7 @@ impl MovedQueues {
     }
 
     /// Prints why queues stay whose messages were moved.
-    pub(super) fn tell_of_staying(&self, output: &Output) {
+    pub(super) fn print_what_stays(&self, output: &Output) {
         for (name, queue) in &self.queues {
             let why = queue.stays.as_ref();
             if let Some(why) = why.filter(|_| !self.failures.contains_key(name)) {
@@ -74,7 +74,7 @@ impl MovedQueues {
         }
     }
 
-    pub(super) fn tell(&self, there: &Address, output: &Output) -> Result<(), Error> {
+    pub(super) fn print(&self, there: &Address, output: &Output) -> Result<(), Error> {
         let queues: Vec<&MovedQueue> = self.queues.values().collect();
         output.json(&queues)?;
         let moved = queues.len() - self.failures.len();

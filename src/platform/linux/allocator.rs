@@ -25,7 +25,7 @@ pub(crate) fn be_frugal() {
 /// Returns freed memory to the system.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "glibc has a C interface")]
-pub(crate) fn give_back() {
+pub(crate) fn free_unused_memory() {
     // SAFETY: `malloc_trim` takes a number and takes the locks that it needs.
     unsafe {
         libc::malloc_trim(0);
@@ -38,4 +38,4 @@ pub(crate) fn be_frugal() {}
 
 /// Other allocators keep their defaults.
 #[cfg(not(target_env = "gnu"))]
-pub(crate) fn give_back() {}
+pub(crate) fn free_unused_memory() {}

@@ -12,7 +12,7 @@ const LONGEST_PATH: usize = 1024;
 pub(crate) fn be_frugal() {}
 
 /// The allocator returns memory by itself.
-pub(crate) fn give_back() {}
+pub(crate) fn free_unused_memory() {}
 
 /// Nothing tells a stopped process that its parent has died. The end of a session's leader hangs
 /// up what it left stopped there, which ends the gate.
