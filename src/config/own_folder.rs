@@ -14,7 +14,7 @@ const MARK: &str = ".cbroker-folder";
 const MARK_TEXT: &[u8] = b"cbroker made this folder, and changes and deletes what is in it.\n";
 /// What a file system puts into its own root: a mounted disk is as empty as a new folder.
 const LOST_AND_FOUND: &str = "lost+found";
-const STICKY: u32 = 0o1000;
+const WRITABLE_BY_ALL: u32 = 0o002;
 
 /// What cbroker keeps in a folder of one kind. Homes and stores without a mark are known by it.
 #[derive(Debug, Clone, Copy)]
@@ -71,12 +71,20 @@ pub enum NotOurs {
     /// It holds this, which cbroker did not put there.
     #[error("it is not cbroker's: it holds `{0}`; choose a new or an empty folder")]
     Holds(String),
-    /// Everybody may write to it.
-    #[error("all users of this machine share it; choose a new or an empty folder")]
+    /// Everybody may write to it, and may have put there what is in it.
+    #[error("every user of this machine may write to it; choose a new folder")]
     Shared,
     /// Another user owns it, and could put anything in its place.
     #[error("it belongs to the user with number {0}; choose a folder of your own")]
     OfAnother(u32),
+    /// Another user put this there.
+    #[error("it holds `{name}` of the user with number {owner}; choose a new folder")]
+    HoldsForeign {
+        /// The name in the folder.
+        name: String,
+        /// Whose it is.
+        owner: u32,
+    },
 }
 
 /// Why this folder is not ours to use. `None`: it is, or it is not there yet. Changes nothing.
@@ -90,18 +98,29 @@ pub(super) fn objection(folder: &Path, kind: FolderKind) -> io::Result<Option<No
     if about.uid() != own.as_raw() && !own.is_root() {
         return Ok(Some(NotOurs::OfAnother(about.uid())));
     }
-    let mut names = Vec::new();
+    if about.mode() & WRITABLE_BY_ALL != 0 {
+        return Ok(Some(NotOurs::Shared));
+    }
+    let (mut names, mut is_marked) = (Vec::new(), false);
     for entry in fs::read_dir(folder)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name == MARK {
-            return Ok(None);
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // The members of its group may be able to write there.
+        match entry.metadata().map(|entry| entry.uid()) {
+            Ok(owner) if ![0, own.as_raw(), about.uid()].contains(&owner) => {
+                return Ok(Some(NotOurs::HoldsForeign { name, owner }));
+            }
+            // Gone meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            owner => drop(owner?),
         }
+        is_marked |= name == MARK;
         if name != LOST_AND_FOUND {
             names.push(name);
         }
     }
-    if names.is_empty() {
-        return Ok((about.mode() & STICKY != 0).then_some(NotOurs::Shared));
+    if is_marked || names.is_empty() {
+        return Ok(None);
     }
     let foreign = names.iter().find(|name| !kind.knows(name));
     let has_name = |name: &String| is_one_of(name, kind.telling);
@@ -218,12 +237,40 @@ mod tests {
         }
     }
 
+    /// Anybody may have put there what makes it look like ours.
     #[test]
-    fn an_empty_folder_that_all_share_is_refused() {
-        let folder = folder_with(&[]);
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
-        assert!(claim(folder.path(), STORE).is_err());
-        assert_eq!(mode(folder.path()), 0o1777);
+    fn a_folder_that_everybody_may_write_to_is_refused_whatever_is_in_it() {
+        for names in [&[][..], &["config.toml"], &[MARK, "credentials"]] {
+            for shared in [0o1777, 0o777] {
+                let folder = folder_with(names);
+                fs::set_permissions(folder.path(), fs::Permissions::from_mode(shared)).unwrap();
+                for kind in [HOME, STORE] {
+                    assert_eq!(
+                        objection(folder.path(), kind).unwrap(),
+                        Some(NotOurs::Shared)
+                    );
+                    assert!(claim(folder.path(), kind).is_err());
+                }
+                assert_eq!(mode(folder.path()), shared);
+            }
+        }
+    }
+
+    /// Another member of the folder's group may have put it there.
+    #[test]
+    fn a_folder_with_a_file_of_another_user_is_refused() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can give a file to another user");
+            return;
+        }
+        let folder = folder_with(&[MARK, "credentials"]);
+        let planted = folder.path().join("credentials");
+        std::os::unix::fs::chown(&planted, Some(65_534), None).unwrap();
+        let error = claim(folder.path(), HOME).unwrap_err().to_string();
+        assert!(
+            error.contains("`credentials` of the user with number 65534"),
+            "{error}"
+        );
     }
 
     #[test]
