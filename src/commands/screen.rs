@@ -5,7 +5,7 @@ use crate::cli::ScreenArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::output::{Output, Style};
+use crate::output::{Output, Style, foreign_part};
 use crate::wrap::screens_of;
 
 /// Prints the screen of each session of the name.
@@ -26,7 +26,8 @@ pub(super) async fn run(args: ScreenArgs, config: &Config, output: &Output) -> R
             output.line(output.paint(Style::Bold, &which))?;
         }
         for line in &screen.lines {
-            output.line(line)?;
+            // The reader may be an agent, and the screen may show a message to another one.
+            output.line(foreign_part(line))?;
         }
     }
     Ok(Exit::Done)
