@@ -65,7 +65,7 @@ pub enum ManagementError {
         source: RequestFailure,
     },
     /// A program of another user listens there. Nothing was sent to it.
-    #[error("{owner} listens at {url}; no password was sent")]
+    #[error("{owner} listens at {url}; nothing was sent")]
     Foreign {
         /// The base URL.
         url: String,
@@ -392,10 +392,10 @@ impl Client {
 
     /// Returns the HTTP Basic header, which contains the password itself.
     fn authorization(&self, listener: ListenerIdentity) -> Result<String, ManagementError> {
-        if listener == ListenerIdentity::Unknown {
+        let Management { guard, login, .. } = &self.management;
+        if listener == ListenerIdentity::Unknown && guard.is_secret() {
             return Err(self.unreachable(RequestFailure::Unproven));
         }
-        let Management { guard, login, .. } = &self.management;
         let login = guard.login().unwrap_or_else(|| login.clone());
         let login = BASE64_STANDARD.encode(format!("{}:{}", login.user, login.password));
         Ok(format!("Basic {login}"))
@@ -446,7 +446,7 @@ impl From<ManagementError> for Error {
         let text = error.to_string();
         let told = match error {
             ManagementError::Foreign { .. } => Self::new(text)
-                .hint("no password was sent; `cbroker start --mgmt-port PORT` uses another port"),
+                .hint("nothing was sent; `cbroker start --mgmt-port PORT` uses another port"),
             ManagementError::Unreachable { url, source } => {
                 Self::new(format!("no management API answers at {url}"))
                     .because(source)
@@ -484,7 +484,7 @@ fn route(url: &Uri, management: &Management, config: &Config) -> Route {
         is_tls,
         ca_cert: config.endpoint.ca_cert.clone(),
         socket: management.guard.socket(SOCKET),
-        is_guarded: management.guard.is_stored(),
+        is_guarded: management.guard.demands_own_listener(),
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Route {
     /// A Unix socket that is tried first. If it does not exist or nothing listens on it, TCP is
     /// used.
     pub socket: Option<PathBuf>,
-    /// Whether the login is a stored one, so that the listener must be proven to run as this user.
+    /// Whether the listener must be proven to run as this user.
     pub is_guarded: bool,
 }
 

@@ -68,13 +68,16 @@ pub struct Endpoint {
     pub guard: LoginGuard,
 }
 
-/// Whom a login may be sent to.
+/// Whom a login, and all that follows it, may be sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoginGuard {
     /// Any listener at the address, because the user gave both the address and the login.
     AsGiven,
-    /// The login is stored in this home. It is sent only to a listener that is proven to run as
-    /// this user.
+    /// The user named no broker, and the login is no secret: guest of this home's container. The
+    /// listener must be proven to run as this user, where the system reports who listens.
+    Assumed,
+    /// The login is stored in this home, or will be once its broker has started. It is sent only to
+    /// a listener that is proven to run as this user.
     Stored {
         /// The home with the login.
         home: Home,
@@ -220,7 +223,7 @@ impl LoginGuard {
     /// Reads the stored login again. `None` if the login is not stored.
     pub fn login(&self) -> Option<Login> {
         match self {
-            Self::AsGiven => None,
+            Self::AsGiven | Self::Assumed => None,
             Self::Stored { home, .. } => Credentials::read(home).ok().flatten(),
         }
     }
@@ -236,8 +239,13 @@ impl LoginGuard {
         }
     }
 
+    /// Whether the login is a stored one, which a listener that nothing proves must not learn.
+    pub fn is_secret(&self) -> bool {
+        matches!(self, Self::Stored { .. })
+    }
+
     /// Whether the listener must be proven to run as this user.
-    pub fn is_stored(&self) -> bool {
+    pub fn demands_own_listener(&self) -> bool {
         *self != Self::AsGiven
     }
 }
@@ -251,7 +259,7 @@ impl Endpoint {
             is_tls: self.address.scheme == UrlScheme::Amqps,
             ca_cert: self.ca_cert.clone(),
             socket: self.guard.socket(SOCKET),
-            is_guarded: self.guard.is_stored(),
+            is_guarded: self.guard.demands_own_listener(),
         }
     }
 

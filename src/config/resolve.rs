@@ -184,7 +184,8 @@ fn address(
     Ok((address, origin))
 }
 
-/// Guards a login that equals the stored one, even if it came from elsewhere, such as a URL.
+/// Guards a login that equals the stored one, even if it came from elsewhere, such as a URL, and
+/// the broker that is used because the user named no other.
 fn guard(
     address: &Address,
     origin: ValueOrigin,
@@ -192,19 +193,29 @@ fn guard(
     inside: &CurrentSession,
     login: &Login,
 ) -> LoginGuard {
-    let is_stored = matches!(Credentials::read(home), Ok(Some(stored)) if stored == *login);
-    if !is_stored {
-        return LoginGuard::AsGiven;
-    }
     let local = LocalBroker::read(home);
     let is_embedded = local.as_ref().is_none_or(LocalBroker::is_embedded);
     let is_its_place = local.is_some_and(|local| local.address().is_same_place(address));
+    let is_unnamed = matches!(origin, ValueOrigin::Local | ValueOrigin::Default);
+    let is_stored = match Credentials::read(home) {
+        Ok(Some(stored)) => stored == *login,
+        // Before the first start.
+        _ => is_unnamed && *login == Credentials::none_yet(),
+    };
+    if !is_stored {
+        // As commands inside a session get it, the address of a local broker has no login.
+        let is_assumed = is_unnamed || is_its_place && address.password.is_none();
+        return if is_assumed {
+            LoginGuard::Assumed
+        } else {
+            LoginGuard::AsGiven
+        };
+    }
     let is_around_us = inside
         .session
         .as_deref()
         .and_then(|session| read_session_address(home, session))
         .is_some_and(|around_us| around_us.is_same_place(address));
-    let is_unnamed = matches!(origin, ValueOrigin::Local | ValueOrigin::Default);
     LoginGuard::Stored {
         home: home.clone(),
         has_sockets: is_embedded && (is_unnamed || is_its_place || is_around_us),
@@ -311,7 +322,8 @@ fn management(
     Ok((Management { url, login, guard }, origin))
 }
 
-/// Guards the stored login for the management API too. The socket is used only if no API was named.
+/// Guards the stored login for the management API too, and any login where the address is derived
+/// from a guarded one. The socket is used only if no API was named.
 fn management_guard(
     endpoint: &Endpoint,
     login: &Login,
@@ -326,6 +338,9 @@ fn management_guard(
                 home: home.clone(),
                 has_sockets: *has_sockets && is_derived,
             }
+        }
+        LoginGuard::Stored { .. } | LoginGuard::Assumed if origin == ValueOrigin::Derived => {
+            LoginGuard::Assumed
         }
         _ => LoginGuard::AsGiven,
     }

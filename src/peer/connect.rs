@@ -55,7 +55,7 @@ pub(super) async fn sign_in(
     // The login is read again at every connect, because it may have changed.
     let mut login = endpoint.login_now();
     let mut progress = None;
-    if link.listener == ListenerIdentity::Unknown {
+    if link.listener == ListenerIdentity::Unknown && endpoint.guard.is_secret() {
         let scram = Scram::new(&login).ok_or(PeerError::NoRandomNumbers)?;
         progress = Some(scram.progress());
         properties = properties.with_auth_provider(scram);
@@ -155,7 +155,7 @@ fn explain(endpoint: &Endpoint, error: lapin::Error) -> PeerError {
 
 /// Whose user and password were refused.
 fn refused_login(endpoint: &Endpoint) -> RefusedSignIn {
-    if matches!(endpoint.guard, LoginGuard::Stored { .. }) {
+    if endpoint.guard.is_secret() {
         RefusedSignIn::StoredLogin
     } else if endpoint.address.user.is_none() {
         RefusedSignIn::Guest

@@ -41,7 +41,7 @@ pub enum PeerError {
         source: io::Error,
     },
     /// Another user's program listens there. Nothing was sent to it.
-    #[error("{owner} listens at {address}; no password was sent")]
+    #[error("{owner} listens at {address}; nothing was sent")]
     Foreign {
         /// Where.
         address: Box<Address>,
@@ -217,7 +217,7 @@ impl From<PeerError> for Error {
             PeerError::Foreign { address, owner } => Self::new(format!(
                 "another user's program listens at {address}"
             ))
-            .because(format!("{owner}; no password was sent to it"))
+            .because(format!("{owner}; nothing was sent to it"))
             .hint(format!(
                 "`cbroker start --port PORT` starts your broker elsewhere; if that one is meant, \
                  name it with its login: --url amqp://guest:guest@localhost:{}",

@@ -218,6 +218,42 @@ fn another_user_who_takes_the_ports_after_a_crash_gets_no_password() {
     assert_kept(&password, &heard);
 }
 
+/// The user named no broker, so it can only be one of theirs.
+#[test]
+fn a_home_without_a_stored_login_sends_another_user_on_the_port_nothing() {
+    for guest in [true, false] {
+        let place = Place::new();
+        let [port, management] = [free_port(), free_port()];
+        let (Some(amqp), Some(http)) = (
+            Stranger::listen("127.0.0.1", port),
+            Stranger::listen("127.0.0.1", management),
+        ) else {
+            return;
+        };
+        let broker = json!({
+            "version": 1, "kind": "container", "name": "cbroker-lavinmq", "port": port,
+            "management_port": management, "guest": guest,
+        });
+        std::fs::create_dir_all(place.home()).unwrap();
+        std::fs::write(place.home().join("broker.json"), broker.to_string()).unwrap();
+        for arguments in [
+            &["list"][..],
+            &["send", "--to", "a", "-m", "x", "--no-start"],
+            &["inbox", "a"],
+            &["ui"],
+        ] {
+            let ran = place.run(arguments);
+            assert_eq!(ran.code, 3, "{guest} {arguments:?} {ran:?}");
+            assert!(ran.err.contains("of user nobody"), "{arguments:?} {ran:?}");
+            assert_eq!(ran.out, "", "{arguments:?}");
+        }
+        let doctor = place.run(["doctor"]);
+        assert!(doctor.out.contains("nothing is sent to it"), "{doctor:?}");
+        let heard = [amqp.ended(), http.ended()].concat();
+        assert!(heard.is_empty(), "{}", String::from_utf8_lossy(&heard));
+    }
+}
+
 #[test]
 fn an_attached_session_tells_another_user_on_the_port_nothing() {
     let place = Place::new();

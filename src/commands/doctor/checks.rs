@@ -112,11 +112,11 @@ fn listener(config: &Config) -> Option<Finding> {
     let owners = listeners(address.port);
     let shown = |owner: &SocketOwner| format!("port {}: {owner}", address.port);
     let stranger = owners.iter().find(|owner| !owner.is_ours());
-    match (stranger, config.endpoint.guard.is_stored()) {
+    match (stranger, config.endpoint.guard.demands_own_listener()) {
         (Some(stranger), true) => Some(Finding::wrong(
             "listener",
             shown(stranger),
-            "end it, or `cbroker start --port PORT`; the stored password is not sent to it",
+            "end it, or `cbroker start --port PORT`; nothing is sent to it",
         )),
         _ => Some(Finding::well("listener", shown(owners.first()?))),
     }

@@ -88,6 +88,43 @@ fn the_management_address_follows_the_broker() {
 }
 
 #[test]
+fn a_broker_that_nobody_named_must_be_the_users_own() {
+    let home = TestHome::new();
+    let demands = |flags: &Flags| {
+        let config = home.config(flags, &[]).unwrap();
+        let Config {
+            endpoint,
+            management,
+            ..
+        } = config;
+        [endpoint.guard, management.guard].map(|guard| guard.demands_own_listener())
+    };
+    assert_eq!(demands(&Flags::default()), [true, true], "before any start");
+    assert_eq!(demands(&url("amqp://localhost")), [false, false]);
+    assert_eq!(demands(&url("amqp://u:p@localhost")), [false, false]);
+    let local = LocalBroker {
+        version: 1,
+        kind: BrokerKind::Container { name: "x".into() },
+        host: Ipv4Addr::LOCALHOST.into(),
+        port: 7001,
+        management_port: None,
+        guest: true,
+    };
+    local.write(&home.home()).unwrap();
+    assert_eq!(
+        demands(&Flags::default()),
+        [true, true],
+        "guest's container"
+    );
+    // As a command inside a session names it.
+    assert_eq!(demands(&url("amqp://localhost:7001")), [true, true]);
+    assert_eq!(
+        demands(&url("amqp://guest:guest@localhost:7001")),
+        [false, false]
+    );
+}
+
+#[test]
 fn the_password_of_the_local_broker_is_made_once_and_used_by_itself() {
     let home = TestHome::new();
     assert_eq!(
