@@ -7,11 +7,34 @@ use crate::cli::InboxArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::name::SessionName;
 use crate::output::{Output, Style, counted, foreign_part};
-use crate::peer::{Answer, HeldMessage, Request, RequestScope};
+use crate::peer::{Answer, HeldMessage, Peer, Request, RequestScope};
 
-/// Prints the held messages, oldest first.
+/// Messages that were printed in place of being delivered. Their sessions settle them once they are
+/// confirmed.
+pub(super) struct TakenMessages {
+    peer: Peer,
+    name: SessionName,
+    /// A request for each session that listed some.
+    requests: Vec<Request>,
+}
+
+/// Prints the held messages, oldest first. With `--take`, confirms then that they were printed.
 pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    if let Some(taken) = print(args, config, output).await? {
+        taken.confirm().await?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Prints the held messages. Returns those that are taken, which are to be confirmed once they are
+/// where they are read.
+pub(super) async fn print(
+    args: InboxArgs,
+    config: &Config,
+    output: &Output,
+) -> Result<Option<TakenMessages>, Error> {
     let Some(name) = args.name.or_else(|| config.inside.name.clone()) else {
         return Err(Error::usage("no session given")
             .because("this shell does not run in a session")
@@ -27,8 +50,8 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
     let awaited = sessions::answers_of(&name, attached);
     let answers = peer.ask_sessions(&[request], &awaited).await?;
     let waiting = peer.look(&name).await?.map_or(0, |state| state.messages);
-    peer.close().await;
     if answers.is_empty() {
+        peer.close().await;
         return Err(Error::new(format!("no session `{name}` is attached"))
             .because(format!(
                 "waiting in its queue: {}",
@@ -36,29 +59,46 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
             ))
             .hint(format!("`cbroker tail {name} --no-ack` shows them")));
     }
-    let (held, not_shown) = held_messages(answers);
-    output.json(&held)?;
-    for message in &held {
-        let state = output.paint(Style::Warning, &state_words(message));
-        output.line(format!("{state} {}", message.line))?;
+    let held = HeldMessages::of(answers, &name);
+    held.print(output, || {
+        format!(
+            "`{name}` holds nothing; waiting in its queue: {}",
+            counted(waiting, "message")
+        )
+    })?;
+    if !args.take || held.requests.is_empty() {
+        peer.close().await;
+        return Ok(None);
     }
-    if not_shown > 0 {
-        let more = counted(not_shown, "more message");
-        let why = format!("and {more} of other users, shown as these go");
-        output.line(output.paint(Style::Dim, &why))?;
-        if output.is_json() {
-            output.notice(why);
-        }
-    } else if held.is_empty() {
-        output.line(output.paint(
-            Style::Dim,
-            &format!(
-                "`{name}` holds nothing; waiting in its queue: {}",
-                counted(waiting, "message")
-            ),
-        ))?;
+    Ok(Some(TakenMessages {
+        peer,
+        name,
+        requests: held.requests,
+    }))
+}
+
+impl TakenMessages {
+    /// Has the sessions settle the messages.
+    pub(super) async fn confirm(self) -> Result<(), Error> {
+        let sessions = self.requests.len();
+        let count = u32::try_from(sessions).unwrap_or(u32::MAX);
+        let awaited = sessions::answers_of(&self.name, count);
+        let answers = self.peer.ask_sessions(&self.requests, &awaited).await;
+        self.peer.close().await;
+        let why = match answers {
+            Ok(answers) if answers.len() >= sessions => return Ok(()),
+            Ok(_) => Error::new("it does not answer"),
+            Err(error) => error.into(),
+        };
+        let what = format!(
+            "`{}` has not confirmed that its messages are taken",
+            self.name
+        );
+        Err(Error::new(what)
+            .because(why.summary())
+            .hint("it may deliver them again, marked as a possible repeat")
+            .exit_with(Exit::Unconfirmed))
     }
-    Ok(Exit::Done)
 }
 
 /// The state of a message, and why it is held or by which way it was handed over.
@@ -71,18 +111,63 @@ fn state_words(message: &HeldMessage) -> String {
     }
 }
 
-/// The messages that the sessions list, and the number of those that they do not list.
-fn held_messages(answers: Vec<Answer>) -> (Vec<HeldMessage>, u64) {
-    let mut held = Vec::new();
-    let mut not_shown = 0;
-    for answer in answers {
-        if let Answer::Inbox {
-            messages, parked, ..
-        } = answer
-        {
-            held.extend(messages);
-            not_shown += u64::from(parked);
+/// What the sessions of a name hold.
+struct HeldMessages {
+    messages: Vec<HeldMessage>,
+    /// The number of messages that they do not list.
+    not_shown: u64,
+    /// What confirms that the messages were taken.
+    requests: Vec<Request>,
+}
+
+impl HeldMessages {
+    fn of(answers: Vec<Answer>, name: &SessionName) -> Self {
+        let mut held = Self {
+            messages: Vec::new(),
+            not_shown: 0,
+            requests: Vec::new(),
+        };
+        for answer in answers {
+            let Answer::Inbox {
+                session,
+                keys,
+                messages,
+                parked,
+                ..
+            } = answer
+            else {
+                continue;
+            };
+            held.messages.extend(messages);
+            held.not_shown += u64::from(parked);
+            if !keys.is_empty() {
+                held.requests.push(Request::Taken {
+                    scope: RequestScope::Name(name.to_string()),
+                    session,
+                    keys,
+                });
+            }
         }
+        held
     }
-    (held, not_shown)
+
+    /// Prints the messages; what `nothing` returns if there are none.
+    fn print(&self, output: &Output, nothing: impl Fn() -> String) -> Result<(), Error> {
+        output.json(&self.messages)?;
+        for message in &self.messages {
+            let state = output.paint(Style::Warning, &state_words(message));
+            output.line(format!("{state} {}", message.line))?;
+        }
+        if self.not_shown > 0 {
+            let more = counted(self.not_shown, "more message");
+            let why = format!("and {more} of other users, shown as these go");
+            output.line(output.paint(Style::Dim, &why))?;
+            if output.is_json() {
+                output.notice(why);
+            }
+        } else if self.messages.is_empty() {
+            output.line(output.paint(Style::Dim, &nothing()))?;
+        }
+        Ok(())
+    }
 }

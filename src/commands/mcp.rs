@@ -6,6 +6,7 @@
 
 mod install;
 mod tools;
+mod written;
 
 use std::io;
 use std::os::unix::net::UnixStream as BlockingStream;
@@ -15,16 +16,19 @@ use std::thread;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rmcp::ServiceExt;
+use rmcp::transport::async_rw::AsyncRwTransport;
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::inbox::TakenMessages;
 use crate::cli::{McpArgs, McpVerb};
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{self, Output};
 use tools::ToolServer;
+use written::{ReportingTransport, WrittenResponses};
 
 /// The number of calls that may wait for the task that runs them.
 const CALLS: usize = 16;
@@ -42,9 +46,14 @@ async fn serve(config: &Config) -> Result<Exit, Error> {
     let input = input().map_err(cannot)?;
     let mut terminated = signal(SignalKind::terminate()).map_err(cannot)?;
     let (calls, mut called) = mpsc::channel(CALLS);
-    let server = ToolServer::new(calls);
+    let responses = WrittenResponses::default();
+    let server = ToolServer::new(calls, responses.clone());
+    let transport = AsyncRwTransport::new_server(input, output::stdout());
     let serving = async {
-        match server.serve((input, output::stdout())).await {
+        match server
+            .serve(ReportingTransport::new(transport, responses))
+            .await
+        {
             Ok(service) => drop(service.waiting().await),
             // The client closed the input before it initialised the session, or sent something
             // else.
@@ -58,16 +67,26 @@ async fn serve(config: &Config) -> Result<Exit, Error> {
     };
     let mut serving = pin!(serving);
     let mut running = FuturesUnordered::new();
-    loop {
+    let mut confirming = FuturesUnordered::new();
+    let served = loop {
         tokio::select! {
-            served = &mut serving => return served,
+            // A client may leave once it has read a response.
+            biased;
+            Some(taken) = running.next() => {
+                let taken: Option<TakenMessages> = taken;
+                confirming.extend(taken.map(TakenMessages::confirm));
+            }
+            // If it fails, the messages come again.
+            Some(_confirmed) = confirming.next() => {}
+            served = &mut serving => break served,
             Some(call) = called.recv() => running.push(call.run(config)),
-            Some(()) = running.next() => {}
             // Commands that ran as tools may have taken the signals from their defaults.
-            _ = tokio::signal::ctrl_c() => return Ok(Exit::Done),
-            _ = terminated.recv() => return Ok(Exit::Done),
+            _ = tokio::signal::ctrl_c() => break Ok(Exit::Done),
+            _ = terminated.recv() => break Ok(Exit::Done),
         }
-    }
+    };
+    while confirming.next().await.is_some() {}
+    served
 }
 
 /// The standard input as a stream that can be dropped: a blocking read would keep the process until

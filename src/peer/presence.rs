@@ -122,8 +122,20 @@ pub enum Request {
     Inbox {
         /// The addressed sessions.
         scope: RequestScope,
-        /// Whether the messages count as read: they are acked, and will not be delivered again.
+        /// Whether the asker wants to read the messages in place of the agent. The session then
+        /// delivers none of them until [`Request::Taken`] names them, or a time limit is over.
         take: bool,
+    },
+    /// The asker has shown these messages to its reader: they count as read, are acked, and will
+    /// not be delivered again. Those that are with the agent meanwhile stay there. Answered with
+    /// [`Answer::State`], by the session of this ULID alone.
+    Taken {
+        /// The addressed sessions.
+        scope: RequestScope,
+        /// The ULID of the session that listed them.
+        session: String,
+        /// The keys of the messages, from [`Answer::Inbox`].
+        keys: Vec<u64>,
     },
     /// Discard the held messages for good, because an operator removed them. Answered with
     /// [`Answer::Inbox`], which lists them.
@@ -159,6 +171,10 @@ pub enum Answer {
         name: String,
         /// Its ULID.
         session: String,
+        /// The key of each message, by which [`Request::Taken`] names it. Older sessions leave them
+        /// out.
+        #[serde(default)]
+        keys: Vec<u64>,
         /// The held messages.
         messages: Vec<HeldMessage>,
         /// How many more of other users it has, which are not listed. Older sessions leave it out.
@@ -234,6 +250,7 @@ impl Request {
             Self::Pause { scope }
             | Self::Resume { scope }
             | Self::Inbox { scope, .. }
+            | Self::Taken { scope, .. }
             | Self::Discard { scope, .. } => match scope {
                 RequestScope::All => true,
                 RequestScope::Name(wanted) => wanted == name,
@@ -442,6 +459,7 @@ mod tests {
         let answer = |name: &str| Answer::Inbox {
             name: name.into(),
             session: "01".into(),
+            keys: Vec::new(),
             messages: Vec::new(),
             parked: 0,
         };

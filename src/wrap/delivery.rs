@@ -27,6 +27,7 @@ mod message;
 mod order;
 mod reports;
 mod steps;
+mod takes;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ pub use message::{
     publisher, publisher_mark,
 };
 use order::Ways;
+use takes::Take;
 
 /// Which ways deliver messages (`--delivery`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +118,11 @@ pub enum Step {
     HandedOver(Vec<MessageKey>, Way),
     /// Write these messages as done, ack them, and report them as delivered.
     Delivered(Vec<MessageKey>, Way),
+    /// Show these messages to the command that asked for them, and report that they were handed
+    /// over to it.
+    Show(SubmissionNumber, Vec<MessageKey>),
+    /// Report that messages with these ids were shown to a command that did not confirm it.
+    NotConfirmed(Vec<String>),
     /// Write messages that are no longer in the table (their identities) as done.
     WriteDone(Vec<String>, Way),
     /// End the search for this submission in the transcript.
@@ -155,6 +162,8 @@ pub struct Deliveries {
     ways: Ways,
     keyboard: Keyboard,
     submissions: Vec<Submitted>,
+    /// Messages that were shown to a command, which has not confirmed it.
+    takes: Vec<Take>,
     /// Submissions that were given up and whose proof may still come.
     late: Vec<LateSubmission>,
     last_submission: SubmissionNumber,
@@ -179,6 +188,7 @@ impl Deliveries {
             ways: Ways::default(),
             keyboard: Keyboard::default(),
             submissions: Vec::new(),
+            takes: Vec::new(),
             late: Vec::new(),
             last_submission: 0,
             alone: BTreeSet::new(),
@@ -197,17 +207,6 @@ impl Deliveries {
     /// Records the size of the terminal.
     pub fn resized(&mut self, rows: u16, columns: u16) {
         self.window = Some((rows, columns));
-    }
-
-    /// Gives a waiting message to a person, who reads it by a command.
-    ///
-    /// Returns `false` if it does not wait and may be with the agent.
-    pub fn take_by_command(&mut self, key: MessageKey) -> bool {
-        let waits = self.waits(key);
-        if waits && let Some(message) = self.table.get_mut(key) {
-            message.state = State::Delivered(Way::InboxCommand);
-        }
-        waits
     }
 
     /// Removes a message that must not reach the agent, and returns it with its deliveries.

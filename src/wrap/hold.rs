@@ -44,7 +44,8 @@ pub enum Hold {
     Unseen,
     /// The person's hook or settings refused it.
     Refused(String),
-    /// An earlier message is with the agent and not in its context yet.
+    /// An earlier message is with the agent and not in its context yet, or was shown to a command
+    /// that has not confirmed it.
     Behind,
 }
 

@@ -293,6 +293,36 @@ fn inbox_shows_what_a_session_holds_and_can_take_it() {
     });
 }
 
+/// The messages were acked before anybody had seen them.
+#[test]
+fn what_is_taken_while_its_reader_goes_away_is_delivered_later() {
+    everywhere(|place, name| {
+        let who = name("reader");
+        let session = Wrapped::open(place, &who, &[]);
+        place.ok(["pause", &who]);
+        for text in ["the first", "the second"] {
+            place.ok(["send", "--to", &who, "-m", text]);
+        }
+        wait_until(
+            || place.json(["inbox", &who])[0].as_array().unwrap().len() == 2,
+            || place.ok(["inbox", &who]),
+        );
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut taking = place.command();
+        taking.args(["inbox", &who, "--take"]).stdout(writer);
+        assert_eq!(taking.status().unwrap().code(), Some(0));
+        drop(taking);
+        place.ok(["resume", &who]);
+        session.wait_for_submission("the second");
+        let submitted = session.submitted().join("\n");
+        let places = ["first", "second"]
+            .map(|text| submitted.find(&format!("(possible repeat) the {text}")));
+        assert!(places.iter().all(Option::is_some), "{submitted}");
+        assert!(places.is_sorted(), "{submitted}");
+    });
+}
+
 #[test]
 fn only_an_open_session_can_be_paused() {
     everywhere(|place, name| {

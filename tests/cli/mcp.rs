@@ -12,7 +12,7 @@ use crate::support::{Place, Server, Wrapped, wait_until};
 struct Client {
     server: Child,
     input: Option<ChildStdin>,
-    output: Lines<BufReader<ChildStdout>>,
+    output: Option<Lines<BufReader<ChildStdout>>>,
     last: u64,
 }
 
@@ -31,7 +31,7 @@ impl Client {
         let mut client = Self {
             server,
             input,
-            output: BufReader::new(output).lines(),
+            output: Some(BufReader::new(output).lines()),
             last: 0,
         };
         let hello = client.ask(
@@ -59,7 +59,7 @@ impl Client {
         let id = self.last;
         self.say(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }));
         loop {
-            let line = self.output.next().unwrap().unwrap();
+            let line = self.output.as_mut().unwrap().next().unwrap().unwrap();
             let message: Value = serde_json::from_str(&line).unwrap();
             if message["id"] == id {
                 return message;
@@ -178,6 +178,30 @@ fn the_tools_follow_the_rules_of_their_commands() {
     let refused = agent.exchange("tools/call", &unknown);
     assert!(refused["error"]["message"].is_string(), "{refused}");
     agent.leave();
+}
+
+/// The messages were acked although the client never got the text.
+#[test]
+fn what_is_taken_while_the_client_goes_away_is_delivered_later() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let session = Wrapped::open(&place, "backend", &[]);
+    place.ok(["pause", "backend"]);
+    place.ok(["send", "backend", "read me"]);
+    let held = || place.ok(["inbox", "backend"]);
+    wait_until(|| held().starts_with("held"), held);
+    let mut agent = Client::start(&place, "frontend");
+    agent.output.take();
+    agent.say(&json!({
+        "jsonrpc": "2.0",
+        "id": 77,
+        "method": "tools/call",
+        "params": { "name": "read_inbox", "arguments": { "name": "backend", "take": true } },
+    }));
+    wait_until(|| !held().starts_with("held"), held);
+    place.ok(["resume", "backend"]);
+    let line = session.wait_for_submission("read me");
+    assert!(line.contains("(possible repeat)"), "{line}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn asked(peer: &Peer, questions: &mut Consumer, kind: &str) -> Value {
 
 /// What a session answers that holds one message.
 fn inbox(message: &str) -> Value {
-    json!({ "kind": "inbox", "name": "backend", "session": "01backend", "messages": [{
+    json!({ "kind": "inbox", "name": "backend", "session": "01backend", "keys": [7], "messages": [{
         "id": "01HELD", "from": "frontend", "ts": "2026-01-01T00:00:00Z", "state": "held",
         "reason": "permission for Bash",
         "line": format!("[cbroker peer message from=frontend id=01HELD] {message} [end]"),
@@ -199,13 +199,11 @@ fn what_is_held_is_taken_in_the_drawer_after_a_question() {
     browser.until("document.getElementById('confirm-text').textContent.includes('count as read')");
     browser.click("#confirm-go");
     browser.until("!document.getElementById('confirm').open");
-    let question = loop {
-        let question = asked(&peer, &mut questions, "inbox");
-        if question["take"] == true {
-            break question;
-        }
-    };
+    let question = asked(&peer, &mut questions, "taken");
     assert_eq!(question["scope"], json!({ "name": "backend" }));
+    // Only what the page has shown is taken, not what came since.
+    assert_eq!(question["session"], "01backend");
+    assert_eq!(question["keys"], json!([7]));
 }
 
 #[test]

@@ -432,6 +432,13 @@ impl MessageTable {
             .min()
     }
 
+    /// Forgets which holds of a message were reported: another state was reported since.
+    pub(super) fn forget_reported_holds(&mut self, key: MessageKey) {
+        if let Some(message) = self.messages.get_mut(&key) {
+            message.reported_holds.clear();
+        }
+    }
+
     /// Records that this hold was reported.
     pub fn hold_reported(&mut self, key: MessageKey, hold: &Hold, now: Instant) {
         if let Some(message) = self.messages.get_mut(&key) {

@@ -203,7 +203,7 @@ impl Deliveries {
 
     /// Queues messages again. Messages whose delivery was lost are removed; the broker delivers
     /// them again.
-    fn requeue(&mut self, messages: &[MessageKey], may_repeat: bool) {
+    pub(super) fn requeue(&mut self, messages: &[MessageKey], may_repeat: bool) {
         if !may_repeat {
             self.withdraw_intents(messages);
         }
@@ -250,7 +250,7 @@ impl Deliveries {
         self.due.push_back(Step::Held(messages.to_vec(), hold));
     }
 
-    fn remove_submission(&mut self, number: SubmissionNumber) -> Option<Submitted> {
+    pub(super) fn remove_submission(&mut self, number: SubmissionNumber) -> Option<Submitted> {
         let place = self
             .submissions
             .iter()

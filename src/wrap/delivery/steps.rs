@@ -31,6 +31,7 @@ impl Deliveries {
             self.ways.prompt_drawn(at);
         }
         self.expire_late(now);
+        self.expire_takes(now);
         loop {
             if let Some(step) = self.due.pop_front() {
                 return step;
@@ -51,7 +52,10 @@ impl Deliveries {
             }
             return match self.begin(agent, now) {
                 Ok(step) => step,
-                Err(next) => Step::Wait([again, next].into_iter().flatten().min()),
+                Err(next) => {
+                    let takes_end = self.takes_end();
+                    Step::Wait([again, next, takes_end].into_iter().flatten().min())
+                }
             };
         }
     }
@@ -71,6 +75,9 @@ impl Deliveries {
         let is_intent_written =
             |submitted: &Submitted| submitted.phase == SubmissionPhase::IntentWritten;
         let place = self.submissions.iter().position(is_intent_written)?;
+        if self.submissions[place].way == Way::InboxCommand {
+            return Some(self.show(place, now));
+        }
         let Submitted {
             number,
             way,
@@ -261,6 +268,10 @@ impl Deliveries {
         }
         if agent.is_suspended() {
             return Err((Hold::Suspended, None));
+        }
+        if self.has(Way::InboxCommand) {
+            // Later messages must not overtake those that come back.
+            return Err((Hold::Behind, None));
         }
         let is_stopped = self.is_stopped(agent);
         let verdict = agent.verdict(now);

@@ -9,6 +9,7 @@ mod opening;
 mod proofs;
 mod queued;
 mod screen_behind;
+mod takes;
 mod typing;
 mod ways;
 

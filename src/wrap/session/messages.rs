@@ -28,14 +28,14 @@ use super::Session;
 use crate::envelope::LineBreaks;
 use crate::message_history::HistoryEvent;
 use crate::peer::{
-    AttachedQueue, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage,
-    SettleResult,
+    Answer, AttachedQueue, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState,
+    ReceivedMessage, ReplyTo, SettleResult,
 };
 use crate::wrap::brake::Brake;
 use crate::wrap::delivery::{InFlightMessage, MessageKey, MessageTable, State};
 use crate::wrap::disk::{DiskEvent, DiskThread, Job, TextOutcome};
 use crate::wrap::hold::Hold;
-use crate::wrap::ways::Way;
+use crate::wrap::ways::{SubmissionNumber, Way};
 use parked::ParkedMessages;
 
 /// The parts that handle a session's messages.
@@ -68,6 +68,8 @@ pub(in crate::wrap) struct SessionMessages {
     parked: ParkedMessages,
     /// The claimed ids of dead letters that are being written.
     dead_letter_ids: HashMap<MessageKey, String>,
+    /// The answers to commands that want to read messages, while the intents are being written.
+    takes: Vec<(SubmissionNumber, ReplyTo, Answer)>,
 }
 
 /// The state of the session that was announced.
@@ -97,6 +99,7 @@ impl SessionMessages {
             round: 0,
             parked: ParkedMessages::default(),
             dead_letter_ids: HashMap::new(),
+            takes: Vec::new(),
         }
     }
 
@@ -132,11 +135,13 @@ impl SessionMessages {
     pub(super) fn handed_over(&mut self, table: &MessageTable, keys: &[MessageKey], way: Way) {
         // The agent's own `cbroker send` reads the hop count, so it is written before the agent can
         // run it.
-        let hops = keys
-            .iter()
-            .filter_map(|key| Some(table.get(*key)?.hops_to_pass_on))
-            .max();
-        self.parts.disk.submit(Job::WriteHops(hops));
+        if way != Way::InboxCommand {
+            let hops = keys
+                .iter()
+                .filter_map(|key| Some(table.get(*key)?.hops_to_pass_on))
+                .max();
+            self.parts.disk.submit(Job::WriteHops(hops));
+        }
         for &key in keys {
             if let Some(message) = table.get(key) {
                 self.report_state(
@@ -325,6 +330,7 @@ impl Session {
             InboxEvent::Lost(error) => {
                 self.log.write(&format!("{error}; trying again"));
                 self.messages.parked.take_all();
+                self.messages.takes.clear();
                 let files = self.deliveries.lose_deliveries();
                 self.messages.remove_files(files);
             }

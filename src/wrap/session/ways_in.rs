@@ -129,6 +129,15 @@ impl Session {
                 self.messages
                     .handed_over(&self.deliveries.table, &keys, way);
             }
+            Step::Show(number, keys) => {
+                self.messages
+                    .handed_over(&self.deliveries.table, &keys, Way::InboxCommand);
+                self.messages.show(number);
+            }
+            Step::NotConfirmed(ids) => self.log.write(&format!(
+                "`inbox --take` did not confirm that it showed {}: held again",
+                ids.join(", ")
+            )),
             Step::Delivered(keys, way) => {
                 let ids = self.deliveries.table.ids(&keys).join(", ");
                 self.log.write(&format!("delivered {ids} ({way})"));

@@ -54,7 +54,7 @@ pub enum Way {
     Hook,
     /// Bracketed paste and Enter; messages appear as the person's prompts.
     Keyboard,
-    /// `cbroker inbox --take`, by which a person reads a message.
+    /// `cbroker inbox --take`, by which a person or an agent's tool reads a message.
     InboxCommand,
 }
 

@@ -27,6 +27,12 @@ export const resume = (model, name) => question(model, { kind: "resume", ...of(n
 export const lookInto = (model, name) =>
   question(model, { kind: "inbox", ...of(name), take: false });
 /**
- * Takes the messages that the session holds: they count as read, and its agent does not get them.
+ * Takes the messages of these answers, which the page has shown: they count as read, and the agent
+ * does not get them.
  */
-export const take = (model, name) => question(model, { kind: "inbox", ...of(name), take: true });
+export const take = (model, name, answers) =>
+  Promise.all(
+    answers.map(({ session, keys }) =>
+      question(model, { kind: "taken", ...of(name), session, keys }),
+    ),
+  );

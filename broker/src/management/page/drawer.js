@@ -138,7 +138,7 @@ export function drawer(model, page) {
 
   /** The messages that the session holds, and the button that takes them. */
   function heldSection(session, status) {
-    const { messages: kept, isAll } = model.held(session, status.presences);
+    const { messages: kept, isAll, answers } = model.held(session, status.presences);
     if (!status.held) return [];
     const items = kept.map((message) =>
       el(
@@ -193,7 +193,7 @@ export function drawer(model, page) {
                 title: `Take ${messages(kept.length)} from ${session.name}?`,
                 text,
                 go: "Take",
-                act: () => control.take(model, session.name),
+                act: () => control.take(model, session.name, answers),
               }),
           },
           "Take …",

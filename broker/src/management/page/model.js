@@ -364,20 +364,26 @@ export class Model {
     if (!session || !WRAP.test(found.session) || !Array.isArray(found.messages)) return false;
     const isHeld = (message) => ["id", "from", "line"].every((name) => isText(message?.[name]));
     const messages = found.messages.filter(isHeld);
-    const answer = { messages: messages.slice(0, HELD), isCut: isCut || messages.length > HELD };
+    const answer = {
+      session: found.session,
+      keys: Array.isArray(found.keys) ? found.keys.filter(Number.isSafeInteger) : [],
+      messages: messages.slice(0, HELD),
+      isCut: isCut || messages.length > HELD,
+    };
     keep(session.held, found.session, answer, PRESENCES);
     return true;
   }
 
   /**
-   * The known messages that these wraps of a session hold, and whether those are all.
+   * The known messages that these wraps of a session hold, whether those are all, and the wraps'
+   * answers.
    */
   held(session, presences) {
     const answers = presences
       .filter((presence) => presence.held > 0 && session.held.has(presence.session))
       .map((presence) => session.held.get(presence.session));
     const messages = answers.flatMap((answer) => answer.messages);
-    return { messages, isAll: !answers.some((answer) => answer.isCut) };
+    return { messages, isAll: !answers.some((answer) => answer.isCut), answers };
   }
 
   /** Marks the waiting messages of a queue as removed: `purged`, or `deleted` with the queue. */

@@ -322,8 +322,10 @@ fn only_waiting_messages_can_be_taken_by_a_command() {
     let mut play = Play::claude();
     let one = play.offer("x");
     let two = play.offer("y");
-    assert!(!play.deliveries.take_by_command(one));
-    assert!(play.deliveries.take_by_command(two));
+    assert_eq!(play.deliveries.take([one].into_iter()), None);
+    assert!(play.deliveries.take([one, two].into_iter()).is_some());
+    play.run();
+    assert!(play.did(&Step::WriteIntent(vec![two])));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::wrap::agent_state::Condition;
 use crate::wrap::delivery::{DeliveryMode, InFlightMessage, MessageKey, State, publisher_mark};
 use crate::wrap::hold::Hold;
 use crate::wrap::seen::id_and_mark;
-use crate::wrap::ways::Way;
+use crate::wrap::ways::{SubmissionNumber, Way};
 
 impl Session {
     /// Announces the session's state if it has changed.
@@ -103,6 +103,13 @@ impl Session {
     pub(super) fn answer(&mut self, request: &Request, to: ReplyTo) {
         let now = Instant::now();
         let answer = match request {
+            Request::Taken { session, .. } if *session != self.messages.parts.presence.session => {
+                return;
+            }
+            Request::Taken { keys, .. } => {
+                self.deliveries.taken(keys.iter().copied().map(MessageKey));
+                self.present(now)
+            }
             Request::Pause { .. } => {
                 self.deliveries.pause();
                 self.log.write("paused");
@@ -114,13 +121,23 @@ impl Session {
                 self.log.write("resumed");
                 self.present(now)
             }
-            Request::Inbox { take, .. } => self.show_inbox(*take, now),
+            Request::Inbox { take: true, .. } => {
+                let held = self.held(now);
+                let keys: Vec<MessageKey> = held.iter().map(|(key, _)| *key).collect();
+                let answer = self.listed(held, self.messages.parked.len());
+                if let Some(number) = self.deliveries.take(keys.into_iter()) {
+                    return self.messages.takes.push((number, to, answer));
+                }
+                answer
+            }
+            Request::Inbox { take: false, .. } => {
+                let held = self.held(now);
+                self.listed(held, self.messages.parked.len())
+            }
             Request::Discard { removal, .. } => self.discard(*removal, now),
             Request::Who | Request::State(_) => self.present(now),
         };
-        if let Some(inbox) = &self.messages.parts.inbox {
-            inbox.outgoing_sender().answer(to, answer);
-        }
+        self.messages.send_answer(to, answer);
     }
 
     /// Reads the screen and returns the session's state.
@@ -131,31 +148,20 @@ impl Session {
         Answer::State(self.messages.presence(&current))
     }
 
-    fn show_inbox(&mut self, take: bool, now: Instant) -> Answer {
-        let held = self.held(now);
-        if take {
-            let mut keys: Vec<MessageKey> = held.iter().map(|(key, _)| *key).collect();
-            keys.retain(|key| self.deliveries.take_by_command(*key));
-            let table = &self.deliveries.table;
-            self.messages.delivered(table, &keys, Way::InboxCommand);
-        }
-        let shown = held.into_iter().map(|(_, message)| message);
-        let parked = self.messages.parked.len();
-        self.listed(shown.collect(), parked)
-    }
-
     /// Removes the messages that are not with the agent yet.
     fn discard(&mut self, removal: Removal, now: Instant) -> Answer {
         let mut messages = Vec::new();
         for (key, message) in self.held(now) {
             if let Some(removed) = self.deliveries.displace(key) {
                 self.messages.removed(removed, removal);
-                messages.push(message);
+                messages.push((key, message));
             }
         }
         for parked in self.messages.parked.take_all() {
-            if let Some(delivery) = self.deliveries.table.take_aside(parked.key) {
-                messages.push(self.messages.removed_parked(parked, delivery, removal));
+            let key = parked.key;
+            if let Some(delivery) = self.deliveries.table.take_aside(key) {
+                let removed = self.messages.removed_parked(parked, delivery, removal);
+                messages.push((key, removed));
             }
         }
         let how = match removal {
@@ -167,10 +173,15 @@ impl Session {
         self.listed(messages, 0)
     }
 
-    fn listed(&self, messages: Vec<HeldMessage>, parked: usize) -> Answer {
+    fn listed(&self, messages: Vec<(MessageKey, HeldMessage)>, parked: usize) -> Answer {
+        let (keys, messages) = messages
+            .into_iter()
+            .map(|(key, message)| (key.0, message))
+            .unzip();
         Answer::Inbox {
             name: self.messages.parts.presence.name.clone(),
             session: self.messages.parts.presence.session.clone(),
+            keys,
             messages,
             parked: u32::try_from(parked).unwrap_or(u32::MAX),
         }
@@ -197,7 +208,7 @@ impl Session {
                 ts: message.envelope.ts.clone(),
                 state: state.to_owned(),
                 reason,
-                line: message.line.clone(),
+                line: message.text().to_owned(),
             };
             Some((key, shown))
         });
@@ -206,6 +217,21 @@ impl Session {
 }
 
 impl SessionMessages {
+    /// Shows messages to the command that takes them.
+    pub(in crate::wrap::session) fn show(&mut self, number: SubmissionNumber) {
+        let place = self.takes.iter().position(|(take, ..)| *take == number);
+        if let Some(place) = place {
+            let (_, to, answer) = self.takes.remove(place);
+            self.send_answer(to, answer);
+        }
+    }
+
+    fn send_answer(&self, to: ReplyTo, answer: Answer) {
+        if let Some(inbox) = &self.parts.inbox {
+            inbox.outgoing_sender().answer(to, answer);
+        }
+    }
+
     /// Reports and rejects a message that an operator removed.
     fn removed(&mut self, mut message: InFlightMessage, removal: Removal) {
         self.remove_texts(&mut message);

@@ -1,0 +1,112 @@
+//! Messages that a command shows to its reader in place of the agent (`cbroker inbox --take`).
+//!
+//! The command may die before its reader has seen them, so it takes two steps: the session shows it
+//! the messages, with an intent on disk as before any hand-over, and settles those that the command
+//! confirms. Until then nothing else is delivered. Messages that are not confirmed in time are
+//! queued again in their order, marked as possible repeats; a confirmation that comes later still
+//! counts for those that wait.
+//!
+//! Relies on the table.
+
+use std::time::{Duration, Instant};
+
+use super::{Deliveries, MessageKey, State, Step, SubmissionPhase, Submitted};
+use crate::wrap::ways::{SubmissionNumber, Way};
+
+/// Time limit for the confirmation. A command confirms once it has written the texts.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Messages that were shown to a command, which has not confirmed it.
+#[derive(Debug)]
+pub(super) struct Take {
+    number: SubmissionNumber,
+    until: Instant,
+}
+
+impl Deliveries {
+    /// Keeps the messages among `keys` that wait for a command. [`Step::Show`] follows once their
+    /// intents are on disk. Returns `None` if none of them waits.
+    pub fn take(&mut self, keys: impl Iterator<Item = MessageKey>) -> Option<SubmissionNumber> {
+        let messages: Vec<MessageKey> = keys.filter(|key| self.waits(*key)).collect();
+        if messages.is_empty() {
+            return None;
+        }
+        self.last_submission += 1;
+        self.submissions.push(Submitted {
+            number: self.last_submission,
+            way: Way::InboxCommand,
+            messages: messages.clone(),
+            phase: SubmissionPhase::WritingIntent,
+        });
+        self.due.push_back(Step::WriteIntent(messages));
+        Some(self.last_submission)
+    }
+
+    /// Shows messages whose intents are on disk.
+    pub(super) fn show(&mut self, place: usize, now: Instant) -> Step {
+        let number = self.submissions[place].number;
+        let mut messages = std::mem::take(&mut self.submissions[place].messages);
+        messages.retain(|key| {
+            let message = self.table.get_mut(*key).filter(|one| one.is_queued());
+            message.is_some_and(|message| {
+                message.state = State::HandedOver(Way::InboxCommand);
+                true
+            })
+        });
+        if messages.is_empty() {
+            self.submissions.remove(place);
+        } else {
+            self.submissions[place].messages.clone_from(&messages);
+            self.submissions[place].phase = SubmissionPhase::HandedOver;
+            let until = now + CONFIRMED_WITHIN;
+            self.takes.push(Take { number, until });
+        }
+        Step::Show(number, messages)
+    }
+
+    /// A command has shown these messages to its reader. Those that wait, or were kept for a
+    /// command, are delivered by that.
+    pub fn taken(&mut self, keys: impl Iterator<Item = MessageKey>) {
+        let is_shown = |key: MessageKey| {
+            let message = self.table.get(key);
+            message.is_some_and(|one| one.state == State::HandedOver(Way::InboxCommand))
+        };
+        let is_taken = |key: &MessageKey| is_shown(*key) || self.waits(*key);
+        let taken: Vec<MessageKey> = keys.filter(is_taken).collect();
+        self.submissions.retain_mut(|submitted| {
+            if submitted.way == Way::InboxCommand {
+                submitted.messages.retain(|key| !taken.contains(key));
+            }
+            !submitted.messages.is_empty()
+        });
+        let submissions = &self.submissions;
+        self.takes.retain(|take| {
+            let mut numbers = submissions.iter().map(|submitted| submitted.number);
+            numbers.any(|number| number == take.number)
+        });
+        self.delivered(&taken, Way::InboxCommand);
+    }
+
+    /// When the first time limit for a confirmation ends.
+    pub(super) fn takes_end(&self) -> Option<Instant> {
+        self.takes.iter().map(|take| take.until).min()
+    }
+
+    /// Queues messages again that were not confirmed in time.
+    pub(super) fn expire_takes(&mut self, now: Instant) {
+        let is_over = |take: &Take| now >= take.until;
+        let expired = self.takes.iter().filter(|take| is_over(take));
+        let expired: Vec<SubmissionNumber> = expired.map(|take| take.number).collect();
+        self.takes.retain(|take| !is_over(take));
+        for number in expired {
+            if let Some(Submitted { messages, .. }) = self.remove_submission(number) {
+                self.due
+                    .push_back(Step::NotConfirmed(self.table.ids(&messages)));
+                self.requeue(&messages, true);
+                for key in messages {
+                    self.table.forget_reported_holds(key);
+                }
+            }
+        }
+    }
+}
