@@ -26,6 +26,8 @@ pub struct ReceivedMessage {
     is_copy: bool,
     /// The broker confirms that the user of this connection published it to this session.
     is_of_own_user: bool,
+    /// The broker has delivered it before, to this session or another.
+    is_redelivered: bool,
     /// The round in which the broker delivered it: see [`Self::round`].
     round: u32,
 }
@@ -47,6 +49,7 @@ impl ReceivedMessage {
             acker: delivery.acker,
             is_copy: false,
             is_of_own_user: false,
+            is_redelivered: delivery.redelivered,
             round: 0,
         }
     }
@@ -157,6 +160,11 @@ impl ReceivedMessage {
     /// Whether the broker authenticates this session's own user as its publisher, to this session.
     pub fn is_of_own_user(&self) -> bool {
         self.is_of_own_user
+    }
+
+    /// Whether the broker has delivered it before.
+    pub fn is_redelivered(&self) -> bool {
+        self.is_redelivered
     }
 
     /// The user who published it, as the broker confirms. `None` for a copy that was published to

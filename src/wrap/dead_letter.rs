@@ -17,12 +17,14 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
-use crate::envelope::is_id;
+use crate::envelope::{digest, is_id};
 
 /// Maximum bytes of a body that are kept.
 const BODY_BYTES: usize = 64 << 10;
 /// A file is rotated once it is larger than this; one older file is kept.
 const FILE_BYTES: u64 = 8 << 20;
+/// Hex digits of a digest that names a body.
+const DIGEST_DIGITS: usize = 32;
 /// The extension of the older file.
 const OLDER: &str = "jsonl.1";
 /// The extension of the file with other users' dead letters.
@@ -56,6 +58,12 @@ impl DeadBody {
         body.truncate(beginning(&body).len());
         body.shrink_to_fit();
         Self { kept: body, bytes }
+    }
+
+    /// Names the body; `None` if it is not in memory.
+    pub(super) fn digest(&self) -> Option<String> {
+        let is_here = !self.kept.is_empty() || self.bytes == 0;
+        is_here.then(|| format!("{} {}", self.bytes, digest(&self.kept, DIGEST_DIGITS)))
     }
 
     /// The number of bytes of the whole body.

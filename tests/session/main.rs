@@ -14,6 +14,7 @@ mod agent;
 mod brake;
 mod child_env;
 mod claude;
+mod dead_letters;
 mod delivery;
 mod faults;
 mod floods;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
             runner::run(
                 &[
                     passthrough::TESTS,
+                    dead_letters::TESTS,
                     delivery::TESTS,
                     brake::TESTS,
                     claude::TESTS,

@@ -277,6 +277,11 @@ impl MessageTable {
         self.aside.insert(key, delivery);
     }
 
+    /// Whether a delivery is kept so.
+    pub fn is_aside(&self, key: MessageKey) -> bool {
+        self.aside.contains_key(&key)
+    }
+
     /// Removes such a delivery.
     pub fn take_aside(&mut self, key: MessageKey) -> Option<ReceivedMessage> {
         self.aside.remove(&key)

@@ -15,7 +15,6 @@ mod line;
 mod parked;
 mod room;
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -36,6 +35,7 @@ use crate::wrap::delivery::{InFlightMessage, MessageKey, MessageTable, State};
 use crate::wrap::disk::{DiskEvent, DiskThread, Job, TextOutcome};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::{SubmissionNumber, Way};
+use dead_letters::DeadLetters;
 use parked::ParkedMessages;
 
 /// The parts that handle a session's messages.
@@ -66,8 +66,7 @@ pub(in crate::wrap) struct SessionMessages {
     round: u32,
     /// Messages of other users for which there is no room yet.
     parked: ParkedMessages,
-    /// The claimed ids of dead letters that are being written.
-    dead_letter_ids: HashMap<MessageKey, String>,
+    dead_letters: DeadLetters,
     /// The answers to commands that want to read messages, while the intents are being written.
     takes: Vec<(SubmissionNumber, ReplyTo, Answer)>,
 }
@@ -98,7 +97,7 @@ impl SessionMessages {
             noticed: 0,
             round: 0,
             parked: ParkedMessages::default(),
-            dead_letter_ids: HashMap::new(),
+            dead_letters: DeadLetters::default(),
             takes: Vec::new(),
         }
     }
@@ -192,9 +191,12 @@ impl SessionMessages {
     /// Sends the last acks and closes the connection. Messages without an ack return to the queue.
     pub(super) async fn close(mut self, table: &mut MessageTable, limit: Duration) {
         let finishing = async {
-            while table.has_unfinished() {
+            while table.has_unfinished() || self.dead_letters.writing() > 0 {
                 match self.parts.disk_events.recv().await {
                     Some(DiskEvent::DoneWritten(keys)) => self.done(table, &keys),
+                    Some(DiskEvent::DeadLetterWritten(key, error)) => {
+                        self.dead_letter_written(table, key, error);
+                    }
                     Some(DiskEvent::Failed(_)) | None => break,
                     Some(event) => self.remove_files(event.into_text_file()),
                 }
@@ -352,14 +354,8 @@ impl Session {
             DiskEvent::DoneWritten(keys) => self.messages.done(&mut self.deliveries.table, &keys),
             DiskEvent::DeadLetterWritten(key, error) => {
                 self.log.write(&format!("wrote a dead letter: {error}"));
-                let id = self
-                    .messages
-                    .dead_letter_ids
-                    .remove(&key)
-                    .unwrap_or_default();
-                if let Some(delivery) = self.deliveries.table.take_aside(key) {
-                    self.messages.refuse(delivery, id, &error);
-                }
+                let table = &mut self.deliveries.table;
+                self.messages.dead_letter_written(table, key, error);
             }
             DiskEvent::Failed(error) => self
                 .log

@@ -2,14 +2,16 @@
 //!
 //! Relies on the disk thread and on the table of messages.
 
+use std::collections::{HashMap, VecDeque};
+
 use chrono::Utc;
 
-use super::{Job, MessageKey, Session};
+use super::{Job, MessageKey, Session, SessionMessages};
 use crate::envelope::timestamp;
 use crate::peer::ReceivedMessage;
 use crate::wrap::body_file::BodyPlace;
 use crate::wrap::dead_letter::{DeadBody, NewDeadLetter};
-use crate::wrap::delivery::InFlightMessage;
+use crate::wrap::delivery::{InFlightMessage, MessageTable, publisher};
 use crate::wrap::seen::Publisher;
 
 /// The error of a message whose id another message has used. Treating the two as one would lose one
@@ -22,6 +24,89 @@ pub(super) struct DeadMessage {
     pub(super) id: String,
     pub(super) body: DeadBody,
     pub(super) error: String,
+}
+
+/// Maximum number of dead letters that are remembered after their deliveries were lost.
+const MAX_LOST: usize = 1000;
+
+/// The dead letters that are being written, and those that are written and whose deliveries were
+/// lost with the connection: the broker delivers these messages again, and they must not become
+/// dead letters twice.
+#[derive(Debug, Default)]
+pub(super) struct DeadLetters {
+    writing: HashMap<MessageKey, LetterName>,
+    lost: VecDeque<(LetterName, String)>,
+}
+
+/// What names a dead letter.
+#[derive(Debug)]
+struct LetterName {
+    /// The id that its body claims; empty if it claims none.
+    id: String,
+    /// Its publisher and its body. `None` if neither the body is in memory nor an id is known.
+    identity: Option<(Publisher, String)>,
+}
+
+impl DeadLetters {
+    /// The number of dead letters that are being written.
+    pub(super) fn writing(&self) -> usize {
+        self.writing.len()
+    }
+
+    /// The key of a dead letter with this name that is being written and has lost its delivery.
+    fn find_writing(&self, name: &LetterName, table: &MessageTable) -> Option<MessageKey> {
+        let mut writing = self.writing.iter();
+        let found = writing.find(|(key, one)| one.is(name) && !table.is_aside(**key));
+        found.map(|(key, _)| *key)
+    }
+
+    /// Removes a dead letter with this name that has lost its delivery. Returns its error.
+    fn take_lost(&mut self, name: &LetterName) -> Option<String> {
+        let place = self.lost.iter().position(|(lost, _)| lost.is(name))?;
+        self.lost.remove(place).map(|(_, error)| error)
+    }
+
+    fn lose(&mut self, name: LetterName, error: String) {
+        if name.identity.is_some() {
+            self.lost.push_back((name, error));
+        }
+        if self.lost.len() > MAX_LOST {
+            self.lost.pop_front();
+        }
+    }
+}
+
+impl LetterName {
+    fn of(dead: &DeadMessage, publisher: Publisher) -> Self {
+        let id = Some(dead.id.clone()).filter(|id| !id.is_empty());
+        Self {
+            id: dead.id.clone(),
+            identity: dead.body.digest().or(id).map(|named| (publisher, named)),
+        }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.identity.is_some() && self.identity == other.identity
+    }
+}
+
+impl SessionMessages {
+    /// Rejects the message of a dead letter that is on disk. If its delivery was lost, the broker
+    /// delivers the message again.
+    pub(super) fn dead_letter_written(
+        &mut self,
+        table: &mut MessageTable,
+        key: MessageKey,
+        error: String,
+    ) {
+        let Some(name) = self.dead_letters.writing.remove(&key) else {
+            return;
+        };
+        match table.take_aside(key) {
+            Some(delivery) => self.refuse(delivery, name.id, &error),
+            None => self.dead_letters.lose(name, error),
+        }
+    }
 }
 
 impl Session {
@@ -83,8 +168,18 @@ impl Session {
         dead: DeadMessage,
         place: Option<BodyPlace>,
     ) {
-        let DeadMessage { id, body, error } = dead;
-        self.messages.dead_letter_ids.insert(key, id);
+        let name = LetterName::of(&dead, publisher(&delivery));
+        if delivery.is_redelivered() {
+            let table = &self.deliveries.table;
+            if let Some(key) = self.messages.dead_letters.find_writing(&name, table) {
+                return self.deliveries.table.set_aside(key, delivery);
+            }
+            if let Some(error) = self.messages.dead_letters.take_lost(&name) {
+                return self.messages.refuse(delivery, name.id, &error);
+            }
+        }
+        let DeadMessage { body, error, .. } = dead;
+        self.messages.dead_letters.writing.insert(key, name);
         let letter = NewDeadLetter {
             ts: timestamp(Utc::now()),
             error,

@@ -66,7 +66,7 @@ impl Session {
         if let Some(inbox) = &self.messages.parts.inbox {
             let unsettled = self.deliveries.table.unsettled(self.messages.round);
             let pending_writes =
-                self.messages.dead_letter_ids.len() + self.messages.parked.pending_writes();
+                self.messages.dead_letters.writing() + self.messages.parked.pending_writes();
             if is_round_over(unsettled, inbox.prefetch()) && pending_writes < MAX_PENDING_WRITES {
                 inbox.ask_for_more();
                 self.messages.round += 1;

@@ -1,0 +1,89 @@
+//! Dead letters whose message comes again: the connection or the session ends while they are being
+//! written.
+
+use std::fs::File;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::stage::{Stage, Terminal, body, wait_for};
+
+crate::tests![
+    a_message_that_comes_again_while_its_dead_letter_is_written_has_no_second_one,
+    a_message_that_comes_again_after_its_dead_letter_was_written_has_no_second_one,
+    a_session_that_ends_rejects_the_message_of_the_dead_letter_that_it_writes,
+];
+
+/// Keeps sessions from writing dead letters until it is dropped.
+struct SlowDisk(File);
+
+impl SlowDisk {
+    fn of(stage: &Stage) -> Self {
+        let folder = stage.path("home/dlq");
+        std::fs::create_dir_all(&folder).unwrap();
+        let folder = File::open(folder).unwrap();
+        flock(&folder, FlockOperation::LockExclusive).unwrap();
+        Self(folder)
+    }
+}
+
+/// A session that writes the dead letter of a message, and the disk that keeps it from that.
+fn writing(stage: &Stage) -> (Terminal, SlowDisk) {
+    let terminal = stage.sink(&[]);
+    let disk = SlowDisk::of(stage);
+    stage.publish("peer", b"{half");
+    is_received(stage);
+    (terminal, disk)
+}
+
+fn is_received(stage: &Stage) {
+    wait_for("the message to be with the session", || {
+        stage.consumers("peer") == 1 && stage.waiting("peer") == 0
+    });
+}
+
+/// The message is in no queue any more, and has one dead letter.
+fn is_dead_once(stage: &Stage, mut terminal: Terminal) {
+    stage.publish("peer", &body("good", "after it"));
+    stage.wait_for_messages(1);
+    wait_for("the dead letter", || !stage.dead_letters().is_empty());
+    terminal.keys(b"\x03");
+    terminal.wait_for_end();
+    assert_eq!(stage.waiting("peer"), 0, "it was rejected");
+    let letters = stage.dead_letters();
+    assert_eq!(letters.lines().count(), 1, "{letters}");
+}
+
+fn a_message_that_comes_again_while_its_dead_letter_is_written_has_no_second_one() {
+    let mut stage = Stage::new();
+    let (terminal, disk) = writing(&stage);
+    stage.stop_broker();
+    stage.start_broker();
+    is_received(&stage);
+    drop(disk);
+    is_dead_once(&stage, terminal);
+}
+
+fn a_message_that_comes_again_after_its_dead_letter_was_written_has_no_second_one() {
+    let mut stage = Stage::new();
+    let (terminal, disk) = writing(&stage);
+    stage.stop_broker();
+    drop(disk);
+    wait_for("the dead letter", || !stage.dead_letters().is_empty());
+    stage.start_broker();
+    is_received(&stage);
+    is_dead_once(&stage, terminal);
+}
+
+fn a_session_that_ends_rejects_the_message_of_the_dead_letter_that_it_writes() {
+    let stage = Stage::new();
+    let (mut terminal, disk) = writing(&stage);
+    terminal.keys(b"\x03");
+    wait_for("the program's end", || {
+        stage.text("home/logs/peer.log").contains("the program ")
+    });
+    drop(disk);
+    terminal.wait_for_end();
+    assert_eq!(stage.waiting("peer"), 0, "it was rejected");
+    let letters = stage.dead_letters();
+    assert_eq!(letters.lines().count(), 1, "{letters}");
+}
