@@ -367,6 +367,11 @@ impl AgentState {
         self.person.has_read()
     }
 
+    /// Whether the program has read all of its input, and this was checked at `written` or later.
+    pub fn has_read_since(&self, written: Instant) -> bool {
+        self.person.has_read_since(written)
+    }
+
     /// The input in the last reading of the screen.
     pub fn input(&self) -> &Input {
         &self.reading.input

@@ -348,6 +348,17 @@ impl Deliveries {
         self.keyboard.written(now);
     }
 
+    /// Whether a typed text is lost if the terminal discards the input that the program has not
+    /// read.
+    pub fn may_be_flushed(&self) -> bool {
+        self.keyboard.unread_since().is_some()
+    }
+
+    /// The next key of the person makes the terminal discard that input.
+    pub fn flushed(&mut self, agent: &AgentState) {
+        self.keyboard.flushed(agent);
+    }
+
     /// The oldest intent that was being written is on disk.
     pub fn intent_written(&mut self) {
         for submitted in &mut self.submissions {
@@ -387,7 +398,7 @@ impl Deliveries {
     /// Returns the remaining steps after the program ended.
     pub fn ended(&mut self, agent: &AgentState, now: Instant) -> Vec<Step> {
         self.pause();
-        self.keyboard.ended(agent.has_read_input());
+        self.keyboard.ended(agent);
         let mut steps = Vec::new();
         loop {
             match self.step(agent, now) {

@@ -15,7 +15,7 @@ use portable_pty::PtySize;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
-use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, Winsize};
 
 use super::monitor::{self, ChildStatus, ChildStatusReader, OnWrapExit};
 
@@ -160,6 +160,24 @@ impl Program {
         // unnoticed.
         let terminal = rustix::fs::open(name.as_c_str(), flags, Mode::empty()).ok()?;
         Some(rustix::io::ioctl_fionread(&terminal).ok()? == 0)
+    }
+
+    /// Whether one of these bytes, as a key, makes the terminal send a signal and discard the input
+    /// that the program has not read.
+    pub fn discards_input_at(&self, bytes: &[u8]) -> bool {
+        let Ok(modes) = rustix::termios::tcgetattr(&self.master) else {
+            return false;
+        };
+        let codes = [
+            SpecialCodeIndex::VINTR,
+            SpecialCodeIndex::VQUIT,
+            SpecialCodeIndex::VSUSP,
+        ];
+        // 0 turns a key off.
+        let keys = codes.map(|code| modes.special_codes[code]);
+        modes.local_modes.contains(LocalModes::ISIG)
+            && !modes.local_modes.contains(LocalModes::NOFLSH)
+            && bytes.iter().any(|byte| *byte != 0 && keys.contains(byte))
     }
 
     /// Whether every process has closed the terminal, or the session that it controlled has ended.

@@ -274,6 +274,10 @@ impl Session {
 
     /// Sends input of the person to the program, and records the keys in it.
     fn pass_on(&mut self, bytes: &[u8], now: Instant) {
+        if self.deliveries.may_be_flushed() && self.program.discards_input_at(bytes) {
+            self.check_input(now);
+            self.deliveries.flushed(&self.agent);
+        }
         self.relay.send(bytes);
         for press in self.keys.read(bytes) {
             if press == KeyPress::Enter {

@@ -23,6 +23,7 @@ crate::tests![
     a_disk_that_fails_keeps_no_keys_from_the_program,
     what_is_taken_from_the_inbox_is_delivered,
     nothing_is_typed_while_the_programs_output_is_not_read,
+    a_text_that_ctrl_c_discards_unread_is_typed_again,
     line_breaks_are_kept_on_request,
 ];
 
@@ -460,4 +461,27 @@ fn nothing_is_typed_while_the_programs_output_is_not_read() {
     terminal.stall(false);
     terminal.wait_for("200000");
     wait_for("the message", || stage.text("got").contains("early [end]"));
+}
+
+fn a_text_that_ctrl_c_discards_unread_is_typed_again() {
+    // The terminal discarded it, so that the program had no input left, and it counted as read.
+    let stage = Stage::new();
+    let script = "trap '' INT; stty -icanon -echo; printf ready; \
+         until [ -e $STAGE/reads ]; do sleep 0.1; done; cat > $STAGE/got";
+    let terminal = stage.wrap(&["--delivery", "pty"], &["sh", "-c", script]);
+    terminal.wait_for("ready");
+    stage.publish("peer", &body("m1", "read me"));
+    wait_for("the text to be typed", || {
+        stage.says(&["inbox", "peer"]).starts_with("handed over")
+    });
+    terminal.keys(b"\x03");
+    wait_for("the text to wait again", || {
+        !stage.says(&["inbox", "peer"]).starts_with("handed over")
+    });
+    std::fs::write(stage.path("reads"), "").unwrap();
+    wait_for("the text", || {
+        stage
+            .text("got")
+            .contains("] (possible repeat) read me [end]")
+    });
 }

@@ -25,6 +25,8 @@ pub(super) struct PersonTyping {
     last_key: Option<Instant>,
     /// Whether the program has unread input.
     is_unread: bool,
+    /// When it was last checked whether the program has unread input.
+    checked_at: Option<Instant>,
     /// When the last key was known to be read.
     read_at: Option<Instant>,
 }
@@ -45,6 +47,7 @@ impl PersonTyping {
     /// Records whether the program has read its input. With `None`, a key counts as read when it
     /// was pressed.
     pub(super) fn input_is_read(&mut self, is_read: Option<bool>, now: Instant) {
+        self.checked_at = Some(now);
         let was_unread = std::mem::replace(&mut self.is_unread, is_read == Some(false));
         if self.is_unread || was_unread {
             self.read_at = self.last_key.map(|_| now);
@@ -53,6 +56,11 @@ impl PersonTyping {
 
     pub(super) fn has_read(&self) -> bool {
         !self.is_unread
+    }
+
+    /// Whether the program has read all input that was written by `written`.
+    pub(super) fn has_read_since(&self, written: Instant) -> bool {
+        self.has_read() && self.checked_at.is_some_and(|checked| checked >= written)
     }
 
     /// Records the box in a reading of the screen.

@@ -35,6 +35,8 @@ struct Play {
     steps: Vec<Step>,
     /// Intents are not confirmed as written.
     is_disk_slow: bool,
+    /// Nothing tells whether the program reads its input.
+    is_hung_up: bool,
     /// What the agent's status file says, if it has one.
     status_file: Option<OwnStatus>,
 }
@@ -53,6 +55,7 @@ impl Play {
             now,
             steps: Vec::new(),
             is_disk_slow: false,
+            is_hung_up: false,
             status_file: None,
         };
         play.output("\x1b[?2004h\x1b]0;\u{2733} Claude Code\x07");
@@ -146,6 +149,9 @@ impl Play {
     /// Carries out the steps, with a fast disk and terminal.
     fn run(&mut self) {
         loop {
+            if !self.is_hung_up && self.agent.has_read_input() {
+                self.agent.input_is_read(Some(true), self.now);
+            }
             if self.status_file.is_some()
                 && self.deliveries.needs_process_check(&self.agent, self.now)
             {

@@ -22,6 +22,7 @@
 //! the text in it before Enter; afterwards a turn, or the text above the empty line, proves that it
 //! was read, and without either it is `Stuck`. With any other program, Enter follows the next
 //! output after the text, or 1 s, and the text counts as read once the program has read all input.
+//! If a key of the person makes the terminal discard input before that, it may go again.
 //!
 //! From the first byte of a text to the sign of its turn the person's keys are kept back
 //! (docs/delivery.md, "keys are kept back"). Ctrl-C, Ctrl-Z and Ctrl-\ are forwarded at once, and
@@ -214,12 +215,9 @@ impl Keyboard {
     /// Handles a person's input. Returns the bytes to forward now; `None` if they are kept back.
     pub fn keys<'a>(&mut self, bytes: &'a [u8], now: Instant) -> Option<&'a [u8]> {
         if self.keeps_keys_back() && key_buffer::is_urgent(bytes) {
-            // With an unknown screen, a text whose Enter was written counts as submitted.
-            let is_submitted = self.attempt.as_ref().is_some_and(|attempt| {
-                attempt.is_blind
-                    && matches!(attempt.phase, TypingPhase::Entered { out: Some(_), .. })
-            });
-            if !is_submitted {
+            // With an unknown screen, a text whose Enter was written counts as submitted, unless the
+            // terminal discards it.
+            if self.unread_since().is_none() {
                 self.mark_stuck(now, Hold::Stuck);
             }
             return Some(bytes);
@@ -308,15 +306,36 @@ impl Keyboard {
 
     /// Handles the program's end. With an unknown screen, a text counts as read once its Enter was
     /// written and the program had read all input.
-    pub fn ended(&mut self, has_read_input: bool) {
-        if let Some(TypedText {
-            phase: TypingPhase::Entered { out: Some(_), .. },
-            is_blind: true,
-            ..
-        }) = &self.attempt
-            && has_read_input
+    pub fn ended(&mut self, agent: &AgentState) {
+        if self
+            .unread_since()
+            .is_some_and(|out| agent.has_read_since(out))
         {
             self.finish(TypingOutcome::InContext);
+        }
+    }
+
+    /// When the Enter of a text was written, with an unknown screen, if the program is not known to
+    /// have read it.
+    pub fn unread_since(&self) -> Option<Instant> {
+        match &self.attempt {
+            Some(TypedText {
+                phase: TypingPhase::Entered { out, .. },
+                is_blind: true,
+                ..
+            }) => *out,
+            _ => None,
+        }
+    }
+
+    /// Handles a key that makes the terminal discard all input that the program has not read.
+    pub fn flushed(&mut self, agent: &AgentState) {
+        if let Some(out) = self.unread_since() {
+            self.finish(if agent.has_read_since(out) {
+                TypingOutcome::InContext
+            } else {
+                TypingOutcome::Gone
+            });
         }
     }
 

@@ -355,3 +355,32 @@ fn an_unknown_program_has_a_text_once_it_has_read_it() {
     assert!(play.did(&delivered));
     assert_eq!(play.enters(), 1);
 }
+
+#[test]
+fn a_text_that_an_unknown_program_may_not_have_read_before_its_end_is_not_acked() {
+    // What was known of the input before the text was written counted.
+    let mut play = Play::unknown();
+    let key = play.offer("x");
+    play.is_hung_up = true;
+    play.passes(ms(1000));
+    assert_eq!(play.enters(), 1);
+    play.passes(ms(1000));
+    let delivered = Step::Delivered(vec![key], Way::Keyboard);
+    let ended = play.deliveries.ended(&play.agent, play.now);
+    assert!(!play.did(&delivered) && !ended.contains(&delivered));
+}
+
+#[test]
+fn a_text_that_the_terminal_discards_goes_again_as_a_possible_repeat() {
+    let mut play = Play::unknown();
+    let key = play.offer("x");
+    play.agent.input_is_read(Some(false), play.now);
+    play.passes(ms(1000));
+    assert!(play.deliveries.may_be_flushed());
+    assert_eq!(play.deliveries.keys(b"\x03", play.now), Some(&b"\x03"[..]));
+    play.deliveries.flushed(&play.agent);
+    play.agent.input_is_read(Some(true), play.now);
+    play.passes(ms(5000));
+    assert!(!play.did(&Step::Delivered(vec![key], Way::Keyboard)));
+    assert!(play.last_text().contains("(possible repeat) x"));
+}

@@ -248,7 +248,7 @@ impl Keyboard {
         now: Instant,
         (out, end): (Instant, Instant),
     ) -> KeyboardStep {
-        if agent.has_read_input() {
+        if agent.has_read_since(out) {
             self.finish(TypingOutcome::InContext);
             return self.step(agent, now);
         }
