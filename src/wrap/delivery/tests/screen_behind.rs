@@ -132,3 +132,52 @@ fn a_screen_within_a_frame_is_not_typed_into_for_a_limited_time() {
     play.passes(ms(50));
     assert!(play.has_typed(), "it is finished");
 }
+
+#[test]
+fn a_box_in_an_unfinished_frame_after_enter_proves_nothing() {
+    // It was read as taken: without a transcript the message was acked, and Enter was lost.
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
+    let key = play.offer("x");
+    play.shows_text();
+    assert_eq!(play.enters(), 1);
+    let text = play.last_text();
+    play.passes(ms(100));
+    play.output("\x1b[?2026h");
+    play.sees(Input::Empty);
+    play.passes(ms(300));
+    let delivered = Step::Delivered(vec![key], Way::Keyboard);
+    assert!(!play.did(&delivered));
+    play.sees(holds(&text));
+    play.output("\x1b[?2026l");
+    play.passes(ms(1500));
+    assert!(!play.did(&delivered));
+    assert_eq!(play.enters(), 2, "the first one was lost");
+    play.sees(Input::Empty);
+    play.passes(ms(60));
+    assert!(play.did(&delivered));
+}
+
+#[test]
+fn a_line_in_an_unfinished_frame_after_enter_proves_nothing() {
+    for program in ["gemini", "codex", "opencode", "aider"] {
+        let mut play = Play::quiet(program);
+        let key = play.offer("x");
+        let text = play.last_text();
+        play.sees(holds(&text));
+        play.passes(ms(1000));
+        assert_eq!(play.enters(), 1, "{program}");
+        play.output("\x1b[?2026h");
+        play.reads(ScreenReading {
+            input: Input::Empty,
+            shows_busy: true,
+            history: History::of(&[text.clone(), "an answer".to_owned()]),
+            ..ScreenReading::default()
+        });
+        play.passes(ms(700));
+        let delivered = Step::Delivered(vec![key], Way::Keyboard);
+        assert!(!play.did(&delivered), "{program}");
+        play.output("\x1b[?2026l");
+        play.passes(ms(1000));
+        assert!(play.did(&delivered), "{program}");
+    }
+}

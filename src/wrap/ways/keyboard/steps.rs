@@ -205,11 +205,14 @@ impl Keyboard {
             return self.entered_blindly(agent, now, (out, end));
         }
         let late = out + TURN_SIGN;
+        let screen = agent.check_screen(now);
         // The box was seen with the text, so an empty box was drawn after Enter. A turn may have
-        // begun by itself, so it proves nothing while the box still holds the text.
+        // begun by itself, so it proves nothing while the box still holds the text. In a frame that
+        // is not drawn yet, the box may be empty because its text follows.
         let is_taken = agent.last_output() >= out && *agent.input() == Input::Empty;
         let holds = matches!(agent.input(), Input::Holds(_));
-        if is_taken || (now >= late && agent.is_busy(now) && !holds) {
+        let is_begun = now >= late && agent.is_busy(now) && !holds;
+        if screen.is_ok() && (is_taken || is_begun) {
             if self.proof == TurnProof::Sign {
                 self.finish(TypingOutcome::InContext);
             } else if let Some(attempt) = &mut self.attempt {
@@ -221,9 +224,9 @@ impl Keyboard {
             return self.step(agent, now);
         }
         if now < late {
-            return KeyboardStep::Wait(Some(late));
+            let again = screen.err().flatten();
+            return KeyboardStep::Wait(Some(again.map_or(late, |again| again.min(late))));
         }
-        let screen = agent.check_screen(now);
         if let Err(again) = screen
             && now < end
         {
@@ -277,7 +280,8 @@ impl Keyboard {
         } else {
             is_busy || (is_above && *agent.input() == Input::Empty)
         };
-        if !holds && agent.last_output() >= out && is_read {
+        let screen = agent.check_screen(now);
+        if screen.is_ok() && !holds && agent.last_output() >= out && is_read {
             self.finish(TypingOutcome::InContext);
             return self.step(agent, now);
         }
@@ -285,7 +289,7 @@ impl Keyboard {
         // have processed it yet.
         let late = out + TURN_SIGN;
         let end = out + GIVE_UP;
-        let again = match agent.check_screen(now) {
+        let again = match screen {
             Ok(()) if holds && !is_busy && now >= late && agent.last_output() >= out => {
                 return self.give_up(agent, now, Hold::Stuck);
             }
@@ -367,6 +371,9 @@ impl Keyboard {
             return self.step(agent, now);
         }
         if self.is_answered(agent, now) {
+            if let Err(again) = agent.check_screen(now) {
+                return KeyboardStep::Wait(again);
+            }
             self.finish(TypingOutcome::InContext);
             return self.step(agent, now);
         }
