@@ -69,7 +69,7 @@ pub(super) struct Threads {
     current: Option<String>,
     /// The thread that was last reported as not loaded.
     unloaded: Option<String>,
-    /// A thread that was loaded again and is not known.
+    /// A thread that was loaded again and is being read.
     resumed: Option<String>,
 }
 
@@ -104,7 +104,8 @@ impl Threads {
             return;
         };
         if !self.has_marker(thread) {
-            return;
+            // Another session has resumed it.
+            return self.remove(id);
         }
         let learned = Thread {
             id: id.to_owned(),
@@ -122,9 +123,9 @@ impl Threads {
         }
     }
 
-    /// Sets the status of a thread. If a turn began in another thread of the session, or it was
-    /// loaded again, the person switched to it. Returns whether the thread must be read, since it
-    /// may be of this session.
+    /// Sets the status of a thread. If a turn began in another thread of the session, the person
+    /// switched to it. Returns whether the thread must be read: it was loaded again, by this session
+    /// or by another.
     pub(super) fn set_status(&mut self, id: &str, message: &Value) -> bool {
         let status = status(message);
         let was_unloaded = self.unloaded.as_deref() == Some(id);
@@ -138,14 +139,18 @@ impl Threads {
             self.resumed = is_resumed.then(|| id.to_owned()).or(self.resumed.take());
             return is_resumed;
         };
-        if is_resumed || matches!(status, Status::Active(_)) {
+        if thread.status == Status::Unloaded && status != Status::Unloaded {
+            self.resumed = Some(id.to_owned());
+            return true;
+        }
+        if matches!(status, Status::Active(_)) {
             self.current = Some(id.to_owned());
         }
         thread.status = status;
         false
     }
 
-    /// Removes a thread that was unloaded.
+    /// Removes a thread that was unloaded, or belongs to another session.
     pub(super) fn remove(&mut self, id: &str) {
         self.ours.remove(id);
         if self.current.as_deref() == Some(id) {
@@ -236,7 +241,9 @@ mod tests {
         threads.learn(&thread("two", &["/h/marker"], 2));
         assert!(!threads.set_status("one", &unloaded));
         assert_eq!(current(&threads), Some("two"));
-        assert!(!threads.set_status("one", &idle));
+        assert!(threads.set_status("one", &idle), "it is read");
+        assert_eq!(current(&threads), Some("two"));
+        threads.learn(&thread("one", &["/h/marker"], 1));
         assert_eq!(current(&threads), Some("one"));
         // One that is not known is read, and may be another session's.
         for (id, roots, shown) in [("zero", "/h/marker", "zero"), ("x", "/h/other", "two")] {
@@ -246,6 +253,27 @@ mod tests {
             assert_eq!(current(&threads), Some("two"));
             threads.learn(&thread(id, &[roots], 0));
             assert_eq!(current(&threads), Some(shown));
+        }
+    }
+
+    #[test]
+    fn a_known_thread_that_another_session_loads_again_is_not_in_the_terminal() {
+        // A message began a turn in the terminal of the other session.
+        for status in [
+            json!({"type": "idle"}),
+            json!({"type": "active", "activeFlags": []}),
+        ] {
+            let mut threads = Threads::new(Path::new("/h/marker"));
+            threads.learn(&thread("one", &["/h/marker"], 1));
+            threads.learn(&thread("two", &["/h/marker"], 2));
+            threads.set_status("one", &json!({"type": "notLoaded"}));
+            assert!(threads.set_status("one", &status));
+            assert_eq!(current(&threads), Some("two"));
+            threads.learn(&thread("one", &["/h/other"], 1));
+            assert_eq!(current(&threads), Some("two"));
+            // It says no more of this session.
+            threads.set_status("one", &json!({"type": "active", "activeFlags": []}));
+            assert_eq!(current(&threads), Some("two"));
         }
     }
 
