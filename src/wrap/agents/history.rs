@@ -34,16 +34,19 @@ impl History {
         history
     }
 
-    /// Whether it contains the head of the message with this id.
-    pub fn contains_id(&self, id: &str) -> bool {
+    /// How many times it contains the head of the message with this id.
+    pub fn count_id(&self, id: &str) -> usize {
         let id = id.chars().filter(char::is_ascii_alphanumeric);
         let named: String = "id".chars().chain(id).collect();
-        self.letters.contains(&named)
+        self.letters.matches(&named).count()
     }
 
-    /// Whether it contains a text of these letters and digits.
-    pub fn contains_text(&self, letters: &str) -> bool {
-        !letters.is_empty() && self.letters.contains(letters)
+    /// How many times it contains a text of these letters and digits.
+    pub fn count_text(&self, letters: &str) -> usize {
+        if letters.is_empty() {
+            return 0;
+        }
+        self.letters.matches(letters).count()
     }
 
     /// Whether it ends with a text of these letters and digits.
@@ -70,7 +73,7 @@ mod tests {
     #[test]
     fn text_within_the_frame_of_a_prompt_is_not_an_answer() {
         let before = ["   an answer", "  ┃", "  ┃  a text"];
-        assert!(framed(&before).contains_text("atext"));
+        assert_eq!(framed(&before).count_text("atext"), 1);
         assert!(!framed(&before).has_text_after("atext"));
         let with_time = [&before[..], &["  ┃  12:30 PM", "  ┃"]].concat();
         assert!(!framed(&with_time).has_text_after("atext"));

@@ -410,7 +410,7 @@ mod tests {
             \x20 ┃  there\n  ┃                          1,024 tokens\n\n\
             \x20                              LSPs will activate";
         let before = boxed(prompt, "  ┃  ¦").history;
-        assert!(before.contains_text("hellothere"));
+        assert_eq!(before.count_text("hellothere"), 1);
         assert!(!before.has_text_after("hellothere"));
         let answer = format!("{prompt}\n     OK                    as files are read");
         assert!(

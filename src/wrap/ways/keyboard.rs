@@ -43,6 +43,7 @@ use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
 use crate::wrap::agent_state::{AgentState, HookEvent};
+use crate::wrap::agents::history::History;
 use crate::wrap::hold::Hold;
 
 use key_buffer::KeyBuffer;
@@ -140,10 +141,40 @@ struct TypedText {
     /// Its last letters and digits, for comparison with a framed text on the screen.
     end: String,
     phase: TypingPhase,
+    /// What the history showed of it before it was typed: a possible repeat has copies there.
+    copies: Copies,
+    /// Whether it was seen above the line.
+    was_above: bool,
     /// Whether the profile describes neither a box nor a line.
     is_blind: bool,
     /// Whether [`TypingOutcome::HandedOver`] was returned.
     is_handover_reported: bool,
+}
+
+/// The copies of a text above the line of an agent.
+#[derive(Clone, Copy, Debug)]
+struct Copies {
+    /// The heads of its messages.
+    heads: usize,
+    /// Its ends.
+    ends: usize,
+    /// Whether its end is the last thing there.
+    is_last: bool,
+}
+
+impl Copies {
+    fn of(history: &History, ids: &[String], end: &str) -> Self {
+        Self {
+            heads: ids.iter().map(|id| history.count_id(id)).sum(),
+            ends: history.count_text(end),
+            is_last: history.ends_with(end),
+        }
+    }
+
+    /// Whether the history shows one more. An older copy may have left the screen meanwhile.
+    fn are_fewer_than(self, other: Self) -> bool {
+        other.heads > self.heads || other.ends > self.ends || (other.is_last && !self.is_last)
+    }
 }
 
 /// The keyboard of one session, which types at most one text at a time.
@@ -198,9 +229,12 @@ impl Keyboard {
             text::InputMethod::Typed
         };
         let bytes = text::typed(&submission.text, method);
+        let end = last_letters(&submission.text);
         self.attempt = Some(TypedText {
             squeezed: squeeze(&submission.text),
-            end: last_letters(&submission.text),
+            copies: Copies::of(agent.history(), &submission.ids, &end),
+            was_above: false,
+            end,
             submission,
             phase: TypingPhase::Pasted {
                 out: None,

@@ -384,3 +384,37 @@ fn a_text_that_the_terminal_discards_goes_again_as_a_possible_repeat() {
     assert!(!play.did(&Step::Delivered(vec![key], Way::Keyboard)));
     assert!(play.last_text().contains("(possible repeat) x"));
 }
+
+#[test]
+fn an_earlier_copy_of_a_possible_repeat_proves_nothing() {
+    // The line was empty and a copy of the text stood above it, so the message was acked although
+    // the agent had dropped the text.
+    for program in ["gemini", "codex", "opencode", "aider"] {
+        let mut play = Play::quiet(program);
+        let line = "[cbroker peer message from=a id=m1] x [end]".to_owned();
+        let above = |rows: &[&str]| ScreenReading {
+            input: Input::Empty,
+            history: History::of(&rows.iter().map(|&row| row.to_owned()).collect::<Vec<_>>()),
+            ..ScreenReading::default()
+        };
+        play.reads(above(&[&line, "an error"]));
+        play.passes(ms(5000));
+        let key = play.deliveries.table.next_key();
+        let mut repeat = message(key, "x", play.now);
+        repeat.may_repeat = true;
+        play.deliveries.table.insert(key, repeat);
+        play.run();
+        let text = play.last_text();
+        play.sees(holds(&text));
+        play.passes(ms(1000));
+        assert_eq!(play.enters(), 1, "{program}");
+        play.reads(above(&[&line, "an error"]));
+        play.passes(ms(2000));
+        let delivered = Step::Delivered(vec![key], Way::Keyboard);
+        assert!(!play.did(&delivered), "{program}");
+        play.reads(above(&[&line, "an error", &text]));
+        play.reads(above(&["an error", &text, "an answer"]));
+        play.passes(ms(2000));
+        assert!(play.did(&delivered), "{program}");
+    }
+}

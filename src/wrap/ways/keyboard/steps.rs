@@ -6,8 +6,8 @@
 use std::time::Instant;
 
 use super::{
-    GIVE_UP, Hold, Keyboard, KeyboardStep, READ_SOON, ROW_WITHIN, SWALLOWED_AFTER, TURN_SIGN,
-    TURN_WITHIN, TurnProof, TypingOutcome, TypingPhase, squeeze,
+    Copies, GIVE_UP, Hold, Keyboard, KeyboardStep, READ_SOON, ROW_WITHIN, SWALLOWED_AFTER,
+    TURN_SIGN, TURN_WITHIN, TurnProof, TypingOutcome, TypingPhase, squeeze,
 };
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::agents::reading::Input;
@@ -152,24 +152,24 @@ impl Keyboard {
                 && attempt.squeezed.ends_with(&shown))
     }
 
-    /// Whether the head of a message of the text, or the end of the text, is above the line.
-    fn is_above(&self, agent: &AgentState) -> bool {
-        let mut attempt = self.attempt.iter();
-        self.is_named(agent) || attempt.any(|attempt| agent.history().contains_text(&attempt.end))
+    /// Whether the head of a message of the text, or the end of the text, is above the line, or was
+    /// seen there since Enter.
+    fn is_above(&mut self, agent: &AgentState) -> bool {
+        let Some(attempt) = &mut self.attempt else {
+            return false;
+        };
+        let copies = Copies::of(agent.history(), &attempt.submission.ids, &attempt.end);
+        attempt.was_above |= attempt.copies.are_fewer_than(copies);
+        attempt.was_above
     }
 
     /// Whether the text is above the line, and a turn runs or an answer follows it.
-    fn is_answered(&self, agent: &AgentState, now: Instant) -> bool {
+    fn is_answered(&mut self, agent: &AgentState, now: Instant) -> bool {
+        let is_above = self.is_above(agent);
         let mut attempt = self.attempt.iter();
-        self.is_above(agent)
+        is_above
             && (agent.is_busy(now)
                 || attempt.any(|attempt| agent.history_has_text_after(&attempt.end)))
-    }
-
-    /// Whether the history names a message of the text.
-    fn is_named(&self, agent: &AgentState) -> bool {
-        let ids = self.attempt.iter().flat_map(|it| &it.submission.ids);
-        ids.into_iter().any(|id| agent.history().contains_id(id))
     }
 
     /// Whether the box contains a message or a placeholder, possibly with other text.
