@@ -16,6 +16,9 @@ fn login(url: &str) -> (String, String) {
     (user.to_owned(), password.to_owned())
 }
 
+/// Two limits end these clients: that of the end of all connections, and those of the connection
+/// itself (for an answer to `connection.close`, and for its last frames), which alone take a few
+/// seconds longer. `broker/src/connection/tests.rs` tests the first without the others.
 #[test]
 fn clients_that_answer_nothing_do_not_keep_the_broker_from_its_end() {
     let mut real = Real::start();
