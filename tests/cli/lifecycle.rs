@@ -8,6 +8,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::client;
 use crate::support::{Place, Ran, Server, Terminal, Wrapped, free_port, wait_until};
 
 /// A place whose background broker is stopped with it.
@@ -240,6 +241,20 @@ fn the_log_is_shown_and_followed() {
         own.0.ok(["send", "--to", "a", "-m", "x"]);
         own.0.ok(["list"]);
     }
+    assert_eq!(own.0.ok(["logs"]), before);
+    // Neither does one that says nothing, nor one that goes without a goodbye.
+    let port = client::endpoint(&own.0).address.port;
+    drop(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap());
+    let mut tailing = own.0.command();
+    tailing.args(["tail", "a"]).stdout(Stdio::piped());
+    let mut tailing = tailing.spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(tailing.stdout.take().unwrap())
+        .read_line(&mut first)
+        .unwrap();
+    tailing.kill().unwrap();
+    tailing.wait().unwrap();
+    own.0.ok(["send", "--to", "a", "-m", "x"]);
     assert_eq!(own.0.ok(["logs"]), before);
     let mut command = own.0.command();
     command

@@ -398,6 +398,37 @@ fn status_shows_the_password_only_when_asked_for_the_url() {
     );
 }
 
+/// Makes everything in the history some minutes older.
+fn age_the_history(place: &Place, minutes: i64) {
+    for folder in [
+        place.home(),
+        place.home().join("logs"),
+        place.home().join("history"),
+    ] {
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let files = files.map(|file| file.path());
+        for file in files.filter(|file| file.is_file()) {
+            let Ok(text) = std::fs::read_to_string(&file) else {
+                continue;
+            };
+            let older = text.lines().map(|line| {
+                let Ok(mut entry) = serde_json::from_str::<serde_json::Value>(line) else {
+                    return format!("{line}\n");
+                };
+                let ts = entry["ts"].as_str().and_then(|ts| ts.parse().ok());
+                if let Some(ts) = ts {
+                    let ts: chrono::DateTime<chrono::Utc> = ts;
+                    let ts = ts - chrono::Duration::minutes(minutes);
+                    entry["ts"] = json!(ts.to_rfc3339_opts(chrono::SecondsFormat::Millis, true));
+                }
+                format!("{entry}\n")
+            });
+            let older: String = older.collect();
+            std::fs::write(&file, older).unwrap();
+        }
+    }
+}
+
 #[test]
 fn history_tells_the_conversation_and_survives_the_broker() {
     let place = Place::new();
@@ -434,6 +465,10 @@ fn history_tells_the_conversation_and_survives_the_broker() {
     assert_eq!(texts(&["--grep", "migration"]), 1);
     assert_eq!(texts(&["--since", "1h"]), 2);
     assert_eq!(texts(&["--since", "2999-01-01T00:00:00Z"]), 0);
+    age_the_history(&place, 90);
+    assert_eq!(texts(&["--since", "1h"]), 0, "they are 90 minutes old");
+    assert_eq!(texts(&["--since", "89m"]), 0);
+    assert_eq!(texts(&["--since", "2h"]), 2);
     assert_eq!(texts(&["-n", "1"]), 1);
     let shown = place.ok(["history", "later"]);
     assert!(shown.contains("frontend -> later confirmed "), "{shown}");

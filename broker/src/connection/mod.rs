@@ -118,6 +118,10 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: AcceptedSocket) {
             beating.abort();
             tracing::debug!(connection = %connection.name, "closed");
         }
+        // A program that checks the port connects every few seconds.
+        Ok(Err(handshake::HandshakeEnd::Gone)) => {
+            tracing::debug!(connection = %connection.name, "gone before its login");
+        }
         Ok(Err(end)) => tracing::info!(connection = %connection.name, %end, "refused"),
         Err(reason) => {
             tracing::info!(connection = %connection.name, "dropped: {reason}");
