@@ -14,7 +14,9 @@ crate::tests![
 ];
 
 /// Keeps sessions from writing dead letters until it is dropped.
-struct SlowDisk(File);
+struct SlowDisk {
+    _lock: File,
+}
 
 impl SlowDisk {
     fn of(stage: &Stage) -> Self {
@@ -22,7 +24,7 @@ impl SlowDisk {
         std::fs::create_dir_all(&folder).unwrap();
         let folder = File::open(folder).unwrap();
         flock(&folder, FlockOperation::LockExclusive).unwrap();
-        Self(folder)
+        Self { _lock: folder }
     }
 }
 

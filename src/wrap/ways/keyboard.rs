@@ -13,6 +13,7 @@
 //! | `Waiting` | the text is above the line, after the person pressed Escape | over: may go again |
 //! | `Waiting` | the agent is at rest, and no text, or for 1 min no turn, is shown | `Stuck` |
 //! | `Submitted` | the proof | in the context |
+//! | `Submitted` | 2 s pass without a row, and the box shows the text again | `Stuck` |
 //! | `Submitted` | 2 s at rest without a row | unread: held back; without hooks, in the context |
 //! | any | the transcript says that a hook of the person's refused it | refused: held back |
 //! | `Stuck` | the agent shows that the text waits | `Waiting` |

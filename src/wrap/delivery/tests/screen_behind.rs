@@ -181,3 +181,26 @@ fn a_line_in_an_unfinished_frame_after_enter_proves_nothing() {
         assert!(play.did(&delivered), "{program}");
     }
 }
+
+#[test]
+fn a_text_that_the_box_shows_again_without_a_row_is_stuck() {
+    // A box that is empty between two writes of a frame was read as taken, and the message stayed
+    // handed over for ever.
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
+    play.deliveries.set_turn_proof(TurnProof::Row);
+    let key = play.offer("x");
+    play.shows_text();
+    assert_eq!(play.enters(), 1);
+    let text = play.last_text();
+    play.sees(Input::Empty);
+    play.sees(holds(&text));
+    play.passes(ms(60_000));
+    assert!(play.deliveries.is_stuck());
+    assert_eq!(play.enters(), 1);
+    assert!(play.did(&Step::Held(vec![key], Hold::Stuck)));
+    // The person presses Enter.
+    play.sees(Input::Empty);
+    play.deliveries.in_context(1);
+    play.run();
+    assert!(play.did(&Step::Delivered(vec![key], Way::Keyboard)));
+}

@@ -38,7 +38,9 @@ impl Keyboard {
                 since,
                 presses,
             } => self.entered(agent, now, (out, since, presses)),
-            TypingPhase::Submitted { since, .. } => self.submitted(agent, now, since),
+            TypingPhase::Submitted { since, is_named } => {
+                self.submitted(agent, now, (since, is_named))
+            }
             TypingPhase::Waiting {
                 is_escaped,
                 over_since,
@@ -387,13 +389,27 @@ impl Keyboard {
         }
     }
 
-    fn submitted(&mut self, agent: &AgentState, now: Instant, since: Instant) -> KeyboardStep {
+    fn submitted(
+        &mut self,
+        agent: &AgentState,
+        now: Instant,
+        (since, is_named): (Instant, bool),
+    ) -> KeyboardStep {
         if !self.buffer.is_empty() {
             return self.release_keys(None);
         }
         let late = since + ROW_WITHIN;
         if now < late {
             return KeyboardStep::Wait(Some(late));
+        }
+        // The box shows the text again: the empty one was drawn by the way, and Enter was lost. No
+        // Enter follows, since the row may be late.
+        if !is_named
+            && agent.check_screen(now).is_ok()
+            && !agent.is_busy(now)
+            && self.is_shown(agent)
+        {
+            return self.give_up(agent, now, Hold::Stuck);
         }
         // At rest without a row: the prompt was refused, and this version does not report that.
         // While a turn runs, the row may be late.
