@@ -20,6 +20,7 @@ mod demo;
 mod docker;
 mod docker_engine;
 mod docker_moves;
+mod durations;
 mod ends;
 mod everywhere;
 mod fake_engine;

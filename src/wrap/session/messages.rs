@@ -35,7 +35,7 @@ use crate::wrap::delivery::{InFlightMessage, MessageKey, MessageTable, State};
 use crate::wrap::disk::{DiskEvent, DiskThread, Job, TextOutcome};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::{SubmissionNumber, Way};
-use dead_letters::DeadLetters;
+use dead_letters::LettersInHand;
 use parked::ParkedMessages;
 
 /// The parts that handle a session's messages.
@@ -66,7 +66,7 @@ pub(in crate::wrap) struct SessionMessages {
     round: u32,
     /// Messages of other users for which there is no room yet.
     parked: ParkedMessages,
-    dead_letters: DeadLetters,
+    dead_letters: LettersInHand,
     /// The answers to commands that want to read messages, while the intents are being written.
     takes: Vec<(SubmissionNumber, ReplyTo, Answer)>,
 }
@@ -97,7 +97,7 @@ impl SessionMessages {
             noticed: 0,
             round: 0,
             parked: ParkedMessages::default(),
-            dead_letters: DeadLetters::default(),
+            dead_letters: LettersInHand::default(),
             takes: Vec::new(),
         }
     }

@@ -250,8 +250,8 @@ impl Keyboard {
     /// Handles a person's input. Returns the bytes to forward now; `None` if they are kept back.
     pub fn keys<'a>(&mut self, bytes: &'a [u8], now: Instant) -> Option<&'a [u8]> {
         if self.keeps_keys_back() && key_buffer::is_urgent(bytes) {
-            // With an unknown screen, a text whose Enter was written counts as submitted, unless the
-            // terminal discards it.
+            // With an unknown screen, a text whose Enter was written counts as submitted, unless
+            // the terminal discards it.
             if self.unread_since().is_none() {
                 self.mark_stuck(now, Hold::Stuck);
             }

@@ -33,7 +33,7 @@ const MAX_LOST: usize = 1000;
 /// lost with the connection: the broker delivers these messages again, and they must not become
 /// dead letters twice.
 #[derive(Debug, Default)]
-pub(super) struct DeadLetters {
+pub(super) struct LettersInHand {
     writing: HashMap<MessageKey, LetterName>,
     lost: VecDeque<(LetterName, String)>,
 }
@@ -47,7 +47,7 @@ struct LetterName {
     identity: Option<(Publisher, String)>,
 }
 
-impl DeadLetters {
+impl LettersInHand {
     /// The number of dead letters that are being written.
     pub(super) fn writing(&self) -> usize {
         self.writing.len()

@@ -124,8 +124,8 @@ impl Threads {
     }
 
     /// Sets the status of a thread. If a turn began in another thread of the session, the person
-    /// switched to it. Returns whether the thread must be read: it was loaded again, by this session
-    /// or by another.
+    /// switched to it. Returns whether the thread must be read: it was loaded again, by this
+    /// session or by another.
     pub(super) fn set_status(&mut self, id: &str, message: &Value) -> bool {
         let status = status(message);
         let was_unloaded = self.unloaded.as_deref() == Some(id);
