@@ -34,7 +34,7 @@ fn a_duration_with_a_unit_has_that_length() {
         place.ok(["send", queue, "x", "--ttl", ttl]);
         assert_eq!(expiration(&place, queue), milliseconds, "{ttl}");
     }
-    // As seconds, these would take hours, and as hours they would be refused.
+    // Read as 1100 seconds, these would take longer than any test.
     place
         .run(["send", "f", "x", "--wait", "--timeout", "1100ms"])
         .fails(4, "");
