@@ -236,6 +236,11 @@ impl ExtentRun {
         entries.filter(move |entry| (first..=last).contains(&entry.sequence))
     }
 
+    /// Whether a message of it has at most so many bytes.
+    pub(crate) fn has_any_within(&self, bytes: u64) -> bool {
+        self.entries(0, u64::MAX).any(|entry| entry.length <= bytes)
+    }
+
     /// What the groups count when groups are chosen.
     pub(crate) fn cost(&self) -> u64 {
         let extents = self.between(0, u64::MAX);

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::disk::lock;
 use crate::pending::{Chunk, CommitBatch, DefinitionChange, PendingQueue, QueueCopy, Unity};
+use crate::read_plan::ReadLimit;
 use crate::terms::{
     CommitSignal, Demand, PendingAccount, QueueId, Sequence, Stopped, StoreEvent, Ticket, Urgency,
 };
@@ -248,12 +249,10 @@ impl Handover {
     }
 
     /// What waits of a queue, as a reader needs it.
-    pub(crate) fn look(&self, queue: QueueId, from: Sequence, limit_bytes: usize) -> QueueCopy {
+    pub(crate) fn look(&self, queue: QueueId, from: Sequence, limit: ReadLimit) -> QueueCopy {
         let shard = self.shard(queue);
         let waiting = shard.queues.get(&queue);
-        waiting.map_or_else(QueueCopy::default, |waiting| {
-            waiting.look(from, limit_bytes)
-        })
+        waiting.map_or_else(QueueCopy::default, |waiting| waiting.look(from, limit))
     }
 
     /// Closes the batch that gathers and returns its number, and how soon it was wanted. Everything

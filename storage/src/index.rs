@@ -6,9 +6,11 @@
 //! plan under the lock and read files without it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::LogFile;
 use crate::extent::{ExtentRun, QueueIndex, Segments};
 use crate::frame::{FRAME_HEADER, Malformed, Record, pack_ranges, push, records, take_range};
 use crate::terms::{QueueId, Recovered, Sequence};
@@ -116,6 +118,24 @@ impl Index {
             }
         }
         Ok(())
+    }
+
+    /// Which groups to read, with their files, which are not used again while they are held: those
+    /// with live messages from a sequence on, up to about a limit, in runs for which `is_read`.
+    pub(crate) fn plan(
+        &self,
+        queue: QueueId,
+        (from, limit): (u64, u64),
+        is_read: impl Fn(&ExtentRun) -> bool,
+    ) -> Vec<(ExtentRun, Arc<LogFile>)> {
+        let queue = self.queues.get(&queue.0);
+        let groups = queue.map(|queue| queue.plan(from, limit, is_read));
+        let groups = groups.unwrap_or_default();
+        let files = groups.into_iter().filter_map(|group| {
+            let file = Arc::clone(&self.segments.all.get(&group.segment)?.file);
+            Some((group, file))
+        });
+        files.collect()
     }
 
     fn settle(&mut self, queue: u64, mut ranges: &[u8]) -> Result<(), Malformed> {

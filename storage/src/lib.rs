@@ -26,6 +26,7 @@
 //! index       all queues, from records       tidying     compaction, and the tidying thread
 //! checkpoint  the index in sled              recovery    files to index, damage
 //! disk        file system, lock              engine      sled
+//! read_plan   reads that are made later
 //! ```
 //! Knows no AMQP and no tokio.
 
@@ -40,11 +41,13 @@ mod handover;
 mod index;
 mod log;
 mod pending;
+mod read_plan;
 mod recovery;
 mod store;
 mod terms;
 mod tidying;
 
+pub use read_plan::{ReadLimit, ReadPlan};
 pub use store::{CommitPause, Opened, Store};
 pub use terms::{
     Definitions, OpenError, OpenReport, Options, ParseFailure, PendingAccount, QueueId, ReadError,

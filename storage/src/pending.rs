@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::extent::{Ranges, WrittenBody};
 use crate::frame::{LARGE_BYTES, Range};
+use crate::read_plan::ReadLimit;
 use crate::terms::{QueueId, Sequence, Urgency};
 
 /// A chunk takes no further message beyond this size.
@@ -354,7 +355,7 @@ impl PendingQueue {
     }
 
     /// What a reader must add to what is on disk: waiting messages, and what is settled.
-    pub(crate) fn look(&self, from: Sequence, limit_bytes: usize) -> QueueCopy {
+    pub(crate) fn look(&self, from: Sequence, limit: ReadLimit) -> QueueCopy {
         let committing = || self.committing.iter().map(Arc::as_ref);
         let mut settled = Ranges::default();
         let taken = committing().flat_map(|taken| &taken.settled);
@@ -367,10 +368,11 @@ impl PendingQueue {
         let (mut waiting, mut bytes) = (Vec::new(), 0);
         let chunks = committing().flat_map(|taken| &taken.chunks);
         for (sequence, body) in chunks.chain(&self.chunks).flat_map(Chunk::live) {
-            if bytes > limit_bytes {
+            if bytes > limit.bytes {
                 break;
             }
-            if sequence >= from.0 && !settled.has(sequence) {
+            let is_wanted = sequence >= from.0 && body.len() <= limit.message_bytes;
+            if is_wanted && !settled.has(sequence) {
                 bytes += body.len() + CHUNK_ENTRY_BYTES;
                 waiting.push((Sequence(sequence), body.to_vec()));
             }

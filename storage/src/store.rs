@@ -13,13 +13,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::committer::{Committer, GATHER};
-use crate::disk::{LogFile, lock, lock_folder};
+use crate::disk::{lock, lock_folder};
 use crate::extent::ExtentRun;
 use crate::frame::{LARGE_BYTES, MESSAGE_BYTES};
 use crate::handover::Handover;
 use crate::index::Index;
 use crate::log::{LogWriter, SpareSlots};
 use crate::pending::{Chunk, PendingQueue, QueueCopy};
+use crate::read_plan::{ReadLimit, ReadPlan};
 use crate::recovery;
 use crate::terms::{
     Demand, OpenError, OpenReport, Options, QueueId, ReadError, Recovered, Sequence, Settled,
@@ -291,8 +292,33 @@ impl Store {
         self.inner.handover.check()?;
         // What waits is copied first: a message that is committed in between is seen twice and
         // counted once.
-        let look = self.inner.handover.look(queue, from, limit_bytes);
+        let limit = ReadLimit {
+            bytes: limit_bytes,
+            message_bytes: usize::MAX,
+        };
+        let look = self.inner.handover.look(queue, from, limit);
         self.inner.read(queue, (from, limit_bytes), look)
+    }
+
+    /// Plans a read of the messages that are live now, from a sequence on. It can be made after
+    /// they are settled or their queue is dropped. Reads nothing.
+    pub fn plan_read(
+        &self,
+        queue: QueueId,
+        from: Sequence,
+        limit: ReadLimit,
+    ) -> Result<ReadPlan, Stopped> {
+        self.inner.handover.check()?;
+        let look = self.inner.handover.look(queue, from, limit);
+        let index = lock(&self.inner.index);
+        let message_bytes = limit.message_bytes as u64;
+        let is_read = |run: &ExtentRun| run.has_any_within(message_bytes);
+        let groups = index.plan(queue, (from.0, limit.bytes as u64), is_read);
+        let known = index.queues.get(&queue.0);
+        let settled = known.map(|known| known.settled.clone());
+        drop(index);
+        let found = (groups, settled.unwrap_or_default());
+        Ok(ReadPlan::new((queue, from), limit, found, look))
     }
 
     /// Everything up to here is on disk for good.
@@ -337,7 +363,8 @@ impl Inner {
         let mut bytes = 0;
         // A group may hold little that is live.
         while bytes < limit.max(1) {
-            let groups = self.plan(queue, (from, limit.saturating_sub(bytes)));
+            let wanted = (from, limit.saturating_sub(bytes));
+            let groups = lock(&self.index).plan(queue, wanted, |_| true);
             let Some((newest, _)) = groups.last() else {
                 break;
             };
@@ -381,19 +408,6 @@ impl Inner {
             }
         }
         Ok(messages)
-    }
-
-    /// Which groups to read, with their files, which are not used again while they are held.
-    fn plan(&self, queue: QueueId, (from, limit): (u64, u64)) -> Vec<(ExtentRun, Arc<LogFile>)> {
-        let index = lock(&self.index);
-        let queue = index.queues.get(&queue.0);
-        let groups = queue.map(|queue| queue.plan(from, limit, |_| true));
-        let groups = groups.unwrap_or_default();
-        let files = groups.into_iter().filter_map(|group| {
-            let file = Arc::clone(&index.segments.all.get(&group.segment)?.file);
-            Some((group, file))
-        });
-        files.collect()
     }
 
     /// Writes a large body in a thread of its own. Where that fails the committer writes it.

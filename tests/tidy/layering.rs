@@ -20,6 +20,7 @@ const CRATES: [Layers; 3] = [
             ("frame", 1),
             ("extent", 2),
             ("pending", 3),
+            ("read_plan", 3),
             ("handover", 3),
             ("index", 3),
             ("log", 4),

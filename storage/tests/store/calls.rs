@@ -1,6 +1,6 @@
 //! Each call, and what is left of it after the store was opened again.
 
-use storage::{OpenError, QueueId, Sequence, Settled, Store, Urgency};
+use storage::{OpenError, Options, QueueId, ReadLimit, Sequence, Settled, Store, Urgency};
 
 use crate::support::{body, fill, open, read_all, wait};
 
@@ -237,7 +237,7 @@ fn the_watermark_of_deliveries_survives() {
 fn a_second_store_on_the_folder_is_told_who_holds_it() {
     let folder = tempfile::tempdir().unwrap();
     let _opened = open(folder.path());
-    let error = Store::open(folder.path(), storage::Options::default(), |_| {}).unwrap_err();
+    let error = Store::open(folder.path(), Options::default(), |_| {}).unwrap_err();
     let OpenError::InUse { holder, .. } = &error else {
         panic!("{error}")
     };
@@ -264,4 +264,76 @@ fn reading_sees_messages_that_wait_for_their_commit() {
         read_all(&opened.store, QUEUE, 10),
         (0..200).collect::<Vec<_>>()
     );
+}
+
+/// What a plan reads, in its order.
+fn read_plan(mut plan: storage::ReadPlan, length: usize) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    while let Some(slice) = plan.read_next() {
+        for (Sequence(number), message) in slice {
+            assert!(message == body(QUEUE, number, length), "{number}");
+            numbers.push(number);
+        }
+    }
+    numbers
+}
+
+/// Their slots must not be used again before that.
+#[test]
+fn a_read_that_was_planned_finds_messages_that_are_gone_since() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = Options {
+        segment_bytes: 1 << 20,
+        compact_from_bytes: 4 << 20,
+        ..Options::default()
+    };
+    let store = Store::open(folder.path(), small, |_| {}).unwrap().store;
+    fill(&store, QUEUE, 0..1_000, 4_000);
+    wait(
+        &store,
+        store.settle_all(QUEUE, Sequence(0), Sequence(99)).unwrap(),
+    );
+    // Not in the index yet, and the last messages not on the disk.
+    let settled = store.settle_all(QUEUE, Sequence(200), Sequence(299));
+    for number in 1_000..1_010 {
+        let message = body(QUEUE, number, 4_000);
+        let urgency = Urgency::Eventually;
+        let appended = store.append(QUEUE, Sequence(number), &[&message], urgency);
+        appended.unwrap();
+    }
+    let everything = ReadLimit {
+        bytes: usize::MAX,
+        message_bytes: usize::MAX,
+    };
+    let plan = |first| store.plan_read(QUEUE, Sequence(first), everything).unwrap();
+    let (purged, dropped) = (plan(150), plan(0));
+    assert!(purged.bytes() > 3_000_000, "{}", purged.bytes());
+    settled.unwrap();
+    wait(&store, store.purge(QUEUE, Sequence(1_009)).unwrap());
+    wait(&store, store.drop_queue(QUEUE).unwrap());
+    for round in 0..20 {
+        let other = QueueId(100 + round);
+        fill(&store, other, 0..500, 4_000);
+        wait(&store, store.drop_queue(other).unwrap());
+    }
+    let all = |from| (from..200).chain(300..1_010).collect::<Vec<_>>();
+    assert_eq!(read_plan(purged, 4_000), all(150));
+    assert_eq!(read_plan(dropped, 4_000), all(100));
+    store.close().unwrap();
+}
+
+#[test]
+fn a_read_that_was_planned_leaves_long_messages_out_and_does_not_read_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).store;
+    fill(&store, QUEUE, 0..3, 3 << 20);
+    fill(&store, QUEUE, 3..6, 100);
+    let short = ReadLimit {
+        bytes: 1 << 20,
+        message_bytes: 1 << 20,
+    };
+    let plan = store.plan_read(QUEUE, Sequence(0), short).unwrap();
+    assert!(plan.bytes() < 1_000, "{}", plan.bytes());
+    assert_eq!(read_plan(plan, 100), [3, 4, 5]);
+    store.close().unwrap();
 }
