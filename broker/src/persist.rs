@@ -34,7 +34,8 @@ pub(crate) struct OpenedStore {
     pub(crate) store: Store,
     pub(crate) definitions: DefinitionStore,
     pub(crate) topology: Vec<Definition>,
-    /// Whether every stored definition was decoded, so that nothing exists that `topology` lacks.
+    /// Whether every stored definition was decoded and the store lost nothing, so that nothing
+    /// exists that `topology` lacks.
     pub(crate) is_whole: bool,
     /// Waiting messages, by number in the store.
     pub(crate) messages: HashMap<u64, Recovered>,
@@ -59,7 +60,7 @@ pub(crate) fn open(
     };
     let opened = Store::open(folder, options, progress)?;
     let mut topology = Vec::with_capacity(opened.definitions.len());
-    let mut is_whole = true;
+    let mut is_whole = opened.report.losses.is_empty();
     for (key, value) in &opened.definitions {
         match Definition::decode(key, value) {
             Ok(definition) => topology.push(definition),

@@ -61,6 +61,10 @@ fn recover_vhosts(found: &OpenedStore) -> Result<(BTreeMap<String, Vhost>, Ticke
 }
 
 /// Forgets what is left of vhosts whose deletion was cut short.
+///
+/// Where the store has lost something, or has a definition that cannot be decoded, nothing is
+/// deleted: the record of a newer vhost of that name may be missing. What is there stays, and comes
+/// back once the vhost is made again and the broker is started.
 fn finish_deletions(found: &mut OpenedStore) -> Result<(), Stopped> {
     let deleted: HashSet<String> = found
         .topology
@@ -82,6 +86,20 @@ fn finish_deletions(found: &mut OpenedStore) -> Result<(), Stopped> {
         found
             .definitions
             .forget(&Definition::DeletedVhost { name })?;
+    }
+    if !found.is_whole {
+        // Forgotten, because the next start does not find the damage any more.
+        for name in deleted {
+            tracing::error!(
+                vhost = %name,
+                "the deletion of a vhost is not finished, because the store has lost definitions: \
+                 to have back what is left in it, make the vhost again and restart the broker"
+            );
+            found
+                .definitions
+                .forget(&Definition::DeletedVhost { name })?;
+        }
+        return Ok(());
     }
     if deleted.is_empty() {
         return Ok(());

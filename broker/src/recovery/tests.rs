@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use crate::broker_state::BrokerState;
 use crate::config::BrokerConfig;
-use crate::persist::definition::{BindingDefinition, Definition, DestinationKind, QueueDefinition};
+use crate::persist;
+use crate::persist::definition::{
+    BindingDefinition, Definition, DestinationKind, QueueDefinition, VhostDefinition,
+};
 use crate::tests::declare;
+use crate::vhost::{Declare, Published, VhostLabels};
 use crate::wakeup;
 use crate::wire::table::{Table, Value};
 
@@ -102,6 +106,77 @@ async fn no_binding_is_forgotten_where_a_record_cannot_be_read() {
         broker.store.put(&key, vec![200]).unwrap();
     });
     assert_eq!(count.await, 2, "any of them may be of that record");
+}
+
+/// A record that a deleted vhost is being removed, and a queue there with a message. With
+/// `is_damaged`, the store then loses something. Returns the messages of the queue once the vhost
+/// was made again, and whether the store still records the deletion.
+async fn messages_after_a_deletion(is_damaged: bool) -> (u64, bool) {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(folder.path()).await;
+    let vhost = "v".to_owned();
+    let labels = VhostLabels::default();
+    broker.put_vhost(&vhost, labels.clone()).unwrap();
+    let declare = Declare {
+        durable: true,
+        ..Declare::transient("q")
+    };
+    let mut effects = broker.begin();
+    let made = broker.vhost(&vhost).unwrap();
+    made.declare_queue(declare, &mut effects).unwrap();
+    let content = Published {
+        exchange: "",
+        routing_key: "q",
+        // Persistent.
+        properties: b"\x10\0\x02",
+        body: b"x",
+    };
+    assert!(made.publish(content, &mut effects).unwrap());
+    broker.end(effects);
+    let record = Definition::Vhost(VhostDefinition {
+        name: vhost.clone(),
+        description: String::new(),
+        tags: Vec::new(),
+    });
+    let deletion = Definition::DeletedVhost {
+        name: vhost.clone(),
+    };
+    broker.definitions.forget(&record).unwrap();
+    broker.definitions.save(&deletion).unwrap();
+    broker.store.clone().close().unwrap();
+    if is_damaged {
+        let damaged = folder.path().join("data/log/000099.log");
+        std::fs::write(damaged, vec![7; 8192]).unwrap();
+    }
+    // The second start does not find the damage any more.
+    for _ in 0..2 {
+        let broker = open(folder.path()).await;
+        assert!(broker.vhost(&vhost).is_none());
+        broker.store.clone().close().unwrap();
+    }
+    let broker = open(folder.path()).await;
+    broker.put_vhost(&vhost, labels).unwrap();
+    broker.store.clone().close().unwrap();
+    let broker = open(folder.path()).await;
+    let queue = broker.vhost(&vhost).unwrap().queue("q");
+    let messages = queue.map_or(0, |queue| queue.counts().0);
+    broker.store.clone().close().unwrap();
+    let data = folder.path().join("data");
+    let found = persist::open(&data, |_| ()).unwrap();
+    let is_recorded = found.topology.contains(&deletion);
+    found.store.close().unwrap();
+    (messages, is_recorded)
+}
+
+#[tokio::test]
+async fn a_deletion_that_a_crash_cut_short_is_finished() {
+    assert_eq!(messages_after_a_deletion(false).await, (0, false));
+}
+
+/// The lost record may be that of a newer vhost of its name: it was emptied.
+#[tokio::test]
+async fn nothing_is_deleted_at_a_start_that_found_damage() {
+    assert_eq!(messages_after_a_deletion(true).await, (1, false));
 }
 
 /// It got the number of a queue that was there and empty, and with it each other's messages.
