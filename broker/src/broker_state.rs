@@ -12,6 +12,7 @@ mod detaching;
 mod every_queue;
 mod memory_relief;
 mod queue_timers;
+mod removed_messages;
 mod vhost_removal;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -90,6 +91,8 @@ pub struct BrokerState {
     pub tap: Arc<Tap>,
     /// Where the program wants to know which messages ended.
     ends: Option<EndSender>,
+    /// Deleted queues whose messages are still being freed.
+    freeing: AtomicU32,
     vhosts: RwLock<BTreeMap<Arc<str>, Arc<Vhost>>>,
     /// Names of vhosts that have left `vhosts` and are being deleted.
     leaving_vhosts: Mutex<HashSet<Arc<str>>>,
@@ -146,6 +149,7 @@ impl BrokerState {
             totals: Totals::default(),
             tap: Arc::default(),
             ends: parts.ends,
+            freeing: AtomicU32::new(0),
             vhosts: RwLock::new(vhosts),
             leaving_vhosts: Mutex::default(),
             connections: Mutex::default(),
@@ -178,7 +182,7 @@ impl BrokerState {
 
     /// Begins a unit of work.
     pub(crate) fn begin(&self) -> Effects {
-        let observed = self.ends.as_ref().map(EndSender::exchange);
+        let observed = self.ends.as_ref().map(EndSender::observed);
         Effects::new(now_ms())
             .with_limit(StepBudget::among(self.busy.load(Relaxed)))
             .with_observed(observed)
@@ -199,6 +203,9 @@ impl BrokerState {
             if let Some(vhost) = self.vhost(&vhost) {
                 tokio::spawn(Arc::clone(self).go_on_detaching(vhost));
             }
+        }
+        for removed in effects.removed.drain(..) {
+            self.go_on_freeing(removed);
         }
         if !effects.unpumped.is_empty() {
             tokio::spawn(Arc::clone(self).go_on_pumping(effects.unpumped));

@@ -80,6 +80,8 @@ use wakeup::Waker;
 
 /// How long clients have to close their connections at a shutdown.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a shutdown waits until it is recorded how messages ended.
+const RECORDED_WITHIN: Duration = Duration::from_secs(1);
 /// How often resident memory is read.
 const LOOK: Duration = Duration::from_millis(500);
 /// How often resident memory is read while much of the limit is used.
@@ -195,6 +197,7 @@ impl Broker {
                 FAREWELL,
             )
             .await;
+        self.state.ends_recorded(RECORDED_WITHIN).await;
         let store = self.state.store.clone();
         let closed = tokio::task::spawn_blocking(move || store.close()).await;
         closed

@@ -42,8 +42,13 @@ pub trait EndObserver: Debug + Send + Sync {
     /// The exchange whose messages are observed.
     fn exchange(&self) -> &'static str;
 
+    /// About how long a body may be, in bytes. The ends of messages with longer ones may be left
+    /// out: where only the store has such a message, it is not read for this.
+    fn largest_body(&self) -> usize;
+
     /// Messages have ended, in this order. Called on a thread of its own, which may wait for the
-    /// disk. While it waits, later messages are kept up to a limit, and counted beyond it.
+    /// disk. While it waits, later messages are kept up to a limit, and counted beyond it. When the
+    /// broker stops, it waits for this a second at most.
     fn ended(&self, messages: &[EndedMessage<'_>]);
 }
 

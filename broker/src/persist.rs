@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 pub(crate) use storage::{
-    CommitPause, OpenError, Recovered, Stopped, Store, StoreEvent, Ticket, Urgency,
+    CommitPause, OpenError, ReadLimit, ReadPlan, Recovered, Stopped, Store, StoreEvent, Ticket,
+    Urgency,
 };
 use storage::{Definitions, Options, PendingAccount, QueueId, ReadError, Sequence, Settled};
 
@@ -280,6 +281,17 @@ impl QueueStore {
             last = last.max(self.store.drop_queue(self.queue(level))?);
         }
         Ok(last)
+    }
+
+    /// Plans a read of everything from a position on, which can be made when it is settled.
+    pub(crate) fn plan_read(
+        &self,
+        level: u8,
+        from: u64,
+        limit: ReadLimit,
+    ) -> Result<ReadPlan, Stopped> {
+        self.store
+            .plan_read(self.queue(level), Sequence(from), limit)
     }
 
     /// Reads a slice; blocks on the disk. Damaged messages stay where they are, and are logged and

@@ -7,6 +7,7 @@ use super::BrokerState;
 use crate::delivery::budget::FULL_STEPS;
 use crate::delivery::cascade::{Cascade, CascadeStep};
 use crate::delivery::effects::Effects;
+use crate::observer::BrokerEnd;
 
 /// What a unit of work may spend on its dead letters beyond what it has spent before, in steps. It
 /// is enough for as many as a unit of work collects, where each goes to one queue.
@@ -42,7 +43,10 @@ impl BrokerState {
                     // Not a newer vhost of the same name, whose users may not see the message.
                     let vhost = self.vhost(letter.queue.vhost());
                     let own = vhost.filter(|vhost| vhost.is_home_of(&letter.queue));
-                    let Some(vhost) = own else { continue };
+                    let Some(vhost) = own else {
+                        effects.note_end(&letter.queue, &letter.message, BrokerEnd::Deleted);
+                        continue;
+                    };
                     let generation = vhost.generation();
                     // A long one waits behind the one that is under way.
                     if letter.is_long_in(generation) && self.letters.has_route() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::routes::TargetQueues;
 use super::settle::Settle;
+use super::topology::Purge;
 use super::transaction::Commit;
 use super::{Channel, ClosingFrame, FrameResult};
 use crate::delivery::confirms::{ConfirmState, Confirms};
@@ -52,6 +53,7 @@ pub(super) enum Continuation {
     Publish(FanOut),
     Commit(Box<Commit>),
     Settle(Settle),
+    Purge(Purge),
     Close(ClosingFrame),
 }
 
@@ -183,6 +185,7 @@ impl Channel {
             Some(Continuation::Publish(publish)) => self.fan_out(publish, effects),
             Some(Continuation::Commit(commit)) => self.commit(commit, effects),
             Some(Continuation::Settle(settle)) => self.continue_settle(settle, effects),
+            Some(Continuation::Purge(purge)) => self.continue_purge(purge, effects),
             Some(Continuation::Close(last)) => Ok(self.end(last, effects)),
         }
     }

@@ -7,13 +7,15 @@ use super::{Channel, ConnectionContext, FrameResult};
 use crate::broker_state::BrokerState;
 use crate::delivery::budget::FULL_STEPS;
 use crate::delivery::effects::Effects;
+use crate::delivery::outbox::Frames;
 use crate::lock::write;
 use crate::queue::consumer::{Consumer, Subscription};
-use crate::queue::{Queue, SubscribeResult};
+use crate::queue::message::Message;
+use crate::queue::{ConfirmMode, Queue, SubscribeResult};
 use crate::registry::{ConnectionHandle, SocketEnd};
 use crate::tests::{declare, opened};
 use crate::users::Permissions;
-use crate::vhost::{DeleteCondition, Published};
+use crate::vhost::{Declare, DeleteCondition, Published};
 use crate::wire::content::ChannelFraming;
 use crate::wire::frame::{self, Frame};
 use crate::wire::table::Table;
@@ -234,5 +236,65 @@ async fn a_commit_of_very_many_publishes_takes_many_units_of_work() {
     }
     assert!(units > PUBLISHES / FULL_STEPS, "{units} units of work");
     assert_eq!(queue.counts().0, u64::from(PUBLISHES));
+    broker.store.clone().close().expect("the store is whole");
+}
+
+/// A queue that no store keeps, with so many messages.
+fn fill_transient(broker: &Arc<BrokerState>, messages: u64) -> Arc<Queue> {
+    let vhost = broker.vhost("/").expect("every broker has one");
+    let mut effects = broker.begin();
+    let declared = vhost.declare_queue(Declare::transient("long"), &mut effects);
+    let queue = declared.ok().flatten().expect("it is new").queue;
+    let message = Message::transient((b"", b"long"), b"x");
+    for _ in 0..messages {
+        let published = queue.publish(&message, ConfirmMode::Nothing, &mut Effects::new(0));
+        assert!(published.is_ok());
+    }
+    broker.end(effects);
+    queue
+}
+
+#[tokio::test]
+async fn a_purge_of_very_many_messages_is_answered_when_all_are_gone() {
+    const MESSAGES: u32 = 30_000;
+    let (broker, _kept) = opened().await;
+    let queue = fill_transient(&broker, MESSAGES.into());
+    let mut channel = channel(&broker);
+    // `queue.purge`.
+    let (mut next, _) = receive(&mut channel, frame::METHOD, b"\0\x32\0\x1e\0\0\x04long\0");
+    let mut units = 1;
+    while next == FrameResult::Unfinished {
+        let mut effects = Effects::new(0);
+        next = channel
+            .continue_work(&mut effects)
+            .expect("the store is open");
+        units += 1;
+    }
+    assert!(units > MESSAGES / FULL_STEPS, "{units}");
+    assert_eq!((next, queue.counts().0), (FrameResult::Done, 0));
+    let mut frames = Frames::default();
+    channel.outbox.take(&mut frames);
+    let told = [&b"\0\x32\0\x1f"[..], &MESSAGES.to_be_bytes()].concat();
+    assert!(frames.bytes().windows(told.len()).any(|part| part == told));
+    broker.store.clone().close().expect("the store is whole");
+}
+
+#[tokio::test]
+async fn very_many_messages_of_a_deleted_queue_are_freed_in_pieces() {
+    let (broker, _kept) = opened().await;
+    let queue = Arc::downgrade(&fill_transient(&broker, 30_000));
+    let vhost = broker.vhost("/").expect("every broker has one");
+    let mut effects = broker.begin();
+    let deleted = vhost.delete_queue("long", DeleteCondition::default(), &mut effects);
+    assert_eq!(deleted.map(|(count, _)| count).ok(), Some(30_000));
+    assert!(effects.spent() <= FULL_STEPS, "{}", effects.spent());
+    broker.end(effects);
+    let mut units = 0;
+    // What is not freed yet keeps it.
+    while queue.upgrade().is_some() {
+        tokio::task::yield_now().await;
+        units += 1;
+    }
+    assert!(units > 1, "it was one unit of work");
     broker.store.clone().close().expect("the store is whole");
 }

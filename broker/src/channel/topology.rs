@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::consume::decode;
+use super::fan_out::Continuation;
 use super::{Channel, FrameResult, access};
 use crate::admission;
 use crate::delivery::effects::Effects;
@@ -11,11 +12,19 @@ use crate::fault::{Fault, ReplyCode};
 use crate::persist::Ticket;
 use crate::queue::Queue;
 use crate::queue::arguments::QueueArguments;
+use crate::queue::removed::RemovedMessages;
 use crate::vhost::{
     BindRequest, Declare, DeleteCondition, Destination, REPLY_TO, REPLY_TO_PREFIX, strip_breaks,
 };
 use crate::wire::method::{BindMethod, ExchangeDeclare, QueueDeclare};
 use crate::wire::reply;
+
+/// A purge whose messages have left the queue and are not all gone.
+#[derive(Debug)]
+pub(super) struct Purge {
+    removed: RemovedMessages,
+    no_wait: bool,
+}
 
 /// Twenty-two random characters.
 pub(crate) fn random_name() -> String {
@@ -336,9 +345,23 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<FrameResult, Fault> {
         let queue = self.readable_queue(queue)?;
-        let (count, ticket) = queue.purge(effects)?;
+        let removed = queue.purge(effects)?;
+        self.continue_purge(Purge { removed, no_wait }, effects)
+    }
+
+    /// Ends purged messages as far as the budget allows, and then replies.
+    pub(super) fn continue_purge(
+        &mut self,
+        mut purge: Purge,
+        effects: &mut Effects,
+    ) -> Result<FrameResult, Fault> {
+        if purge.removed.go_on(effects)? {
+            self.continuation = Some(Continuation::Purge(purge));
+            return Ok(FrameResult::Unfinished);
+        }
+        let (count, ticket) = (purge.removed.count(), purge.removed.ticket());
         Ok(
-            self.reply_if_wanted(ticket, no_wait, effects, |out, channel| {
+            self.reply_if_wanted(ticket, purge.no_wait, effects, |out, channel| {
                 reply::queue_count_ok(out, channel, 31, clamp(count));
             }),
         )

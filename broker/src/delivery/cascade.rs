@@ -74,6 +74,15 @@ impl LetterRoute {
     /// Offers the letter to its next queues, until the unit of work has spent `until` steps. True
     /// when the letter has left its own queue.
     pub(crate) fn offer(&mut self, until: u32, effects: &mut Effects) -> bool {
+        if self.queues.is_empty() {
+            let DeadLetter {
+                queue,
+                message,
+                reason,
+                ..
+            } = &self.letter;
+            effects.note_discarded(queue, message, *reason);
+        }
         while let Some(queue) = self.queues.get(self.next) {
             let is_piece_done = self.next > 0 && self.next.is_multiple_of(PIECE);
             if is_piece_done && effects.spent() >= until {

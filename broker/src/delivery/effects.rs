@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use crate::delivery::budget::{FULL_STEPS, StepBudget};
 use crate::delivery::confirms::Confirms;
-use crate::delivery::ends::EndedEntry;
+use crate::delivery::ends::{EndedEntry, EndedMessages, Observed};
 use crate::delivery::outbox::Outbox;
 use crate::memory::EntryCharge;
 use crate::observer::BrokerEnd;
@@ -24,6 +24,7 @@ use crate::queue::dead_letter::Reason;
 use crate::queue::level::LoadRequest;
 use crate::queue::message::Message;
 use crate::queue::queued::QueuedMessage;
+use crate::queue::removed::{RemovedMessages, StoredMessages};
 use crate::stats::ExchangeCounters;
 
 /// A message that left a queue without being consumed, from a queue with a dead-letter exchange.
@@ -156,10 +157,12 @@ pub(crate) struct Effects {
     stays_in_memory: Option<bool>,
     /// Publishes to queues.
     published: u32,
-    /// The exchange whose messages are observed.
-    observed: Option<&'static str>,
-    /// Messages of that exchange that ended without being delivered.
+    /// Which messages are observed.
+    observed: Option<Observed>,
+    /// Those of them that ended without being delivered.
     pub(crate) ended: Vec<EndedEntry>,
+    /// Messages of deleted queues that this budget was too small for.
+    pub(crate) removed: Vec<RemovedMessages>,
     /// Values that take long to free; they are freed outside the unit of work.
     pub(crate) garbage: Vec<Box<dyn Any + Send>>,
     limit: StepBudget,
@@ -193,6 +196,7 @@ impl Effects {
             published: 0,
             observed: None,
             ended: Vec::new(),
+            removed: Vec::new(),
             garbage: Vec::new(),
             limit: StepBudget::FULL,
             spent: 0,
@@ -209,9 +213,9 @@ impl Effects {
         self
     }
 
-    /// Sets the exchange whose messages are observed.
-    pub(crate) fn with_observed(mut self, exchange: Option<&'static str>) -> Self {
-        self.observed = exchange;
+    /// Sets which messages are observed.
+    pub(crate) fn with_observed(mut self, observed: Option<Observed>) -> Self {
+        self.observed = observed;
         self
     }
 
@@ -220,11 +224,38 @@ impl Effects {
         let Some(observed) = self.observed else {
             return;
         };
-        if message.content().exchange == observed.as_bytes() {
+        let is_long = message.footprint() > observed.limit.message_bytes;
+        if !is_long && message.content().exchange == observed.exchange.as_bytes() {
             self.ended.push(EndedEntry {
                 queue: Arc::clone(queue.name()),
-                message: message.clone(),
                 end,
+                messages: EndedMessages::InMemory(message.clone()),
+            });
+        }
+    }
+
+    /// Notes the end of a message that left its queue for this reason and is in no other.
+    pub(crate) fn note_discarded(&mut self, queue: &Queue, message: &Message, reason: Reason) {
+        match reason {
+            Reason::Expired => self.note_end(queue, message, BrokerEnd::Expired),
+            Reason::MaxLength => self.note_end(queue, message, BrokerEnd::Dropped),
+            // The consumer that rejected it reports the reason.
+            Reason::Rejected => {}
+        }
+    }
+
+    /// Notes how messages end that only the store has, before they are settled. They are read
+    /// later.
+    pub(crate) fn note_stored_end(&mut self, queue: &Queue, gone: StoredMessages, end: BrokerEnd) {
+        let (Some(observed), Some(store)) = (self.observed, queue.store()) else {
+            return;
+        };
+        // A store that has stopped logs it.
+        if let Ok(plan) = store.plan_read(gone.level, gone.first, observed.limit) {
+            self.ended.push(EndedEntry {
+                queue: Arc::clone(queue.name()),
+                end,
+                messages: EndedMessages::InStore(plan, gone.count),
             });
         }
     }

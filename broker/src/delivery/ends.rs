@@ -1,10 +1,12 @@
 //! Messages that ended in the broker, on their way to the program that observes them. Depends on
-//! `observer` and `queue`.
+//! `observer`, `queue` and `persist`.
 //!
 //! They are collected in the effects of a unit of work and sent after all locks are released. A
-//! thread calls the observer, so no unit of work waits for it. Its backlog is bounded in messages
+//! thread calls the observer, so no unit of work waits for it. It also reads the messages that only
+//! the store had: the read is planned before they are settled. Its backlog is bounded in messages
 //! and bytes; messages beyond that are counted and not reported.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -12,7 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::observer::{BrokerEnd, EndObserver, EndedMessage};
+use crate::persist::{ReadLimit, ReadPlan};
 use crate::queue::message::Message;
+use crate::wire::content::PROPERTIES_BYTES;
 
 /// Maximum bytes of messages that wait for the observer.
 const WAITING_BYTES: usize = 16 << 20;
@@ -22,79 +26,215 @@ const WAITING: usize = 4096;
 const BATCH: usize = 256;
 /// Minimum interval between log lines about messages that were not reported.
 const REPORT_EVERY: Duration = Duration::from_mins(1);
+/// How often [`EndSender::recorded`] looks.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// A message that ended.
+/// Messages of one queue that ended.
 #[derive(Debug)]
 pub(crate) struct EndedEntry {
     pub(crate) queue: Arc<str>,
-    pub(crate) message: Message,
     pub(crate) end: BrokerEnd,
+    pub(crate) messages: EndedMessages,
+}
+
+#[derive(Debug)]
+pub(crate) enum EndedMessages {
+    /// One message, of the observed exchange.
+    InMemory(Message),
+    /// So many messages of any exchange, which are to be read.
+    InStore(ReadPlan, u64),
+}
+
+/// Which messages are observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Observed {
+    pub(crate) exchange: &'static str,
+    /// How messages are read that only the store has.
+    pub(crate) limit: ReadLimit,
 }
 
 /// Sends to the observer's thread, which ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct EndSender {
-    exchange: &'static str,
+    observed: Observed,
     entries: SyncSender<EndedEntry>,
-    waiting: Arc<EndBacklog>,
+    backlog: Arc<EndBacklog>,
 }
 
 #[derive(Debug, Default)]
 struct EndBacklog {
+    entries: AtomicUsize,
     bytes: AtomicUsize,
     /// The number of messages not reported since the last log line about them.
     lost: AtomicU64,
+}
+
+/// A message in memory: its queue, and how it ended.
+type EndedMemory = (Arc<str>, BrokerEnd, Message);
+
+/// The observer's thread.
+struct EndTeller {
+    observer: Arc<dyn EndObserver>,
+    exchange: &'static str,
+    backlog: Arc<EndBacklog>,
+    /// When messages that were lost were last logged.
+    reported: Option<Instant>,
 }
 
 impl EndSender {
     /// Starts the thread that calls the observer.
     pub(crate) fn start(observer: Arc<dyn EndObserver>) -> std::io::Result<Self> {
         let (entries, ended) = sync_channel(WAITING);
-        let waiting = Arc::<EndBacklog>::default();
-        let (exchange, backlog) = (observer.exchange(), Arc::clone(&waiting));
+        let backlog = Arc::<EndBacklog>::default();
+        let observed = Observed {
+            exchange: observer.exchange(),
+            limit: ReadLimit {
+                bytes: WAITING_BYTES,
+                message_bytes: observer.largest_body().saturating_add(PROPERTIES_BYTES),
+            },
+        };
+        let mut teller = EndTeller {
+            observer,
+            exchange: observed.exchange,
+            backlog: Arc::clone(&backlog),
+            reported: None,
+        };
         thread::Builder::new()
             .name("message ends".to_owned())
-            .spawn(move || tell(&*observer, &ended, &backlog))?;
+            .spawn(move || teller.run(&ended))?;
         Ok(Self {
-            exchange,
+            observed,
             entries,
-            waiting,
+            backlog,
         })
     }
 
-    /// The exchange whose messages are observed.
-    pub(crate) fn exchange(&self) -> &'static str {
-        self.exchange
+    /// Which messages are observed.
+    pub(crate) fn observed(&self) -> Observed {
+        self.observed
     }
 
     /// Sends the messages that ended in one unit of work.
     pub(crate) fn send(&self, ended: impl Iterator<Item = EndedEntry>) {
         for entry in ended {
-            let bytes = entry.message.footprint();
-            let has_room = self.waiting.bytes.load(Relaxed) + bytes <= WAITING_BYTES;
+            let (bytes, count) = (entry.bytes(), entry.count());
+            let before = self.backlog.bytes.load(Relaxed);
+            let has_room = match entry.messages {
+                EndedMessages::InMemory(_) => before + bytes <= WAITING_BYTES,
+                // They are not in memory, and a whole queue may not fit.
+                EndedMessages::InStore(..) => before < WAITING_BYTES,
+            };
             // Counted before it can be told and taken off again.
-            self.waiting.bytes.fetch_add(bytes, Relaxed);
+            self.backlog.add(bytes);
             if !has_room || self.entries.try_send(entry).is_err() {
-                self.waiting.bytes.fetch_sub(bytes, Relaxed);
-                self.waiting.lost.fetch_add(1, Relaxed);
+                self.backlog.take(1, bytes);
+                self.backlog.lost.fetch_add(count, Relaxed);
             }
+        }
+    }
+
+    /// Waits until the observer was told of everything that was sent, for `limit` at most. Returns
+    /// how many entries are left.
+    pub(crate) async fn recorded(&self, limit: Duration) -> usize {
+        let until = Instant::now() + limit;
+        loop {
+            let left = self.backlog.entries.load(Relaxed);
+            if left == 0 || Instant::now() >= until {
+                return left;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }
 
-fn tell(observer: &dyn EndObserver, ended: &Receiver<EndedEntry>, backlog: &EndBacklog) {
-    let mut reported = None;
-    while let Ok(first) = ended.recv() {
-        let mut batch = vec![first];
-        batch.extend(ended.try_iter().take(BATCH - 1));
-        let messages: Vec<_> = batch.iter().map(EndedEntry::view).collect();
-        observer.ended(&messages);
-        let bytes = batch.iter().map(|entry| entry.message.footprint()).sum();
-        backlog.bytes.fetch_sub(bytes, Relaxed);
-        let is_due = reported.is_none_or(|at: Instant| at.elapsed() >= REPORT_EVERY);
-        if is_due && backlog.lost.load(Relaxed) > 0 {
-            reported = Some(Instant::now());
-            let lost = backlog.lost.swap(0, Relaxed);
+impl EndBacklog {
+    fn add(&self, bytes: usize) {
+        self.entries.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    fn take(&self, entries: usize, bytes: usize) {
+        self.entries.fetch_sub(entries, Relaxed);
+        self.bytes.fetch_sub(bytes, Relaxed);
+    }
+}
+
+impl EndTeller {
+    fn run(&mut self, ended: &Receiver<EndedEntry>) {
+        while let Ok(first) = ended.recv() {
+            let mut batch = vec![first];
+            batch.extend(ended.try_iter().take(BATCH - 1));
+            let (entries, bytes) = (batch.len(), batch.iter().map(EndedEntry::bytes).sum());
+            // One that panics must not cost the ends of all later messages.
+            if catch_unwind(AssertUnwindSafe(|| self.tell(batch))).is_err() {
+                tracing::error!(
+                    entries,
+                    "ends of messages were not recorded: the recorder panicked"
+                );
+            }
+            self.backlog.take(entries, bytes);
+            self.report();
+        }
+    }
+
+    /// Tells the observer of these entries, in their order.
+    fn tell(&self, batch: Vec<EndedEntry>) {
+        let mut in_memory = Vec::new();
+        for entry in batch {
+            let EndedEntry {
+                queue,
+                end,
+                messages,
+            } = entry;
+            match messages {
+                EndedMessages::InMemory(message) => in_memory.push((queue, end, message)),
+                EndedMessages::InStore(plan, count) => {
+                    self.observe(&in_memory);
+                    in_memory.clear();
+                    self.tell_stored(&queue, end, (plan, count));
+                }
+            }
+        }
+        self.observe(&in_memory);
+    }
+
+    /// Reads messages from the store, and tells of those that are observed.
+    fn tell_stored(&self, queue: &Arc<str>, end: BrokerEnd, (mut plan, count): (ReadPlan, u64)) {
+        let is_cut = plan.bytes() >= WAITING_BYTES;
+        let (mut read, mut has_some) = (0, false);
+        while read < WAITING
+            && let Some(slice) = plan.read_next()
+        {
+            read += slice.len();
+            let decoded = slice
+                .iter()
+                .filter_map(|(_, bytes)| Message::from_stored(bytes).ok());
+            let observed = decoded
+                .filter(|message| message.content().exchange == self.exchange.as_bytes())
+                .map(|message| (Arc::clone(queue), end, message));
+            let observed: Vec<_> = observed.collect();
+            has_some |= !observed.is_empty();
+            observed.chunks(BATCH).for_each(|some| self.observe(some));
+        }
+        if has_some && (is_cut || read >= WAITING) {
+            let lost = count.saturating_sub(read as u64);
+            self.backlog.lost.fetch_add(lost, Relaxed);
+        }
+    }
+
+    fn observe(&self, ended: &[EndedMemory]) {
+        let views: Vec<_> = ended.iter().map(view).collect();
+        if !views.is_empty() {
+            self.observer.ended(&views);
+        }
+    }
+
+    /// Logs how many messages were lost, now and then.
+    fn report(&mut self) {
+        let is_due = self.reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
+        if is_due && self.backlog.lost.load(Relaxed) > 0 {
+            self.reported = Some(Instant::now());
+            let lost = self.backlog.lost.swap(0, Relaxed);
             tracing::warn!(
                 lost,
                 "messages ended faster than their ends could be recorded"
@@ -104,71 +244,31 @@ fn tell(observer: &dyn EndObserver, ended: &Receiver<EndedEntry>, backlog: &EndB
 }
 
 impl EndedEntry {
-    fn view(&self) -> EndedMessage<'_> {
-        let content = self.message.content();
-        EndedMessage {
-            end: self.end,
-            queue: &self.queue,
-            routing_key: content.routing_key,
-            properties: content.properties,
-            body: content.body,
+    fn bytes(&self) -> usize {
+        match &self.messages {
+            EndedMessages::InMemory(message) => message.footprint(),
+            EndedMessages::InStore(plan, _) => plan.bytes(),
         }
+    }
+
+    fn count(&self) -> u64 {
+        match self.messages {
+            EndedMessages::InMemory(_) => 1,
+            EndedMessages::InStore(_, count) => count,
+        }
+    }
+}
+
+fn view((queue, end, message): &EndedMemory) -> EndedMessage<'_> {
+    let content = message.content();
+    EndedMessage {
+        end: *end,
+        queue,
+        routing_key: content.routing_key,
+        properties: content.properties,
+        body: content.body,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::sync::Mutex;
-
-    use super::*;
-
-    /// Notes what it is told, and waits each time for a word.
-    #[derive(Debug)]
-    struct Slow {
-        told: SyncSender<usize>,
-        go_on: Mutex<Receiver<()>>,
-    }
-
-    impl EndObserver for Slow {
-        fn exchange(&self) -> &'static str {
-            "x"
-        }
-
-        fn ended(&self, messages: &[EndedMessage<'_>]) {
-            self.told.send(messages.len()).unwrap();
-            self.go_on.lock().unwrap().recv().unwrap();
-        }
-    }
-
-    fn ended(bytes: usize) -> EndedEntry {
-        EndedEntry {
-            queue: "q".into(),
-            message: Message::transient((b"x", b"q"), &vec![0; bytes]),
-            end: BrokerEnd::Expired,
-        }
-    }
-
-    #[test]
-    fn what_waits_for_a_slow_observer_is_bounded() {
-        let (told, was_told) = sync_channel(100);
-        let (go, go_on) = sync_channel(100);
-        let go_on = Mutex::new(go_on);
-        let sender = EndSender::start(Arc::new(Slow { told, go_on })).unwrap();
-        sender.send(std::iter::once(ended(1)));
-        assert_eq!(was_told.recv().unwrap(), 1);
-        // It is behind: 40 MiB are too much.
-        sender.send((0..40).map(|_| ended(1 << 20)));
-        assert_eq!(sender.waiting.lost.load(Relaxed), 25);
-        go.send(()).unwrap();
-        assert_eq!(was_told.recv().unwrap(), 15);
-        go.send(()).unwrap();
-        // Once it is told of another one, it is not behind any more.
-        sender.send(std::iter::once(ended(1)));
-        assert_eq!(was_told.recv().unwrap(), 1);
-        sender.send((0..15).map(|_| ended(1 << 20)));
-        go.send(()).unwrap();
-        assert_eq!(was_told.recv().unwrap(), 15);
-        go.send(()).unwrap();
-    }
-}
+mod tests;

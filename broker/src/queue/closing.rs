@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::consumer::Consumer;
+use super::removed::RemovedMessages;
 use super::{Queue, limits};
 use crate::delivery::effects::Effects;
 use crate::observer::BrokerEnd;
@@ -36,7 +37,7 @@ pub(crate) struct ClosedQueue {
 
 impl Queue {
     /// Closes the queue if the conditions hold: from then on it takes neither messages nor
-    /// consumers, and gives no messages away. [`Queue::discard_ready`] must follow.
+    /// consumers, and gives no messages away. [`Queue::remove_ready`] must follow.
     pub(crate) fn close_if(
         &self,
         condition: CloseCondition,
@@ -61,12 +62,13 @@ impl Queue {
         })
     }
 
-    /// Frees the ready messages of a closed queue.
-    pub(crate) fn discard_ready(&self, effects: &mut Effects) {
-        let (_, messages) = self.with(|state| state.ready.clear());
-        for entry in &messages {
-            effects.note_end(self, &entry.message, BrokerEnd::Deleted);
-        }
-        effects.free(messages);
+    /// Takes the ready messages out of a closed queue, before the store forgets it.
+    pub(crate) fn remove_ready(self: &Arc<Self>, effects: &mut Effects) -> RemovedMessages {
+        self.with(|state| {
+            for in_store in state.ready.in_store() {
+                effects.note_stored_end(self, in_store, BrokerEnd::Deleted);
+            }
+            RemovedMessages::new(self, BrokerEnd::Deleted, state.ready.take_all())
+        })
     }
 }

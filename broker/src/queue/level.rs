@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::message::Message;
 use super::queued::{Persistence, QueuedMessage};
+use super::removed::StoredMessages;
 use crate::delivery::effects::Effects;
 use crate::memory;
 use crate::persist::WindowBudget;
@@ -418,28 +419,42 @@ impl PriorityLevel {
         self.head.back_mut().filter(is_due)
     }
 
-    /// Where the messages begin that only the store has, where there are such.
-    pub(super) fn gap_from(&self) -> Option<u64> {
-        (self.gap.count > 0).then_some(self.gap.next)
+    /// Whether there are messages that only the store has.
+    pub(super) fn has_gap(&self) -> bool {
+        self.gap.count > 0
     }
 
-    /// Empties the level. Returns what was in memory.
-    pub(super) fn clear(
-        &mut self,
-        budget: &WindowBudget,
-    ) -> impl Iterator<Item = QueuedMessage> + use<> {
-        let epoch = self.gap.epoch + 1;
-        self.head_bytes = 0;
-        self.report(budget);
-        let (ttl_ms, taken_through) = (self.ttl_ms, self.taken_through);
-        let emptied = Self {
-            ttl_ms,
-            taken_through,
+    /// The messages that only the store has, if there are any.
+    pub(super) fn in_store(&self, level: u8) -> Option<StoredMessages> {
+        self.has_gap().then_some(StoredMessages {
+            level,
+            first: self.gap.next,
+            count: self.gap.count,
+        })
+    }
+
+    /// Empties the level. Returns what was in memory, of which [`Self::pop_removed`] takes one
+    /// after the other.
+    pub(super) fn take_all(&mut self, budget: &WindowBudget) -> Self {
+        let mut emptied = Self {
+            ttl_ms: self.ttl_ms,
+            taken_through: self.taken_through,
             ..Self::default()
         };
-        let old = std::mem::replace(self, emptied);
-        self.gap.epoch = epoch;
-        old.returned.into_values().chain(old.head).chain(old.tail)
+        emptied.gap.epoch = self.gap.epoch + 1;
+        let mut removed = std::mem::replace(self, emptied);
+        removed.gap = Gap::default();
+        budget.report(&mut removed.reported_bytes, 0);
+        removed
+    }
+
+    /// Takes the next message of what [`Self::take_all`] returned.
+    pub(super) fn pop_removed(&mut self) -> Option<QueuedMessage> {
+        let first = self.pop_first();
+        first.or_else(|| {
+            memory::give_back_room(&mut self.tail);
+            self.tail.pop_front()
+        })
     }
 
     pub(super) fn browsed_part(&self, level: u8, from: u64, count: usize) -> BrowsedPart {

@@ -39,6 +39,7 @@ pub mod message;
 mod message_totals;
 pub(crate) mod queued;
 pub(crate) mod ready;
+pub(crate) mod removed;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,7 @@ pub use counters::{Counters, QueueSnapshot};
 use level::LoadNeed;
 use message::Message;
 use ready::ReadyMessages;
+use removed::RemovedMessages;
 pub(crate) use state::QueueState;
 
 /// What a queue is, as it was declared.
@@ -388,8 +390,11 @@ impl Queue {
         })
     }
 
-    /// Drops every ready message; gives their number, and when they are gone for good.
-    pub(crate) fn purge(self: &Arc<Self>, effects: &mut Effects) -> Result<(u64, Ticket), Stopped> {
+    /// Removes every ready message. They are gone for good after [`RemovedMessages::go_on`].
+    pub(crate) fn purge(
+        self: &Arc<Self>,
+        effects: &mut Effects,
+    ) -> Result<RemovedMessages, Stopped> {
         lock(&self.state).purge(self, effects)
     }
 

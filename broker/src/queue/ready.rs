@@ -9,6 +9,7 @@ use super::level::{
 };
 use super::message_totals::MessageTotals;
 use super::queued::QueuedMessage;
+use super::removed::StoredMessages;
 use crate::delivery::effects::Effects;
 use crate::memory::TransientBytes;
 use crate::persist::WindowBudget;
@@ -222,7 +223,7 @@ impl ReadyMessages {
 
     /// True when some level has messages that only the store holds.
     pub(crate) fn has_gap(&self) -> bool {
-        self.levels.iter().any(|level| level.gap_from().is_some())
+        self.levels.iter().any(PriorityLevel::has_gap)
     }
 
     /// Takes what a read brought; `None` when it is no longer wanted, else what turned out to be
@@ -251,25 +252,24 @@ impl ReadyMessages {
         self.levels[usize::from(wanted.level)].load_failed(wanted);
     }
 
-    /// Levels with messages that are only in the store, and the position of the first. From there
-    /// on a level has no stored message in memory.
-    pub(crate) fn gaps(&self) -> Vec<(u8, u64)> {
+    /// The messages of each level that are only in the store, of levels that have such. From the
+    /// first of them on a level has no stored message in memory.
+    pub(super) fn in_store(&self) -> Vec<StoredMessages> {
         let numbered = (0..).zip(&self.levels);
         numbered
-            .filter_map(|(number, level)| Some((number, level.gap_from()?)))
+            .filter_map(|(number, level)| level.in_store(number))
             .collect()
     }
 
-    /// Removes all messages. Returns how many there were, and those of them that were in memory.
-    pub(crate) fn clear(&mut self) -> (u64, Vec<QueuedMessage>) {
-        let mut entries = Vec::new();
-        for level in &mut self.levels {
-            entries.extend(level.clear(&self.budget));
-        }
+    /// Removes all messages, in a few steps. Returns how many there were, and those of them that
+    /// were in memory, by level.
+    pub(super) fn take_all(&mut self) -> (u64, Vec<PriorityLevel>) {
+        let levels = self.levels.iter_mut();
+        let removed = levels.map(|level| level.take_all(&self.budget)).collect();
         self.bytes = 0;
         self.transient = MessageTotals::default();
         self.transient_bytes.clear();
-        (std::mem::take(&mut self.ready), entries)
+        (std::mem::take(&mut self.ready), removed)
     }
 
     /// Peeks behind a position: for each level, highest first, the next `count` messages in memory

@@ -13,6 +13,7 @@ use super::message::Message;
 use super::message_totals::MessageTotals;
 use super::queued::{Persistence, QueuedMessage};
 use super::ready::ReadyMessages;
+use super::removed::RemovedMessages;
 use super::{ConfirmMode, DRAINED, Disposition, Queue};
 use crate::delivery::effects::{DeadLetter, Effects};
 use crate::memory::{self, EntryCharge};
@@ -219,6 +220,10 @@ impl QueueState {
             self.unsettled_transient.take(&entry);
         }
         if self.is_deleted {
+            // Who took it says what became of it, unless he gives it back.
+            if disposition == Disposition::Requeue {
+                effects.note_end(queue, &entry.message, BrokerEnd::Deleted);
+            }
             return Ok(());
         }
         match disposition {
@@ -275,12 +280,7 @@ impl QueueState {
             effects.add_dead_letter(DeadLetter::new(queue, entry.message, reason, stored));
             return;
         }
-        match reason {
-            Reason::Expired => effects.note_end(queue, &entry.message, BrokerEnd::Expired),
-            Reason::MaxLength => effects.note_end(queue, &entry.message, BrokerEnd::Dropped),
-            // The consumer that rejected it reports the reason.
-            Reason::Rejected => {}
-        }
+        effects.note_discarded(queue, &entry.message, reason);
         if Self::settle_in_store_and_confirm(queue, &entry, effects).is_err() {
             // The store logs that it has stopped, and the next publish is refused because of it.
             tracing::debug!(queue = %queue.name(), "a discarded message could not be settled");
@@ -392,36 +392,32 @@ impl QueueState {
         self.unsettled > 0 || queue.is_some_leaving()
     }
 
-    /// Drops every ready message, for good with the ticket; those in clients' hands and dead
-    /// letters on their way stay.
+    /// Removes every ready message; those in clients' hands and dead letters on their way stay.
     pub(super) fn purge(
         &mut self,
         queue: &Arc<Queue>,
         effects: &mut Effects,
-    ) -> Result<(u64, Ticket), Stopped> {
+    ) -> Result<RemovedMessages, Stopped> {
+        let end = BrokerEnd::Purged;
         if self.is_deleted {
-            return Ok((0, Ticket::NONE));
+            return Ok(RemovedMessages::new(queue, end, (0, Vec::new())));
         }
-        let gaps = self.ready.gaps();
-        let (count, entries) = self.ready.clear();
-        let mut ticket = Ticket::NONE;
-        for entry in &entries {
-            effects.note_end(queue, &entry.message, BrokerEnd::Purged);
-            ticket = ticket.max(Self::settle_in_store_and_confirm(queue, entry, effects)?);
-        }
+        let in_store = self.ready.in_store();
+        let is_some_out = self.is_some_out(queue);
+        let mut removed = RemovedMessages::new(queue, end, self.ready.take_all());
         if let Some(store) = &queue.store {
             let last = self.next_position.saturating_sub(1);
-            for (level, first) in gaps {
-                ticket = ticket.max(if self.is_some_out(queue) {
-                    store.settle_all(level, first, last)?
+            for gone in in_store {
+                effects.note_stored_end(queue, gone, end);
+                removed.settled_with(if is_some_out || removed.has_some() {
+                    store.settle_all(gone.level, gone.first, last)?
                 } else {
-                    store.purge(level, last)?
+                    store.purge(gone.level, last)?
                 });
             }
         }
         limits::arm(queue, self, effects);
-        effects.free(entries);
-        Ok((count, ticket))
+        Ok(removed)
     }
 
     /// Records a failed read of the store, which is repeated after [`UNREADABLE_MS`].

@@ -153,7 +153,8 @@ impl World {
                 }
             }
             Act::Purge => {
-                self.queue.purge(&mut effects).unwrap();
+                let mut removed = self.queue.purge(&mut effects).unwrap();
+                while removed.go_on(&mut Effects::new(self.now_ms)).unwrap() {}
                 self.move_all(MessagePlace::Ready, MessagePlace::Gone);
             }
             Act::Pass { ms } => {

@@ -254,6 +254,7 @@ impl Vhost {
         let mut ticket = self.detach_queue(&mut tables, queue.name(), effects)?;
         drop(tables);
         cancel_consumers(closed.consumers, condition.connection, effects);
+        let mut removed = queue.remove_ready(effects);
         if let Some(store) = queue.store() {
             store.drop_all(queue.identity.arguments.max_priority.unwrap_or(0))?;
             ticket = ticket.max(
@@ -263,7 +264,9 @@ impl Vhost {
             self.note_change(ticket);
         }
         drop(whole);
-        queue.discard_ready(effects);
+        if removed.go_on(effects)? {
+            effects.removed.push(removed);
+        }
         let counters = queue.snapshot().counters;
         *lock(&self.deleted_queues) += counters;
         Ok((closed.ready, ticket))

@@ -92,6 +92,10 @@ impl EndObserver for EndRecorder {
         EXCHANGE
     }
 
+    fn largest_body(&self) -> usize {
+        self.config.settings.body_limit_bytes
+    }
+
     fn ended(&self, messages: &[EndedMessage<'_>]) {
         let history = MessageHistory::of(&self.config.home);
         let mut receipts = Vec::new();

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use super::Routes;
 use crate::admission;
-use crate::fault::Fault;
 use crate::inspect::{self, QueueView};
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
@@ -226,13 +225,7 @@ async fn purge(
     let (vhost, queue) = find(&api, &caller, &vhost, &name)?;
     caller.may(vhost.name(), Operation::Read, &name)?;
     queue.check_access(0)?;
-    let purged = {
-        let mut effects = api.broker.begin();
-        let purged = queue.purge(&mut effects);
-        api.broker.end(effects);
-        purged
-    };
-    let (_, ticket) = purged.map_err(Fault::from)?;
+    let ticket = api.broker.purge(&queue).await?;
     super::wait_until_durable(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
 }

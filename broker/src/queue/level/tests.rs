@@ -278,12 +278,12 @@ fn an_unloaded_level_keeps_what_a_client_may_have_had() {
     let (first, second) = (level.pop().unwrap(), level.pop().unwrap());
     level.give_back(first);
     level.unload(UnloadRest::Nothing, true, &mut Effects::new(0));
-    assert_eq!(level.gap_from(), Some(3));
+    assert_eq!(level.in_store(0).unwrap().first, 3);
     assert_eq!(level.pop().unwrap().position, 1);
     assert!(matches!(level.front(), QueueHead::InStore));
     level.give_back(second);
     level.unload(UnloadRest::Nothing, false, &mut Effects::new(0));
-    assert_eq!(level.gap_from(), Some(2));
+    assert_eq!(level.in_store(0).unwrap().first, 2);
 }
 
 /// Else a client that gives very many messages back one by one would make the queue look at all of

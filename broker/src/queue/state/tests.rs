@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::delivery::budget::FULL_STEPS;
 use crate::delivery::ledger::{Credit, DeliveryTags, Ledger};
 use crate::persist::{self, OpenedStore};
 use crate::queue::arguments::DeadLetters;
@@ -142,8 +143,39 @@ fn a_purge_spares_dead_letters_that_wait() {
         QueueState::append(&queue, &mut entry).unwrap();
         state.ready.recovered(0, last, 1, 1);
     });
-    assert_eq!(queue.purge(&mut Effects::new(0)).unwrap().0, 2);
+    let mut effects = Effects::new(0);
+    let mut removed = queue.purge(&mut effects).unwrap();
+    assert_eq!(removed.count(), 2);
+    assert!(!removed.go_on(&mut effects).unwrap());
     assert_eq!(stored(&queue), (2..last).collect::<Vec<_>>());
     drop(letters);
     opened.store.clone().close().unwrap();
+}
+
+/// All of them were ended in one step, under the queue's lock.
+#[test]
+fn very_many_messages_of_a_purged_queue_end_in_pieces_and_a_newer_one_stays() {
+    const MESSAGES: u64 = 50_000;
+    let queue = Queue::plain();
+    let publish = |count: u64| {
+        for _ in 0..count {
+            let transient = Message::transient((b"", b"q"), b"x");
+            let mut effects = Effects::new(0);
+            let published = queue.publish(&transient, ConfirmMode::Nothing, &mut effects);
+            published.unwrap();
+        }
+    };
+    publish(MESSAGES);
+    let mut effects = Effects::new(0);
+    let mut removed = queue.purge(&mut effects).unwrap();
+    assert_eq!((removed.count(), effects.spent()), (MESSAGES, 0));
+    assert_eq!(queue.counts().0, 0);
+    publish(1);
+    let mut units = 1;
+    while removed.go_on(&mut effects).unwrap() {
+        assert!(effects.spent() <= FULL_STEPS, "{}", effects.spent());
+        (effects, units) = (Effects::new(0), units + 1);
+    }
+    assert!(units > MESSAGES / u64::from(FULL_STEPS), "{units}");
+    assert_eq!(queue.counts().0, 1);
 }
