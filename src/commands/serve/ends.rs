@@ -3,6 +3,8 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread;
 
 use broker::{BrokerEnd, EndObserver, EndedMessage};
 use chrono::Utc;
@@ -20,10 +22,18 @@ use crate::wrap::Publisher;
 /// Records the ends of one broker's messages.
 pub(super) struct EndRecorder {
     config: Config,
-    archive: Arc<HomeArchive>,
     /// The user of this home's sessions.
     user: String,
-    runtime: Handle,
+    receipts: ReceiptSender,
+}
+
+/// Receipts, each with the queue in which its sender waits.
+type ReceiptBatch = Vec<(String, Receipt)>;
+
+/// Sends receipts from one thread, so that recording does not wait for a broker that is slow to
+/// take them.
+struct ReceiptSender {
+    waiting: SyncSender<ReceiptBatch>,
 }
 
 /// A message of a session, and how it ended.
@@ -46,11 +56,16 @@ impl fmt::Debug for EndRecorder {
 impl EndRecorder {
     /// Must be called in the runtime.
     pub(super) fn new(config: &Config, archive: &Arc<HomeArchive>, user: String) -> Self {
+        let (archive, runtime) = (Arc::clone(archive), Handle::current());
+        let receipts = ReceiptSender::start(move |receipts| {
+            if let Err(error) = runtime.block_on(tell(&archive, receipts)) {
+                tracing::debug!(error = %error.summary(), "receipts were not sent");
+            }
+        });
         Self {
             config: config.clone(),
-            archive: Arc::clone(archive),
             user,
-            runtime: Handle::current(),
+            receipts,
         }
     }
 
@@ -116,19 +131,45 @@ impl EndObserver for EndRecorder {
             receipts.extend(message.receipt_to.map(|queue| (queue, receipt)));
         }
         if !receipts.is_empty() {
-            let archive = Arc::clone(&self.archive);
-            self.runtime.spawn_blocking(move || {
-                let told = Handle::current().block_on(tell(&archive, &receipts));
-                if let Err(error) = told {
-                    tracing::debug!(error = %error.summary(), "receipts were not sent");
-                }
-            });
+            self.receipts.send(receipts);
+        }
+    }
+}
+
+impl ReceiptSender {
+    /// Receipts of so many runs of ended messages may wait. A sender whose receipt is not sent
+    /// waits until its timeout; the history has the end.
+    const WAITING: usize = 16;
+
+    /// Starts the thread that calls `send`.
+    fn start(send: impl Fn(&ReceiptBatch) + Send + 'static) -> Self {
+        let (waiting, next) = sync_channel::<ReceiptBatch>(Self::WAITING);
+        let run = move || next.iter().for_each(|receipts| send(&receipts));
+        if let Err(error) = thread::Builder::new()
+            .name("receipts".to_owned())
+            .spawn(run)
+        {
+            tracing::error!(%error, "no receipts of ended messages are sent");
+        }
+        Self { waiting }
+    }
+
+    fn send(&self, receipts: ReceiptBatch) {
+        let count = receipts.len();
+        match self.waiting.try_send(receipts) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                tracing::warn!(count, "receipts were not sent: too many wait already");
+            }
+            Err(TrySendError::Disconnected(_)) => {
+                tracing::error!(count, "receipts were not sent: their thread has ended");
+            }
         }
     }
 }
 
 /// Sends these receipts to the queues in which their senders wait.
-async fn tell(archive: &HomeArchive, receipts: &[(String, Receipt)]) -> Result<(), Error> {
+async fn tell(archive: &HomeArchive, receipts: &ReceiptBatch) -> Result<(), Error> {
     let Some((peer, _)) = archive.connect("receipts").await? else {
         return Ok(());
     };
@@ -137,4 +178,45 @@ async fn tell(archive: &HomeArchive, receipts: &[(String, Receipt)]) -> Result<(
     }
     peer.close().await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    fn receipts() -> ReceiptBatch {
+        let receipt = Receipt {
+            id: "id".to_owned(),
+            to: None,
+            state: ReceiptState::Expired,
+            reason: None,
+            way: None,
+        };
+        vec![("queue".to_owned(), receipt)]
+    }
+
+    /// Each run of ended messages had a thread of its own.
+    #[test]
+    fn receipts_that_a_slow_broker_does_not_take_are_bounded() {
+        const MANY: usize = 10 * ReceiptSender::WAITING;
+        let (begun, has_begun) = sync_channel(MANY);
+        let (go, go_on) = sync_channel::<()>(MANY);
+        let go_on = Mutex::new(go_on);
+        let sender = ReceiptSender::start(move |receipts| {
+            let _ = begun.send((thread::current().id(), receipts.len()));
+            let _ = go_on.lock().map(|go_on| go_on.recv());
+        });
+        sender.send(receipts());
+        let first = has_begun.recv();
+        for _ in 0..MANY {
+            sender.send(receipts());
+        }
+        assert!(has_begun.try_recv().is_err(), "one after the other");
+        drop((go, sender));
+        let rest: Vec<_> = has_begun.iter().map(Ok).collect();
+        assert_eq!(rest.len(), ReceiptSender::WAITING);
+        assert!(rest.iter().all(|one| *one == first));
+    }
 }
