@@ -47,6 +47,9 @@ impl LetterRoute {
         (message, queues): (Message, Vec<Arc<Queue>>),
         store: &DefinitionStore,
     ) -> Self {
+        letter
+            .queue
+            .note_letter_route(message.is_persistent(), &queues);
         let mut charge = Charge::default();
         charge.set(queues.capacity() * size_of::<Arc<Queue>>());
         Self {
@@ -182,6 +185,11 @@ impl LetterBacklog {
     pub(crate) fn has(&self, queue: &Arc<Queue>) -> bool {
         self.sources.load(Relaxed) > 0
             && lock(&self.waiting).by_source.contains_key(&address(queue))
+    }
+
+    /// How many queues have letters that wait.
+    pub(crate) fn sources(&self) -> usize {
+        self.sources.load(Relaxed)
     }
 
     /// Whether a route that is under way waits, so that no other long one should begin: each holds

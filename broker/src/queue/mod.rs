@@ -32,6 +32,7 @@ pub(crate) mod closing;
 pub(crate) mod consumer;
 mod counters;
 pub mod dead_letter;
+mod letters;
 pub(crate) mod level;
 pub(crate) mod limits;
 pub(crate) mod loading;
@@ -48,6 +49,7 @@ use arguments::QueueArguments;
 use consumer::Consumer;
 
 pub use counters::{Counters, QueueSnapshot};
+use letters::LastLetter;
 use level::LoadNeed;
 use message::Message;
 use ready::ReadyMessages;
@@ -76,6 +78,7 @@ pub struct Queue {
     state: Mutex<QueueState>,
     /// Dead letters on their way whose originals the store still has.
     leaving: AtomicU64,
+    last_letter: LastLetter,
     /// Notified when consumers have nearly emptied the queue.
     drained: Notify,
     _charge: KindCharge,
@@ -171,6 +174,7 @@ impl Queue {
             store,
             state: Mutex::new(state),
             leaving: AtomicU64::new(0),
+            last_letter: LastLetter::default(),
             drained: Notify::new(),
         }
     }
@@ -353,7 +357,7 @@ impl Queue {
         }
         limits::enforce(self, &mut state, effects);
         state.used_ms = effects.now_ms;
-        if effects.is_overspent() {
+        if effects.is_overspent() || limits::is_expiry_due(self, &state, effects) {
             // Very many messages have expired, and there may be more.
             return Ok(GetResult::Loading);
         }

@@ -102,8 +102,10 @@ impl QueueState {
                 }
                 break;
             }
-            if limits::expire(queue, self, effects, limits::Strictness::Past) {
-                continue;
+            match limits::expire(queue, self, effects, limits::Strictness::Past) {
+                limits::Expiry::Done => continue,
+                limits::Expiry::Waits => break,
+                limits::Expiry::NotDue => {}
             }
             if matches!(self.ready.head(), QueueHead::InStore) {
                 break;
@@ -275,6 +277,7 @@ impl QueueState {
         effects: &mut Effects,
     ) {
         if queue.identity.arguments.dead_letters.is_some() {
+            queue.note_letter();
             let stored = (entry.persistence == Persistence::Appended)
                 .then_some((entry.level, entry.position));
             effects.add_dead_letter(DeadLetter::new(queue, entry.message, reason, stored));
@@ -326,7 +329,10 @@ impl QueueState {
     /// Expired messages must be removed, and the next expiry must be known. Other messages are read
     /// only for consumers.
     fn wanted_soon(&mut self, queue: &Arc<Queue>, now_ms: u64) -> Option<LoadRequest> {
-        let due = self.ready.wanted_due(now_ms);
+        let due = queue
+            .may_discard()
+            .then(|| self.ready.wanted_due(now_ms))
+            .flatten();
         if due.is_some() || !self.is_load_due(queue) {
             return due;
         }
