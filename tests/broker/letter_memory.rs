@@ -281,18 +281,7 @@ fn stored_messages_that_are_rejected_into_a_queue_in_memory() {
     let mut client = loaded.client();
     declare_into_memory(&mut client, b"");
     publish(&mut client, COUNT, 10_000);
-    let mut rejecting = loaded.client();
-    let rejecting = thread::spawn(move || {
-        let mut left = COUNT;
-        consume(&mut rejecting, "q", |client, _, tag| {
-            left -= 1;
-            if left.is_multiple_of(8) {
-                settle_up_to(client, tag, false);
-            }
-            left > 0
-        });
-        rejecting
-    });
+    let rejecting = reject_in_background(loaded.client(), COUNT);
     thread::sleep(Duration::from_secs(3));
     take_slowly(&loaded, COUNT);
     let rejecting = rejecting.join().unwrap();
@@ -324,11 +313,66 @@ fn transient_messages_whose_letters_go_nowhere_free_memory() {
     loaded.bear("letters that go nowhere", vec![client, looking]);
 }
 
+/// The store gets a copy for each queue.
+#[test]
+fn large_messages_that_expire_into_very_many_queues() {
+    const QUEUES: u32 = 150;
+    const COUNT: u32 = 3;
+    let loaded = Loaded::with_limit(LIMIT_MIB);
+    let mut client = loaded.client();
+    let exchange = [&b"\0\0"[..], &short("all"), &short("fanout"), b"\0\0\0\0\0"].concat();
+    client.method(1, (40, 10), &exchange);
+    client.expect(1, (40, 11));
+    let name = |number: u32| format!("dead{number}");
+    for number in 0..QUEUES {
+        client.method(1, (50, 10), &declaring(&name(number), DURABLE));
+        client.expect(1, (50, 11));
+        let ends = [&short(&name(number))[..], &short("all"), &short("")].concat();
+        client.method(1, (50, 20), &[&b"\0\0"[..], &ends, b"\0\0\0\0\0"].concat());
+        client.expect(1, (50, 21));
+    }
+    let arguments = [
+        text_argument("x-dead-letter-exchange", "all"),
+        number_argument("x-message-ttl", 1),
+    ];
+    let arguments = long(&arguments.concat());
+    let start = [&b"\0\0"[..], &short("q"), DURABLE, &arguments].concat();
+    client.method(1, (50, 10), &start);
+    client.expect(1, (50, 11));
+    publish(&mut client, COUNT, 1_000_000);
+    let mut looking = loaded.client();
+    let until = Instant::now() + PATIENCE;
+    for number in 0..QUEUES {
+        while ready(&mut looking, &name(number)) < COUNT {
+            assert!(Instant::now() < until, "{number}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    loaded.bear("letters to very many queues", vec![client, looking]);
+}
+
+/// Rejects so many messages of `q`, some at a time, from a thread of its own.
+fn reject_in_background(mut client: Raw, count: u32) -> thread::JoinHandle<Raw> {
+    client.method(1, (60, 10), &[0, 0, 0, 0, 0, 40, 0]);
+    client.expect(1, (60, 11));
+    thread::spawn(move || {
+        let mut left = count;
+        consume(&mut client, "q", |client, _, tag| {
+            left -= 1;
+            if left.is_multiple_of(8) {
+                settle_up_to(client, tag, false);
+            }
+            left > 0
+        });
+        client
+    })
+}
+
 /// More than may wait for the store, and more than letters may hold beside it.
 #[test]
 fn letters_wait_in_their_queue_while_the_disk_is_full() {
-    const COUNT: u32 = 600;
-    let Some(real) = Real::on_small_disk(280) else {
+    const COUNT: u32 = 900;
+    let Some(real) = Real::on_small_disk(420) else {
         return;
     };
     let url = real.url();
@@ -336,17 +380,14 @@ fn letters_wait_in_their_queue_while_the_disk_is_full() {
     let (user, password) = login.split_once('@').unwrap().0.split_once(':').unwrap();
     let client = || Raw::open_as(real.server.port, user, password);
     let mut publisher = client();
-    declare_both(
-        &mut publisher,
-        DURABLE,
-        &number_argument("x-message-ttl", 6_000),
-    );
+    declare_both(&mut publisher, DURABLE, b"");
     publisher.method(1, (50, 10), &declaring("stays", DURABLE));
     publisher.expect(1, (50, 11));
     // What dies does not make room for its letter: something that stays lies beside it.
     publish_to(&mut publisher, &["q", "stays"], COUNT, 100_000);
     let ballast = real.disk().join("ballast");
     fill_disk(&ballast, 4);
+    let rejecting = reject_in_background(client(), COUNT);
     let mut looking = client();
     let until = Instant::now() + PATIENCE;
     while ready(&mut looking, "dead") == 0 {
@@ -354,12 +395,13 @@ fn letters_wait_in_their_queue_while_the_disk_is_full() {
         thread::sleep(Duration::from_millis(50));
     }
     // Long enough for all of them, if there were room.
-    thread::sleep(Duration::from_secs(3));
+    thread::sleep(Duration::from_secs(4));
     let waiting = ready(&mut looking, "q");
     assert!(waiting > COUNT / 10, "{waiting} wait");
     // Others are served.
     looking.method(1, (50, 10), &declaring("another", TRANSIENT));
     looking.expect(1, (50, 11));
     std::fs::remove_file(&ballast).unwrap();
+    rejecting.join().unwrap();
     take_each_once(&mut looking, "a full disk", COUNT);
 }

@@ -13,8 +13,9 @@
 //! in LetterBacklog                persistent, room in the store's batch (an eighth of the limit).
 //!       |                         Never memory: its move may be what frees some.
 //!       v
-//! LetterRoute                     nothing: the store gets the copy and the settlement of the
-//!       |                         original in one commit.
+//! LetterRoute                     a budget and that room, between two of its queues. The store
+//!       |                         gets the copies and the settlement of the original in one
+//!       |                         commit, where that is not more than may wait.
 //!       v
 //! its new queue                   the store's commit; a message that nobody awaits is then in the
 //!                                 store alone.
@@ -28,8 +29,8 @@ use std::time::Duration;
 
 use super::BrokerState;
 use crate::delivery::budget::FULL_STEPS;
-use crate::delivery::cascade::{Cascade, CascadeStep};
-use crate::delivery::effects::{DeadLetter, Effects};
+use crate::delivery::cascade::{Cascade, CascadeStep, RoutingProgress};
+use crate::delivery::effects::Effects;
 use crate::memory;
 use crate::observer::BrokerEnd;
 
@@ -38,17 +39,6 @@ use crate::observer::BrokerEnd;
 const ALLOWANCE: u32 = FULL_STEPS / 2;
 /// The least and the longest wait for the store, before a look whether letters may go on.
 const STORE_LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
-
-/// How far letters were routed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RoutingProgress {
-    /// None is left.
-    Done,
-    /// The unit of work has no budget for the rest, or another route must be over first.
-    Spent,
-    /// The rest waits for the store.
-    StoreFull,
-}
 
 impl BrokerState {
     /// Routes the dead letters so far. What the allowance is too small for, and what must stay
@@ -66,11 +56,10 @@ impl BrokerState {
         }
     }
 
-    /// Whether a letter must wait for the store.
-    fn must_await_store(&self, letter: &DeadLetter) -> bool {
-        letter.message.is_persistent()
-            && self.store.pending_bytes() >= memory::store_pending_bytes()
-            // A store that has stopped never has room again: the letter is refused.
+    /// Whether persistent letters must wait for the store. One that has stopped never has room
+    /// again: it refuses them.
+    fn is_store_full(&self) -> bool {
+        self.store.pending_bytes() >= memory::store_pending_bytes()
             && !self.alarm_state().is_stopped
     }
 
@@ -83,7 +72,8 @@ impl BrokerState {
                 return RoutingProgress::Spent;
             }
             if let CascadeStep::Letter(letter) = &step
-                && self.must_await_store(letter)
+                && letter.message.is_persistent()
+                && self.is_store_full()
             {
                 effects.spend(1);
                 cascade.put_back(step);
@@ -115,11 +105,12 @@ impl BrokerState {
                 }
             };
             let made_before = effects.dead.len();
-            let is_done = route.offer(until, effects);
+            let progress = route.offer(until, || self.is_store_full(), effects);
             cascade.follow(effects.dead.drain(made_before..));
-            if !is_done {
+            if progress != RoutingProgress::Done {
                 // First, since its commit waits for it.
                 cascade.put_back(CascadeStep::Route(route));
+                return progress;
             }
         }
         RoutingProgress::Done

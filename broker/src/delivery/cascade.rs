@@ -24,6 +24,17 @@ const FIRST_QUEUE: u32 = 1;
 /// What each further queue costs, in steps.
 const FURTHER_QUEUE: u32 = 4;
 
+/// How far letters were routed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RoutingProgress {
+    /// None is left.
+    Done,
+    /// The unit of work has no budget for the rest, or another route must be over first.
+    Spent,
+    /// The rest waits for the store.
+    StoreFull,
+}
+
 /// A dead letter and the queues that it goes to.
 #[derive(Debug)]
 pub(crate) struct LetterRoute {
@@ -32,8 +43,9 @@ pub(crate) struct LetterRoute {
     queues: Vec<Arc<Queue>>,
     /// The first queue that has not been offered the letter.
     next: usize,
-    /// A letter that is in the store enters its queues and leaves its own in one commit. Another
-    /// one does not delay commits.
+    /// A letter that is in the store enters its queues and leaves its own in one commit. If its
+    /// copies are more than may wait for one, it leaves its own last. Another letter does not delay
+    /// commits.
     _move: Option<CommitPause>,
     /// For `queues`.
     _charge: Charge,
@@ -74,9 +86,15 @@ impl LetterRoute {
         self.letter
     }
 
-    /// Offers the letter to its next queues, until the unit of work has spent `until` steps. True
-    /// when the letter has left its own queue.
-    pub(crate) fn offer(&mut self, until: u32, effects: &mut Effects) -> bool {
+    /// Offers the letter to its next queues, until the unit of work has spent `until` steps or the
+    /// store has no room for a further copy. When it is done, the letter has left its own queue.
+    pub(crate) fn offer(
+        &mut self,
+        until: u32,
+        is_store_full: impl Fn() -> bool,
+        effects: &mut Effects,
+    ) -> RoutingProgress {
+        let is_persistent = self.message.is_persistent();
         if self.queues.is_empty() {
             let DeadLetter {
                 queue,
@@ -89,7 +107,10 @@ impl LetterRoute {
         while let Some(queue) = self.queues.get(self.next) {
             let is_piece_done = self.next > 0 && self.next.is_multiple_of(PIECE);
             if is_piece_done && effects.spent() >= until {
-                return false;
+                return RoutingProgress::Spent;
+            }
+            if is_persistent && self.next > 0 && is_store_full() {
+                return RoutingProgress::StoreFull;
             }
             effects.spend(if self.next == 0 {
                 FIRST_QUEUE
@@ -103,11 +124,11 @@ impl LetterRoute {
                     queue = %self.letter.queue.name(), %error,
                     "a message could not be dead-lettered and stays in its queue"
                 );
-                return true;
+                return RoutingProgress::Done;
             }
         }
         self.letter.settle();
-        true
+        RoutingProgress::Done
     }
 }
 
