@@ -12,7 +12,7 @@ use super::error::RefusedSignIn;
 use super::frames::{FRAME_BYTES, ReadableFrames};
 use super::scram::Scram;
 use super::{PRODUCT, PeerError, runtime};
-use crate::config::{Address, Endpoint, Login, LoginGuard, UrlScheme};
+use crate::config::{Address, Endpoint, Login, UrlScheme};
 use crate::transport::{self, BrokerStream, ListenerIdentity, Stream, TransportError};
 
 /// Half-open connections are noticed within twice this.
@@ -175,6 +175,7 @@ mod tests {
     use tokio::net::{TcpStream, UnixStream};
 
     use super::*;
+    use crate::config::{Environment, Home, LoginGuard};
     use crate::transport::Duplex;
 
     const PASSWORD: &str = "a password of 192 bits";
@@ -226,6 +227,8 @@ mod tests {
         (port, password): (u16, &str),
         listener: ListenerIdentity,
     ) -> (Result<(), PeerError>, bool) {
+        // Nothing is stored there, so the login is that of the endpoint.
+        let nowhere = Environment::from_iter([("CBROKER_HOME", "/nonexistent")]);
         let endpoint = Endpoint {
             address: Address::local(port),
             login: Login {
@@ -233,7 +236,10 @@ mod tests {
                 password: password.into(),
             },
             ca_cert: None,
-            guard: LoginGuard::AsGiven,
+            guard: LoginGuard::Stored {
+                home: Home::of(&nowhere).unwrap(),
+                has_sockets: false,
+            },
         };
         let heard = Arc::default();
         let link = BrokerStream {
