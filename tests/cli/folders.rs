@@ -12,7 +12,7 @@ fn foreign_folder(place: &Place) -> std::path::PathBuf {
     let folder = place.path().join("shared");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("notes.txt"), "mine").unwrap();
-    std::fs::set_permissions(&folder, Permissions::from_mode(0o1777)).unwrap();
+    std::fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
     folder
 }
 
@@ -32,7 +32,7 @@ fn ended(command: &mut Command) -> Ran {
 
 fn assert_untouched(folder: &std::path::Path) {
     let mode = std::fs::metadata(folder).unwrap().permissions().mode();
-    assert_eq!(mode & 0o7777, 0o1777, "its rights are as before");
+    assert_eq!(mode & 0o7777, 0o755, "its rights are as before");
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1);
 }
 
@@ -58,6 +58,25 @@ fn a_data_dir_of_somebody_else_s_files_is_refused_and_keeps_its_rights() {
         "{ran:?}"
     );
     assert_untouched(&folder);
+}
+
+#[test]
+fn a_config_file_in_a_home_that_everybody_may_write_to_is_not_believed() {
+    let place = Place::new();
+    let home = place.path().join("shared");
+    std::fs::create_dir(&home).unwrap();
+    std::fs::write(home.join("config.toml"), "url = \"amqp://x:y@planted\"\n").unwrap();
+    std::fs::set_permissions(&home, Permissions::from_mode(0o777)).unwrap();
+    for arguments in [&["list"][..], &["config"], &["start"]] {
+        let mut command = place.command();
+        let ran = ended(command.env("CBROKER_HOME", &home).args(arguments));
+        assert_eq!(ran.code, 1, "{arguments:?} {ran:?}");
+        assert!(
+            ran.err.contains("every user of this machine may write"),
+            "{ran:?}"
+        );
+        assert!(!ran.err.contains("planted"), "{ran:?}");
+    }
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod fake_http;
 mod fates;
 mod few_rights;
 mod folders;
+mod foreign_listener;
 mod forgers;
 mod groups;
 mod help;

@@ -1,10 +1,8 @@
 //! Attacks by another user of the same machine, and by users with few permissions. Each test is
 //! named after one.
 
-use std::fmt::Write;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -13,133 +11,8 @@ use serde_json::json;
 use crate::background_broker::{
     api, kill_broker, password, publish, request, started, waiting, waiting_send,
 };
-use crate::support::{Place, Wrapped, free_port, skip, wait_until};
-
-/// The user id of `nobody`.
-const STRANGER: &str = "65534";
-
-/// Listens, says hello as a broker does, and prints what it hears in hexadecimal, a line a piece.
-const LISTENER: &str = r#"
-import socket, sys, threading
-host, port, hello = sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])
-family = socket.AF_INET6 if ":" in host else socket.AF_INET
-server = socket.socket(family)
-server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-server.bind((host, port))
-server.listen()
-print("ready", flush=True)
-def hear(peer):
-    print("peer", flush=True)
-    peer.sendall(hello)
-    while True:
-        heard = peer.recv(65536)
-        if not heard:
-            return
-        print(heard.hex(), flush=True)
-while True:
-    threading.Thread(target=hear, args=(server.accept()[0],), daemon=True).start()
-"#;
-
-/// `connection.start` of a broker that offers PLAIN.
-fn hello() -> String {
-    let mut payload = vec![0, 10, 0, 10, 0, 9, 0, 0, 0, 0];
-    for text in ["PLAIN AMQPLAIN", "en_US"] {
-        payload.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
-        payload.extend(text.as_bytes());
-    }
-    let mut frame = vec![1, 0, 0];
-    frame.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
-    frame.extend(payload);
-    frame.push(0xCE);
-    frame.iter().fold(String::new(), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// A listener of another user. Ends when it is dropped.
-struct Stranger {
-    child: Child,
-    heard: Option<std::thread::JoinHandle<Vec<String>>>,
-    peers: std::sync::Arc<std::sync::atomic::AtomicUsize>,
-}
-
-impl Stranger {
-    /// Prints why and returns `None` where this is not root, who alone can start a program of
-    /// another user.
-    fn listen(host: &str, port: u16) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() || !cfg!(target_os = "linux") {
-            eprintln!("skipped: a listener of another user can only be started by root");
-            return None;
-        }
-        let mut child = Command::new("setpriv")
-            .args([
-                "--reuid",
-                STRANGER,
-                "--clear-groups",
-                "/usr/bin/python3",
-                "-I",
-                "-c",
-                LISTENER,
-            ])
-            .args([host, &port.to_string(), &hello()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = lines.next().and_then(Result::ok);
-        if ready.as_deref() != Some("ready") {
-            child.wait().unwrap();
-            skip("setpriv and python3 to listen as another user");
-            return None;
-        }
-        let peers = std::sync::Arc::<std::sync::atomic::AtomicUsize>::default();
-        let counted = std::sync::Arc::clone(&peers);
-        let heard = std::thread::spawn(move || {
-            let mut heard = Vec::new();
-            for line in lines.map_while(Result::ok) {
-                if line == "peer" {
-                    counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                } else {
-                    heard.push(line);
-                }
-            }
-            heard
-        });
-        Some(Self {
-            child,
-            heard: Some(heard),
-            peers,
-        })
-    }
-
-    fn peers(&self) -> usize {
-        self.peers.load(std::sync::atomic::Ordering::SeqCst)
-    }
-
-    fn end(&mut self) {
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-
-    /// Everything that it was sent, as bytes.
-    fn ended(mut self) -> Vec<u8> {
-        self.end();
-        let text = self.heard.take().unwrap().join().unwrap().concat();
-        let pairs = text.as_bytes().chunks_exact(2);
-        pairs
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-            .collect()
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
+use crate::foreign_listener::Stranger;
+use crate::support::{Place, Wrapped, free_port, wait_until};
 
 /// Neither in clear text nor as HTTP Basic has it.
 fn assert_kept(password: &str, heard: &[u8]) {

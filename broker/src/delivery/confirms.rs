@@ -60,9 +60,9 @@ pub(crate) enum UnsentConfirms {
     AlreadyListed,
 }
 
-/// Channels whose confirms wait for the store, by the ticket of the first one. The ticket of a large
-/// body is far ahead, so a later confirm of the channel can wait for a lower one. If it becomes the
-/// first, the channel is listed under that ticket too.
+/// Channels whose confirms wait for the store, by the ticket of the first one. The ticket of a
+/// large body is far ahead, so a later confirm of the channel can wait for a lower one. If it
+/// becomes the first, the channel is listed under that ticket too.
 #[derive(Debug, Default)]
 pub(crate) struct AwaitingConfirms(Mutex<BTreeMap<Ticket, Vec<Arc<Confirms>>>>);
 
