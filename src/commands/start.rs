@@ -94,19 +94,39 @@ async fn container_as_before(config: &Config) -> Result<Option<StartedBroker>, E
         _ => return Ok(None),
     }
     let _lock = StartLock::take(&config.home).await?;
-    let started = start_again(config).await?;
+    let started = start_again(config, GoneContainer::IsChosen).await?;
     record(&started.local, config)?;
     Ok(Some(started))
 }
 
-async fn start_again(config: &Config) -> Result<StartedBroker, Error> {
+/// What it means that the container cannot be started.
+#[derive(Clone, Copy)]
+enum GoneContainer {
+    /// `broker.json` says that it is the local broker.
+    IsChosen,
+    /// The local broker is the embedded one, and `nuke` would delete that one's data.
+    IsBeside,
+}
+
+impl GoneContainer {
+    fn hint(self) -> &'static str {
+        match self {
+            Self::IsChosen => {
+                "`cbroker start --docker` creates it again; `cbroker nuke --yes` deletes its data"
+            }
+            Self::IsBeside => "start Docker; `docker ps -a` shows whether it has the container",
+        }
+    }
+}
+
+async fn start_again(config: &Config, gone: GoneContainer) -> Result<StartedBroker, Error> {
     let absent = |error: Error| {
         let name = container::CONTAINER;
         Error::new(format!(
             "the broker in the container {name} cannot be started"
         ))
         .because(error.summary())
-        .hint("`cbroker start --docker` creates it again; `cbroker nuke --yes` deletes its data")
+        .hint(gone.hint())
         .exit_with(Exit::Unreachable)
     };
     let engine = DockerEngine::new(&config.environment).map_err(absent)?;
@@ -119,7 +139,11 @@ async fn start_again(config: &Config) -> Result<StartedBroker, Error> {
 
 /// Starts the container that there is, beside an embedded broker. `broker.json` stays as it is.
 pub(super) async fn existing_container(config: &Config) -> Result<LocalBroker, Error> {
-    Ok(start_again(config).await?.local)
+    let gone = match LocalBroker::read(&config.home).map(|local| local.kind) {
+        Some(BrokerKind::Container { .. }) => GoneContainer::IsChosen,
+        _ => GoneContainer::IsBeside,
+    };
+    Ok(start_again(config, gone).await?.local)
 }
 
 /// Starts the container, or makes one on free ports, beside an embedded broker. `broker.json` stays

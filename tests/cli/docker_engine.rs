@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::{Value, json};
 
+use crate::background_broker::started;
 use crate::fake_http;
 use crate::support::{Place, Ran, Server, Terminal, free_port};
 
@@ -184,4 +185,23 @@ fn a_container_without_guest_has_the_stored_user_and_no_password_in_clear() {
     assert!(!made.contains("of-the-tests-only"), "{made}");
     let sent = engine.run(&["send", "someone", "x"]);
     assert_eq!(sent.code, 0, "{sent:?}");
+}
+
+#[test]
+fn a_move_out_of_a_container_that_there_is_not_names_no_command_that_deletes() {
+    // It said that `cbroker nuke --yes` deletes its data: that of the embedded broker.
+    let place = Place::new();
+    let _broker = started(&place);
+    place.ok(["send", "backend", "kept"]);
+    let failure = "the broker in the container cbroker-lavinmq cannot be started";
+    let without_engine = place.run(["move", "--from", "docker"]);
+    let engine = Engine::start(&place, Place::new());
+    let without_container = engine.run(&["move", "--from", "docker"]);
+    for ran in [without_engine, without_container] {
+        ran.fails(3, failure).hints("docker ps -a");
+        assert!(
+            !ran.err.contains("nuke") && !ran.err.contains("again"),
+            "{ran:?}"
+        );
+    }
 }
