@@ -201,7 +201,11 @@ impl SendParameters<'_> {
             return Err(was_returned("message", to, why));
         }
         let ttl = self.args.message.ttl.map(Duration::from_millis);
-        let nearest = if new { self.nearest(to).await } else { None };
+        let nearest = if new {
+            nearest_name(to, self.config).await
+        } else {
+            None
+        };
         let (consumers, waiting) = (state.consumers, state.messages);
         Ok(Sent {
             id: envelope.id,
@@ -284,16 +288,10 @@ impl SendParameters<'_> {
             return Ok(());
         }
         let refused = Error::new(format!("no session has used the name `{to}`"));
-        Err(match self.nearest(to).await {
+        Err(match nearest_name(to, self.config).await {
             Some(near) => refused.hint(format!("did you mean `{near}`?")),
             None => refused.hint("`cbroker list` shows the names in use"),
         })
-    }
-
-    async fn nearest(&self, to: &SessionName) -> Option<String> {
-        let client = Client::new(self.config, NAMES_WITHIN).ok()?;
-        let names = client.session_names().await.ok()?;
-        nearest(to.as_str(), names.iter().map(String::as_str)).map(str::to_owned)
     }
 
     /// Prints that a message was sent. Says nothing of one that the broker returned.
@@ -306,7 +304,7 @@ impl SendParameters<'_> {
         } = sent;
         let about = match (sent.new, sent.consumers) {
             (true, _) => match &sent.nearest {
-                Some(near) => format!("a new name; did you mean `{near}`?"),
+                Some(near) => similar(near),
                 None => "a new name: it waits until such a session opens".to_owned(),
             },
             (false, 0) => format!(
@@ -328,6 +326,25 @@ impl SendParameters<'_> {
     fn note(&self, entry: &HistoryEntry) {
         // The history is for `why`. The message is sent even if it cannot be written.
         let _ = MessageHistory::of(&self.config.home).note(entry);
+    }
+}
+
+/// The known name that may have been meant instead of a new one.
+async fn nearest_name(name: &SessionName, config: &Config) -> Option<String> {
+    let client = Client::new(config, NAMES_WITHIN).ok()?;
+    let names = client.session_names().await.ok()?;
+    nearest(name.as_str(), names.iter().map(String::as_str)).map(str::to_owned)
+}
+
+fn similar(near: &str) -> String {
+    format!("a new name; did you mean `{near}`?")
+}
+
+/// What `tail` says of a name that no session has used.
+pub(super) async fn about_new_name(name: &SessionName, config: &Config) -> String {
+    match nearest_name(name, config).await {
+        Some(near) => similar(&near),
+        None => "a new name: no session has used it".to_owned(),
     }
 }
 

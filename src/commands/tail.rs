@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::compose::session_name;
 use super::connect::{self, Autostart};
+use super::send::about_new_name;
 use crate::cli::TailArgs;
 use crate::config::Config;
 use crate::envelope::Envelope;
@@ -21,7 +22,7 @@ use crate::exit::Exit;
 use crate::management::{Client, ManagementError, Peeked};
 use crate::name::SessionName;
 use crate::output::{Output, Style, foreign_part};
-use crate::peer::{MAX_LENGTH, Peer, ReceivedMessage};
+use crate::peer::{MAX_LENGTH, Peer, ReceivedMessage, ReplyQueue};
 
 const API_WITHIN: Duration = Duration::from_secs(30);
 
@@ -56,7 +57,11 @@ async fn stream(
     config: &Config,
     view: &TailView<'_>,
 ) -> Result<Exit, Error> {
+    let is_new = peer.look(name).await?.is_none();
     let state = peer.ensure_queue(name, config.settings.ttl_ms).await?;
+    if is_new {
+        view.output.notice(about_new_name(name, config).await);
+    }
     if state.consumers > 0 {
         view.output.notice(format!(
             "a session is attached to `{name}`; each message goes either to it or to you"
@@ -64,6 +69,23 @@ async fn stream(
     }
     // A prefetch of 1, so that no message is taken without being printed.
     let mut messages = peer.consume(name, 1).await?;
+    let shown = show_all(&mut messages, limit, view).await;
+    if is_new {
+        forget(peer, name, messages).await;
+    }
+    shown.map(|()| Exit::Done)
+}
+
+/// Deletes the queue that this command made, so that the name does not stay in `list`. It stays
+/// where messages wait in it, where a session is attached, and where the broker is gone.
+async fn forget(peer: &mut Peer, name: &SessionName, messages: ReplyQueue) {
+    // The broker counts as empty a queue whose messages are all with consumers.
+    if messages.close().await.is_ok() {
+        let _stays = peer.delete_unused(name).await;
+    }
+}
+
+async fn show_all(messages: &mut ReplyQueue, limit: u64, view: &TailView<'_>) -> Result<(), Error> {
     for _ in 0..limit {
         let delivery = tokio::select! {
             _ = tokio::signal::ctrl_c() => break,
@@ -72,7 +94,7 @@ async fn stream(
         view.show(&delivery.body)?;
         delivery.ack().await;
     }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 async fn peek(

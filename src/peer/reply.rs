@@ -61,6 +61,11 @@ impl ReplyQueue {
         }
     }
 
+    /// Consumes no more. What was not acked goes back to the queue, which has one consumer less.
+    pub async fn close(self) -> Result<(), PeerError> {
+        Ok(self.channel.close(200, "done".into()).await?)
+    }
+
     /// The next message, or `None` when none came in time.
     pub async fn next_within(
         &mut self,

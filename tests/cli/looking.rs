@@ -3,11 +3,11 @@
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client;
 use crate::everywhere::everywhere;
-use crate::support::{Place, Server, Wrapped, wait_until};
+use crate::support::{Place, Ran, Server, Wrapped, wait_until};
 
 #[test]
 fn list_shows_who_is_there_and_what_waits() {
@@ -192,6 +192,34 @@ fn tail_goes_on_until_it_is_interrupted() {
                 .contains("as it comes")
         );
     });
+}
+
+#[test]
+fn a_tail_of_a_new_name_says_so_and_leaves_no_queue_behind() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "backend", "x"]);
+    let tail = place
+        .command()
+        .args(["tail", "bakend"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let attached = |row: Value| row["consumers"] == 1;
+    wait_until(
+        || place.listed("bakend").is_some_and(attached),
+        || "tail makes the queue and consumes".to_owned(),
+    );
+    let pid = Pid::from_raw(i32::try_from(tail.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let ran = Ran::of(&tail.wait_with_output().unwrap());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let notice = "cbroker: a new name; did you mean `backend`?";
+    assert!(ran.err.contains(notice), "{ran:?}");
+    assert_eq!(place.listed("bakend"), None);
+    // A queue that was there stays, and so does one with messages.
+    place.ok(["tail", "backend", "-n", "1"]);
+    assert!(place.listed("backend").is_some());
 }
 
 #[test]
