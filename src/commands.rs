@@ -77,6 +77,12 @@ pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit,
         (Err(error), Action::Verb(Verb::Doctor(args))) => {
             return doctor::without_configuration(&args, flags, environment, error);
         }
+        (Err(error), action) if needs_no_file(&action) => {
+            let Ok((config, _)) = Config::salvage(flags, environment) else {
+                return Err(error);
+            };
+            (config, action)
+        }
         (Err(error), _) => return Err(error),
     };
     let output = Output::new(&config);
@@ -94,6 +100,17 @@ pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit,
         runtime.shutdown_timeout(WORK_ENDS_WITHIN);
     }
     outcome
+}
+
+/// Whether the command prints the same with and without the home and its `config.toml`.
+fn needs_no_file(action: &Action) -> bool {
+    let Action::Verb(verb) = action else {
+        return false;
+    };
+    matches!(
+        verb,
+        Verb::Version | Verb::Man | Verb::Completions(_) | Verb::Brief(_)
+    )
 }
 
 /// Creates the runtime: one thread for each core for a broker, and a single thread, which starts

@@ -1,7 +1,7 @@
 //! Invalid command lines give one line, a hint and exit code 2; unreachable brokers give exit code
 //! 3.
 
-use crate::support::{Place, Server, Terminal};
+use crate::support::{Place, Ran, Server, Terminal};
 
 #[test]
 fn every_error_is_one_line_and_a_hint() {
@@ -83,10 +83,52 @@ fn a_slip_in_the_configuration_file_is_named_with_its_line() {
     std::fs::create_dir_all(place.home()).unwrap();
     let file = place.home().join("config.toml");
     std::fs::write(&file, "ttl_ms = 1\nautostrat = false\n").unwrap();
-    place.run(["list"]).fails(
-        2,
-        &format!("{} line 2: unknown field `autostrat`", file.display()),
-    );
+    place
+        .run(["list"])
+        .fails(
+            2,
+            &format!("{} line 2: unknown field `autostrat`", file.display()),
+        )
+        .hints("cbroker doctor");
+}
+
+#[test]
+fn what_needs_no_configuration_works_beside_a_broken_file() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.home()).unwrap();
+    std::fs::write(place.home().join("config.toml"), "autostrat = 1\n").unwrap();
+    for arguments in [
+        &["version"][..],
+        &["man"],
+        &["completions", "bash"],
+        &["brief"],
+    ] {
+        let ran = place.run(arguments);
+        assert_eq!((ran.code, &*ran.err), (0, ""), "{arguments:?}: {ran:?}");
+        assert!(!ran.out.is_empty());
+    }
+    let asked = place
+        .command()
+        .env("CBROKER_COMPLETE", "fish")
+        .args(["--", "cbroker", "wait", "x", "--until", "clo"])
+        .output()
+        .unwrap();
+    assert_eq!(Ran::of(&asked).out.lines().count(), 1);
+}
+
+#[test]
+fn the_names_are_completed_beside_a_broken_file() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "backend", "x"]);
+    std::fs::write(place.home().join("config.toml"), "autostrat = 1\n").unwrap();
+    let asked = place
+        .command()
+        .env("CBROKER_COMPLETE", "fish")
+        .args(["--", "cbroker", "send", "back"])
+        .output()
+        .unwrap();
+    assert_eq!(Ran::of(&asked).out.trim(), "backend");
 }
 
 #[test]

@@ -33,7 +33,8 @@ pub(super) fn candidates(wanted: WantedNames, typed: &OsStr) -> Vec<CompletionCa
     };
     let start = typed.rfind(',').map_or(0, |comma| comma + 1);
     let (before, last) = typed.split_at(start);
-    let Ok(config) = Config::resolve(&Flags::default(), Environment::of_process()) else {
+    // With a broken file, the names of the local broker are better than none.
+    let Ok((config, _)) = Config::salvage(&Flags::default(), Environment::of_process()) else {
         return Vec::new();
     };
     names(wanted, &config)
