@@ -109,6 +109,7 @@ fn a_home_of_somebody_else_s_files_is_refused_by_every_command_and_keeps_its_rig
         ran.out.contains(" environment "),
         "the other checks go on: {ran:?}"
     );
+    assert!(!ran.out.contains("/nonexistent"), "{ran:?}");
     assert_untouched(&folder);
     let mut wrap = place.command();
     let wrap = wrap
@@ -137,4 +138,18 @@ fn a_store_that_was_copied_without_its_hidden_files_is_served() {
     let _server = Server::start_with(&place, 0, 0, &more);
     let row = place.listed("backend").unwrap();
     assert_eq!(row["pending"], 1, "{row}");
+}
+
+#[test]
+fn doctor_names_only_what_mends_a_home_that_is_a_file() {
+    // It said "correct that line", showed a store that there is not, and advised `cbroker start`.
+    let place = Place::new();
+    std::fs::write(place.home(), "").unwrap();
+    let ran = place.run(["doctor"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    for wrong in ["/nonexistent", "correct that line", "cbroker start"] {
+        assert!(!ran.out.contains(wrong), "{wrong}: {}", ran.out);
+    }
+    assert!(ran.out.contains("✗ home"), "{}", ran.out);
+    assert!(!ran.out.contains("✗ config"), "{}", ran.out);
 }

@@ -31,16 +31,26 @@ const AGENTS: [&str; 5] = ["claude", "codex", "gemini", "opencode", "aider"];
 
 pub(super) async fn all(args: &DoctorArgs, config: &Config, left_out: &LeftOut) -> Vec<Finding> {
     let mut findings = vec![program(), home(config, left_out.no_home.as_ref())];
-    findings.extend(left_out.no_file.as_ref().map(settings));
+    let has_home = left_out.no_home.is_none();
+    // Without a home there is no file either.
+    let no_file = left_out.no_file.as_ref().filter(|_| has_home);
+    findings.extend(no_file.map(settings));
     findings.extend(credentials(config));
     findings.extend(listener(config));
-    findings.push(broker(config).await);
-    findings.push(round_trip(config).await);
-    findings.push(management(config).await);
-    if is_ours(config) {
-        findings.push(store(config));
-        findings.extend(docker(config).await);
+    let mut of_broker = vec![
+        broker(config).await,
+        round_trip(config).await,
+        management(config).await,
+    ];
+    if is_ours(config) && has_home {
+        of_broker.push(store(config));
+        of_broker.extend(docker(config).await);
+    } else if is_ours(config) {
+        // Nothing can be started there, and no login is known.
+        let wrong = of_broker.iter_mut().filter(|finding| !finding.ok);
+        wrong.for_each(|finding| finding.mend = Some("mend the home first".to_owned()));
     }
+    findings.extend(of_broker);
     findings.push(agent(args, config));
     findings.extend(probe(args, config).await);
     findings.push(environment(config));
