@@ -173,6 +173,7 @@ pub fn parse(
         .and_then(|at| ours[at].to_str())
         .filter(|verb| command.find_subcommand(verb).is_some());
     let verb = verb.map(str::to_owned);
+    let ends_options = ours.iter().any(|argument| argument == "--");
     let cli = match command
         .try_get_matches_from(ours)
         .and_then(|mut seen| Cli::from_arg_matches_mut(&mut seen))
@@ -183,6 +184,9 @@ pub fn parse(
         }
         Err(error) => return Err(clap_errors::in_our_words(&error, verb.as_deref())),
     };
+    if !ends_options {
+        refuse_mistyped_option(cli.verb.as_ref())?;
+    }
     let typed_wrap_option = cli.wrap.first_typed();
     let action = match (program, cli.verb, typed_wrap_option) {
         (Some(program), None, _) => Action::Wrap(checked(cli.wrap, &program)?, program),
@@ -215,6 +219,23 @@ pub fn command() -> clap::Command {
     let run = clap::Command::new("run")
         .about("Wrap another program: cbroker --name NAME run -- PROGRAM [ARGS]");
     Cli::command().subcommands([claude, run])
+}
+
+/// A text may begin with `-`, but a mistyped option would be sent as one.
+fn refuse_mistyped_option(verb: Option<&Verb>) -> Result<(), Error> {
+    let text = match verb {
+        Some(Verb::Send(args)) => args.message.option_like_text(),
+        Some(Verb::Ask(args)) => args.message.option_like_text(),
+        _ => None,
+    };
+    match text {
+        None => Ok(()),
+        Some(text) => Err(Error::usage(format!("invalid value '{text}' for '[TEXT]'"))
+            .because("no such option")
+            .hint(format!(
+                "as a text it goes behind `--`: cbroker send NAME -- {text}"
+            ))),
+    }
 }
 
 fn checked(wrap: WrapArgs, program: &ProgramArgs) -> Result<WrapArgs, Error> {

@@ -101,6 +101,29 @@ fn what_needs_no_configuration_works_beside_a_broken_file() {
         &["version"][..],
         &["man"],
         &["completions", "bash"],
+#[test]
+fn a_text_behind_two_dashes_may_look_like_an_option() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "list", "--", "-x"]);
+    place.ok(["send", "list", "--no-start", "--", "--wiat"]);
+    place.ok(["send", "--to", "list", "--", "--all"]);
+    // No option looks like these.
+    place.ok(["send", "list", "-1"]);
+    place.ok(["send", "list", "->"]);
+    let taken = place.json(["tail", "list", "-n", "5"]);
+    let texts: Vec<_> = taken.iter().map(|one| one["message"].as_str()).collect();
+    let sent = ["-x", "--wiat", "--all", "-1", "->"].map(Some);
+    assert_eq!(texts, sent);
+    place
+        .run(["ask", "list", "--timeout", "100ms", "--", "-x"])
+        .fails(4, "");
+    place
+        .run(["send", "list", "--wiat"])
+        .fails(2, "invalid value '--wiat' for '[TEXT]': no such option")
+        .hints("--");
+}
+
         &["brief"],
     ] {
         let ran = place.run(arguments);

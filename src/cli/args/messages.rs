@@ -15,7 +15,7 @@ pub struct MessageArgs {
     #[arg(index = 1)]
     pub name: Option<String>,
     /// The text; without any, standard input
-    #[arg(index = 2, allow_hyphen_values = true, value_parser = text)]
+    #[arg(index = 2, allow_hyphen_values = true)]
     pub text: Option<String>,
     /// The text
     #[arg(
@@ -47,6 +47,17 @@ pub struct MessageArgs {
     /// Do not start the local broker when none answers
     #[arg(long)]
     pub no_start: bool,
+}
+
+impl MessageArgs {
+    /// The text, if it looks like a mistyped option: one word of letters behind one or two dashes.
+    pub(in crate::cli) fn option_like_text(&self) -> Option<&str> {
+        let text = self.text.as_deref()?;
+        let dashed = text.strip_prefix('-')?;
+        let word = dashed.strip_prefix('-').unwrap_or(dashed);
+        let is_word = word.starts_with(char::is_alphabetic) && !word.contains(char::is_whitespace);
+        is_word.then_some(text)
+    }
 }
 
 /// When a message comes in.
@@ -310,20 +321,10 @@ pub struct ScopeArgs {
 /// Why the value of an option cannot be used.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 enum ValueError {
-    #[error("no such option; as a text it goes with -m")]
-    LikeAnOption,
     #[error("expected low, normal or high")]
     Priority,
     #[error("expected KEY=VALUE")]
     KeyValue,
-}
-
-/// Reads a text that may begin with `-`, but not one that looks like a mistyped option.
-fn text(text: &str) -> Result<String, ValueError> {
-    if text.starts_with('-') && !text.contains(char::is_whitespace) {
-        return Err(ValueError::LikeAnOption);
-    }
-    Ok(text.to_owned())
 }
 
 fn priority(text: &str) -> Result<Priority, ValueError> {
