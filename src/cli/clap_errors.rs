@@ -12,7 +12,14 @@ pub(super) fn in_our_words(error: &clap::Error, verb: Option<&str>) -> Error {
         Some(verb) => format!("cbroker {verb} --help"),
         None => "cbroker --help".to_owned(),
     });
-    let usage = Error::usage(problem(error)).hint(hint);
+    let problem = match (error.kind(), verb) {
+        (
+            ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+            Some(verb),
+        ) => format!("`cbroker {verb}` needs a subcommand: {}", subcommands(verb)),
+        _ => problem(error),
+    };
+    let usage = Error::usage(problem).hint(hint);
     match reason(error) {
         Some(reason) => usage.because(reason),
         None => usage,
@@ -21,6 +28,21 @@ pub(super) fn in_our_words(error: &clap::Error, verb: Option<&str>) -> Error {
 
 fn problem(error: &clap::Error) -> String {
     let argument = context(error, ContextKind::InvalidArg);
+/// The subcommands of a verb: `a, b or c`.
+fn subcommands(verb: &str) -> String {
+    let command = super::command();
+    let names: Vec<&str> = command
+        .find_subcommand(verb)
+        .into_iter()
+        .flat_map(clap::Command::get_subcommands)
+        .map(clap::Command::get_name)
+        .collect();
+    match names.as_slice() {
+        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        names => names.concat(),
+    }
+}
+
     let value = context(error, ContextKind::InvalidValue);
     match error.kind() {
         ErrorKind::InvalidSubcommand => {

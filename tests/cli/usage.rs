@@ -22,6 +22,13 @@ fn every_error_is_one_line_and_a_hint() {
         .fails(2, "--name is an option of a wrap");
     place.run(["--name", "x"]).fails(2, "nothing to wrap");
     place
+        .run(["group"])
+        .fails(2, "`cbroker group` needs a subcommand: list, join or leave");
+    place.run(["service", "-q"]).fails(
+        2,
+        "`cbroker service` needs a subcommand: install, uninstall or status",
+    );
+    place
         .run(["claude"])
         .fails(2, "a wrap needs a name")
         .hints("cbroker --name NAME claude");
