@@ -206,6 +206,7 @@ impl Config {
         let mut config = self.for_url(&format!("amqp://{login}{at}"))?;
         config.derive_management(Some(local));
         config.local = Some(local.clone());
+        config.endpoint.is_local_broker = true;
         Ok(config)
     }
 

@@ -51,15 +51,30 @@ pub(super) async fn run(args: DeadArgs, config: &Config, output: &Output) -> Res
             print(letter, output)?;
         }
         if letters.is_empty() {
-            output.line(output.paint(Style::Dim, "no dead letters on this machine"))?;
+            let none = match &name {
+                Some(name) if has_dead_letters(config) => {
+                    format!("no dead letters of `{name}`; `cbroker dead` shows those of others")
+                }
+                _ => "no dead letters on this machine".to_owned(),
+            };
+            output.line(output.paint(Style::Dim, &none))?;
         }
     }
     Ok(Exit::Done)
 }
 
+fn has_dead_letters(config: &Config) -> bool {
+    dead_letters(&config.home, None).is_ok_and(|letters| !letters.is_empty())
+}
+
 fn find<'a>(letters: &'a [KeptDeadLetter], id: &str) -> Result<&'a KeptDeadLetter, Error> {
     let id = id.to_ascii_lowercase();
-    let is_it = |letter: &&KeptDeadLetter| id.len() >= SHORT_ID && letter.id.starts_with(&id);
+    if id.len() < SHORT_ID {
+        return Err(Error::usage(format!(
+            "`{id}` is too short: of an id, the first characters, at least four, are needed"
+        )));
+    }
+    let is_it = |letter: &&KeptDeadLetter| letter.id.starts_with(&id);
     let found: Vec<_> = letters.iter().filter(is_it).collect();
     match found.as_slice() {
         [letter] => Ok(letter),

@@ -19,7 +19,7 @@ use self::target::TargetBroker;
 use super::groups::{self, Groups};
 use super::{local, sessions, start};
 use crate::cli::MoveArgs;
-use crate::config::{Config, LocalBroker};
+use crate::config::{Address, Config, LocalBroker};
 use crate::container::{self, DockerEngine};
 use crate::daemon::{self, RequestedSettings};
 use crate::error::Error;
@@ -52,6 +52,9 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
     let is_docker = |side: Option<&String>| side.is_some_and(|side| side == DOCKER);
     match (is_docker(args.from.as_ref()), is_docker(args.to.as_ref())) {
         (false, false) => {
+            for (side, option) in [(&args.to, "--to"), (&args.from, "--from")] {
+                check_url(side.as_deref(), option)?;
+            }
             let to = args.to.as_ref().map(|url| config.for_url(url));
             let from = args.from.as_ref().map(|url| config.for_source_url(url));
             let from = from.unwrap_or_else(|| Ok(config.clone()))?;
@@ -68,6 +71,16 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
         }
     }
     Ok(Exit::Done)
+}
+
+/// Refuses what is no URL under the name of its option.
+fn check_url(url: Option<&str>, option: &str) -> Result<(), Error> {
+    let Some(Err(error)) = url.map(Address::parse) else {
+        return Ok(());
+    };
+    Err(Error::usage(format!("{option} is not a broker address"))
+        .because(error)
+        .hint("expected amqp://user:password@host:5672/vhost, amqps:// with TLS, or docker"))
 }
 
 /// Moves from the embedded broker to the container, which then is the local broker.

@@ -4,7 +4,7 @@ use crate::cli::WhyArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::message_history::{HistoryEvent, MessageHistory};
+use crate::message_history::{HistoryEvent, MessageHistory, SHORT_ID};
 use crate::output::{Output, Style, foreign_part};
 
 /// Prints what happened to the message, in order.
@@ -18,6 +18,12 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
         .collect();
     let story = match ids.as_slice() {
         [id] => history.story(id).map_err(unreadable)?,
+        [] if args.id.chars().count() < SHORT_ID => {
+            return Err(Error::usage(format!(
+                "`{}` is too short: of an id, the last characters, at least six, are needed",
+                args.id
+            )));
+        }
         [] => {
             return Err(
                 Error::new(format!("nothing is known of `{}` on this machine", args.id)).hint(

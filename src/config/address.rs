@@ -66,6 +66,8 @@ pub struct Endpoint {
     pub ca_cert: Option<PathBuf>,
     /// Where the login comes from, and so whom it may be sent to.
     pub guard: LoginGuard,
+    /// Whether it is the local broker, which `cbroker start` starts at this address.
+    pub is_local_broker: bool,
 }
 
 /// Whom a login, and all that follows it, may be sent to.
@@ -413,7 +415,9 @@ mod tests {
         ) {
             let address = Address { vhost: vhost.clone(), ..Address::local(5672) };
             let login = Login { user: user.clone(), password: password.clone() };
-            let endpoint = Endpoint { address, login, ca_cert: None, guard: LoginGuard::AsGiven };
+            let endpoint = Endpoint {
+                address, login, ca_cert: None, guard: LoginGuard::AsGiven, is_local_broker: false,
+            };
             let again = Address::parse(&endpoint.secret_url()).unwrap();
             prop_assert_eq!(
                 (again.user, again.password, again.vhost),

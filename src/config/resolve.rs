@@ -71,7 +71,10 @@ impl Config {
             (None, Some(path)) => (Some(path.clone()), ValueOrigin::File),
             (None, None) => (None, ValueOrigin::Default),
         };
+        let is_unnamed = matches!(endpoint_origin, ValueOrigin::Local | ValueOrigin::Default);
+        let is_its_place = |local: &LocalBroker| local.address().is_same_place(&address);
         let endpoint = Endpoint {
+            is_local_broker: is_unnamed || local.as_ref().is_some_and(is_its_place),
             address,
             login,
             ca_cert,

@@ -31,7 +31,7 @@ pub(super) async fn open(
     let connecting = async {
         let link = transport::open(&endpoint.route())
             .await
-            .map_err(|error| no_way(&endpoint.address, error))?;
+            .map_err(|error| no_way(endpoint, error))?;
         sign_in(endpoint, purpose, link).await
     };
     match tokio::time::timeout(within, connecting).await {
@@ -39,6 +39,7 @@ pub(super) async fn open(
         Err(_) => Err(PeerError::Unreachable {
             address: Box::new(endpoint.address.clone()),
             source: ConnectionFailure::Silent(within.as_secs()),
+            is_local_broker: endpoint.is_local_broker,
         }),
     }
 }
@@ -107,17 +108,25 @@ fn uri(address: &Address, login: Login) -> AMQPUri {
     }
 }
 
-fn no_way(address: &Address, error: TransportError) -> PeerError {
-    let address = Box::new(address.clone());
+fn no_way(endpoint: &Endpoint, error: TransportError) -> PeerError {
+    let address = Box::new(endpoint.address.clone());
     match error {
+        TransportError::Io(error) if is_no_tls(&error) => PeerError::NotTls(address),
         TransportError::Foreign(owner) => PeerError::Foreign { address, owner },
         TransportError::NotTrusted(source) => PeerError::NotTrusted { address, source },
         TransportError::Setup(why) => PeerError::Setup(why),
         TransportError::Io(_) => PeerError::Unreachable {
             address,
             source: ConnectionFailure::Transport(error),
+            is_local_broker: endpoint.is_local_broker,
         },
     }
+}
+
+/// Whether the first bytes that came are no TLS record.
+fn is_no_tls(error: &std::io::Error) -> bool {
+    let tls = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(tls, Some(rustls::Error::InvalidMessage(_)))
 }
 
 /// Brokers refuse a login by a protocol error; old ones close the socket.
@@ -149,6 +158,7 @@ fn explain(endpoint: &Endpoint, error: lapin::Error) -> PeerError {
         _ => PeerError::Unreachable {
             address,
             source: error.into(),
+            is_local_broker: endpoint.is_local_broker,
         },
     }
 }
@@ -240,6 +250,7 @@ mod tests {
                 home: Home::of(&nowhere).unwrap(),
                 has_sockets: false,
             },
+            is_local_broker: true,
         };
         let heard = Arc::default();
         let link = BrokerStream {

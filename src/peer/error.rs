@@ -20,6 +20,8 @@ pub enum PeerError {
         address: Box<Address>,
         /// Why not.
         source: ConnectionFailure,
+        /// Whether `cbroker start` starts a broker there.
+        is_local_broker: bool,
     },
     /// The broker answers and refuses the login or the vhost, or does not prove who it is.
     #[error("the broker at {address} refused: {source}")]
@@ -51,6 +53,9 @@ pub enum PeerError {
     /// Something answers, but not in AMQP.
     #[error("{0} does not speak AMQP")]
     NotAmqp(Box<Address>),
+    /// Something answers, but not in TLS.
+    #[error("{0} does not speak TLS")]
+    NotTls(Box<Address>),
     /// The connection was lost during a request.
     #[error("the connection to the broker was lost: {0}")]
     Lost(#[source] ConnectionFailure),
@@ -185,9 +190,11 @@ fn refused(why: impl std::error::Error + Send + Sync + 'static) -> Error {
 }
 
 /// What to do if no broker answers.
-fn unreachable_hint(address: &Address) -> &'static str {
-    if address.is_local() && address.scheme == UrlScheme::Amqp {
+fn unreachable_hint(address: &Address, is_local_broker: bool) -> &'static str {
+    if is_local_broker {
         "start one with `cbroker start`"
+    } else if address.is_local() && address.scheme == UrlScheme::Amqp {
+        "check the URL; `cbroker status` without it shows the local broker"
     } else {
         "`cbroker doctor` looks at every step on the way there"
     }
@@ -196,12 +203,14 @@ fn unreachable_hint(address: &Address) -> &'static str {
 impl From<PeerError> for Error {
     fn from(error: PeerError) -> Self {
         match error {
-            PeerError::Unreachable { address, source } => {
-                Self::new(format!("no broker answers at {address}"))
-                    .because(source)
-                    .hint(unreachable_hint(&address))
-                    .exit_with(Exit::Unreachable)
-            }
+            PeerError::Unreachable {
+                address,
+                source,
+                is_local_broker,
+            } => Self::new(format!("no broker answers at {address}"))
+                .because(source)
+                .hint(unreachable_hint(&address, is_local_broker))
+                .exit_with(Exit::Unreachable),
             PeerError::SignInRefused {
                 address,
                 source,
@@ -232,6 +241,9 @@ impl From<PeerError> for Error {
             }
             PeerError::NotAmqp(_) => Self::new(error.to_string())
                 .hint("another program has that port, or it has TLS and wants amqps://")
+                .exit_with(Exit::Unreachable),
+            PeerError::NotTls(_) => Self::new(error.to_string())
+                .hint("a port without TLS wants amqp:// in the URL")
                 .exit_with(Exit::Unreachable),
             PeerError::Lost(why) => Self::new("the connection to the broker was lost")
                 .because(why)

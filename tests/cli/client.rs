@@ -24,6 +24,7 @@ pub(crate) fn endpoint(place: &Place) -> Endpoint {
         login,
         ca_cert: None,
         guard: LoginGuard::AsGiven,
+        is_local_broker: true,
     }
 }
 

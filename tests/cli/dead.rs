@@ -50,6 +50,15 @@ fn a_refused_message_is_listed_and_mended_and_delivered() {
         "{shown}"
     );
     assert!(place.json(["dead", "another"]).is_empty());
+    assert_eq!(
+        place.ok(["dead", "another"]),
+        "no dead letters of `another`; `cbroker dead` shows those of others\n"
+    );
+    let listed = place.run(["list"]);
+    assert_eq!(
+        listed.err, "cbroker: 1 dead letter: `cbroker dead` shows why\n",
+        "{listed:?}"
+    );
     let sent = place
         .json(["dead", "--resend", &id(letter)[..6], "--yes"])
         .remove(0);

@@ -315,7 +315,8 @@ fn a_receipt_says_delivered_held_or_that_none_came() {
         ran.fails(
             4,
             &format!("no final receipt from `{to}` within 2 s: it is held: paused"),
-        );
+        )
+        .hints(&format!("`cbroker resume {to}`"));
         assert!(ran.out.contains("held: paused"), "{ran:?}");
         place.ok(["resume", &to]);
         session.wait_for_submission("later");

@@ -49,6 +49,23 @@ fn every_error_is_one_line_and_a_hint() {
     place
         .run(["move", "--to", "amqp://localhost"])
         .fails(2, "both sides are the same broker");
+    // These complained about --url, which nobody gave.
+    place
+        .run(["move", "--to", "x", "--from", "amqp://localhost"])
+        .fails(2, "--to is not a broker address")
+        .hints("amqp://");
+    place
+        .run(["move", "--from", "y"])
+        .fails(2, "--from is not a broker address");
+    // It said "invalid digit found in string".
+    place
+        .run(["logs", "-n", "x"])
+        .fails(2, "invalid value 'x' for '--lines <N>': expected a number");
+    // It named claude as a similar value.
+    let unknown = place.run(["mcp", "install", "aider"]);
+    unknown
+        .fails(2, "invalid value 'aider' for '<AGENT>': expected claude")
+        .hints("cbroker mcp --help");
 }
 
 #[test]
@@ -181,7 +198,60 @@ fn a_broker_that_is_not_there_is_exit_3_for_every_command_that_needs_one() {
                 3,
                 "no broker answers at amqp://localhost:1: connection refused",
             )
-            .hints("cbroker start");
+            .hints("check the URL");
+    }
+    // No URL: the local one is meant, and can be started.
+    let place = Place::new();
+    Server::start(&place).kill();
+    place
+        .run(["list"])
+        .fails(3, "no broker answers at amqp://127.0.0.1:")
+        .hints("start one with `cbroker start`");
+}
+
+#[test]
+fn a_named_broker_that_is_not_there_is_not_said_to_be_started_by_start() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let gone = "amqp://127.0.0.1:1";
+    for arguments in [
+        &["list", "--url", gone][..],
+        &["move", "--to", gone],
+        &["move", "--from", gone],
+    ] {
+        let ran = place.run(arguments);
+        ran.fails(3, "no broker answers at amqp://127.0.0.1:1")
+            .hints("check the URL");
+        assert!(!ran.err.contains("cbroker start"), "{ran:?}");
+    }
+}
+
+#[test]
+fn tls_on_a_port_without_it_is_named() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let url = format!("amqps://localhost:{}", server.port);
+    place
+        .run(["list", "--url", &url])
+        .fails(3, &format!("{url} does not speak TLS"))
+        .hints("amqp://");
+}
+
+#[test]
+fn an_id_that_is_too_short_is_said_to_be() {
+    let place = Place::new();
+    place.run(["why", "1"]).fails(
+        2,
+        "`1` is too short: of an id, the last characters, at least six, are needed",
+    );
+    place
+        .run(["why", "abcdef"])
+        .fails(1, "nothing is known of `abcdef` on this machine");
+    for option in ["--drop", "--resend"] {
+        place.run(["dead", option, "2a"]).fails(
+            2,
+            "`2a` is too short: of an id, the first characters, at least four, are needed",
+        );
     }
 }
 

@@ -239,10 +239,11 @@ pub struct InboxArgs {
 pub struct DeadArgs {
     /// Only those of this session
     pub name: Option<String>,
-    /// Send this one to its session again, with a new id; missing fields are filled in
+    /// Send this one to its session again, with a new id; missing fields are filled in; of an id,
+    /// the first four characters are enough
     #[arg(long, value_name = "ID", conflicts_with = "drop")]
     pub resend: Option<String>,
-    /// Drop this one for good; of an id, the first characters are enough
+    /// Drop this one for good; of an id, the first four characters are enough
     #[arg(long, value_name = "ID")]
     pub drop: Option<String>,
     /// Send it also where another user may have published it

@@ -20,10 +20,13 @@ use crate::exit::Exit;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
 use crate::name::SessionName;
 use crate::output::{Output, Style, foreign_part};
-use crate::peer::{Peer, PeerError, Receipt, ReceiptState, ReceivedMessage, ReplyQueue};
+use crate::peer::{Peer, PeerError, PeerState, Receipt, ReceiptState, ReceivedMessage, ReplyQueue};
 
 /// After this time an expired message has left its queue, and its session has sent a receipt.
 const EXPIRED_AFTER: Duration = Duration::from_secs(1);
+
+/// The hint about a message that no session has.
+const STAYS: &str = "it stays in the queue; `cbroker list` shows the attached sessions";
 
 /// The queue for receipts. Every exit must delete it with [`Receipts::close`].
 pub(super) struct Receipts<'a> {
@@ -312,23 +315,21 @@ impl<'a> Receipts<'a> {
 
     /// The error about one message: what is known, and what to do.
     async fn describe(&self, message: &Sent, peer: &mut Peer) -> (String, String) {
-        let stays = "it stays in the queue; `cbroker list` shows the attached sessions";
         let why = format!("`cbroker why {}` tells what is known of it", message.id);
         if let Some(receipt) = &message.receipt {
             if receipt.state == ReceiptState::Delivered {
                 return (receipt.words(), why);
             }
             return match self.fate_of_held(message, peer).await {
-                None | Some(MessageFate::Held | MessageFate::Waits) => {
-                    (receipt.words(), stays.to_owned())
-                }
+                None | Some(MessageFate::Held) => (receipt.words(), what_frees(message, receipt)),
+                Some(MessageFate::Waits) => (receipt.words(), STAYS.to_owned()),
                 Some(fate) => (fate.words(), why),
             };
         }
         // One that expired would have been found out, or it cannot be.
         let has_expired = message.has_ttl && message.expires.is_none();
         match self.fate(message, has_expired, peer).await {
-            Some(fate) if fate.is_waiting() => (fate.words(), stays.to_owned()),
+            Some(fate) if fate.is_waiting() => (fate.words(), STAYS.to_owned()),
             Some(fate) => (fate.words(), why),
             None => ("no session has received it".to_owned(), why),
         }
@@ -350,6 +351,20 @@ impl<'a> Receipts<'a> {
         } else {
             Exit::Failed
         }
+    }
+}
+
+/// What to do about a message that a session has and does not deliver.
+fn what_frees(message: &Sent, receipt: &Receipt) -> String {
+    let (id, to) = (&message.id, &message.to);
+    match (receipt.state, receipt.reason.as_deref()) {
+        (ReceiptState::HandedOver, _) => {
+            format!("its agent has it; `cbroker why {id}` tells when it takes it up")
+        }
+        (_, Some(reason)) if reason == PeerState::Paused.word() => {
+            format!("`cbroker resume {to}` lets it in")
+        }
+        _ => format!("`cbroker inbox {to}` shows what the session holds, and why"),
     }
 }
 

@@ -91,6 +91,7 @@ async fn a_message_that_no_client_can_read_arrives_without_its_properties_and_hi
         },
         ca_cert: None,
         guard: LoginGuard::AsGiven,
+        is_local_broker: true,
     };
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let link = BrokerStream {
