@@ -69,11 +69,15 @@ pub(super) fn run(verb: &ServiceVerb, config: &Config, output: &Output) -> Resul
                 output.line("no service is installed")?;
                 return Ok(Exit::Done);
             }
-            run_all(&service.unload)?;
+            let unloaded = run_all(&service.unload);
             fs::remove_file(&service.file)
                 .map_err(|error| Error::new(format!("cannot remove {file}")).because(error))?;
-            run_all(&service.forget)?;
+            let forgotten = run_all(&service.forget);
             output.line(format!("removed {file}; the broker's data stays"))?;
+            // The service manager may be out of reach for good, as in a container.
+            if let Err(error) = unloaded.and(forgotten) {
+                output.notice(format!("{}; the broker may still run", error.summary()));
+            }
         }
         ServiceVerb::Status => return status(&service, output),
     }

@@ -366,3 +366,29 @@ fn the_service_is_written_for_the_user_s_own_service_manager() {
         "the manager forgets the file that is gone: {calls}"
     );
 }
+
+#[test]
+fn a_service_is_uninstalled_where_no_service_manager_can_be_reached() {
+    // The file stayed, and every run failed.
+    let place = Place::new();
+    let bin = place.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let script = "#!/bin/sh\necho 'Failed to connect to bus' >&2\nexit 1\n";
+    for manager in ["launchctl", "systemctl"] {
+        std::fs::write(bin.join(manager), script).unwrap();
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(bin.join(manager), executable).unwrap();
+    }
+    let run = |verb: &str| {
+        let mut command = place.command();
+        let command = command.args(["service", verb]).env("PATH", &bin);
+        Ran::of(&command.output().unwrap())
+    };
+    run("install").fails(1, "the service manager refused a command");
+    let ran = run("uninstall");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.starts_with("removed "), "{ran:?}");
+    let words = ["Failed to connect to bus", "may still run"];
+    assert!(words.iter().all(|word| ran.err.contains(word)), "{ran:?}");
+    assert_eq!(run("uninstall").out, "no service is installed\n");
+}
