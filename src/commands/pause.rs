@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::name::SessionName;
-use crate::output::{Output, counted};
+use crate::output::{Output, Style, counted};
 use crate::peer::{Answer, AwaitedAnswers, Peer, Presence, Request, RequestScope};
 
 /// The number of names in one request. Sessions do not read a request of more than 16 KiB, and any
@@ -79,6 +79,9 @@ pub(super) async fn run(
             .because("only an open session can be paused; messages to a closed one wait anyway"));
     }
     output.json(&sessions)?;
+    if sessions.is_empty() {
+        output.line(output.paint(Style::Dim, "no session is attached"))?;
+    }
     for session in &sessions {
         output.line(format!("{}: {}", session.name, session.state.word()))?;
     }

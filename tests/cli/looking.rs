@@ -87,7 +87,7 @@ fn tail_takes_messages_and_peeking_leaves_them_in_their_queue() {
         let queue = name("tailed");
         place.ok(["send", "--to", &queue, "-m", "m0"]);
         client::publish(place, &queue, (1..5).map(|number| format!("m{number}")));
-        let texts = |lines: &[serde_json::Value]| -> Vec<String> {
+        let texts = |lines: &[Value]| -> Vec<String> {
             lines
                 .iter()
                 .map(|line| line["message"].as_str().unwrap().to_owned())
@@ -362,6 +362,12 @@ fn only_an_open_session_can_be_paused() {
             .run(["pause"])
             .fails(2, "the following required arguments were not provided");
     });
+    let place = Place::new();
+    let _server = Server::start(&place);
+    for verb in ["pause", "resume"] {
+        assert_eq!(place.ok([verb, "--all"]), "no session is attached\n");
+        assert_eq!(place.json([verb, "--all"]), [json!([])]);
+    }
 }
 
 #[test]
