@@ -100,6 +100,23 @@ impl Membership {
         })
     }
 
+    /// Refuses to take sessions out that are not in the group. Without a management API, which
+    /// alone knows, none is refused.
+    async fn refuse_strangers(&self, config: &Config) -> Result<(), Error> {
+        let group = &self.group;
+        let Ok(groups) = groups::all(config).await else {
+            return Ok(());
+        };
+        let members = groups.get(group).ok_or_else(|| groups::no_member(group))?;
+        match self.names.iter().find(|name| !members.contains(name)) {
+            None => Ok(()),
+            Some(name) => Err(
+                Error::new(format!("`{name}` is not in the group `{group}`"))
+                    .hint(format!("`cbroker group list {group}` shows who is")),
+            ),
+        }
+    }
+
     async fn change(
         &self,
         change: MembershipChange,
@@ -110,6 +127,9 @@ impl Membership {
         let group = &self.group;
         for name in &self.names {
             existing(&mut peer, name).await?;
+        }
+        if change == MembershipChange::Leave {
+            self.refuse_strangers(config).await?;
         }
         for name in &self.names {
             let word = match change {

@@ -58,10 +58,13 @@ pub(super) async fn members(
     config: &Config,
 ) -> Result<BTreeSet<SessionName>, Error> {
     let mut groups = all(config).await?;
-    groups.remove(group).ok_or_else(|| {
-        Error::new(format!("no session is in the group `{group}`"))
-            .hint("`cbroker group list` shows the groups and their members")
-    })
+    groups.remove(group).ok_or_else(|| no_member(group))
+}
+
+/// The error about a group that has no members, and so does not exist.
+pub(super) fn no_member(group: &GroupName) -> Error {
+    Error::new(format!("no session is in the group `{group}`"))
+        .hint("`cbroker group list` shows the groups and their members")
 }
 
 /// Returns the groups of one session, in order.

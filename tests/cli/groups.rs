@@ -134,6 +134,13 @@ fn membership_is_shown_and_changed_and_lasts_as_long_as_the_queue() {
             format!("{one} left {at_group}\n")
         );
         assert_eq!(members(), json!([other]));
+        place
+            .run(["group", "leave", &group, &one])
+            .fails(1, &format!("`{one}` is not in the group `{at_group}`"));
+        let nowhere = name("nowhere");
+        place
+            .run(["group", "leave", &nowhere, &one])
+            .fails(1, &format!("no session is in the group `@{nowhere}`"));
         place.ok(["delete", &other, "--yes"]);
         place
             .run(["send", &at_group, "anybody?"])
