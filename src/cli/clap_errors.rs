@@ -1,10 +1,12 @@
 //! Turns clap's errors into ours: one line for the problem, one for what to do.
 
 use std::error::Error as StdError;
+use std::num::ParseIntError;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::error::Error;
+use crate::nearest::nearest;
 
 /// `verb` is the given command, if known. Its help is the hint if clap has no better one.
 pub(super) fn in_our_words(error: &clap::Error, verb: Option<&str>) -> Error {
@@ -26,8 +28,6 @@ pub(super) fn in_our_words(error: &clap::Error, verb: Option<&str>) -> Error {
     }
 }
 
-fn problem(error: &clap::Error) -> String {
-    let argument = context(error, ContextKind::InvalidArg);
 /// The subcommands of a verb: `a, b or c`.
 fn subcommands(verb: &str) -> String {
     let command = super::command();
@@ -43,6 +43,8 @@ fn subcommands(verb: &str) -> String {
     }
 }
 
+fn problem(error: &clap::Error) -> String {
+    let argument = context(error, ContextKind::InvalidArg);
     let value = context(error, ContextKind::InvalidValue);
     match error.kind() {
         ErrorKind::InvalidSubcommand => {
@@ -77,7 +79,12 @@ fn subcommands(verb: &str) -> String {
 /// Why a value is refused: what its parser says, or what would be valid.
 fn reason(error: &clap::Error) -> Option<String> {
     if let Some(cause) = error.source() {
-        return Some(cause.to_string());
+        let is_no_number = cause.is::<ParseIntError>();
+        return Some(if is_no_number {
+            "expected a number".to_owned()
+        } else {
+            cause.to_string()
+        });
     }
     match error.get(ContextKind::ValidValue) {
         Some(ContextValue::Strings(values)) if !values.is_empty() => {
@@ -96,7 +103,10 @@ fn suggestion(error: &clap::Error) -> Option<String> {
     ];
     kinds.into_iter().find_map(|(kind, what)| {
         let similar = context(error, kind);
-        (!similar.is_empty()).then(|| format!("a similar {what} exists: '{similar}'"))
+        // clap takes values for similar that have little in common.
+        let is_far = kind == ContextKind::SuggestedValue
+            && nearest(&context(error, ContextKind::InvalidValue), [&*similar]).is_none();
+        (!similar.is_empty() && !is_far).then(|| format!("a similar {what} exists: '{similar}'"))
     })
 }
 

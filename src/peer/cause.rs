@@ -56,6 +56,8 @@ impl From<lapin::Error> for ConnectionFailure {
         match error.kind() {
             ErrorKind::IOError(error) => Self::Io(Arc::clone(error)),
             ErrorKind::MissingHeartbeatError => Self::NoHeartbeat,
+            // What is asked after the connection was lost.
+            ErrorKind::InvalidChannelState(..) | ErrorKind::InvalidConnectionState(_) => Self::Gone,
             _ => Self::Client(error),
         }
     }

@@ -240,6 +240,7 @@ fn a_watched_list_goes_on_when_the_broker_comes_back_elsewhere() {
         said.contains("waiting for the broker") && said.contains("the broker is back"),
         "{said}"
     );
+    assert!(!said.contains("channel"), "in a person's words: {said}");
 }
 
 #[test]

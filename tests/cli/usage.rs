@@ -102,6 +102,29 @@ fn an_invalid_message_is_reported_before_a_broker_is_asked() {
 }
 
 #[test]
+fn a_text_behind_two_dashes_may_look_like_an_option() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "list", "--", "-x"]);
+    place.ok(["send", "list", "--no-start", "--", "--wiat"]);
+    place.ok(["send", "--to", "list", "--", "--all"]);
+    // No option looks like these.
+    place.ok(["send", "list", "-1"]);
+    place.ok(["send", "list", "->"]);
+    let taken = place.json(["tail", "list", "-n", "5"]);
+    let texts: Vec<_> = taken.iter().map(|one| one["message"].as_str()).collect();
+    let sent = ["-x", "--wiat", "--all", "-1", "->"].map(Some);
+    assert_eq!(texts, sent);
+    place
+        .run(["ask", "list", "--timeout", "100ms", "--", "-x"])
+        .fails(4, "");
+    place
+        .run(["send", "list", "--wiat"])
+        .fails(2, "invalid value '--wiat' for '[TEXT]': no such option")
+        .hints("--");
+}
+
+#[test]
 fn a_slip_in_the_configuration_file_is_named_with_its_line() {
     let place = Place::new();
     std::fs::create_dir_all(place.home()).unwrap();
@@ -125,29 +148,6 @@ fn what_needs_no_configuration_works_beside_a_broken_file() {
         &["version"][..],
         &["man"],
         &["completions", "bash"],
-#[test]
-fn a_text_behind_two_dashes_may_look_like_an_option() {
-    let place = Place::new();
-    let _server = Server::start(&place);
-    place.ok(["send", "list", "--", "-x"]);
-    place.ok(["send", "list", "--no-start", "--", "--wiat"]);
-    place.ok(["send", "--to", "list", "--", "--all"]);
-    // No option looks like these.
-    place.ok(["send", "list", "-1"]);
-    place.ok(["send", "list", "->"]);
-    let taken = place.json(["tail", "list", "-n", "5"]);
-    let texts: Vec<_> = taken.iter().map(|one| one["message"].as_str()).collect();
-    let sent = ["-x", "--wiat", "--all", "-1", "->"].map(Some);
-    assert_eq!(texts, sent);
-    place
-        .run(["ask", "list", "--timeout", "100ms", "--", "-x"])
-        .fails(4, "");
-    place
-        .run(["send", "list", "--wiat"])
-        .fails(2, "invalid value '--wiat' for '[TEXT]': no such option")
-        .hints("--");
-}
-
         &["brief"],
     ] {
         let ran = place.run(arguments);
@@ -253,6 +253,9 @@ fn an_id_that_is_too_short_is_said_to_be() {
             "`2a` is too short: of an id, the first characters, at least four, are needed",
         );
     }
+    place
+        .run(["dead", "--drop", "2a3b"])
+        .fails(1, "there is no dead letter `2a3b`");
 }
 
 #[test]
