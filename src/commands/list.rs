@@ -10,8 +10,9 @@ use crate::cli::ListArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::output::{Output, Style, TableRow, age};
+use crate::output::{Output, Style, TableRow, age, counted};
 use crate::peer::{Peer, PeerState, this_host};
+use crate::wrap::dead_letters;
 
 /// How often `--watch` asks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -29,6 +30,11 @@ pub(super) async fn run(args: ListArgs, config: &Config, output: &Output) -> Res
     let rows = sessions::rows(&mut peer, config, output).await?;
     peer.close().await;
     print(&rows, output)?;
+    let letters = dead_letters(&config.home, None).unwrap_or_default();
+    if !letters.is_empty() {
+        let letters = counted(letters.len() as u64, "dead letter");
+        output.notice(format!("{letters}: `cbroker dead` shows why"));
+    }
     Ok(Exit::Done)
 }
 

@@ -66,6 +66,7 @@ fn a_refused_message_is_listed_and_mended_and_delivered() {
     let line = session.wait_for_submission("half a message");
     assert!(line.contains(" from=cli "), "{line}");
     dead(&place, 0);
+    assert_eq!(place.run(["list"]).err, "");
     let story = place.json(["why", sent["id"].as_str().unwrap()]).remove(0);
     let was = format!("it was the dead letter {}", id(letter));
     assert_eq!(story[0]["detail"], was, "{story}");
