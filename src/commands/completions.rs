@@ -11,9 +11,10 @@ use std::env;
 use std::ffi::OsString;
 
 use clap::Command;
-use clap_complete::engine::ArgValueCompleter;
+use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::{CompleteEnv, Shells};
 
+use super::doctor::AGENTS;
 use crate::cli::{self, CompletionsArgs};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -22,8 +23,42 @@ use names::WantedNames;
 
 /// The variable that the script sets to the shell's name.
 const VARIABLE: &str = "CBROKER_COMPLETE";
-/// bash would treat the text after an `@` as a separate word, the name of a host.
-const BASH_KEEPS_GROUPS: &str = "shopt -u hostcomplete\n";
+/// The function of clap's script for bash.
+const OF_CLAP: &str = "-F _clap_complete_cbroker ";
+/// The function that calls it with whole words.
+const OF_OURS: &str = "-F _cbroker ";
+/// bash splits words at a `=`: `--option=value` comes as three words, and only what follows the `=`
+/// is replaced. And it would treat the text after an `@` as a separate word, the name of a host.
+const BASH_KEEPS_WORDS: &str = r#"
+_cbroker() {
+    local typed=("${COMP_WORDS[@]}") cursor=$COMP_CWORD value=$2 before=$3
+    local COMP_WORDS=() COMP_CWORD=0
+    local at word last=-1 is_value
+    for at in "${!typed[@]}"; do
+        word=${typed[at]}
+        [[ $at -eq $cursor && $word != "=" ]] && word=$value
+        is_value=false
+        if [[ $last -ge 0 && ${COMP_WORDS[last]} == --* ]]; then
+            [[ $word == "=" || ${COMP_WORDS[last]} == *= ]] && is_value=true
+        fi
+        if $is_value; then
+            COMP_WORDS[last]+=$word
+        else
+            last=$((last + 1))
+            COMP_WORDS[last]=$word
+        fi
+        if [[ $at -eq $cursor ]]; then
+            COMP_CWORD=$last
+            break
+        fi
+    done
+    _clap_complete_cbroker cbroker "${COMP_WORDS[COMP_CWORD]}" "$before"
+    if $is_value; then
+        COMPREPLY=("${COMPREPLY[@]#*=}")
+    fi
+}
+shopt -u hostcomplete
+"#;
 /// As a file of `$fpath` the script is the body of a function, and runs at the first Tab.
 const ZSH_AUTOLOADS: &str = "\
 if [ \"$funcstack[1]\" = _cbroker ]; then
@@ -61,6 +96,14 @@ const NAMES: [(&str, &str, WantedNames); 26] = [
     ("", "groups", WantedNames::Groups),
 ];
 
+/// Which values an argument takes that clap does not know.
+const VALUES: [(&str, &str, &[&str]); 3] = [
+    ("send", "priority", &PRIORITIES),
+    ("ask", "priority", &PRIORITIES),
+    ("doctor", "probe", &AGENTS),
+];
+const PRIORITIES: [&str; 3] = ["low", "normal", "high"];
+
 /// Prints the script.
 pub(super) fn run(args: &CompletionsArgs) -> Result<Exit, Error> {
     let cannot = |error: std::io::Error| Error::new("cannot make the script").because(error);
@@ -75,13 +118,13 @@ pub(super) fn run(args: &CompletionsArgs) -> Result<Exit, Error> {
     completer
         .write_registration(VARIABLE, name, name, name, &mut script)
         .map_err(cannot)?;
-    let more = match shell.as_str() {
-        "bash" => BASH_KEEPS_GROUPS,
-        "zsh" => ZSH_AUTOLOADS,
-        _ => "",
+    let script = String::from_utf8_lossy(&script);
+    let script = match shell.as_str() {
+        "bash" => script.replace(OF_CLAP, OF_OURS) + BASH_KEEPS_WORDS,
+        "zsh" => script.into_owned() + ZSH_AUTOLOADS,
+        _ => script.into_owned(),
     };
-    script.extend_from_slice(more.as_bytes());
-    output::raw(&String::from_utf8_lossy(&script))?;
+    output::raw(&script)?;
     Ok(Exit::Done)
 }
 
@@ -99,9 +142,25 @@ pub fn complete(arguments: &[OsString]) -> bool {
         .unwrap_or(true)
 }
 
-/// The command line with the names that its arguments take.
+/// The command line with the names and values that its arguments take, and the agents that may
+/// stand in the place of `run -- AGENT`.
 fn command() -> Command {
     let mut command = cli::command();
+    for agent in AGENTS {
+        if command.find_subcommand(agent).is_none() {
+            let about = format!("Wrap it: cbroker --name NAME {agent} [ARGS]");
+            command = command.subcommand(Command::new(agent).about(about));
+        }
+    }
+    for (verb, argument, values) in VALUES {
+        command = command.mut_subcommand(verb, |verb| {
+            verb.mut_arg(argument, |argument| {
+                argument.add(ArgValueCandidates::new(move || {
+                    values.iter().map(CompletionCandidate::new).collect()
+                }))
+            })
+        });
+    }
     for (verb, argument, wanted) in NAMES {
         let words: Vec<&str> = verb.split_whitespace().collect();
         command = with_names(command, &words, argument, wanted);
@@ -131,7 +190,9 @@ mod tests {
         // `mut_arg` makes an argument that does not exist, and that has no help text.
         let mut command = command();
         command.build();
-        for (verb, argument, _) in NAMES {
+        let names = NAMES.map(|(verb, argument, _)| (verb, argument));
+        let values = VALUES.map(|(verb, argument, _)| (verb, argument));
+        for (verb, argument) in names.into_iter().chain(values) {
             let mut at = &command;
             for word in verb.split_whitespace() {
                 at = at.find_subcommand(word).unwrap_or_else(|| panic!("{verb}"));

@@ -3,6 +3,8 @@
 
 mod checks;
 
+pub(super) use checks::AGENTS;
+
 use serde::Serialize;
 use tokio::runtime::Builder;
 

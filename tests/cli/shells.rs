@@ -96,6 +96,19 @@ fn types(place: &Place, mut terminal: Terminal) {
     type_line(&mut terminal, "cbroker versi\t\r", shows(version));
     let wait = "cbroker wait backendApi --until clo\t\r";
     type_line(&mut terminal, wait, shows("backendApi: closed"));
+    // A value behind `=`, at which bash splits, of an option and of a session's name.
+    let times = |text: &'static str, count: usize| {
+        move |terminal: &Terminal| terminal.shown().matches(text).count() >= count
+    };
+    let until = "cbroker wait backendApi --until=clo\t\r";
+    let before = terminal.shown().matches("backendApi: closed").count();
+    type_line(
+        &mut terminal,
+        until,
+        times("backendApi: closed", before + 1),
+    );
+    let brief = "cbroker brief --name=backe\t\r";
+    type_line(&mut terminal, brief, shows("`backendApi`"));
 }
 
 #[test]
@@ -144,6 +157,10 @@ fn fish_completes_names_groups_verbs_and_values() {
         ("cbroker versi", "version"),
         ("cbroker wait backendApi --until clo", "closed"),
         ("cbroker --group cre", "crewOne"),
+        ("cbroker send x --wait=ans", "--wait=answered"),
+        ("cbroker send x --priority hi", "high"),
+        ("cbroker doctor --probe open", "opencode"),
+        ("cbroker --name x cod", "codex"),
     ] {
         let mut command = shell(&place, &fish);
         command.arg("--no-config").arg("-c");
@@ -159,5 +176,23 @@ fn fish_completes_names_groups_verbs_and_values() {
             },
             || format!("`{typed}` becomes `{completed}`"),
         );
+    }
+}
+
+#[test]
+fn values_and_agents_are_completed() {
+    let place = Place::new();
+    for (typed, completed) in [
+        (&["send", "x", "--wait=ans"][..], "--wait=answered"),
+        (&["send", "x", "--priority", "hi"], "high"),
+        (&["doctor", "--probe", "open"], "opencode"),
+        (&["--name", "x", "cod"], "codex"),
+    ] {
+        let mut asking = place.command();
+        asking.env("CBROKER_COMPLETE", "fish");
+        let asked = asking.args(["--", "cbroker"]).args(typed).output().unwrap();
+        let said = String::from_utf8(asked.stdout).unwrap();
+        let word = said.split(['\t', '\n']).next();
+        assert_eq!(word, Some(completed), "{typed:?}: {said}");
     }
 }

@@ -27,7 +27,8 @@ const ROUND_TRIP_WITHIN: Duration = Duration::from_secs(10);
 const ROOM_BYTES: u64 = 256 << 20;
 
 /// The agents that cbroker supports.
-const AGENTS: [&str; 5] = ["claude", "codex", "gemini", "opencode", "aider"];
+pub(in crate::commands) const AGENTS: [&str; 5] =
+    ["claude", "codex", "gemini", "opencode", "aider"];
 
 pub(super) async fn all(args: &DoctorArgs, config: &Config, left_out: &LeftOut) -> Vec<Finding> {
     let mut findings = vec![program(), home(config, left_out.no_home.as_ref())];
