@@ -1,9 +1,14 @@
 //! What a tired person learns from `cbroker list` alone: who needs them, why, since when, how much
 //! is held, and what to do about it.
 
+use serde_json::Value;
+
 use crate::stage::{CBROKER, Stage, Terminal, wait_for};
 
-crate::tests![the_list_says_who_needs_a_person_and_what_to_do];
+crate::tests![
+    the_list_says_who_needs_a_person_and_what_to_do,
+    a_state_goes_on_while_the_broker_is_away,
+];
 
 /// An agent in a session of this name, with a folder of its own.
 fn open(stage: &Stage, name: &str, agent: &str) -> Terminal {
@@ -96,4 +101,31 @@ fn the_list_says_who_needs_a_person_and_what_to_do() {
     for start in ["\u{1b}[31mbackend ", "\u{1b}[31mtests ", "\u{1b}[33mdocs "] {
         coloured.wait_for(start);
     }
+}
+
+/// The state of a name in `list`, and since when it has it.
+fn state_and_since(stage: &Stage, name: &str) -> (Value, Value) {
+    let rows: Value = serde_json::from_str(&stage.says(&["--json", "list", "-q"])).unwrap();
+    let row = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["name"] == name);
+    row.map_or((Value::Null, Value::Null), |row| {
+        (row["state"].clone(), row["since"].clone())
+    })
+}
+
+fn a_state_goes_on_while_the_broker_is_away() {
+    // Its time began anew with the connection, so that the oldest dialog looked like the newest.
+    let mut stage = Stage::new();
+    let _asking = asks(&stage, "backend");
+    let before = state_and_since(&stage, "backend");
+    assert_eq!(before.0, "needs you: permission for Bash");
+    stage.stop_broker();
+    stage.start_broker();
+    wait_for("the session to be back", || {
+        state_and_since(&stage, "backend").0 == before.0
+    });
+    assert_eq!(state_and_since(&stage, "backend"), before);
 }

@@ -58,6 +58,8 @@ pub(in crate::wrap) struct SessionMessages {
     parts: MessageParts,
     acks: JoinSet<SettleResult>,
     announced: Option<AnnouncedState>,
+    /// Whether the state must be announced although it is the announced one: the connection is new.
+    must_announce: bool,
     /// When the announced state began.
     state_since: DateTime<Utc>,
     /// Number of waiting messages that title and bell last showed.
@@ -93,6 +95,7 @@ impl SessionMessages {
             parts,
             acks: JoinSet::new(),
             announced: None,
+            must_announce: false,
             state_since: Utc::now(),
             noticed: 0,
             round: 0,
@@ -326,7 +329,7 @@ impl Session {
             InboxEvent::Attached(attached) => {
                 self.log.write(&describe(&attached));
                 self.messages.parts.brake.expect_backlog(attached.waiting);
-                self.messages.announced = None;
+                self.messages.must_announce = true;
             }
             InboxEvent::Delivery(delivery) => self.receive(*delivery),
             InboxEvent::Lost(error) => {

@@ -19,14 +19,15 @@ use crate::wrap::seen::id_and_mark;
 use crate::wrap::ways::{SubmissionNumber, Way};
 
 impl Session {
-    /// Announces the session's state if it has changed.
+    /// Announces the session's state if it has changed, or the connection is new.
     pub(in crate::wrap::session) fn announce(&mut self, now: Instant) {
         if self.messages.parts.brake.is_due(now) {
             self.deliveries.release_brake();
         }
         let current = self.present_state(now);
         self.notify(current.held);
-        if self.messages.announced.as_ref() == Some(&current) {
+        let is_announced = self.messages.announced.as_ref() == Some(&current);
+        if is_announced && !self.messages.must_announce {
             return;
         }
         let is_same =
@@ -40,6 +41,7 @@ impl Session {
                 .announce(self.messages.presence(&current));
         }
         self.messages.announced = Some(current);
+        self.messages.must_announce = false;
     }
 
     fn present_state(&self, now: Instant) -> AnnouncedState {
