@@ -116,6 +116,8 @@ struct HeldMessages {
     messages: Vec<HeldMessage>,
     /// The number of messages that they do not list.
     not_shown: u64,
+    /// The number of messages that they did not give away.
+    left: u64,
     /// What confirms that the messages were taken.
     requests: Vec<Request>,
 }
@@ -125,6 +127,7 @@ impl HeldMessages {
         let mut held = Self {
             messages: Vec::new(),
             not_shown: 0,
+            left: 0,
             requests: Vec::new(),
         };
         for answer in answers {
@@ -133,6 +136,7 @@ impl HeldMessages {
                 keys,
                 messages,
                 parked,
+                left,
                 ..
             } = answer
             else {
@@ -140,6 +144,7 @@ impl HeldMessages {
             };
             held.messages.extend(messages);
             held.not_shown += u64::from(parked);
+            held.left += u64::from(left);
             if !keys.is_empty() {
                 held.requests.push(Request::Taken {
                     scope: RequestScope::Name(name.to_string()),
@@ -160,14 +165,37 @@ impl HeldMessages {
         }
         if self.not_shown > 0 {
             let more = counted(self.not_shown, "more message");
-            let why = format!("and {more} of other users, shown as these go");
-            output.line(output.paint(Style::Dim, &why))?;
-            if output.is_json() {
-                output.notice(why);
-            }
-        } else if self.messages.is_empty() {
+            remark(
+                output,
+                &format!("and {more} of other users, shown as these go"),
+            )?;
+        }
+        if self.left > 0 {
+            remark(
+                output,
+                &format!("not taken: {}", left_with_others(self.left)),
+            )?;
+        }
+        if self.messages.is_empty() && self.not_shown == 0 && self.left == 0 {
             output.line(output.paint(Style::Dim, &nothing()))?;
         }
         Ok(())
     }
+}
+
+/// Prints a line about messages that are not listed.
+fn remark(output: &Output, text: &str) -> Result<(), Error> {
+    output.line(output.paint(Style::Dim, text))?;
+    if output.is_json() {
+        output.notice(text);
+    }
+    Ok(())
+}
+
+/// So many messages, and why a command cannot take them.
+pub(super) fn left_with_others(count: u64) -> String {
+    format!(
+        "{}, which the agent or another command already has",
+        counted(count, "message")
+    )
 }

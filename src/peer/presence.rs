@@ -180,6 +180,10 @@ pub enum Answer {
         /// How many more of other users it has, which are not listed. Older sessions leave it out.
         #[serde(default)]
         parked: u32,
+        /// How many messages a take or a removal left, because the agent or another command has
+        /// them. Older sessions leave it out.
+        #[serde(default)]
+        left: u32,
     },
 }
 
@@ -462,6 +466,7 @@ mod tests {
             keys: Vec::new(),
             messages: Vec::new(),
             parked: 0,
+            left: 0,
         };
         assert!(awaited.counts(&answer("backend")) && !awaited.counts(&answer("frontend")));
     }

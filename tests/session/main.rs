@@ -37,6 +37,7 @@ mod signals;
 mod sink;
 mod stage;
 mod starting;
+mod taking;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
                     removal::TESTS,
                     scenes::TESTS,
                     starting::TESTS,
+                    taking::TESTS,
                 ]
                 .concat(),
                 &arguments,

@@ -27,7 +27,7 @@ use super::Session;
 use crate::envelope::LineBreaks;
 use crate::message_history::HistoryEvent;
 use crate::peer::{
-    Answer, AttachedQueue, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState,
+    AttachedQueue, HeldMessage, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState,
     ReceivedMessage, ReplyTo, SettleResult,
 };
 use crate::wrap::brake::Brake;
@@ -69,8 +69,15 @@ pub(in crate::wrap) struct SessionMessages {
     /// Messages of other users for which there is no room yet.
     parked: ParkedMessages,
     dead_letters: LettersInHand,
-    /// The answers to commands that want to read messages, while the intents are being written.
-    takes: Vec<(SubmissionNumber, ReplyTo, Answer)>,
+    /// The commands that want to read messages, while the intents are being written.
+    takes: Vec<PendingTake>,
+}
+
+/// A command that wants to read messages, and what was held when it asked.
+struct PendingTake {
+    number: SubmissionNumber,
+    to: ReplyTo,
+    held: Vec<(MessageKey, HeldMessage)>,
 }
 
 /// The state of the session that was announced.

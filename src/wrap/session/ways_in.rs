@@ -132,7 +132,7 @@ impl Session {
             Step::Show(number, keys) => {
                 self.messages
                     .handed_over(&self.deliveries.table, &keys, Way::InboxCommand);
-                self.messages.show(number);
+                self.show(number, &keys);
             }
             Step::NotConfirmed(ids) => self.log.write(&format!(
                 "`inbox --take` did not confirm that it showed {}: held again",

@@ -7,7 +7,9 @@ use std::time::Instant;
 use chrono::Utc;
 
 use super::parked::ParkedMessage;
-use super::{AnnouncedState, HistoryEvent, Job, ReportDetail, Session, SessionMessages};
+use super::{
+    AnnouncedState, HistoryEvent, Job, PendingTake, ReportDetail, Session, SessionMessages,
+};
 use crate::peer::{
     Answer, HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage, Removal,
     ReplyTo, Request,
@@ -125,16 +127,16 @@ impl Session {
             }
             Request::Inbox { take: true, .. } => {
                 let held = self.held(now);
-                let keys: Vec<MessageKey> = held.iter().map(|(key, _)| *key).collect();
-                let answer = self.listed(held, self.messages.parked.len());
-                if let Some(number) = self.deliveries.take(keys.into_iter()) {
-                    return self.messages.takes.push((number, to, answer));
+                let keys = held.iter().map(|(key, _)| *key);
+                if let Some(number) = self.deliveries.take(keys) {
+                    let take = PendingTake { number, to, held };
+                    return self.messages.takes.push(take);
                 }
-                answer
+                self.listed(Vec::new(), held.len())
             }
             Request::Inbox { take: false, .. } => {
                 let held = self.held(now);
-                self.listed(held, self.messages.parked.len())
+                self.listed(held, 0)
             }
             Request::Discard { removal, .. } => self.discard(*removal, now),
             Request::Who | Request::State(_) => self.present(now),
@@ -153,10 +155,13 @@ impl Session {
     /// Removes the messages that are not with the agent yet.
     fn discard(&mut self, removal: Removal, now: Instant) -> Answer {
         let mut messages = Vec::new();
+        let mut left = 0;
         for (key, message) in self.held(now) {
             if let Some(removed) = self.deliveries.displace(key) {
                 self.messages.removed(removed, removal);
                 messages.push((key, message));
+            } else {
+                left += 1;
             }
         }
         for parked in self.messages.parked.take_all() {
@@ -172,10 +177,27 @@ impl Session {
         };
         let count = messages.len();
         self.log.write(&format!("held messages {how}: {count}"));
-        self.listed(messages, 0)
+        self.listed(messages, left)
     }
 
-    fn listed(&self, messages: Vec<(MessageKey, HeldMessage)>, parked: usize) -> Answer {
+    /// Shows messages to the command that takes them: these are all that it gets, and the others
+    /// that are still there are with the agent or with another command.
+    pub(in crate::wrap::session) fn show(&mut self, number: SubmissionNumber, keys: &[MessageKey]) {
+        let mut takes = self.messages.takes.iter();
+        let Some(place) = takes.position(|take| take.number == number) else {
+            return;
+        };
+        let PendingTake { to, mut held, .. } = self.messages.takes.remove(place);
+        held.retain(|(key, _)| self.deliveries.table.get(*key).is_some());
+        let all = held.len();
+        held.retain(|(key, _)| keys.contains(key));
+        let left = all - held.len();
+        let answer = self.listed(held, left);
+        self.messages.send_answer(to, answer);
+    }
+
+    /// The answer that lists these messages, where so many others were left.
+    fn listed(&self, messages: Vec<(MessageKey, HeldMessage)>, left: usize) -> Answer {
         let (keys, messages) = messages
             .into_iter()
             .map(|(key, message)| (key.0, message))
@@ -185,7 +207,8 @@ impl Session {
             session: self.messages.parts.presence.session.clone(),
             keys,
             messages,
-            parked: u32::try_from(parked).unwrap_or(u32::MAX),
+            parked: u32::try_from(self.messages.parked.len()).unwrap_or(u32::MAX),
+            left: u32::try_from(left).unwrap_or(u32::MAX),
         }
     }
 
@@ -219,15 +242,6 @@ impl Session {
 }
 
 impl SessionMessages {
-    /// Shows messages to the command that takes them.
-    pub(in crate::wrap::session) fn show(&mut self, number: SubmissionNumber) {
-        let place = self.takes.iter().position(|(take, ..)| *take == number);
-        if let Some(place) = place {
-            let (_, to, answer) = self.takes.remove(place);
-            self.send_answer(to, answer);
-        }
-    }
-
     fn send_answer(&self, to: ReplyTo, answer: Answer) {
         if let Some(inbox) = &self.parts.inbox {
             inbox.outgoing_sender().answer(to, answer);

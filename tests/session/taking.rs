@@ -1,0 +1,65 @@
+//! What a command cannot take out of a session: a message that is with the agent already. It is
+//! shown to nobody as taken or removed, and the agent gets it once.
+
+use serde_json::Value;
+
+use crate::claude::{log_lines, ready, wait_for_log};
+use crate::stage::{Stage, Terminal, wait_for};
+
+crate::tests![
+    a_take_prints_only_what_it_takes,
+    a_message_that_the_agent_has_is_not_taken,
+];
+
+const IS_LEFT: &str = "1 message, which the agent or another command already has";
+
+/// A session whose agent takes no Enter: its box holds `in the box`, and `behind it` waits.
+fn stuck(stage: &Stage) -> Terminal {
+    stage.send("peer", "in the box", &[]);
+    let terminal = stage.wrap(&[], &["gemini"]);
+    wait_for("the session to be stuck", || {
+        stage.says(&["list"]).contains(" stuck ")
+    });
+    stage.send("peer", "behind it", &[]);
+    wait_for("the second message", || {
+        stage.says(&["inbox", "peer"]).contains("behind it")
+    });
+    terminal
+}
+
+fn a_take_prints_only_what_it_takes() {
+    // Both were printed as taken, and the agent could still read the first one.
+    let stage = Stage::new();
+    let _terminal = stuck(&stage);
+    let taken = stage.says(&["inbox", "peer", "--take"]);
+    assert!(taken.contains("behind it [end]"), "{taken}");
+    assert!(!taken.contains("in the box"), "{taken}");
+    assert!(taken.contains(IS_LEFT), "{taken}");
+    let left = stage.says(&["inbox", "peer"]);
+    assert!(left.contains("in the box [end]"), "{left}");
+    assert!(!left.contains("behind it"), "{left}");
+}
+
+fn a_message_that_the_agent_has_is_not_taken() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &["--delivery", "inbox"], "inbox");
+    terminal.submit("please ASK{something}");
+    terminal.wait_for_screen("Do you want to proceed?");
+    stage.send("peer", "for the agent", &[]);
+    wait_for("the hand-over", || {
+        stage.says(&["inbox", "peer"]).starts_with("handed over")
+    });
+    let mut taking = stage.cbroker(&["--json", "inbox", "peer", "--take"]);
+    let output = taking.output().unwrap();
+    let taken: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(taken, Value::Array(Vec::new()));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(IS_LEFT), "{said}");
+    terminal.keys(b"\x1b");
+    wait_for_log(&stage, "inbox [cbroker peer message");
+    wait_for("its proof", || {
+        stage.says(&["history", "peer"]).contains("delivered")
+    });
+    let lines = log_lines(&stage, "inbox");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+}
