@@ -6,7 +6,7 @@
 //!
 //! Every user who can write to the exchange can ask who is there. Everything else needs `user-id`,
 //! which brokers check against the login: a session obeys its own user alone. Answers carry it too
-//! and count only from the asker's own user, one a session, so nobody else answers for a session.
+//! and count only from the asker's own user, one a session and of the request's kind, so nobody else answers for a session.
 
 use std::time::Duration;
 
@@ -159,6 +159,13 @@ pub enum Removal {
     Deleted,
 }
 
+/// What an answer says. Each request has one kind of answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AnswerKind {
+    State,
+    Inbox,
+}
+
 /// What a session answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -188,6 +195,13 @@ pub enum Answer {
 }
 
 impl Answer {
+    fn kind(&self) -> AnswerKind {
+        match self {
+            Self::State(_) => AnswerKind::State,
+            Self::Inbox { .. } => AnswerKind::Inbox,
+        }
+    }
+
     /// The name of the session that answers.
     fn name(&self) -> &str {
         match self {
@@ -264,6 +278,17 @@ impl Request {
         }
     }
 
+    /// What answers the request; `None`: it is not a request.
+    fn answer_kind(&self) -> Option<AnswerKind> {
+        match self {
+            Self::Who | Self::Pause { .. } | Self::Resume { .. } | Self::Taken { .. } => {
+                Some(AnswerKind::State)
+            }
+            Self::Inbox { .. } | Self::Discard { .. } => Some(AnswerKind::Inbox),
+            Self::State(_) => None,
+        }
+    }
+
     pub(super) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
@@ -322,6 +347,9 @@ pub struct PublishedRequests {
     channel: Channel,
     deliveries: Consumer,
     user: String,
+    /// What answers the requests. Anything else is skipped, so that it takes the place of no
+    /// session's answer.
+    kinds: Vec<AnswerKind>,
 }
 
 impl PublishedRequests {
@@ -338,8 +366,11 @@ impl PublishedRequests {
                         let mut others = answers.iter().map(Answer::session);
                         others.all(|other| other != answer.session())
                     };
+                    let is_awaited = |answer: &Answer| {
+                        self.kinds.contains(&answer.kind()) && awaited.counts(answer)
+                    };
                     if let Some(answer) = read_answer(&delivery, &self.user)
-                        .filter(|answer| awaited.counts(answer) && is_new(answer))
+                        .filter(|answer| is_awaited(answer) && is_new(answer))
                     {
                         answers.push(answer);
                         since = Instant::now();
@@ -414,6 +445,7 @@ pub(super) async fn publish_requests(
         channel,
         deliveries: answers,
         user: user.to_owned(),
+        kinds: requests.iter().filter_map(Request::answer_kind).collect(),
     })
 }
 

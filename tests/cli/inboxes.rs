@@ -7,6 +7,8 @@ use cbroker::name::SessionName;
 use cbroker::peer::{
     Inbox, InboxEvent, InboxOptions, Receipt, ReceiptState, ReceivedMessage, Sharing,
 };
+use futures_util::StreamExt;
+use lapin::types::FieldTable;
 use serde_json::json;
 
 use crate::background_broker::{api_get, started};
@@ -160,4 +162,76 @@ fn the_queue_in_which_a_command_collects_answers_has_its_bounds() {
     for bound in ["x-max-length", "x-max-length-bytes"] {
         assert!(arguments[bound].is_number(), "{arguments}");
     }
+}
+
+/// Answers the next request for what `backend` holds with each of these answers.
+async fn answer_inbox(
+    url: String,
+    answers: Vec<serde_json::Value>,
+    ready: std::sync::mpsc::SyncSender<()>,
+) {
+    let (_connection, channel) = client::connected(&url).await;
+    let _attached = client::consume_one(&channel, "backend").await;
+    let options = lapin::options::QueueDeclareOptions::exclusive();
+    let queue = channel.queue_declare("".into(), options, FieldTable::default());
+    let queue = queue.await.unwrap().name().clone();
+    let bound = channel.queue_bind(
+        queue.clone(),
+        "claudeBroker.presence".into(),
+        "".into(),
+        lapin::options::QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    bound.await.unwrap();
+    let options = lapin::options::BasicConsumeOptions {
+        no_ack: true,
+        ..lapin::options::BasicConsumeOptions::default()
+    };
+    let requests = channel.basic_consume(queue, "".into(), options, FieldTable::default());
+    let mut requests = requests.await.unwrap();
+    ready.send(()).unwrap();
+    let reply_to = loop {
+        let request = requests.next().await.unwrap().unwrap();
+        if String::from_utf8_lossy(&request.data).contains(r#""kind":"inbox""#) {
+            break request.properties.reply_to().clone().unwrap();
+        }
+    };
+    for answer in answers {
+        let answer = answer.to_string();
+        let published = channel.basic_publish(
+            "".into(),
+            reply_to.clone(),
+            lapin::options::BasicPublishOptions::default(),
+            answer.as_bytes(),
+            lapin::BasicProperties::default().with_user_id("cbroker".into()),
+        );
+        published.await.unwrap();
+    }
+    // Stays attached until the broker ends.
+    while let Some(Ok(_)) = requests.next().await {}
+}
+
+#[test]
+fn an_answer_to_another_question_is_not_what_a_session_holds() {
+    // The first answer of a session counted, whatever it said, and the inbox was empty.
+    let place = Place::new();
+    let _broker = started(&place);
+    client::make_queue(&place, "backend");
+    place.ok(["list"]);
+    let url = place.ok(["status", "--show-url"]);
+    let state = json!({
+        "kind": "state", "name": "backend", "session": "01", "agent": "a", "state": "idle",
+        "held": 1, "pid": 1, "host": "h", "since": "2026-01-01T00:00:00Z",
+    });
+    let held = json!({
+        "kind": "inbox", "name": "backend", "session": "01",
+        "messages": [{
+            "id": "m1", "from": "peer", "ts": "2026-01-01T00:00:00.000Z", "state": "held",
+            "reason": "paused", "line": "read me",
+        }],
+    });
+    let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || client::run(answer_inbox(url, vec![state, held], ready)));
+    is_ready.recv().unwrap();
+    assert_eq!(place.ok(["inbox", "backend"]), "held: paused read me\n");
 }
