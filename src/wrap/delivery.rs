@@ -164,6 +164,8 @@ pub struct Deliveries {
     submissions: Vec<Submitted>,
     /// Messages that were shown to a command, which has not confirmed it.
     takes: Vec<Take>,
+    /// Until then takes hold back nothing.
+    takes_hold_from: Option<Instant>,
     /// Submissions that were given up and whose proof may still come.
     late: Vec<LateSubmission>,
     last_submission: SubmissionNumber,
@@ -189,6 +191,7 @@ impl Deliveries {
             keyboard: Keyboard::default(),
             submissions: Vec::new(),
             takes: Vec::new(),
+            takes_hold_from: None,
             late: Vec::new(),
             last_submission: 0,
             alone: BTreeSet::new(),

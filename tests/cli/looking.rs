@@ -446,7 +446,7 @@ fn age_the_history(place: &Place, minutes: i64) {
                 continue;
             };
             let older = text.lines().map(|line| {
-                let Ok(mut entry) = serde_json::from_str::<serde_json::Value>(line) else {
+                let Ok(mut entry) = serde_json::from_str::<Value>(line) else {
                     return format!("{line}\n");
                 };
                 let ts = entry["ts"].as_str().and_then(|ts| ts.parse().ok());

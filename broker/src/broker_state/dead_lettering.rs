@@ -15,7 +15,7 @@
 //!       v
 //! LetterRoute                     a budget and that room, between two of its queues. The store
 //!       |                         gets the copies and the settlement of the original in one
-//!       |                         commit, where that is not more than may wait.
+//!       |                         commit, unless it is full meanwhile.
 //!       v
 //! its new queue                   the store's commit; a message that nobody awaits is then in the
 //!                                 store alone.
@@ -146,22 +146,28 @@ impl BrokerState {
 
     /// Routes what waits as far as the budget allows.
     fn route_some_letters(&self, effects: &mut Effects) -> RoutingProgress {
-        let mut await_store = 0;
+        let (mut await_store, mut is_any_routed) = (0, false);
         while !effects.is_spent() {
             let Some(mut cascade) = self.letters.take_next() else {
                 return RoutingProgress::Done;
             };
-            match self.advance(&mut cascade, effects.limit().steps(), effects) {
-                RoutingProgress::StoreFull => await_store += 1,
-                RoutingProgress::Done | RoutingProgress::Spent => await_store = 0,
+            let progress = self.advance(&mut cascade, effects.limit().steps(), effects);
+            if progress == RoutingProgress::StoreFull {
+                await_store += 1;
+            } else {
+                (await_store, is_any_routed) = (0, true);
             }
-            self.letters.give_back(cascade);
+            self.letters.give_back(cascade, progress);
             // Those of other queues may be transient.
             if await_store > self.letters.sources() {
                 return RoutingProgress::StoreFull;
             }
         }
-        RoutingProgress::Spent
+        if is_any_routed {
+            RoutingProgress::Spent
+        } else {
+            RoutingProgress::StoreFull
+        }
     }
 }
 

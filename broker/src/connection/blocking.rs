@@ -81,8 +81,6 @@ impl PublisherBlocking {
         self.has_rejected = effects.has_rejected();
         if let Some(stays) = effects.stays_in_memory() {
             self.stays = stays;
-            // Its rejects fill memory as publishes do.
-            self.has_published |= stays && effects.has_rejected();
         }
         let Some(grant) = &mut self.grant else {
             return;

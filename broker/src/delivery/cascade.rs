@@ -43,9 +43,9 @@ pub(crate) struct LetterRoute {
     queues: Vec<Arc<Queue>>,
     /// The first queue that has not been offered the letter.
     next: usize,
-    /// A letter that is in the store enters its queues and leaves its own in one commit. If its
-    /// copies are more than may wait for one, it leaves its own last. Another letter does not delay
-    /// commits.
+    /// A letter that is in the store enters its queues and leaves its own in one commit. If the
+    /// store is full meanwhile, it is divided, and leaves its own last: a crash repeats copies.
+    /// Another letter does not delay commits.
     _move: Option<CommitPause>,
     /// For `queues`.
     _charge: Charge,
@@ -252,8 +252,9 @@ impl LetterBacklog {
         cascade
     }
 
-    /// Puts back a cascade after a unit of work. Its remaining steps are next for its queue.
-    pub(crate) fn give_back(&self, cascade: Cascade) {
+    /// Puts back a cascade after a unit of work. Its remaining steps are next for its queue. Where
+    /// they wait for the store, other queues come first.
+    pub(crate) fn give_back(&self, cascade: Cascade, progress: RoutingProgress) {
         let source = address(&cascade.source);
         let mut waiting = lock(&self.waiting);
         let waiting = &mut *waiting;
@@ -272,7 +273,8 @@ impl LetterBacklog {
             waiting.by_source.remove(&source);
             self.sources.store(waiting.by_source.len(), Relaxed);
         } else {
-            waiting.enqueue(source, is_under_way);
+            let is_first = is_under_way && progress != RoutingProgress::StoreFull;
+            waiting.enqueue(source, is_first);
         }
     }
 
@@ -340,16 +342,19 @@ mod tests {
         backlog.add(under_way);
         assert!(backlog.has_route());
         if let Some(first) = first {
-            backlog.give_back(first);
+            backlog.give_back(first, RoutingProgress::Spent);
         }
         for is_route in [true, false] {
             let next = backlog.take_next();
             assert_eq!(next.is_some_and(|next| next.is_under_way()), is_route);
             assert!(!backlog.has_route());
-            backlog.give_back(Cascade {
-                source: Arc::clone(&queue),
-                steps: Vec::new(),
-            });
+            backlog.give_back(
+                Cascade {
+                    source: Arc::clone(&queue),
+                    steps: Vec::new(),
+                },
+                RoutingProgress::Spent,
+            );
         }
     }
 }

@@ -40,19 +40,31 @@ impl LastLetter {
 
 impl Queue {
     /// Whether a message that expires or is pushed out may leave now. Otherwise it stays where it
-    /// is, and neither is delivered nor read from the store, until there is room for letters.
-    ///
-    /// While memory is short, only what frees memory may leave; one message may leave to find out.
+    /// is, and is not delivered, until there is room for letters. A message that is in memory takes
+    /// no more of it in another queue, however short memory is.
     pub(super) fn may_discard(&self) -> bool {
-        if self.identity.arguments.dead_letters.is_none() {
-            return true;
-        }
-        !memory::are_letters_full()
-            && (memory::level() < MemoryLevel::Short
-                || matches!(
-                    self.last_letter.get(),
-                    LetterFate::Unknown | LetterFate::Freed
-                ))
+        self.identity.arguments.dead_letters.is_none() || !memory::are_letters_full()
+    }
+
+    /// Whether messages may be read from the store in order to leave. While memory is short, only
+    /// where that frees memory; one message may be read to find out.
+    pub(super) fn may_read_to_discard(&self) -> bool {
+        self.may_discard() && (memory::level() < MemoryLevel::Short || !self.do_letters_stay())
+    }
+
+    /// Whether messages that are read from the store for consumers may stay in memory although they
+    /// are rejected. Where transient messages hold all that they may, none is read then.
+    pub(super) fn may_read_for_consumers(&self) -> bool {
+        !memory::is_transient_full() || self.last_letter.get() != LetterFate::Stays
+    }
+
+    /// Whether the last letter stays in memory, or may.
+    fn do_letters_stay(&self) -> bool {
+        self.identity.arguments.dead_letters.is_some()
+            && matches!(
+                self.last_letter.get(),
+                LetterFate::Stays | LetterFate::OnItsWay
+            )
     }
 
     /// Notes that a message leaves as a dead letter.

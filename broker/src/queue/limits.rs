@@ -83,7 +83,7 @@ pub(super) fn enforce(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut 
         }
     }
     // What is too much at the head must be read before it can be dropped.
-    let need = if is_surplus(state, arguments) && queue.may_discard() {
+    let need = if is_surplus(state, arguments) && queue.may_read_to_discard() {
         LoadNeed::Now
     } else {
         LoadNeed::Soon

@@ -357,9 +357,12 @@ impl Queue {
         }
         limits::enforce(self, &mut state, effects);
         state.used_ms = effects.now_ms;
-        if effects.is_overspent() || limits::is_expiry_due(self, &state, effects) {
+        if effects.is_overspent() {
             // Very many messages have expired, and there may be more.
             return Ok(GetResult::Loading);
+        }
+        if limits::is_expiry_due(self, &state, effects) {
+            return Ok(GetResult::Held);
         }
         if mode == GetMode::Unsettled && ledger.is_held() && !state.ready.is_empty() {
             return Ok(GetResult::Held);

@@ -330,7 +330,7 @@ impl QueueState {
     /// only for consumers.
     fn wanted_soon(&mut self, queue: &Arc<Queue>, now_ms: u64) -> Option<LoadRequest> {
         let due = queue
-            .may_discard()
+            .may_read_to_discard()
             .then(|| self.ready.wanted_due(now_ms))
             .flatten();
         if due.is_some() || !self.is_load_due(queue) {
@@ -342,7 +342,9 @@ impl QueueState {
     /// Whether the next slice is read for consumers. While memory is short, only where one takes
     /// messages at once.
     fn is_load_due(&self, queue: &Arc<Queue>) -> bool {
-        if memory::is_short() {
+        if !queue.may_read_for_consumers() {
+            false
+        } else if memory::is_short() {
             matches!(self.ready.head(), QueueHead::InStore) && self.consumers.has_willing(queue)
         } else {
             !self.consumers.is_empty()

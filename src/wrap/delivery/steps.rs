@@ -269,7 +269,7 @@ impl Deliveries {
         if agent.is_suspended() {
             return Err((Hold::Suspended, None));
         }
-        if self.has(Way::InboxCommand) {
+        if self.takes_hold(now) {
             // Later messages must not overtake those that come back.
             return Err((Hold::Behind, None));
         }
@@ -327,7 +327,7 @@ impl Deliveries {
     }
 
     /// Whether `way` has a submission. Each way has at most one.
-    fn has(&self, way: Way) -> bool {
+    pub(super) fn has(&self, way: Way) -> bool {
         self.submissions
             .iter()
             .any(|submitted| submitted.way == way)

@@ -16,6 +16,10 @@ use crate::wrap::ways::{SubmissionNumber, Way};
 /// Time limit for the confirmation. A command confirms once it has written the texts.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
 
+/// After a take that was not confirmed, further ones hold back nothing for so long: a command that
+/// dies each time must not keep messages from the agent.
+const WITHOUT_HOLD: Duration = Duration::from_mins(1);
+
 /// Messages that were shown to a command, which has not confirmed it.
 #[derive(Debug)]
 pub(super) struct Take {
@@ -73,9 +77,18 @@ impl Deliveries {
         };
         let is_taken = |key: &MessageKey| is_shown(*key) || self.waits(*key);
         let taken: Vec<MessageKey> = keys.filter(is_taken).collect();
+        let table = &self.table;
         self.submissions.retain_mut(|submitted| {
             if submitted.way == Way::InboxCommand {
-                submitted.messages.retain(|key| !taken.contains(key));
+                // One may have been proved to be with the agent meanwhile.
+                let is_out = submitted.phase == SubmissionPhase::HandedOver;
+                let is_still_shown = |key: &MessageKey| {
+                    table.get(*key).is_some_and(|one| {
+                        !is_out || one.state == State::HandedOver(Way::InboxCommand)
+                    })
+                };
+                let messages = &mut submitted.messages;
+                messages.retain(|key| !taken.contains(key) && is_still_shown(key));
             }
             !submitted.messages.is_empty()
         });
@@ -85,6 +98,11 @@ impl Deliveries {
             numbers.any(|number| number == take.number)
         });
         self.delivered(&taken, Way::InboxCommand);
+    }
+
+    /// Whether a take that is not confirmed holds back what came later.
+    pub(super) fn takes_hold(&self, now: Instant) -> bool {
+        self.has(Way::InboxCommand) && self.takes_hold_from.is_none_or(|from| now >= from)
     }
 
     /// When the first time limit for a confirmation ends.
@@ -98,6 +116,9 @@ impl Deliveries {
         let expired = self.takes.iter().filter(|take| is_over(take));
         let expired: Vec<SubmissionNumber> = expired.map(|take| take.number).collect();
         self.takes.retain(|take| !is_over(take));
+        if !expired.is_empty() {
+            self.takes_hold_from = Some(now + WITHOUT_HOLD);
+        }
         for number in expired {
             if let Some(Submitted { messages, .. }) = self.remove_submission(number) {
                 self.due

@@ -172,6 +172,10 @@ impl Copies {
         }
     }
 
+    fn is_any(self) -> bool {
+        self.heads > 0 || self.ends > 0
+    }
+
     /// Whether the history shows one more. An older copy may have left the screen meanwhile.
     fn are_fewer_than(self, other: Self) -> bool {
         other.heads > self.heads || other.ends > self.ends || (other.is_last && !self.is_last)

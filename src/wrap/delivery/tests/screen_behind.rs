@@ -183,6 +183,34 @@ fn a_line_in_an_unfinished_frame_after_enter_proves_nothing() {
 }
 
 #[test]
+fn a_text_that_only_an_unfinished_frame_showed_above_the_line_is_not_read() {
+    // A starting agent drops what is typed, and its first frame may still have the echo.
+    for program in ["gemini", "aider"] {
+        let mut play = Play::quiet(program);
+        let key = play.offer("x");
+        let text = play.last_text();
+        play.sees(holds(&text));
+        play.passes(ms(1000));
+        assert_eq!(play.enters(), 1, "{program}");
+        play.output("\x1b[?2026h");
+        play.reads(ScreenReading {
+            input: Input::Empty,
+            history: History::of(&[text.clone()]),
+            ..ScreenReading::default()
+        });
+        play.passes(ms(100));
+        play.reads(ScreenReading {
+            input: Input::Empty,
+            ..ScreenReading::default()
+        });
+        play.output("\x1b[?2026l");
+        play.passes(ms(1000));
+        let delivered = Step::Delivered(vec![key], Way::Keyboard);
+        assert!(!play.did(&delivered), "{program}");
+    }
+}
+
+#[test]
 fn a_text_that_the_box_shows_again_without_a_row_is_stuck() {
     // A box that is empty between two writes of a frame was read as taken, and the message stayed
     // handed over for ever.

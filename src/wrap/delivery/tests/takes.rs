@@ -97,3 +97,15 @@ fn messages_that_were_never_shown_wait_for_no_confirmation() {
     assert!(play.did(&Step::Show(1, Vec::new())));
     assert!(play.deliveries.is_idle());
 }
+
+/// A watcher that takes each message and dies kept all of them from the agent.
+#[test]
+fn takes_that_are_never_confirmed_keep_no_message_from_the_agent_for_long() {
+    let mut play = Play::claude();
+    for number in 0..10 {
+        let key = play.offer(&format!("text {number}"));
+        play.deliveries.take([key].into_iter());
+        play.passes(ms(6_000));
+    }
+    assert!(play.has_typed(), "nothing reached the agent");
+}

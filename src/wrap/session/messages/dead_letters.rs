@@ -77,11 +77,13 @@ impl LettersInHand {
 }
 
 impl LetterName {
-    fn of(dead: &DeadMessage, publisher: Publisher) -> Self {
+    /// Names it by its body if that `is_here`, else by the id that it claims.
+    fn of(dead: &DeadMessage, publisher: Publisher, is_here: bool) -> Self {
         let id = Some(dead.id.clone()).filter(|id| !id.is_empty());
+        let digest = is_here.then(|| dead.body.digest()).flatten();
         Self {
             id: dead.id.clone(),
-            identity: dead.body.digest().or(id).map(|named| (publisher, named)),
+            identity: digest.or(id).map(|named| (publisher, named)),
         }
     }
 
@@ -168,7 +170,7 @@ impl Session {
         dead: DeadMessage,
         place: Option<BodyPlace>,
     ) {
-        let name = LetterName::of(&dead, publisher(&delivery));
+        let name = LetterName::of(&dead, publisher(&delivery), place.is_none());
         if delivery.is_redelivered() {
             let table = &self.deliveries.table;
             if let Some(key) = self.messages.dead_letters.find_writing(&name, table) {
@@ -189,5 +191,27 @@ impl Session {
         self.deliveries.table.set_aside(key, delivery);
         let job = Job::WriteDeadLetter(key, letter, place);
         self.messages.parts.disk.submit(job);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wrap::dead_letter::DeadBody;
+
+    /// All of them were taken for one empty body.
+    #[test]
+    fn bodies_in_the_file_of_parked_ones_are_told_apart_by_their_ids() {
+        let name = |id: &str| {
+            let dead = DeadMessage {
+                id: id.to_owned(),
+                body: DeadBody::default(),
+                error: String::new(),
+            };
+            LetterName::of(&dead, Publisher::Own, false)
+        };
+        assert!(name("a").is(&name("a")));
+        assert!(!name("a").is(&name("b")));
+        assert!(!name("").is(&name("")), "nothing names them");
     }
 }

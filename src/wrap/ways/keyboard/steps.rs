@@ -154,20 +154,22 @@ impl Keyboard {
                 && attempt.squeezed.ends_with(&shown))
     }
 
-    /// Whether the head of a message of the text, or the end of the text, is above the line, or was
-    /// seen there since Enter.
-    fn is_above(&mut self, agent: &AgentState) -> bool {
+    /// Whether the head of a message of the text, or the end of the text, is above the line. An
+    /// older copy may leave the screen, so one that was seen in a finished frame since Enter counts
+    /// as long as any is there.
+    fn is_above(&mut self, agent: &AgentState, now: Instant) -> bool {
         let Some(attempt) = &mut self.attempt else {
             return false;
         };
         let copies = Copies::of(agent.history(), &attempt.submission.ids, &attempt.end);
-        attempt.was_above |= attempt.copies.are_fewer_than(copies);
-        attempt.was_above
+        let is_new = attempt.copies.are_fewer_than(copies);
+        attempt.was_above |= is_new && agent.check_screen(now).is_ok();
+        is_new || (attempt.was_above && copies.is_any())
     }
 
     /// Whether the text is above the line, and a turn runs or an answer follows it.
     fn is_answered(&mut self, agent: &AgentState, now: Instant) -> bool {
-        let is_above = self.is_above(agent);
+        let is_above = self.is_above(agent, now);
         let mut attempt = self.attempt.iter();
         is_above
             && (agent.is_busy(now)
@@ -275,7 +277,7 @@ impl Keyboard {
         }
         let holds = matches!(agent.input(), Input::Holds(_));
         let is_busy = agent.is_busy(now);
-        let is_above = self.is_above(agent);
+        let is_above = self.is_above(agent, now);
         let may_wait = !agent.profile().waits.is_empty();
         let is_read = if may_wait {
             self.is_answered(agent, now)
@@ -340,7 +342,7 @@ impl Keyboard {
         let Some(over_since) = over_since else {
             return KeyboardStep::Wait(None);
         };
-        if self.is_above(agent) {
+        if self.is_above(agent, now) {
             return self.shown(agent, now, (is_escaped, over_since));
         }
         // The screen may be drawn in pieces.
