@@ -201,11 +201,7 @@ impl SendParameters<'_> {
             return Err(was_returned("message", to, why));
         }
         let ttl = self.args.message.ttl.map(Duration::from_millis);
-        let nearest = if new {
-            nearest_name(to, self.config).await
-        } else {
-            None
-        };
+        let nearest = if new { self.nearest(to).await } else { None };
         let (consumers, waiting) = (state.consumers, state.messages);
         Ok(Sent {
             id: envelope.id,
@@ -288,10 +284,14 @@ impl SendParameters<'_> {
             return Ok(());
         }
         let refused = Error::new(format!("no session has used the name `{to}`"));
-        Err(match nearest_name(to, self.config).await {
+        Err(match self.nearest(to).await {
             Some(near) => refused.hint(format!("did you mean `{near}`?")),
             None => refused.hint("`cbroker list` shows the names in use"),
         })
+    }
+
+    async fn nearest(&self, to: &SessionName) -> Option<String> {
+        nearest_name(to, self.config).await
     }
 
     /// Prints that a message was sent. Says nothing of one that the broker returned.

@@ -200,6 +200,24 @@ fn unreachable_hint(address: &Address, is_local_broker: bool) -> &'static str {
     }
 }
 
+fn sign_in_refused(address: &Address, source: SignInFailure, refused: RefusedSignIn) -> Error {
+    let what = format!("the broker at {address} refused");
+    let told = Error::new(what)
+        .because(source)
+        .exit_with(Exit::Unreachable);
+    match refused.hint(address) {
+        Some(hint) => told.hint(hint),
+        None => told,
+    }
+}
+
+/// The error about a listener that speaks something else, unless the URL's scheme is wrong.
+fn other_protocol(error: &PeerError, or: &str) -> Error {
+    Error::new(error.to_string())
+        .hint(format!("another program has that port, or {or}"))
+        .exit_with(Exit::Unreachable)
+}
+
 impl From<PeerError> for Error {
     fn from(error: PeerError) -> Self {
         match error {
@@ -215,14 +233,7 @@ impl From<PeerError> for Error {
                 address,
                 source,
                 refused,
-            } => {
-                let told = Self::new(format!("the broker at {address} refused")).because(source);
-                let told = match refused.hint(&address) {
-                    Some(hint) => told.hint(hint),
-                    None => told,
-                };
-                told.exit_with(Exit::Unreachable)
-            }
+            } => sign_in_refused(&address, source, refused),
             PeerError::Foreign { address, owner } => Self::new(format!(
                 "another user's program listens at {address}"
             ))
@@ -239,12 +250,8 @@ impl From<PeerError> for Error {
                     .hint("--ca-cert FILE trusts the certificates in FILE as well")
                     .exit_with(Exit::Unreachable)
             }
-            PeerError::NotAmqp(_) => Self::new(error.to_string())
-                .hint("another program has that port, or it has TLS and wants amqps://")
-                .exit_with(Exit::Unreachable),
-            PeerError::NotTls(_) => Self::new(error.to_string())
-                .hint("a port without TLS wants amqp:// in the URL")
-                .exit_with(Exit::Unreachable),
+            PeerError::NotAmqp(_) => other_protocol(&error, "it has TLS and wants amqps://"),
+            PeerError::NotTls(_) => other_protocol(&error, "it has no TLS and wants amqp://"),
             PeerError::Lost(why) => Self::new("the connection to the broker was lost")
                 .because(why)
                 .exit_with(Exit::Unreachable),

@@ -224,6 +224,20 @@ fn a_closed_session_with_messages_says_how_to_open_it() {
 }
 
 #[test]
+fn the_first_command_that_the_page_shows_is_the_one_that_opened_the_session() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    assert_eq!(Wrapped::open(&place, "backend", &[]).leave(), 0);
+    place.ok(["send", "backend", "read this"]);
+    let command = place.listed("backend").unwrap()["open"].clone();
+    let Some(browser) = page(&place) else { return };
+    let how = format!("{}.trim()", card("backend", ".how:not([hidden])"));
+    browser.until(&format!("{how} !== ''"));
+    let shown = format!("Open it: {}", command.as_str().unwrap());
+    assert_eq!(browser.value(&how), shown);
+}
+
+#[test]
 fn a_dead_letter_is_read_and_sent_again_or_dropped_on_the_page() {
     let place = Place::new();
     let server = Server::start(&place);

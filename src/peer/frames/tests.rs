@@ -126,8 +126,7 @@ async fn a_message_that_no_client_can_read_arrives_without_its_properties_and_hi
             .map(ToString::to_string);
         heard.push((String::from_utf8(delivery.data).unwrap(), user));
     }
-    let ada = Some("ada".to_owned());
-    let wanted = [("one", None), ("two", None), ("three", ada)];
+    let wanted = [("one", None), ("two", None), ("three", Some("ada".into()))];
     assert_eq!(heard, wanted.map(|(body, user)| (body.to_owned(), user)));
     connection.close(200, "done".into()).await.unwrap();
     broker.shutdown().await.unwrap();

@@ -72,8 +72,8 @@ function parse(text) {
  */
 export async function askOpenings(model) {
   const closed = model.waitToBeOpened().filter(({ opening }) => opening === undefined);
-  if (!model.hasArchive || !closed.length) return false;
-  const openings = await ask("GET", "/api/openings");
+  if (!closed.length) return false;
+  const openings = model.hasArchive ? await ask("GET", "/api/openings") : {};
   for (const session of closed) {
     session.opening = Object.hasOwn(openings, session.name) ? openings[session.name] : "";
   }

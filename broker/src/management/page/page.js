@@ -170,6 +170,14 @@ function askHeld() {
   for (const name of known.keys()) if (!model.sessions.has(name)) known.delete(name);
 }
 
+/** Asks how closed sessions are opened as soon as there are some. */
+async function askHowToOpen() {
+  // After a failure the next round asks again.
+  if (!(await askOpenings(model).catch(() => false))) return;
+  drawSessions();
+  redraw();
+}
+
 // ---------------------------------------------------------------- rounds
 
 /** The round that is under way. */
@@ -186,6 +194,7 @@ async function round() {
       askBroker(),
     ]);
     askHeld();
+    askHowToOpen();
     noteAnswer();
     if (stream === "open") showLive();
     else if (stream === "lost") showStale("reconnecting");
@@ -304,14 +313,10 @@ async function askArchive() {
   if (askingArchive || document.hidden) return;
   const own = (askingArchive = Symbol("look"));
   try {
-    const [hasTold, hasDead, hasOpenings] = await Promise.all([
-      askConversation(model),
-      askDead(model),
-      askOpenings(model),
-    ]);
+    const [hasTold, hasDead] = await Promise.all([askConversation(model), askDead(model)]);
     const acts = { askToConfirm, changed: askArchive };
     if (hasDead) $("dead-list").replaceChildren(letters(model.dead, acts));
-    if (!hasTold && !hasDead && !hasOpenings) return;
+    if (!hasTold && !hasDead) return;
     drawSessions();
     drawTalk();
     redraw();

@@ -79,6 +79,8 @@ function todo(list) {
 
 /** What the person can do, and the command for it if there is one. */
 function advice({ name, session, need, status }) {
+  // Nothing before the command is known: another one would be copied.
+  if (need === "open" && session.opening === undefined) return ["", ""];
   if (need === "open") return ["Open it: ", session.opening || `cbroker --name ${name} <agent>`];
   if (need === "asks")
     return ["Answer in its terminal; to see it from here: ", `cbroker screen ${name}`];
