@@ -1,6 +1,7 @@
 //! `cbroker history`: the conversation of the sessions on this machine, as text.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 
 use super::compose::session_name;
 use super::why::style;
@@ -9,7 +10,9 @@ use crate::config::Config;
 use crate::envelope::timestamp;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::message_history::{ConversationMessage, MessageHistory, SHORT_ID};
+use crate::message_history::{
+    ConversationMessage, HistoryEvent, MessageHistory, MessageText, SHORT_ID,
+};
 use crate::output::{Output, Style, foreign_part};
 
 /// Prints the messages that fit, oldest first.
@@ -23,8 +26,9 @@ pub(super) fn run(args: &HistoryArgs, config: &Config, output: &Output) -> Resul
     let first = args.last.map_or(0, |last| told.len().saturating_sub(last));
     for message in &mut told[first..] {
         history.complete(&mut message.message);
-        output.json(message)?;
-        print(message, output)?;
+        let shown = ShownMessage::of(message);
+        output.json(&shown)?;
+        shown.print(output)?;
     }
     if told.is_empty() {
         output.line(output.paint(Style::Dim, "no such message on this machine"))?;
@@ -67,27 +71,96 @@ impl HistoryFilter {
     }
 }
 
-fn print(told: &ConversationMessage, output: &Output) -> Result<(), Error> {
-    let state = match &told.detail {
-        Some(detail) => format!("{}: {}", told.state.words(), foreign_part(detail)),
-        None => told.state.words().to_owned(),
-    };
-    let end = told.id.len().saturating_sub(SHORT_ID);
-    output.line(format!(
-        "{} {} -> {} {} {}",
-        told.ts,
-        output.paint(Style::Bold, &told.message.from),
-        output.paint(Style::Bold, &told.to),
-        output.paint(style(told.state), &state),
-        output.paint(Style::Dim, told.id.get(end..).unwrap_or(&told.id)),
-    ))?;
-    if told.publisher.is_some() {
-        let note = "    (publisher not confirmed: another user may have published it)";
-        output.line(output.paint(Style::Warning, note))?;
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum MessageState {
+    /// In its queue, or in the session and about to go.
+    Queued,
+    /// The last event says it.
+    #[serde(untagged)]
+    After(HistoryEvent),
+}
+
+impl MessageState {
+    /// The state after an event. The steps on the way to a session are one state, and nothing is
+    /// `sent` that the broker has not confirmed.
+    fn after(event: HistoryEvent) -> Self {
+        match event {
+            HistoryEvent::Confirmed | HistoryEvent::Received | HistoryEvent::Requeued => {
+                Self::Queued
+            }
+            HistoryEvent::Sent => Self::After(HistoryEvent::Unconfirmed),
+            HistoryEvent::Repeated => Self::After(HistoryEvent::Delivered),
+            event => Self::After(event),
+        }
     }
-    output.foreign_under_heading(&told.message.text)?;
-    if let Some(bytes) = told.message.cut_from {
-        output.line(output.paint(Style::Dim, &format!("    … ({bytes} bytes in all)")))?;
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::After(event) => event.words(),
+        }
     }
-    Ok(())
+
+    fn style(self) -> Style {
+        match self {
+            Self::Queued => Style::Dim,
+            Self::After(event) => style(event),
+        }
+    }
+}
+
+/// A message as it is printed.
+#[derive(Debug, Serialize)]
+struct ShownMessage<'a> {
+    ts: &'a str,
+    id: &'a str,
+    to: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    publisher: Option<&'a str>,
+    #[serde(flatten)]
+    message: &'a MessageText,
+    state: MessageState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+}
+
+impl<'a> ShownMessage<'a> {
+    fn of(told: &'a ConversationMessage) -> Self {
+        Self {
+            ts: &told.ts,
+            id: &told.id,
+            to: &told.to,
+            publisher: told.publisher.as_deref(),
+            message: &told.message,
+            state: MessageState::after(told.state),
+            detail: told.detail.as_deref(),
+        }
+    }
+
+    fn print(&self, output: &Output) -> Result<(), Error> {
+        let state = match self.detail {
+            Some(detail) => format!("{}: {}", self.state.words(), foreign_part(detail)),
+            None => self.state.words().to_owned(),
+        };
+        let end = self.id.len().saturating_sub(SHORT_ID);
+        output.line(format!(
+            "{} {} -> {} {} {}",
+            self.ts,
+            output.paint(Style::Bold, &self.message.from),
+            output.paint(Style::Bold, self.to),
+            output.paint(self.state.style(), &state),
+            output.paint(Style::Dim, self.id.get(end..).unwrap_or(self.id)),
+        ))?;
+        if self.publisher.is_some() {
+            let note = "    (publisher not confirmed: another user may have published it)";
+            output.line(output.paint(Style::Warning, note))?;
+        }
+        output.foreign_under_heading(&self.message.text)?;
+        if let Some(bytes) = self.message.cut_from {
+            output.line(output.paint(Style::Dim, &format!("    … ({bytes} bytes in all)")))?;
+        }
+        Ok(())
+    }
 }

@@ -33,7 +33,7 @@ fn the_history_says_how_a_message_ended_that_nobody_took() {
         ("gone", "/api/queues/%2F/gone", "deleted"),
     ] {
         place.ok(["send", name, "x"]);
-        assert_eq!(state(&place, name), "confirmed");
+        assert_eq!(state(&place, name), "queued");
         let answer = server.ask(&place, "DELETE", path, "");
         assert_eq!(answer.status, 204, "{answer:?}");
         ends(&place, name, end);
@@ -88,6 +88,46 @@ fn the_end_of_another_users_message_ends_no_message_of_the_user() {
     };
     wait_until(|| events(false) == ["expired"], || format!("{:?}", story()));
     assert_eq!(events(true), ["sent", "confirmed"]);
-    assert_eq!(state(&place, "peer"), "confirmed");
+    assert_eq!(state(&place, "peer"), "queued");
     drop(server);
+}
+
+#[test]
+fn the_history_names_the_state_of_a_message_and_not_its_last_event() {
+    // A waiting message was `confirmed` here, and `queued` on the page and in `inbox`.
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let logs = place.home().join("logs");
+    std::fs::create_dir_all(&logs).unwrap();
+    let events = [
+        ("sent", "unconfirmed", "not confirmed"),
+        ("confirmed", "queued", "queued"),
+        ("received", "queued", "queued"),
+        ("requeued", "queued", "queued"),
+        ("repeated", "delivered", "delivered"),
+        ("handed-over", "handed-over", "handed over"),
+    ];
+    let line = |id: &str, event: &str, said: &serde_json::Value| {
+        let ts = "2026-01-01T00:00:00.000Z";
+        let line =
+            json!({ "ts": ts, "id": id, "event": event, "session": "backend", "message": said });
+        format!("{line}\n")
+    };
+    let mut history = String::new();
+    for (event, ..) in events {
+        let said = json!({ "from": "frontend", "text": event });
+        history += &line(event, "sent", &said);
+        history += &line(event, event, &serde_json::Value::Null);
+    }
+    std::fs::write(logs.join("messages.jsonl"), history).unwrap();
+    let printed = place.ok(["history"]);
+    let told = place.json(["history"]);
+    assert_eq!(told.len(), events.len());
+    for (message, (event, state, words)) in told.iter().zip(events) {
+        assert_eq!(message["state"], state, "{message}");
+        assert_eq!(message["text"], event);
+        let end = &event[event.len().saturating_sub(6)..];
+        let heading = format!("frontend -> backend {words} {end}\n");
+        assert!(printed.contains(&heading), "{heading}: {printed}");
+    }
 }

@@ -122,7 +122,7 @@ fn a_message_that_its_queue_refuses_is_not_confirmed() {
     place.ok(["send", "peer", "the one that it takes"]);
     are_not_confirmed(&place);
     let refused = ["unconfirmed"; 4];
-    assert_eq!(states(&place), [&["confirmed"][..], &refused].concat());
+    assert_eq!(states(&place), [&["queued"][..], &refused].concat());
     let printed = place.ok(["history", "peer"]);
     assert!(printed.contains(" not confirmed: "), "{printed}");
 }

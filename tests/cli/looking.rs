@@ -494,7 +494,7 @@ fn history_tells_the_conversation_and_survives_the_broker() {
             &json!("run the Migration\nthen report")
         )
     );
-    assert_eq!(all[1]["state"], "confirmed");
+    assert_eq!(all[1]["state"], "queued");
     let texts = |more: &[&str]| told(more).len();
     assert_eq!(texts(&["--grep", "migration"]), 1);
     assert_eq!(texts(&["--since", "1h"]), 2);
@@ -505,7 +505,7 @@ fn history_tells_the_conversation_and_survives_the_broker() {
     assert_eq!(texts(&["--since", "2h"]), 2);
     assert_eq!(texts(&["-n", "1"]), 1);
     let shown = place.ok(["history", "later"]);
-    assert!(shown.contains("frontend -> later confirmed "), "{shown}");
+    assert!(shown.contains("frontend -> later queued "), "{shown}");
     assert!(shown.contains("\n    for another\n"), "{shown:?}");
     place
         .run(["history", "--since", "once"])
