@@ -4,6 +4,7 @@
 use chrono::Utc;
 
 use super::connect::{self, Autostart};
+use super::inbox::left_with_others;
 use super::sessions;
 use crate::cli::ConfirmedArgs;
 use crate::config::Config;
@@ -52,7 +53,11 @@ pub(super) async fn take_messages(
     };
     let mut taken = removed.take_waiting(&peer, queue.messages).await?;
     if args.force {
-        taken += removed.take_held(&peer, queue.consumers).await?;
+        let held = removed.take_held(&peer, queue.consumers).await?;
+        taken += held.count;
+        if held.left > 0 {
+            output.notice(format!("not deleted: {}", left_with_others(held.left)));
+        }
     }
     Ok((peer, taken))
 }
@@ -139,6 +144,15 @@ impl MessageEnd {
     }
 }
 
+/// What sessions did with the messages that they held.
+#[derive(Clone, Copy, Debug, Default)]
+struct DiscardedMessages {
+    /// How many they discarded.
+    count: u32,
+    /// How many the agent or another command already has.
+    left: u64,
+}
+
 /// Removes messages from one queue and records the end of each in the history.
 pub(super) struct Removed<'a> {
     /// The queue.
@@ -166,11 +180,12 @@ impl Removed<'_> {
         Ok(waiting.min(MAX_LENGTH))
     }
 
-    /// Makes the attached sessions discard the messages that they hold. Returns their number. The
-    /// sessions record the ends themselves.
-    pub(super) async fn take_held(&self, peer: &Peer, attached: u32) -> Result<u32, Error> {
+    /// Makes the attached sessions discard the messages that they hold. The sessions record the
+    /// ends themselves.
+    async fn take_held(&self, peer: &Peer, attached: u32) -> Result<DiscardedMessages, Error> {
+        let mut discarded = DiscardedMessages::default();
         if attached == 0 {
-            return Ok(0);
+            return Ok(discarded);
         }
         let request = Request::Discard {
             scope: RequestScope::Name(self.name.to_string()),
@@ -178,10 +193,13 @@ impl Removed<'_> {
         };
         let awaited = sessions::answers_of(self.name, attached);
         let answers = peer.ask_sessions(&[request], &awaited).await?;
-        let held = answers.iter().map(|answer| match answer {
-            Answer::Inbox { messages, .. } => messages.len(),
-            Answer::State(_) => 0,
-        });
-        Ok(u32::try_from(held.sum::<usize>()).unwrap_or(u32::MAX))
+        for answer in answers {
+            if let Answer::Inbox { messages, left, .. } = answer {
+                let count = u32::try_from(messages.len()).unwrap_or(u32::MAX);
+                discarded.count = discarded.count.saturating_add(count);
+                discarded.left += u64::from(left);
+            }
+        }
+        Ok(discarded)
     }
 }

@@ -9,6 +9,7 @@ use crate::stage::{Stage, Terminal, wait_for};
 crate::tests![
     a_take_prints_only_what_it_takes,
     a_message_that_the_agent_has_is_not_taken,
+    a_purge_says_which_messages_stay_with_the_agent,
 ];
 
 const IS_LEFT: &str = "1 message, which the agent or another command already has";
@@ -62,4 +63,20 @@ fn a_message_that_the_agent_has_is_not_taken() {
     });
     let lines = log_lines(&stage, "inbox");
     assert_eq!(lines.len(), 1, "{lines:?}");
+}
+
+fn a_purge_says_which_messages_stay_with_the_agent() {
+    // It reported 0 deleted messages, and the session went on holding one.
+    let stage = Stage::new();
+    let _terminal = stuck(&stage);
+    let mut purging = stage.cbroker(&["purge", "peer", "--yes", "--force"]);
+    let purged = purging.output().unwrap();
+    assert!(purged.status.success(), "{purged:?}");
+    assert_eq!(purged.stdout, b"purged peer: 1 message deleted\n");
+    let said = String::from_utf8_lossy(&purged.stderr).into_owned();
+    assert!(said.contains(IS_LEFT), "{said}");
+    let left = stage.says(&["inbox", "peer"]);
+    assert!(left.contains("in the box [end]"), "{left}");
+    let help = stage.says(&["purge", "--help"]);
+    assert!(help.contains("what its agent has stays"), "{help}");
 }

@@ -295,7 +295,7 @@ pub struct ConfirmedArgs {
     /// Required: confirms the command
     #[arg(long)]
     pub yes: bool,
-    /// Also while a session is attached; the messages that it holds are deleted too
+    /// Also while a session is attached, with what it holds; what its agent has stays
     #[arg(long)]
     pub force: bool,
 }
