@@ -6,8 +6,8 @@
 //!
 //! Every user who can write to the exchange can ask who is there. Everything else needs `user-id`,
 //! which brokers check against the login: a session obeys its own user alone. Answers carry it too
-//! and count only from the asker's own user, one a session and of the request's kind, so nobody else
-//! answers for a session.
+//! and count only from the asker's own user, one a session and of the request's kind, so nobody
+//! else answers for a session.
 
 mod answers;
 
