@@ -1,4 +1,4 @@
-//! `list`, `tail`, `purge`, `delete`, `why`, `inbox`, `pause`, `resume`, `config`, `status`.
+//! `list`, `tail`, `purge`, `delete`, `why`, `pause`, `resume`, `config`, `status`.
 
 use std::process::Stdio;
 
@@ -284,70 +284,6 @@ fn why_tells_a_message_s_story_on_this_machine() {
         place
             .run(["why", "unheard-of"])
             .fails(1, "nothing is known of `unheard-of`");
-    });
-}
-
-#[test]
-fn inbox_shows_what_a_session_holds_and_can_take_it() {
-    everywhere(|place, name| {
-        let who = name("holder");
-        place
-            .run(["inbox", &who])
-            .fails(1, &format!("no session `{who}` is attached"));
-        place.run(["inbox"]).fails(2, "no session given");
-        let session = Wrapped::open(place, &who, &[]);
-        assert_eq!(place.ok(["pause", &who]), format!("{who}: paused\n"));
-        place.ok(["send", "--to", &who, "-m", "read me"]);
-        wait_until(
-            || place.json(["inbox", &who])[0].as_array().unwrap().len() == 1,
-            || place.ok(["inbox", &who]),
-        );
-        let held = place.json(["inbox", &who])[0][0].clone();
-        assert_eq!(held["reason"], "paused");
-        assert!(held["line"].as_str().unwrap().contains("read me [end]"));
-        let printed = place.ok(["inbox", &who]);
-        assert!(printed.starts_with("held: paused ["), "{printed}");
-        assert!(place.ok(["inbox", &who, "--take"]).contains("read me"));
-        place.ok(["resume", "--all"]);
-        place.ok(["send", "--to", &who, "-m", "type me"]);
-        session.wait_for_submission("type me");
-        assert!(
-            !session
-                .submitted()
-                .iter()
-                .any(|line| line.contains("read me")),
-            "what was taken is not typed"
-        );
-    });
-}
-
-/// The messages were acked before anybody had seen them.
-#[test]
-fn what_is_taken_while_its_reader_goes_away_is_delivered_later() {
-    everywhere(|place, name| {
-        let who = name("reader");
-        let session = Wrapped::open(place, &who, &[]);
-        place.ok(["pause", &who]);
-        for text in ["the first", "the second"] {
-            place.ok(["send", "--to", &who, "-m", text]);
-        }
-        wait_until(
-            || place.json(["inbox", &who])[0].as_array().unwrap().len() == 2,
-            || place.ok(["inbox", &who]),
-        );
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        let mut taking = place.command();
-        taking.args(["inbox", &who, "--take"]).stdout(writer);
-        assert_eq!(taking.status().unwrap().code(), Some(0));
-        drop(taking);
-        place.ok(["resume", &who]);
-        session.wait_for_submission("the second");
-        let submitted = session.submitted().join("\n");
-        let places = ["first", "second"]
-            .map(|text| submitted.find(&format!("(possible repeat) the {text}")));
-        assert!(places.iter().all(Option::is_some), "{submitted}");
-        assert!(places.is_sorted(), "{submitted}");
     });
 }
 

@@ -47,5 +47,6 @@ mod sessions;
 mod shells;
 mod states;
 mod strangers;
+mod taking;
 mod unbound;
 mod usage;

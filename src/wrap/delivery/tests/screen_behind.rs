@@ -195,7 +195,7 @@ fn a_text_that_only_an_unfinished_frame_showed_above_the_line_is_not_read() {
         play.output("\x1b[?2026h");
         play.reads(ScreenReading {
             input: Input::Empty,
-            history: History::of(&[text.clone()]),
+            history: History::of(std::slice::from_ref(&text)),
             ..ScreenReading::default()
         });
         play.passes(ms(100));
