@@ -14,18 +14,18 @@ const LIMIT_MIB: u64 = 32;
 /// How long all letters may take.
 const PATIENCE: Duration = Duration::from_mins(3);
 const DURABLE: &[u8] = b"\x02";
-const TRANSIENT: &[u8] = b"\0";
+pub(crate) const TRANSIENT: &[u8] = b"\0";
 
 fn text_argument(name: &str, value: &str) -> Vec<u8> {
     [&short(name)[..], b"S", &long(value.as_bytes())].concat()
 }
 
-fn number_argument(name: &str, value: u32) -> Vec<u8> {
+pub(crate) fn number_argument(name: &str, value: u32) -> Vec<u8> {
     [&short(name)[..], b"I", &value.to_be_bytes()].concat()
 }
 
 /// Declares the queue `dead`, and a queue `q` whose dead letters go there, with a further argument.
-fn declare_both(client: &mut Raw, bits: &[u8], further: &[u8]) {
+pub(crate) fn declare_both(client: &mut Raw, bits: &[u8], further: &[u8]) {
     client.method(1, (50, 10), &declaring("dead", bits));
     client.expect(1, (50, 11));
     declare(client, bits, "dead", further);
@@ -75,7 +75,7 @@ fn publish_to(client: &mut Raw, queues: &'static [&str], count: u32, size: usize
 }
 
 /// How many messages the queue has.
-fn ready(client: &mut Raw, queue: &str) -> u32 {
+pub(crate) fn ready(client: &mut Raw, queue: &str) -> u32 {
     client.method(1, (50, 10), &declaring(queue, b"\x03"));
     let ok = client.expect(1, (50, 11));
     let at = 1 + usize::from(ok[0]);

@@ -19,6 +19,7 @@ mod held_memory;
 mod kills;
 mod letter_kills;
 mod letter_memory;
+mod letter_standstill;
 mod loaded;
 mod login;
 mod loopback;
