@@ -21,6 +21,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         login,
         ca_cert: None,
         guard: LoginGuard::AsGiven,
+        is_local_broker: false,
     };
     let again = Address::parse(&endpoint.secret_url());
     assert!(again.is_ok_and(|again| again.is_same_place(&address)));

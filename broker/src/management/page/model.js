@@ -364,11 +364,14 @@ export class Model {
     if (!session || !WRAP.test(found.session) || !Array.isArray(found.messages)) return false;
     const isHeld = (message) => ["id", "from", "line"].every((name) => isText(message?.[name]));
     const messages = found.messages.filter(isHeld);
+    const keys = Array.isArray(found.keys) ? found.keys.filter(Number.isSafeInteger) : [];
+    // What is not shown must not be taken.
+    const isShown = !keys.length || keys.length === messages.length;
     const answer = {
       session: found.session,
-      keys: Array.isArray(found.keys) ? found.keys.filter(Number.isSafeInteger) : [],
+      keys,
       messages: messages.slice(0, HELD),
-      isCut: isCut || messages.length > HELD,
+      isCut: isCut || messages.length > HELD || !isShown,
     };
     keep(session.held, found.session, answer, PRESENCES);
     return true;

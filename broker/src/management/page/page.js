@@ -10,7 +10,7 @@ import { drawer } from "./drawer.js";
 import { Model } from "./model.js";
 import { EXCHANGE, GROUPS, isOfSession, PRESENCE } from "./names.js";
 import { askConversation, askDead, askOpenings, letters, wholeText } from "./archive.js";
-import { showEnd, signInOrShowForm } from "./sign_in.js";
+import { IS_OUT, showEnd, signInOrShowForm } from "./sign_in.js";
 import { listen } from "./stream.js";
 import { askToConfirm } from "./confirm.js";
 import * as views from "./views.js";
@@ -201,8 +201,7 @@ async function round() {
   } catch (error) {
     if (asking !== own) return;
     // A user without rights in the vhost is refused with the same status as one who is signed out.
-    if (error.status === 401 && (await isSignedOut()))
-      return end("You are signed out, or another program answers here.");
+    if (error.status === 401 && (await isSignedOut())) return end(IS_OUT);
     found.clear();
     showStale(error.status ? "refused" : "no answer");
   } finally {

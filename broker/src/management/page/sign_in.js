@@ -22,6 +22,9 @@ async function redeem(token) {
   }
 }
 
+/** A 401 whose proof is missing says no more than this. */
+export const IS_OUT = "You are signed out, or another program answers here.";
+
 /** Shows the form to sign in, with an error or "". */
 function showForm(error) {
   $("app").hidden = true;
@@ -51,6 +54,7 @@ export async function signInOrShowForm(begin, end) {
     try {
       await signOut();
     } catch (error) {
+      if (error.status === 401) return end(IS_OUT);
       const reason = error.message.replace(/\.$/, "");
       return end(`Signed out in this browser, but not at the broker: ${reason}.`);
     }
