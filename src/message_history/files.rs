@@ -54,7 +54,7 @@ impl MessageHistory {
 
     /// Makes a full file the older one, unless another process has done so since it was opened, or
     /// is doing so: a second rename would put a nearly empty file in place of the full one.
-    /// The lock on it ends when it is closed.
+    /// The file stays locked until it is closed.
     fn make_older(&self, files: HistoryFiles, full: &File) -> io::Result<()> {
         match full.try_lock() {
             Ok(()) => {}

@@ -6,9 +6,9 @@
 //! ```text
 //! its queue, or the client that   room for letters (memory/letters.rs): a sixteenth of the limit,
 //! has it unsettled                whatever else is held. A message that expires or is pushed out
-//!       |                         stays in its queue, which looks again every 20 ms
-//!       |                         (queue/letters.rs); a client that rejects is not read. While
-//!       v                         memory is short, only letters that free memory leave.
+//!       |                         stays in its queue, which looks again every 20 ms; a client
+//!       |                         that rejects is not read. While memory is short, messages are
+//!       v                         read to leave only where that frees some (queue/letters.rs).
 //! DeadLetter, in the effects or   a budget; the letters of its queue before it; and, if it is
 //! in LetterBacklog                persistent, room in the store's batch (an eighth of the limit).
 //!       |                         Never memory: its move may be what frees some.

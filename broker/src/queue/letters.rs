@@ -52,8 +52,8 @@ impl Queue {
         self.may_discard() && (memory::level() < MemoryLevel::Short || !self.do_letters_stay())
     }
 
-    /// Whether messages that are read from the store for consumers may stay in memory although they
-    /// are rejected. Where transient messages hold all that they may, none is read then.
+    /// Whether messages may be read from the store for consumers. Not where transient messages hold
+    /// all that they may, and one that is rejected would stay in memory too.
     pub(super) fn may_read_for_consumers(&self) -> bool {
         !memory::is_transient_full() || self.last_letter.get() != LetterFate::Stays
     }

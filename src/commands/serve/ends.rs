@@ -137,7 +137,7 @@ impl EndObserver for EndRecorder {
 }
 
 impl ReceiptSender {
-    /// Receipts of so many runs of ended messages may wait. A sender whose receipt is not sent
+    /// So many runs of receipts may wait. A sender whose receipt is not sent
     /// waits until its timeout; the history has the end.
     const WAITING: usize = 16;
 
