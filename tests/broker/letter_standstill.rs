@@ -55,7 +55,7 @@ fn hold_unsettled(loaded: &mut Loaded, looking: &mut Raw) {
     let received = loaded.drain(&holder);
     let mut publisher = loaded.client();
     for _ in 0..HELD {
-        publisher.publish(1, "held", &[7; 64_000]);
+        publisher.publish(1, "held", &vec![7; 64_000]);
     }
     let until = Instant::now() + PATIENCE;
     while received.load(Ordering::Relaxed) < HELD as u64 * 64_000 {
