@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::ending::{ConnectionWatch, ReadEnd};
 use crate::alarms::AlarmState;
 use crate::channel::ConnectionContext;
 use crate::delivery::effects::Effects;
@@ -36,8 +35,6 @@ pub(super) struct PublisherBlocking {
     has_published: bool,
     /// The messages that it published last stay in memory.
     stays: bool,
-    /// It rejected messages in the last unit of work.
-    has_rejected: bool,
     /// What it may send although publishers are blocked.
     grant: Option<PublisherGrant>,
     patience: Duration,
@@ -48,7 +45,6 @@ impl PublisherBlocking {
         Self {
             has_published: false,
             stays: false,
-            has_rejected: false,
             grant: None,
             patience: PATIENCE,
         }
@@ -75,10 +71,8 @@ impl PublisherBlocking {
         self.grant.as_ref().is_some_and(is_over)
     }
 
-    /// Notes what a unit of work did that took so many bytes from the client. Its effects were
-    /// carried out: dead letters add to memory too.
+    /// Notes what a unit of work did that took so many bytes from the client.
     pub(super) fn end_unit(&mut self, used: usize, effects: &Effects) {
-        self.has_rejected = effects.has_rejected();
         if let Some(stays) = effects.stays_in_memory() {
             self.stays = stays;
         }
@@ -92,18 +86,6 @@ impl PublisherBlocking {
         if grant.is_over(0) {
             self.grant = None;
         }
-    }
-
-    /// Waits until there is room for more dead letters, if the client has just rejected messages.
-    pub(super) async fn wait_for_letters(
-        &self,
-        watched: &mut ConnectionWatch<'_>,
-    ) -> Result<(), ReadEnd> {
-        if self.has_rejected && memory::are_letters_full() {
-            watched.wait(memory::room_for_letters()).await?;
-            watched.input.restart_frame_timer();
-        }
-        Ok(())
     }
 
     /// Whether it must wait now.

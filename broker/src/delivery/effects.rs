@@ -17,7 +17,7 @@ use crate::delivery::budget::{FULL_STEPS, StepBudget};
 use crate::delivery::confirms::Confirms;
 use crate::delivery::ends::{EndedEntry, EndedMessages, Observed};
 use crate::delivery::outbox::Outbox;
-use crate::memory::{self, EntryCharge, LetterBytes};
+use crate::memory::EntryCharge;
 use crate::observer::BrokerEnd;
 use crate::queue::Queue;
 use crate::queue::dead_letter::Reason;
@@ -39,7 +39,6 @@ pub(crate) struct DeadLetter {
     /// The generation of its vhost in which its route was found to be long. It was counted then.
     long_in: Option<u64>,
     _charge: EntryCharge,
-    _bytes: LetterBytes,
 }
 
 impl DeadLetter {
@@ -56,7 +55,6 @@ impl DeadLetter {
         }
         Self {
             queue: Arc::clone(queue),
-            _bytes: LetterBytes::new(message.footprint()),
             message,
             reason,
             stored,
@@ -157,8 +155,6 @@ pub(crate) struct Effects {
     pub(crate) detaching: Vec<Arc<str>>,
     /// Whether a message that was published stays in memory; `None` if none was.
     stays_in_memory: Option<bool>,
-    /// Whether a client has rejected messages that became dead letters.
-    has_rejected: bool,
     /// Publishes to queues.
     published: u32,
     /// Which messages are observed.
@@ -197,7 +193,6 @@ impl Effects {
             unpumped: Vec::new(),
             detaching: Vec::new(),
             stays_in_memory: None,
-            has_rejected: false,
             published: 0,
             observed: None,
             ended: Vec::new(),
@@ -357,18 +352,7 @@ impl Effects {
     /// them than it can route at its end.
     pub(crate) fn add_dead_letter(&mut self, letter: DeadLetter) {
         self.spend(DEAD_LETTER);
-        self.has_rejected |= letter.reason == Reason::Rejected;
         self.dead.push_back(letter);
-    }
-
-    /// Whether a client has rejected messages that became dead letters.
-    pub(crate) fn has_rejected(&self) -> bool {
-        self.has_rejected
-    }
-
-    /// Whether the client that has rejected messages must reject no more before letters have room.
-    pub(crate) fn must_wait_for_letters(&self) -> bool {
-        self.has_rejected && memory::are_letters_full()
     }
 
     /// Takes the oldest dead letter.

@@ -19,20 +19,6 @@ pub(super) enum Strictness {
     Reached,
 }
 
-/// What became of an expired message at the head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Expiry {
-    /// There is none.
-    NotDue,
-    /// It has left.
-    Done,
-    /// It cannot leave as a dead letter now.
-    Waits,
-}
-
-/// After this time a queue looks again whether messages may leave it.
-const LOOK_AGAIN_MS: u64 = 20;
-
 /// True when one more message would be too many for a queue that refuses instead of dropping.
 pub(super) fn refuses(state: &QueueState, arguments: &QueueArguments, message: &Message) -> bool {
     if arguments.overflow == Overflow::DropHead {
@@ -67,13 +53,11 @@ pub(super) fn enforce(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut 
         return;
     }
     // The clock calls again at once where that are too many.
-    while !effects.is_overspent()
-        && expire(queue, state, effects, Strictness::Reached) == Expiry::Done
-    {}
+    while !effects.is_overspent() && expire(queue, state, effects, Strictness::Reached) {}
     let arguments = &queue.identity.arguments;
     if arguments.overflow == Overflow::DropHead {
         // Here too.
-        while is_over(state, arguments) && !effects.is_overspent() && queue.may_discard() {
+        while is_over(state, arguments) && !effects.is_overspent() {
             let Some(entry) = state.ready.pop() else {
                 break;
             };
@@ -83,7 +67,7 @@ pub(super) fn enforce(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut 
         }
     }
     // What is too much at the head must be read before it can be dropped.
-    let need = if is_surplus(state, arguments) && queue.may_read_to_discard() {
+    let need = if arguments.overflow == Overflow::DropHead && is_over(state, arguments) {
         LoadNeed::Now
     } else {
         LoadNeed::Soon
@@ -101,32 +85,15 @@ fn is_over(state: &QueueState, arguments: &QueueArguments) -> bool {
             .is_some_and(|most| state.ready.bytes() > most)
 }
 
-/// Whether messages are still to be dropped.
-fn is_surplus(state: &QueueState, arguments: &QueueArguments) -> bool {
-    arguments.overflow == Overflow::DropHead && is_over(state, arguments)
-}
-
-/// Whether an expired message cannot leave now.
-pub(super) fn is_expiry_due(queue: &Queue, state: &QueueState, effects: &Effects) -> bool {
-    let ttl = queue.identity.arguments.message_ttl_ms;
-    let is_due = |entry: &QueuedMessage| {
-        let deadline = entry.message.deadline_ms(ttl);
-        deadline.is_some_and(|deadline| deadline <= effects.now_ms)
-    };
-    state.may_expire
-        && !queue.may_discard()
-        && (state.ready.heads().any(is_due) || state.ready.is_any_due_in_store(effects.now_ms))
-}
-
-/// Takes one expired message from the head of a level.
+/// Takes one expired message from the head of a level; false when there is none.
 pub(super) fn expire(
     queue: &Arc<Queue>,
     state: &mut QueueState,
     effects: &mut Effects,
     strictness: Strictness,
-) -> Expiry {
+) -> bool {
     if !state.may_expire {
-        return Expiry::NotDue;
+        return false;
     }
     let (ttl, now) = (queue.identity.arguments.message_ttl_ms, effects.now_ms);
     let is_due = |entry: &QueuedMessage| {
@@ -138,46 +105,32 @@ pub(super) fn expire(
                 Strictness::Reached => deadline <= now,
             })
     };
-    if !queue.may_discard() {
-        let is_waiting = state.ready.heads().any(is_due);
-        return if is_waiting {
-            Expiry::Waits
-        } else {
-            Expiry::NotDue
-        };
-    }
     let Some(entry) = state.ready.pop_if(is_due) else {
-        return Expiry::NotDue;
+        return false;
     };
     state.counters.expired += 1;
     effects.spend(1);
     QueueState::discard(queue, entry, Reason::Expired, effects);
-    Expiry::Done
+    true
 }
 
 /// Sets the queue's timer: at once if a unit of work ended before all surplus messages were
-/// dropped, soon if they may not leave yet, otherwise for the time at which the next head expires,
-/// the lease ends or the store is read again.
+/// dropped, otherwise for the time at which the next head expires, the lease ends or the store is
+/// read again.
 pub(super) fn arm(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut Effects) {
     if state.is_deleted {
         return;
     }
     let arguments = &queue.identity.arguments;
-    let is_unfinished = effects.is_overspent() && is_surplus(state, arguments);
-    let must_wait = !queue.may_discard()
-        && (is_surplus(state, arguments) || is_expiry_due(queue, state, effects));
-    let again_ms = if must_wait {
-        effects.now_ms + LOOK_AGAIN_MS
-    } else {
-        0
-    };
-    let next = (is_unfinished || must_wait)
+    let is_unfinished = effects.is_overspent()
+        && arguments.overflow == Overflow::DropHead
+        && is_over(state, arguments);
+    let next = is_unfinished
         .then_some(effects.now_ms)
         .into_iter()
         .chain(state.unreadable_until(effects))
         .chain(next_deadline(state, arguments, effects))
-        .min()
-        .map(|next| next.max(again_ms));
+        .min();
     if let Some(next) = next.filter(|next| *next < state.armed_ms) {
         state.armed_ms = next;
         effects.timers.push((next, Arc::downgrade(queue)));

@@ -32,7 +32,6 @@ pub(crate) mod closing;
 pub(crate) mod consumer;
 mod counters;
 pub mod dead_letter;
-mod letters;
 pub(crate) mod level;
 pub(crate) mod limits;
 pub(crate) mod loading;
@@ -49,7 +48,6 @@ use arguments::QueueArguments;
 use consumer::Consumer;
 
 pub use counters::{Counters, QueueSnapshot};
-use letters::LastLetter;
 use level::LoadNeed;
 use message::Message;
 use ready::ReadyMessages;
@@ -78,7 +76,6 @@ pub struct Queue {
     state: Mutex<QueueState>,
     /// Dead letters on their way whose originals the store still has.
     leaving: AtomicU64,
-    last_letter: LastLetter,
     /// Notified when consumers have nearly emptied the queue.
     drained: Notify,
     _charge: KindCharge,
@@ -174,7 +171,6 @@ impl Queue {
             store,
             state: Mutex::new(state),
             leaving: AtomicU64::new(0),
-            last_letter: LastLetter::default(),
             drained: Notify::new(),
         }
     }
@@ -360,9 +356,6 @@ impl Queue {
         if effects.is_overspent() {
             // Very many messages have expired, and there may be more.
             return Ok(GetResult::Loading);
-        }
-        if limits::is_expiry_due(self, &state, effects) {
-            return Ok(GetResult::Held);
         }
         if mode == GetMode::Unsettled && ledger.is_held() && !state.ready.is_empty() {
             return Ok(GetResult::Held);

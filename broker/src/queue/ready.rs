@@ -202,13 +202,6 @@ impl ReadyMessages {
         level.is_some_and(|level| level.is_due_in_store(now_ms))
     }
 
-    /// The same of any level.
-    pub(super) fn is_any_due_in_store(&self, now_ms: u64) -> bool {
-        self.levels
-            .iter()
-            .any(|level| level.is_due_in_store(now_ms))
-    }
-
     /// The read of a level whose first message has expired, or may have.
     pub(crate) fn wanted_due(&mut self, now_ms: u64) -> Option<LoadRequest> {
         let budget = &*self.budget;

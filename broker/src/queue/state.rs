@@ -102,10 +102,8 @@ impl QueueState {
                 }
                 break;
             }
-            match limits::expire(queue, self, effects, limits::Strictness::Past) {
-                limits::Expiry::Done => continue,
-                limits::Expiry::Waits => break,
-                limits::Expiry::NotDue => {}
+            if limits::expire(queue, self, effects, limits::Strictness::Past) {
+                continue;
             }
             if matches!(self.ready.head(), QueueHead::InStore) {
                 break;
@@ -277,7 +275,6 @@ impl QueueState {
         effects: &mut Effects,
     ) {
         if queue.identity.arguments.dead_letters.is_some() {
-            queue.note_letter();
             let stored = (entry.persistence == Persistence::Appended)
                 .then_some((entry.level, entry.position));
             effects.add_dead_letter(DeadLetter::new(queue, entry.message, reason, stored));
@@ -329,10 +326,7 @@ impl QueueState {
     /// Expired messages must be removed, and the next expiry must be known. Other messages are read
     /// only for consumers.
     fn wanted_soon(&mut self, queue: &Arc<Queue>, now_ms: u64) -> Option<LoadRequest> {
-        let due = queue
-            .may_read_to_discard()
-            .then(|| self.ready.wanted_due(now_ms))
-            .flatten();
+        let due = self.ready.wanted_due(now_ms);
         if due.is_some() || !self.is_load_due(queue) {
             return due;
         }
@@ -342,9 +336,7 @@ impl QueueState {
     /// Whether the next slice is read for consumers. While memory is short, only where one takes
     /// messages at once.
     fn is_load_due(&self, queue: &Arc<Queue>) -> bool {
-        if !queue.may_read_for_consumers() {
-            false
-        } else if memory::is_short() {
+        if memory::is_short() {
             matches!(self.ready.head(), QueueHead::InStore) && self.consumers.has_willing(queue)
         } else {
             !self.consumers.is_empty()
