@@ -182,7 +182,7 @@ fn a_refused_login_is_reported_with_a_remedy() {
         ),
         (
             format!("amqps://{user}:{password}@{host}"),
-            "`cbroker doctor`",
+            "it has no TLS and wants amqp://",
         ),
     ] {
         let ran = Place::at(&url, None).run(["send", "a", "x"]);

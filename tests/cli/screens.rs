@@ -160,10 +160,10 @@ while True:
     let Some(mut asks) = as_stranger(ASKS, &socket) else {
         return;
     };
-    // The files are opened to everybody: the session itself checks who asks.
+    // The sockets are opened to everybody: the session itself checks who asks.
     for (path, mode) in [
         (place.path(), 0o777),
-        (&place.home(), 0o777),
+        (&place.home(), 0o711),
         (&sessions, 0o777),
         (&socket, 0o666),
     ] {
