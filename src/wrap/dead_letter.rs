@@ -60,10 +60,9 @@ impl DeadBody {
         Self { kept: body, bytes }
     }
 
-    /// Names the body; `None` if it is not in memory.
-    pub(super) fn digest(&self) -> Option<String> {
-        let is_here = !self.kept.is_empty() || self.bytes == 0;
-        is_here.then(|| format!("{} {}", self.bytes, digest(&self.kept, DIGEST_DIGITS)))
+    /// Names the body by its length and what is kept of it.
+    pub(super) fn digest(&self) -> String {
+        format!("{} {}", self.bytes, digest(&self.kept, DIGEST_DIGITS))
     }
 
     /// The number of bytes of the whole body.

@@ -157,20 +157,27 @@ fn a_box_in_an_unfinished_frame_after_enter_proves_nothing() {
     assert!(play.did(&delivered));
 }
 
+/// A program whose line got a text and Enter, and which has begun a frame since: the play, and the
+/// message and its text.
+fn drawing_after_enter(program: &str) -> (Play, MessageKey, String) {
+    let mut play = Play::quiet(program);
+    let key = play.offer("x");
+    let text = play.last_text();
+    play.sees(holds(&text));
+    play.passes(ms(1000));
+    assert_eq!(play.enters(), 1, "{program}");
+    play.output("\x1b[?2026h");
+    (play, key, text)
+}
+
 #[test]
 fn a_line_in_an_unfinished_frame_after_enter_proves_nothing() {
     for program in ["gemini", "codex", "opencode", "aider"] {
-        let mut play = Play::quiet(program);
-        let key = play.offer("x");
-        let text = play.last_text();
-        play.sees(holds(&text));
-        play.passes(ms(1000));
-        assert_eq!(play.enters(), 1, "{program}");
-        play.output("\x1b[?2026h");
+        let (mut play, key, text) = drawing_after_enter(program);
         play.reads(ScreenReading {
             input: Input::Empty,
             shows_busy: true,
-            history: History::of(&[text.clone(), "an answer".to_owned()]),
+            history: History::of(&[text, "an answer".to_owned()]),
             ..ScreenReading::default()
         });
         play.passes(ms(700));
@@ -186,13 +193,7 @@ fn a_line_in_an_unfinished_frame_after_enter_proves_nothing() {
 fn a_text_that_only_an_unfinished_frame_showed_above_the_line_is_not_read() {
     // A starting agent drops what is typed, and its first frame may still have the echo.
     for program in ["gemini", "aider"] {
-        let mut play = Play::quiet(program);
-        let key = play.offer("x");
-        let text = play.last_text();
-        play.sees(holds(&text));
-        play.passes(ms(1000));
-        assert_eq!(play.enters(), 1, "{program}");
-        play.output("\x1b[?2026h");
+        let (mut play, key, text) = drawing_after_enter(program);
         play.reads(ScreenReading {
             input: Input::Empty,
             history: History::of(std::slice::from_ref(&text)),

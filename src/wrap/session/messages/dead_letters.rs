@@ -80,10 +80,14 @@ impl LetterName {
     /// Names it by its body if that `is_here`, else by the id that it claims.
     fn of(dead: &DeadMessage, publisher: Publisher, is_here: bool) -> Self {
         let id = Some(dead.id.clone()).filter(|id| !id.is_empty());
-        let digest = is_here.then(|| dead.body.digest()).flatten();
+        let named = if is_here {
+            Some(dead.body.digest())
+        } else {
+            id
+        };
         Self {
             id: dead.id.clone(),
-            identity: digest.or(id).map(|named| (publisher, named)),
+            identity: named.map(|named| (publisher, named)),
         }
     }
 
