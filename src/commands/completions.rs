@@ -96,7 +96,7 @@ const NAMES: [(&str, &str, WantedNames); 26] = [
     ("", "groups", WantedNames::Groups),
 ];
 
-/// Which values an argument takes that clap does not know.
+/// The values of an argument that clap does not know.
 const VALUES: [(&str, &str, &[&str]); 3] = [
     ("send", "priority", &PRIORITIES),
     ("ask", "priority", &PRIORITIES),

@@ -28,8 +28,8 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
     Ok(Exit::Done)
 }
 
-/// Prints the held messages. Returns those that are taken, which are to be confirmed once they are
-/// where they are read.
+/// Prints the held messages. Returns those that are taken: the caller must confirm them once their
+/// reader has them.
 pub(super) async fn print(
     args: InboxArgs,
     config: &Config,
@@ -156,7 +156,7 @@ impl HeldMessages {
         held
     }
 
-    /// Prints the messages; what `nothing` returns if there are none.
+    /// Prints the messages, or what `nothing` returns if there are none.
     fn print(&self, output: &Output, nothing: impl Fn() -> String) -> Result<(), Error> {
         output.json(&self.messages)?;
         for message in &self.messages {
@@ -192,7 +192,7 @@ fn remark(output: &Output, text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// So many messages, and why a command cannot take them.
+/// Says why a command cannot take these messages.
 pub(super) fn left_with_others(count: u64) -> String {
     format!(
         "{}, which the agent or another command already has",

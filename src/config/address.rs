@@ -70,7 +70,7 @@ pub struct Endpoint {
     pub is_local_broker: bool,
 }
 
-/// Whom a login, and all that follows it, may be sent to.
+/// Who may receive a login and what is sent after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoginGuard {
     /// Any listener at the address, because the user gave both the address and the login.

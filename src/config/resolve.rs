@@ -206,7 +206,7 @@ fn guard(
         _ => is_unnamed && *login == Credentials::none_yet(),
     };
     if !is_stored {
-        // As commands inside a session get it, the address of a local broker has no login.
+        // A command inside a session gets the local broker's address without its login.
         let is_assumed = is_unnamed || is_its_place && address.password.is_none();
         return if is_assumed {
             LoginGuard::Assumed

@@ -164,7 +164,7 @@ pub struct Deliveries {
     submissions: Vec<Submitted>,
     /// Messages that were shown to a command, which has not confirmed it.
     takes: Vec<Take>,
-    /// Until then takes hold back nothing.
+    /// Until then, takes hold back no other messages.
     takes_hold_from: Option<Instant>,
     /// Submissions that were given up and whose proof may still come.
     late: Vec<LateSubmission>,

@@ -1,5 +1,5 @@
-//! A transport that reports which responses are written: what a tool returned is with its client
-//! only then.
+//! A transport that reports when a response is written. Only then does the client have what a tool
+//! returned.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -16,8 +16,8 @@ use crate::wrap::ways::{SubmissionNumber, Way};
 /// Time limit for the confirmation. A command confirms once it has written the texts.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
 
-/// After a take that was not confirmed, further ones hold back nothing for so long: a command that
-/// dies each time must not keep messages from the agent.
+/// For this time after a take that was not confirmed, takes hold back no other messages: a command
+/// that dies each time must not keep them from the agent.
 const WITHOUT_HOLD: Duration = Duration::from_mins(1);
 
 /// Messages that were shown to a command, which has not confirmed it.
