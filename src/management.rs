@@ -445,8 +445,9 @@ impl From<ManagementError> for Error {
     fn from(error: ManagementError) -> Self {
         let text = error.to_string();
         let told = match error {
-            ManagementError::Foreign { .. } => Self::new(text)
-                .hint("nothing was sent; `cbroker start --mgmt-port PORT` uses another port"),
+            ManagementError::Foreign { .. } => {
+                Self::new(text).hint("`cbroker start --mgmt-port PORT` uses another port")
+            }
             ManagementError::Unreachable { url, source } => {
                 Self::new(format!("no management API answers at {url}"))
                     .because(source)
