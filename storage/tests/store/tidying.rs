@@ -107,15 +107,14 @@ fn messages_that_nobody_waits_for_are_written_while_a_segment_is_emptied() {
     let ticket = store.append(OTHER, Sequence(0), &[b"text"], Urgency::Eventually);
     let ticket = ticket.unwrap();
     let begun = writes.load(Ordering::SeqCst);
-    wait(store, ticket);
-    let durable = heard
-        .lock()
-        .unwrap()
-        .range(ticket..)
-        .next()
-        .map(|(_, writes)| *writes);
+    // The event follows the moment at which the store calls the ticket durable.
+    let durable = || {
+        let heard = heard.lock().unwrap();
+        heard.range(ticket..).next().map(|(_, writes)| *writes)
+    };
+    until(|| durable().is_some(), "the message is durable");
     // Each write takes a millisecond or more, and such a message is due after ten.
-    let between = durable.unwrap().saturating_sub(begun);
+    let between = durable().unwrap().saturating_sub(begun);
     assert!(between < 60, "{between} writes came before it");
     until(
         || writes.load(Ordering::SeqCst) > begun + 120,
