@@ -351,15 +351,20 @@ impl Deliveries {
         self.keyboard.written(now);
     }
 
-    /// Whether a typed text is lost if the terminal discards the input that the program has not
-    /// read.
+    /// Whether a typed text is lost if the program ends, or the terminal discards input, before the
+    /// program has read it.
     pub fn may_be_flushed(&self) -> bool {
         self.keyboard.unread_since().is_some()
     }
 
-    /// The next key of the person makes the terminal discard that input.
-    pub fn flushed(&mut self, agent: &AgentState) {
-        self.keyboard.flushed(agent);
+    /// The agent's state knows whether the program has read its input.
+    pub fn input_checked(&mut self, agent: &AgentState) {
+        self.keyboard.input_checked(agent);
+    }
+
+    /// The next key of the person makes the terminal discard the input that was not read.
+    pub fn flushed(&mut self) {
+        self.keyboard.flushed();
     }
 
     /// The oldest intent that was being written is on disk.
@@ -401,7 +406,7 @@ impl Deliveries {
     /// Returns the remaining steps after the program ended.
     pub fn ended(&mut self, agent: &AgentState, now: Instant) -> Vec<Step> {
         self.pause();
-        self.keyboard.ended(agent);
+        self.keyboard.input_checked(agent);
         let mut steps = Vec::new();
         loop {
             match self.step(agent, now) {

@@ -274,9 +274,9 @@ impl Session {
 
     /// Sends input of the person to the program, and records the keys in it.
     fn pass_on(&mut self, bytes: &[u8], now: Instant) {
+        self.settle_unread_text(now);
         if self.deliveries.may_be_flushed() && self.program.discards_input_at(bytes) {
-            self.check_input(now);
-            self.deliveries.flushed(&self.agent);
+            self.deliveries.flushed();
         }
         self.relay.send(bytes);
         for press in self.keys.read(bytes) {
@@ -314,6 +314,15 @@ impl Session {
         let report = self.report_holds(now);
         self.announce(now);
         [look, step, report].into_iter().flatten().min()
+    }
+
+    /// Finds out whether the program has read a text before it gets what may end it: afterwards
+    /// nothing tells.
+    pub(super) fn settle_unread_text(&mut self, now: Instant) {
+        if self.deliveries.may_be_flushed() {
+            self.check_input(now);
+            self.deliveries.input_checked(&self.agent);
+        }
     }
 
     /// Checks whether the program has read its input, if that decides anything.

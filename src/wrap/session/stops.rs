@@ -102,6 +102,7 @@ impl Session {
 
     fn pass_signal(&mut self, signal: Signal) {
         if self.program.has_started() {
+            self.settle_unread_text(Instant::now());
             self.program.signal(signal);
         } else {
             self.early_signals.push(signal);
@@ -228,6 +229,7 @@ impl Session {
 
     /// The person's terminal is closed: the program gets SIGHUP, as it would without the wrap.
     pub(super) fn handle_terminal_closed(&mut self) {
+        self.settle_unread_text(Instant::now());
         self.program.signal(Signal::HUP);
         self.end
             .get_or_insert(ChildStatus::Killed(Signal::HUP.as_raw()));

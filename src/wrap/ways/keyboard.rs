@@ -343,9 +343,9 @@ impl Keyboard {
         }
     }
 
-    /// Handles the program's end. With an unknown screen, a text counts as read once its Enter was
-    /// written and the program had read all input.
-    pub fn ended(&mut self, agent: &AgentState) {
+    /// With an unknown screen, a text counts as read once its Enter was written and the program has
+    /// read all input.
+    pub fn input_checked(&mut self, agent: &AgentState) {
         if self
             .unread_since()
             .is_some_and(|out| agent.has_read_since(out))
@@ -368,13 +368,9 @@ impl Keyboard {
     }
 
     /// Handles a key that makes the terminal discard all input that the program has not read.
-    pub fn flushed(&mut self, agent: &AgentState) {
-        if let Some(out) = self.unread_since() {
-            self.finish(if agent.has_read_since(out) {
-                TypingOutcome::InContext
-            } else {
-                TypingOutcome::Gone
-            });
+    pub fn flushed(&mut self) {
+        if self.unread_since().is_some() {
+            self.finish(TypingOutcome::Gone);
         }
     }
 

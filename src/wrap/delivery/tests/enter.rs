@@ -371,6 +371,23 @@ fn a_text_that_an_unknown_program_may_not_have_read_before_its_end_is_not_acked(
 }
 
 #[test]
+fn a_text_that_was_read_before_the_key_that_ends_the_program_is_acked() {
+    // The key came before the next look at the input, and was unread when the program ended.
+    let mut play = Play::unknown();
+    let key = play.offer("x");
+    play.agent.input_is_read(Some(false), play.now);
+    play.passes(ms(1000));
+    assert_eq!(play.deliveries.keys(b"\x03", play.now), Some(&b"\x03"[..]));
+    play.agent.input_is_read(Some(true), play.now);
+    play.deliveries.input_checked(&play.agent);
+    play.agent.input_is_read(Some(false), play.now);
+    play.is_hung_up = true;
+    let ended = play.deliveries.ended(&play.agent, play.now);
+    let delivered = Step::Delivered(vec![key], Way::Keyboard);
+    assert!(play.did(&delivered) || ended.contains(&delivered));
+}
+
+#[test]
 fn a_text_that_the_terminal_discards_goes_again_as_a_possible_repeat() {
     let mut play = Play::unknown();
     let key = play.offer("x");
@@ -378,7 +395,7 @@ fn a_text_that_the_terminal_discards_goes_again_as_a_possible_repeat() {
     play.passes(ms(1000));
     assert!(play.deliveries.may_be_flushed());
     assert_eq!(play.deliveries.keys(b"\x03", play.now), Some(&b"\x03"[..]));
-    play.deliveries.flushed(&play.agent);
+    play.deliveries.flushed();
     play.agent.input_is_read(Some(true), play.now);
     play.passes(ms(5000));
     assert!(!play.did(&Step::Delivered(vec![key], Way::Keyboard)));
