@@ -17,7 +17,7 @@ use crate::frame::{BLOCK, FrameBuilder, LARGE_BYTES, Record, pack_ranges};
 use crate::handover::Handover;
 use crate::index::Index;
 use crate::log::{FramePurpose, LogWriter};
-use crate::pending::{Chunk, CommitBatch, CommitShare, Unity};
+use crate::pending::{Chunk, CommitBatch, CommitShare, Grouping, Unity};
 use crate::terms::{Demand, Options, Stopped, StoreEvent};
 use crate::tidying::{Compaction, TidyingHandle};
 
@@ -29,6 +29,17 @@ const SETTLE_LATEST: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long the thread rests when nothing comes.
 const IDLE: Duration = Duration::from_hours(1);
+
+/// Which settlements of a batch a frame has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settlements {
+    /// All, beside the messages of the batch.
+    WithMessages,
+    /// Those of messages that the log has.
+    Ahead,
+    /// Of these, those that were handed over alone.
+    AheadAlone,
+}
 
 /// What the committer owns.
 pub(crate) struct Committer {
@@ -213,7 +224,7 @@ impl Committer {
         }
         if is_whole {
             for (queue, taken) in &batch.queues {
-                self.add_settlements(queue.0, taken, true);
+                self.add_settlements(queue.0, taken, Settlements::WithMessages);
             }
         }
         if !self.frame.body().is_empty() {
@@ -231,16 +242,19 @@ impl Committer {
         self.frame.clear();
         self.compaction.add_piece(&self.index, &mut self.frame);
         let later = batches.range(*relieved..);
-        for batch in later.filter(|batch| batch.may_go_ahead()) {
-            for (key, _) in batch
-                .definitions
-                .iter()
-                .filter(|(_, value)| value.is_none())
-            {
-                self.frame.push(&Record::Remove(key));
-            }
+        for batch in later {
+            let settlements = if batch.may_go_ahead() {
+                for (key, value) in &batch.definitions {
+                    if value.is_none() {
+                        self.frame.push(&Record::Remove(key));
+                    }
+                }
+                Settlements::Ahead
+            } else {
+                Settlements::AheadAlone
+            };
             for (queue, taken) in &batch.queues {
-                self.add_settlements(queue.0, taken, false);
+                self.add_settlements(queue.0, taken, settlements);
             }
         }
         if self.log.seal() || !self.frame.body().is_empty() {
@@ -305,10 +319,10 @@ impl Committer {
 
     /// Puts what happened to older messages into the frame, no further than what the log has of the
     /// queue, or has with the messages in this frame.
-    fn add_settlements(&mut self, queue: u64, taken: &CommitShare, has_messages: bool) {
+    fn add_settlements(&mut self, queue: u64, taken: &CommitShare, which: Settlements) {
         let known = self.known(queue);
         if taken.is_dropped {
-            if known.is_some() {
+            if known.is_some() && which != Settlements::AheadAlone {
                 self.frame.push(&Record::Drop(queue));
             }
             return;
@@ -317,14 +331,16 @@ impl Committer {
         let mut chunks = taken.chunks.iter().rev();
         let newest = chunks.find_map(|chunk| chunk.live().next_back());
         let written = newest.map_or(0, |(sequence, _)| sequence + 1);
-        let next = if has_messages {
-            known.max(written)
-        } else {
-            known
+        let next = match which {
+            Settlements::WithMessages => known.max(written),
+            Settlements::Ahead | Settlements::AheadAlone => known,
         };
         let mut settled = Ranges::default();
-        for (first, last) in taken.settled.iter().filter(|(first, _)| *first < next) {
-            settled.add(*first, next.saturating_sub(1).min(*last));
+        for ((first, last), grouping) in &taken.settled {
+            let goes = which != Settlements::AheadAlone || *grouping == Grouping::Alone;
+            if goes && *first < next {
+                settled.add(*first, next.saturating_sub(1).min(*last));
+            }
         }
         let settled = pack_ranges(settled.iter());
         if !settled.is_empty() {

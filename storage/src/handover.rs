@@ -14,7 +14,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::disk::lock;
-use crate::pending::{Chunk, CommitBatch, DefinitionChange, PendingQueue, QueueCopy, Unity};
+use crate::pending::{
+    Chunk, CommitBatch, DefinitionChange, Grouping, PendingQueue, QueueCopy, TargetBatch, Unity,
+};
 use crate::read_plan::ReadLimit;
 use crate::terms::{
     CommitSignal, Demand, PendingAccount, QueueId, Sequence, Stopped, StoreEvent, Ticket, Urgency,
@@ -84,6 +86,8 @@ pub(crate) struct Handover {
     crossing: Mutex<()>,
     durable: AtomicU64,
     holders: Mutex<Holders>,
+    /// How many callers have entered and not left.
+    inside: AtomicUsize,
     has_left: Condvar,
     stopped: OnceLock<Stopped>,
     pub(crate) progress: Box<dyn Fn(StoreEvent) + Send + Sync>,
@@ -104,6 +108,7 @@ impl Handover {
             crossing: Mutex::new(()),
             durable: AtomicU64::new(0),
             holders: Mutex::default(),
+            inside: AtomicUsize::new(0),
             has_left: Condvar::new(),
             stopped: OnceLock::new(),
             progress,
@@ -137,18 +142,30 @@ impl Handover {
     pub(crate) fn change<T: Default>(
         &self,
         queue: QueueId,
-        change: impl FnOnce(&mut PendingQueue, u64, &mut Vec<Chunk>) -> T,
+        change: impl FnOnce(&mut PendingQueue, TargetBatch, &mut Vec<Chunk>) -> T,
     ) -> Result<(Ticket, T), Stopped> {
         self.check()?;
         let shard = &mut *self.shard(queue);
         let waiting = shard.queues.entry(queue).or_default();
-        let batch = shard.batch.max(waiting.not_before);
+        let batch = TargetBatch {
+            number: shard.batch.max(waiting.not_before),
+            grouping: self.grouping(),
+        };
         let outcome = if waiting.is_dropped() {
             T::default()
         } else {
             change(waiting, batch, &mut shard.spare)
         };
-        Ok((Ticket(batch), outcome))
+        Ok((Ticket(batch.number), outcome))
+    }
+
+    /// What a change belongs to that a caller hands over now. One that holds commits back has
+    /// entered before and will leave later, so it never finds nobody inside.
+    fn grouping(&self) -> Grouping {
+        match self.inside.load(Ordering::SeqCst) {
+            0 => Grouping::Alone,
+            _ => Grouping::Together,
+        }
     }
 
     /// Draws a ticket for a large body, which is written before that is reached: the changes of
@@ -208,7 +225,7 @@ impl Handover {
         urgency: Urgency,
     ) -> Result<Ticket, Stopped> {
         let (ticket, pending) = self.change(queue, |waiting, batch, spare| {
-            let added = waiting.append(sequence.0, (parts, urgency), batch, spare);
+            let added = waiting.append(sequence.0, (parts, urgency), batch.number, spare);
             (self.account.charge)(added);
             // Counted before the shard is unlocked: these bytes cannot be released earlier.
             self.pending.fetch_add(added, Ordering::SeqCst) + added
@@ -226,7 +243,7 @@ impl Handover {
     pub(crate) fn change_all(
         &self,
         queue: QueueId,
-        change: impl FnOnce(&mut PendingQueue, u64, &mut Vec<Chunk>) -> usize,
+        change: impl FnOnce(&mut PendingQueue, TargetBatch, &mut Vec<Chunk>) -> usize,
     ) -> Result<Ticket, Stopped> {
         let (ticket, freed) = self.change(queue, change)?;
         self.release(freed);
@@ -325,6 +342,7 @@ impl Handover {
     /// needs.
     pub(crate) fn enter(&self) -> u64 {
         let mut holders = lock(&self.holders);
+        self.inside.fetch_add(1, Ordering::SeqCst);
         holders.count += 1;
         if !std::mem::take(&mut holders.bodies).is_empty() {
             // Work in those queues must have the same ticket as in others.
@@ -337,6 +355,7 @@ impl Handover {
     /// Ends what [`enter`](Self::enter) began. The last to leave makes the cut that is waited for.
     pub(crate) fn leave(&self, round: u64) {
         let mut holders = lock(&self.holders);
+        self.inside.fetch_sub(1, Ordering::SeqCst);
         if holders.round != round {
             holders.overdue -= 1;
             return;
@@ -436,62 +455,4 @@ impl Handover {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::thread;
-
-    use super::*;
-
-    fn handover() -> Handover {
-        let account = PendingAccount {
-            charge: |_| {},
-            release: |_| {},
-        };
-        Handover::new((1 << 20, account), Box::new(|_| {}))
-    }
-
-    fn append(handover: &Handover, queue: u64) -> Ticket {
-        let appended = handover.append(QueueId(queue), Sequence(0), &[b"x"], Urgency::Confirmed);
-        appended.unwrap()
-    }
-
-    /// Its owner waited for the backlog, and the backlog for its owner.
-    #[test]
-    fn a_guard_is_awaited_until_the_limit_is_reached_or_commits_go_on_without_it() {
-        let handover = handover();
-        let round = handover.enter();
-        assert!(handover.is_awaited(round));
-        let (body, urgency) = (vec![7; 1 << 20], Urgency::Confirmed);
-        let appended = handover.append(QueueId(1), Sequence(1), &[&body], urgency);
-        assert!(appended.is_ok() && !handover.is_awaited(round), "the limit");
-        let (through, _) = handover.cut();
-        handover.finish(handover.take(through));
-        assert!(!handover.is_awaited(round), "without it");
-        handover.leave(round);
-    }
-
-    /// The committer takes a while to wake. Callers that leave no gap as long as that kept it from
-    /// every commit for as long as one may be held back.
-    #[test]
-    fn a_commit_goes_between_callers_that_leave_no_time_between_them() {
-        let handover = handover();
-        let mut round = handover.enter();
-        for queue in 0..100 {
-            thread::scope(|scope| {
-                let cutting = scope.spawn(|| handover.cut());
-                while lock(&handover.holders).cut != AwaitedCut::Wanted {
-                    thread::yield_now();
-                }
-                let nested = handover.enter();
-                let first = append(&handover, 2 * queue);
-                handover.leave(nested);
-                let second = append(&handover, 2 * queue + 1);
-                assert_eq!(first, second, "a nested call does not end what it is in");
-                handover.leave(round);
-                round = handover.enter();
-                assert!(append(&handover, 2 * queue) > second);
-                assert_eq!(cutting.join().unwrap().0, second.0);
-            });
-        }
-    }
-}
+mod tests;

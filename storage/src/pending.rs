@@ -99,7 +99,7 @@ pub(crate) struct CommitShare {
     /// Messages to write, where not settled since.
     pub(crate) chunks: Vec<Chunk>,
     /// Older ones that are settled.
-    pub(crate) settled: Vec<Range>,
+    pub(crate) settled: Vec<(Range, Grouping)>,
     /// The queue is gone.
     pub(crate) is_dropped: bool,
     /// Everything below was handed out.
@@ -127,6 +127,22 @@ pub(crate) struct CommitBatch {
     pub(crate) unity: Unity,
 }
 
+/// The batch that a change falls into.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TargetBatch {
+    pub(crate) number: u64,
+    pub(crate) grouping: Grouping,
+}
+
+/// Whether a settlement may be committed before the rest of its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grouping {
+    /// No caller held commits back when it was handed over, so it belongs to nothing.
+    Alone,
+    /// It may be a part of what a caller holds together.
+    Together,
+}
+
 /// What of a batch must be committed together.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Unity {
@@ -141,7 +157,8 @@ pub(crate) enum Unity {
 }
 
 impl CommitBatch {
-    /// Whether what frees space in it may be written before what waits for room.
+    /// Whether all that frees space in it may be written before what waits for room. Settlements
+    /// that were handed over alone may in any case.
     pub(crate) fn may_go_ahead(&self) -> bool {
         match self.unity {
             Unity::None => true,
@@ -168,7 +185,7 @@ impl CommitBatch {
 pub(crate) struct PendingQueue {
     chunks: VecDeque<Chunk>,
     /// What is settled of what was taken before, with its batch.
-    settled: VecDeque<(u64, Range)>,
+    settled: VecDeque<(TargetBatch, Range)>,
     /// The batch in which the queue was dropped. Nothing more is taken for it.
     dropped: Option<u64>,
     /// Taken and not durable yet, oldest first. More than one only while the disk is full.
@@ -229,16 +246,17 @@ impl PendingQueue {
     pub(crate) fn settle(
         &mut self,
         sequence: u64,
-        batch: u64,
+        batch: TargetBatch,
         spare: &mut Vec<Chunk>,
     ) -> Option<usize> {
-        let may_go = |entry: &ChunkEntry, of| !entry.is_awaited || of == batch;
+        let may_go = |entry: &ChunkEntry, of| !entry.is_awaited || of == batch.number;
         let (gone, freed) = self.mark_settled((sequence, sequence), may_go, spare);
         if gone > 0 {
             return Some(freed);
         }
+        let is_same = |of: &TargetBatch| (of.number, of.grouping) == (batch.number, batch.grouping);
         match self.settled.back_mut() {
-            Some((of, (_, last))) if *of == batch && last.saturating_add(1) == sequence => {
+            Some((of, (_, last))) if is_same(of) && last.saturating_add(1) == sequence => {
                 *last = sequence;
             }
             _ => self.settled.push_back((batch, (sequence, sequence))),
@@ -254,7 +272,7 @@ impl PendingQueue {
         &mut self,
         (first, last): Range,
         known: u64,
-        batch: u64,
+        batch: TargetBatch,
         spare: &mut Vec<Chunk>,
     ) -> usize {
         let last = last.min(self.next.max(known).saturating_sub(1));
@@ -303,8 +321,8 @@ impl PendingQueue {
     }
 
     /// Forgets the queue. Returns the bytes of memory that became free.
-    pub(crate) fn drop_all(&mut self, batch: u64, spare: &mut Vec<Chunk>) -> usize {
-        self.dropped = Some(batch);
+    pub(crate) fn drop_all(&mut self, batch: TargetBatch, spare: &mut Vec<Chunk>) -> usize {
+        self.dropped = Some(batch.number);
         self.mark_settled((0, u64::MAX), |_, _| true, spare).1
     }
 
@@ -320,7 +338,9 @@ impl PendingQueue {
     /// Hands over everything of the batches up to `through`, if there is anything.
     pub(crate) fn take(&mut self, through: u64) -> Option<Arc<CommitShare>> {
         let chunks = self.chunks.partition_point(|chunk| chunk.batch <= through);
-        let settled = self.settled.partition_point(|(batch, _)| *batch <= through);
+        let settled = self
+            .settled
+            .partition_point(|(batch, _)| batch.number <= through);
         let is_dropped = self.dropped.is_some_and(|batch| batch <= through);
         let delivered_below = std::mem::take(&mut self.delivered_below);
         if chunks == 0 && settled == 0 && !is_dropped && delivered_below == 0 {
@@ -328,7 +348,8 @@ impl PendingQueue {
         }
         let later = self.chunks.split_off(chunks);
         let chunks = std::mem::replace(&mut self.chunks, later).into();
-        let settled = self.settled.drain(..settled).map(|(_, range)| range);
+        let settled = self.settled.drain(..settled);
+        let settled = settled.map(|(batch, range)| (range, batch.grouping));
         let settled = settled.collect();
         let taken = CommitShare {
             chunks,
@@ -358,7 +379,7 @@ impl PendingQueue {
     pub(crate) fn look(&self, from: Sequence, limit: ReadLimit) -> QueueCopy {
         let committing = || self.committing.iter().map(Arc::as_ref);
         let mut settled = Ranges::default();
-        let taken = committing().flat_map(|taken| &taken.settled);
+        let taken = committing().flat_map(|taken| taken.settled.iter().map(|(range, _)| range));
         for (first, last) in taken.chain(self.settled.iter().map(|(_, range)| range)) {
             settled.add(*first, *last);
         }
@@ -394,6 +415,11 @@ pub(crate) struct QueueCopy {
 mod tests {
     use super::*;
 
+    fn batch(number: u64) -> TargetBatch {
+        let grouping = Grouping::Alone;
+        TargetBatch { number, grouping }
+    }
+
     fn append(waiting: &mut PendingQueue, number: u64, urgency: Urgency, batch: u64) {
         waiting.append(number, (&[b"text"], urgency), batch, &mut Vec::new());
     }
@@ -405,7 +431,9 @@ mod tests {
         for number in 0..10_000 {
             let text = vec![7; usize::try_from(number % 300).unwrap()];
             counted += waiting.append(number, (&[&text], Urgency::Eventually), 1, &mut spare);
-            freed += waiting.settle(number / 2, 1, &mut spare).unwrap_or(0);
+            freed += waiting
+                .settle(number / 2, batch(1), &mut spare)
+                .unwrap_or(0);
             let chunks = waiting.chunks.iter();
             let occupied = chunks.map(|chunk| chunk.bytes.capacity() + chunk.entries.capacity());
             assert!(counted - freed >= occupied.sum::<usize>());
@@ -415,7 +443,7 @@ mod tests {
             "chunks stay that nothing lives in"
         );
         for number in 5_000..10_000 {
-            freed += waiting.settle(number, 1, &mut spare).unwrap();
+            freed += waiting.settle(number, batch(1), &mut spare).unwrap();
         }
         assert_eq!((freed, waiting.chunks.len()), (counted, 0));
         // One small message in each of many queues takes far more than its bytes.
@@ -429,8 +457,8 @@ mod tests {
         let mut waiting = PendingQueue::default();
         append(&mut waiting, 1, Urgency::Confirmed, 7);
         append(&mut waiting, 2, Urgency::Eventually, 7);
-        assert_eq!(waiting.settle(1, 8, &mut Vec::new()), None);
-        assert_eq!(waiting.settle(2, 8, &mut Vec::new()), Some(0));
+        assert_eq!(waiting.settle(1, batch(8), &mut Vec::new()), None);
+        assert_eq!(waiting.settle(2, batch(8), &mut Vec::new()), Some(0));
         let taken = waiting.take(7).unwrap();
         let written: Vec<_> = taken.chunks.iter().flat_map(Chunk::live).collect();
         assert_eq!(written, [(1, &b"text"[..])]);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use storage::frame::SegmentHeader;
-use storage::{Opened, QueueId, Sequence, Store, StoreEvent, Urgency};
+use storage::{Opened, QueueId, Sequence, Settled, Store, StoreEvent, Urgency};
 
 use crate::damaged_store::{frames, logs};
 use crate::simulated_disk::{Fault, Kind, SimulatedDisk};
@@ -399,4 +399,42 @@ fn the_ack_of_a_move_that_took_too_long_does_not_go_before_its_message() {
     wait(store, settled.max(moved));
     assert_eq!(left_after_kill(&disk, from), 0);
     assert_eq!(left_after_kill(&disk, to), 1);
+}
+
+/// Everybody's acks waited for room where one of them fell into the commit of a transaction.
+#[test]
+fn acks_and_purges_of_others_pass_a_transaction_that_waits_for_room() {
+    let disk = SimulatedDisk::new();
+    let (_folder, opened) = open_on(&disk);
+    let store = &opened.store;
+    let (acked, purged, of_transaction, to) = (QueueId(2), QueueId(3), QueueId(4), QueueId(5));
+    for queue in [acked, purged, of_transaction] {
+        crate::support::fill(store, queue, 0..200, 30);
+    }
+    fill_up(store, &disk);
+    // Until all of it falls into one commit.
+    let (number, last) = (0..100)
+        .find_map(|number| {
+            let sequence = Sequence(number);
+            let alone = store.settle(acked, sequence).unwrap();
+            let purge = store.purge(purged, sequence).unwrap();
+            let together = store.pause_commits();
+            let text = body(to, number, 3_000);
+            let message = store.append(to, sequence, &[&text], Urgency::Confirmed);
+            store.settle(of_transaction, sequence).unwrap();
+            drop(together);
+            let message = message.unwrap();
+            let is_one = alone == Settled::Recorded(message) && purge == message;
+            is_one.then_some((number, message))
+        })
+        .expect("one commit");
+    wait_until_left(&disk, acked, 199 - number);
+    wait_until_left(&disk, purged, 199 - number);
+    assert_eq!(left_after_kill(&disk, of_transaction), 200, "it is not cut");
+    assert!(store.durable() < last);
+    disk.set_free_bytes(u64::MAX);
+    wait(store, last);
+    assert_eq!(left_after_kill(&disk, of_transaction), 199 - number);
+    assert_eq!(left_after_kill(&disk, to), number + 1);
+    opened.store.close().unwrap();
 }

@@ -1,0 +1,59 @@
+//! Callers that hold commits back, and the cuts between them.
+
+#![allow(clippy::unwrap_used)]
+use std::thread;
+
+use super::*;
+
+fn handover() -> Handover {
+    let account = PendingAccount {
+        charge: |_| {},
+        release: |_| {},
+    };
+    Handover::new((1 << 20, account), Box::new(|_| {}))
+}
+
+fn append(handover: &Handover, queue: u64) -> Ticket {
+    let appended = handover.append(QueueId(queue), Sequence(0), &[b"x"], Urgency::Confirmed);
+    appended.unwrap()
+}
+
+/// Its owner waited for the backlog, and the backlog for its owner.
+#[test]
+fn a_guard_is_awaited_until_the_limit_is_reached_or_commits_go_on_without_it() {
+    let handover = handover();
+    let round = handover.enter();
+    assert!(handover.is_awaited(round));
+    let (body, urgency) = (vec![7; 1 << 20], Urgency::Confirmed);
+    let appended = handover.append(QueueId(1), Sequence(1), &[&body], urgency);
+    assert!(appended.is_ok() && !handover.is_awaited(round), "the limit");
+    let (through, _) = handover.cut();
+    handover.finish(handover.take(through));
+    assert!(!handover.is_awaited(round), "without it");
+    handover.leave(round);
+}
+
+/// The committer takes a while to wake. Callers that leave no gap as long as that kept it from
+/// every commit for as long as one may be held back.
+#[test]
+fn a_commit_goes_between_callers_that_leave_no_time_between_them() {
+    let handover = handover();
+    let mut round = handover.enter();
+    for queue in 0..100 {
+        thread::scope(|scope| {
+            let cutting = scope.spawn(|| handover.cut());
+            while lock(&handover.holders).cut != AwaitedCut::Wanted {
+                thread::yield_now();
+            }
+            let nested = handover.enter();
+            let first = append(&handover, 2 * queue);
+            handover.leave(nested);
+            let second = append(&handover, 2 * queue + 1);
+            assert_eq!(first, second, "a nested call does not end what it is in");
+            handover.leave(round);
+            round = handover.enter();
+            assert!(append(&handover, 2 * queue) > second);
+            assert_eq!(cutting.join().unwrap().0, second.0);
+        });
+    }
+}
