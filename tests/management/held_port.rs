@@ -212,31 +212,68 @@ fn opened(server: &Server) -> Browser {
     browser
 }
 
+/// The request by which a page in doubt asks whether its broker is back.
+const PROBE: &str = "GET /api/session/proof";
+
+/// Whether the page has noticed that its broker is gone.
+const NOTICED: &str = "document.getElementById('live').textContent !== 'live'";
+
 #[test]
-fn an_open_page_puts_its_key_into_no_url() {
+fn an_open_page_sends_no_secret_to_another_user_who_takes_the_port() {
     if !is_there("chromedriver") {
         return;
     }
     let server = Server::start();
     let browser = opened(&server);
-    let key = browser.value("localStorage.getItem('key')");
     let page = server.page();
-    let mut heard = String::new();
     let server = server.restart_after(|| {
+        browser.until(NOTICED);
         let port = HeldPort::hold(page, refusal);
-        port.head("GET /api/tap");
-        heard = port.all();
+        port.nth_head(PROBE, 3);
+        let heard = port.heads.lock().unwrap();
+        let others: Vec<_> = heard
+            .iter()
+            .filter(|head| !head.starts_with(PROBE))
+            .collect();
+        assert!(others.is_empty(), "{others:?}");
+        let heard = heard.concat();
+        assert!(!heard.contains("cookie:"), "{heard}");
+        assert!(!heard.contains("x-cbroker-key"), "{heard}");
     });
-    let key = key.as_str().unwrap();
-    let lines = heard.lines().filter(|line| line.contains(key));
-    let others: Vec<_> = lines
-        .filter(|line| !line.starts_with("x-cbroker-key: "))
-        .collect();
-    assert!(others.is_empty(), "{others:?}");
     // By itself, and without signing in again.
     browser.until("document.getElementById('live').textContent === 'live'");
     browser.until("!document.getElementById('app').hidden");
     drop(server);
+}
+
+#[test]
+fn an_open_page_asks_for_nothing_after_an_answer_that_the_broker_did_not_prove() {
+    if !is_there("chromedriver") {
+        return;
+    }
+    let server = Server::start();
+    let browser = opened(&server);
+    // Another program answers while the live stream, which the broker proved before, goes on.
+    let taken = "(window.asked = [], window.real = fetch, window.fetch = async (path, options) => {
+            asked.push({ path, ...options }); return new Response('[]', { status: 503 }); }, true)";
+    assert_eq!(browser.value(taken), true);
+    let probes = "asked.filter(({ path }) => path === '/api/session/proof')";
+    browser.until(&format!("{probes}.length > 2"));
+    browser.press("4");
+    browser.until(&format!("{probes}.length > 4"));
+    let first = "asked.findIndex(({ path }) => path === '/api/session/proof')";
+    let later = format!("asked.slice({first}).map(({{ path }}) => path)");
+    let others = format!("{later}.filter((path) => path !== '/api/session/proof').join()");
+    assert_eq!(browser.value(&others), "");
+    let secret =
+        "({ credentials, headers }) => credentials !== 'omit' || 'x-cbroker-key' in headers";
+    assert_eq!(
+        browser.value(&format!("{probes}.filter({secret}).length")),
+        0
+    );
+    assert_eq!(browser.value("(window.fetch = real, true)"), true);
+    browser.until("document.getElementById('live').textContent === 'live'");
+    browser.until("document.getElementById('facts').children.length > 0");
 }
 
 /// How many fields of the form to sign in can be seen.
@@ -263,7 +300,6 @@ fn signing_out_while_another_user_holds_the_port_loads_nothing_and_forgets_the_s
         assert_eq!(browser.value(FIELDS), 0, "he would get the password");
         let kept = "Object.keys(localStorage).filter((key) => key.includes('key')).length";
         assert_eq!(browser.value(kept), 0);
-        port.head("DELETE /api/session");
         let heard = port.all();
         assert!(!heard.contains("GET / "), "{heard}");
     });
@@ -339,17 +375,13 @@ fn what_another_user_answers_in_the_brokers_place_changes_nothing_on_an_open_pag
     browser.press("2");
     let shown = format!("{} + {}", text("01FORGED", ".text"), card("ghost", ".pill"));
     let page = server.page();
-    let mut streams = Vec::new();
     let server = server.restart_after(|| {
         let port = HeldPort::hold(page, forged);
         // When it asks again it has seen what he answered before.
-        port.nth_head("GET /api/exchanges/%2F", 2);
-        port.nth_head("GET /api/tap", 1);
-        streams.append(&mut port.kept.lock().unwrap());
+        port.nth_head(PROBE, 2);
         assert_eq!(browser.value(&shown), "");
         browser.until("document.getElementById('live').textContent === 'no answer'");
     });
-    // He leaves the port, and keeps his connections.
     let peer = Peer::connect(&server);
     peer.declare_session("backend");
     let _session = peer.attach("backend");
@@ -357,5 +389,4 @@ fn what_another_user_answers_in_the_brokers_place_changes_nothing_on_an_open_pag
     peer.announce("backend", "idle", None);
     browser.until(&format!("{} === 'Idle'", card("backend", ".pill")));
     assert_eq!(browser.value(&shown), "");
-    drop(streams);
 }

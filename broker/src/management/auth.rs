@@ -228,6 +228,16 @@ async fn signed_in(parts: &Parts, api: &Api) -> Option<(FoundSignIn, bool)> {
             .filter_map(|cookie| sign_ins.find(cookie, key, now))
             .collect()
     };
+    counting(found, parts, api).await
+}
+
+/// Returns the one of these sign-ins that counts for the client of a request, and whether it is the
+/// owner's.
+async fn counting(
+    found: Vec<FoundSignIn>,
+    parts: &Parts,
+    api: &Api,
+) -> Option<(FoundSignIn, bool)> {
     if found.is_empty() {
         return None;
     }
@@ -250,6 +260,14 @@ pub(super) async fn location(parts: &Parts, api: &Api) -> ClientLocation {
 /// Returns the sign-in that the request's cookies and key belong to, if it counts.
 pub(super) async fn present(parts: &Parts, api: &Api) -> Option<FoundSignIn> {
     signed_in(parts, api).await.map(|(found, _)| found)
+}
+
+/// Returns the sign-in of this id, if it would count for the client of the request. The client is
+/// not signed in by that.
+pub(super) async fn named(parts: &Parts, api: &Api, id: &str) -> Option<FoundSignIn> {
+    let found = api.sign_ins().named(id, now_ms());
+    let found = counting(found.into_iter().collect(), parts, api).await;
+    found.map(|(found, _)| found)
 }
 
 /// The name contains the port, because cookies do not distinguish ports: two brokers on one machine

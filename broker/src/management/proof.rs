@@ -6,6 +6,9 @@
 //! is sent once, when the sign-in begins. A program that forwards a request gets no proof, because
 //! over loopback a sign-in counts only for the system user who opened it. The page ignores
 //! responses without a proof (`page/proof.js`). Depends on `auth`.
+//!
+//! When the page doubts who listens it sends none of its secrets, but the id of its sign-in, and
+//! gets a proof for that alone.
 
 use axum::extract::Request;
 use axum::http::request::Parts;
@@ -20,6 +23,8 @@ use sha2::Sha256;
 use super::{Api, SharedApi, auth};
 
 const NONCE: &str = "x-cbroker-nonce";
+/// The header with the id of a sign-in, which is no secret.
+const SIGN_IN: &str = "x-cbroker-sign-in";
 const PROOF: HeaderName = HeaderName::from_static("x-cbroker-proof");
 
 /// The layer around every route: adds a proof to the response if the request has a nonce.
@@ -38,7 +43,23 @@ pub(super) async fn prove(api: SharedApi, request: Request, next: Next) -> Respo
 async fn proof(parts: &Parts, api: &Api) -> Option<HeaderValue> {
     let nonce = parts.headers.get(NONCE)?;
     let sign_in = auth::present(parts, api).await?;
-    let mut mac = Hmac::<Sha256>::new_from_slice(sign_in.proof_key.as_bytes()).ok()?;
+    of_nonce(nonce, &sign_in.proof_key)
+}
+
+/// The proof for the nonce of a request without secrets, which names its sign-in; `None` if it
+/// comes from another location than where that was made. Requests forwarded by another system user
+/// get none either.
+pub(super) async fn of_named_sign_in(
+    parts: &Parts,
+    api: &Api,
+) -> Option<(HeaderName, HeaderValue)> {
+    let (nonce, id) = (parts.headers.get(NONCE)?, parts.headers.get(SIGN_IN)?);
+    let sign_in = auth::named(parts, api, id.to_str().ok()?).await?;
+    Some((PROOF, of_nonce(nonce, &sign_in.proof_key)?))
+}
+
+fn of_nonce(nonce: &HeaderValue, proof_key: &str) -> Option<HeaderValue> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(proof_key.as_bytes()).ok()?;
     mac.update(nonce.as_bytes());
     let proof = STANDARD.encode(mac.finalize().into_bytes());
     HeaderValue::from_str(&proof).ok()

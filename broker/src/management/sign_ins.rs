@@ -150,6 +150,8 @@ pub(super) struct FoundSignIn {
 /// A new sign-in.
 #[derive(Debug)]
 pub(super) struct NewSignIn {
+    /// What the sign-in is known by; no secret.
+    pub(super) id: String,
     /// The cookie's value.
     pub(super) cookie: String,
     pub(super) key: String,
@@ -317,6 +319,7 @@ impl PageSignIns {
         let stored = location.is_stored().then(|| sign_in.definition(&id));
         self.signed_in.insert(id, sign_in);
         Ok(NewSignIn {
+            id: URL_SAFE_NO_PAD.encode(id),
             cookie,
             key,
             proof_key,
@@ -328,7 +331,17 @@ impl PageSignIns {
     /// Returns the sign-in of a cookie and its key. The caller must still check its user and
     /// location.
     pub(super) fn find(&self, cookie: &str, key: &str, now_ms: u64) -> Option<FoundSignIn> {
-        let id = sign_in_id(cookie, key);
+        self.live(sign_in_id(cookie, key), now_ms)
+    }
+
+    /// Returns the sign-in with this id, as [`NewSignIn`] has it. The id proves nothing about who
+    /// knows it.
+    pub(super) fn named(&self, id: &str, now_ms: u64) -> Option<FoundSignIn> {
+        let id = URL_SAFE_NO_PAD.decode(id).ok()?;
+        self.live(id.try_into().ok()?, now_ms)
+    }
+
+    fn live(&self, id: Fingerprint, now_ms: u64) -> Option<FoundSignIn> {
         let sign_in = self.signed_in.get(&id)?;
         (sign_in.ends_ms > now_ms).then(|| FoundSignIn {
             id,

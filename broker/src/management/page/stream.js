@@ -1,7 +1,7 @@
 // Reads a stream of server-sent events with `fetch`, which sends the sign-in's key in a header: an
 // EventSource could only put it into the URL.
 
-import { sendProven } from "./proof.js";
+import { doubt, sendProven } from "./proof.js";
 
 /** How long it waits after a stream has ended. */
 const PAUSE_MS = 3000;
@@ -16,7 +16,8 @@ export async function listen(path, signal, { open, lost, hear }) {
       const response = await sendProven(path, { signal });
       if (response.ok) {
         open();
-        await read(response.body, hear);
+        // Where the connection ends, another program may take the port.
+        await read(response.body, hear).finally(doubt);
       } else await response.body?.cancel();
     } catch {
       // The stream is lost.

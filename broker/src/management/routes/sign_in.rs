@@ -20,6 +20,7 @@ use crate::fault::Fault;
 use crate::lock::read;
 use crate::management::auth::{self, AuthMethod, Caller};
 use crate::management::http_listener::RemoteEnd;
+use crate::management::proof;
 use crate::management::refusal::ApiError;
 use crate::management::sign_ins::{ClientLocation, Issuer, ProvenUser, TOKEN_LIFE};
 use crate::management::user_memory;
@@ -43,6 +44,11 @@ pub(super) fn routes(routes: Routes) -> Routes {
             sign_in,
         )
         .get("/api/session", "who is signed in", show)
+        .get(
+            "/api/session/proof",
+            "a proof for the page that this is the broker of its sign-in",
+            prove,
+        )
         .delete("/api/session", "sign out", sign_out)
 }
 
@@ -156,7 +162,7 @@ async fn complete_sign_in(
         let ticket = api.store_sign_ins(&sign_ins, opened.forgotten, opened.stored)?;
         let life = sign_ins.life().as_secs();
         let signed_in = json!({
-            "name": &*user, "key": opened.key, "proof_key": opened.proof_key,
+            "name": &*user, "id": opened.id, "key": opened.key, "proof_key": opened.proof_key,
         });
         (set_cookie(api, &opened.cookie, life), signed_in, ticket)
     };
@@ -192,6 +198,15 @@ async fn show(State(api): State<SharedApi>, caller: Caller) -> Json<Value> {
     let tags: Vec<_> = caller.user.tags.iter().map(|tag| &tag.0).collect();
     let archive = super::archive::open_to(&caller, &api).is_some();
     Json(json!({ "name": &*caller.name, "tags": tags, "archive": archive }))
+}
+
+/// Answers a page that does not know who listens and so sends no secret: with a proof, if the
+/// sign-in that it names would count.
+async fn prove(State(api): State<SharedApi>, request: Request) -> Result<Response, ApiError> {
+    let (parts, _body) = request.into_parts();
+    let proof = proof::of_named_sign_in(&parts, &api).await;
+    let proof = [proof.ok_or_else(ApiError::login)?];
+    Ok((StatusCode::NO_CONTENT, proof).into_response())
 }
 
 async fn sign_out(
@@ -256,6 +271,30 @@ mod tests {
             let caller = Caller::from_request_parts(&mut request, &test.api).await;
             assert_eq!(caller.is_ok(), is_in, "{user}");
         }
+        test.stop().await;
+    }
+
+    #[tokio::test]
+    async fn another_system_user_who_knows_the_id_of_a_sign_in_gets_no_proof() {
+        let test = TestApi::start().await;
+        let ada = test.ada();
+        let proven = ProvenUser::new(Arc::clone(&ada.name), &ada.user, false);
+        let id = {
+            let mut sign_ins = test.api.sign_ins();
+            sign_ins.sign_in(proven, HERE, now_ms()).unwrap().id
+        };
+        let ask = async |id: &str, user| {
+            let request = Request::get("/api/session/proof")
+                .header("x-cbroker-nonce", "1")
+                .header("x-cbroker-sign-in", id)
+                .extension(RemoteEnd::of_user(user));
+            let state = State(SharedApi::clone(&test.api));
+            let response = prove(state, request.body(().into()).unwrap()).await;
+            response.is_ok_and(|response| response.headers().contains_key("x-cbroker-proof"))
+        };
+        assert!(ask(&id, 1000).await);
+        assert!(!ask(&id, 1001).await, "he may have forwarded it");
+        assert!(!ask("another", 1000).await);
         test.stop().await;
     }
 
