@@ -7,6 +7,7 @@
 //! module is plain data: it locks, stores and logs nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::memory::{ACCESS, KindCharge};
 
@@ -120,7 +121,7 @@ pub(crate) fn footprint(name: &str, tags: &[Tag]) -> usize {
 /// All users of a broker.
 #[derive(Debug)]
 pub struct Users {
-    by_name: BTreeMap<String, User>,
+    by_name: BTreeMap<Arc<str>, Arc<User>>,
     guest: GuestPolicy,
     /// The key from which SCRAM challenges for unknown names are derived.
     decoy: [u8; 32],
@@ -194,14 +195,21 @@ impl Users {
 
     /// Returns one user.
     pub fn get(&self, name: &str) -> Option<&User> {
-        self.by_name.get(name)
+        self.by_name.get(name).map(Arc::as_ref)
     }
 
     /// Iterates over all users, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &User)> {
-        self.by_name
-            .iter()
-            .map(|(name, user)| (name.as_str(), user))
+        let all = self.by_name.iter();
+        all.map(|(name, user)| (&**name, &**user))
+    }
+
+    /// Returns all users as they are now, sorted by name. What is made of many is made of this,
+    /// while others may log in and change them.
+    pub(crate) fn snapshot(&self) -> Vec<(Arc<str>, Arc<User>)> {
+        let all = self.by_name.iter();
+        all.map(|(name, user)| (Arc::clone(name), Arc::clone(user)))
+            .collect()
     }
 
     /// Adds a user, or replaces the password and tags of an existing one. Permissions stay.
@@ -211,15 +219,13 @@ impl Users {
             .as_ref()
             .map_or(0, |user| footprint(name, &user.tags));
         self.recharge(held, footprint(name, &tags));
-        let permissions = before.map(|user| user.permissions).unwrap_or_default();
-        self.by_name.insert(
-            name.to_owned(),
-            User {
-                password,
-                tags,
-                permissions,
-            },
-        );
+        let permissions = before.map(|user| Arc::unwrap_or_clone(user).permissions);
+        let user = User {
+            password,
+            tags,
+            permissions: permissions.unwrap_or_default(),
+        };
+        self.by_name.insert(name.into(), user.into());
     }
 
     /// Removes a user and all its permissions. Returns false if there was none.
@@ -247,7 +253,7 @@ impl Users {
         vhost: &str,
         permissions: Permissions,
     ) -> Result<(), NoSuchUser> {
-        let user = self.by_name.get_mut(name).ok_or(NoSuchUser)?;
+        let user = Arc::make_mut(self.by_name.get_mut(name).ok_or(NoSuchUser)?);
         let after = permissions.footprint(vhost);
         let before = user.permissions.insert(vhost.to_owned(), permissions);
         self.recharge(before.map_or(0, |before| before.footprint(vhost)), after);
@@ -257,7 +263,8 @@ impl Users {
     /// Removes a user's permissions in a vhost. Returns false if there were none.
     pub fn forbid(&mut self, name: &str, vhost: &str) -> bool {
         let user = self.by_name.get_mut(name);
-        let Some(before) = user.and_then(|user| user.permissions.remove(vhost)) else {
+        let gone = user.and_then(|user| Arc::make_mut(user).permissions.remove(vhost));
+        let Some(before) = gone else {
             return false;
         };
         self.recharge(before.footprint(vhost), 0);
@@ -267,9 +274,11 @@ impl Users {
     /// Removes all permissions in a deleted vhost. Returns the names of the users who had some.
     pub fn forget_vhost(&mut self, vhost: &str) -> Vec<String> {
         let mut held = 0;
-        let lost = |(name, user): (&String, &mut User)| {
-            held += user.permissions.remove(vhost)?.footprint(vhost);
-            Some(name.clone())
+        let lost = |(name, user): (&Arc<str>, &mut Arc<User>)| {
+            let allowed = user.permissions.get(vhost)?;
+            held += allowed.footprint(vhost);
+            Arc::make_mut(user).permissions.remove(vhost);
+            Some(name.to_string())
         };
         let names = self.by_name.iter_mut().filter_map(lost).collect();
         self.recharge(held, 0);

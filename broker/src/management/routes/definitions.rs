@@ -106,7 +106,7 @@ impl DocumentText {
 fn everything(api: &SharedApi, document: &mut DocumentText) -> Result<(), ApiError> {
     let vhosts = api.broker.vhosts();
     topology(api, &vhosts, Naming::WithVhost, document)?;
-    let users = read(&api.broker.users);
+    let users = read(&api.broker.users).snapshot();
     let each = users
         .iter()
         .map(|(name, user)| views::user(api, name, user));

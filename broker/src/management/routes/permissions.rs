@@ -54,9 +54,9 @@ async fn permissions_of(
     caller.is_or_administers(&name)?;
     let shared = SharedApi::clone(&api);
     let work = move || {
-        let users = read(&shared.broker.users);
-        let user = users.get(&name).ok_or_else(ApiError::not_found)?;
-        Ok(all_of(&name, user).collect())
+        let user = read(&shared.broker.users).get(&name).cloned();
+        let user = user.ok_or_else(ApiError::not_found)?;
+        Ok(all_of(&name, &user).collect())
     };
     api.respond_with(&caller, work).await
 }
@@ -70,7 +70,7 @@ async fn permissions(State(api): State<SharedApi>, caller: Caller) -> Result<Res
     caller.administers()?;
     let shared = SharedApi::clone(&api);
     let work = move || {
-        let users = read(&shared.broker.users);
+        let users = read(&shared.broker.users).snapshot();
         let each = users.iter().flat_map(|(name, user)| all_of(name, user));
         Ok(each.collect())
     };

@@ -1,6 +1,8 @@
 //! Users, for administrators. Rights that a user loses end at once, at the page and on its
 //! connections.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -43,8 +45,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .get("/api/operator-policies", "none", super::overview::none)
 }
 
-/// A user, by its name.
-struct ListedUser(SharedApi, String);
+/// A user as it was when the listing began, and its name.
+struct ListedUser(SharedApi, Arc<str>, Arc<User>);
 
 impl Listed for ListedUser {
     fn name(&self) -> &str {
@@ -52,12 +54,8 @@ impl Listed for ListedUser {
     }
 
     fn render(&self) -> Value {
-        let Self(api, name) = self;
-        match read(&api.broker.users).get(name) {
-            Some(user) => views::user(api, name, user),
-            // It was deleted meanwhile.
-            None => json!({ "name": name }),
-        }
+        let Self(api, name, user) = self;
+        views::user(api, name, user)
     }
 
     fn footprint(&self) -> usize {
@@ -73,12 +71,9 @@ async fn list(
     caller.administers()?;
     let shared = SharedApi::clone(&api);
     let all = move || {
-        let names: Vec<_> = {
-            let users = read(&shared.broker.users);
-            users.iter().map(|(name, _)| name.to_owned()).collect()
-        };
-        let of_it = move |name| ListedUser(SharedApi::clone(&shared), name);
-        names.into_iter().map(of_it)
+        let users = read(&shared.broker.users).snapshot();
+        let of_it = move |(name, user)| ListedUser(SharedApi::clone(&shared), name, user);
+        users.into_iter().map(of_it)
     };
     api.list(&caller, listing, all).await
 }
@@ -87,7 +82,7 @@ async fn without(State(api): State<SharedApi>, caller: Caller) -> Result<Respons
     caller.administers()?;
     let shared = SharedApi::clone(&api);
     let work = move || {
-        let users = read(&shared.broker.users);
+        let users = read(&shared.broker.users).snapshot();
         let nowhere = users
             .iter()
             .filter(|(_, user)| user.permissions().next().is_none());
@@ -391,4 +386,42 @@ async fn delete_several(
         remove(&api, &caller, &name).await?;
     }
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::management::tests::TestApi;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_login_does_not_wait_for_a_listing_of_users_and_a_change_neither() {
+        let test = TestApi::start().await;
+        let broker = Arc::clone(&test.api.broker);
+        write(&broker.users).put("bee", None, Vec::new());
+        let bee = read(&broker.users).snapshot().pop().unwrap().1;
+        let before = Arc::strong_count(&bee);
+        let until = Instant::now() + Duration::from_mins(1);
+        let wait_for = |what: &str, is_so: &dyn Fn() -> bool| {
+            while !is_so() {
+                assert!(Instant::now() < until, "{what}");
+                std::thread::yield_now();
+            }
+        };
+        let request = without(State(SharedApi::clone(&test.api)), test.ada());
+        // A line of the listing needs the quotas of its user.
+        let quotas = write(&broker.quotas);
+        let request = tokio::spawn(request);
+        wait_for("the listing has begun", &|| {
+            Arc::strong_count(&bee) > before
+        });
+        wait_for("the users are free", &|| broker.users.try_write().is_ok());
+        assert!(!request.is_finished(), "it waits for the quotas");
+        drop(quotas);
+        assert!(request.await.unwrap().is_ok());
+        test.stop().await;
+    }
 }

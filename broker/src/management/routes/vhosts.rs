@@ -230,8 +230,8 @@ async fn permissions(
     api.broker.vhost(&vhost).ok_or_else(ApiError::not_found)?;
     let shared = SharedApi::clone(&api);
     let work = move || {
-        let users = read(&shared.broker.users);
-        let of = |(name, user): (&str, &User)| {
+        let users = read(&shared.broker.users).snapshot();
+        let of = |(name, user): &(Arc<str>, Arc<User>)| {
             let found = user.permissions_in(&vhost)?;
             Some(views::permission(name, &vhost, found))
         };
