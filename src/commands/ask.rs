@@ -339,13 +339,46 @@ async fn delete_left_behind(peer: &mut Peer, config: &Config) {
     let Ok(names) = client.session_names().await else {
         return;
     };
-    let old = SystemTime::now() - LEFT_BEHIND_AFTER;
+    for name in left_behind(&names, SystemTime::now(), Ulid::generate().random()) {
+        let _not_ours = peer.delete_unattended(&name).await;
+    }
+}
+
+/// The queues among these names that are tried this time. Which one is the first depends on a
+/// random number, so that those that cannot be deleted hide none of the others for good.
+fn left_behind(names: &[String], now: SystemTime, random: u128) -> Vec<SessionName> {
+    let old = now - LEFT_BEHIND_AFTER;
     let left_behind = names.iter().filter_map(|name| {
         let made = Ulid::from_string(name.get(3..)?).ok()?.datetime();
         let name = SessionName::new(name).ok()?;
         (name.waits_for_answer() && made <= old).then_some(name)
     });
-    for name in left_behind.take(LEFT_BEHIND_AT_ONCE) {
-        let _not_ours = peer.delete_unattended(&name).await;
+    let mut all: Vec<_> = left_behind.collect();
+    let first = random.checked_rem(all.len() as u128).unwrap_or(0);
+    all.rotate_left(usize::try_from(first).unwrap_or(0));
+    all.truncate(LEFT_BEHIND_AT_ONCE);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn queues_that_cannot_be_deleted_do_not_hide_the_others_for_good() {
+        let names: Vec<_> = (0..250)
+            .map(|number| format!("ask01E{number:023}"))
+            .collect();
+        let tried = |random| left_behind(&names, SystemTime::now(), random);
+        let mut all = BTreeSet::new();
+        for random in 0..250 {
+            let now = tried(random);
+            assert_eq!(now.len(), LEFT_BEHIND_AT_ONCE);
+            all.extend(now.iter().map(ToString::to_string));
+        }
+        assert_eq!(all.len(), names.len());
+        assert!(left_behind(&[], SystemTime::now(), 7).is_empty());
     }
 }
