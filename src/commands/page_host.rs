@@ -4,8 +4,9 @@
 //! Browsers send the cookies of an address to every port of it, and what was loaded from an address
 //! once may last there. This name is given to nobody else: servers at other ports neither see nor
 //! plant its cookies, and a page that another program showed at `127.0.0.1` while the broker was
-//! down is of another origin. It is kept in the home, because the page's settings belong to it;
-//! `cbroker rotate` makes another one.
+//! down is of another origin. It is kept in the home, because the page's settings belong to it.
+//! `cbroker rotate` makes another one, and so does `cbroker ui` after it found another user's
+//! program at the port, which learns the name from the requests of an open page.
 
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};

@@ -27,7 +27,7 @@ const API_WITHIN: Duration = Duration::from_secs(3);
 pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     let base = config.management.url.trim_end_matches('/');
     let api = Client::new(config, API_WITHIN)?;
-    let link = sign_in_link(&api).await?;
+    let link = sign_in_link(config, &api).await?;
     let path = link.as_ref().map_or("/", |link| link.path.as_str());
     let url = format!("{base}{path}");
     let was_opened = match opener(config).filter(|_| !output.is_json()) {
@@ -58,11 +58,17 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
 /// # Errors
 /// Where no broker, or one that refuses the login, or another user's program answers: its page
 /// would be shown as the broker's.
-async fn sign_in_link(api: &Client) -> Result<Option<SignInLink>, Error> {
+async fn sign_in_link(config: &Config, api: &Client) -> Result<Option<SignInLink>, Error> {
     match api.sign_in_link().await {
         Ok(link) => Ok(Some(link)),
         Err(ManagementError::Status { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            if matches!(error, ManagementError::Foreign { .. }) {
+                // A page that was open has told it the name with its requests.
+                page_host::forget(&config.home);
+            }
+            Err(error.into())
+        }
     }
 }
 

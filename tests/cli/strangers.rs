@@ -66,7 +66,9 @@ fn another_user_who_takes_the_ports_after_a_crash_gets_no_password() {
     let program = opener.join("xdg-open");
     std::fs::write(&program, format!("#!/bin/sh\n: > '{}'\n", opened.display())).unwrap();
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let page_host = place.home().join("page-host");
     for arguments in [&["ui"][..], &["ui", "--json"]] {
+        std::fs::write(&page_host, "01jd3zq8v4aaaaaaaaaaaaaaaa").unwrap();
         let mut command = place.command();
         let path = format!("{}:{}", opener.display(), std::env::var("PATH").unwrap());
         command
@@ -78,6 +80,7 @@ fn another_user_who_takes_the_ports_after_a_crash_gets_no_password() {
         assert_eq!(String::from_utf8_lossy(&ran.stdout), "", "no address");
         let told = String::from_utf8_lossy(&ran.stderr);
         assert!(told.contains("of user nobody"), "{told}");
+        assert!(!page_host.exists(), "he knows the name from an open page");
     }
     assert!(!opened.exists(), "his page was opened");
     place.run(["status"]);
