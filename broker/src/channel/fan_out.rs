@@ -178,6 +178,16 @@ impl Channel {
         matches!(self.continuation, Some(Continuation::Publish(_)))
     }
 
+    /// Whether work has begun that may have to wait for room in the store, and for which the store
+    /// does not wait.
+    pub(crate) fn may_wait_for_room(&self) -> bool {
+        match self.continuation {
+            Some(Continuation::Publish(_)) => true,
+            Some(Continuation::Commit(_)) => !self.is_commit_awaited(),
+            _ => false,
+        }
+    }
+
     /// Continues the work for which the last unit of work had no budget.
     pub(crate) fn continue_work(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
         match self.continuation.take() {

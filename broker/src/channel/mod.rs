@@ -403,7 +403,7 @@ impl Channel {
         if matches!(self.phase, ChannelState::Closed) {
             return true;
         }
-        if !self.leave_queues(effects) || !self.return_deliveries(effects) {
+        if !self.give_back(effects) || !self.finish_work(effects) {
             return false;
         }
         effects.spend(LEAVING);
@@ -424,12 +424,14 @@ impl Channel {
         true
     }
 
-    /// The first part of [`Self::close`]; it ends when the consumers have left their queues.
+    /// The first part of [`Self::close`]; it ends when the consumers have left their queues. A
+    /// publish that has begun may have to wait for room, and others must not wait for its channel's
+    /// consumers meanwhile.
     pub(crate) fn leave_queues(&mut self, effects: &mut Effects) -> bool {
         if matches!(self.phase, ChannelState::Closed) {
             return true;
         }
-        if !self.finish_work(effects) {
+        if !self.may_wait_for_room() && !self.finish_work(effects) {
             return false;
         }
         if matches!(self.phase, ChannelState::Open) {
@@ -443,6 +445,11 @@ impl Channel {
             }
         }
         self.detach_consumers(effects)
+    }
+
+    /// The first two parts of [`Self::close`]; they end when the deliveries are back too.
+    pub(crate) fn give_back(&mut self, effects: &mut Effects) -> bool {
+        self.leave_queues(effects) && self.return_deliveries(effects)
     }
 
     /// Removes the consumers of a channel that ends from their queues. Returns false if the budget

@@ -12,6 +12,16 @@ use crate::wire::reply;
 /// What it costs to open a channel, in steps.
 const OPENING: u32 = 8;
 
+/// How far the end of a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Release {
+    Done,
+    /// The budget is spent.
+    Unfinished,
+    /// What is left is a publish or a commit, which waits for the store's backlog.
+    AwaitsStore,
+}
+
 #[derive(Default)]
 pub(super) struct OpenChannels {
     /// 0 is never used.
@@ -19,6 +29,8 @@ pub(super) struct OpenChannels {
     count: usize,
     /// The connection ends, and the consumers of so many of `by_number` have left their queues.
     left: usize,
+    /// So many of them have returned their deliveries.
+    returned: usize,
     /// For `by_number`.
     charge: Option<KindCharge>,
 }
@@ -100,11 +112,42 @@ impl OpenChannels {
         }
     }
 
-    /// Ends the channels as far as the budget allows. True when none is left.
+    /// Ends the channels as far as the budget allows. The work of the channel `begun` continues.
     ///
     /// All consumers leave their queues before any delivery is returned, which may take many units
-    /// of work: until they have left, other consumers may have to wait behind them.
-    pub(super) fn close(&mut self, effects: &mut Effects) -> bool {
+    /// of work: until they have left, other consumers may have to wait behind them. And all
+    /// deliveries are returned before work continues that may have to wait for room in the store.
+    pub(super) fn close(&mut self, begun: Option<u16>, effects: &mut Effects) -> Release {
+        let begun = begun.unwrap_or(0);
+        // First, because the store commits nothing else while a commit is in progress.
+        if let Some(channel) = self.get(begun)
+            && !channel.may_wait_for_room()
+            && !channel.finish_work(effects)
+        {
+            return Release::Unfinished;
+        }
+        if !self.give_back(effects) {
+            return Release::Unfinished;
+        }
+        if self
+            .get(begun)
+            .is_some_and(|channel| !channel.finish_work(effects))
+        {
+            return Release::AwaitsStore;
+        }
+        while let Some(last) = self.by_number.last_mut() {
+            if let Some(channel) = last
+                && !channel.close(effects)
+            {
+                return Release::Unfinished;
+            }
+            self.by_number.pop();
+        }
+        self.count = 0;
+        Release::Done
+    }
+
+    fn give_back(&mut self, effects: &mut Effects) -> bool {
         while let Some(slot) = self.by_number.get_mut(self.left) {
             if let Some(channel) = slot
                 && !channel.leave_queues(effects)
@@ -117,15 +160,14 @@ impl OpenChannels {
                 return false;
             }
         }
-        while let Some(last) = self.by_number.last_mut() {
-            if let Some(channel) = last
-                && !channel.close(effects)
+        while let Some(slot) = self.by_number.get_mut(self.returned) {
+            if let Some(channel) = slot
+                && !channel.give_back(effects)
             {
                 return false;
             }
-            self.by_number.pop();
+            self.returned += 1;
         }
-        self.count = 0;
         true
     }
 }
@@ -180,7 +222,7 @@ mod tests {
             channels.open(opening, &context, &mut effects).unwrap();
         }
         assert!(effects.spent() >= 100 * OPENING);
-        assert!(channels.close(&mut Effects::new(0)));
+        assert_eq!(channels.close(None, &mut Effects::new(0)), Release::Done);
         broker.store.clone().close().unwrap();
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use super::ReadBuffer;
 use super::blocking::PublisherBlocking;
 use super::ending::{self, ConnectionWatch, ReadEnd, ended};
-use super::open_channels::OpenChannels;
+use super::open_channels::{OpenChannels, Release};
 use super::yield_policy::YieldPolicy;
 use crate::broker_state::BusyMark;
 use crate::channel::{ConnectionContext, FrameResult};
@@ -455,19 +455,18 @@ impl ConnectionReader {
     }
 
     /// Ends the channels as far as the budget allows, then deletes the queues that the connection
-    /// alone could use. True when nothing is left.
-    fn close(&mut self, effects: &mut Effects) -> bool {
-        // First, because the store commits nothing else while a commit is in progress.
-        let begun = self.continuing.and_then(|number| self.channels.get(number));
-        if begun.is_some_and(|channel| !channel.finish_work(effects)) {
-            return false;
+    /// alone could use.
+    fn close(&mut self, effects: &mut Effects) -> Release {
+        let release = self.channels.close(self.continuing, effects);
+        if release != Release::Done {
+            return release;
         }
-        self.continuing = None;
-        self.channels.close(effects)
-            && self
-                .context
-                .vhost
-                .remove_exclusive(self.context.connection.id, effects)
+        let (vhost, connection) = (&self.context.vhost, &self.context.connection);
+        if vhost.remove_exclusive(connection.id, effects) {
+            Release::Done
+        } else {
+            Release::Unfinished
+        }
     }
 
     /// Returns and deletes what the connection held, in as many units of work as that takes. If the
@@ -477,14 +476,14 @@ impl ConnectionReader {
         let mut busy = BusyMark::new(&self.context.broker);
         loop {
             let mut effects = self.begin();
-            let is_done = self.close(&mut effects);
+            let release = self.close(&mut effects);
             self.context.broker.end(effects);
-            if is_done {
+            if release == Release::Done {
                 break;
             }
             busy.set(true);
             tokio::task::yield_now().await;
-            if self.is_committing() || self.is_publishing() {
+            if release == Release::AwaitsStore {
                 // A client must not avoid the wait for the backlog by disconnecting.
                 self.backlog_over().await;
             }

@@ -6,9 +6,12 @@ use super::*;
 use crate::broker_state::BrokerState;
 use crate::channel::tests::context;
 use crate::delivery::outbox::Frames;
+use crate::persist::StoreEvent;
+use crate::queue::Queue;
 use crate::registry::OpenedConnection;
 use crate::tests::{declare, opened};
-use crate::vhost::{DeleteCondition, Published};
+use crate::vhost::{BindRequest, DeleteCondition, Destination, Published};
+use crate::wire::table::Table;
 
 /// More than one unit of work returns to its queue.
 const HELD: u32 = 20_000;
@@ -138,10 +141,87 @@ async fn the_next_consumer_of_a_queue_waits_for_no_deliveries_of_one_that_is_gon
     let (_held, wanted) = (declare(&broker, "h"), declare(&broker, "w"));
     let mut reader = reader_that_holds(&broker).await;
     let mut effects = broker.begin();
-    assert!(!reader.close(&mut effects), "it was one unit of work");
+    let release = reader.close(&mut effects);
+    assert_eq!(release, Release::Unfinished, "it was one unit of work");
     assert_eq!(wanted.counts(), (0, 0));
     broker.end(effects);
     reader.release_all(None).await;
+    broker.store.clone().close().unwrap();
+}
+
+/// A fan-out that has reached none of its queues, on a channel that is opened for it.
+fn begin_fan_out(reader: &mut ConnectionReader, channel: u16) {
+    let broker = Arc::clone(&reader.context.broker);
+    method(reader, channel, &[0, 20, 0, 10, 0]);
+    let publish = [&[0, 60, 0, 40, 0, 0, 10][..], b"amq.fanout", &[0, 0]].concat();
+    method(reader, channel, &publish);
+    let mut header = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    header.extend(b"\x10\0\x02");
+    let (header, body) = ((frame::HEADER, &header[..]), (frame::BODY, &b"x"[..]));
+    for (kind, payload) in [header, body] {
+        let mut effects = broker.begin();
+        if kind == frame::BODY {
+            while !effects.is_spent() {
+                effects.spend(100);
+            }
+        }
+        let part = Frame {
+            kind,
+            channel,
+            payload,
+        };
+        let result = reader.receive(part, &mut effects).unwrap();
+        assert_eq!(result == FrameResult::Unfinished, kind == frame::BODY);
+        broker.end(effects);
+    }
+    reader.continuing = Some(channel);
+}
+
+/// They waited for room too, while other consumers had nothing to do.
+#[tokio::test]
+async fn a_connection_that_ends_in_a_publish_that_waits_for_room_returns_its_deliveries() {
+    let (broker, _kept) = opened().await;
+    let held = declare(&broker, "h");
+    let names: Vec<_> = (0..200).map(|number| format!("q{number}")).collect();
+    let queues: Vec<_> = names.iter().map(|name| declare(&broker, name)).collect();
+    for name in &names {
+        let bind = BindRequest {
+            source: "amq.fanout",
+            destination: Destination::Queue(name.as_str().into()),
+            key: b"".into(),
+            arguments: Table::new(),
+            connection: 0,
+        };
+        broker.vhost("/").unwrap().bind(bind).unwrap();
+    }
+    let mut reader = reader(&broker);
+    consume(&mut reader, 1, b'h', false);
+    publish(&broker, "h");
+    take_all(&reader, 1).await;
+    begin_fan_out(&mut reader, 2);
+    // The budgets are small then, and the fan-out takes several units of work.
+    let mut busy: Vec<_> = (0..255).map(|_| BusyMark::new(&broker)).collect();
+    for mark in &mut busy {
+        mark.set(true);
+    }
+    broker.alarms.on_progress(&StoreEvent::Backlogged);
+    let ending = tokio::spawn(async move { reader.release_all(None).await });
+    let until = Instant::now() + Duration::from_secs(30);
+    while held.counts() != (1, 0) {
+        assert!(Instant::now() < until, "{:?}", held.counts());
+        tokio::task::yield_now().await;
+    }
+    let has_message = |queue: &&Arc<Queue>| queue.counts() == (1, 0);
+    assert!(
+        queues.iter().filter(has_message).count() < queues.len(),
+        "it waits"
+    );
+    broker.alarms.on_progress(&StoreEvent::Drained);
+    ending.await.unwrap();
+    assert!(
+        queues.iter().all(|queue| has_message(&queue)),
+        "it is finished"
+    );
     broker.store.clone().close().unwrap();
 }
 
