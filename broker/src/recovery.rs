@@ -13,7 +13,7 @@ use crate::persist::{DefinitionStore, OpenedStore, Stopped, Ticket};
 use crate::queue::arguments::QueueArguments;
 use crate::quotas::{QuotaScope, Quotas};
 use crate::users::{Credential, GUEST, GuestPolicy, Permissions, Tag, Users};
-use crate::vhost::{OrphanBinding, Vhost, VhostLabels};
+use crate::vhost::{Vhost, VhostLabels};
 
 /// The vhost that always exists.
 const ROOT: &str = "/";
@@ -163,17 +163,26 @@ pub(crate) fn recover(
         }
     }
     let recorded = recorded_ends(&found.topology);
+    let mut orphans = Vec::new();
     for definition in &found.topology {
         if let Definition::Binding(binding) = definition {
-            let orphan = if found.is_whole && !has_both_ends(binding, &recorded) {
-                OrphanBinding::Forget
+            if found.is_whole && !has_both_ends(binding, &recorded) {
+                orphans.push(binding);
             } else {
-                OrphanBinding::Keep
-            };
-            with(&vhosts, &binding.vhost, |vhost| {
-                vhost.recover_binding(binding, orphan);
-            });
+                with(&vhosts, &binding.vhost, |vhost| {
+                    vhost.recover_binding(binding);
+                });
+            }
         }
+    }
+    // Their exchanges go before them: what another crash leaves are orphans again.
+    for orphan in &orphans {
+        with(&vhosts, &orphan.vhost, |vhost| {
+            vhost.delete_if_unbound(&orphan.source, now_ms);
+        });
+    }
+    for orphan in &orphans {
+        with(&vhosts, &orphan.vhost, |vhost| vhost.forget_orphan(orphan));
     }
     let mut users = users(&found.topology, config);
     if let Some(first) = &config.first_user {

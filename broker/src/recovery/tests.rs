@@ -8,7 +8,8 @@ use crate::broker_state::BrokerState;
 use crate::config::BrokerConfig;
 use crate::persist;
 use crate::persist::definition::{
-    BindingDefinition, Definition, DestinationKind, QueueDefinition, VhostDefinition,
+    BindingDefinition, Definition, DestinationKind, ExchangeDefinition, QueueDefinition,
+    VhostDefinition,
 };
 use crate::tests::declare;
 use crate::vhost::{Declare, Published, VhostLabels};
@@ -106,6 +107,65 @@ async fn no_binding_is_forgotten_where_a_record_cannot_be_read() {
         broker.store.put(&key, vec![200]).unwrap();
     });
     assert_eq!(count.await, 2, "any of them may be of that record");
+}
+
+/// An auto-delete exchange.
+fn exchange(name: &str) -> Definition {
+    Definition::Exchange(ExchangeDefinition {
+        vhost: "/".into(),
+        name: name.into(),
+        kind: "fanout".into(),
+        auto_delete: true,
+        internal: false,
+        arguments: Table::new(),
+    })
+}
+
+fn bound(source: &str, (kind, destination): (DestinationKind, &str)) -> Definition {
+    Definition::Binding(BindingDefinition {
+        vhost: "/".into(),
+        source: source.into(),
+        kind,
+        destination: destination.into(),
+        key: b"key".to_vec(),
+        arguments: Table::new(),
+    })
+}
+
+/// The deletion of a queue with very many bindings takes several commits. The exchange that loses
+/// its last binding at the start instead stayed for ever.
+#[tokio::test]
+async fn an_auto_delete_exchange_whose_last_binding_led_to_a_deleted_queue_goes_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(folder.path()).await;
+    declare(&broker, "q");
+    let (to_queue, to_exchange) = (DestinationKind::Queue, DestinationKind::Exchange);
+    let records = [
+        exchange("lost"),
+        bound("lost", (to_queue, "deleted")),
+        // Its binding is lost with the exchange that it leads to.
+        exchange("before"),
+        bound("before", (to_exchange, "lost")),
+        exchange("used"),
+        bound("used", (to_queue, "deleted")),
+        bound("used", (to_queue, "q")),
+        exchange("never bound"),
+    ];
+    for record in &records {
+        broker.definitions.save(record).unwrap();
+    }
+    broker.store.clone().close().unwrap();
+    for _ in 0..2 {
+        let broker = open(folder.path()).await;
+        let vhost = broker.vhost("/").unwrap();
+        let is_there = |name| vhost.with_exchange(name, |_| ()).is_some();
+        let found = ["lost", "before", "used", "never bound"].map(is_there);
+        assert_eq!(found, [false, false, true, true]);
+        broker.store.clone().close().unwrap();
+    }
+    let found = persist::open(&folder.path().join("data"), |_| ()).unwrap();
+    assert!(!found.topology.contains(&records[3]), "its record is gone");
+    found.store.close().unwrap();
 }
 
 /// A record that a deleted vhost is being removed, and a queue there with a message. With

@@ -34,7 +34,6 @@ pub(crate) use dead_letters::routing_keys;
 use detaching::Leaving;
 pub use publish::Published;
 pub(crate) use queues::{Declare, DeleteCondition};
-pub(crate) use recovery::OrphanBinding;
 pub(crate) use removal::VhostContents;
 pub(crate) use reply_to::ReplyConsumer;
 pub(crate) use reply_to::{REPLY_TO, REPLY_TO_PREFIX};

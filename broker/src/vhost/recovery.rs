@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Destination, Vhost};
+use crate::delivery::effects::Effects;
 use crate::exchange::{Declaration, Exchange, ExchangeType};
 use crate::lock::write;
 use crate::persist::Recovered;
@@ -12,15 +13,6 @@ use crate::persist::definition::{
 };
 use crate::queue::arguments::QueueArguments;
 use crate::queue::{Queue, QueueIdentity};
-
-/// What to do with the record of a binding one of whose ends does not exist.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OrphanBinding {
-    /// The end was deleted, and a crash cut that short: a new one of its name has no bindings.
-    Forget,
-    /// The end may have a record that this program cannot use. Another version may.
-    Keep,
-}
 
 impl Vhost {
     /// Restores an exchange. One of an unknown type is skipped.
@@ -92,8 +84,9 @@ impl Vhost {
             .insert(Arc::clone(queue.name()), Arc::new(queue));
     }
 
-    /// Restores a binding if both its ends exist. `orphan` says what becomes of another one.
-    pub(crate) fn recover_binding(&self, definition: &BindingDefinition, orphan: OrphanBinding) {
+    /// Restores a binding if both its ends exist. The record of another one is kept: the end may
+    /// have a record that this program cannot use. Another version may.
+    pub(crate) fn recover_binding(&self, definition: &BindingDefinition) {
         let mut tables = write(&self.tables);
         let is_there = match definition.kind {
             DestinationKind::Queue => tables.queues.contains_key(definition.destination.as_str()),
@@ -112,17 +105,6 @@ impl Vhost {
             .get_mut(definition.source.as_str())
             .filter(|_| is_there)
         else {
-            if orphan == OrphanBinding::Forget {
-                let forgotten = Definition::Binding(definition.clone());
-                if let Err(error) = self.definitions.forget(&forgotten) {
-                    tracing::warn!(%error, "could not remove a binding whose end was deleted");
-                }
-                // Logged at debug level because there may be very many.
-                return tracing::debug!(
-                    source = %definition.source, destination = %definition.destination,
-                    "removed a binding whose source or destination was deleted"
-                );
-            }
             return tracing::warn!(
                 source = %definition.source, destination = %definition.destination,
                 "a binding was not restored: its source or destination is missing"
@@ -140,5 +122,41 @@ impl Vhost {
             .entry(destination)
             .or_default()
             .insert(definition.source.as_str().into());
+    }
+
+    /// Deletes the exchange of a binding whose other end was deleted, if it is an auto-delete one
+    /// and has no binding any more.
+    pub(crate) fn delete_if_unbound(&self, name: &str, now_ms: u64) {
+        let mut effects = Effects::new(now_ms);
+        let deleted = {
+            let mut tables = write(&self.tables);
+            let exchange = tables.exchanges.get(name);
+            if !exchange.is_some_and(|it| it.is_unused() && it.declaration().auto_delete) {
+                return;
+            }
+            self.drop_exchange(&mut tables, name, &mut effects)
+        };
+        // Nobody waits for a start that does all of it at once.
+        let done = deleted.and_then(|_| {
+            while self.go_on_detaching(&mut effects)? {}
+            Ok(())
+        });
+        if let Err(fault) = done {
+            tracing::warn!(exchange = name, %fault, "an unused exchange was not deleted");
+        }
+    }
+
+    /// Removes the record of a binding one of whose ends does not exist. A crash cut the deletion
+    /// of that short, and a new one of its name has no bindings.
+    pub(crate) fn forget_orphan(&self, orphan: &BindingDefinition) {
+        let forgotten = Definition::Binding(orphan.clone());
+        if let Err(error) = self.definitions.forget(&forgotten) {
+            tracing::warn!(%error, "could not remove a binding whose end was deleted");
+        }
+        // Logged at debug level because there may be very many.
+        tracing::debug!(
+            source = %orphan.source, destination = %orphan.destination,
+            "removed a binding whose source or destination was deleted"
+        );
     }
 }
