@@ -210,6 +210,15 @@ pub(crate) enum StoreSettle {
     Recorded(Ticket),
 }
 
+impl StoreSettle {
+    fn of(settled: Settled) -> Self {
+        match settled {
+            Settled::Elided => Self::BeforeCommit,
+            Settled::Recorded(ticket) => Self::Recorded(ticket),
+        }
+    }
+}
+
 /// A slice could not be read from the store.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read waiting messages: {0}")]
@@ -250,12 +259,15 @@ impl QueueStore {
     }
 
     pub(crate) fn settle(&self, level: u8, position: u64) -> Result<StoreSettle, Stopped> {
-        Ok(
-            match self.store.settle(self.queue(level), Sequence(position))? {
-                Settled::Elided => StoreSettle::BeforeCommit,
-                Settled::Recorded(ticket) => StoreSettle::Recorded(ticket),
-            },
-        )
+        let settled = self.store.settle(self.queue(level), Sequence(position));
+        settled.map(StoreSettle::of)
+    }
+
+    /// The same for what is no part of a transaction or a move: on a full disk it waits for none.
+    pub(crate) fn settle_alone(&self, level: u8, position: u64) -> Result<StoreSettle, Stopped> {
+        let queue = self.queue(level);
+        let settled = self.store.settle_alone(queue, Sequence(position));
+        settled.map(StoreSettle::of)
     }
 
     /// Records that everything up to this position was delivered.

@@ -137,7 +137,8 @@ pub(crate) struct TargetBatch {
 /// Whether a settlement may be committed before the rest of its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Grouping {
-    /// No caller held commits back when it was handed over, so it belongs to nothing.
+    /// It belongs to nothing: no caller held commits back when it was handed over, or its own
+    /// caller says so.
     Alone,
     /// It may be a part of what a caller holds together.
     Together,

@@ -19,7 +19,7 @@ use crate::frame::{LARGE_BYTES, MESSAGE_BYTES};
 use crate::handover::Handover;
 use crate::index::Index;
 use crate::log::{LogWriter, SpareSlots};
-use crate::pending::{Chunk, PendingQueue, QueueCopy};
+use crate::pending::{Chunk, Grouping, PendingQueue, QueueCopy, TargetBatch};
 use crate::read_plan::{ReadLimit, ReadPlan};
 use crate::recovery;
 use crate::terms::{
@@ -230,9 +230,27 @@ impl Store {
 
     /// Forgets a message that is not needed any more.
     pub fn settle(&self, queue: QueueId, sequence: Sequence) -> Result<Settled, Stopped> {
+        self.settle_as(queue, sequence, |batch| batch)
+    }
+
+    /// The same where the caller knows that this is no part of what anybody holds together by
+    /// [`Self::pause_commits`]: on a full disk it does not wait with that.
+    pub fn settle_alone(&self, queue: QueueId, sequence: Sequence) -> Result<Settled, Stopped> {
+        self.settle_as(queue, sequence, |batch| TargetBatch {
+            grouping: Grouping::Alone,
+            ..batch
+        })
+    }
+
+    fn settle_as(
+        &self,
+        queue: QueueId,
+        sequence: Sequence,
+        target: impl FnOnce(TargetBatch) -> TargetBatch,
+    ) -> Result<Settled, Stopped> {
         let handover = &self.inner.handover;
         let settled = handover.change(queue, |waiting, batch, spare| {
-            waiting.settle(sequence.0, batch, spare)
+            waiting.settle(sequence.0, target(batch), spare)
         });
         let (ticket, freed) = settled?;
         if let Some(freed) = freed {

@@ -152,7 +152,12 @@ impl Channel {
                     effects.spend(steps(&taken));
                     transaction.settle(taken.drain(..), settle.disposition);
                 }
-                _ => self.hand_back(&mut taken, (settle.disposition, credit), effects)?,
+                _ => {
+                    effects.settles_alone = true;
+                    let result = self.hand_back(&mut taken, (settle.disposition, credit), effects);
+                    effects.settles_alone = false;
+                    result?;
+                }
             }
         }
         if taken.capacity() <= KEPT_TAKEN {

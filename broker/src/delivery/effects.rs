@@ -165,6 +165,8 @@ pub(crate) struct Effects {
     pub(crate) removed: Vec<RemovedMessages>,
     /// Values that take long to free; they are freed outside the unit of work.
     pub(crate) garbage: Vec<Box<dyn Any + Send>>,
+    /// What is settled now is no part of a transaction or a move.
+    pub(crate) settles_alone: bool,
     limit: StepBudget,
     /// The work done so far, in units of one cheap step.
     spent: u32,
@@ -198,6 +200,7 @@ impl Effects {
             ended: Vec::new(),
             removed: Vec::new(),
             garbage: Vec::new(),
+            settles_alone: false,
             limit: StepBudget::FULL,
             spent: 0,
             look_at: FIRST_LOOK,

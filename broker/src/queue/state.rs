@@ -253,6 +253,9 @@ impl QueueState {
         effects: &mut Effects,
     ) -> Result<Ticket, Stopped> {
         let settled = match (entry.persistence, &queue.store) {
+            (Persistence::Appended, Some(store)) if effects.settles_alone => {
+                store.settle_alone(entry.level, entry.position)?
+            }
             (Persistence::Appended, Some(store)) => store.settle(entry.level, entry.position)?,
             (Persistence::ToAppend(_), _) => StoreSettle::BeforeCommit,
             _ => StoreSettle::Recorded(Ticket::NONE),

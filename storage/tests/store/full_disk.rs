@@ -408,7 +408,8 @@ fn acks_and_purges_of_others_pass_a_transaction_that_waits_for_room() {
     let (_folder, opened) = open_on(&disk);
     let store = &opened.store;
     let (acked, purged, of_transaction, to) = (QueueId(2), QueueId(3), QueueId(4), QueueId(5));
-    for queue in [acked, purged, of_transaction] {
+    let meanwhile = QueueId(6);
+    for queue in [acked, purged, of_transaction, meanwhile] {
         crate::support::fill(store, queue, 0..200, 30);
     }
     fill_up(store, &disk);
@@ -422,6 +423,7 @@ fn acks_and_purges_of_others_pass_a_transaction_that_waits_for_room() {
             let text = body(to, number, 3_000);
             let message = store.append(to, sequence, &[&text], Urgency::Confirmed);
             store.settle(of_transaction, sequence).unwrap();
+            store.settle_alone(meanwhile, sequence).unwrap();
             drop(together);
             let message = message.unwrap();
             let is_one = alone == Settled::Recorded(message) && purge == message;
@@ -430,6 +432,7 @@ fn acks_and_purges_of_others_pass_a_transaction_that_waits_for_room() {
         .expect("one commit");
     wait_until_left(&disk, acked, 199 - number);
     wait_until_left(&disk, purged, 199 - number);
+    wait_until_left(&disk, meanwhile, 199 - number);
     assert_eq!(left_after_kill(&disk, of_transaction), 200, "it is not cut");
     assert!(store.durable() < last);
     disk.set_free_bytes(u64::MAX);
