@@ -53,8 +53,8 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::cli::{Action, Invocation, Verb};
-use crate::config::{Config, Environment, Volume};
+use crate::cli::{Action, Invocation, ServiceVerb, Verb};
+use crate::config::{Config, Environment, Flags, Volume};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -77,11 +77,17 @@ pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit,
         (Err(error), Action::Verb(Verb::Doctor(args))) => {
             return doctor::without_configuration(&args, flags, environment, error);
         }
+        (Err(error), Action::Verb(Verb::Config)) => {
+            return config::without_file(flags, environment, error);
+        }
         (Err(error), action) if needs_no_file(&action) => {
             let Ok((config, _)) = Config::salvage(flags, environment) else {
                 return Err(error);
             };
             (config, action)
+        }
+        (Err(error), action) if does_without_file(&action) => {
+            (salvaged(flags, environment, error)?, action)
         }
         (Err(error), _) => return Err(error),
     };
@@ -111,6 +117,34 @@ fn needs_no_file(action: &Action) -> bool {
         verb,
         Verb::Version | Verb::Man | Verb::Completions(_) | Verb::Brief(_)
     )
+}
+
+/// Whether the command uses only files of the home and what the home's local broker runs as, and
+/// destroys nothing: it does its work without `config.toml`, which may name another broker.
+fn does_without_file(action: &Action) -> bool {
+    let Action::Verb(verb) = action else {
+        return false;
+    };
+    match verb {
+        Verb::Dead(args) => args.resend.is_none(),
+        Verb::Service(verb) => !matches!(verb, ServiceVerb::Install),
+        Verb::Logs(_) | Verb::History(_) | Verb::Why(_) | Verb::Screen(_) | Verb::Stop => true,
+        _ => false,
+    }
+}
+
+/// The configuration without `config.toml`, with a warning that says what is wrong with the file.
+/// Fails with `error` if more is wrong.
+fn salvaged(flags: &Flags, environment: Environment, error: Error) -> Result<Config, Error> {
+    match Config::salvage(flags, environment) {
+        Ok((mut config, left_out)) if left_out.no_home.is_none() => {
+            let problem = left_out.no_file.unwrap_or(error).summary();
+            let warning = format!("{problem}; this command goes on without the file");
+            config.warnings.push(warning);
+            Ok(config)
+        }
+        _ => Err(error),
+    }
 }
 
 /// Creates the runtime: one thread for each core for a broker, and a single thread, which starts

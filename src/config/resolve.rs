@@ -23,7 +23,7 @@ impl Config {
     }
 
     /// Resolves as much as possible of a broken configuration: without `config.toml`, or without a
-    /// home. Also returns what was ignored. For `doctor`.
+    /// home. Also returns what was ignored.
     ///
     /// # Errors
     /// If flags or environment are invalid too.
@@ -36,15 +36,18 @@ impl Config {
             Ok(file) => (file, None),
             Err(error) => (File::default(), Some(error)),
         };
-        match Self::from_files(flags, environment.clone(), home, &file) {
-            Ok(config) => Ok((config, LeftOut { no_home, no_file })),
-            Err(error) => {
-                let file = File::default();
-                let config = Self::from_files(flags, environment, Home::nowhere(), &file)?;
-                let no_home = Some(no_home.unwrap_or(error));
-                Ok((config, LeftOut { no_home, no_file }))
-            }
+        let error = match Self::from_files(flags, environment.clone(), home.clone(), &file) {
+            Ok(config) => return Ok((config, LeftOut { no_home, no_file })),
+            Err(error) => error,
+        };
+        let file = File::default();
+        if let Ok(config) = Self::from_files(flags, environment.clone(), home, &file) {
+            let no_file = Some(no_file.unwrap_or(error));
+            return Ok((config, LeftOut { no_home, no_file }));
         }
+        let config = Self::from_files(flags, environment, Home::nowhere(), &file)?;
+        let no_home = Some(no_home.unwrap_or(error));
+        Ok((config, LeftOut { no_home, no_file }))
     }
 
     fn from_files(
@@ -58,7 +61,8 @@ impl Config {
             session: environment.text("CBROKER_SESSION").map(str::to_owned),
         };
         let local = LocalBroker::read(&home);
-        let (mut address, endpoint_origin) = address(flags, &environment, file, local.as_ref())?;
+        let (mut address, endpoint_origin) =
+            address(flags, &environment, file, &home, local.as_ref())?;
         if let (ValueOrigin::Environment, Some(session)) = (endpoint_origin, &inside.session)
             && let Some(moved) = moved_session_address(&home, session, &address)
         {
@@ -166,14 +170,17 @@ fn address(
     flags: &Flags,
     environment: &Environment,
     file: &File,
+    home: &Home,
     local: Option<&LocalBroker>,
 ) -> Result<(Address, ValueOrigin), Error> {
     let (text, origin, named) = if let Some(url) = &flags.url {
-        (url.clone(), ValueOrigin::Flag, "--url")
+        (url.clone(), ValueOrigin::Flag, "--url".to_owned())
     } else if let Some(url) = environment.text("CBROKER_URL") {
-        (url.to_owned(), ValueOrigin::Environment, "CBROKER_URL")
+        let named = "CBROKER_URL".to_owned();
+        (url.to_owned(), ValueOrigin::Environment, named)
     } else if let Some(url) = file.url()? {
-        (url, ValueOrigin::File, "the url of config.toml")
+        let named = format!("the url of {}", home.config_file().display());
+        (url, ValueOrigin::File, named)
     } else if let Some(local) = local {
         return Ok((local.address(), ValueOrigin::Local));
     } else {

@@ -12,14 +12,14 @@ use crate::client;
 use crate::support::{Place, Ran, Server, Terminal, Wrapped, free_port, wait_until};
 
 /// A place whose background broker is stopped with it.
-struct Own(Place);
+pub(crate) struct Own(pub(crate) Place);
 
 impl Own {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Place::new())
     }
 
-    fn start(&self) -> Ran {
+    pub(crate) fn start(&self) -> Ran {
         self.0.run([
             "start",
             "--port",

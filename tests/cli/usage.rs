@@ -1,6 +1,7 @@
 //! Invalid command lines give one line, a hint and exit code 2; unreachable brokers give exit code
 //! 3.
 
+use crate::lifecycle::Own;
 use crate::support::{Place, Ran, Server, Terminal};
 
 #[test]
@@ -161,6 +162,74 @@ fn what_needs_no_configuration_works_beside_a_broken_file() {
         .output()
         .unwrap();
     assert_eq!(Ran::of(&asked).out.lines().count(), 1);
+}
+
+/// A background broker with a message, and then a mistake in `config.toml`. Also returns how each
+/// report of it begins.
+fn with_a_mistake() -> (Own, String) {
+    let own = Own::new();
+    assert_eq!(own.start().code, 0);
+    own.0.ok(["send", "backend", "which port?"]);
+    let file = own.0.home().join("config.toml");
+    std::fs::write(&file, "ttl_ms = 1\nautostrat = 1\n").unwrap();
+    let problem = format!("{} line 2: unknown field", file.display());
+    (own, problem)
+}
+
+#[test]
+fn what_a_broken_file_cannot_change_is_done_with_one_line_about_the_file() {
+    let (own, problem) = with_a_mistake();
+    let place = &own.0;
+    let goes_on = |arguments: &[&str], code: i32, out: &str| {
+        let ran = place.run(arguments);
+        assert_eq!(ran.code, code, "{arguments:?}: {ran:?}");
+        assert!(ran.out.contains(out), "{arguments:?}: {ran:?}");
+        let line = ran.err.lines().next().unwrap_or_default();
+        assert!(line.contains(&problem), "{arguments:?}: {ran:?}");
+        assert!(line.ends_with("goes on without the file"), "{ran:?}");
+        ran
+    };
+    let history = goes_on(&["history"], 0, "which port?");
+    assert_eq!(history.err.lines().count(), 1, "{history:?}");
+    let id = place.home().join("logs/messages.jsonl");
+    let id = std::fs::read_to_string(id).unwrap();
+    let id: serde_json::Value = serde_json::from_str(id.lines().next().unwrap()).unwrap();
+    goes_on(&["why", id["id"].as_str().unwrap()], 0, "confirmed");
+    goes_on(&["logs"], 0, "");
+    goes_on(&["dead"], 0, "");
+    // What would be lost, and what may be meant for another broker.
+    for arguments in [
+        &["nuke", "--yes"][..],
+        &["restart"],
+        &["send", "backend", "x"],
+        &["status"],
+    ] {
+        let refused = place.run(arguments);
+        refused.fails(2, &problem).hints("correct that line");
+    }
+    assert!(place.home().join("data").exists());
+    goes_on(&["stop"], 0, "broker stopped");
+}
+
+#[test]
+fn config_says_where_a_broken_file_is_and_what_is_wrong_with_it() {
+    let (own, problem) = with_a_mistake();
+    let place = &own.0;
+    let file = place.home().join("config.toml");
+    let ran = place.run(["config"]);
+    ran.fails(2, &problem).hints("correct that line");
+    let has = |key: &str, value: &str| {
+        let is_it = |line: &str| line.starts_with(key) && line.contains(value);
+        ran.out.lines().any(is_it)
+    };
+    assert!(has("config_file ", file.to_str().unwrap()), "{ran:?}");
+    assert!(has("ttl_ms ", "86400000"), "{ran:?}");
+    // An address that is none is found later than a mistake in the file's form.
+    std::fs::write(&file, "url = \"nowhere\"\n").unwrap();
+    let ran = place.run(["config"]);
+    ran.fails(2, &format!("the url of {} is not a", file.display()));
+    assert!(ran.out.contains(file.to_str().unwrap()), "{ran:?}");
+    assert_eq!(place.run(["history"]).code, 0);
 }
 
 #[test]
