@@ -33,6 +33,7 @@ use crate::output::{Output, Style};
 use crate::peer::{
     BLOCKED_HINT, MAX_LENGTH, Peer, PeerError, Publication, PublishOutcome, Receipt, When,
 };
+use crate::wrap::probe::is_probe;
 use receipts::Receipts;
 
 /// How long to wait for a confirm. A full disk can block the broker.
@@ -236,7 +237,7 @@ impl SendParameters<'_> {
             when: when(self.args.when),
         };
         let sent = HistoryEntry::new(Utc::now(), &envelope.id, HistoryEvent::Sent, to.as_str());
-        self.note(&sent.saying(MessageText::of(envelope)));
+        self.note(envelope, &sent.saying(MessageText::of(envelope)));
         let mut outcome = peer.publish(&message, CONFIRM_WITHIN).await;
         if matches!(outcome, Ok(PublishOutcome::Unroutable)) {
             // The queue was deleted in the meantime, or it has no binding.
@@ -247,17 +248,18 @@ impl SendParameters<'_> {
         let entry = |event| HistoryEntry::new(Utc::now(), &envelope.id, event, to.as_str());
         let failure = match outcome.map(PublishOutcome::why_returned) {
             Ok(None) => {
-                self.note(&entry(HistoryEvent::Confirmed));
+                self.note(envelope, &entry(HistoryEvent::Confirmed));
                 self.note_answer(envelope);
                 return Ok(None);
             }
             Ok(Some(why)) => {
-                self.note(&entry(HistoryEvent::Returned).because(why));
+                self.note(envelope, &entry(HistoryEvent::Returned).because(why));
                 return Ok(Some(why));
             }
             Err(error) => unpublished("message", envelope, to, error),
         };
-        self.note(&entry(HistoryEvent::Unconfirmed).because(failure.summary()));
+        let failed = entry(HistoryEvent::Unconfirmed).because(failure.summary());
+        self.note(envelope, &failed);
         Err(failure)
     }
 
@@ -266,7 +268,7 @@ impl SendParameters<'_> {
         if let Some(question) = &answer.correlation_id {
             let event = HistoryEvent::Answered;
             let entry = HistoryEntry::new(Utc::now(), question, event, &answer.from);
-            self.note(&entry.because(&answer.id));
+            self.note(answer, &entry.because(&answer.id));
         }
     }
 
@@ -323,7 +325,11 @@ impl SendParameters<'_> {
         ))
     }
 
-    fn note(&self, entry: &HistoryEntry) {
+    /// Adds an event to the history, unless the message is a probe's.
+    fn note(&self, envelope: &Envelope, entry: &HistoryEntry) {
+        if is_probe(envelope) {
+            return;
+        }
         // The history is for `why`. The message is sent even if it cannot be written.
         let _ = MessageHistory::of(&self.config.home).note(entry);
     }

@@ -6,6 +6,8 @@
 
 mod sandbox;
 
+pub use sandbox::is_probe;
+
 use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 

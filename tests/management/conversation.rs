@@ -240,3 +240,21 @@ fn a_text_that_is_shown_whole_is_of_the_messages_own_publisher() {
     let texts = json!([own, unnamed, null, own, unnamed, bobs]);
     assert_eq!(found, json!([asked, texts]));
 }
+
+#[test]
+fn what_a_probe_sends_is_no_message_of_the_conversation() {
+    let Some((_server, peer, browser)) = with_a_session() else {
+        return;
+    };
+    let waiting = "ask01JD3ZQ8V4MZ5X000000000000";
+    peer.declare_session(waiting);
+    browser.press("2");
+    let probe = envelope(("doctor", waiting), "01PROBE", "a probe");
+    peer.publish_as_user("claudeBroker", waiting, &probe);
+    // The same in a session's queue, or of a publisher that is not known, may be read by an agent.
+    let shown = envelope(("doctor", "backend"), "01SHOWN", "a probe");
+    peer.publish_as_user("claudeBroker", "backend", &shown);
+    peer.say(("doctor", waiting), "01FORGED", "a probe");
+    peer.say(("frontend", "backend"), "01LAST", "please look");
+    browser.until(&format!("{SHOWN} === '01SHOWN,01FORGED,01LAST'"));
+}

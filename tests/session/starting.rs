@@ -209,6 +209,9 @@ fn a_probe_of_an_agent_with_a_line_tells_its_prompt_and_whether_a_send_works() {
     ] {
         assert!(gemini.contains(line), "no `{line}` in\n{gemini}");
     }
+    // It stood in the conversation as a message to a session.
+    let told = stage.says(&["history"]);
+    assert!(!told.contains("a probe"), "{told}");
     let codex = probed_of(&stage, "codex", "");
     assert!(
         codex.contains("✗ send         not tried: Codex's sandbox"),

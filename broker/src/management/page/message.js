@@ -2,6 +2,7 @@
 // two entries are the same message. Uses no DOM.
 
 import { isText } from "./envelope.js";
+import { ASKING } from "./names.js";
 
 /** The states of the history on disk, as states of a message on the page. */
 export const TOLD = {
@@ -32,6 +33,10 @@ export const BETWEEN = {
   received: "received",
   requeued: "back in its queue",
 };
+/** Whether it is the message by which `cbroker doctor --probe` tries whether sending works. */
+export const isProbe = ({ from, message }, to) =>
+  from === "doctor" && message === "a probe" && ASKING.test(to);
+
 /** The states of receipts, as states of a message on the page. */
 export const RECEIPTS = {
   held: "held",

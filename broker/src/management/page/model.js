@@ -14,6 +14,7 @@ import {
   digest,
   haystack,
   IN_SESSION,
+  isProbe,
   isSame,
   knowsMore,
   MessageRoom,
@@ -191,6 +192,7 @@ export class Model {
     const found = exchange === EXCHANGE ? envelope(text, properties) : undefined;
     // A user who binds another queue to the exchange gets copies, and may ack those.
     if (!found || (what !== "published" && line.queue !== to)) return false;
+    if (isProbe(found, to) && this.isOwn(properties)) return false;
     const state = SETTLED[what] ?? "queued";
     const end = state === "gone" ? what : undefined;
     return this.message(found, { state, end, at, queue: to, text, bytes, properties });

@@ -12,7 +12,8 @@ export const LISTENING = "amq.gen-cbroker-page";
 export const NAME = /^[a-z][a-zA-Z0-9]{0,63}$/;
 /** A session's own id. */
 export const WRAP = /^[0-9A-Za-z]{1,64}$/;
-const ASKING = /^ask[0-9A-HJKMNP-TV-Z]{26}$/;
+/** The queues in which commands wait for answers. */
+export const ASKING = /^ask[0-9A-HJKMNP-TV-Z]{26}$/;
 
 /**
  * Makes `myBackend` of `my-backend`, `my_backend` and `My Backend`, as the command line does.
