@@ -147,7 +147,11 @@ fn advice(row: &SessionRow) -> Option<String> {
 fn cells(row: &SessionRow, now: DateTime<Utc>) -> Vec<String> {
     let state = match &row.reason {
         // The advice is printed below the row.
-        _ if row.need() == Some(SessionNeed::ClearBox) => PeerState::Stuck.word().to_owned(),
+        _ if row.need() == Some(SessionNeed::ClearBox) => {
+            let is_paused = row.answered.is_some_and(|answered| answered.is_paused);
+            let also = if is_paused { "; paused" } else { "" };
+            format!("{}{also}", PeerState::Stuck.word())
+        }
         Some(reason) if !row.state.contains(reason.as_str()) => {
             format!("{}; held: {reason}", row.state)
         }

@@ -83,7 +83,7 @@ pub(super) async fn run(
         output.line(output.paint(Style::Dim, "no session is attached"))?;
     }
     for session in &sessions {
-        output.line(format!("{}: {}", session.name, session.state.word()))?;
+        output.line(format!("{}: {}", session.name, session.words()))?;
     }
     Ok(Exit::Done)
 }

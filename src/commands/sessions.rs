@@ -86,6 +86,7 @@ pub(super) enum SessionNeed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Answered {
     pub(super) state: PeerState,
+    pub(super) is_paused: bool,
     pub(super) since: DateTime<Utc>,
 }
 
@@ -433,6 +434,7 @@ fn rows_of(
                 host: Some(presence.host.clone()),
                 answered: Some(Answered {
                     state: presence.state,
+                    is_paused: presence.paused,
                     since: presence.since,
                 }),
                 ..bare(&presence.words())

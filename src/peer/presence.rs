@@ -35,7 +35,7 @@ pub enum PeerState {
     Draft,
     /// The agent's input box contains a message, and no Enter will follow.
     Stuck,
-    /// A person paused it.
+    /// A person paused it, and its agent needs nobody.
     Paused,
     /// Nothing is typed in this session: `cbroker inbox` reads.
     Notify,
@@ -60,6 +60,9 @@ pub struct Presence {
     /// Why the first of the held messages waits, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whether a person paused it, whatever its state is. Older sessions leave it out.
+    #[serde(default)]
+    pub paused: bool,
     /// How many messages it has taken from the queue that are not in the model's context.
     pub held: u32,
     /// When this state began.
@@ -218,15 +221,19 @@ impl Answer {
 }
 
 impl Presence {
-    /// The state in words: `needs you: permission for Bash`.
+    /// The state in words: `needs you: permission for Bash`, with `; paused` if it is that too.
     pub fn words(&self) -> String {
-        match (self.state, &self.detail) {
+        let state = match (self.state, &self.detail) {
             (PeerState::NeedsYou, Some(detail)) => format!("needs you: {detail}"),
             (PeerState::Stuck, _) => {
                 "stuck: your input box holds a message; press Enter or clear it".to_owned()
             }
             (state, _) => state.word().to_owned(),
+        };
+        if self.paused && self.state != PeerState::Paused {
+            return format!("{state}; paused");
         }
+        state
     }
 }
 

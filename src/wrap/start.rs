@@ -434,6 +434,7 @@ fn initial_presence(options: &WrapOptions, profile: &Profile, identity: &Identit
         state: PeerState::Starting,
         detail: None,
         reason: None,
+        paused: false,
         held: 0,
         since: Utc::now(),
         pid: std::process::id(),

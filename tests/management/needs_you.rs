@@ -88,6 +88,37 @@ fn a_card_shows_the_held_text_and_pauses_and_resumes() {
     assert_eq!(browser.errors(), [] as [String; 0]);
 }
 
+#[test]
+fn a_paused_session_that_needs_its_person_says_both() {
+    let Some((_server, peer, browser)) = with_a_session() else {
+        return;
+    };
+    let _attached = peer.attach("backend");
+    let dialog = presence_holding("backend", "needs-you", Some("paused"), 1);
+    let mut dialog: Value = serde_json::from_str(&dialog).unwrap();
+    dialog["detail"] = json!("permission for Bash");
+    dialog["paused"] = json!(true);
+    peer.publish_as_user("claudeBroker.presence", "", &dialog.to_string());
+    browser.until(&format!("{} === 'Needs you'", card("backend", ".pill")));
+    let why = "'permission for Bash; paused'";
+    browser.until(&format!("{}.startsWith({why})", card("backend", ".why")));
+    browser.until("document.title === '(1) cbroker'");
+    let hidden = |what: &str| {
+        let button = format!("document.querySelector('article[data-key=backend] {what}')");
+        browser.value(&format!("{button}.hidden"))
+    };
+    assert_eq!(hidden(".pause"), true);
+    assert_eq!(hidden(".resume"), false);
+    browser.click("article[data-key=backend] .open");
+    let drawer = "document.getElementById('look-body').textContent";
+    let line = "process 7, needs you: permission for Bash; paused";
+    browser.until(&format!("{drawer}.includes({})", json!(line)));
+    assert_eq!(
+        browser.value(&format!("{drawer}.includes('held: paused')")),
+        false
+    );
+}
+
 /// What one of two wraps of `backend` says of itself.
 fn twin(session: &str, pid: u32, (state, reason): (&str, Option<&str>)) -> String {
     let mut twin: Value =

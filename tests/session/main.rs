@@ -25,6 +25,7 @@ mod inbox;
 #[cfg(target_os = "linux")]
 mod launchers;
 mod long_texts;
+mod needs;
 mod passthrough;
 mod plugin;
 #[path = "../support/process.rs"]
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
                     launchers::TESTS,
                     long_texts::TESTS,
                     removal::TESTS,
+                    needs::TESTS,
                     scenes::TESTS,
                     starting::TESTS,
                     taking::TESTS,

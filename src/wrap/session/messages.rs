@@ -86,6 +86,7 @@ struct AnnouncedState {
     state: PeerState,
     detail: Option<String>,
     hold: Option<Hold>,
+    is_paused: bool,
     held: usize,
 }
 

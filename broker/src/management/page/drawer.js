@@ -5,7 +5,7 @@ import * as control from "./control.js";
 import { $, ask, el, number, part, say, soon, toast } from "./dom.js";
 import { envelope, isText } from "./envelope.js";
 import { letters } from "./archive.js";
-import { statusOf, word } from "./session_status.js";
+import { statusOf, words } from "./session_status.js";
 import * as views from "./views.js";
 
 const PAGE = 100;
@@ -225,10 +225,8 @@ export function drawer(model, page) {
     const session = here.isSession ? model.sessions.get(here.name) : undefined;
     const status = session && statusOf(session);
     for (const presence of status?.presences ?? []) {
-      const reasons = [presence.detail, presence.reason].filter(isText);
-      const state = [word(presence), ...new Set(reasons)].join(": ");
       const where = `on ${presence.host ?? "?"}, process ${presence.pid ?? "?"}`;
-      const line = `${presence.agent ?? "agent"} ${where}, ${state}`;
+      const line = `${presence.agent ?? "agent"} ${where}, ${words(presence)}`;
       shown.push(el("p", { className: "muted" }, line));
     }
     if (session && isFirst) shown.push(...heldSection(session, status), ...deadSection(here));

@@ -19,7 +19,26 @@ const SHOWN = {
 const ORDER = Object.keys(SHOWN);
 
 /** The state of a wrap in a word, as `cbroker list` has it. */
-export const word = ({ state }) => (ORDER.includes(state) ? SHOWN[state][1].toLowerCase() : state);
+const word = ({ state }) => (ORDER.includes(state) ? SHOWN[state][1].toLowerCase() : state);
+
+/** Whether a person paused a wrap, whatever its state is. */
+const isPaused = ({ state, paused }) => state === "paused" || paused === true;
+
+/** What a wrap asks of its person, or why it holds messages; and that it is paused. */
+function reasonOf(wrap) {
+  const also = isPaused(wrap) && wrap.state !== "paused" ? "paused" : undefined;
+  const reasons = [[wrap.detail, wrap.reason].find(isText), also].filter(isText);
+  return reasons.length ? [...new Set(reasons)].join("; ") : undefined;
+}
+
+/** The state of a wrap in words, as `cbroker list` has them. */
+export function words(wrap) {
+  const state = [word(wrap), wrap.detail].filter(isText).join(": ");
+  const also = isPaused(wrap) && wrap.state !== "paused" ? "; paused" : "";
+  const shown = state + also;
+  const isSaid = !isText(wrap.reason) || shown.includes(wrap.reason);
+  return isSaid ? shown : `${shown}; held: ${wrap.reason}`;
+}
 
 const urgency = ({ state }) => (ORDER.includes(state) ? ORDER.indexOf(state) : ORDER.length);
 const heldBy = (presences) =>
@@ -48,9 +67,11 @@ export function statusOf(session, wraps = open(session)) {
   return {
     state,
     label,
-    reason: [first.detail, first.reason].find(isText),
+    reason: reasonOf(first),
     since: first.since,
     held: heldBy(presences),
+    canPause: !presences.every(isPaused),
+    canResume: presences.some(isPaused),
     presences,
   };
 }

@@ -123,9 +123,8 @@ function card({ name }, acts) {
 
 /** Shows Pause or Resume, whichever the session can do. */
 export function offer(parent, status) {
-  const isAttached = status.presences.length > 0;
-  parent.querySelector(".pause").hidden = !isAttached || status.state === "paused";
-  parent.querySelector(".resume").hidden = !isAttached || status.state !== "paused";
+  parent.querySelector(".pause").hidden = !status.canPause;
+  parent.querySelector(".resume").hidden = !status.canResume;
 }
 
 /** The frame around a text that is typed. Names and ids in its head have no brackets. */

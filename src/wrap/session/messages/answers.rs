@@ -55,27 +55,27 @@ impl Session {
             state,
             detail,
             hold,
+            is_paused: self.deliveries.is_paused(),
             held: self.deliveries.table.held() + self.messages.parked.len(),
         }
     }
 
+    /// The state, and what the agent asks its person. What needs the person comes before what the
+    /// person has chosen.
     fn state(&self, now: Instant) -> (PeerState, Option<String>) {
-        if self.deliveries.is_paused() {
-            return (PeerState::Paused, None);
-        }
-        if self.deliveries.mode() == DeliveryMode::Notify {
-            return (PeerState::Notify, None);
-        }
         if self.deliveries.is_stuck() {
             return (PeerState::Stuck, None);
         }
-        match self.agent.condition(now) {
-            Condition::Starting => (PeerState::Starting, None),
-            Condition::Idle => (PeerState::Idle, None),
-            Condition::Busy => (PeerState::Busy, None),
-            Condition::NeedsYou(question) => (PeerState::NeedsYou, Some(question)),
-            Condition::Draft => (PeerState::Draft, None),
-        }
+        let state = match self.agent.condition(now) {
+            Condition::NeedsYou(question) => return (PeerState::NeedsYou, Some(question)),
+            _ if self.deliveries.is_paused() => PeerState::Paused,
+            _ if self.deliveries.mode() == DeliveryMode::Notify => PeerState::Notify,
+            Condition::Starting => PeerState::Starting,
+            Condition::Idle => PeerState::Idle,
+            Condition::Busy => PeerState::Busy,
+            Condition::Draft => PeerState::Draft,
+        };
+        (state, None)
     }
 
     /// With `--delivery notify`, shows the number of waiting messages in the title, and rings the
@@ -326,6 +326,7 @@ impl SessionMessages {
             state: current.state,
             detail: current.detail.clone(),
             reason: current.hold.as_ref().map(ToString::to_string),
+            paused: current.is_paused,
             held: u32::try_from(current.held).unwrap_or(u32::MAX),
             since: self.state_since,
             ..self.parts.presence.clone()
