@@ -185,6 +185,11 @@ impl HistoryEvent {
         }
     }
 
+    /// Whether its detail is a way in. That of other events is a reason.
+    pub fn names_a_way(self) -> bool {
+        matches!(self, Self::HandedOver | Self::Delivered)
+    }
+
     /// The event in a few words.
     pub fn words(self) -> &'static str {
         match self {

@@ -276,6 +276,18 @@ pub fn foreign_part(text: &str) -> String {
     disarm(&clean::line(text))
 }
 
+/// The state of a message in words: its way in is put in parentheses, a reason after a colon. Way
+/// and reason may be untrusted.
+pub fn state_words(state: &str, way: Option<&str>, reason: Option<&str>) -> String {
+    let way = way.map(|way| format!(" ({})", foreign_part(way)));
+    let reason = reason.map(|reason| format!(": {}", foreign_part(reason)));
+    format!(
+        "{state}{}{}",
+        way.unwrap_or_default(),
+        reason.unwrap_or_default()
+    )
+}
+
 /// Returns the standard output for a protocol that is spoken on it.
 pub fn stdout() -> tokio::io::Stdout {
     tokio::io::stdout()

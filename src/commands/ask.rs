@@ -13,7 +13,7 @@ use ulid::Ulid;
 use super::answerer::Answerer;
 use super::compose::{MessageDraft, RecipientAddress, session_name};
 use super::connect::{self, Autostart};
-use super::fate::{MessageFate, SentMessage};
+use super::fate::{MessageFate, SentMessage, receipt_words};
 use super::groups::{self, Target};
 use super::send::{CONFIRM_WITHIN, hops, unpublished, was_returned};
 use crate::cli::AskArgs;
@@ -284,9 +284,13 @@ async fn unanswered(
         AskOutcome::Answered => return None,
         AskOutcome::Ended(receipt) => {
             let error = Error::new(format!("no answer will come from `{to}`"));
-            return Some(error.because(receipt.words()).exit_with(Exit::Unconfirmed));
+            return Some(
+                error
+                    .because(receipt_words(receipt))
+                    .exit_with(Exit::Unconfirmed),
+            );
         }
-        AskOutcome::Open(Some(receipt)) => receipt.words(),
+        AskOutcome::Open(Some(receipt)) => receipt_words(receipt),
         AskOutcome::Open(None) if question.has_unconfirmed => return Some(unconfirmed_answer(to)),
         AskOutcome::Open(None) => {
             let ttl = args.message.ttl.map(u128::from);

@@ -8,7 +8,8 @@ use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::management::{Client, Peeked};
 use crate::name::SessionName;
-use crate::peer::{MAX_LENGTH, Peer};
+use crate::output::state_words;
+use crate::peer::{MAX_LENGTH, Peer, Receipt};
 
 /// Time limit for asking the management API what waits in a queue.
 const API_WITHIN: Duration = Duration::from_secs(1);
@@ -120,6 +121,12 @@ impl MessageFate {
     pub(super) fn is_waiting(&self) -> bool {
         *self == Self::Waits
     }
+}
+
+/// What a receipt says, in words for a person.
+pub(super) fn receipt_words(receipt: &Receipt) -> String {
+    let (way, reason) = (receipt.way.as_deref(), receipt.reason.as_deref());
+    format!("it is {}", state_words(receipt.state.word(), way, reason))
 }
 
 /// Whether the message waits in its queue; `None` where the broker does not say it. Only the

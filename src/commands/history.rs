@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::message_history::{
     ConversationMessage, HistoryEvent, MessageHistory, MessageText, SHORT_ID,
 };
-use crate::output::{Output, Style, foreign_part};
+use crate::output::{Output, Style, state_words};
 
 /// Prints the messages that fit, oldest first.
 pub(super) fn run(args: &HistoryArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
@@ -96,10 +96,14 @@ impl MessageState {
         }
     }
 
-    fn words(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::After(event) => event.words(),
+    /// The state in words, with the detail of the last event.
+    fn words(self, detail: Option<&str>) -> String {
+        match (self, detail) {
+            (Self::Queued, reason) => state_words("queued", None, reason),
+            (Self::After(event), Some(way)) if event.names_a_way() => {
+                state_words(event.words(), Some(way), None)
+            }
+            (Self::After(event), reason) => state_words(event.words(), None, reason),
         }
     }
 
@@ -140,10 +144,7 @@ impl<'a> ShownMessage<'a> {
     }
 
     fn print(&self, output: &Output) -> Result<(), Error> {
-        let state = match self.detail {
-            Some(detail) => format!("{}: {}", self.state.words(), foreign_part(detail)),
-            None => self.state.words().to_owned(),
-        };
+        let state = self.state.words(self.detail);
         let end = self.id.len().saturating_sub(SHORT_ID);
         output.line(format!(
             "{} {} -> {} {} {}",

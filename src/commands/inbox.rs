@@ -8,8 +8,8 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::name::SessionName;
-use crate::output::{Output, Style, counted, foreign_part};
-use crate::peer::{Answer, HeldMessage, Peer, Request, RequestScope};
+use crate::output::{Output, Style, counted, foreign_part, state_words};
+use crate::peer::{Answer, HANDED_OVER, HeldMessage, Peer, Request, RequestScope};
 
 /// Messages that were printed in place of being delivered. Their sessions settle them once they are
 /// confirmed.
@@ -102,12 +102,14 @@ impl TakenMessages {
 }
 
 /// The state of a message, and why it is held or by which way it was handed over.
-fn state_words(message: &HeldMessage) -> String {
-    let (state, reason) = (foreign_part(&message.state), foreign_part(&message.reason));
-    match (state.is_empty(), reason.is_empty()) {
-        (true, _) => reason,
-        (false, true) => state,
-        (false, false) => format!("{state}: {reason}"),
+fn words_of(message: &HeldMessage) -> String {
+    let state = foreign_part(&message.state);
+    match (state.as_str(), message.reason.as_str()) {
+        // An older session.
+        ("", reason) => foreign_part(reason),
+        (state, "") => state.to_owned(),
+        (HANDED_OVER, way) => state_words(HANDED_OVER, Some(way), None),
+        (state, reason) => state_words(state, None, Some(reason)),
     }
 }
 
@@ -160,7 +162,7 @@ impl HeldMessages {
     fn print(&self, output: &Output, nothing: impl Fn() -> String) -> Result<(), Error> {
         output.json(&self.messages)?;
         for message in &self.messages {
-            let state = output.paint(Style::Warning, &state_words(message));
+            let state = output.paint(Style::Warning, &words_of(message));
             output.line(format!("{state} {}", message.line))?;
         }
         if self.not_shown > 0 {

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::message_history::{HistoryEvent, MessageHistory, SHORT_ID};
-use crate::output::{Output, Style, foreign_part};
+use crate::output::{Output, Style, state_words};
 
 /// Prints what happened to the message, in order.
 pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
@@ -44,12 +44,11 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
         .iter()
         .any(|entry| entry.publisher != story[0].publisher);
     for entry in &story {
-        let word = entry.event.words();
-        let style = style(entry.event);
-        let detail = entry
-            .detail
-            .as_ref()
-            .map_or_else(String::new, |detail| format!(": {}", foreign_part(detail)));
+        let word = output.paint(style(entry.event), entry.event.words());
+        let event = match entry.detail.as_deref() {
+            Some(way) if entry.event.names_a_way() => state_words(&word, Some(way), None),
+            reason => state_words(&word, None, reason),
+        };
         // Under one id there can be messages of several users, and each has an end of its own.
         let whose = match &entry.publisher {
             Some(publisher) => format!(" (another user's message: {publisher})"),
@@ -57,10 +56,9 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
             None => String::new(),
         };
         output.line(format!(
-            "{} {} {}{detail}{}",
+            "{} {} {event}{}",
             entry.ts,
             entry.session,
-            output.paint(style, word),
             output.paint(Style::Dim, &whose)
         ))?;
     }

@@ -94,16 +94,6 @@ impl Receipt {
         self.id == id && self.to.as_deref().is_none_or(|own| own == to)
     }
 
-    /// In words for a person.
-    pub fn words(&self) -> String {
-        let mut words = format!("it is {}", self.state.word());
-        if let Some(detail) = self.reason.as_ref().or(self.way.as_ref()) {
-            words.push_str(": ");
-            words.push_str(detail);
-        }
-        words
-    }
-
     /// Whether this is the session's last receipt about the message.
     pub fn is_final(&self) -> bool {
         !matches!(self.state, ReceiptState::Held | ReceiptState::HandedOver)

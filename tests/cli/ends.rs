@@ -101,11 +101,12 @@ fn the_history_names_the_state_of_a_message_and_not_its_last_event() {
     std::fs::create_dir_all(&logs).unwrap();
     let events = [
         ("sent", "unconfirmed", "not confirmed"),
+        ("delivered", "delivered", "delivered (hook)"),
         ("confirmed", "queued", "queued"),
         ("received", "queued", "queued"),
         ("requeued", "queued", "queued"),
         ("repeated", "delivered", "delivered"),
-        ("handed-over", "handed-over", "handed over"),
+        ("handed-over", "handed-over", "handed over (hook)"),
     ];
     let line = |id: &str, event: &str, said: &serde_json::Value| {
         let ts = "2026-01-01T00:00:00.000Z";
@@ -114,10 +115,15 @@ fn the_history_names_the_state_of_a_message_and_not_its_last_event() {
         format!("{line}\n")
     };
     let mut history = String::new();
-    for (event, ..) in events {
+    for (event, _, words) in events {
         let said = json!({ "from": "frontend", "text": event });
         history += &line(event, "sent", &said);
-        history += &line(event, event, &serde_json::Value::Null);
+        let last = line(event, event, &serde_json::Value::Null);
+        history += &if words.ends_with("(hook)") {
+            last.replace("\"session\"", "\"detail\":\"hook\",\"session\"")
+        } else {
+            last
+        };
     }
     std::fs::write(logs.join("messages.jsonl"), history).unwrap();
     let printed = place.ok(["history"]);
@@ -129,5 +135,10 @@ fn the_history_names_the_state_of_a_message_and_not_its_last_event() {
         let end = &event[event.len().saturating_sub(6)..];
         let heading = format!("frontend -> backend {words} {end}\n");
         assert!(printed.contains(&heading), "{heading}: {printed}");
+        // `why` names a way in as the history does.
+        if words.ends_with("(hook)") {
+            let story = place.ok(["why", event]);
+            assert!(story.ends_with(&format!(" backend {words}\n")), "{story}");
+        }
     }
 }

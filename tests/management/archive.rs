@@ -64,7 +64,7 @@ fn a_new_page_on_a_new_broker_knows_what_was_said_and_what_became_of_it() {
     let Some(browser) = page(&place) else { return };
     browser.press("2");
     for (text, fate) in [
-        ("which port?", "delivered"),
+        ("which port?", "delivered (keyboard)"),
         ("never mind", "purged"),
         ("are you there?", "queued"),
     ] {

@@ -12,10 +12,15 @@ use crate::peers::{Peer, presence_holding};
 use crate::support::{Place, Server};
 
 /// What may have become of a message, with a reason or a way where there is one.
-const ENDS: [(&str, &str); 11] = [
+const ENDS: [(&str, &str); 16] = [
+    ("sent", ""),
+    ("confirmed", ""),
+    ("received", ""),
+    ("requeued", ""),
     ("held", "permission for Bash"),
     ("handed-over", "plugin"),
     ("delivered", ""),
+    ("delivered", "hook"),
     ("answered", ""),
     ("dead-lettered", "`from` is missing"),
     ("deleted", ""),
@@ -66,9 +71,7 @@ fn a_message_is_called_on_the_page_what_the_history_calls_it() {
         browser.until(&format!("{pill} !== ''"));
         let shown = browser.value(&pill);
         let shown = shown.as_str().unwrap();
-        // The page has a state for it, and says that nothing else is known.
-        let word = shown.strip_prefix("sent: ").unwrap_or(shown);
-        let told = format!(" backend {word} {}\n", &id[id.len() - 6..]);
+        let told = format!(" backend {shown} {}\n", &id[id.len() - 6..]);
         assert!(history.contains(&told), "{event}: {told} in {history}");
     }
 }

@@ -424,7 +424,7 @@ fn what_is_taken_from_the_inbox_is_delivered() {
     wait_for("its story", || {
         stage
             .says(&["why", "taken"])
-            .contains("peer delivered: inbox-command")
+            .contains("peer delivered (inbox-command)")
     });
     terminal.keys(b"\x03");
     terminal.wait_for_end();

@@ -1,7 +1,6 @@
 //! `send --wait`: waits on a queue of its own for the receipts of the recipients' sessions, and for
 //! their answers.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +11,14 @@ use ulid::Ulid;
 use super::Sent;
 use crate::cli::WaitArg;
 use crate::commands::connect;
-use crate::commands::fate::{MessageFate, SentMessage};
+use crate::commands::fate::{MessageFate, SentMessage, receipt_words};
 use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
 use crate::name::SessionName;
-use crate::output::{Output, Style, foreign_part};
+use crate::output::{Output, Style, state_words};
 use crate::peer::{Peer, PeerError, PeerState, Receipt, ReceiptState, ReceivedMessage, ReplyQueue};
 
 /// After this time an expired message has left its queue, and its session has sent a receipt.
@@ -270,13 +269,11 @@ impl<'a> Receipts<'a> {
         } else {
             String::new()
         };
-        line.push_str(&output.paint(style, receipt.state.word()));
-        if let Some(way) = &receipt.way {
-            let _infallible = write!(line, " ({})", foreign_part(way));
-        }
-        if let Some(reason) = &receipt.reason {
-            let _infallible = write!(line, ": {}", foreign_part(reason));
-        }
+        line.push_str(&state_words(
+            &output.paint(style, receipt.state.word()),
+            receipt.way.as_deref(),
+            receipt.reason.as_deref(),
+        ));
         // A closed output does not end the wait, because the exit code still matters.
         let _ = output.line(line);
         message.receipt = Some(receipt);
@@ -318,11 +315,13 @@ impl<'a> Receipts<'a> {
         let why = format!("`cbroker why {}` tells what is known of it", message.id);
         if let Some(receipt) = &message.receipt {
             if receipt.state == ReceiptState::Delivered {
-                return (receipt.words(), why);
+                return (receipt_words(receipt), why);
             }
             return match self.fate_of_held(message, peer).await {
-                None | Some(MessageFate::Held) => (receipt.words(), what_frees(message, receipt)),
-                Some(MessageFate::Waits) => (receipt.words(), STAYS.to_owned()),
+                None | Some(MessageFate::Held) => {
+                    (receipt_words(receipt), what_frees(message, receipt))
+                }
+                Some(MessageFate::Waits) => (receipt_words(receipt), STAYS.to_owned()),
                 Some(fate) => (fate.words(), why),
             };
         }

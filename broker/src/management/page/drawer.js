@@ -5,6 +5,7 @@ import * as control from "./control.js";
 import { $, ask, el, number, part, say, soon, toast } from "./dom.js";
 import { envelope, isText } from "./envelope.js";
 import { letters } from "./archive.js";
+import { stateWords } from "./message.js";
 import { statusOf, words } from "./session_status.js";
 import * as views from "./views.js";
 
@@ -311,7 +312,9 @@ export function drawer(model, page) {
 
 /** The state of a held message, and why or by which way. */
 const keptAs = ({ state, reason }) =>
-  [isText(state) ? state : "held", reason].filter(isText).join(": ");
+  state === "handed over"
+    ? stateWords(state, reason)
+    : stateWords(isText(state) ? state : "held", undefined, reason);
 
 const messages = (count) => (count === 1 ? "1 message" : `${number(count)} messages`);
 

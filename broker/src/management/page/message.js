@@ -6,11 +6,11 @@ import { ASKING } from "./names.js";
 
 /** The states of the history on disk, as states of a message on the page. */
 export const TOLD = {
-  sent: "sent",
-  confirmed: "sent",
-  unconfirmed: "sent",
-  received: "sent",
-  requeued: "sent",
+  sent: "unconfirmed",
+  unconfirmed: "unconfirmed",
+  confirmed: "queued",
+  received: "queued",
+  requeued: "queued",
   held: "held",
   "handed-over": "handed-over",
   delivered: "delivered",
@@ -27,12 +27,13 @@ export const TOLD = {
 export const OVER = ["delivered", "answered", "refused", "gone"];
 /** The states of a message that a session has and the model has not. */
 export const IN_SESSION = ["held", "handed-over"];
-/** Words for the states in between. */
-export const BETWEEN = {
-  unconfirmed: "not confirmed",
-  received: "received",
-  requeued: "back in its queue",
-};
+/** The states in which the history's detail, or a receipt, names the way in. */
+export const BY_A_WAY = ["handed-over", "delivered"];
+
+/** A state in words: the way in is in parentheses, a reason behind a colon, as in the commands. */
+export const stateWords = (label, way, reason) =>
+  `${label}${isText(way) ? ` (${way})` : ""}${isText(reason) ? `: ${reason}` : ""}`;
+
 /** Whether it is the message by which `cbroker doctor --probe` tries whether sending works. */
 export const isProbe = ({ from, message }, to) =>
   from === "doctor" && message === "a probe" && ASKING.test(to);
@@ -76,7 +77,9 @@ export function digest(text) {
  */
 export function knowsMore(told, seen) {
   if (told.state === "handed-over") return ["queued", "held"].includes(seen.state);
-  if (told.reason === BETWEEN.requeued) return seen.state === "handed-over";
+  if (told.isBack) return seen.state === "handed-over";
+  const areDelivered = told.state === "delivered" && seen.state === "delivered";
+  if (areDelivered) return isText(told.way) && !isText(seen.way);
   return (
     OVER.includes(told.state) &&
     (!OVER.includes(seen.state) ||
@@ -86,8 +89,8 @@ export function knowsMore(told, seen) {
 }
 
 /** Takes over the state of another entry for the same message. */
-export function become(message, { state, reason, end }) {
-  Object.assign(message, { state, reason, end });
+export function become(message, { state, way, reason, end }) {
+  Object.assign(message, { state, way, reason, end });
 }
 
 /** Whether a message is the user's own, as far as the history tells that too. */

@@ -10,7 +10,7 @@
 import { envelope, HELD, inbox, isText, parse } from "./envelope.js";
 import {
   become,
-  BETWEEN,
+  BY_A_WAY,
   digest,
   haystack,
   IN_SESSION,
@@ -217,11 +217,14 @@ export class Model {
     if (known) {
       const isOver = OVER.includes(known.state) && known.state !== "delivered";
       if (isOver || (known.state === "delivered" && state !== "delivered")) return false;
+      const before = known.state;
       // A peek adds nothing to a message that its session is known to have.
       if (state !== "queued" || !IN_SESSION.includes(known.state)) known.state = state;
       if (state === "delivered" || state === "gone") {
         known.done = at;
         known.reason = undefined;
+        // It was handed over by this way, but may have been delivered by another one.
+        if (IN_SESSION.includes(before)) known.way = undefined;
       }
       if (state === "gone") known.end = end;
       return true;
@@ -296,10 +299,11 @@ export class Model {
       const cut = one.cut_from !== undefined;
       const found = pick({ ...one, message: `${one.text}${cut ? "…" : ""}`, cut });
       const detail = isText(one.detail) ? one.detail : undefined;
-      // The detail of a message that was handed over is its way in.
-      const hasReason = IN_SESSION.includes(state) || ["refused", "gone"].includes(state);
-      const reason = hasReason ? detail : BETWEEN[one.state];
-      const message = { ...found, state, at, reason, queue: one.to, isOwn: false, isTold: true };
+      const hasWay = BY_A_WAY.includes(one.state);
+      const hasReason = ["held", "unconfirmed", "refused", "gone"].includes(state);
+      const [way, reason] = [hasWay ? detail : undefined, hasReason ? detail : undefined];
+      const facts = { state, at, way, reason, queue: one.to, isOwn: false, isTold: true };
+      const message = { ...found, ...facts, isBack: one.state === "requeued" };
       message.publisher = one.publisher;
       message.end = state === "gone" ? one.state : undefined;
       message.key = `${one.id} ${one.to} ${at} told ${one.publisher ?? ""}`;
@@ -337,8 +341,8 @@ export class Model {
       if (isInSession && isOver) continue;
       message.state = state;
       if (state === "gone") message.end = found.state;
-      const way = state === "handed-over" ? found.way : undefined;
-      message.reason = [found.reason, way].find(isText);
+      message.way = BY_A_WAY.includes(state) && isText(found.way) ? found.way : undefined;
+      message.reason = isText(found.reason) ? found.reason : undefined;
       if (!isInSession) message.done = at;
       changed = true;
     }
@@ -431,8 +435,9 @@ export class Model {
    * for that session's reason.
    */
   fate(message) {
-    const { end } = message;
-    if (message.state !== "queued") return { state: message.state, reason: message.reason, end };
+    const { state, way, end } = message;
+    // The history says itself what is held.
+    if (state !== "queued" || message.isTold) return { state, way, reason: message.reason, end };
     const session = this.sessions.get(message.queue ?? message.to);
     const status = session && statusOf(session);
     const keepsBack =

@@ -2,7 +2,7 @@
 // place, so that focus, selection and scrolling survive an update.
 
 import { $, bytes, el, hue, keyed, number, plain, say, span, toast, when } from "./dom.js";
-import { publisherOf } from "./message.js";
+import { publisherOf, stateWords } from "./message.js";
 import { isInternal } from "./names.js";
 import { rows, waiting } from "./session_status.js";
 
@@ -222,7 +222,7 @@ const LABELS = {
   delivered: "delivered",
   answered: "answered",
   refused: "dead-lettered",
-  sent: "sent",
+  unconfirmed: "not confirmed",
 };
 /** The ends of a message that is not delivered. */
 const ENDS = {
@@ -304,15 +304,15 @@ function more(item, { jump, thread, whole, reply }) {
 }
 
 export function restate(child, item, model) {
-  const { state, reason, end } = model.fate(item);
+  const { state, way, reason, end } = model.fate(item);
   child.classList.remove(...Object.keys(LABELS).map((name) => `is-${name}`), "is-gone");
   child.classList.add(`is-${state}`);
   const took =
     ["delivered", "answered"].includes(state) && item.done > item.at + 1000
       ? ` after ${span(item.done - item.at)}`
       : "";
-  const why = reason ? `: ${reason}` : "";
-  say(child.querySelector(".pill"), `${state === "gone" ? ENDS[end] : LABELS[state]}${took}${why}`);
+  const label = state === "gone" ? ENDS[end] : LABELS[state];
+  say(child.querySelector(".pill"), `${stateWords(label, way, reason)}${took}`);
 }
 
 /** Brings the list up to date; only its last `most` are in the page. */

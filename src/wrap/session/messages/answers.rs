@@ -11,8 +11,8 @@ use super::{
     AnnouncedState, HistoryEvent, Job, PendingTake, ReportDetail, Session, SessionMessages,
 };
 use crate::peer::{
-    Answer, HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage, Removal,
-    ReplyTo, Request,
+    Answer, HANDED_OVER, HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage,
+    Removal, ReplyTo, Request,
 };
 use crate::wrap::agent_state::Condition;
 use crate::wrap::delivery::{DeliveryMode, InFlightMessage, MessageKey, State, publisher_mark};
@@ -222,7 +222,7 @@ impl Session {
         };
         let shown = self.deliveries.table.iter().filter_map(|(key, message)| {
             let (state, reason) = match (&message.state, reason(key)) {
-                (State::HandedOver(way), _) => ("handed over", way.to_string()),
+                (State::HandedOver(way), _) => (HANDED_OVER, way.to_string()),
                 (State::Queued, Some(reason)) => ("held", reason),
                 (State::Queued, None) => ("queued", String::new()),
                 _ => return None,
