@@ -19,11 +19,11 @@ pub(super) async fn run(
     output: &Output,
 ) -> Result<Exit, Error> {
     let name = session_name(&args.name, "NAME")?;
-    let (mut peer, mut messages) =
+    let (mut peer, taken) =
         removal::take_messages(&args, &name, Removal::Deleted, config, output).await?;
-    messages += peer.delete(&name).await?;
+    let messages = taken.count + peer.delete(&name).await?;
     peer.close().await;
-    output.json(&json!({ "name": name.as_str(), "messages": messages }))?;
+    output.json(&json!({ "name": name.as_str(), "messages": messages, "left": taken.left }))?;
     output.line(format!(
         "deleted {name} and {}",
         counted(messages, "message")

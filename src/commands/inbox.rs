@@ -86,7 +86,7 @@ impl TakenMessages {
         let answers = self.peer.ask_sessions(&self.requests, &awaited).await;
         self.peer.close().await;
         let why = match answers {
-            Ok(answers) if answers.len() >= sessions => return Ok(()),
+            Ok(answers) if answers.len() >= sessions => return all_taken(&answers),
             Ok(_) => Error::new("it does not answer"),
             Err(error) => error.into(),
         };
@@ -98,6 +98,20 @@ impl TakenMessages {
             .because(why.summary())
             .hint("it may deliver them again, marked as a possible repeat")
             .exit_with(Exit::Unconfirmed))
+    }
+}
+
+/// The error if the agent got some of them before they were printed.
+fn all_taken(answers: &[Answer]) -> Result<(), Error> {
+    let left = answers.iter().map(|answer| match answer {
+        Answer::Taken { left, .. } => u64::from(*left),
+        Answer::State(_) | Answer::Inbox { .. } => 0,
+    });
+    match left.sum() {
+        0 => Ok(()),
+        left => Err(Error::new(format!("not taken: {}", left_with_others(left)))
+            .because("it took too long to print them")
+            .exit_with(Exit::Unconfirmed)),
     }
 }
 

@@ -19,11 +19,11 @@ pub(super) async fn run(
     output: &Output,
 ) -> Result<Exit, Error> {
     let name = session_name(&args.name, "NAME")?;
-    let (peer, mut purged) =
+    let (peer, taken) =
         removal::take_messages(&args, &name, Removal::Purged, config, output).await?;
-    purged += peer.purge(&name).await?;
+    let purged = taken.count + peer.purge(&name).await?;
     peer.close().await;
-    output.json(&json!({ "name": name.as_str(), "purged": purged }))?;
+    output.json(&json!({ "name": name.as_str(), "purged": purged, "left": taken.left }))?;
     output.line(format!(
         "purged {name}: {} deleted",
         counted(purged, "message")

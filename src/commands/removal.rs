@@ -28,14 +28,14 @@ pub(super) fn confirmed(is_meant: bool, what: &str) -> Result<(), Error> {
 }
 
 /// Takes the messages that `purge` and `delete` remove: those that wait in the queue, and with
-/// `--force` also those that sessions hold. Returns the connection and the number of messages.
+/// `--force` also those that sessions hold. Returns the connection and what was removed.
 pub(super) async fn take_messages(
     args: &ConfirmedArgs,
     name: &SessionName,
     removal: Removal,
     config: &Config,
     output: &Output,
-) -> Result<(Peer, u32), Error> {
+) -> Result<(Peer, RemovedMessages), Error> {
     let (purpose, what) = match removal {
         Removal::Purged => ("purge", format!("deleting all messages of `{name}`")),
         Removal::Deleted => ("delete", format!("deleting `{name}`")),
@@ -51,14 +51,15 @@ pub(super) async fn take_messages(
         removal,
         config,
     };
-    let mut taken = removed.take_waiting(&peer, queue.messages).await?;
+    let waiting = removed.take_waiting(&peer, queue.messages).await?;
+    let mut taken = RemovedMessages::default();
     if args.force {
-        let held = removed.take_held(&peer, queue.consumers).await?;
-        taken += held.count;
-        if held.left > 0 {
-            output.notice(format!("not deleted: {}", left_with_others(held.left)));
+        taken = removed.take_held(&peer, queue.consumers).await?;
+        if taken.left > 0 {
+            output.notice(format!("not deleted: {}", left_with_others(taken.left)));
         }
     }
+    taken.count = taken.count.saturating_add(waiting);
     Ok((peer, taken))
 }
 
@@ -85,7 +86,7 @@ pub(super) async fn unattended(
         .iter()
         .filter_map(|answer| match answer {
             Answer::State(state) => Some(state.held),
-            Answer::Inbox { .. } => None,
+            Answer::Inbox { .. } | Answer::Taken { .. } => None,
         })
         .collect();
     let refused = if held.is_empty() {
@@ -144,13 +145,13 @@ impl MessageEnd {
     }
 }
 
-/// What sessions did with the messages that they held.
+/// What became of the messages in a queue and in its sessions.
 #[derive(Clone, Copy, Debug, Default)]
-struct DiscardedMessages {
-    /// How many they discarded.
-    count: u32,
-    /// How many the agent or another command already has.
-    left: u64,
+pub(super) struct RemovedMessages {
+    /// How many were removed.
+    pub(super) count: u32,
+    /// How many the agent or another command already has, so that they stay.
+    pub(super) left: u64,
 }
 
 /// Removes messages from one queue and records the end of each in the history.
@@ -182,8 +183,8 @@ impl Removed<'_> {
 
     /// Makes the attached sessions discard the messages that they hold. The sessions record the
     /// ends themselves.
-    async fn take_held(&self, peer: &Peer, attached: u32) -> Result<DiscardedMessages, Error> {
-        let mut discarded = DiscardedMessages::default();
+    async fn take_held(&self, peer: &Peer, attached: u32) -> Result<RemovedMessages, Error> {
+        let mut discarded = RemovedMessages::default();
         if attached == 0 {
             return Ok(discarded);
         }

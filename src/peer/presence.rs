@@ -132,7 +132,7 @@ pub enum Request {
     },
     /// The asker has shown these messages to its reader: they count as read, are acked, and will
     /// not be delivered again. Those that are with the agent meanwhile stay there. Answered with
-    /// [`Answer::State`], by the session of this ULID alone.
+    /// [`Answer::Taken`], by the session of this ULID alone.
     Taken {
         /// The addressed sessions.
         scope: RequestScope,
@@ -168,6 +168,7 @@ pub enum Removal {
 enum AnswerKind {
     State,
     Inbox,
+    Taken,
 }
 
 /// What a session answers.
@@ -196,6 +197,15 @@ pub enum Answer {
         #[serde(default)]
         left: u32,
     },
+    /// What became of the messages that a command has shown to its reader.
+    Taken {
+        /// The session's name.
+        name: String,
+        /// Its ULID.
+        session: String,
+        /// How many of them were not taken, because the agent or another command has them.
+        left: u32,
+    },
 }
 
 impl Answer {
@@ -203,6 +213,7 @@ impl Answer {
         match self {
             Self::State(_) => AnswerKind::State,
             Self::Inbox { .. } => AnswerKind::Inbox,
+            Self::Taken { .. } => AnswerKind::Taken,
         }
     }
 
@@ -210,7 +221,7 @@ impl Answer {
     fn name(&self) -> &str {
         match self {
             Self::State(presence) => &presence.name,
-            Self::Inbox { name, .. } => name,
+            Self::Inbox { name, .. } | Self::Taken { name, .. } => name,
         }
     }
 
@@ -218,7 +229,7 @@ impl Answer {
     fn session(&self) -> &str {
         match self {
             Self::State(presence) => &presence.session,
-            Self::Inbox { session, .. } => session,
+            Self::Inbox { session, .. } | Self::Taken { session, .. } => session,
         }
     }
 }
@@ -289,10 +300,9 @@ impl Request {
     /// What answers the request; `None`: it is not a request.
     fn answer_kind(&self) -> Option<AnswerKind> {
         match self {
-            Self::Who | Self::Pause { .. } | Self::Resume { .. } | Self::Taken { .. } => {
-                Some(AnswerKind::State)
-            }
+            Self::Who | Self::Pause { .. } | Self::Resume { .. } => Some(AnswerKind::State),
             Self::Inbox { .. } | Self::Discard { .. } => Some(AnswerKind::Inbox),
+            Self::Taken { .. } => Some(AnswerKind::Taken),
             Self::State(_) => None,
         }
     }

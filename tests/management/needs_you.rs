@@ -235,6 +235,17 @@ fn what_is_held_is_taken_in_the_drawer_after_a_question() {
     // Only what the page has shown is taken, not what came since.
     assert_eq!(question["session"], "01backend");
     assert_eq!(question["keys"], json!([7]));
+    // One of them is with the agent meanwhile. The answer to another page's take is not told here.
+    let told = "document.getElementById('toasts').textContent";
+    assert_eq!(browser.value(told), "");
+    let left = |session: &str, left: u32| {
+        json!({ "kind": "taken", "name": "backend", "session": session, "left": left }).to_string()
+    };
+    peer.publish_as_user("", PAGE, &left("01other", 3));
+    peer.publish_as_user("", PAGE, &left("01backend", 1));
+    browser.until(&format!("{told} !== ''"));
+    let words = "Not taken: 1 message, which the agent or another command already has.";
+    assert_eq!(browser.value(told), words);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a command cannot take out of a session: a message that is with the agent already. It is
 //! shown to nobody as taken or removed, and the agent gets it once.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::claude::{log_lines, ready, wait_for_log};
 use crate::stage::{Stage, Terminal, wait_for};
@@ -77,6 +77,12 @@ fn a_purge_says_which_messages_stay_with_the_agent() {
     assert!(said.contains(IS_LEFT), "{said}");
     let left = stage.says(&["inbox", "peer"]);
     assert!(left.contains("in the box [end]"), "{left}");
+    let purged = stage.says(&["--json", "purge", "peer", "--yes", "--force"]);
+    let purged: Value = serde_json::from_str(&purged).unwrap();
+    assert_eq!(purged, json!({ "name": "peer", "purged": 0, "left": 1 }));
+    let deleted = stage.says(&["--json", "delete", "peer", "--yes", "--force"]);
+    let deleted: Value = serde_json::from_str(&deleted).unwrap();
+    assert_eq!(deleted["left"], 1, "{deleted}");
     let help = stage.says(&["purge", "--help"]);
     assert!(help.contains("what its agent has stays"), "{help}");
 }

@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Deliveries, MessageKey, State, Step, SubmissionPhase, Submitted};
+use super::{Deliveries, InFlightMessage, MessageKey, State, Step, SubmissionPhase, Submitted};
 use crate::wrap::ways::{SubmissionNumber, Way};
 
 /// Time limit for the confirmation. A command confirms once it has written the texts.
@@ -69,14 +69,34 @@ impl Deliveries {
     }
 
     /// A command has shown these messages to its reader. Those that wait, or were kept for a
-    /// command, are delivered by that.
-    pub fn taken(&mut self, keys: impl Iterator<Item = MessageKey>) {
-        let is_shown = |key: MessageKey| {
-            let message = self.table.get(key);
-            message.is_some_and(|one| one.state == State::HandedOver(Way::InboxCommand))
-        };
-        let is_taken = |key: &MessageKey| is_shown(*key) || self.waits(*key);
+    /// command, are delivered by that. Returns how many these are.
+    pub fn taken(&mut self, keys: impl Iterator<Item = MessageKey>) -> usize {
+        let is_taken = |key: &MessageKey| self.is_shown(*key) || self.waits(*key);
         let taken: Vec<MessageKey> = keys.filter(is_taken).collect();
+        self.leave_takes(&taken);
+        self.delivered(&taken, Way::InboxCommand);
+        taken.len()
+    }
+
+    /// Removes a message that an operator discards, and returns it with its deliveries.
+    ///
+    /// Returns `None` if it may be with the agent.
+    pub fn discard(&mut self, key: MessageKey) -> Option<InFlightMessage> {
+        if !self.is_shown(key) {
+            return self.displace(key);
+        }
+        self.leave_takes(&[key]);
+        self.table.remove(key)
+    }
+
+    /// Whether a command was shown this message and has not confirmed it.
+    fn is_shown(&self, key: MessageKey) -> bool {
+        let message = self.table.get(key);
+        message.is_some_and(|one| one.state == State::HandedOver(Way::InboxCommand))
+    }
+
+    /// Takes these messages out of the takes, and ends those that have no other one.
+    fn leave_takes(&mut self, gone: &[MessageKey]) {
         let table = &self.table;
         self.submissions.retain_mut(|submitted| {
             if submitted.way == Way::InboxCommand {
@@ -88,7 +108,7 @@ impl Deliveries {
                     })
                 };
                 let messages = &mut submitted.messages;
-                messages.retain(|key| !taken.contains(key) && is_still_shown(key));
+                messages.retain(|key| !gone.contains(key) && is_still_shown(key));
             }
             !submitted.messages.is_empty()
         });
@@ -97,12 +117,16 @@ impl Deliveries {
             let mut numbers = submissions.iter().map(|submitted| submitted.number);
             numbers.any(|number| number == take.number)
         });
-        self.delivered(&taken, Way::InboxCommand);
     }
 
     /// Whether a take that is not confirmed holds back what came later.
     pub(super) fn takes_hold(&self, now: Instant) -> bool {
-        self.has(Way::InboxCommand) && self.takes_hold_from.is_none_or(|from| now >= from)
+        self.is_being_taken() && self.takes_hold_from.is_none_or(|from| now >= from)
+    }
+
+    /// Whether a command takes messages and has not confirmed it.
+    pub(super) fn is_being_taken(&self) -> bool {
+        self.has(Way::InboxCommand)
     }
 
     /// When the first time limit for a confirmation ends.

@@ -1,7 +1,7 @@
 // Requests to sessions: their state, what they hold, pause and resume. The answers go to a queue
 // that does not exist; the page sees them in the tap.
 
-import { ask } from "./dom.js";
+import { ask, number, toast } from "./dom.js";
 import { LISTENING, PRESENCE } from "./names.js";
 
 /** Resolves once the request is published. */
@@ -32,7 +32,15 @@ export const lookInto = (model, name) =>
  */
 export const take = (model, name, answers) =>
   Promise.all(
-    answers.map(({ session, keys }) =>
-      question(model, { kind: "taken", ...of(name), session, keys }),
-    ),
+    answers.map(({ session, keys }) => {
+      model.takes.add(session);
+      return question(model, { kind: "taken", ...of(name), session, keys });
+    }),
   );
+/** Says how many messages sessions did not give to this page. */
+export function tellLeft(model) {
+  if (!model.left) return;
+  const messages = model.left === 1 ? "1 message" : `${number(model.left)} messages`;
+  toast(`Not taken: ${messages}, which the agent or another command already has.`);
+  model.left = 0;
+}

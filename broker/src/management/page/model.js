@@ -79,6 +79,9 @@ export class Model {
     /** The dead letters, oldest first, and how many more there are. */
     this.dead = [];
     this.olderDead = 0;
+    /** The wraps that this page takes messages from, and how many they did not give away. */
+    this.takes = new Set();
+    this.left = 0;
     /** Wall-clock difference to the broker, ms. */
     this.skew = 0;
   }
@@ -362,9 +365,10 @@ export class Model {
     return true;
   }
 
-  /** Takes over a session's answer about the messages that it holds. */
+  /** Takes over a session's answer about the messages that it holds, or about a take. */
   answered(text) {
     const { found, isCut } = inbox(text);
+    if (found.kind === "taken") return this.tookFrom(found);
     if (found.kind !== "inbox" || !isText(found.name) || !isText(found.session)) return false;
     const session = this.sessions.get(found.name);
     if (!session || !WRAP.test(found.session) || !Array.isArray(found.messages)) return false;
@@ -380,6 +384,14 @@ export class Model {
       isCut: isCut || messages.length > HELD || !isShown,
     };
     keep(session.held, found.session, answer, PRESENCES);
+    return true;
+  }
+
+  /** Takes over how many messages a session did not give to this page. */
+  tookFrom({ session, left }) {
+    // The page hears its own request too, which has no number.
+    if (!Number.isSafeInteger(left) || !this.takes.delete(session)) return false;
+    this.left += Math.max(0, left);
     return true;
   }
 

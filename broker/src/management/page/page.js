@@ -127,6 +127,7 @@ function hear(kind, data) {
   let changed = false;
   const lines = JSON.parse(data);
   for (const line of lines) changed = model.seen(line) || changed;
+  control.tellLeft(model);
   // The history has the reason.
   if (lines.some(({ what }) => what === "taken")) setTimeout(askArchive, 300);
   if (lines.length)

@@ -111,8 +111,15 @@ impl Session {
                 return;
             }
             Request::Taken { keys, .. } => {
-                self.deliveries.taken(keys.iter().copied().map(MessageKey));
-                self.present(now)
+                let taken = self.deliveries.taken(keys.iter().copied().map(MessageKey));
+                self.look(now);
+                self.announce(now);
+                let left = keys.len().saturating_sub(taken);
+                Answer::Taken {
+                    name: self.messages.parts.presence.name.clone(),
+                    session: self.messages.parts.presence.session.clone(),
+                    left: u32::try_from(left).unwrap_or(u32::MAX),
+                }
             }
             Request::Pause { .. } => {
                 self.deliveries.pause();
