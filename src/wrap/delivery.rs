@@ -325,10 +325,11 @@ impl Deliveries {
             .collect()
     }
 
-    /// The reason of the first waiting message.
+    /// The reason of the first waiting message, or of those that a command takes.
     pub fn hold(&self, agent: &AgentState, now: Instant) -> Option<Hold> {
         let mut queued = self.table.queued();
-        queued.find_map(|queued| self.reason(queued, agent, now))
+        let hold = queued.find_map(|queued| self.reason(queued, agent, now));
+        hold.or_else(|| self.is_being_taken().then_some(Hold::Taking))
     }
 
     /// The ways in that are disabled after failures, for the log.

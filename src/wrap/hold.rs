@@ -44,8 +44,9 @@ pub enum Hold {
     Unseen,
     /// The person's hook or settings refused it.
     Refused(String),
-    /// An earlier message is with the agent and not in its context yet, or was shown to a command
-    /// that has not confirmed it.
+    /// A command is shown messages, and has not confirmed that its reader has them.
+    Taking,
+    /// An earlier message is with the agent and not in its context yet.
     Behind,
 }
 
@@ -72,6 +73,7 @@ impl fmt::Display for Hold {
             Self::Unseen => out.write_str("the agent does not show what was typed"),
             Self::Refused(why) if why.is_empty() => out.write_str("your agent refused it"),
             Self::Refused(why) => write!(out, "your agent refused it: {why}"),
+            Self::Taking => out.write_str("a command is taking messages"),
             Self::Behind => out.write_str("behind the message before it"),
         }
     }

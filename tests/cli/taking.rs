@@ -1,5 +1,7 @@
 //! `inbox`, and what it takes.
 
+use serde_json::json;
+
 use crate::everywhere::everywhere;
 use crate::support::{Wrapped, wait_until};
 
@@ -64,5 +66,36 @@ fn what_is_taken_while_its_reader_goes_away_is_delivered_later() {
             .map(|text| submitted.find(&format!("(possible repeat) the {text}")));
         assert!(places.iter().all(Option::is_some), "{submitted}");
         assert!(places.is_sorted(), "{submitted}");
+    });
+}
+
+/// They came back ten seconds later, once the take was over.
+#[test]
+fn what_is_purged_after_a_take_that_nobody_read_does_not_come_back() {
+    everywhere(|place, name| {
+        let who = name("gone");
+        let session = Wrapped::open(place, &who, &[]);
+        place.ok(["pause", &who]);
+        place.ok(["send", "--to", &who, "-m", "purge me"]);
+        wait_until(
+            || place.json(["inbox", &who])[0].as_array().unwrap().len() == 1,
+            || place.ok(["inbox", &who]),
+        );
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut taking = place.command();
+        taking.args(["inbox", &who, "--take"]).stdout(writer);
+        assert_eq!(taking.status().unwrap().code(), Some(0));
+        drop(taking);
+        let purged = place.json(["purge", &who, "--yes", "--force"]).remove(0);
+        assert_eq!(
+            purged,
+            json!({ "name": who.as_str(), "purged": 1, "left": 0 })
+        );
+        place.ok(["resume", &who]);
+        place.ok(["send", "--to", &who, "-m", "type me"]);
+        session.wait_for_submission("type me");
+        let submitted = session.submitted().join("\n");
+        assert!(!submitted.contains("purge me"), "{submitted}");
     });
 }

@@ -271,7 +271,7 @@ impl Deliveries {
         }
         if self.takes_hold(now) {
             // Later messages must not overtake those that come back.
-            return Err((Hold::Behind, None));
+            return Err((Hold::Taking, None));
         }
         let is_stopped = self.is_stopped(agent);
         let verdict = agent.verdict(now);

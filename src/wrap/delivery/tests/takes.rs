@@ -109,3 +109,31 @@ fn takes_that_are_never_confirmed_keep_no_message_from_the_agent_for_long() {
     }
     assert!(play.has_typed(), "nothing reached the agent");
 }
+
+#[test]
+fn a_take_is_the_reason_why_messages_are_held() {
+    let (mut play, keys) = shown();
+    assert_eq!(play.hold(), Some(Hold::Taking));
+    let third = play.offer("third");
+    let holds = play.deliveries.waiting(&play.agent, play.now);
+    assert_eq!(holds, [(third, Hold::Taking)]);
+    assert_eq!(play.deliveries.taken(keys.into_iter()), 2);
+    assert_eq!(play.deliveries.taken(keys.into_iter()), 0);
+    assert_ne!(play.hold(), Some(Hold::Taking));
+}
+
+#[test]
+fn a_message_that_is_discarded_while_a_command_takes_it_does_not_come_back() {
+    let (mut play, [first, second]) = shown();
+    assert!(play.deliveries.discard(first).is_some());
+    play.ends();
+    play.passes(ms(11_000));
+    let again = Step::NotConfirmed(vec!["m2".to_owned()]);
+    assert!(play.did(&again), "{:?}", play.steps);
+    assert!(play.last_text().contains("(possible repeat) second"));
+    assert!(!play.last_text().contains("first"));
+    assert!(
+        play.deliveries.discard(second).is_none(),
+        "it is with the agent"
+    );
+}

@@ -159,12 +159,13 @@ impl Session {
         Answer::State(self.messages.presence(&current))
     }
 
-    /// Removes the messages that are not with the agent yet.
+    /// Removes the messages that are not with the agent yet, also those that a command was shown
+    /// and has not confirmed: it may be dead.
     fn discard(&mut self, removal: Removal, now: Instant) -> Answer {
         let mut messages = Vec::new();
         let mut left = 0;
         for (key, message) in self.held(now) {
-            if let Some(removed) = self.deliveries.displace(key) {
+            if let Some(removed) = self.deliveries.discard(key) {
                 self.messages.removed(removed, removal);
                 messages.push((key, message));
             } else {
