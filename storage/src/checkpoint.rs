@@ -272,7 +272,7 @@ impl CheckpointRows {
 
     fn try_open(&mut self, path: &Path, index: &mut Index) -> io::Result<()> {
         let engine = (self.options.open_index)(path)?;
-        self.meta = load(engine.as_ref(), index).inspect_err(|_| index.start_over())?;
+        self.meta = load(engine.as_ref(), index).inspect_err(|_| index.clear())?;
         self.engine = Some(engine);
         Ok(())
     }

@@ -1,9 +1,11 @@
-//! The thread that writes: it gathers a batch, writes it as one frame, and announces it.
+//! The store's thread. It closes a batch, writes it as one frame, syncs, and announces that the
+//! batch is durable.
 //!
-//! While one commit is synced the next batch gathers, so confirmed publishing needs no timer.
-//! Unconfirmed messages gather for 5 ms and then wait another 5 ms, in which a consumer that keeps
-//! up still takes them off; settlements alone wait 50 ms. A full disk makes it wait; a failed write
-//! goes on once in a new segment and then stops the store for good.
+//! The next batch gathers while a commit is synced, so confirmed publishing needs no timer.
+//! Unconfirmed messages gather for 5 ms. Then their batch stays closed for another 5 ms, in which a
+//! consumer that keeps up can still settle them, so that they need not be written. Settlements
+//! alone wait for 50 ms. While the disk is full, the thread waits. A failed write is tried once
+//! more in a new segment; if that fails too, the store stops for good.
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,18 +28,18 @@ pub(crate) const GATHER: Duration = Duration::from_millis(5);
 /// Maximum delay of a batch of settlements only.
 const SETTLE_LATEST: Duration = Duration::from_millis(50);
 /// How often the free space is checked.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How long the thread rests when nothing comes.
+const CHECK_DISK_EVERY: Duration = Duration::from_millis(200);
+/// How long the thread sleeps if nothing is pending. A demand wakes it earlier.
 const IDLE: Duration = Duration::from_hours(1);
 
-/// Which settlements of a batch a frame has.
+/// Which settlements of a batch are added to a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Settlements {
-    /// All, beside the messages of the batch.
+    /// All: the frame also holds the messages of the batch.
     WithMessages,
-    /// Those of messages that the log has.
+    /// Those of messages that the log has: the frame is written before the messages of the batch.
     Ahead,
-    /// Of these, those that were handed over alone.
+    /// Those of [`Self::Ahead`] that belong to no pause ([`Grouping::Alone`]).
     AheadAlone,
 }
 
@@ -52,12 +54,12 @@ pub(crate) struct Committer {
     frame: FrameBuilder,
     /// The closed batch that waits for its commit, and until when.
     closed_batch: Option<(u64, Instant)>,
-    /// A segment was begun since the last time that there was nothing else to do.
-    has_begun: bool,
-    /// The caller was told that the disk is full.
+    /// A segment was begun since [`work_between_commits`](Self::work_between_commits) last ran.
+    began_segment: bool,
+    /// Too little disk space is free, and the caller was informed.
     is_short: bool,
-    /// When the disk's free space is checked again: after a write, and while it is short.
-    look_at: Option<Instant>,
+    /// When the free space is checked again: after a write, and while it is short.
+    check_disk_at: Option<Instant>,
 }
 
 impl Committer {
@@ -76,25 +78,25 @@ impl Committer {
             compaction: Compaction::default(),
             frame: FrameBuilder::default(),
             closed_batch: None,
-            has_begun: false,
+            began_segment: false,
             is_short: false,
-            look_at: Some(Instant::now()),
+            check_disk_at: Some(Instant::now()),
         }
     }
 
-    /// Runs until the store is closed or fails. A panic is a failure too, which callers that wait
-    /// for a commit must learn.
+    /// Runs until the store is closed or fails. A panic counts as a failure, so that callers that
+    /// wait for a commit get an error.
     pub(crate) fn run(mut self) -> Result<(), Stopped> {
         let outcome =
             catch_unwind(AssertUnwindSafe(|| self.serve())).unwrap_or(Err(Stopped::Panicked));
-        self.handover.end(outcome.clone());
+        self.handover.latch_stop(outcome.clone());
         self.tidying.close(outcome.is_ok());
         outcome
     }
 
     fn serve(&mut self) -> Result<(), Stopped> {
         loop {
-            match self.wait() {
+            match self.wait_for_work() {
                 Demand::Close => return self.commit_all(),
                 Demand::Now => self.commit_all()?,
                 Demand::Soon | Demand::Later => self.advance_batches()?,
@@ -103,13 +105,13 @@ impl Committer {
                 }
                 Demand::Never => {}
             }
-            self.tidy();
+            self.work_between_commits();
         }
     }
 
-    /// Waits until something has to be done: a commit at once, or because a window is over, or
-    /// nothing but tidying up.
-    fn wait(&self) -> Demand {
+    /// Waits until there is work. Returns how soon a commit is wanted: `Never` if only compaction
+    /// or the check of the disk is due, and `Soon` also if the closed batch is due.
+    fn wait_for_work(&self) -> Demand {
         let commit_at = self.closed_batch.map(|(_, commit_at)| commit_at);
         let (mut demand, mut since) = (Demand::Never, Instant::now());
         loop {
@@ -118,10 +120,10 @@ impl Committer {
                 Demand::Soon => since + GATHER,
                 Demand::Later => since + SETTLE_LATEST,
                 Demand::Never if self.compaction.is_under_way() => since,
-                Demand::Never => self.look_at.map_or(since + IDLE, |at| at.max(since)),
+                Demand::Never => self.check_disk_at.map_or(since + IDLE, |at| at.max(since)),
             };
             let due = commit_at.map_or(due, |commit_at| commit_at.min(due));
-            let risen = self.handover.signal.wait(demand, due);
+            let risen = self.handover.signal.wait_above(demand, due);
             if risen == demand {
                 let is_due = commit_at.is_some_and(|commit_at| commit_at <= due);
                 return match demand {
@@ -137,16 +139,16 @@ impl Committer {
         }
     }
 
-    /// One tick: commits the closed batch and closes the one that gathered.
+    /// Commits the closed batch, and closes the batch that gathers.
     fn advance_batches(&mut self) -> Result<(), Stopped> {
         if let Some((closed, _)) = self.closed_batch.take() {
-            self.commit(self.handover.take(closed))?;
+            self.commit(self.handover.take_batch(closed))?;
         }
         if self.handover.signal.demand() > Demand::Never {
-            let (closed, demand) = self.handover.cut();
+            let (closed, demand) = self.handover.close_batch();
             if demand >= Demand::Now {
-                // A caller asked between the tick and the cut, and waits.
-                return self.commit(self.handover.take(closed));
+                // Since the demand was read above, a caller has begun to wait.
+                return self.commit(self.handover.take_batch(closed));
             }
             self.closed_batch = Some((closed, Instant::now() + GATHER));
         }
@@ -155,17 +157,17 @@ impl Committer {
 
     fn commit_all(&mut self) -> Result<(), Stopped> {
         self.closed_batch = None;
-        let (through, _) = self.handover.cut();
-        self.commit(self.handover.take(through))
+        let (through, _) = self.handover.close_batch();
+        self.commit(self.handover.take_batch(through))
     }
 
     /// Writes a batch as one frame, with a piece of compaction, and announces it.
     ///
-    /// While there is no room for its messages later batches wait behind it. What frees space is
-    /// written meanwhile.
+    /// While the disk has no room for its messages, later batches wait behind it, and only changes
+    /// that free space are written.
     fn commit(&mut self, batch: CommitBatch) -> Result<(), Stopped> {
         let mut batches = VecDeque::from([batch]);
-        let (mut relieved, mut is_last_try) = (0, false);
+        let (mut written, mut is_last_try) = (0, false);
         while let Some(batch) = batches.front() {
             match self.write_batch(batch) {
                 Err(error) if !is_no_room(&error) => return Err(error.into()),
@@ -174,18 +176,18 @@ impl Committer {
                     if !self.is_short {
                         tracing::warn!(%error, "a commit waits for space on the disk");
                     }
-                    self.relieve(&batches, &mut relieved)?;
+                    self.write_freeing_changes(&batches, &mut written)?;
                     if self.wait_for_room(&mut batches) == Demand::Close {
-                        // Copies must not take the room of acks, nor fail a stop that has no more
-                        // to write.
+                        // Compaction must not take the room of settlements, nor fail a close that
+                        // has nothing else to write.
                         self.compaction = Compaction::default();
-                        self.relieve(&batches, &mut relieved)?;
+                        self.write_freeing_changes(&batches, &mut written)?;
                         is_last_try = true;
                     }
                 }
                 Ok(is_whole) => {
-                    // What is written now may be settled in a batch that waits.
-                    (relieved, is_last_try) = (0, false);
+                    // A waiting batch may settle a message of this one, and is looked at again.
+                    (written, is_last_try) = (0, false);
                     if let Some(batch) = batches.pop_front_if(|_| is_whole) {
                         self.handover.finish(batch);
                     }
@@ -195,7 +197,8 @@ impl Committer {
         Ok(())
     }
 
-    /// Writes a batch, or a part of one that is long and may be cut apart: `false`.
+    /// Writes a batch; `true` if all of it. A long batch is written in parts, one part a call,
+    /// unless it must be one frame.
     fn write_batch(&mut self, batch: &CommitBatch) -> io::Result<bool> {
         self.frame.clear();
         let mut purpose = FramePurpose::Relief;
@@ -209,7 +212,7 @@ impl Committer {
         }
         let before = self.frame.body().len();
         let limit = match batch.unity {
-            Unity::None => self.part_bytes(),
+            Unity::None => self.max_frame_bytes(),
             Unity::Whole | Unity::Continued => usize::MAX,
         };
         let mut is_whole = true;
@@ -233,15 +236,16 @@ impl Committer {
         Ok(is_whole)
     }
 
-    /// Writes what frees space, of those batches that were not relieved before.
-    fn relieve(
+    /// Writes the changes that free space, of the batches from index `*written` on, and a piece of
+    /// compaction. Sets `*written` to the number of batches.
+    fn write_freeing_changes(
         &mut self,
         batches: &VecDeque<CommitBatch>,
-        relieved: &mut usize,
+        written: &mut usize,
     ) -> Result<(), Stopped> {
         self.frame.clear();
         self.compaction.add_piece(&self.index, &mut self.frame);
-        let later = batches.range(*relieved..);
+        let later = batches.range(*written..);
         for batch in later {
             let settlements = if batch.may_go_ahead() {
                 for (key, value) in &batch.definitions {
@@ -263,28 +267,29 @@ impl Committer {
                 outcome => outcome?,
             }
         }
-        *relieved = batches.len();
+        *written = batches.len();
         Ok(())
     }
 
-    /// What the log has of a queue: its next sequence, and below which everything was delivered.
+    /// What the log has of a queue: its next sequence, and the sequence below which all messages
+    /// were delivered.
     fn known(&self, queue: u64) -> Option<(u64, u64)> {
         let index = lock(&self.index);
         let queue = index.queues.get(&queue)?;
         Some((queue.next, queue.delivered_below))
     }
 
-    /// Bytes of messages after which a frame ends, unless it must not be cut apart.
-    fn part_bytes(&self) -> usize {
+    /// Bytes of messages after which a frame ends, unless the batch must be one frame.
+    fn max_frame_bytes(&self) -> usize {
         let whole = self.options.segment_bytes / 2;
-        // On a full disk the rest of the segment may be all that there is.
-        let rest = self.log.rest().saturating_sub(2 * BLOCK);
+        // On a full disk there may be no room but the rest of the segment.
+        let rest = self.log.segment_bytes_left().saturating_sub(2 * BLOCK);
         let is_tight = self.is_short && rest >= BLOCK;
         to_usize(if is_tight { whole.min(rest) } else { whole })
     }
 
-    /// Puts messages that the log does not have into the frame; large bodies are written at once.
-    /// `false` when there are more than a frame should hold.
+    /// Adds to the frame the messages that the log does not have. Large bodies are written at once,
+    /// to files of their own. Returns `false` if not all messages fit.
     fn add_messages(&mut self, queue: u64, taken: &CommitShare, limit: usize) -> io::Result<bool> {
         let (mut next, _) = self.known(queue).unwrap_or_default();
         let (from, live) = (next, taken.chunks.iter().flat_map(Chunk::live));
@@ -295,7 +300,7 @@ impl Committer {
                 return Ok(false);
             }
             if body.len() > LARGE_BYTES {
-                let (file, packed) = match taken.written(sequence) {
+                let (file, packed) = match taken.written_body(sequence) {
                     Some(written) => (written.number, written.packed.clone()),
                     None => self.log.write_body((queue, sequence), body)?,
                 };
@@ -317,8 +322,8 @@ impl Committer {
         Ok(true)
     }
 
-    /// Puts what happened to older messages into the frame, no further than what the log has of the
-    /// queue, or has with the messages in this frame.
+    /// Adds to the frame the settlements and the delivery mark of a queue, or its drop. Both are
+    /// limited to the sequences that the log has, or has with this frame.
     fn add_settlements(&mut self, queue: u64, taken: &CommitShare, which: Settlements) {
         let known = self.known(queue);
         if taken.is_dropped {
@@ -353,66 +358,69 @@ impl Committer {
     }
 
     fn write_frame(&mut self, purpose: FramePurpose) -> io::Result<()> {
-        self.look_at.get_or_insert(Instant::now() + LOOK_EVERY);
-        self.has_begun |= self.log.write(&mut self.frame, purpose)?;
+        self.check_disk_at
+            .get_or_insert(Instant::now() + CHECK_DISK_EVERY);
+        self.began_segment |= self.log.write(&mut self.frame, purpose)?;
         Ok(())
     }
 
-    /// Waits until the disk may have room again, and takes in what comes meanwhile.
+    /// Waits until the disk may have room again. Changes that come meanwhile become a further
+    /// batch.
     fn wait_for_room(&mut self, batches: &mut VecDeque<CommitBatch>) -> Demand {
-        self.tell_shortage();
+        self.report_shortage();
         self.tidying.wake();
         let until = Instant::now() + SETTLE_LATEST;
-        let demand = self.handover.signal.wait(Demand::Now, until);
+        let demand = self.handover.signal.wait_above(Demand::Now, until);
         if demand > Demand::Never {
-            let (through, _) = self.handover.cut();
-            batches.push_back(self.handover.take(through));
+            let (through, _) = self.handover.close_batch();
+            batches.push_back(self.handover.take_batch(through));
         }
         self.compaction.choose(&lock(&self.index), 0);
         demand
     }
 
-    fn tell_shortage(&mut self) {
-        self.look_at.get_or_insert(Instant::now() + LOOK_EVERY);
+    fn report_shortage(&mut self) {
+        self.check_disk_at
+            .get_or_insert(Instant::now() + CHECK_DISK_EVERY);
         if !std::mem::replace(&mut self.is_short, true) {
             tracing::warn!("the store's disk is nearly full: publishers have to wait");
             (self.handover.progress)(StoreEvent::NoRoom);
         }
     }
 
-    /// What is done between commits: more work for the tidying thread, the next segment to compact,
-    /// the disk's room. None of it can stop the store.
-    fn tidy(&mut self) {
-        let has_begun = std::mem::take(&mut self.has_begun);
-        let has_to_look = self.look_at.is_some_and(|at| at <= Instant::now());
+    /// Wakes the tidying thread, chooses a segment to compact, and checks the free space,
+    /// each if that is due. A failure of these does not stop the store.
+    fn work_between_commits(&mut self) {
+        let began_segment = std::mem::take(&mut self.began_segment);
+        let must_check_disk = self.check_disk_at.is_some_and(|at| at <= Instant::now());
         let index = lock(&self.index);
-        if has_begun || index.segments.may_free || !self.log.slots.is_prepared() {
+        if began_segment || index.segments.may_free || !self.log.slots.is_prepared() {
             self.tidying.wake();
         }
-        if has_begun || has_to_look || self.compaction.is_over() {
-            // On a full disk every byte counts.
+        if began_segment || must_check_disk || self.compaction.is_over() {
+            // On a full disk even a little garbage is worth compacting.
             let from = self.options.compact_from_bytes;
             self.compaction
                 .choose(&index, if self.is_short { 0 } else { from });
         }
         drop(index);
-        if has_to_look {
-            self.look_at_disk();
-            self.look_at = self.is_short.then(|| Instant::now() + LOOK_EVERY);
+        if must_check_disk {
+            self.check_disk_space();
+            self.check_disk_at = self.is_short.then(|| Instant::now() + CHECK_DISK_EVERY);
         }
     }
 
-    fn look_at_disk(&mut self) {
+    fn check_disk_space(&mut self) {
         let least = self.options.least_free_bytes;
         let slots = &self.log.slots;
         let free = slots.disk.free_bytes(&slots.folder);
         let (next, reserved) = slots.ready_bytes();
-        // What messages may still use; the reserve for settlements counts as kept free, up to a
-        // half of it.
-        let room = free.saturating_add(next + self.log.rest());
+        // Bytes that messages may still use. The reserve for settlements counts towards the bytes
+        // that must stay free, up to half of them.
+        let room = free.saturating_add(next + self.log.segment_bytes_left());
         let least = least - reserved.min(least / 2);
         if room < least {
-            self.tell_shortage();
+            self.report_shortage();
         } else if self.is_short && room >= least.saturating_add(least / 4) && slots.is_prepared() {
             self.is_short = false;
             tracing::info!("the store's disk has room again");

@@ -1,8 +1,8 @@
-//! One queue's numbers, and where its messages lie: packed extents, a few bytes each.
+//! The index of one queue: its counts, and where its messages are on disk, a few bytes per group.
 //!
-//! An extent is a group of messages in one frame. An [`ExtentRun`] is the extents of one queue in
-//! one segment; the runs of a queue are sorted and do not overlap. A settled sequence is gone;
-//! every other one below `next` lies in a run.
+//! An extent describes a group of messages in one frame. An [`ExtentRun`] holds packed extents of
+//! one queue in one segment; the runs of a queue are sorted and do not overlap. Every sequence
+//! below `next` is either settled or in a run. A run may also contain settled sequences.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use crate::frame::{CRC, Entry, GroupHeads, Malformed, Range, group_crc, push};
 /// A segment as the index knows it.
 #[derive(Debug)]
 pub(crate) struct Segment {
-    /// Readers hold it: a segment is used again only when no reader does.
+    /// Readers hold clones: the slot of a segment is reused only after all of them are dropped.
     pub(crate) file: Arc<LogFile>,
     /// Live messages in it, and their bytes.
     pub(crate) live: u64,
     pub(crate) bytes: u64,
-    /// A large body's file, which belongs to no chain.
+    /// It is the file of a large body, which is not part of the chain of segments.
     pub(crate) is_body: bool,
-    /// Something in it could not be read: it is not compacted.
+    /// Something in it could not be read, so it is not compacted.
     pub(crate) is_damaged: bool,
 }
 
@@ -47,7 +47,8 @@ pub(crate) struct Segments {
     /// The segment being written; 0 before the first frame since the opening. Older ones may be
     /// freed.
     pub(crate) active: u64,
-    /// A segment may have lost its last live message since the last look.
+    /// A segment may have lost its last live message since [`remove_dead`](Self::remove_dead) last
+    /// looked.
     pub(crate) may_free: bool,
 }
 
@@ -59,14 +60,14 @@ impl Segments {
         logs.map(|(number, segment)| (*number, segment))
     }
 
-    /// Adds a large body that no frame names yet. It is dead unless one does.
+    /// Adds a large body that no frame refers to yet. Unless one does, its file is removed.
     pub(crate) fn add_body(&mut self, number: u64, file: Arc<LogFile>) {
         self.all.insert(number, Segment::new(file, true));
         self.may_free = true;
     }
 
-    /// Takes out the first segment without a live message that no reader holds.
-    pub(crate) fn take_dead(&mut self) -> Option<(u64, Segment)> {
+    /// Removes the first segment that has no live message and that no reader holds.
+    pub(crate) fn remove_dead(&mut self) -> Option<(u64, Segment)> {
         let may_go = |(number, segment): &(&u64, &Segment)| {
             segment.live == 0 && (segment.is_body || **number < self.active)
         };
@@ -78,14 +79,14 @@ impl Segments {
     }
 }
 
-/// A large body on the disk that no frame names yet.
+/// A large body on the disk that no frame refers to yet.
 #[derive(Debug)]
 pub(crate) struct WrittenBody {
-    /// Of its file.
+    /// The number of its file.
     pub(crate) number: u64,
-    /// Its extent.
+    /// Its extent, packed.
     pub(crate) packed: Vec<u8>,
-    /// Held, so that it is not taken for dead.
+    /// Held so that the file is not removed as dead.
     pub(crate) file: Arc<LogFile>,
 }
 
@@ -114,12 +115,12 @@ impl Ranges {
         self.0.iter().map(|(first, last)| (*first, *last))
     }
 
-    /// The first sequence that is not in a range.
-    pub(crate) fn floor(&self) -> u64 {
+    /// The lowest sequence that is not in a range.
+    pub(crate) fn first_missing(&self) -> u64 {
         self.0.get(&0).map_or(0, |last| last + 1)
     }
 
-    /// Adds `first..=last`, joined with what it touches.
+    /// Adds `first..=last`, and joins it with the ranges that it overlaps or adjoins.
     pub(crate) fn add(&mut self, first: u64, mut last: u64) {
         while let Some((from, to)) = self.0.range_mut(..=last.saturating_add(1)).next_back()
             && to.saturating_add(1) >= first
@@ -136,17 +137,17 @@ impl Ranges {
     }
 }
 
-/// One group as it lies in a segment.
+/// Where one group lies in a segment.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Extent<'a> {
     #[serde(borrow)]
     heads: GroupHeads<'a>,
-    /// Where its checksum begins.
+    /// Offset of its checksum in the segment.
     offset: u64,
 }
 
 impl<'a> Extent<'a> {
-    /// The bytes in a run.
+    /// Encodes an extent as a run holds it.
     pub(crate) fn pack(heads: GroupHeads<'a>, offset: u64) -> Vec<u8> {
         let mut packed = Vec::new();
         push(&mut packed, &Self { heads, offset });
@@ -154,7 +155,7 @@ impl<'a> Extent<'a> {
     }
 }
 
-/// Bytes of a run.
+/// Where an extent lies in `ExtentRun::packed`.
 type Bounds = std::ops::Range<usize>;
 
 /// The extents of one queue in one segment.
@@ -165,13 +166,13 @@ pub(crate) struct ExtentRun {
     pub(crate) first: u64,
     pub(crate) last: u64,
     packed: Vec<u8>,
-    /// What lies before this byte is gone.
+    /// The bytes of `packed` before this one are removed extents.
     start: usize,
 }
 
 impl ExtentRun {
-    /// Extents that are known to be sound, if there are any.
-    fn over(segment: u64, packed: Vec<u8>) -> Option<Self> {
+    /// A run of extents that are known to be valid; `None` if there are none.
+    fn from_sound(segment: u64, packed: Vec<u8>) -> Option<Self> {
         let mut run = Self {
             segment,
             first: 0,
@@ -179,14 +180,14 @@ impl ExtentRun {
             packed,
             start: 0,
         };
-        let mut heads = run.between(0, u64::MAX).map(|(extent, _)| extent.heads);
+        let mut heads = run.extents_in(0, u64::MAX).map(|(extent, _)| extent.heads);
         let first = heads.next()?;
         let last = heads.last().unwrap_or(first);
         (run.first, run.last) = (first.first, last.last());
         Some(run)
     }
 
-    /// Reads what [`packed`](Self::packed) gave.
+    /// Decodes and validates what [`packed`](Self::packed) returned.
     pub(crate) fn read(segment: u64, packed: &[u8]) -> Result<Self, Malformed> {
         let (mut rest, mut next) = (packed, 0);
         while !rest.is_empty() {
@@ -197,10 +198,10 @@ impl ExtentRun {
             }
             (rest, next) = (behind, extent.heads.last() + 1);
         }
-        Self::over(segment, packed.to_vec()).ok_or(Malformed)
+        Self::from_sound(segment, packed.to_vec()).ok_or(Malformed)
     }
 
-    /// One group at an offset of a segment.
+    /// A run of one group at an offset of a segment.
     pub(crate) fn of(segment: u64, heads: GroupHeads<'_>, offset: u64) -> Self {
         Self {
             segment,
@@ -211,13 +212,13 @@ impl ExtentRun {
         }
     }
 
-    /// The extents for a checkpoint.
+    /// The encoded extents, for a checkpoint.
     pub(crate) fn packed(&self) -> &[u8] {
         &self.packed[self.start..]
     }
 
-    /// The extents with sequences from `first` to `last`, each with the bytes that it has here.
-    fn between(&self, first: u64, last: u64) -> impl Iterator<Item = (Extent<'_>, Bounds)> {
+    /// The extents that overlap `first..=last`, and where each lies in `packed`.
+    fn extents_in(&self, first: u64, last: u64) -> impl Iterator<Item = (Extent<'_>, Bounds)> {
         let mut begin = self.start;
         let extents = std::iter::from_fn(move || {
             let rest = &self.packed[begin..];
@@ -229,27 +230,27 @@ impl ExtentRun {
         older.take_while(move |(extent, _)| extent.heads.first <= last)
     }
 
-    /// The messages from `first` to `last`.
+    /// The messages from `first` to `last`, settled ones included.
     pub(crate) fn entries(&self, first: u64, last: u64) -> impl Iterator<Item = Entry> {
-        let extents = self.between(first, last);
+        let extents = self.extents_in(first, last);
         let entries = extents.flat_map(|(extent, _)| extent.heads.entries());
         entries.filter(move |entry| (first..=last).contains(&entry.sequence))
     }
 
-    /// Whether a message of it has at most so many bytes.
+    /// Whether any of its messages has at most `bytes` bytes.
     pub(crate) fn has_any_within(&self, bytes: u64) -> bool {
         self.entries(0, u64::MAX).any(|entry| entry.length <= bytes)
     }
 
-    /// What the groups count when groups are chosen.
+    /// The sum of the costs of its groups; see [`GroupHeads::cost`].
     pub(crate) fn cost(&self) -> u64 {
-        let extents = self.between(0, u64::MAX);
+        let extents = self.extents_in(0, u64::MAX);
         extents.map(|(extent, _)| extent.heads.cost()).sum()
     }
 
-    /// Reads the bodies of the first group and checks them; `None` where they are damaged.
+    /// Reads the bodies of the first group and checks them; `None` if they are damaged.
     pub(crate) fn read_bodies(&self, file: &LogFile, queue: u64) -> Option<Bytes> {
-        let (Extent { heads, offset }, _) = self.between(0, u64::MAX).next()?;
+        let (Extent { heads, offset }, _) = self.extents_in(0, u64::MAX).next()?;
         let length = heads.bytes() + CRC as u64;
         // The length comes from the log, which may be damaged.
         if offset.checked_add(length)? > file.length {
@@ -263,26 +264,27 @@ impl ExtentRun {
         is_sound.then(|| Bytes::from(bytes).slice(CRC..))
     }
 
-    /// The extents before and behind those with sequences from `first` to `last`.
-    fn without(&self, first: u64, last: u64) -> (Option<Self>, Option<Self>) {
+    /// The extents before, and those behind, the ones that overlap `first..=last`.
+    fn split_around(&self, first: u64, last: u64) -> (Option<Self>, Option<Self>) {
         let end = self.packed.len();
-        let before = self.between(first, u64::MAX).next();
+        let before = self.extents_in(first, u64::MAX).next();
         let before = before.map_or(end, |(_, at)| at.start);
-        let behind = self.between(0, last).last();
+        let behind = self.extents_in(0, last).last();
         let behind = behind.map_or(self.start, |(_, at)| at.end);
-        let part = |from, to| Self::over(self.segment, self.packed[from..to].to_vec());
+        let part = |from, to| Self::from_sound(self.segment, self.packed[from..to].to_vec());
         (part(self.start, before), part(behind, end))
     }
 
-    /// The first extent that is not gone: its first sequence, and the byte where it begins.
+    /// The first extent for which `is_gone` is false: its first sequence, and where it begins in
+    /// `packed`.
     fn first_kept(&self, is_gone: impl Fn(GroupHeads<'_>) -> bool) -> Option<(u64, usize)> {
-        let mut all = self.between(0, u64::MAX);
+        let mut all = self.extents_in(0, u64::MAX);
         let (kept, at) = all.find(|(extent, _)| !is_gone(extent.heads))?;
         Some((kept.heads.first, at.start))
     }
 
-    /// Forgets the extents before one that [`first_kept`](Self::first_kept) gave.
-    fn begin_at(&mut self, (first, start): (u64, usize)) {
+    /// Removes the extents before the one that [`first_kept`](Self::first_kept) returned.
+    fn drop_before(&mut self, (first, start): (u64, usize)) {
         (self.first, self.start) = (first, start);
         if self.start > self.packed.len() / 2 {
             self.packed.drain(..self.start);
@@ -292,7 +294,7 @@ impl ExtentRun {
     }
 }
 
-/// Everything known of one queue on the disk.
+/// What the index knows of one queue.
 #[derive(Debug, Default)]
 pub(crate) struct QueueIndex {
     pub(crate) next: u64,
@@ -304,19 +306,19 @@ pub(crate) struct QueueIndex {
 }
 
 impl QueueIndex {
-    /// Notes that the sequences up to `next` are used, and those of them that no frame has brought
-    /// are gone.
-    pub(crate) fn skip_to(&mut self, next: u64) {
+    /// Records that the sequences below `next` are used. Those from the old value of `next` on were
+    /// in no frame and count as settled.
+    pub(crate) fn mark_used_below(&mut self, next: u64) {
         if next > self.next {
             self.settled.add(self.next, next - 1);
             self.next = next;
         }
     }
 
-    /// Live messages of a run from `first` to `last`, and their bytes.
-    fn tally(&self, run: &ExtentRun, (first, last): Range) -> (u64, u64) {
+    /// The number of live messages of a run from `first` to `last`, and their bytes.
+    fn count_live(&self, run: &ExtentRun, (first, last): Range) -> (u64, u64) {
         let (mut live, mut bytes) = (0, 0);
-        for (Extent { heads, .. }, _) in run.between(first, last) {
+        for (Extent { heads, .. }, _) in run.extents_in(first, last) {
             let is_whole = first <= heads.first && heads.last() <= last;
             if is_whole && !self.settled.touches(heads.first, heads.last()) {
                 (live, bytes) = (live + heads.count, bytes + heads.bytes());
@@ -332,8 +334,9 @@ impl QueueIndex {
         (live, bytes)
     }
 
-    /// Adds to the counts of the queue and of a segment, or takes away.
-    fn count(
+    /// Adds to the counts of the queue and of a segment, or subtracts from them; `change` is the
+    /// operation.
+    fn adjust_counts(
         &mut self,
         (live, bytes): (u64, u64),
         (number, segments): (u64, &mut Segments),
@@ -347,26 +350,26 @@ impl QueueIndex {
         }
     }
 
-    /// The runs with sequences from `first` to `last`.
+    /// The indices of the runs that overlap `first..=last`.
     fn overlapping(&self, first: u64, last: u64) -> std::ops::Range<usize> {
         let from = self.runs.partition_point(|run| run.last < first);
         from..from + self.runs[from..].partition_point(|run| run.first <= last)
     }
 
-    /// Adds a run, in place of what lies elsewhere of its range.
-    pub(crate) fn adopt(&mut self, run: ExtentRun, segments: &mut Segments) {
-        self.cut(run.first, run.last, segments);
-        let live = self.tally(&run, (run.first, run.last));
+    /// Adds a run. It replaces all other extents of its range.
+    pub(crate) fn add_run(&mut self, run: ExtentRun, segments: &mut Segments) {
+        self.remove_range(run.first, run.last, segments);
+        let live = self.count_live(&run, (run.first, run.last));
         if live.0 == 0 {
             return;
         }
-        self.count(live, (run.segment, segments), u64::saturating_add);
+        self.adjust_counts(live, (run.segment, segments), u64::saturating_add);
         let at = self.runs.partition_point(|other| other.last < run.first);
         match at.checked_sub(1).map(|before| &mut self.runs[before]) {
             Some(before) if before.segment == run.segment => {
                 let (packed, more) = (&mut before.packed, run.packed());
                 if packed.capacity() - packed.len() < more.len() {
-                    // Not twice as much: there may be a run for each of many queues.
+                    // Not doubled: each of many queues may have such a run.
                     packed.reserve_exact(more.len().max(packed.len() / 8));
                 }
                 packed.extend_from_slice(more);
@@ -379,42 +382,42 @@ impl QueueIndex {
         }
     }
 
-    /// Takes groups with sequences from `first` to `last` out of the runs, as a whole: what the
-    /// copies of one leave out was settled.
-    pub(crate) fn cut(&mut self, first: u64, last: u64, segments: &mut Segments) {
+    /// Removes the groups that overlap `first..=last` from the runs, always whole groups: the
+    /// messages of a group that are not among its copies are settled.
+    pub(crate) fn remove_range(&mut self, first: u64, last: u64, segments: &mut Segments) {
         for at in self.overlapping(first, last).rev() {
             let (run, settled) = (&self.runs[at], &self.settled);
             let kept = run.first_kept(|heads| {
                 let is_cut = first <= heads.last() && heads.first <= last;
                 is_cut || settled.contains(heads.first, heads.last())
             });
-            // Compaction takes a run from its front, piece by piece: what lies behind is not read.
+            // Compaction removes a run from its front, piece by piece: only the front is read.
             if let Some((next, start)) = kept.filter(|(next, _)| *next > last) {
-                let gone = self.tally(run, (0, next - 1));
-                self.count(gone, (run.segment, segments), u64::saturating_sub);
-                self.runs[at].begin_at((next, start));
+                let gone = self.count_live(run, (0, next - 1));
+                self.adjust_counts(gone, (run.segment, segments), u64::saturating_sub);
+                self.runs[at].drop_before((next, start));
                 continue;
             }
             let run = self.runs.remove(at);
-            let (left, right) = run.without(first, last);
+            let (left, right) = run.split_around(first, last);
             let from = left.as_ref().map_or(0, |left| left.last + 1);
             let to = right.as_ref().map_or(u64::MAX, |right| right.first - 1);
-            let gone = self.tally(&run, (from, to));
-            self.count(gone, (run.segment, segments), u64::saturating_sub);
+            let gone = self.count_live(&run, (from, to));
+            self.adjust_counts(gone, (run.segment, segments), u64::saturating_sub);
             for part in [right, left].into_iter().flatten() {
                 self.runs.insert(at, part);
             }
         }
     }
 
-    /// Settles the sequences from `first` to `last`, whichever of them are live.
+    /// Settles those of the sequences from `first` to `last` that are live.
     pub(crate) fn settle(&mut self, first: u64, last: u64, segments: &mut Segments) {
         self.next = self.next.max(last.saturating_add(1));
         let hit = self.overlapping(first, last);
         for at in hit.clone() {
             let run = &self.runs[at];
-            let (gone, number) = (self.tally(run, (first, last)), run.segment);
-            self.count(gone, (number, segments), u64::saturating_sub);
+            let (gone, number) = (self.count_live(run, (first, last)), run.segment);
+            self.adjust_counts(gone, (number, segments), u64::saturating_sub);
         }
         self.settled.add(first, last);
         let settled = &self.settled;
@@ -423,15 +426,14 @@ impl QueueIndex {
             self.runs.retain(|run| !is_gone(run));
         }
         if let Some(run) = self.runs.first_mut().filter(|_| hit.start == 0) {
-            let floor = settled.floor();
+            let floor = settled.first_missing();
             if let Some(kept) = run.first_kept(|heads| heads.last() < floor) {
-                run.begin_at(kept);
+                run.drop_before(kept);
             }
         }
     }
 
-    /// Sequences that should be live and lie nowhere. Settles them, and returns how many there
-    /// were.
+    /// Settles the sequences that are neither settled nor in a run. Returns how many there were.
     pub(crate) fn settle_lost(&mut self, segments: &mut Segments) -> u64 {
         let settled = self.settled.iter().map(|(first, last)| last - first + 1);
         let settled: u64 = settled.sum();
@@ -451,8 +453,9 @@ impl QueueIndex {
         lost
     }
 
-    /// Groups of some runs that hold live messages from a sequence on, up to about `limit` bytes.
-    pub(crate) fn plan(
+    /// The groups that hold live messages from the sequence `from` on, of the runs for which
+    /// `is_of` is true, up to about `limit` bytes.
+    pub(crate) fn live_groups(
         &self,
         from: u64,
         limit: u64,
@@ -461,7 +464,7 @@ impl QueueIndex {
         let (mut groups, mut bytes) = (Vec::new(), 0);
         let runs = &self.runs[self.overlapping(from, u64::MAX)];
         for run in runs.iter().filter(|run| is_of(run)) {
-            for (Extent { heads, offset }, _) in run.between(from, u64::MAX) {
+            for (Extent { heads, offset }, _) in run.extents_in(from, u64::MAX) {
                 if self.settled.contains(heads.first.max(from), heads.last()) {
                     continue;
                 }

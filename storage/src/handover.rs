@@ -1,11 +1,13 @@
 //! The work that callers hand to the committer.
 //!
-//! The handover is cut into shards by queue so that connections rarely meet; a cut locks all of
-//! them at once, so that what happened before it in one queue is never committed after what
-//! happened later in another. A ticket is the number of the batch that a piece of work falls into.
-//! Lock order: the holders, all shards by rising number, then the index; [`Handover::cut`] says why
-//! nobody waits for ever. A call is one short mutex and one atomic addition; the committer is woken
-//! only when nobody has asked it to yet.
+//! Pending changes are divided into shards by queue, so that connections rarely contend for a lock.
+//! Closing a batch locks all shards at once: a change that was made before the batch was closed is
+//! never committed after one that was made later, even in another queue. A ticket is the number of
+//! the batch that contains a change.
+//!
+//! Lock order: the pauses, all shards by rising number, then the index; [`Handover::close_batch`]
+//! explains why no deadlock is possible. A change costs one short mutex and one atomic addition.
+//! It wakes the committer only if no earlier change has asked for a commit as soon.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,53 +25,56 @@ use crate::terms::{
 };
 
 const SHARDS: usize = 8;
-/// How long a commit waits for work that must not be cut apart.
-const TOGETHER_LATEST: Duration = Duration::from_secs(1);
-/// Tickets of large bodies lie so far ahead that no batch reaches them while they are written.
-const AHEAD: u64 = 1 << 32;
-/// So many large bodies have a thread at once; the committer writes the others. A message that a
-/// consumer takes off is pending no more, but its thread may still wait for the disk.
-const MOST_AHEAD: usize = 16;
-/// How often it then looks whether too many bytes wait.
-const TOGETHER_SLICE: Duration = Duration::from_millis(10);
+/// How long a commit waits for callers that pause commits.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// Distance between the tickets of large bodies, and from the current batch to the first of them:
+/// so large that no batch gets their numbers while they are written.
+const TICKET_DISTANCE: u64 = 1 << 32;
+/// How many large bodies are written by threads of their own at once; the committer writes the
+/// others. A thread may still wait for the disk after a consumer has taken its message.
+const MAX_BODY_WRITERS: usize = 16;
+/// How often the pending bytes are checked meanwhile.
+const PAUSE_CHECK_EVERY: Duration = Duration::from_millis(10);
 
 #[derive(Default)]
 struct Shard {
     batch: u64,
-    /// Queues of which something waits.
+    /// Queues with pending changes.
     queues: BTreeMap<QueueId, PendingQueue>,
     spare: Vec<Chunk>,
     definitions: Vec<(u64, DefinitionChange)>,
 }
 
-/// Callers whose work must not be cut apart: they hold commits back.
+/// The callers that pause commits, because all of their changes must be committed together.
 #[derive(Default)]
-struct Holders {
+struct PauseState {
+    /// Pauses of the current round.
     count: usize,
-    /// Rises when commits have waited long enough: those that entered before do not count any more.
+    /// Rises when a commit has waited long enough: pauses of earlier rounds have no effect.
     round: u64,
-    /// How many of those have not left yet.
+    /// How many pauses of earlier rounds have not ended yet.
     overdue: usize,
     /// Of the batch that gathers.
     gathering: Unity,
-    /// Of what was closed since the last take.
+    /// Of the batches that were closed and not taken yet.
     closed: Unity,
-    cut: AwaitedCut,
-    /// Tickets of large bodies that are being written, and the last of all that were drawn.
+    awaited: AwaitedClose,
+    /// Tickets of large bodies that are being written.
     bodies: BTreeSet<u64>,
-    last_ahead: u64,
-    /// How many threads write them, or have not noticed yet that they need not.
+    /// The highest ticket that a large body ever got.
+    last_body_ticket: u64,
+    /// How many threads write large bodies, or still wait for the disk to do so.
     writers: usize,
 }
 
-/// The cut that the committer waits for while callers hold commits back.
+/// Whether the committer waits for the last pause to end, to close the batch.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum AwaitedCut {
+enum AwaitedClose {
     #[default]
     None,
-    /// The last caller to leave makes it.
+    /// It waits; the end of the last pause closes the batch.
     Wanted,
-    /// It was made, with this result of [`Handover::cut`].
+    /// The batch was closed, with this result of [`Handover::close_batch`].
     Made(u64, Demand),
 }
 
@@ -85,10 +90,10 @@ pub(crate) struct Handover {
     /// the crossings.
     crossing: Mutex<()>,
     durable: AtomicU64,
-    holders: Mutex<Holders>,
-    /// How many callers have entered and not left.
-    inside: AtomicUsize,
-    has_left: Condvar,
+    pauses: Mutex<PauseState>,
+    /// The number of pauses that have begun and not ended.
+    open_pauses: AtomicUsize,
+    pauses_ended: Condvar,
     stopped: OnceLock<Stopped>,
     pub(crate) progress: Box<dyn Fn(StoreEvent) + Send + Sync>,
 }
@@ -107,14 +112,14 @@ impl Handover {
             is_backlogged: AtomicBool::new(false),
             crossing: Mutex::new(()),
             durable: AtomicU64::new(0),
-            holders: Mutex::default(),
-            inside: AtomicUsize::new(0),
-            has_left: Condvar::new(),
+            pauses: Mutex::default(),
+            open_pauses: AtomicUsize::new(0),
+            pauses_ended: Condvar::new(),
             stopped: OnceLock::new(),
             progress,
         };
         // Batch 0 is always durable.
-        let _ = handover.cut();
+        let _ = handover.close_batch();
         handover
     }
 
@@ -123,12 +128,12 @@ impl Handover {
         lock(&self.shards[index])
     }
 
-    pub(crate) fn check(&self) -> Result<(), Stopped> {
+    pub(crate) fn check_running(&self) -> Result<(), Stopped> {
         self.stopped.get().cloned().map_or(Ok(()), Err)
     }
 
-    /// Latches the end, once. A failure is announced.
-    pub(crate) fn end(&self, outcome: Result<(), Stopped>) {
+    /// Records why the store has stopped; only the first call has an effect. Announces a failure.
+    pub(crate) fn latch_stop(&self, outcome: Result<(), Stopped>) {
         let failure = outcome.err();
         let _ = self.stopped.set(failure.clone().unwrap_or(Stopped::Closed));
         if let Some(stopped) = failure {
@@ -137,14 +142,14 @@ impl Handover {
         }
     }
 
-    /// Changes what waits of a queue, under its shard's lock. Of a dropped queue nothing waits any
-    /// more.
+    /// Changes what is pending for a queue, under its shard's lock. Does nothing for a queue that
+    /// was dropped.
     pub(crate) fn change<T: Default>(
         &self,
         queue: QueueId,
         change: impl FnOnce(&mut PendingQueue, TargetBatch, &mut Vec<Chunk>) -> T,
     ) -> Result<(Ticket, T), Stopped> {
-        self.check()?;
+        self.check_running()?;
         let shard = &mut *self.shard(queue);
         let waiting = shard.queues.entry(queue).or_default();
         let batch = TargetBatch {
@@ -159,47 +164,52 @@ impl Handover {
         Ok((Ticket(batch.number), outcome))
     }
 
-    /// What a change belongs to that a caller hands over now. One that holds commits back has
-    /// entered before and will leave later, so it never finds nobody inside.
+    /// Whether a change that is made now may belong to a pause. The caller of a pause finds at
+    /// least its own, which has begun before the change and ends after it.
     fn grouping(&self) -> Grouping {
-        match self.inside.load(Ordering::SeqCst) {
+        match self.open_pauses.load(Ordering::SeqCst) {
             0 => Grouping::Alone,
             _ => Grouping::Together,
         }
     }
 
-    /// Draws a ticket for a large body, which is written before that is reached: the changes of
-    /// other queues do not wait for it, those of its own do. Not while a caller holds commits back,
-    /// since all of its work must have one ticket.
-    pub(crate) fn draw_ahead(&self, queue: QueueId) -> Option<u64> {
-        let mut holders = lock(&self.holders);
-        if holders.count + holders.overdue > 0 || holders.writers >= MOST_AHEAD {
+    /// Issues a ticket far above the current batch for a large body, which a thread writes before
+    /// the batches reach that number. The later changes of its queue get the same ticket and wait
+    /// for the body; those of other queues do not.
+    ///
+    /// Returns `None` if the committer must write the body: while commits are paused, because all
+    /// changes of such a caller must have one ticket, and while too many threads write.
+    pub(crate) fn issue_body_ticket(&self, queue: QueueId) -> Option<u64> {
+        let mut pauses = lock(&self.pauses);
+        if pauses.count + pauses.overdue > 0 || pauses.writers >= MAX_BODY_WRITERS {
             return None;
         }
-        holders.writers += 1;
+        pauses.writers += 1;
         let shard = &mut *self.shard(queue);
-        let ticket = holders.last_ahead.max(shard.batch) + AHEAD;
-        holders.last_ahead = ticket;
-        holders.bodies.insert(ticket);
+        let ticket = pauses.last_body_ticket.max(shard.batch) + TICKET_DISTANCE;
+        pauses.last_body_ticket = ticket;
+        pauses.bodies.insert(ticket);
         shard.queues.entry(queue).or_default().not_before = ticket;
         Some(ticket)
     }
 
-    /// The large body of a ticket is written, or is left to the committer.
-    pub(crate) fn written_ahead(&self, ticket: u64) {
-        let mut holders = lock(&self.holders);
-        holders.writers -= 1;
-        holders.bodies.remove(&ticket);
-        // The ticket before the first that is not.
-        let first = holders.bodies.first();
-        self.reach(first.map_or(holders.last_ahead, |first| first - AHEAD));
-        drop(holders);
+    /// Ends what [`issue_body_ticket`](Self::issue_body_ticket) began: the body is written, or is
+    /// left to the committer. The current batch gets the highest number below which no large body
+    /// is being written.
+    pub(crate) fn finish_body_ticket(&self, ticket: u64) {
+        let mut pauses = lock(&self.pauses);
+        pauses.writers -= 1;
+        pauses.bodies.remove(&ticket);
+        // The ticket before the first whose body is still being written.
+        let first = pauses.bodies.first();
+        self.raise_batch(first.map_or(pauses.last_body_ticket, |first| first - TICKET_DISTANCE));
+        drop(pauses);
         self.signal.raise(Demand::Now);
     }
 
-    /// Lets the batch that gathers have a higher number. The holders must be locked, so that it is
-    /// not closed meanwhile.
-    fn reach(&self, ticket: u64) {
+    /// Raises the number of the batch that gathers to `ticket`. The pauses must be locked, so that
+    /// the batch is not closed meanwhile.
+    fn raise_batch(&self, ticket: u64) {
         for shard in &self.shards {
             let mut shard = lock(shard);
             shard.batch = shard.batch.max(ticket);
@@ -214,7 +224,11 @@ impl Handover {
         work: impl FnOnce(&mut Chunk) -> T,
     ) -> Option<T> {
         let mut shard = self.shard(queue);
-        shard.queues.get_mut(&queue)?.large(sequence.0).map(work)
+        shard
+            .queues
+            .get_mut(&queue)?
+            .large_body_chunk(sequence.0)
+            .map(work)
     }
 
     pub(crate) fn append(
@@ -246,7 +260,7 @@ impl Handover {
         change: impl FnOnce(&mut PendingQueue, TargetBatch, &mut Vec<Chunk>) -> usize,
     ) -> Result<Ticket, Stopped> {
         let (ticket, freed) = self.change(queue, change)?;
-        self.release(freed);
+        self.release_pending(freed);
         self.signal.raise(Demand::Now);
         Ok(ticket)
     }
@@ -257,7 +271,7 @@ impl Handover {
         key: &[u8],
         value: Option<Vec<u8>>,
     ) -> Result<Ticket, Stopped> {
-        self.check()?;
+        self.check_running()?;
         let mut shard = self.shard(QueueId(0));
         let batch = shard.batch;
         shard.definitions.push((batch, (key.to_vec(), value)));
@@ -265,122 +279,134 @@ impl Handover {
         Ok(Ticket(batch))
     }
 
-    /// What waits of a queue, as a reader needs it.
-    pub(crate) fn look(&self, queue: QueueId, from: Sequence, limit: ReadLimit) -> QueueCopy {
+    /// Copies what is pending for a queue, as a reader needs it.
+    pub(crate) fn copy_pending(
+        &self,
+        queue: QueueId,
+        from: Sequence,
+        limit: ReadLimit,
+    ) -> QueueCopy {
         let shard = self.shard(queue);
         let waiting = shard.queues.get(&queue);
-        waiting.map_or_else(QueueCopy::default, |waiting| waiting.look(from, limit))
+        waiting.map_or_else(QueueCopy::default, |waiting| {
+            waiting.copy_pending(from, limit)
+        })
     }
 
-    /// Closes the batch that gathers and returns its number, and how soon it was wanted. Everything
-    /// later falls into the next one.
+    /// Closes the batch that gathers. Returns its number and how soon its commit was wanted. Later
+    /// changes belong to the next batch.
     ///
-    /// Waits until no caller holds commits back, for a while: neither a caller that is stuck nor
-    /// one that waits for the messages before its own to be committed may stop the store.
+    /// Waits until no caller pauses commits, but at most for [`MAX_PAUSE`], and not while the
+    /// pending bytes are at their limit. The store must go on when a caller is stuck, or itself
+    /// waits for earlier messages to be committed.
     ///
-    /// # Why nobody waits for ever
-    /// While it waits, the cut is made by the caller that leaves last, before anyone can enter
-    /// again: callers that enter and leave without a pause would otherwise keep the committer,
-    /// which takes a while to wake, from ever finding nobody inside. So only the committer waits,
-    /// and never longer than [`TOGETHER_LATEST`]; [`enter`](Self::enter), nested or not, does not
-    /// wait for it. A cut, whoever makes it, takes the holders and then the shards by rising
-    /// number. No caller has a shard or the index locked when it leaves, because those locks do not
-    /// outlive a call of this type; and whoever has a shard locked waits for the index at most. So
-    /// the order of the locks has no circle, whatever locks of its own a caller holds.
+    /// # No deadlock
+    /// Only the committer waits here. While it waits, the end of the last pause closes the batch
+    /// before another pause can begin. Otherwise callers that pause commits one after the other
+    /// without a gap would keep the committer waiting, because it takes a while to wake.
+    /// [`begin_pause`](Self::begin_pause), nested or not, never waits for the committer.
     ///
-    /// # Why a transaction stays whole
-    /// A batch is closed by [`close_batch`](Self::close_batch) alone, under the lock of the holders
-    /// and either with none inside or after those inside have lost their hold by the time or the
-    /// bytes; and no ticket is ahead of the others meanwhile ([`draw_ahead`](Self::draw_ahead)). So
-    /// all that a caller hands over between its `enter` and its `leave` has one number, and a batch
-    /// in which anybody entered is committed as one frame. What a caller hands over after it has
-    /// lost its hold is never committed before what it handed over until then.
-    pub(crate) fn cut(&self) -> (u64, Demand) {
-        let until = Instant::now() + TOGETHER_LATEST;
-        let mut holders = lock(&self.holders);
-        while holders.count > 0 {
-            holders.cut = AwaitedCut::Wanted;
-            // In slices: the pending bytes rise without a notice.
-            let waited = self.has_left.wait_timeout(holders, TOGETHER_SLICE);
-            holders = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if let AwaitedCut::Made(batch, demand) = holders.cut {
-                holders.cut = AwaitedCut::None;
+    /// Closing a batch locks the pauses and then the shards by rising number, on whichever thread.
+    /// A caller has neither a shard nor the index locked when it ends a pause, because these locks
+    /// do not outlive a call of this type. A thread that has a shard locked waits at most for the
+    /// index. So the lock order has no cycle, whatever other locks a caller holds.
+    ///
+    /// # A transaction is committed as a whole
+    /// A batch is closed by [`close_batch_locked`](Self::close_batch_locked) alone, with the pauses
+    /// locked, and only while none is in effect: either there is none, or they have lost their
+    /// effect by time or pending bytes. No other queue has a higher ticket meanwhile
+    /// ([`issue_body_ticket`](Self::issue_body_ticket)). So all changes that a caller makes between
+    /// `begin_pause` and `end_pause` have one ticket, and a batch in which a pause began is
+    /// committed as one frame. Changes that a caller makes after its pause has lost its effect are
+    /// never committed before its earlier ones.
+    pub(crate) fn close_batch(&self) -> (u64, Demand) {
+        let until = Instant::now() + MAX_PAUSE;
+        let mut pauses = lock(&self.pauses);
+        while pauses.count > 0 {
+            pauses.awaited = AwaitedClose::Wanted;
+            // Only for a short time: a rise of the pending bytes does not notify.
+            let waited = self.pauses_ended.wait_timeout(pauses, PAUSE_CHECK_EVERY);
+            pauses = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if let AwaitedClose::Made(batch, demand) = pauses.awaited {
+                pauses.awaited = AwaitedClose::None;
                 return (batch, demand);
             }
             if Instant::now() >= until || self.pending_bytes() >= self.limit {
-                holders.overdue += std::mem::take(&mut holders.count);
-                holders.round += 1;
+                pauses.overdue += std::mem::take(&mut pauses.count);
+                pauses.round += 1;
             }
         }
-        holders.cut = AwaitedCut::None;
-        self.close_batch(&mut holders)
+        pauses.awaited = AwaitedClose::None;
+        self.close_batch_locked(&mut pauses)
     }
 
-    /// Closes the batch that gathers. The holders stay locked until it is over, so that no change
-    /// of a caller that enters comes in between.
-    fn close_batch(&self, holders: &mut Holders) -> (u64, Demand) {
+    /// Closes the batch that gathers. The pauses must be locked, so that no pause begins before all
+    /// shards are in the next batch.
+    fn close_batch_locked(&self, pauses: &mut PauseState) -> (u64, Demand) {
         let mut shards = self.shards.each_ref().map(lock);
-        holders.closed = holders.closed.max(holders.gathering);
-        holders.gathering = if holders.overdue > 0 {
+        pauses.closed = pauses.closed.max(pauses.gathering);
+        pauses.gathering = if pauses.overdue > 0 {
             Unity::Continued
         } else {
             Unity::None
         };
-        // Reset under all locks: work that comes later asks again, earlier work is in the batch
-        // that was cut.
-        let demand = self.signal.take();
-        // What is not written at the end the committer writes.
-        let ahead = Some(holders.last_ahead).filter(|_| demand == Demand::Close);
-        let batch = shards[0].batch.max(ahead.unwrap_or(0));
+        // Reset under all locks: earlier changes are in the closed batch, later ones raise the
+        // demand again.
+        let demand = self.signal.take_demand();
+        // At a close the committer writes the large bodies that no thread has written.
+        let last_body = Some(pauses.last_body_ticket).filter(|_| demand == Demand::Close);
+        let batch = shards[0].batch.max(last_body.unwrap_or(0));
         for shard in &mut shards {
             shard.batch = batch + 1;
         }
         (batch, demand)
     }
 
-    /// From here to [`leave`](Self::leave) no batch is closed. May be nested. Returns what `leave`
-    /// needs.
-    pub(crate) fn enter(&self) -> u64 {
-        let mut holders = lock(&self.holders);
-        self.inside.fetch_add(1, Ordering::SeqCst);
-        holders.count += 1;
-        if !std::mem::take(&mut holders.bodies).is_empty() {
-            // Work in those queues must have the same ticket as in others.
-            self.reach(holders.last_ahead);
+    /// From here to [`end_pause`](Self::end_pause) no batch is closed. May be nested. Returns what
+    /// `end_pause` needs.
+    pub(crate) fn begin_pause(&self) -> u64 {
+        let mut pauses = lock(&self.pauses);
+        self.open_pauses.fetch_add(1, Ordering::SeqCst);
+        pauses.count += 1;
+        if !std::mem::take(&mut pauses.bodies).is_empty() {
+            // From now on changes must have the same ticket in all queues.
+            self.raise_batch(pauses.last_body_ticket);
         }
-        holders.gathering = holders.gathering.max(Unity::Whole);
-        holders.round
+        pauses.gathering = pauses.gathering.max(Unity::Whole);
+        pauses.round
     }
 
-    /// Ends what [`enter`](Self::enter) began. The last to leave makes the cut that is waited for.
-    pub(crate) fn leave(&self, round: u64) {
-        let mut holders = lock(&self.holders);
-        self.inside.fetch_sub(1, Ordering::SeqCst);
-        if holders.round != round {
-            holders.overdue -= 1;
+    /// Ends what [`begin_pause`](Self::begin_pause) began. The end of the last pause closes the
+    /// batch if the committer waits for that.
+    pub(crate) fn end_pause(&self, round: u64) {
+        let mut pauses = lock(&self.pauses);
+        self.open_pauses.fetch_sub(1, Ordering::SeqCst);
+        if pauses.round != round {
+            pauses.overdue -= 1;
             return;
         }
-        holders.count -= 1;
-        if holders.count == 0 && holders.cut == AwaitedCut::Wanted {
-            let (batch, demand) = self.close_batch(&mut holders);
-            holders.cut = AwaitedCut::Made(batch, demand);
-            self.has_left.notify_one();
+        pauses.count -= 1;
+        if pauses.count == 0 && pauses.awaited == AwaitedClose::Wanted {
+            let (batch, demand) = self.close_batch_locked(&mut pauses);
+            pauses.awaited = AwaitedClose::Made(batch, demand);
+            self.pauses_ended.notify_one();
         }
     }
 
-    /// Whether commits wait for what [`enter`](Self::enter) began, and not because too much waits.
-    pub(crate) fn is_awaited(&self, round: u64) -> bool {
-        self.pending_bytes() < self.limit && lock(&self.holders).round == round
+    /// Whether commits wait for this pause: not once it was held for too long, nor while the
+    /// pending bytes are at their limit.
+    pub(crate) fn is_pause_in_effect(&self, round: u64) -> bool {
+        self.pending_bytes() < self.limit && lock(&self.pauses).round == round
     }
 
-    /// Takes all work of the batches up to `through`.
-    pub(crate) fn take(&self, through: u64) -> CommitBatch {
-        let unity = std::mem::take(&mut lock(&self.holders).closed);
+    /// Takes all changes of the batches up to `through`.
+    pub(crate) fn take_batch(&self, through: u64) -> CommitBatch {
+        let unity = std::mem::take(&mut lock(&self.pauses).closed);
         let (mut queues, mut definitions) = (Vec::new(), Vec::new());
         for shard in &self.shards {
             let mut shard = lock(shard);
             shard.queues.retain(|queue, waiting| {
-                queues.extend(waiting.take(through).map(|taken| (*queue, taken)));
+                queues.extend(waiting.take_share(through).map(|taken| (*queue, taken)));
                 !waiting.is_idle()
             });
             let ready = shard.definitions.partition_point(|(of, _)| *of <= through);
@@ -394,7 +420,7 @@ impl Handover {
         }
     }
 
-    /// Publishes that a batch is durable, and gives its memory back.
+    /// Announces that a batch is durable, and releases its memory.
     pub(crate) fn finish(&self, batch: CommitBatch) {
         if batch.through == 0 {
             return;
@@ -408,7 +434,7 @@ impl Handover {
                     waiting.remove();
                 }
             }
-            freed += taken.chunks.iter().map(Chunk::charge).sum::<usize>();
+            freed += taken.chunks.iter().map(Chunk::memory_bytes).sum::<usize>();
             let chunks = Arc::into_inner(taken).map(|taken| taken.chunks);
             for chunk in chunks.into_iter().flatten() {
                 chunk.recycle(&mut shard.spare);
@@ -416,7 +442,7 @@ impl Handover {
         }
         self.durable.store(batch.through, Ordering::Release);
         (self.progress)(StoreEvent::Durable(Ticket(batch.through)));
-        self.release(freed);
+        self.release_pending(freed);
     }
 
     pub(crate) fn durable(&self) -> Ticket {
@@ -427,7 +453,7 @@ impl Handover {
         self.pending.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn release(&self, bytes: usize) {
+    pub(crate) fn release_pending(&self, bytes: usize) {
         if bytes > 0 {
             (self.account.release)(bytes);
             let pending = self.pending.fetch_sub(bytes, Ordering::SeqCst) - bytes;
@@ -437,11 +463,11 @@ impl Handover {
         }
     }
 
-    /// Says that the pending bytes have reached the limit, or come down to half of it.
+    /// Announces that the pending bytes have reached the limit, or have fallen to half of it.
     fn announce_crossing(&self) {
         let _order = lock(&self.crossing);
         let was_backlogged = self.is_backlogged.swap(true, Ordering::SeqCst);
-        // Set before this look: a release in between either sees the flag or is seen here.
+        // Set before this read: a concurrent release either sees the flag or is seen here.
         let pending = self.pending_bytes();
         if was_backlogged && pending <= self.limit / 2 {
             self.is_backlogged.store(false, Ordering::SeqCst);

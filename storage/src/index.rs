@@ -70,7 +70,7 @@ impl Index {
         let mut records = records(body);
         let outcome = records.try_for_each(|read| self.apply_record(read?, place, &mut before));
         for mut queue in before.into_values() {
-            queue.cut(0, u64::MAX, &mut self.segments);
+            queue.remove_range(0, u64::MAX, &mut self.segments);
         }
         self.commit = self.commit.max(place.commit);
         outcome
@@ -87,20 +87,20 @@ impl Index {
                 // The data is the last field.
                 let offset = place.offset + (FRAME_HEADER + end - group.data.len()) as u64;
                 let run = ExtentRun::of(place.segment, group.heads, offset);
-                self.place(group.queue, group.base, run);
+                self.add_extent(group.queue, group.base, run);
             }
             Record::Run([queue, base, segment], packed) => {
                 let run = ExtentRun::read(segment, packed)?;
                 // A row may be older than the drop of its queue.
                 let is_row = place.segment == 0;
                 if !is_row || self.queues.contains_key(&queue) {
-                    self.place(queue, base, run);
+                    self.add_extent(queue, base, run);
                 }
             }
             Record::Settled(queue, ranges) => self.settle(queue, ranges)?,
             Record::Drop(queue) => {
                 if let Some(mut queue) = self.queues.remove(&queue) {
-                    queue.cut(0, u64::MAX, &mut self.segments);
+                    queue.remove_range(0, u64::MAX, &mut self.segments);
                 }
             }
             Record::Put(key, value) => self.define(key, Some(value), place.commit),
@@ -129,7 +129,7 @@ impl Index {
         is_read: impl Fn(&ExtentRun) -> bool,
     ) -> Vec<(ExtentRun, Arc<LogFile>)> {
         let queue = self.queues.get(&queue.0);
-        let groups = queue.map(|queue| queue.plan(from, limit, is_read));
+        let groups = queue.map(|queue| queue.live_groups(from, limit, is_read));
         let groups = groups.unwrap_or_default();
         let files = groups.into_iter().filter_map(|group| {
             let file = Arc::clone(&self.segments.all.get(&group.segment)?.file);
@@ -166,13 +166,13 @@ impl Index {
     /// Adds an extent of new messages, or of copies that replace older ones. Sequences below `base`
     /// that no frame has brought count as live, so that recovery reports them as missing. Sequences
     /// skipped from `base` on are gone.
-    fn place(&mut self, number: u64, base: u64, run: ExtentRun) {
+    fn add_extent(&mut self, number: u64, base: u64, run: ExtentRun) {
         let queue = self.queues.entry(number).or_default();
         queue.next = queue.next.max(base);
-        queue.skip_to(run.first);
+        queue.mark_used_below(run.first);
         queue.next = queue.next.max(run.last + 1);
         if self.segments.all.contains_key(&run.segment) {
-            queue.adopt(run, &mut self.segments);
+            queue.add_run(run, &mut self.segments);
         }
     }
 
@@ -225,7 +225,7 @@ impl Index {
     pub(crate) fn recovered(&self) -> Vec<Recovered> {
         let queues = self.queues.iter().map(|(number, queue)| Recovered {
             queue: QueueId(*number),
-            first: Sequence(queue.settled.floor()),
+            first: Sequence(queue.settled.first_missing()),
             // A watermark above it was left by messages that never reached the disk.
             next: Sequence(queue.next.max(queue.delivered_below)),
             ready: queue.live,
@@ -238,7 +238,7 @@ impl Index {
     }
 
     /// Forgets everything but the files.
-    pub(crate) fn start_over(&mut self) {
+    pub(crate) fn clear(&mut self) {
         let mut segments = std::mem::take(&mut self.segments);
         for segment in segments.all.values_mut() {
             (segment.live, segment.bytes) = (0, 0);

@@ -161,7 +161,11 @@ impl SpareSlots {
 
     /// A slot for a new segment: its file, and up to where that was written before; `true` when it
     /// is of the reserve, taken because no other can be had.
-    fn take(&self, length: u64, purpose: FramePurpose) -> io::Result<(Arc<LogFile>, u64, bool)> {
+    fn take_slot(
+        &self,
+        length: u64,
+        purpose: FramePurpose,
+    ) -> io::Result<(Arc<LogFile>, u64, bool)> {
         let is_long = length > self.segment_bytes;
         if !is_long && self.ready_bytes().0 > 0 {
             let (file, written) = self.pop()?;
@@ -290,7 +294,7 @@ impl LogWriter {
     }
 
     /// Bytes left in the segment being written.
-    pub(crate) fn rest(&self) -> u64 {
+    pub(crate) fn segment_bytes_left(&self) -> u64 {
         let length = self.active.as_ref().map_or(0, |active| active.file.length);
         if self.is_sealed {
             0
@@ -342,9 +346,9 @@ impl LogWriter {
             active.is_reserve = false;
         }
         let commit = lock(&self.index).commit + 1;
-        let begins = self.active.is_none() || self.rest() < frame.stride();
+        let begins = self.active.is_none() || self.segment_bytes_left() < frame.stride();
         let offset = if begins {
-            self.begin(frame, commit, purpose)?
+            self.begin_segment(frame, commit, purpose)?
         } else {
             self.append(frame, commit)?
         };
@@ -386,7 +390,7 @@ impl LogWriter {
     }
 
     /// Begins a new segment with a snapshot and this frame.
-    fn begin(
+    fn begin_segment(
         &mut self,
         frame: &mut FrameBuilder,
         commit: u64,
@@ -394,7 +398,7 @@ impl LogWriter {
     ) -> io::Result<u64> {
         let mut snapshot = FrameBuilder::of(&lock(&self.index).snapshot());
         let length = BLOCK + snapshot.stride() + frame.stride();
-        let (file, before, is_reserve) = self.slots.take(padded(length), purpose)?;
+        let (file, before, is_reserve) = self.slots.take_slot(padded(length), purpose)?;
         let segment = self.slots.next_number.fetch_add(1, Ordering::Relaxed);
         let header = SegmentHeader {
             number: segment,

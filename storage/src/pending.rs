@@ -1,10 +1,9 @@
-//! Messages of one queue that wait for their commit, and what else the next commits have to do for
-//! it.
+//! Pending changes of one queue: messages and settlements that are not committed yet.
 //!
-//! Messages lie one after the other in chunks of about 64 KiB. A message that is settled here is
-//! only marked; a chunk whose messages are all settled gives its memory back at once, so a consumer
-//! that keeps up keeps this small. An append is one copy of the bytes and, most often, no
-//! allocation; settling in order takes no search.
+//! Messages lie one after the other in chunks of about 64 KiB. Settling a pending message marks it.
+//! A chunk whose messages are all settled releases its memory at once, so little memory is needed
+//! while consumers keep up. An append copies the bytes once and rarely allocates; settling in order
+//! needs no search.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,10 +15,10 @@ use crate::terms::{QueueId, Sequence, Urgency};
 
 /// A chunk takes no further message beyond this size.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// What a message occupies beside its bytes.
+/// Memory of a message beside its bytes.
 const CHUNK_ENTRY_BYTES: usize = size_of::<ChunkEntry>();
-/// What a chunk occupies beside its messages: its place, the allocator's notes, and its queue, as
-/// most queues of many have one.
+/// Memory of a chunk beside its messages: the chunk itself, the allocator's overhead, and its
+/// queue, because with many queues most of them have one chunk.
 const PLACE_BYTES: usize = size_of::<Chunk>() + size_of::<PendingQueue>() + 64;
 /// Emptied chunks that are kept for the next queues.
 const SPARE_CHUNKS: usize = 4;
@@ -45,9 +44,9 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// Bytes of memory that the chunk holds until it is released. What it has room for counts, not
-    /// what is in it: buffers grow by doubling.
-    pub(crate) fn charge(&self) -> usize {
+    /// Bytes of memory that the chunk occupies. The capacity of its buffers counts, not their
+    /// length: they grow by doubling.
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes.capacity() + self.entries.capacity() * CHUNK_ENTRY_BYTES + PLACE_BYTES
     }
 
@@ -93,7 +92,7 @@ impl Chunk {
     }
 }
 
-/// What one commit takes from one queue.
+/// The changes of one queue in one commit.
 #[derive(Debug, Default)]
 pub(crate) struct CommitShare {
     /// Messages to write, where not settled since.
@@ -107,8 +106,8 @@ pub(crate) struct CommitShare {
 }
 
 impl CommitShare {
-    /// Where a large body is that was written before.
-    pub(crate) fn written(&self, sequence: u64) -> Option<&WrittenBody> {
+    /// The file of a large body that was written before this commit.
+    pub(crate) fn written_body(&self, sequence: u64) -> Option<&WrittenBody> {
         let at = self.chunks.partition_point(|chunk| chunk.last() < sequence);
         self.chunks.get(at)?.written.as_ref()
     }
@@ -117,7 +116,7 @@ impl CommitShare {
 /// One change of one definition: the new value, or none.
 pub(crate) type DefinitionChange = (Vec<u8>, Option<Vec<u8>>);
 
-/// What one commit is made of.
+/// The changes of one commit.
 #[derive(Debug, Default)]
 pub(crate) struct CommitBatch {
     /// The last batch in it; 0 if no caller waits for it.
@@ -127,7 +126,7 @@ pub(crate) struct CommitBatch {
     pub(crate) unity: Unity,
 }
 
-/// The batch that a change falls into.
+/// The batch that a change belongs to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TargetBatch {
     pub(crate) number: u64,
@@ -137,10 +136,10 @@ pub(crate) struct TargetBatch {
 /// Whether a settlement may be committed before the rest of its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Grouping {
-    /// It belongs to nothing: no caller held commits back when it was handed over, or its own
-    /// caller says so.
+    /// It may be: no caller paused commits when it was made, or its own caller says that it belongs
+    /// to no pause.
     Alone,
-    /// It may be a part of what a caller holds together.
+    /// It may belong to a caller that paused commits, and is committed with the whole batch.
     Together,
 }
 
@@ -152,14 +151,14 @@ pub(crate) enum Unity {
     None,
     /// All of it, in one frame.
     Whole,
-    /// The same, and not before the batch in front of it, which has the first part of something
-    /// that was held together for too long.
+    /// All of it, and not before the batch in front of it: that one has the earlier changes of a
+    /// caller whose pause lost its effect.
     Continued,
 }
 
 impl CommitBatch {
-    /// Whether all that frees space in it may be written before what waits for room. Settlements
-    /// that were handed over alone may in any case.
+    /// Whether all of its changes that free space may be written before an earlier batch that waits
+    /// for room. Settlements that belong to no pause may be in any case.
     pub(crate) fn may_go_ahead(&self) -> bool {
         match self.unity {
             Unity::None => true,
@@ -168,7 +167,8 @@ impl CommitBatch {
         }
     }
 
-    /// Whether it has no message and no definition to write, so that one small frame has all of it.
+    /// Whether it neither adds a message nor sets a definition, so that one small frame holds all
+    /// of it.
     fn only_frees(&self) -> bool {
         let has_messages = |taken: &CommitShare| {
             taken
@@ -181,25 +181,27 @@ impl CommitBatch {
     }
 }
 
-/// What waits of one queue.
+/// The pending changes of one queue.
 #[derive(Debug, Default)]
 pub(crate) struct PendingQueue {
     chunks: VecDeque<Chunk>,
-    /// What is settled of what was taken before, with its batch.
+    /// Settled messages that are on disk or in an earlier commit, with the batch of the settlement.
     settled: VecDeque<(TargetBatch, Range)>,
-    /// The batch in which the queue was dropped. Nothing more is taken for it.
+    /// The batch in which the queue was dropped. Later changes are ignored.
     dropped: Option<u64>,
-    /// Taken and not durable yet, oldest first. More than one only while the disk is full.
+    /// Taken by the committer and not durable yet, oldest first. More than one only while the disk
+    /// is full.
     committing: VecDeque<Arc<CommitShare>>,
     delivered_below: u64,
     /// The first sequence that was not appended.
     next: u64,
-    /// Changes belong to this batch at the earliest: it has a large body of the queue.
+    /// Changes belong to this batch at the earliest: it has a large body of the queue. 0 if there
+    /// is none.
     pub(crate) not_before: u64,
 }
 
 impl PendingQueue {
-    /// Adds a message. Returns the bytes of memory that are occupied by more than before.
+    /// Adds a message. Returns by how many bytes the memory of the queue has grown.
     pub(crate) fn append(
         &mut self,
         sequence: u64,
@@ -213,13 +215,13 @@ impl PendingQueue {
         let mut added = 0;
         if !self.chunks.back().is_some_and(fits) {
             let chunk = spare.pop().unwrap_or_default();
-            added += chunk.charge();
+            added += chunk.memory_bytes();
             // Most queues of many need one.
             self.chunks.reserve_exact(1);
             self.chunks.push_back(Chunk { batch, ..chunk });
         }
         if let Some(chunk) = self.chunks.back_mut() {
-            let before = chunk.charge();
+            let before = chunk.memory_bytes();
             for part in parts {
                 chunk.bytes.extend_from_slice(part);
             }
@@ -233,17 +235,17 @@ impl PendingQueue {
                 is_settled,
             });
             chunk.live += 1;
-            added += chunk.charge() - before;
+            added += chunk.memory_bytes() - before;
         }
         self.next = self.next.max(sequence.saturating_add(1));
         added
     }
 
-    /// Settles a message. Returns the bytes of memory that became free when it still waited, so
-    /// that it never reaches the disk.
+    /// Settles a message. If it is still pending, it is never written, and the bytes of memory that
+    /// became free are returned; otherwise `None`.
     ///
-    /// One that a publisher waits for is dropped only while its own batch gathers: if it lives on
-    /// as a dead letter, the publisher is not confirmed before that one is durable.
+    /// A message whose publisher waits for a confirm is dropped only while its own batch gathers:
+    /// if it becomes a dead letter, the publisher must not be confirmed before that is durable.
     pub(crate) fn settle(
         &mut self,
         sequence: u64,
@@ -267,8 +269,8 @@ impl PendingQueue {
 
     /// Settles everything from one sequence to another, but nothing that was never appended:
     /// `known` is the first sequence that the log does not have. Returns the bytes of memory that
-    /// became free. What publishers wait for is dropped too: it lives on nowhere, so a confirm
-    /// promises nothing that is lost.
+    /// became free. Messages whose publishers wait are dropped too: none of them becomes a dead
+    /// letter, so a confirm promises nothing that is lost.
     pub(crate) fn settle_all(
         &mut self,
         (first, last): Range,
@@ -284,7 +286,8 @@ impl PendingQueue {
         self.mark_settled((first, last), |_, _| true, spare).1
     }
 
-    /// Marks what waits of a range. Returns how many messages, and the memory that became free.
+    /// Marks the pending messages of a range as settled. Returns their number and the bytes of
+    /// memory that became free.
     fn mark_settled(
         &mut self,
         (first, last): Range,
@@ -307,7 +310,7 @@ impl PendingQueue {
             if chunk.live > 0 {
                 at += 1;
             } else if let Some(chunk) = chunks.remove(at) {
-                freed += chunk.charge();
+                freed += chunk.memory_bytes();
                 chunk.recycle(spare);
             }
         }
@@ -315,19 +318,19 @@ impl PendingQueue {
     }
 
     /// The chunk of a large body that the committer has not taken.
-    pub(crate) fn large(&mut self, sequence: u64) -> Option<&mut Chunk> {
+    pub(crate) fn large_body_chunk(&mut self, sequence: u64) -> Option<&mut Chunk> {
         let at = self.chunks.partition_point(|chunk| chunk.last() < sequence);
         let chunk = self.chunks.get_mut(at);
         chunk.filter(|chunk| chunk.first() == sequence && chunk.bytes.len() > LARGE_BYTES)
     }
 
-    /// Forgets the queue. Returns the bytes of memory that became free.
+    /// Drops the queue. Returns the bytes of memory that became free.
     pub(crate) fn drop_all(&mut self, batch: TargetBatch, spare: &mut Vec<Chunk>) -> usize {
         self.dropped = Some(batch.number);
         self.mark_settled((0, u64::MAX), |_, _| true, spare).1
     }
 
-    /// Moves the watermark of what was handed out.
+    /// Records that the sequences up to `through` were delivered.
     pub(crate) fn delivered(&mut self, through: u64) {
         self.delivered_below = self.delivered_below.max(through.saturating_add(1));
     }
@@ -336,8 +339,8 @@ impl PendingQueue {
         self.dropped.is_some()
     }
 
-    /// Hands over everything of the batches up to `through`, if there is anything.
-    pub(crate) fn take(&mut self, through: u64) -> Option<Arc<CommitShare>> {
+    /// Takes the changes of the batches up to `through`, if there are any.
+    pub(crate) fn take_share(&mut self, through: u64) -> Option<Arc<CommitShare>> {
         let chunks = self.chunks.partition_point(|chunk| chunk.batch <= through);
         let settled = self
             .settled
@@ -363,7 +366,7 @@ impl PendingQueue {
         Some(taken)
     }
 
-    /// The oldest commit of what was taken is over, and with it the batches up to `through`.
+    /// Records that the oldest commit is durable, and with it the batches up to `through`.
     pub(crate) fn committed(&mut self, through: u64) {
         self.committing.pop_front();
         self.dropped = self.dropped.filter(|batch| *batch > through);
@@ -376,8 +379,8 @@ impl PendingQueue {
         !has_messages && !has_more && self.settled.is_empty()
     }
 
-    /// What a reader must add to what is on disk: waiting messages, and what is settled.
-    pub(crate) fn look(&self, from: Sequence, limit: ReadLimit) -> QueueCopy {
+    /// Copies what a reader must add to what is on disk: pending messages, and what is settled.
+    pub(crate) fn copy_pending(&self, from: Sequence, limit: ReadLimit) -> QueueCopy {
         let committing = || self.committing.iter().map(Arc::as_ref);
         let mut settled = Ranges::default();
         let taken = committing().flat_map(|taken| taken.settled.iter().map(|(range, _)| range));
@@ -403,12 +406,12 @@ impl PendingQueue {
     }
 }
 
-/// One look at a queue: bodies copied out, so that no lock is held while the disk is read.
+/// A copy of the pending changes of a queue, so that no lock is held while the disk is read.
 #[derive(Debug, Default)]
 pub(crate) struct QueueCopy {
     /// Messages not on disk yet, from the sequence asked for, up to about the limit.
     pub(crate) waiting: Vec<(Sequence, Vec<u8>)>,
-    /// What is settled although the disk does not know it yet.
+    /// Sequences that are settled, where the settlement is not on disk yet.
     pub(crate) settled: Ranges,
 }
 
@@ -460,7 +463,7 @@ mod tests {
         append(&mut waiting, 2, Urgency::Eventually, 7);
         assert_eq!(waiting.settle(1, batch(8), &mut Vec::new()), None);
         assert_eq!(waiting.settle(2, batch(8), &mut Vec::new()), Some(0));
-        let taken = waiting.take(7).unwrap();
+        let taken = waiting.take_share(7).unwrap();
         let written: Vec<_> = taken.chunks.iter().flat_map(Chunk::live).collect();
         assert_eq!(written, [(1, &b"text"[..])]);
         assert_eq!(taken.settled, []);

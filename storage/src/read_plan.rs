@@ -36,12 +36,12 @@ pub struct ReadPlan {
 }
 
 impl ReadPlan {
-    /// `look` was taken before `groups` were planned: what was committed in between is in both.
+    /// `copy` was made before `groups` were planned: what was committed in between is in both.
     pub(crate) fn new(
         (queue, from): (QueueId, Sequence),
         limit: ReadLimit,
         (groups, settled): (Vec<(ExtentRun, Arc<LogFile>)>, Ranges),
-        look: QueueCopy,
+        copy: QueueCopy,
     ) -> Self {
         let after = groups.last().map_or(from.0, |(group, _)| group.last + 1);
         let message_bytes = limit.message_bytes as u64;
@@ -50,7 +50,7 @@ impl ReadPlan {
         let is_waiting = |(sequence, body): &(Sequence, Vec<u8>)| {
             sequence.0 >= after && body.len() <= limit.message_bytes
         };
-        let waiting: Vec<_> = look.waiting.into_iter().filter(is_waiting).collect();
+        let waiting: Vec<_> = copy.waiting.into_iter().filter(is_waiting).collect();
         let stored: u64 = groups.iter().map(|(group, _)| group.cost()).sum();
         let bytes = waiting.iter().map(|(_, body)| body.len()).sum();
         Self {
@@ -58,7 +58,7 @@ impl ReadPlan {
             from: from.0,
             message_bytes,
             groups: groups.into_iter(),
-            settled: [settled, look.settled],
+            settled: [settled, copy.settled],
             waiting,
             bytes: usize::try_from(stored)
                 .unwrap_or(usize::MAX)

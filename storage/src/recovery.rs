@@ -106,7 +106,7 @@ impl Recovery<'_> {
             let slot = match (name.parse(), number) {
                 (Ok(slot), _) => slot,
                 (_, Some(Ok(number))) => {
-                    self.used(number);
+                    self.note_used_number(number);
                     0
                 }
                 _ => continue,
@@ -129,7 +129,7 @@ impl Recovery<'_> {
     }
 
     /// A segment or a large body had this number: it is not used again.
-    fn used(&mut self, number: u64) {
+    fn note_used_number(&mut self, number: u64) {
         self.next_number = self.next_number.max(number.saturating_add(1));
     }
 
@@ -149,7 +149,7 @@ impl Recovery<'_> {
 
     fn found_segment(&mut self, header: SegmentHeader, file: Arc<LogFile>, is_whole: bool) {
         let number = header.number;
-        self.used(number);
+        self.note_used_number(number);
         let segments = &mut self.index.segments.all;
         match header.state {
             SegmentState::Free if is_whole => self.slots.keep(file, true),
@@ -229,7 +229,7 @@ impl Recovery<'_> {
         if self.index.defined > commit && commit > 0 {
             let what = "the index is older than the log expects; the log was read instead";
             self.report.repaired(what);
-            self.index.start_over();
+            self.index.clear();
             self.rows.meta = CheckpointMeta::default();
             self.load_definitions()?;
             self.replay()?;

@@ -57,7 +57,7 @@ struct LargeBody {
 
 impl Drop for LargeBody {
     fn drop(&mut self) {
-        self.handover.written_ahead(self.ticket);
+        self.handover.finish_body_ticket(self.ticket);
     }
 }
 
@@ -118,13 +118,13 @@ impl CommitPause {
     /// Whether commits of the store wait for this guard, so that its owner must not wait for one.
     /// Not once it was held for too long, nor while too many bytes wait.
     pub fn is_awaited(&self) -> bool {
-        self.handover.is_awaited(self.round)
+        self.handover.is_pause_in_effect(self.round)
     }
 }
 
 impl Drop for CommitPause {
     fn drop(&mut self) {
-        self.handover.leave(self.round);
+        self.handover.end_pause(self.round);
     }
 }
 
@@ -187,7 +187,7 @@ impl Store {
     /// held while waiting for the store.
     pub fn pause_commits(&self) -> CommitPause {
         CommitPause {
-            round: self.inner.handover.enter(),
+            round: self.inner.handover.begin_pause(),
             handover: Arc::clone(&self.inner.handover),
         }
     }
@@ -213,17 +213,18 @@ impl Store {
     ) -> Result<Ticket, Stopped> {
         let handover = &self.inner.handover;
         let length: usize = message.iter().map(|part| part.len()).sum();
-        let ahead = (length > LARGE_BYTES).then(|| handover.draw_ahead(queue));
+        let body_ticket = (length > LARGE_BYTES).then(|| handover.issue_body_ticket(queue));
         let ticket = handover.append(queue, sequence, message, urgency)?;
-        if let Some(ahead) = ahead.flatten() {
+        if let Some(body_ticket) = body_ticket.flatten() {
             let delay = (urgency == Urgency::Eventually).then_some(GATHER);
             let handover = Arc::clone(handover);
             let body = LargeBody {
                 handover,
-                ticket: ahead,
+                ticket: body_ticket,
                 message: (queue, sequence, length),
             };
-            self.inner.write_ahead(body, delay.unwrap_or_default());
+            self.inner
+                .spawn_body_writer(body, delay.unwrap_or_default());
         }
         Ok(ticket)
     }
@@ -233,8 +234,8 @@ impl Store {
         self.settle_as(queue, sequence, |batch| batch)
     }
 
-    /// The same where the caller knows that this is no part of what anybody holds together by
-    /// [`Self::pause_commits`]: on a full disk it does not wait with that.
+    /// As [`Self::settle`], for a message that certainly belongs to no caller that pauses commits
+    /// ([`Self::pause_commits`]): on a full disk the settlement does not wait for theirs.
     pub fn settle_alone(&self, queue: QueueId, sequence: Sequence) -> Result<Settled, Stopped> {
         self.settle_as(queue, sequence, |batch| TargetBatch {
             grouping: Grouping::Alone,
@@ -254,7 +255,7 @@ impl Store {
         });
         let (ticket, freed) = settled?;
         if let Some(freed) = freed {
-            handover.release(freed);
+            handover.release_pending(freed);
             return Ok(Settled::Elided);
         }
         handover.signal.raise(Demand::Later);
@@ -307,15 +308,15 @@ impl Store {
         from: Sequence,
         limit_bytes: usize,
     ) -> Result<Vec<(Sequence, Bytes)>, ReadError> {
-        self.inner.handover.check()?;
+        self.inner.handover.check_running()?;
         // What waits is copied first: a message that is committed in between is seen twice and
         // counted once.
         let limit = ReadLimit {
             bytes: limit_bytes,
             message_bytes: usize::MAX,
         };
-        let look = self.inner.handover.look(queue, from, limit);
-        self.inner.read(queue, (from, limit_bytes), look)
+        let copy = self.inner.handover.copy_pending(queue, from, limit);
+        self.inner.read(queue, (from, limit_bytes), copy)
     }
 
     /// Plans a read of the messages that are live now, from a sequence on. It can be made after
@@ -326,8 +327,8 @@ impl Store {
         from: Sequence,
         limit: ReadLimit,
     ) -> Result<ReadPlan, Stopped> {
-        self.inner.handover.check()?;
-        let look = self.inner.handover.look(queue, from, limit);
+        self.inner.handover.check_running()?;
+        let copy = self.inner.handover.copy_pending(queue, from, limit);
         let index = lock(&self.inner.index);
         let message_bytes = limit.message_bytes as u64;
         let is_read = |run: &ExtentRun| run.has_any_within(message_bytes);
@@ -336,7 +337,7 @@ impl Store {
         let settled = known.map(|known| known.settled.clone());
         drop(index);
         let found = (groups, settled.unwrap_or_default());
-        Ok(ReadPlan::new((queue, from), limit, found, look))
+        Ok(ReadPlan::new((queue, from), limit, found, copy))
     }
 
     /// Everything up to here is on disk for good.
@@ -375,7 +376,7 @@ impl Inner {
         &self,
         queue: QueueId,
         (from, limit): (Sequence, usize),
-        look: QueueCopy,
+        copy: QueueCopy,
     ) -> Result<Vec<(Sequence, Bytes)>, ReadError> {
         let (mut messages, mut from, limit) = (Vec::new(), from.0, limit as u64);
         let mut bytes = 0;
@@ -401,7 +402,7 @@ impl Inner {
                 let Some(found) = index.queues.get(&queue.0) else {
                     break;
                 };
-                let settled = [&found.settled, &look.settled];
+                let settled = [&found.settled, &copy.settled];
                 let has_settled = settled.map(|all| all.touches(first, last));
                 for entry in group.entries(first, last) {
                     let at = entry.sequence;
@@ -416,7 +417,7 @@ impl Inner {
             from = next;
         }
         let after = messages.last().map_or(from, |(last, _)| last.0 + 1);
-        for (sequence, body) in look.waiting {
+        for (sequence, body) in copy.waiting {
             if bytes >= limit.max(1) {
                 break;
             }
@@ -429,7 +430,7 @@ impl Inner {
     }
 
     /// Writes a large body in a thread of its own. Where that fails the committer writes it.
-    fn write_ahead(&self, body: LargeBody, delay: Duration) {
+    fn spawn_body_writer(&self, body: LargeBody, delay: Duration) {
         let (slots, index) = (Arc::clone(&self.slots), Arc::clone(&self.index));
         // The folder stays locked while it is written.
         let running = lock(&self.running);

@@ -100,7 +100,7 @@ impl CommitSignal {
 
     /// Returns the demand so far and resets it, except for a close. Called under the locks of all
     /// shards.
-    pub(crate) fn take(&self) -> Demand {
+    pub(crate) fn take_demand(&self) -> Demand {
         // The bit of a close stays.
         let close = Demand::Close as u8;
         Demand::ALL[usize::from(self.demand.fetch_and(close, Ordering::AcqRel))]
@@ -111,7 +111,7 @@ impl CommitSignal {
     }
 
     /// The committer waits until the demand is higher than `than`, or until the time.
-    pub(crate) fn wait(&self, than: Demand, until: Instant) -> Demand {
+    pub(crate) fn wait_above(&self, than: Demand, until: Instant) -> Demand {
         loop {
             let demand = self.demand();
             let left = until.saturating_duration_since(Instant::now());

@@ -123,7 +123,7 @@ impl TidyingThread {
     /// or the disk failed.
     fn free_dead(&self) -> bool {
         loop {
-            let dead = lock(&self.index).segments.take_dead();
+            let dead = lock(&self.index).segments.remove_dead();
             let Some((number, segment)) = dead else {
                 return !lock(&self.index).segments.may_free;
             };
@@ -230,7 +230,7 @@ impl Compaction {
                     self.queues.pop();
                     continue;
                 };
-                let groups = queue.plan(0, left, |run| run.segment == self.victim);
+                let groups = queue.live_groups(0, left, |run| run.segment == self.victim);
                 (groups, Arc::clone(&segment.file))
             };
             let bodies = groups.iter().map(|group| group.read_bodies(&file, number));

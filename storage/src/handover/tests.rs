@@ -1,6 +1,7 @@
-//! Callers that hold commits back, and the cuts between them.
+//! Tests of the pauses: how long a caller can keep a batch open.
 
 #![allow(clippy::unwrap_used)]
+
 use std::thread;
 
 use super::*;
@@ -22,15 +23,18 @@ fn append(handover: &Handover, queue: u64) -> Ticket {
 #[test]
 fn a_guard_is_awaited_until_the_limit_is_reached_or_commits_go_on_without_it() {
     let handover = handover();
-    let round = handover.enter();
-    assert!(handover.is_awaited(round));
+    let round = handover.begin_pause();
+    assert!(handover.is_pause_in_effect(round));
     let (body, urgency) = (vec![7; 1 << 20], Urgency::Confirmed);
     let appended = handover.append(QueueId(1), Sequence(1), &[&body], urgency);
-    assert!(appended.is_ok() && !handover.is_awaited(round), "the limit");
-    let (through, _) = handover.cut();
-    handover.finish(handover.take(through));
-    assert!(!handover.is_awaited(round), "without it");
-    handover.leave(round);
+    assert!(
+        appended.is_ok() && !handover.is_pause_in_effect(round),
+        "the limit"
+    );
+    let (through, _) = handover.close_batch();
+    handover.finish(handover.take_batch(through));
+    assert!(!handover.is_pause_in_effect(round), "without it");
+    handover.end_pause(round);
 }
 
 /// The committer takes a while to wake. Callers that leave no gap as long as that kept it from
@@ -38,20 +42,20 @@ fn a_guard_is_awaited_until_the_limit_is_reached_or_commits_go_on_without_it() {
 #[test]
 fn a_commit_goes_between_callers_that_leave_no_time_between_them() {
     let handover = handover();
-    let mut round = handover.enter();
+    let mut round = handover.begin_pause();
     for queue in 0..100 {
         thread::scope(|scope| {
-            let cutting = scope.spawn(|| handover.cut());
-            while lock(&handover.holders).cut != AwaitedCut::Wanted {
+            let cutting = scope.spawn(|| handover.close_batch());
+            while lock(&handover.pauses).awaited != AwaitedClose::Wanted {
                 thread::yield_now();
             }
-            let nested = handover.enter();
+            let nested = handover.begin_pause();
             let first = append(&handover, 2 * queue);
-            handover.leave(nested);
+            handover.end_pause(nested);
             let second = append(&handover, 2 * queue + 1);
             assert_eq!(first, second, "a nested call does not end what it is in");
-            handover.leave(round);
-            round = handover.enter();
+            handover.end_pause(round);
+            round = handover.begin_pause();
             assert!(append(&handover, 2 * queue) > second);
             assert_eq!(cutting.join().unwrap().0, second.0);
         });
