@@ -160,7 +160,7 @@ pub(crate) struct BlockBuilder(RawBlock);
 impl BlockBuilder {
     /// Prepares for `expected` bytes. A new block grows as they arrive.
     pub(crate) fn new(expected: usize) -> Self {
-        if let Some(mut raw) = pool::take(expected) {
+        if let Some(mut raw) = pool::take_block(expected) {
             raw.clear();
             return Self(raw);
         }
@@ -270,7 +270,7 @@ impl Drop for Block {
         *header.owners.get_mut() = 1;
         let raw = RawBlock(self.0);
         if raw.header().capacity >= LARGE_BYTES {
-            pool::give(raw);
+            pool::return_block(raw);
         }
     }
 }

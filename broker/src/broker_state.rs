@@ -95,7 +95,7 @@ pub struct BrokerState {
     freeing: AtomicU32,
     vhosts: RwLock<BTreeMap<Arc<str>, Arc<Vhost>>>,
     /// Names of vhosts that have left `vhosts` and are being deleted.
-    leaving_vhosts: Mutex<HashSet<Arc<str>>>,
+    vhosts_being_deleted: Mutex<HashSet<Arc<str>>>,
     pub(crate) connections: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
     next_id: AtomicU64,
     /// Connections that have work left over from their last unit of work.
@@ -151,7 +151,7 @@ impl BrokerState {
             ends: parts.ends,
             freeing: AtomicU32::new(0),
             vhosts: RwLock::new(vhosts),
-            leaving_vhosts: Mutex::default(),
+            vhosts_being_deleted: Mutex::default(),
             connections: Mutex::default(),
             next_id: AtomicU64::new(1),
             busy: AtomicU32::new(0),
@@ -184,7 +184,7 @@ impl BrokerState {
     pub(crate) fn begin(&self) -> Effects {
         let observed = self.ends.as_ref().map(EndSender::observed);
         Effects::new(now_ms())
-            .with_limit(StepBudget::among(self.busy.load(Relaxed)))
+            .with_limit(StepBudget::shared_by(self.busy.load(Relaxed)))
             .with_observed(observed)
     }
 
@@ -201,14 +201,14 @@ impl BrokerState {
         for vhost in effects.detaching.drain(..) {
             // One that is being deleted goes on by itself.
             if let Some(vhost) = self.vhost(&vhost) {
-                tokio::spawn(Arc::clone(self).go_on_detaching(vhost));
+                tokio::spawn(Arc::clone(self).detach_rest(vhost));
             }
         }
         for removed in effects.removed.drain(..) {
-            self.go_on_freeing(removed);
+            self.spawn_end_of_removed(removed);
         }
         if !effects.unpumped.is_empty() {
-            tokio::spawn(Arc::clone(self).go_on_pumping(effects.unpumped));
+            tokio::spawn(Arc::clone(self).pump_deferred(effects.unpumped));
         }
     }
 
@@ -217,7 +217,7 @@ impl BrokerState {
         clippy::manual_async_fn,
         reason = "it is spawned by what it calls, so its type must say that it is Send"
     )]
-    fn go_on_pumping(
+    fn pump_deferred(
         self: Arc<Self>,
         queues: Vec<Arc<Queue>>,
     ) -> impl Future<Output = ()> + Send + 'static {
@@ -244,7 +244,7 @@ impl BrokerState {
                     vhost.remove_unused(&queue, effects);
                 }
             } else if let Some(confirms) = effects.confirms.pop() {
-                self.release(&confirms, effects);
+                self.release_confirms(&confirms, effects);
             } else {
                 break;
             }

@@ -36,7 +36,7 @@ struct QueueDeadlines {
     heap: BinaryHeap<Reverse<(u64, QueueAddress)>>,
     /// The deadline of each queue that has one.
     queues: HashMap<QueueAddress, (u64, Weak<Queue>)>,
-    /// How many deadlines the last [`Self::tidy`] left.
+    /// How many deadlines the last [`Self::remove_obsolete`] left.
     tidied: usize,
     next_tidy_ms: u64,
 }
@@ -51,13 +51,13 @@ impl QueueDeadlines {
         self.heap.push(Reverse((at_ms, key)));
         self.queues.insert(key, (at_ms, queue));
         if self.heap.len() > 2 * self.tidied + KEPT_ENTRIES {
-            self.tidy();
+            self.remove_obsolete();
         }
     }
 
     /// Removes the deadlines of queues that are gone and those that were replaced. Otherwise they
     /// would stay until their time, which may be ten years away.
-    fn tidy(&mut self) {
+    fn remove_obsolete(&mut self) {
         self.queues.retain(|_, (_, queue)| queue.strong_count() > 0);
         self.queues.shrink_to(KEPT_ENTRIES);
         self.tidied = self.queues.len();
@@ -71,7 +71,7 @@ impl QueueDeadlines {
     fn due(&mut self, now_ms: u64) -> Vec<Weak<Queue>> {
         if now_ms >= self.next_tidy_ms {
             self.next_tidy_ms = now_ms.saturating_add(TIDY_EVERY_MS);
-            self.tidy();
+            self.remove_obsolete();
         }
         let mut due = Vec::new();
         while let Some(&Reverse((at, key))) = self.heap.peek().filter(|first| first.0.0 <= now_ms) {

@@ -118,9 +118,9 @@ impl Broker {
         memory::set_limit(config.memory_limit_bytes);
         config.limits.body_bytes =
             memory::largest_body(config.memory_limit_bytes, config.limits.body_bytes);
-        let tcp = Port::take(config.bind, config.port).await?;
+        let tcp = Port::bind(config.bind, config.port).await?;
         let tls = match &config.tls {
-            Some(tls) => Some(take_tls(&config, tls).await?),
+            Some(tls) => Some(bind_tls(&config, tls).await?),
             None => None,
         };
         let mut addresses = Addresses {
@@ -212,10 +212,10 @@ fn listed(protocol: &'static str, port: &Port) -> Vec<ListeningPort> {
         .collect()
 }
 
-async fn take_tls(config: &BrokerConfig, tls: &Tls) -> Result<(Port, TlsAcceptor), StartError> {
+async fn bind_tls(config: &BrokerConfig, tls: &Tls) -> Result<(Port, TlsAcceptor), StartError> {
     let server = tls::server_config(&tls.certificate, &tls.key, tls::TlsPurpose::Amqp)?;
     Ok((
-        Port::take(config.bind, tls.port).await?,
+        Port::bind(config.bind, tls.port).await?,
         TlsAcceptor::from(server),
     ))
 }
@@ -269,7 +269,7 @@ async fn take_management(
             return Ok((None, None));
         }
     };
-    Ok((Some(Port::take(config.bind, port).await?), tls))
+    Ok((Some(Port::bind(config.bind, port).await?), tls))
 }
 
 /// Opens the store and restores everything from it.
@@ -320,7 +320,7 @@ async fn watch_memory(broker: Arc<BrokerState>) {
         since_aged += look;
         if since_aged >= LOOK {
             since_aged = Duration::ZERO;
-            block::pool::age();
+            block::pool::free_unused();
             broker.unload_queues().await;
         }
         if memory::take_waiting() {

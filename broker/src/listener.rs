@@ -103,7 +103,7 @@ pub(crate) async fn serve_tls(
                 let greeting = acceptor.accept(stream);
                 let greeted = tokio::select! {
                     greeted = tokio::time::timeout(broker.limits.handshake, greeting) => greeted,
-                    () = place.lost() => return,
+                    () = place.wait_until_lost() => return,
                 };
                 match greeted {
                     Ok(Ok(stream)) => {
@@ -188,7 +188,7 @@ async fn prepare(
     notice_dead_peers(stream).ok()?;
     let peer = stream.peer_addr().ok()?;
     let local = stream.local_addr().ok()?;
-    let place = broker.login_places.take(LoginPeer { peer, local }).await;
+    let place = broker.login_places.acquire(LoginPeer { peer, local }).await;
     Some((end(peer), end(local), place))
 }
 

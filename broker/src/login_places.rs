@@ -69,7 +69,7 @@ impl LoginPlaces {
 
     /// A place for a new connection from there. One caller after the other: a listener waits for it
     /// before it accepts the next connection, so each has at most one connection too many.
-    pub(crate) async fn take(self: &Arc<Self>, from: LoginPeer) -> LoginPlace {
+    pub(crate) async fn acquire(self: &Arc<Self>, from: LoginPeer) -> LoginPlace {
         let _taking = self.taking.lock().await;
         let end = Arc::new(Notify::new());
         let (number, is_full) = {
@@ -158,12 +158,12 @@ impl TakenPlaces {
 
 impl LoginPlace {
     /// Waits until others needed the place.
-    pub(crate) async fn lost(&self) {
+    pub(crate) async fn wait_until_lost(&self) {
         self.end.notified().await;
     }
 
     /// Notified when others needed the place.
-    pub(crate) fn end(&self) -> Arc<Notify> {
+    pub(crate) fn release_request(&self) -> Arc<Notify> {
         Arc::clone(&self.end)
     }
 }
@@ -199,13 +199,13 @@ mod tests {
     #[tokio::test]
     async fn one_address_that_says_nothing_keeps_no_other_out() {
         let places = Arc::new(LoginPlaces::new(MOST));
-        let other = places.take(from([10, 0, 0, 2], 1)).await;
+        let other = places.acquire(from([10, 0, 0, 2], 1)).await;
         let mut many = Vec::new();
         for port in 0..40 {
-            many.push(places.take(from([10, 0, 0, 1], port)).await);
+            many.push(places.acquire(from([10, 0, 0, 1], port)).await);
         }
         assert_eq!(lock(&places.taken).places.len(), MOST);
-        many[0].lost().await;
+        many[0].wait_until_lost().await;
         assert!(has(&places, &other));
         drop(many);
         assert_eq!(lock(&places.taken).places.len(), 1);
@@ -223,15 +223,15 @@ mod tests {
                 .collect()
         };
         let places = Arc::new(places);
-        let other = places.take(from(LOCAL.0, 1)).await;
+        let other = places.acquire(from(LOCAL.0, 1)).await;
         let mut many = Vec::new();
         for port in 1..200 {
-            many.push(places.take(from(LOCAL.0, 2 * port)).await);
+            many.push(places.acquire(from(LOCAL.0, 2 * port)).await);
             assert!(has(&places, &other), "the oldest of all, after {port}");
         }
-        let later = places.take(from(LOCAL.0, 3)).await;
+        let later = places.acquire(from(LOCAL.0, 3)).await;
         for port in 200..400 {
-            many.push(places.take(from(LOCAL.0, 2 * port)).await);
+            many.push(places.acquire(from(LOCAL.0, 2 * port)).await);
         }
         assert!(has(&places, &other) && has(&places, &later));
         assert_eq!(lock(&places.taken).places.len(), MOST);
@@ -251,10 +251,10 @@ mod tests {
         let places = Arc::new(places);
         let mut many = Vec::new();
         for port in 0..16 {
-            many.push(places.take(from(LOCAL.0, port)).await);
+            many.push(places.acquire(from(LOCAL.0, port)).await);
         }
         let taking = Arc::clone(&places);
-        let one_more = tokio::spawn(async move { taking.take(from(LOCAL.0, 16)).await });
+        let one_more = tokio::spawn(async move { taking.acquire(from(LOCAL.0, 16)).await });
         // On this one thread the task has begun to wait for the tables when this goes on.
         while !has_number(&places, 16) {
             tokio::task::yield_now().await;

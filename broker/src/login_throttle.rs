@@ -141,7 +141,10 @@ struct Attempt<'a> {
 
 impl LoginThrottle {
     /// Delays an attempt if necessary. Must be called before the password is checked.
-    pub(crate) async fn pace(&self, from: Option<LoginPeer>) -> Result<LoginAttempt, TooManyTries> {
+    pub(crate) async fn begin_attempt(
+        &self,
+        from: Option<LoginPeer>,
+    ) -> Result<LoginAttempt, TooManyTries> {
         let mut attempt = LoginAttempt { from, user: None };
         let Some(peer) = from.filter(|from| self.is_slow(from.network(), Instant::now())) else {
             return Ok(attempt);
@@ -188,19 +191,19 @@ impl LoginThrottle {
     }
 
     /// Records a wrong password.
-    pub(crate) async fn wrong(&self, attempt: LoginAttempt) {
+    pub(crate) async fn record_failure(&self, attempt: LoginAttempt) {
         let Some(from) = attempt.from else { return };
-        self.note(from.network(), Instant::now());
+        self.record(from.network(), Instant::now());
         let user = match attempt.user {
             Some(user) => Some(user),
             None => self.look_ups.user_of(from).await,
         };
         if let Some(user) = user {
-            self.note(user, Instant::now());
+            self.record(user, Instant::now());
         }
     }
 
-    fn note(&self, from: LoginSource, now: Instant) {
+    fn record(&self, from: LoginSource, now: Instant) {
         let mut records = lock(&self.records);
         if records.len() >= ADDRESSES && !records.contains_key(&from) {
             forget_one(&mut records);
@@ -303,7 +306,7 @@ mod tests {
         let throttle = LoginThrottle::default();
         for _ in 0..FREE {
             assert_eq!(throttle.must_wait(HERE, now), Ok(false));
-            throttle.note(HERE, now);
+            throttle.record(HERE, now);
         }
         throttle
     }
@@ -333,7 +336,7 @@ mod tests {
     fn the_number_of_remembered_addresses_is_bounded() {
         let (throttle, now) = (LoginThrottle::default(), Instant::now());
         for number in 0..2 * u32::try_from(ADDRESSES).unwrap_or(0) {
-            throttle.note(
+            throttle.record(
                 LoginSource::Network(Ipv4Addr::from_bits(number).into()),
                 now,
             );
@@ -358,7 +361,7 @@ mod tests {
         let throttle = angry(now);
         let stranger = LoginSource::LocalUser(u32::MAX);
         for _ in 0..FREE {
-            throttle.note(stranger, now);
+            throttle.record(stranger, now);
         }
         for _ in 0..WAITING {
             assert_eq!(throttle.must_wait(stranger, now), Ok(true));
@@ -370,15 +373,15 @@ mod tests {
         let _client = std::net::TcpStream::connect(local).unwrap();
         let (_accepted, peer) = listener.accept().unwrap();
         let own = LoginPeer { peer, local };
-        assert!(throttle.pace(Some(own)).await.is_ok());
+        assert!(throttle.begin_attempt(Some(own)).await.is_ok());
         let unknown = LoginPeer {
             peer: (Ipv4Addr::LOCALHOST, 1).into(),
             local,
         };
-        assert!(throttle.pace(Some(unknown)).await.is_err());
+        assert!(throttle.begin_attempt(Some(unknown)).await.is_err());
         for _ in 0..FREE {
-            let attempt = throttle.pace(Some(own)).await.unwrap();
-            throttle.wrong(attempt).await;
+            let attempt = throttle.begin_attempt(Some(own)).await.unwrap();
+            throttle.record_failure(attempt).await;
         }
         let own = throttle.look_ups.user_of(own).await.unwrap();
         assert!(
@@ -441,16 +444,16 @@ mod tests {
         let (client, _accepted, own) = open();
         client.shutdown(std::net::Shutdown::Write).unwrap();
         for _ in 0..FREE - 1 {
-            let attempt = throttle.pace(own).await.unwrap();
-            throttle.wrong(attempt).await;
+            let attempt = throttle.begin_attempt(own).await.unwrap();
+            throttle.record_failure(attempt).await;
         }
-        throttle.note(LoginSource::Network(LOCALHOST), Instant::now());
+        throttle.record(LoginSource::Network(LOCALHOST), Instant::now());
         assert!(!throttle.is_slow(user, Instant::now()));
         // One that is gone before the password was looked at.
         let (client, _accepted, own) = open();
-        let attempt = throttle.pace(own).await.unwrap();
+        let attempt = throttle.begin_attempt(own).await.unwrap();
         drop(client);
-        throttle.wrong(attempt).await;
+        throttle.record_failure(attempt).await;
         assert!(throttle.is_slow(user, Instant::now()));
     }
 }

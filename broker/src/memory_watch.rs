@@ -65,7 +65,7 @@ impl MemoryWatch {
     }
 
     /// Looks at the account and at the given resident memory, while the alarm is raised or not.
-    pub(crate) fn look(&self, resident: u64, is_high: bool, now_ms: u64) -> MemoryVerdict {
+    pub(crate) fn assess(&self, resident: u64, is_high: bool, now_ms: u64) -> MemoryVerdict {
         let limit = self.limit;
         let held = memory::held();
         let (held_line, resident_line) = if is_high {

@@ -49,7 +49,7 @@ pub(crate) struct PublisherGrant {
 
 impl PublisherGrant {
     /// Counts bytes that the publisher has added to memory.
-    pub(crate) fn take(&mut self, bytes: usize) {
+    pub(crate) fn spend(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub(bytes as u64);
     }
 
@@ -92,7 +92,7 @@ impl MemoryRoom {
 impl PublisherGrants {
     /// Waits for a grant, for at least `patience`. `stays` says whether the messages of the
     /// publisher stay in memory.
-    pub(crate) fn wait(
+    pub(crate) fn request(
         &self,
         stays: bool,
         patience: Duration,
@@ -109,7 +109,7 @@ impl PublisherGrants {
     }
 
     /// Gives grants to those who have waited long enough, as far as there is room.
-    fn give(self: &Arc<Self>, room: MemoryRoom, now: Instant) {
+    fn hand_out(self: &Arc<Self>, room: MemoryRoom, now: Instant) {
         let mut waiting = lock(&self.waiting);
         for publisher in std::mem::take(&mut *waiting) {
             if publisher.sender.is_closed() {
@@ -143,7 +143,7 @@ impl PublisherGrants {
                         held: memory::held(),
                         transient: memory::transient_bytes() as u64,
                     };
-                    self.give(room, Instant::now());
+                    self.hand_out(room, Instant::now());
                 } else {
                     lock(&self.waiting).retain(|publisher| !publisher.sender.is_closed());
                 }
@@ -167,12 +167,12 @@ mod tests {
     #[test]
     fn turns_go_to_those_who_wait_longest_as_far_as_there_is_room() {
         let grants = Arc::<PublisherGrants>::default();
-        let mut waiting: Vec<_> = (0..100).map(|_| grants.wait(false, PATIENCE)).collect();
-        grants.give(ROOM, Instant::now());
+        let mut waiting: Vec<_> = (0..100).map(|_| grants.request(false, PATIENCE)).collect();
+        grants.hand_out(ROOM, Instant::now());
         assert!(waiting[0].try_recv().is_err(), "it has just come");
         let later = Instant::now() + 2 * PATIENCE;
-        grants.give(ROOM, later);
-        grants.give(ROOM, later);
+        grants.hand_out(ROOM, later);
+        grants.hand_out(ROOM, later);
         let mut given: Vec<_> = waiting
             .iter_mut()
             .map(|grant| grant.try_recv().ok())
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(given.iter().flatten().count(), 64);
         assert!(given[..64].iter().all(Option::is_some));
         given[3] = None;
-        grants.give(ROOM, later);
+        grants.hand_out(ROOM, later);
         let next: Vec<_> = waiting
             .iter_mut()
             .map(|grant| grant.try_recv().ok())
@@ -193,16 +193,16 @@ mod tests {
             ..ROOM
         };
         drop((given, next));
-        grants.give(full, later);
+        grants.hand_out(full, later);
         assert!(waiting[65].try_recv().is_err());
     }
 
     #[test]
     fn publishers_whose_messages_stay_leave_half_of_the_room_to_others() {
         let grants = Arc::<PublisherGrants>::default();
-        let mut staying: Vec<_> = (0..100).map(|_| grants.wait(true, PATIENCE)).collect();
-        let mut passing: Vec<_> = (0..100).map(|_| grants.wait(false, PATIENCE)).collect();
-        grants.give(ROOM, Instant::now() + 2 * PATIENCE);
+        let mut staying: Vec<_> = (0..100).map(|_| grants.request(true, PATIENCE)).collect();
+        let mut passing: Vec<_> = (0..100).map(|_| grants.request(false, PATIENCE)).collect();
+        grants.hand_out(ROOM, Instant::now() + 2 * PATIENCE);
         let staying: Vec<_> = staying
             .iter_mut()
             .flat_map(oneshot::Receiver::try_recv)
@@ -217,19 +217,19 @@ mod tests {
             transient: 50 << 20,
             ..ROOM
         };
-        let mut staying = grants.wait(true, PATIENCE);
-        grants.give(much, Instant::now() + 2 * PATIENCE);
+        let mut staying = grants.request(true, PATIENCE);
+        grants.hand_out(much, Instant::now() + 2 * PATIENCE);
         assert!(staying.try_recv().is_err());
     }
 
     #[test]
     fn a_turn_ends_with_its_bytes_or_its_time() {
         let grants = Arc::<PublisherGrants>::default();
-        let mut waiting = grants.wait(false, Duration::ZERO);
-        grants.give(ROOM, Instant::now());
+        let mut waiting = grants.request(false, Duration::ZERO);
+        grants.hand_out(ROOM, Instant::now());
         let mut grant = waiting.try_recv().unwrap();
         assert!(!grant.is_over(1000));
-        grant.take(64 * 1024 - 1000);
+        grant.spend(64 * 1024 - 1000);
         assert!(!grant.is_over(999) && grant.is_over(1000));
         grant.until = Instant::now();
         assert!(grant.is_over(0));

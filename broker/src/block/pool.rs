@@ -21,28 +21,28 @@ struct Pool {
 
 struct Pooled {
     raw: RawBlock,
-    /// Whether it was in the pool at the last [`age`].
+    /// Whether it was in the pool at the last [`free_unused`].
     is_old: bool,
 }
 
 /// Takes a block with room for `bytes` and little more.
-pub(super) fn take(bytes: usize) -> Option<RawBlock> {
+pub(super) fn take_block(bytes: usize) -> Option<RawBlock> {
     if bytes < LARGE_BYTES {
         return None;
     }
-    lock(&POOL).take(bytes)
+    lock(&POOL).take_block(bytes)
 }
 
 /// Returns a block to the pool, or frees it if the pool is full.
-pub(super) fn give(raw: RawBlock) {
+pub(super) fn return_block(raw: RawBlock) {
     // Frees outside the lock, because freeing calls the system.
-    let freed = lock(&POOL).give(raw, memory::pool_bytes());
+    let freed = lock(&POOL).add_block(raw, memory::pool_bytes());
     drop(freed);
 }
 
 /// Frees the blocks that were not reused since the last call.
-pub(crate) fn age() {
-    let freed = lock(&POOL).age();
+pub(crate) fn free_unused() {
+    let freed = lock(&POOL).remove_unused();
     drop(freed);
 }
 
@@ -60,7 +60,7 @@ impl Pool {
         }
     }
 
-    fn take(&mut self, bytes: usize) -> Option<RawBlock> {
+    fn take_block(&mut self, bytes: usize) -> Option<RawBlock> {
         let fits = bytes..=bytes + bytes / 8;
         let at = self
             .blocks
@@ -72,7 +72,7 @@ impl Pool {
     }
 
     /// Returns the blocks that must be freed.
-    fn give(&mut self, raw: RawBlock, most_bytes: usize) -> Vec<RawBlock> {
+    fn add_block(&mut self, raw: RawBlock, most_bytes: usize) -> Vec<RawBlock> {
         let capacity = raw.header().capacity;
         if capacity > most_bytes {
             return vec![raw];
@@ -90,7 +90,7 @@ impl Pool {
         freed
     }
 
-    fn age(&mut self) -> Vec<RawBlock> {
+    fn remove_unused(&mut self) -> Vec<RawBlock> {
         // The blocks are ordered by the time of freeing, so the old ones come first.
         let old = self.blocks.partition_point(|pooled| pooled.is_old);
         let freed: Vec<_> = self.blocks.drain(..old).map(|old| old.raw).collect();
@@ -113,11 +113,11 @@ mod tests {
     #[test]
     fn a_block_serves_again_for_about_the_same_size() {
         let mut pool = Pool::new();
-        assert!(pool.give(RawBlock::new(SIZE), MOST).is_empty());
-        assert!(pool.take(SIZE + 1).is_none(), "it is too small");
-        assert!(pool.take(SIZE / 2).is_none(), "it is much too large");
-        assert!(pool.take(SIZE - 100).is_some());
-        assert!(pool.take(SIZE).is_none(), "it was given away");
+        assert!(pool.add_block(RawBlock::new(SIZE), MOST).is_empty());
+        assert!(pool.take_block(SIZE + 1).is_none(), "it is too small");
+        assert!(pool.take_block(SIZE / 2).is_none(), "it is much too large");
+        assert!(pool.take_block(SIZE - 100).is_some());
+        assert!(pool.take_block(SIZE).is_none(), "it was given away");
         assert_eq!(pool.bytes, 0);
     }
 
@@ -125,23 +125,27 @@ mod tests {
     fn no_more_is_kept_than_there_is_room_for() {
         let mut pool = Pool::new();
         for _ in 0..MOST / SIZE {
-            assert!(pool.give(RawBlock::new(SIZE), MOST).is_empty());
+            assert!(pool.add_block(RawBlock::new(SIZE), MOST).is_empty());
         }
-        assert_eq!(pool.give(RawBlock::new(2 * SIZE), MOST).len(), 2);
+        assert_eq!(pool.add_block(RawBlock::new(2 * SIZE), MOST).len(), 2);
         assert_eq!(pool.bytes, MOST);
-        assert_eq!(pool.give(RawBlock::new(MOST + 1), MOST).len(), 1, "itself");
+        assert_eq!(
+            pool.add_block(RawBlock::new(MOST + 1), MOST).len(),
+            1,
+            "itself"
+        );
         assert_eq!(pool.bytes, MOST);
     }
 
     #[test]
     fn what_was_not_asked_for_between_two_looks_is_freed() {
         let mut pool = Pool::new();
-        pool.give(RawBlock::new(SIZE), MOST);
-        assert!(pool.age().is_empty(), "it was freed a moment ago");
-        pool.give(RawBlock::new(2 * SIZE), MOST);
-        assert_eq!(pool.age().len(), 1);
+        pool.add_block(RawBlock::new(SIZE), MOST);
+        assert!(pool.remove_unused().is_empty(), "it was freed a moment ago");
+        pool.add_block(RawBlock::new(2 * SIZE), MOST);
+        assert_eq!(pool.remove_unused().len(), 1);
         assert_eq!(pool.bytes, 2 * SIZE);
-        assert_eq!(pool.age().len(), 1);
+        assert_eq!(pool.remove_unused().len(), 1);
         assert_eq!(pool.bytes, 0);
     }
 }

@@ -36,7 +36,7 @@ impl BrokerState {
     pub fn put_vhost(&self, name: &str, labels: VhostLabels) -> Result<Ticket, Fault> {
         // Held to the end: a vhost that goes meanwhile is forgotten afterwards.
         let mut vhosts = write(&self.vhosts);
-        if lock(&self.leaving_vhosts).contains(name) {
+        if lock(&self.vhosts_being_deleted).contains(name) {
             let reason = format!("vhost '{name}' is being deleted");
             return Err(Fault::channel(ReplyCode::ResourceLocked, reason));
         }

@@ -22,7 +22,7 @@ impl BrokerState {
     }
 
     /// Releases the confirms of a channel that are due, and lists it where others wait.
-    pub(super) fn release(&self, confirms: &Arc<Confirms>, effects: &mut Effects) {
+    pub(super) fn release_confirms(&self, confirms: &Arc<Confirms>, effects: &mut Effects) {
         if let UnsentConfirms::MustBeListed(ticket) =
             confirms.release(self.store.durable(), effects)
         {

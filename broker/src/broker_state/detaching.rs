@@ -13,7 +13,7 @@ impl BrokerState {
         clippy::manual_async_fn,
         reason = "it is spawned by what it calls, so its type must say that it is Send"
     )]
-    pub(super) fn go_on_detaching(
+    pub(super) fn detach_rest(
         self: Arc<Self>,
         vhost: Arc<Vhost>,
     ) -> impl Future<Output = ()> + Send + 'static {
@@ -38,7 +38,7 @@ impl BrokerState {
         let mut effects = self.begin();
         let mut is_more = Ok(true);
         while matches!(is_more, Ok(true)) && !effects.is_spent() {
-            is_more = vhost.go_on_detaching(&mut effects);
+            is_more = vhost.detach_next(&mut effects);
         }
         self.end(effects);
         is_more

@@ -26,7 +26,7 @@ impl BrokerState {
         let alarms = self.alarm_state();
         let seen = self
             .memory_watch
-            .look(resident, alarms.is_memory_high, now_ms());
+            .assess(resident, alarms.is_memory_high, now_ms());
         if seen.is_over != alarms.is_memory_high {
             self.set_memory_high(seen.is_over);
         }

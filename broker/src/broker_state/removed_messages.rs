@@ -19,7 +19,7 @@ impl BrokerState {
         let mut removed = removed?;
         let broker = Arc::clone(self);
         let purging = tokio::spawn(async move {
-            while broker.end_some(&mut removed)? {
+            while broker.end_removed(&mut removed)? {
                 tokio::task::yield_now().await;
             }
             Ok(removed.ticket())
@@ -31,19 +31,19 @@ impl BrokerState {
     }
 
     /// Ends messages for one unit of work. False when none is left.
-    fn end_some(self: &Arc<Self>, removed: &mut RemovedMessages) -> Result<bool, Stopped> {
+    fn end_removed(self: &Arc<Self>, removed: &mut RemovedMessages) -> Result<bool, Stopped> {
         let mut effects = self.begin();
-        let is_more = removed.go_on(&mut effects);
+        let is_more = removed.end_some(&mut effects);
         self.end(effects);
         is_more
     }
 
     /// Ends the messages of a deleted queue, in a task of its own.
-    pub(super) fn go_on_freeing(self: &Arc<Self>, mut removed: RemovedMessages) {
+    pub(super) fn spawn_end_of_removed(self: &Arc<Self>, mut removed: RemovedMessages) {
         self.freeing.fetch_add(1, Relaxed);
         let broker = Arc::clone(self);
         tokio::spawn(async move {
-            while matches!(broker.end_some(&mut removed), Ok(true)) {
+            while matches!(broker.end_removed(&mut removed), Ok(true)) {
                 tokio::task::yield_now().await;
             }
             broker.freeing.fetch_sub(1, Relaxed);

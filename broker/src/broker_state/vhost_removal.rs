@@ -31,7 +31,7 @@ impl BrokerState {
             return Ok(Ticket::NONE);
         };
         let removing = tokio::spawn(async move {
-            while removal.go_on()? {
+            while removal.remove_some()? {
                 tokio::task::yield_now().await;
             }
             removal.finish()
@@ -47,7 +47,7 @@ impl BrokerState {
         let Some(mut removal) = self.begin_removal(name)? else {
             return Ok(Ticket::NONE);
         };
-        while removal.go_on()? {}
+        while removal.remove_some()? {}
         removal.finish()
     }
 
@@ -80,7 +80,7 @@ impl BrokerState {
     fn take_vhost(&self, name: &str) -> Option<Arc<Vhost>> {
         let mut vhosts = write(&self.vhosts);
         let vhost = vhosts.remove(name)?;
-        lock(&self.leaving_vhosts).insert(name.into());
+        lock(&self.vhosts_being_deleted).insert(name.into());
         Some(vhost)
     }
 
@@ -98,9 +98,11 @@ impl BrokerState {
 
 impl VhostRemoval {
     /// Removes contents for one unit of work. False when nothing is left.
-    fn go_on(&mut self) -> Result<bool, Fault> {
+    fn remove_some(&mut self) -> Result<bool, Fault> {
         let mut effects = self.broker.begin();
-        let is_more = self.vhost.go_on_removing(&mut self.contents, &mut effects);
+        let is_more = self
+            .vhost
+            .remove_some_contents(&mut self.contents, &mut effects);
         self.broker.end(effects);
         is_more
     }
@@ -109,7 +111,7 @@ impl VhostRemoval {
     fn finish(self) -> Result<Ticket, Fault> {
         let name = self.vhost.name();
         let gone = self.broker.definitions.forget(&deleted(name))?;
-        lock(&self.broker.leaving_vhosts).remove(name);
+        lock(&self.broker.vhosts_being_deleted).remove(name);
         Ok(gone)
     }
 }

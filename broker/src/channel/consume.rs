@@ -39,7 +39,9 @@ impl Channel {
             self.prefetch = u32::from(count);
             self.view.prefetch.store(self.prefetch, Relaxed);
         }
-        self.send(effects, |out, channel| reply::bare(out, channel, 60, 11));
+        self.send(effects, |out, channel| {
+            reply::empty_method(out, channel, 60, 11)
+        });
         Ok(FrameResult::Done)
     }
 

@@ -288,7 +288,7 @@ mod tests {
     #[tokio::test]
     async fn a_large_message_goes_to_one_durable_queue_in_each_unit_of_work() {
         let (broker, _kept) = opened().await;
-        let limit = StepBudget::among(u32::MAX);
+        let limit = StepBudget::shared_by(u32::MAX);
         let body = vec![7; COPIED_A_STEP * limit.steps() as usize];
         let facts = MessageFacts {
             persistent: true,

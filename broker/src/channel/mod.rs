@@ -197,7 +197,9 @@ impl Channel {
         match method::decode(frame.payload) {
             Ok(Method::ChannelCloseOk) => FrameResult::Closed,
             Ok(Method::ChannelClose { .. }) => {
-                self.send(effects, |out, channel| reply::bare(out, channel, 20, 41));
+                self.send(effects, |out, channel| {
+                    reply::empty_method(out, channel, 20, 41)
+                });
                 FrameResult::Done
             }
             _ => FrameResult::Done,
@@ -292,7 +294,9 @@ impl Channel {
             }
             Method::AccessRequest => {
                 self.send(effects, |out, channel| {
-                    reply::MethodFrame::new(out, channel, 30, 11).u16(1).end();
+                    reply::MethodFrame::new(out, channel, 30, 11)
+                        .u16(1)
+                        .finish();
                 });
                 Ok(FrameResult::Done)
             }
@@ -312,7 +316,7 @@ impl Channel {
             return Err(Fault::connection(ReplyCode::NotImplemented, "active=false"));
         }
         self.send(effects, |out, channel| {
-            reply::MethodFrame::new(out, channel, 20, 21).u8(1).end();
+            reply::MethodFrame::new(out, channel, 20, 21).u8(1).finish();
         });
         Ok(FrameResult::Done)
     }
@@ -339,7 +343,9 @@ impl Channel {
             }
         }
         if !no_wait {
-            self.send(effects, |out, channel| reply::bare(out, channel, 85, 11));
+            self.send(effects, |out, channel| {
+                reply::empty_method(out, channel, 85, 11)
+            });
         }
         Ok(FrameResult::Done)
     }
@@ -384,7 +390,9 @@ impl Channel {
         }
         match last {
             ClosingFrame::CloseOk => {
-                self.send(effects, |out, channel| reply::bare(out, channel, 20, 41));
+                self.send(effects, |out, channel| {
+                    reply::empty_method(out, channel, 20, 41)
+                });
                 FrameResult::Closed
             }
             ClosingFrame::Close(fault, cause) => {
@@ -403,7 +411,7 @@ impl Channel {
         if matches!(self.phase, ChannelState::Closed) {
             return true;
         }
-        if !self.give_back(effects) || !self.finish_work(effects) {
+        if !self.requeue_deliveries(effects) || !self.finish_work(effects) {
             return false;
         }
         effects.spend(LEAVING);
@@ -447,8 +455,9 @@ impl Channel {
         self.detach_consumers(effects)
     }
 
-    /// The first two parts of [`Self::close`]; they end when the deliveries are back too.
-    pub(crate) fn give_back(&mut self, effects: &mut Effects) -> bool {
+    /// The first two parts of [`Self::close`]. True when the consumers have left their queues and
+    /// the deliveries are requeued.
+    pub(crate) fn requeue_deliveries(&mut self, effects: &mut Effects) -> bool {
         self.leave_queues(effects) && self.return_deliveries(effects)
     }
 

@@ -192,7 +192,7 @@ impl Channel {
     fn publish(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
         self.publishing.phase = PublishState::Idle;
         self.view.counters.published.add_alone(1);
-        let place = self.publishing.draft.place();
+        let place = self.publishing.draft.route_key();
         let known = self.routes.find(place, self.context.vhost.generation());
         if known.is_none() {
             self.check_exchange()?;
@@ -301,7 +301,7 @@ impl Channel {
         effects.count(&route.counters, targets.len());
         if route.is_lasting && generation == vhost.generation() {
             self.routes
-                .remember(self.publishing.draft.place(), &targets, &route.counters);
+                .remember(self.publishing.draft.route_key(), &targets, &route.counters);
         }
         Ok(targets)
     }

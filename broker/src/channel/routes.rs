@@ -21,9 +21,9 @@ const KEPT: usize = 1024;
 /// The queues of one exchange and key.
 pub(super) type TargetQueues = Arc<[Arc<Queue>]>;
 
-/// A cached route.
+/// What a cached key leads to.
 #[derive(Debug, Clone)]
-struct RouteTarget {
+struct CachedRoute {
     targets: TargetQueues,
     /// The counters of the exchange.
     counters: Arc<ExchangeCounters>,
@@ -33,36 +33,36 @@ struct RouteTarget {
 #[derive(Debug, Default)]
 pub(super) struct RouteCache {
     generation: u64,
-    last: Option<(Arc<[u8]>, RouteTarget)>,
-    places: HashMap<Arc<[u8]>, RouteTarget>,
+    last: Option<(Arc<[u8]>, CachedRoute)>,
+    routes: HashMap<Arc<[u8]>, CachedRoute>,
     charge: Charge,
 }
 
 /// The bytes of a cached route without its name and its targets.
-const PLACE_BYTES: usize = 128;
+const ENTRY_BYTES: usize = 128;
 
-fn footprint(place: &[u8], targets: &TargetQueues) -> usize {
-    PLACE_BYTES + place.len() + size_of_val(&**targets)
+fn footprint(key: &[u8], targets: &TargetQueues) -> usize {
+    ENTRY_BYTES + key.len() + size_of_val(&**targets)
 }
 
 impl RouteCache {
     /// Returns the targets for a key, which consists of both lengths, the exchange's name and the
     /// routing key, as they lie in a draft.
-    pub(super) fn find(&mut self, place: &[u8], generation: u64) -> Option<TargetQueues> {
+    pub(super) fn find(&mut self, key: &[u8], generation: u64) -> Option<TargetQueues> {
         if self.forget_older(generation) {
             return None;
         }
-        if let Some((last, way)) = &self.last
-            && **last == *place
+        if let Some((last, route)) = &self.last
+            && **last == *key
         {
-            return Some(Arc::clone(&way.targets));
+            return Some(Arc::clone(&route.targets));
         }
-        let (place, way) = self.places.get_key_value(place)?;
-        self.last = Some((Arc::clone(place), way.clone()));
-        Some(Arc::clone(&way.targets))
+        let (key, route) = self.routes.get_key_value(key)?;
+        self.last = Some((Arc::clone(key), route.clone()));
+        Some(Arc::clone(&route.targets))
     }
 
-    /// Forgets everything that was remembered in another generation; true if this is one.
+    /// Empties the cache if it belongs to an older generation than this one; true if it did.
     pub(super) fn forget_older(&mut self, generation: u64) -> bool {
         let is_older = self.generation != generation;
         if is_older {
@@ -74,8 +74,8 @@ impl RouteCache {
 
     /// Counts a message for the route that [`Self::find`] has just returned.
     pub(super) fn count(&self, effects: &mut Effects) {
-        if let Some((_, way)) = &self.last {
-            effects.count(&way.counters, way.targets.len());
+        if let Some((_, route)) = &self.last {
+            effects.count(&route.counters, route.targets.len());
         }
     }
 
@@ -86,43 +86,43 @@ impl RouteCache {
 
     fn forget(&mut self) {
         self.last = None;
-        self.places.clear();
+        self.routes.clear();
         self.charge.set(0);
     }
 
     pub(super) fn remember(
         &mut self,
-        place: &[u8],
+        key: &[u8],
         targets: &TargetQueues,
         counters: &Arc<ExchangeCounters>,
     ) {
-        self.remember_at(memory::level(), place, targets, counters);
+        self.remember_at(memory::level(), key, targets, counters);
     }
 
     fn remember_at(
         &mut self,
         level: MemoryLevel,
-        place: &[u8],
+        key: &[u8],
         targets: &TargetQueues,
         counters: &Arc<ExchangeCounters>,
     ) {
-        if self.places.len() >= KEPT || level > MemoryLevel::Calm {
+        if self.routes.len() >= KEPT || level > MemoryLevel::Calm {
             self.forget();
         }
-        let bytes = footprint(place, targets);
-        let place: Arc<[u8]> = place.into();
-        let way = RouteTarget {
+        let bytes = footprint(key, targets);
+        let key: Arc<[u8]> = key.into();
+        let route = CachedRoute {
             targets: Arc::clone(targets),
             counters: Arc::clone(counters),
         };
         if self
-            .places
-            .insert(Arc::clone(&place), way.clone())
+            .routes
+            .insert(Arc::clone(&key), route.clone())
             .is_none()
         {
             self.charge.set(self.charge.bytes() + bytes);
         }
-        self.last = Some((place, way));
+        self.last = Some((key, route));
     }
 }
 
@@ -130,30 +130,27 @@ impl RouteCache {
 mod tests {
     use super::*;
 
-    fn remember(routes: &mut RouteCache, level: MemoryLevel, count: usize) {
+    fn remember(cache: &mut RouteCache, level: MemoryLevel, count: usize) {
         let targets: TargetQueues = Arc::new([]);
         for number in 0..count {
-            let place = number.to_be_bytes();
-            routes.remember_at(level, &place, &targets, &Arc::default());
+            let key = number.to_be_bytes();
+            cache.remember_at(level, &key, &targets, &Arc::default());
         }
     }
 
     #[test]
-    fn what_is_remembered_is_on_the_account_and_is_the_last_place_alone_when_memory_is_tight() {
-        let mut routes = RouteCache::default();
+    fn what_is_remembered_is_on_the_account_and_is_the_last_route_alone_when_memory_is_tight() {
+        let mut cache = RouteCache::default();
         let one = footprint(&0_usize.to_be_bytes(), &(Arc::new([]) as TargetQueues));
-        remember(&mut routes, MemoryLevel::Calm, 100);
-        assert_eq!(
-            (routes.places.len(), routes.charge.bytes()),
-            (100, 100 * one)
-        );
-        remember(&mut routes, MemoryLevel::Calm, KEPT);
-        assert!(routes.places.len() <= KEPT && routes.charge.bytes() <= KEPT * one);
+        remember(&mut cache, MemoryLevel::Calm, 100);
+        assert_eq!((cache.routes.len(), cache.charge.bytes()), (100, 100 * one));
+        remember(&mut cache, MemoryLevel::Calm, KEPT);
+        assert!(cache.routes.len() <= KEPT && cache.charge.bytes() <= KEPT * one);
         for level in [MemoryLevel::Tight, MemoryLevel::Short] {
-            remember(&mut routes, level, 100);
-            assert_eq!((routes.places.len(), routes.charge.bytes()), (1, one));
+            remember(&mut cache, level, 100);
+            assert_eq!((cache.routes.len(), cache.charge.bytes()), (1, one));
         }
-        assert!(routes.find(b"elsewhere", 1).is_none(), "another generation");
-        assert_eq!((routes.places.len(), routes.charge.bytes()), (0, 0));
+        assert!(cache.find(b"elsewhere", 1).is_none(), "another generation");
+        assert_eq!((cache.routes.len(), cache.charge.bytes()), (0, 0));
     }
 }

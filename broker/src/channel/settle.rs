@@ -123,7 +123,9 @@ impl Channel {
             }
         }
         if settle.then == SettleReply::Recovered(ReplyMode::Expected) {
-            self.send(effects, |out, channel| reply::bare(out, channel, 60, 111));
+            self.send(effects, |out, channel| {
+                reply::empty_method(out, channel, 60, 111)
+            });
         }
         Ok(FrameResult::Done)
     }

@@ -273,7 +273,7 @@ async fn a_purge_of_very_many_messages_is_answered_when_all_are_gone() {
     assert!(units > MESSAGES / FULL_STEPS, "{units}");
     assert_eq!((next, queue.counts().0), (FrameResult::Done, 0));
     let mut frames = Frames::default();
-    channel.outbox.take(&mut frames);
+    channel.outbox.swap_unsent(&mut frames);
     let told = [&b"\0\x32\0\x1f"[..], &MESSAGES.to_be_bytes()].concat();
     assert!(frames.bytes().windows(told.len()).any(|part| part == told));
     broker.store.clone().close().expect("the store is whole");

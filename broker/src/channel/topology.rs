@@ -104,7 +104,7 @@ impl Channel {
                 declare.no_wait,
                 effects,
                 |out, channel| {
-                    reply::bare(out, channel, 40, 11);
+                    reply::empty_method(out, channel, 40, 11);
                 },
             ));
         }
@@ -132,7 +132,7 @@ impl Channel {
         };
         Ok(
             self.reply_if_wanted(ticket, declare.no_wait, effects, |out, channel| {
-                reply::bare(out, channel, 40, 11);
+                reply::empty_method(out, channel, 40, 11);
             }),
         )
     }
@@ -156,7 +156,7 @@ impl Channel {
         };
         Ok(
             self.reply_if_wanted(ticket, no_wait, effects, |out, channel| {
-                reply::bare(out, channel, 40, 21);
+                reply::empty_method(out, channel, 40, 21);
             }),
         )
     }
@@ -214,7 +214,7 @@ impl Channel {
         let ticket = self.context.vhost.bind(bind)?;
         Ok(
             self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
-                reply::bare(out, channel, 40, 31);
+                reply::empty_method(out, channel, 40, 31);
             }),
         )
     }
@@ -228,7 +228,7 @@ impl Channel {
         let ticket = self.context.vhost.unbind(&bind, effects)?;
         Ok(
             self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
-                reply::bare(out, channel, 40, 51);
+                reply::empty_method(out, channel, 40, 51);
             }),
         )
     }
@@ -242,7 +242,7 @@ impl Channel {
         let ticket = self.context.vhost.bind(bind)?;
         Ok(
             self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
-                reply::bare(out, channel, 50, 21);
+                reply::empty_method(out, channel, 50, 21);
             }),
         )
     }
@@ -256,7 +256,7 @@ impl Channel {
         let ticket = self.context.vhost.unbind(&bind, effects)?;
         Ok(
             self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
-                reply::bare(out, channel, 50, 51);
+                reply::empty_method(out, channel, 50, 51);
             }),
         )
     }
@@ -355,7 +355,7 @@ impl Channel {
         mut purge: Purge,
         effects: &mut Effects,
     ) -> Result<FrameResult, Fault> {
-        if purge.removed.go_on(effects)? {
+        if purge.removed.end_some(effects)? {
             self.continuation = Some(Continuation::Purge(purge));
             return Ok(FrameResult::Unfinished);
         }

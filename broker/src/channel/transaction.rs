@@ -54,7 +54,7 @@ const LIST_BYTES: usize = 64;
 
 impl UsedRights {
     /// Records the rights that a message needs. Returns the bytes that this takes.
-    fn note(&mut self, message: &Message, generation: u64) -> usize {
+    fn record_rights(&mut self, message: &Message, generation: u64) -> usize {
         if self.exchanges.is_empty() {
             self.generation = generation;
         }
@@ -118,8 +118,8 @@ impl Transaction {
         targets: TargetQueues,
         is_mandatory: bool,
     ) -> Result<(), Fault> {
-        let names = self.rights.note(&message, generation);
-        let more = names + self.note_list(&targets) + size_of::<PendingPublish>();
+        let names = self.rights.record_rights(&message, generation);
+        let more = names + self.record_targets(&targets) + size_of::<PendingPublish>();
         // What the commit adds to memory: an entry in each queue, which is charged then.
         let entries = targets.len() * memory::ENTRY_CHARGE_BYTES;
         self.charge(message.footprint() + entries, more);
@@ -132,7 +132,7 @@ impl Transaction {
     }
 
     /// Records a list of queues. Returns the bytes that this takes.
-    fn note_list(&mut self, targets: &TargetQueues) -> usize {
+    fn record_targets(&mut self, targets: &TargetQueues) -> usize {
         let is_new = self.lists.insert(targets.as_ptr().addr());
         if is_new {
             LIST_BYTES + size_of_val(&**targets)
@@ -206,7 +206,9 @@ impl Channel {
                     .store(true, std::sync::atomic::Ordering::Relaxed);
             }
         }
-        self.send(effects, |out, channel| reply::bare(out, channel, 90, 11));
+        self.send(effects, |out, channel| {
+            reply::empty_method(out, channel, 90, 11)
+        });
         Ok(FrameResult::Done)
     }
 
@@ -302,14 +304,16 @@ impl Channel {
             return Err(Fault::precondition("partial tx completion"));
         }
         Ok(self.reply_after(commit.last, effects, |out, channel| {
-            reply::bare(out, channel, 90, 21);
+            reply::empty_method(out, channel, 90, 21);
         }))
     }
 
     pub(super) fn tx_rollback(&mut self, effects: &mut Effects) -> Result<FrameResult, Fault> {
         let mut transaction = self.transaction()?;
         self.ledger.put_back(transaction.take_settled(), effects);
-        self.send(effects, |out, channel| reply::bare(out, channel, 90, 31));
+        self.send(effects, |out, channel| {
+            reply::empty_method(out, channel, 90, 31)
+        });
         Ok(FrameResult::Done)
     }
 }

@@ -1,5 +1,5 @@
-//! Blocks a connection that publishes while there is no room for its messages, but for what a grant
-//! allows it. Depends on `alarms` and `publisher_grants`.
+//! Blocks a connection that publishes while there is no room for its messages, except for what a
+//! grant allows. Depends on `alarms` and `publisher_grants`.
 
 use std::future::pending;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use crate::wire::reply;
 
 /// How long a publisher is blocked before it gets a grant.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The same for one that sent nothing during its last grants.
+/// The same for a publisher that sent nothing during its last grants.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(8);
-/// How long a grant waits for something to come.
+/// A grant ends after this long without bytes from the client.
 const IDLE: Duration = Duration::from_millis(100);
 /// How often the broker checks whether a blocked publisher has sent something.
-const LOOK: Duration = Duration::from_millis(100);
-/// What a connection may have in publishes that are not whole or not committed before they count as
-/// messages that stay in memory.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+/// A connection with more bytes than this in publishes that are not whole or not committed counts
+/// as one whose messages stay in memory.
 const STAYING_BYTES: usize = 64 * 1024;
 
 /// What a publish adds to memory for each queue: the entry of the message there.
@@ -58,7 +58,8 @@ impl PublisherBlocking {
         self.has_published
     }
 
-    /// Whether a unit of work ends because there is no memory for more of what it publishes.
+    /// Whether a unit of work must end because there is no memory for more messages of this
+    /// connection.
     pub(super) fn is_short(&self) -> bool {
         let is_short =
             || memory::level() == MemoryLevel::Short || (self.stays && memory::is_transient_full());
@@ -71,7 +72,7 @@ impl PublisherBlocking {
         self.grant.as_ref().is_some_and(is_over)
     }
 
-    /// Notes what a unit of work did that took so many bytes from the client.
+    /// Records what a unit of work did, which used `used` bytes from the client.
     pub(super) fn end_unit(&mut self, used: usize, effects: &Effects) {
         if let Some(stays) = effects.stays_in_memory() {
             self.stays = stays;
@@ -82,23 +83,24 @@ impl PublisherBlocking {
         if used > 0 {
             self.patience = PATIENCE;
         }
-        grant.take(memory_for(used, effects));
+        grant.spend(memory_for(used, effects));
         if grant.is_over(0) {
             self.grant = None;
         }
     }
 
-    /// Whether it must wait now.
+    /// Whether the connection must wait now.
     pub(super) fn is_due(&self, alarms: AlarmState) -> bool {
         self.has_published && self.grant.is_none() && alarms.blocks(self.stays)
     }
 
-    /// Waits until publishers are not blocked any more, or for a grant. Sends `connection.blocked`
-    /// if the client wants it and the protocol has a word for the reason. A grant is asked for once
-    /// the client has sent something (`has_input`: it has already). For a client that was sent
-    /// `connection.blocked` it is asked for at once, because that client sends nothing until it
-    /// gets `connection.unblocked`.
-    pub(super) async fn wait(
+    /// Waits until publishers are no longer blocked, or until the connection gets a grant. Sends
+    /// `connection.blocked` if the client supports it and the reason is one that AMQP knows.
+    ///
+    /// A grant is requested once the client has sent something (`has_input`: it already has). For a
+    /// client that was sent `connection.blocked` it is requested at once, because such a client
+    /// sends nothing until it gets `connection.unblocked`.
+    pub(super) async fn wait_until_unblocked(
         &self,
         context: &ConnectionContext,
         has_input: bool,
@@ -108,7 +110,7 @@ impl PublisherBlocking {
         let has_come = || has_input || received() != before;
         let mut watch = context.broker.alarms.watch();
         let mut next_grant = None;
-        let mut is_told = false;
+        let mut is_informed = false;
         context.connection.set_blocked(true);
         let grant = loop {
             let alarms = *watch.borrow_and_update();
@@ -116,25 +118,25 @@ impl PublisherBlocking {
                 break None;
             }
             let reason = alarms.blocked_reason(self.stays);
-            if let Some(reason) = reason.filter(|_| !is_told && context.wants_blocked) {
-                is_told = true;
+            if let Some(reason) = reason.filter(|_| !is_informed && context.wants_blocked) {
+                is_informed = true;
                 context.send(|out| reply::connection_blocked(out, reason));
             }
             let may_ask = next_grant.is_none() && alarms.is_memory_alone();
-            if may_ask && (is_told || has_come()) {
+            if may_ask && (is_informed || has_come()) {
                 next_grant = Some(self.ask_for_grant(context));
             }
-            let looks = may_ask && next_grant.is_none();
+            let must_check = may_ask && next_grant.is_none();
             tokio::select! {
                 changed = watch.changed() => if changed.is_err() {
                     break None;
                 },
-                grant = given(&mut next_grant) => break grant,
-                () = tokio::time::sleep(LOOK), if looks => {}
+                grant = receive_grant(&mut next_grant) => break grant,
+                () = tokio::time::sleep(CHECK_EVERY), if must_check => {}
             }
         };
         context.connection.set_blocked(false);
-        if is_told {
+        if is_informed {
             context.send(reply::connection_unblocked);
         }
         grant
@@ -145,10 +147,13 @@ impl PublisherBlocking {
         let unfinished =
             holdings.bytes(HoldingKind::Unfinished) + holdings.bytes(HoldingKind::Transaction);
         let stays = self.stays || unfinished > STAYING_BYTES;
-        context.broker.publisher_grants.wait(stays, self.patience)
+        context
+            .broker
+            .publisher_grants
+            .request(stays, self.patience)
     }
 
-    /// Sets the result of [`Self::wait`].
+    /// Sets the result of [`Self::wait_until_unblocked`].
     pub(super) fn set_grant(&mut self, grant: Option<PublisherGrant>) {
         self.grant = grant;
     }
@@ -168,14 +173,14 @@ impl PublisherBlocking {
     }
 }
 
-/// An upper bound, in bytes, of what a unit of work added to memory that took `used` bytes from the
-/// client: a small message can go to very many queues.
+/// An upper bound of the bytes that a unit of work added to memory, if it used `used` bytes from
+/// the client: a small message can go to very many queues.
 fn memory_for(used: usize, effects: &Effects) -> usize {
     used + effects.published() as usize * ENTRY_BYTES
 }
 
-/// The grant, once it is given.
-async fn given(
+/// Waits for a requested grant; for ever if none was requested.
+async fn receive_grant(
     next_grant: &mut Option<oneshot::Receiver<PublisherGrant>>,
 ) -> Option<PublisherGrant> {
     match next_grant {

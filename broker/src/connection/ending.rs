@@ -1,5 +1,5 @@
-//! The end of a connection: what its reader watches for while it waits, and what is read and
-//! dropped after the end. Depends on `registry`.
+//! The end of a connection: how a reader that waits notices it, and how the bytes that the client
+//! still sends are read and dropped. Depends on `registry`.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use crate::wire::frame::{self, ParsedFrame};
 use crate::wire::method;
 use crate::wire::reply;
 
-/// More than a `connection.close` or its `close-ok` takes.
+/// Larger than any `connection.close` or `close-ok`.
 const ANSWER_BYTES: usize = 1024;
 
 /// How long a client may take to answer `connection.close`.
 pub(super) const CLOSING: Duration = Duration::from_secs(5);
 
 /// How often a waiting reader checks again whether others need its memory.
-const ROOM_LOOK: Duration = Duration::from_millis(20);
+const CHECK_ROOM_EVERY: Duration = Duration::from_millis(20);
 
 /// Why a connection is no longer read.
 pub(super) enum ReadEnd {
@@ -44,27 +44,29 @@ pub(super) struct ConnectionWatch<'a> {
 
 impl ConnectionWatch<'_> {
     /// Waits for `until`, or for the connection's end: the server closes it, or the client is gone.
-    pub(super) async fn wait<T>(&mut self, until: impl Future<Output = T>) -> Result<T, ReadEnd> {
+    pub(super) async fn or_end<T>(&mut self, until: impl Future<Output = T>) -> Result<T, ReadEnd> {
         self.connection.is_paused.store(true, Relaxed);
         let outcome = tokio::select! {
             biased;
-            // The end comes first: a reader whose waits are over at once must still see it.
-            end = ended(self.ending) => Err(end),
+            // The end comes first: otherwise a reader whose waits are always over at once would not
+        // notice it.
+            end = wait_for_end(self.ending) => Err(end),
             value = until => Ok(value),
-            () = self.input.gone(&self.connection.received) => Err(ReadEnd::Gone),
+            () = self.input.wait_until_gone(&self.connection.received) => Err(ReadEnd::Gone),
         };
         self.connection.is_paused.store(false, Relaxed);
         outcome
     }
 
-    /// Waits until there is room for a frame of `needed` bytes. Gives way to others who wait for
-    /// it; refused where the frame has had its room for too long already.
-    pub(super) async fn room_for(&mut self, needed: usize) -> Result<(), ReadEnd> {
-        self.input.make_way();
+    /// Waits until there is memory for a frame of `needed` bytes. Frees a buffer that is not in use
+    /// while other connections wait for memory. Closes the connection if a large frame has not
+    /// arrived whole for too long while others wait.
+    pub(super) async fn wait_for_room(&mut self, needed: usize) -> Result<(), ReadEnd> {
+        self.input.free_if_wanted();
         if !self.input.has_room_for(needed) {
             let _wanted = RoomWanted::new();
             while !self.input.has_room_for(needed) {
-                self.wait(tokio::time::sleep(ROOM_LOOK)).await?;
+                self.or_end(tokio::time::sleep(CHECK_ROOM_EVERY)).await?;
             }
         }
         if memory::is_room_wanted() && self.input.is_late() {
@@ -76,32 +78,38 @@ impl ConnectionWatch<'_> {
     }
 }
 
-/// How the server ends the connection: with a fault that the client is sent, or silently.
-pub(super) async fn ended(ending: &mut watch::Receiver<Option<ConnectionEnding>>) -> ReadEnd {
+/// Waits until the server ends the connection. Returns how: with a fault that the client is sent,
+/// or silently.
+pub(super) async fn wait_for_end(
+    ending: &mut watch::Receiver<Option<ConnectionEnding>>,
+) -> ReadEnd {
     match ending.wait_for(Option::is_some).await.as_deref() {
         Ok(Some(ConnectionEnding::Close(fault))) => ReadEnd::Refused(fault.clone(), (0, 0)),
         _ => ReadEnd::Gone,
     }
 }
 
-/// After `close-ok` nothing more is sent, but what the client has already written is still read: a
-/// socket that is closed with unread bytes is reset, and the reset can overtake our `close-ok`
-/// (amqplib writes `close` ahead of queued publishes).
-pub(super) async fn linger(connection: &ConnectionHandle, input: &mut ReadBuffer) {
+/// Reads and drops what the client sends after `close-ok`, until it closes the connection. A socket
+/// that is closed with unread bytes is reset, and the reset can overtake our `close-ok` (amqplib
+/// writes `close` ahead of queued publishes).
+pub(super) async fn drop_input_until_closed(connection: &ConnectionHandle, input: &mut ReadBuffer) {
     connection.outbox.finish();
     input.free_buffer();
     let emptied = async {
         while matches!(input.fill(frame::OVERHEAD).await, Ok(count) if count > 0) {
-            let count = input.waiting().len();
+            let count = input.unused_bytes().len();
             input.consume(count);
         }
     };
-    // The limit for a client that neither writes nor closes.
+    // A client may neither write nor close.
     let _ = tokio::time::timeout(CLOSING, emptied).await;
 }
 
-/// Reads and drops until `connection.close-ok` or the end of the stream.
-pub(super) async fn drain(context: &ConnectionContext, input: &mut ReadBuffer) {
+/// Reads and drops frames until `connection.close-ok` or the end of the stream.
+pub(super) async fn drop_frames_until_close_ok(
+    context: &ConnectionContext,
+    input: &mut ReadBuffer,
+) {
     input.free_buffer();
     let mut needed = frame::OVERHEAD;
     // The rest of a frame that is too long to be `close-ok`.
@@ -109,7 +117,7 @@ pub(super) async fn drain(context: &ConnectionContext, input: &mut ReadBuffer) {
     let mut is_answered = false;
     loop {
         if skipped > 0 {
-            let count = skipped.min(input.waiting().len());
+            let count = skipped.min(input.unused_bytes().len());
             input.consume(count);
             skipped -= count;
         }
@@ -122,9 +130,9 @@ pub(super) async fn drain(context: &ConnectionContext, input: &mut ReadBuffer) {
                 input.consume(total);
                 match ids {
                     Some((10, 51)) => return,
-                    // Once: for a client that reads nothing the replies would pile up.
+                    // Only once: the replies to a client that does not read would pile up.
                     Some((10, 50)) if !std::mem::replace(&mut is_answered, true) => {
-                        context.send(|out| reply::bare(out, 0, 10, 51));
+                        context.send(|out| reply::empty_method(out, 0, 10, 51));
                     }
                     _ => {}
                 }
@@ -135,9 +143,9 @@ pub(super) async fn drain(context: &ConnectionContext, input: &mut ReadBuffer) {
                 continue;
             }
             Ok(ParsedFrame::Partial { needed: more }) => needed = more,
-            // Frames cannot be told apart any more: everything is dropped.
+            // The stream is not frames any more: everything is dropped.
             Err(_) => {
-                let count = input.waiting().len();
+                let count = input.unused_bytes().len();
                 input.consume(count);
             }
         }

@@ -23,11 +23,11 @@ use crate::wire::reply::{self, MethodFrame};
 use crate::wire::table::{Table, Value};
 use crate::wire::{PROTOCOL_HEADER, frame::MIN_LIMIT};
 
-/// The largest frame that is read before a size was agreed on: the least that may be agreed on, as
-/// in RabbitMQ.
+/// The largest frame that is read before a frame size is agreed on. It is the smallest size that
+/// may be agreed on, as in RabbitMQ.
 const GREETING_BYTES: u32 = MIN_LIMIT;
 
-/// How long a client waits for the end of its connection whose login cannot be read.
+/// Delay before a connection is closed whose login cannot be parsed.
 const SILENCE: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Why a handshake ended early.
@@ -75,11 +75,11 @@ pub(super) async fn run(
             .u8(0)
             .u8(9)
             .raw(&server_properties().to_bytes())
-            .long(b"PLAIN AMQPLAIN SCRAM-SHA-256")
-            .long(b"en_US")
-            .end();
+            .long_string(b"PLAIN AMQPLAIN SCRAM-SHA-256")
+            .long_string(b"en_US")
+            .finish();
     });
-    let claim = greeting.claim().await?;
+    let claim = greeting.read_start_ok().await?;
     let (user, proved_with) = greeting.log_in(&claim).await?;
     let agreed = greeting.tune().await;
     let agreed = greeting.report_refusal(agreed, (10, 31)).await?;
@@ -107,8 +107,8 @@ pub(super) async fn run(
     let admitted =
         admission::open_connection(broker, connection, opened).map_err(HandshakeEnd::from);
     greeting.report_refusal(admitted, (10, 40)).await?;
-    // A change of the user ends the connections that are marked as open. One that came before this
-    // connection was marked could not end it, so it is looked for here.
+    // A change of the user ends the connections that are marked as open. A change before this
+    // connection was marked did not end it, so that is checked here.
     let is_welcome = is_still_welcome(&context, &proved_with);
     greeting.report_refusal(is_welcome, (10, 40)).await?;
     greeting.send(reply::connection_open_ok);
@@ -147,7 +147,7 @@ impl Greeting<'_> {
         self.broker.end(effects);
     }
 
-    async fn more(&mut self, needed: usize) -> Result<(), HandshakeEnd> {
+    async fn read_more(&mut self, needed: usize) -> Result<(), HandshakeEnd> {
         match self.input.fill(needed).await {
             Ok(count) if count > 0 => {
                 self.connection.received.add_alone(count as u64);
@@ -158,15 +158,15 @@ impl Greeting<'_> {
     }
 
     async fn protocol_header(&mut self) -> Result<(), HandshakeEnd> {
-        while self.input.waiting().len() < PROTOCOL_HEADER.len() {
+        while self.input.unused_bytes().len() < PROTOCOL_HEADER.len() {
             if !PROTOCOL_HEADER
-                .starts_with(&self.input.waiting()[..self.input.waiting().len().min(4)])
+                .starts_with(&self.input.unused_bytes()[..self.input.unused_bytes().len().min(4)])
             {
                 break;
             }
-            self.more(PROTOCOL_HEADER.len()).await?;
+            self.read_more(PROTOCOL_HEADER.len()).await?;
         }
-        if !self.input.waiting().starts_with(&PROTOCOL_HEADER) {
+        if !self.input.unused_bytes().starts_with(&PROTOCOL_HEADER) {
             self.send(|out| out.extend_from_slice(&PROTOCOL_HEADER));
             return Err(HandshakeEnd::OtherProtocol);
         }
@@ -174,7 +174,7 @@ impl Greeting<'_> {
         Ok(())
     }
 
-    /// The next method on channel 0, given to `with`; heartbeats are passed over.
+    /// Passes the next method on channel 0 to `with`; ignores heartbeats.
     async fn method<R>(
         &mut self,
         with: impl FnOnce(Method<'_>) -> Result<R, Fault>,
@@ -185,7 +185,7 @@ impl Greeting<'_> {
                 .front(GREETING_BYTES)
                 .map_err(|error| Fault::connection(ReplyCode::FrameError, error.to_string()))?;
             match front {
-                ParsedFrame::Partial { needed } => self.more(needed).await?,
+                ParsedFrame::Partial { needed } => self.read_more(needed).await?,
                 ParsedFrame::Whole(whole) if whole.kind == frame::HEARTBEAT => {
                     let total = whole.total();
                     self.input.consume(total);
@@ -211,7 +211,7 @@ impl Greeting<'_> {
         }
     }
 
-    async fn claim(&mut self) -> Result<StartOk, HandshakeEnd> {
+    async fn read_start_ok(&mut self) -> Result<StartOk, HandshakeEnd> {
         let claimed = self.method(|method| match method {
             Method::ConnectionStartOk {
                 properties,
@@ -246,16 +246,16 @@ impl Greeting<'_> {
         Err(fault.into())
     }
 
-    /// Sends nothing for [`SILENCE`], as RabbitMQ does: a client would take a reply to an invalid
-    /// login for another state of the handshake. Ends early when the client leaves.
+    /// Sends nothing for [`SILENCE`], as RabbitMQ does: a client would misunderstand a reply to an
+    /// invalid login. Returns early when the client disconnects.
     async fn silent_end(&mut self) -> HandshakeEnd {
         let gone = async {
-            while self.more(1).await.is_ok() {
-                let waiting = self.input.waiting().len();
+            while self.read_more(1).await.is_ok() {
+                let waiting = self.input.unused_bytes().len();
                 self.input.consume(waiting);
             }
         };
-        // Whether the client left or the time is over, the socket is closed next.
+        // In both cases the socket is closed next.
         let _ = tokio::time::timeout(SILENCE, gone).await;
         HandshakeEnd::Unreadable
     }
@@ -267,7 +267,7 @@ impl Greeting<'_> {
         credentials: &SaslCredentials,
     ) -> Result<Option<Proved>, HandshakeEnd> {
         let (broker, origin) = (Arc::clone(self.broker), self.origin);
-        let Ok(attempt) = broker.throttle.pace(self.from).await else {
+        let Ok(attempt) = broker.throttle.begin_attempt(self.from).await else {
             return Ok(None);
         };
         let proved = match credentials {
@@ -283,13 +283,13 @@ impl Greeting<'_> {
             SaslCredentials::Unreadable => None,
         };
         if proved.is_none() {
-            broker.throttle.wrong(attempt).await;
+            broker.throttle.record_failure(attempt).await;
         }
         Ok(proved)
     }
 
-    /// The rest of a SCRAM exchange. The server's signature is sent as a challenge of its own, to
-    /// which the client responds with nothing: AMQP has no place for it in the outcome.
+    /// The rest of a SCRAM exchange. The server's signature is sent as a further challenge, to
+    /// which the client sends an empty response: AMQP has no field for it in the outcome.
     async fn scram(&mut self, first: &[u8]) -> Result<Option<Proved>, HandshakeEnd> {
         let nonce = crate::channel::random_name();
         let begun = ScramExchange::begin(&read(&self.broker.users), first, &nonce, self.origin);
@@ -306,7 +306,11 @@ impl Greeting<'_> {
 
     /// Returns the response to a `connection.secure`.
     async fn challenge(&mut self, challenge: &[u8]) -> Result<Vec<u8>, HandshakeEnd> {
-        self.send(|out| MethodFrame::new(out, 0, 10, 20).long(challenge).end());
+        self.send(|out| {
+            MethodFrame::new(out, 0, 10, 20)
+                .long_string(challenge)
+                .finish()
+        });
         let received = self.method(|method| match method {
             Method::ConnectionSecureOk { response } => Ok(response.to_vec()),
             _ => Err(out_of_place()),
@@ -409,8 +413,9 @@ impl Greeting<'_> {
     /// with the socket.
     async fn send_close(&mut self, fault: &Fault, cause: (u16, u16)) {
         self.send(|out| reply::close(out, 0, fault.code.number(), &fault.text(), cause));
-        let closing = async { while self.more(1).await.is_ok_and(|()| !self.saw_close_ok()) {} };
-        // Whether it came or not, the socket is closed next.
+        let closing =
+            async { while self.read_more(1).await.is_ok_and(|()| !self.saw_close_ok()) {} };
+        // In both cases the socket is closed next.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(2), closing).await;
     }
 

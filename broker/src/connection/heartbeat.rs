@@ -11,12 +11,12 @@ use crate::broker_state::BrokerState;
 use crate::registry::ConnectionHandle;
 use crate::wire::frame;
 
-/// Half-intervals without a byte after which a peer counts as gone: two whole intervals and one for
-/// the way.
+/// Half-intervals without a byte after which a peer counts as gone: two whole intervals, and half
+/// of one for delays on the network.
 const SILENT: u32 = 5;
 
-/// Starts to send a heartbeat where nothing else was sent for half an interval, and cuts a peer
-/// that is silent.
+/// Starts a task that sends a heartbeat whenever nothing else was sent for half an interval, and
+/// closes the socket of a peer that is silent.
 pub(super) fn start(
     broker: &Arc<BrokerState>,
     connection: &Arc<ConnectionHandle>,
@@ -28,7 +28,7 @@ pub(super) fn start(
             .get()
             .map_or(0, |opened| opened.heartbeat_s);
         if seconds > 0 {
-            beat(
+            send_and_check(
                 &broker,
                 &connection,
                 Duration::from_millis(u64::from(seconds) * 500),
@@ -38,7 +38,11 @@ pub(super) fn start(
     })
 }
 
-async fn beat(broker: &Arc<BrokerState>, connection: &Arc<ConnectionHandle>, half: Duration) {
+async fn send_and_check(
+    broker: &Arc<BrokerState>,
+    connection: &Arc<ConnectionHandle>,
+    half: Duration,
+) {
     let mut ticks = tokio::time::interval(half);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
@@ -51,7 +55,7 @@ async fn beat(broker: &Arc<BrokerState>, connection: &Arc<ConnectionHandle>, hal
             connection.outbox.write(&mut effects, frame::heartbeat);
             broker.end(effects);
         }
-        // A connection that is not read from cannot be heard either.
+        // While the server does not read from a connection, silence means nothing.
         if std::mem::replace(&mut received, connection.received.get()) != connection.received.get()
             || connection.is_blocked.load(Relaxed)
             || connection.is_paused.load(Relaxed)

@@ -1,8 +1,8 @@
-//! The read buffer of a connection, and the whole frames at its front. Depends on `wire`.
+//! The read buffer of a connection, and the frames at its front. Depends on `wire`.
 //!
 //! # Cost
 //! One read fills the buffer; frames are borrowed from it. It starts small, grows while reads fill
-//! it, and shrinks when the connection is quiet or others wait for the room.
+//! it, and shrinks when the connection is quiet or other connections wait for memory.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,12 +17,12 @@ use crate::wire::frame::{self, FrameError, ParsedFrame};
 
 const SMALL: usize = 4 * 1024;
 const LARGE: usize = 256 * 1024;
-/// How long a client that has closed its side is still served what it sent before.
+/// How long the frames of a client that has closed its side are still handled.
 const LINGER: Duration = Duration::from_secs(2);
-/// How long a client may take to finish a large frame while others wait for the room.
+/// How long a client may take to finish a large frame while others wait for memory.
 const LATE: Duration = Duration::from_secs(5);
 /// How often the socket of a connection that is not read from is checked for its end.
-const PEER_LOOK: Duration = Duration::from_secs(1);
+const CHECK_PEER_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct ReadBuffer {
     stream: Box<dyn ReadHalf>,
@@ -34,7 +34,7 @@ pub(super) struct ReadBuffer {
     room: ReadRoom,
     /// Since when the buffer has had room for the incomplete frame at its front.
     begun: Option<Instant>,
-    /// When the client was seen to have closed its side.
+    /// When it was noticed that the client has closed its side.
     closed: Option<Instant>,
 }
 
@@ -55,13 +55,13 @@ impl ReadBuffer {
     }
 
     /// Bytes that were read and not yet used.
-    pub(super) fn waiting(&self) -> &[u8] {
+    pub(super) fn unused_bytes(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
     /// The frame at the front.
     pub(super) fn front(&self, limit: u32) -> Result<ParsedFrame<'_>, FrameError<'_>> {
-        frame::parse(self.waiting(), limit)
+        frame::parse(self.unused_bytes(), limit)
     }
 
     pub(super) fn consume(&mut self, count: usize) {
@@ -74,7 +74,7 @@ impl ReadBuffer {
         }
     }
 
-    /// Whether there is room for a frame of `needed` bytes; takes it where others leave it.
+    /// Whether the buffer has memory for a frame of `needed` bytes. Charges it if the limit allows.
     pub(super) fn has_room_for(&mut self, needed: usize) -> bool {
         if needed <= SMALL {
             return true;
@@ -86,8 +86,8 @@ impl ReadBuffer {
         true
     }
 
-    /// Whether a large frame has had room for so long that its sender must not hold it any longer
-    /// while others wait.
+    /// Whether a large frame has taken so long to arrive that its sender must not hold the memory
+    /// any longer while others wait.
     pub(super) fn is_late(&self) -> bool {
         self.begun.is_some_and(|begun| begun.elapsed() >= LATE)
     }
@@ -98,15 +98,15 @@ impl ReadBuffer {
         self.begun = None;
     }
 
-    /// Whether the buffer takes memory that others may wait for.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether the buffer is larger than the minimum, so that others may wait for its memory.
+    pub(super) fn has_large_buffer(&self) -> bool {
         self.room.bytes() > 0
     }
 
-    /// Reads once, with room for a frame of `needed` bytes, or for twice what is here of it; 0 at
-    /// the end of the stream.
+    /// Reads once. Returns the number of bytes, 0 at the end of the stream. Makes room for a frame
+    /// of `needed` bytes, but at most for twice what has arrived of it.
     pub(super) async fn fill(&mut self, needed: usize) -> std::io::Result<usize> {
-        self.make_room(needed.min((2 * self.waiting().len()).max(SMALL)));
+        self.reserve(needed.min((2 * self.unused_bytes().len()).max(SMALL)));
         if self.end == self.buffer.len() {
             // A read without room would look like the end of the stream.
             self.resize(self.end + SMALL);
@@ -125,10 +125,10 @@ impl ReadBuffer {
         Ok(count)
     }
 
-    /// Reads on while something else is waited for, as far as there is room, and returns when the
-    /// client is gone: at once when the connection broke, [`LINGER`] after it was seen that the
-    /// client has closed its side. May be dropped at any time, and goes on when called again.
-    pub(super) async fn gone(&mut self, received: &Counter) {
+    /// Waits until the client is gone, and reads meanwhile as far as the buffer has room. Returns
+    /// at once when the connection breaks, and [`LINGER`] after the client has closed its side.
+    /// Cancel safe.
+    pub(super) async fn wait_until_gone(&mut self, received: &Counter) {
         while self.closed.is_none() && self.end < self.buffer.len() {
             match self.stream.read(&mut self.buffer[self.end..]).await {
                 Ok(0) => self.closed = Some(Instant::now()),
@@ -139,12 +139,13 @@ impl ReadBuffer {
                 Err(_) => return,
             }
         }
-        let closed = self.closed_behind_what_waits().await;
+        let closed = self.wait_until_closed().await;
         tokio::time::sleep_until((closed + LINGER).into()).await;
     }
 
-    /// When the client closed its side, or the connection broke: a read without room does not tell.
-    async fn closed_behind_what_waits(&mut self) -> Instant {
+    /// Waits until the client has closed its side, or the connection broke. The socket is asked,
+    /// because a full buffer cannot be read into.
+    async fn wait_until_closed(&mut self) -> Instant {
         loop {
             if let Some(closed) = self.closed {
                 return closed;
@@ -152,12 +153,12 @@ impl ReadBuffer {
             if platform::has_peer_closed(self.stream.socket()) {
                 self.closed = Some(Instant::now());
             } else {
-                tokio::time::sleep(PEER_LOOK).await;
+                tokio::time::sleep(CHECK_PEER_EVERY).await;
             }
         }
     }
 
-    fn make_room(&mut self, needed: usize) {
+    fn reserve(&mut self, needed: usize) {
         if self.start > 0
             && (self.buffer.len() - self.start < needed || self.end == self.buffer.len())
         {
@@ -183,14 +184,14 @@ impl ReadBuffer {
         }
     }
 
-    /// Gives back what is not needed for the bytes that wait, and the room for the rest of their
-    /// frame.
+    /// Shrinks the buffer to its unused bytes and little more. The memory for the rest of their
+    /// frame must be charged again.
     pub(super) fn free_buffer(&mut self) {
         if self.room.bytes() == 0 {
             return;
         }
-        let mut smaller = self.waiting().to_vec();
-        // With room to read on: a client that is gone is noticed by reading alone.
+        let mut smaller = self.unused_bytes().to_vec();
+        // With some room, because only a read notices that the client is gone.
         smaller.resize(smaller.len() + SMALL, 0);
         (self.start, self.end) = (0, self.end - self.start);
         self.buffer = smaller;
@@ -199,10 +200,10 @@ impl ReadBuffer {
         self.recharge();
     }
 
-    /// Gives the buffer back if others wait for memory and no part of a large frame has arrived, so
-    /// that no connection waits for room that an idle one holds.
-    pub(super) fn make_way(&mut self) {
-        if memory::is_room_wanted() && self.waiting().len() <= SMALL {
+    /// Shrinks the buffer if others wait for memory and no part of a large frame has arrived, so
+    /// that no connection waits for memory that an idle one holds.
+    pub(super) fn free_if_wanted(&mut self) {
+        if memory::is_room_wanted() && self.unused_bytes().len() <= SMALL {
             self.free_buffer();
         }
     }
@@ -229,7 +230,7 @@ mod tests {
         let received = Counter::default();
         while Instant::now() < until {
             let short = Duration::from_millis(20);
-            if tokio::time::timeout(short, input.gone(&received))
+            if tokio::time::timeout(short, input.wait_until_gone(&received))
                 .await
                 .is_ok()
             {
@@ -257,7 +258,7 @@ mod tests {
         theirs.write_all(&[7; 4 * SMALL]).await.unwrap();
         drop(theirs);
         assert!(is_seen_gone(&mut input).await);
-        assert_eq!(input.waiting().len(), SMALL, "what it sent is kept");
+        assert_eq!(input.unused_bytes().len(), SMALL, "what it sent is kept");
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -266,7 +267,7 @@ mod tests {
         let mut input = reading(read);
         theirs.write_all(&[7; 4 * SMALL]).await.unwrap();
         let received = Counter::default();
-        let waits = tokio::time::timeout(2 * PEER_LOOK, input.gone(&received));
+        let waits = tokio::time::timeout(2 * CHECK_PEER_EVERY, input.wait_until_gone(&received));
         assert!(waits.await.is_err(), "it is still there");
         drop(theirs);
         assert!(is_seen_gone(&mut input).await);

@@ -1,5 +1,5 @@
-//! One connection: the handshake, then frames until the end, then the release of all that it held.
-//! Relies on `channel` and `registry`.
+//! One connection: the handshake, then frames until the end, then the release of everything that
+//! the connection held. Relies on `channel` and `registry`.
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -54,7 +54,7 @@ pub(crate) struct AcceptedSocket {
     pub(crate) peer: SocketEnd,
     pub(crate) local: SocketEnd,
     pub(crate) is_tls: bool,
-    /// Until the login; `None` for a client that needs none.
+    /// Its place among the connections without a login; `None` on the Unix socket.
     pub(crate) place: Option<LoginPlace>,
 }
 
@@ -72,9 +72,9 @@ fn origin(peer: &SocketEnd) -> LoginOrigin {
     }
 }
 
-async fn lost(place: Option<&LoginPlace>) {
+async fn place_lost(place: Option<&LoginPlace>) {
     match place {
-        Some(place) => place.lost().await,
+        Some(place) => place.wait_until_lost().await,
         None => std::future::pending().await,
     }
 }
@@ -103,8 +103,8 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: AcceptedSocket) {
         greeted = tokio::time::timeout(broker.limits.handshake, greeting) => {
             greeted.map_err(|_| "the handshake took too long")
         }
-        () = lost(place.as_ref()) => Err("others wait for a login"),
-        _ = ending::ended(&mut ending) => Err("it was ended before its login"),
+        () = place_lost(place.as_ref()) => Err("others wait for a login"),
+        _ = ending::wait_for_end(&mut ending) => Err("it was ended before its login"),
     };
     drop(place);
     match greeted {

@@ -27,7 +27,7 @@ pub(super) struct OpenChannels {
     /// 0 is never used.
     by_number: Vec<Option<Box<Channel>>>,
     count: usize,
-    /// The connection ends, and the consumers of so many of `by_number` have left their queues.
+    /// While the connection ends: how many entries of `by_number` have consumers no more.
     left: usize,
     /// So many of them have returned their deliveries.
     returned: usize,
@@ -126,7 +126,7 @@ impl OpenChannels {
         {
             return Release::Unfinished;
         }
-        if !self.give_back(effects) {
+        if !self.requeue_deliveries(effects) {
             return Release::Unfinished;
         }
         if self
@@ -147,7 +147,7 @@ impl OpenChannels {
         Release::Done
     }
 
-    fn give_back(&mut self, effects: &mut Effects) -> bool {
+    fn requeue_deliveries(&mut self, effects: &mut Effects) -> bool {
         while let Some(slot) = self.by_number.get_mut(self.left) {
             if let Some(channel) = slot
                 && !channel.leave_queues(effects)
@@ -162,7 +162,7 @@ impl OpenChannels {
         }
         while let Some(slot) = self.by_number.get_mut(self.returned) {
             if let Some(channel) = slot
-                && !channel.give_back(effects)
+                && !channel.requeue_deliveries(effects)
             {
                 return false;
             }

@@ -1,9 +1,8 @@
-//! The reading task: one read, all whole frames in it, one unit of work; then what must be waited
-//! for. Relies on `channel`.
+//! The reading task. It reads once, handles all whole frames in one unit of work, and then waits
+//! for whatever ended that unit. Relies on `channel`.
 //!
-//! A unit of work ends early when it has done much (others go first), when the client does not take
-//! what it is sent, and when memory is short and it publishes. Every wait also ends with the
-//! connection.
+//! A unit of work ends early when its budget is used up, when the client does not read what it is
+//! sent, and when memory is short and the client publishes. The connection's end ends every wait.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::ReadBuffer;
 use super::blocking::PublisherBlocking;
-use super::ending::{self, ConnectionWatch, ReadEnd, ended};
+use super::ending::{self, ConnectionWatch, ReadEnd, wait_for_end};
 use super::open_channels::{OpenChannels, Release};
 use super::yield_policy::YieldPolicy;
 use crate::broker_state::BusyMark;
@@ -27,14 +26,13 @@ use crate::wire::frame::{self, Frame, ParsedFrame};
 use crate::wire::method::{self, Method};
 use crate::wire::reply;
 
-/// How long a fast publisher waits for the consumers of a crowded queue.
+/// How long a fast publisher waits for the consumers of a growing queue.
 const DRAINED_WITHIN: Duration = Duration::from_millis(20);
-/// After such a wait timed out, the publisher does not wait again for this long: slow consumers
-/// must not slow it down much.
+/// After such a wait timed out, the publisher does not wait again for this long.
 const NO_WAIT_AFTER_TIMEOUT: Duration = Duration::from_millis(200);
 /// A publisher whose reads return this much is fast.
 const HURRY_BYTES: usize = 32 * 1024;
-/// Maximum time between two looks at a queue that is loading, or at a store with a backlog.
+/// Maximum time between two checks of a queue that is loading, or of a store with a backlog.
 const LOADING: Duration = Duration::from_millis(20);
 /// How often an idle connection shrinks its buffers and forgets routes that changed.
 const QUIET: Duration = Duration::from_secs(10);
@@ -45,7 +43,7 @@ struct ConnectionReader {
     context: ConnectionContext,
     channels: OpenChannels,
     blocking: PublisherBlocking,
-    /// The channel whose work goes on before the next frame.
+    /// The channel with unfinished work, which continues before the next frame.
     continuing: Option<u16>,
     /// The client has closed the connection and waits for `close-ok`.
     must_send_close_ok: bool,
@@ -57,13 +55,13 @@ enum StopReason {
     Partial(usize),
     /// The reply waits for the store.
     Wait(Ticket, Vec<u8>),
-    /// A queue is loading; the same frame again afterwards.
+    /// A queue is loading; the same frame is handled again afterwards.
     Loading,
     /// The budget is used up: other connections are served first.
     Spent,
     /// The client does not read what it is sent.
     Unread,
-    /// There is no memory for more of what it publishes.
+    /// There is no memory for more messages of this client.
     Short,
     /// A frame was refused; the client must be sent the reason.
     Fault(Fault, (u16, u16)),
@@ -86,16 +84,17 @@ pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
         ReadEnd::Closed => {
             reader.release_all(None).await;
             if reader.must_send_close_ok {
-                reader.context.send(|out| reply::bare(out, 0, 10, 51));
+                let close_ok = |out: &mut Vec<u8>| reply::empty_method(out, 0, 10, 51);
+                reader.context.send(close_ok);
             }
-            return ending::linger(&reader.context.connection, &mut input).await;
+            return ending::drop_input_until_closed(&reader.context.connection, &mut input).await;
         }
         ReadEnd::Refused(fault, cause) => (fault, cause),
     };
     tracing::info!(connection = %reader.context.connection.name, %fault, "closed by the server");
     reader.release_all(Some((&fault, cause))).await;
     // Frames of the client are read and dropped until its `close-ok`.
-    let answered = ending::drain(&reader.context, &mut input);
+    let answered = ending::drop_frames_until_close_ok(&reader.context, &mut input);
     if tokio::time::timeout(ending::CLOSING, answered)
         .await
         .is_err()
@@ -119,29 +118,29 @@ impl ConnectionReader {
         let mut blocking = self.context.broker.alarms.blocking();
         let mut yield_policy = YieldPolicy::new(&self.context.broker);
         loop {
-            let mut effects = self.begin();
-            let brought = input.waiting().len();
+            let mut effects = self.begin_unit();
+            let brought = input.unused_bytes().len();
             let outcome = self.take_frames(input, &mut effects);
             self.blocking
-                .end_unit(brought - input.waiting().len(), &effects);
-            let crowded = effects.crowded.take();
-            let crowded =
-                crowded.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
-            let crowded = crowded.filter(|_| !self.is_committing());
+                .end_unit(brought - input.unused_bytes().len(), &effects);
+            let growing = effects.growing_queue.take();
+            let growing =
+                growing.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
+            let growing = growing.filter(|_| !self.is_committing());
             yield_policy.count(&effects);
             self.context.broker.end(effects);
             yield_policy.yield_if_due().await;
-            let seen = input.waiting().len();
+            let seen = input.unused_bytes().len();
             let mut watched = ConnectionWatch {
                 input: &mut *input,
                 ending: &mut *ending,
                 connection: &connection,
             };
-            if let Some(queue) = crowded {
+            if let Some(queue) = growing {
                 // This gives consumers that keep up in the long run time to do so; others cost no
                 // more than this wait.
                 let drained = tokio::time::timeout(DRAINED_WITHIN, queue.drained());
-                match watched.wait(drained).await {
+                match watched.or_end(drained).await {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => patient_from = Instant::now() + NO_WAIT_AFTER_TIMEOUT,
                     Err(end) => return end,
@@ -155,7 +154,7 @@ impl ConnectionReader {
                 return end;
             }
             // Bytes that came during a wait may complete a frame.
-            let Some(needed) = needed.filter(|_| input.waiting().len() == seen) else {
+            let Some(needed) = needed.filter(|_| input.unused_bytes().len() == seen) else {
                 continue;
             };
             tokio::select! {
@@ -163,20 +162,20 @@ impl ConnectionReader {
                     Ok(count) if count > 0 => connection.received.add_alone(count as u64),
                     _ => return ReadEnd::Gone,
                 },
-                end = ended(ending) => return end,
+                end = wait_for_end(ending) => return end,
                 // `connection.blocked` goes to an idle publisher at once.
                 Ok(_) = blocking.wait_for(|is_raised| *is_raised),
                     if self.blocking.has_published() => {}
                 () = self.blocking.idle() => self.blocking.give_up_grant(),
                 _ = quiet.tick() => self.free_unneeded(input),
-                _ = late.tick(), if input.has_room() => {}
+                _ = late.tick(), if input.has_large_buffer() => {}
             }
         }
     }
 
-    /// Begins a unit of work. One that goes on with a commit gets a full budget, however many
-    /// others are busy: the store's commits wait for it.
-    fn begin(&mut self) -> Effects {
+    /// Begins a unit of work. One that continues a commit gets a full budget, however many other
+    /// connections are busy: the store's commits wait for it.
+    fn begin_unit(&mut self) -> Effects {
         let effects = self.context.broker.begin();
         if self.is_committing() {
             return effects.with_limit(StepBudget::FULL);
@@ -194,28 +193,28 @@ impl ConnectionReader {
         let broker = &self.context.broker;
         match outcome {
             StopReason::Partial(needed) => {
-                watched.room_for(needed).await?;
+                watched.wait_for_room(needed).await?;
                 return Ok(Some(needed));
             }
             StopReason::Fault(fault, cause) => return Err(ReadEnd::Refused(fault, cause)),
             StopReason::Closed => return Err(ReadEnd::Closed),
             StopReason::Wait(ticket, frames) => {
-                if !watched.wait(broker.durable(ticket)).await? {
+                if !watched.or_end(broker.durable(ticket)).await? {
                     return Err(ReadEnd::Refused(Fault::store_stopped(), (0, 0)));
                 }
                 self.context.send(|out| out.extend_from_slice(&frames));
             }
             StopReason::Loading => {
-                let loaded = broker.loaded.notified();
+                let loaded = tokio::time::timeout(LOADING, broker.loaded.notified());
                 // In both cases the frame is received again.
-                let _ = watched.wait(tokio::time::timeout(LOADING, loaded)).await?;
+                let _ = watched.or_end(loaded).await?;
             }
             StopReason::Spent => {
                 if watched.ending.borrow().is_some() {
-                    return Err(ended(watched.ending).await);
+                    return Err(wait_for_end(watched.ending).await);
                 }
             }
-            StopReason::Unread => watched.wait(watched.connection.outbox.readable()).await?,
+            StopReason::Unread => watched.or_end(watched.connection.outbox.readable()).await?,
             StopReason::Short => {
                 broker.look_at_memory();
                 // Others must run even while the alarm is not raised.
@@ -225,7 +224,7 @@ impl ConnectionReader {
         Ok(None)
     }
 
-    /// Gives back what an idle connection does not need.
+    /// Frees memory that an idle connection does not need.
     fn free_unneeded(&mut self, input: &mut ReadBuffer) {
         input.free_buffer();
         self.channels.forget_old_routes();
@@ -241,14 +240,15 @@ impl ConnectionReader {
         watched: &mut ConnectionWatch<'_>,
     ) -> Result<(), ReadEnd> {
         if self.is_committing() {
-            return watched.wait(self.backlog_over()).await;
+            return watched.or_end(self.backlog_over()).await;
         }
-        // What else has begun frees memory: a settle, or the end of a channel.
+        // Unfinished work other than a publish frees memory: a settle, or the end of a channel.
         let may_publish = self.continuing.is_none() || self.is_publishing();
         if may_publish && self.is_blocked() {
             // A publish that has begun does not need more bytes of the client.
-            let has_input = !watched.input.waiting().is_empty() || self.continuing.is_some();
-            let grant = watched.wait(self.blocking.wait(&self.context, has_input));
+            let has_input = !watched.input.unused_bytes().is_empty() || self.continuing.is_some();
+            let grant =
+                watched.or_end(self.blocking.wait_until_unblocked(&self.context, has_input));
             let grant = grant.await?;
             self.blocking.set_grant(grant);
             watched.input.restart_frame_timer();
@@ -256,14 +256,14 @@ impl ConnectionReader {
         Ok(())
     }
 
-    /// Acts on every whole frame that was read.
+    /// Handles every whole frame that was read.
     fn take_frames(&mut self, input: &mut ReadBuffer, effects: &mut Effects) -> StopReason {
         let frame_max = self.context.frame_max;
         let mut used = 0;
         let outcome = loop {
-            // Between the frames of one publish there is nothing new to look at.
+            // Between the frames of one publish no reason to pause can arise.
             let is_inside = matches!(
-                input.waiting().get(used),
+                input.unused_bytes().get(used),
                 Some(&(frame::HEADER | frame::BODY))
             );
             if (!is_inside || self.continuing.is_some())
@@ -279,14 +279,14 @@ impl ConnectionReader {
                     Some(channel) => channel.continue_work(effects),
                     None => Ok(FrameResult::Done),
                 };
-                match self.after(step, number, || (60, 40), effects) {
+                match self.stop_reason(step, number, || (60, 40), effects) {
                     Some(outcome) => break outcome,
-                    // The next frame may be a publish, and has not waited.
+                    // The next frame may be a publish, which has to wait.
                     None if self.is_blocked() => break StopReason::Spent,
                     None => continue,
                 }
             }
-            let front = match frame::parse(&input.waiting()[used..], frame_max) {
+            let front = match frame::parse(&input.unused_bytes()[used..], frame_max) {
                 Ok(ParsedFrame::Whole(front)) => front,
                 Ok(ParsedFrame::Partial { needed }) => break StopReason::Partial(needed),
                 Err(error) => {
@@ -308,7 +308,7 @@ impl ConnectionReader {
                     (60, 40)
                 }
             };
-            if let Some(outcome) = self.after(step, front.channel, cause, effects) {
+            if let Some(outcome) = self.stop_reason(step, front.channel, cause, effects) {
                 break outcome;
             }
         };
@@ -356,8 +356,8 @@ impl ConnectionReader {
             .then_some(StopReason::Short)
     }
 
-    /// Translates the result of a frame into the reason to stop; `None` to go on.
-    fn after(
+    /// Handles the result of a frame. Returns the reason to end the unit of work, if there is one.
+    fn stop_reason(
         &mut self,
         step: Result<FrameResult, Fault>,
         number: u16,
@@ -440,7 +440,7 @@ impl ConnectionReader {
                 self.context
                     .connection
                     .outbox
-                    .write(effects, |out| reply::bare(out, 0, 10, 71));
+                    .write(effects, |out| reply::empty_method(out, 0, 10, 71));
                 Ok(FrameResult::Done)
             }
             Ok(Method::ConnectionCloseOk) => Ok(FrameResult::Closed),
@@ -454,9 +454,9 @@ impl ConnectionReader {
         }
     }
 
-    /// Ends the channels as far as the budget allows, then deletes the queues that the connection
-    /// alone could use.
-    fn close(&mut self, effects: &mut Effects) -> Release {
+    /// Ends the channels as far as the budget allows, then deletes the connection's exclusive
+    /// queues.
+    fn close_channels(&mut self, effects: &mut Effects) -> Release {
         let release = self.channels.close(self.continuing, effects);
         if release != Release::Done {
             return release;
@@ -469,14 +469,14 @@ impl ConnectionReader {
         }
     }
 
-    /// Returns and deletes what the connection held, in as many units of work as that takes. If the
-    /// server closed the connection, sends the client the reason.
-    async fn release_all(&mut self, told: Option<(&Fault, (u16, u16))>) {
+    /// Requeues the unsettled deliveries of the connection and deletes its exclusive queues, in as
+    /// many units of work as that takes. Then sends the client the `reason`, if there is one.
+    async fn release_all(&mut self, reason: Option<(&Fault, (u16, u16))>) {
         self.context.connection.outbox.refuse_deliveries();
         let mut busy = BusyMark::new(&self.context.broker);
         loop {
-            let mut effects = self.begin();
-            let release = self.close(&mut effects);
+            let mut effects = self.begin_unit();
+            let release = self.close_channels(&mut effects);
             self.context.broker.end(effects);
             if release == Release::Done {
                 break;
@@ -488,7 +488,7 @@ impl ConnectionReader {
                 self.backlog_over().await;
             }
         }
-        if let Some((fault, cause)) = told {
+        if let Some((fault, cause)) = reason {
             self.context
                 .send(|out| reply::close(out, 0, fault.code.number(), &fault.text(), cause));
         }

@@ -16,8 +16,8 @@ use crate::delivery::outbox::{Frames, KEEP_BYTES, OutboxTake, UNREAD_BYTES};
 use crate::memory::{self, MemoryLevel};
 use crate::registry::{ConnectionEnding, ConnectionHandle};
 
-/// After so long without a byte to send, large buffers are given back. A busy connection uses them
-/// again: memory that comes and goes in every unit of work costs more than the copies into it.
+/// Large buffers are freed after this long without a byte to send. A busy connection keeps them:
+/// allocating in every unit of work costs more than the copies.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Sends until the outbox has ended or the peer does not read any more.
@@ -60,7 +60,7 @@ async fn send(
     let mut unyielded = 0;
     let mut pace = ClientPace::new(broker.limits.unread);
     loop {
-        match connection.outbox.take(&mut frames) {
+        match connection.outbox.swap_unsent(&mut frames) {
             OutboxTake::Frames => {
                 let mut sending = frames.sending();
                 while sending.has_remaining() {
@@ -103,7 +103,7 @@ const WRITE: u32 = 512;
 /// The reading speed of a client.
 struct ClientPace {
     patience: Duration,
-    /// Since when more than [`UNREAD_BYTES`] wait and fewer than that were taken.
+    /// Since when at least [`UNREAD_BYTES`] wait and the client has read fewer than that.
     since: Instant,
     taken: usize,
 }
@@ -117,8 +117,8 @@ impl ClientPace {
         }
     }
 
-    /// One write. Fails when the client has taken less than [`UNREAD_BYTES`] in all the time that
-    /// it may, while more than that waits for it.
+    /// Writes once. Fails if the client has read fewer than [`UNREAD_BYTES`] within `patience`
+    /// while at least as many wait for it.
     async fn write(
         &mut self,
         connection: &ConnectionHandle,

@@ -37,7 +37,7 @@ impl StepBudget {
 
     /// The budget while `busy` connections have work left over. Up to 255 of them together take at
     /// most twice as long as [`WITH_FULL_BUDGET`] connections do.
-    pub(crate) fn among(busy: u32) -> Self {
+    pub(crate) fn shared_by(busy: u32) -> Self {
         let parts = (busy / WITH_FULL_BUDGET).clamp(1, SMALLEST_PART);
         Self {
             steps: FULL_STEPS / parts,
@@ -52,14 +52,14 @@ mod tests {
 
     #[test]
     fn however_many_connections_are_busy_all_their_budgets_together_are_a_few_full_ones() {
-        let all = |busy: u32| StepBudget::among(busy).steps * busy;
-        assert_eq!(StepBudget::among(0), StepBudget::FULL);
-        assert_eq!(StepBudget::among(1), StepBudget::FULL);
+        let all = |busy: u32| StepBudget::shared_by(busy).steps * busy;
+        assert_eq!(StepBudget::shared_by(0), StepBudget::FULL);
+        assert_eq!(StepBudget::shared_by(1), StepBudget::FULL);
         for busy in 1..=WITH_FULL_BUDGET * SMALLEST_PART {
             assert!(all(busy) <= 2 * WITH_FULL_BUDGET * FULL_STEPS, "{busy}");
         }
         assert_eq!(
-            StepBudget::among(u32::MAX).steps,
+            StepBudget::shared_by(u32::MAX).steps,
             FULL_STEPS / SMALLEST_PART,
             "each goes on"
         );

@@ -51,7 +51,7 @@ impl DeadLetter {
         stored: Option<(u8, u64)>,
     ) -> Self {
         if stored.is_some() {
-            queue.begin_leaving();
+            queue.add_stored_original();
         }
         Self {
             queue: Arc::clone(queue),
@@ -99,7 +99,7 @@ impl DeadLetter {
 impl Drop for DeadLetter {
     fn drop(&mut self) {
         if self.stored.is_some() {
-            self.queue.end_leaving();
+            self.queue.remove_stored_original();
         }
     }
 }
@@ -144,7 +144,7 @@ pub(crate) struct Effects {
     /// Queues whose next messages must be loaded from the store.
     pub(crate) loads: Vec<(Arc<Queue>, LoadRequest)>,
     /// A queue that its consumers do not keep empty. Its publisher should pause for a moment.
-    pub(crate) crowded: Option<Arc<Queue>>,
+    pub(crate) growing_queue: Option<Arc<Queue>>,
     /// Channels with confirms that may be due.
     pub(crate) confirms: Vec<Arc<Confirms>>,
     /// Messages through one exchange that are not in its counters yet.
@@ -189,7 +189,7 @@ impl Effects {
             unused: Vec::new(),
             timers: Vec::new(),
             loads: Vec::new(),
-            crowded: None,
+            growing_queue: None,
             confirms: Vec::new(),
             tally: None,
             unpumped: Vec::new(),
@@ -345,9 +345,9 @@ impl Effects {
         self.stays_in_memory
     }
 
-    pub(crate) fn crowd(&mut self, queue: &Arc<Queue>) {
-        if self.crowded.is_none() {
-            self.crowded = Some(Arc::clone(queue));
+    pub(crate) fn note_growing_queue(&mut self, queue: &Arc<Queue>) {
+        if self.growing_queue.is_none() {
+            self.growing_queue = Some(Arc::clone(queue));
         }
     }
 
@@ -406,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_turn_among_many_is_spent_earlier() {
-        let limit = StepBudget::among(100);
+        let limit = StepBudget::shared_by(100);
         let mut effects = Effects::new(0).with_limit(limit);
         effects.spend(limit.steps() - 1);
         assert!(!effects.is_spent());

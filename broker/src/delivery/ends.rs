@@ -127,7 +127,7 @@ impl EndSender {
             // Counted before it can be told and taken off again.
             self.backlog.add(bytes);
             if !has_room || self.entries.try_send(entry).is_err() {
-                self.backlog.take(1, bytes);
+                self.backlog.subtract(1, bytes);
                 self.backlog.lost.fetch_add(count, Relaxed);
             }
         }
@@ -153,7 +153,7 @@ impl EndBacklog {
         self.bytes.fetch_add(bytes, Relaxed);
     }
 
-    fn take(&self, entries: usize, bytes: usize) {
+    fn subtract(&self, entries: usize, bytes: usize) {
         self.entries.fetch_sub(entries, Relaxed);
         self.bytes.fetch_sub(bytes, Relaxed);
     }
@@ -166,19 +166,19 @@ impl EndTeller {
             batch.extend(ended.try_iter().take(BATCH - 1));
             let (entries, bytes) = (batch.len(), batch.iter().map(EndedEntry::bytes).sum());
             // One that panics must not cost the ends of all later messages.
-            if catch_unwind(AssertUnwindSafe(|| self.tell(batch))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| self.notify_observer(batch))).is_err() {
                 tracing::error!(
                     entries,
                     "ends of messages were not recorded: the recorder panicked"
                 );
             }
-            self.backlog.take(entries, bytes);
+            self.backlog.subtract(entries, bytes);
             self.report();
         }
     }
 
     /// Tells the observer of these entries, in their order.
-    fn tell(&self, batch: Vec<EndedEntry>) {
+    fn notify_observer(&self, batch: Vec<EndedEntry>) {
         let mut in_memory = Vec::new();
         for entry in batch {
             let EndedEntry {
@@ -191,7 +191,7 @@ impl EndTeller {
                 EndedMessages::InStore(plan, count) => {
                     self.observe(&in_memory);
                     in_memory.clear();
-                    self.tell_stored(&queue, end, (plan, count));
+                    self.notify_of_stored(&queue, end, (plan, count));
                 }
             }
         }
@@ -199,7 +199,12 @@ impl EndTeller {
     }
 
     /// Reads messages from the store, and tells of those that are observed.
-    fn tell_stored(&self, queue: &Arc<str>, end: BrokerEnd, (mut plan, count): (ReadPlan, u64)) {
+    fn notify_of_stored(
+        &self,
+        queue: &Arc<str>,
+        end: BrokerEnd,
+        (mut plan, count): (ReadPlan, u64),
+    ) {
         let is_cut = plan.bytes() >= WAITING_BYTES;
         let (mut read, mut has_some) = (0, false);
         while read < WAITING

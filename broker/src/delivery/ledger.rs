@@ -142,7 +142,7 @@ impl OpenDeliveries {
         };
         into.extend(slot.and_then(Slot::into_delivery));
         self.count -= 1;
-        self.close_up();
+        self.trim_slots();
         Ok(())
     }
 
@@ -163,12 +163,12 @@ impl OpenDeliveries {
         let taken = self.slots.drain(..named.min(most));
         into.extend(taken.filter_map(Slot::into_delivery));
         self.count -= into.len() - before;
-        self.close_up();
+        self.trim_slots();
         Ok(last.filter(|_| named > most))
     }
 
     /// Removes empty slots at both ends, and all of them where they are more than the open ones.
-    fn close_up(&mut self) {
+    fn trim_slots(&mut self) {
         while self.slots.pop_front_if(|slot| !slot.is_open()).is_some() {}
         while self.slots.pop_back_if(|slot| !slot.is_open()).is_some() {}
         if self.slots.len() > 2 * self.count {

@@ -64,7 +64,7 @@ struct WaitingQueues {
     line: VecDeque<Weak<Queue>>,
     /// The addresses of those in the line, which they keep allocated.
     listed: HashSet<usize>,
-    /// How many the last [`Self::tidy`] left.
+    /// How many the last [`Self::remove_deleted_queues`] left.
     tidied: usize,
 }
 
@@ -76,13 +76,13 @@ impl WaitingQueues {
         if self.listed.insert(Arc::as_ptr(queue) as usize) {
             self.line.push_back(Arc::downgrade(queue));
             if self.line.len() > 2 * self.tidied + FEW_WAITING {
-                self.tidy();
+                self.remove_deleted_queues();
             }
         }
     }
 
     /// Removes deleted queues. A client that reads nothing could gather any number of them.
-    fn tidy(&mut self) {
+    fn remove_deleted_queues(&mut self) {
         self.line.retain(|queue| queue.strong_count() > 0);
         let left = self.line.iter().map(|queue| queue.as_ptr() as usize);
         self.listed = left.collect();
@@ -107,7 +107,7 @@ enum OutboxEnding {
     Broken,
 }
 
-/// The result of [`Outbox::take`].
+/// The result of [`Outbox::swap_unsent`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum OutboxTake {
     Frames,
@@ -213,7 +213,7 @@ impl Outbox {
 
     /// Records that `queue` has a message for a consumer here. Returns false if there is room after
     /// all; the caller should try again.
-    pub(crate) fn turn_away(&self, queue: &Arc<Queue>) -> bool {
+    pub(crate) fn note_waiting_for_room(&self, queue: &Arc<Queue>) -> bool {
         let mut unsent = lock(&self.unsent);
         if self.has_room() {
             return false;
@@ -223,7 +223,7 @@ impl Outbox {
     }
 
     /// Records that `queue` has a message for a consumer here that must settle first.
-    pub(crate) fn let_wait(&self, queue: &Arc<Queue>) {
+    pub(crate) fn note_waiting_for_settle(&self, queue: &Arc<Queue>) {
         self.add_waiting(&mut lock(&self.unsent), queue);
     }
 
@@ -274,7 +274,7 @@ impl Outbox {
     }
 
     /// Swaps all unsent frames into `into`, which must be empty.
-    pub(crate) fn take(&self, into: &mut Frames) -> OutboxTake {
+    pub(crate) fn swap_unsent(&self, into: &mut Frames) -> OutboxTake {
         let mut unsent = lock(&self.unsent);
         unsent.wake_owed = false;
         if unsent.frames.is_empty() {
@@ -382,12 +382,12 @@ mod tests {
         for end in [Outbox::break_off, Outbox::refuse_deliveries] {
             let outbox = Arc::new(Outbox::default());
             assert!(outbox.has_room() && outbox.admits_others());
-            outbox.let_wait(&Queue::plain());
+            outbox.note_waiting_for_settle(&Queue::plain());
             end(&outbox);
             assert!(!outbox.has_room() && !outbox.admits_others());
             let queue = Queue::plain();
-            assert!(outbox.turn_away(&queue));
-            outbox.let_wait(&queue);
+            assert!(outbox.note_waiting_for_room(&queue));
+            outbox.note_waiting_for_settle(&queue);
             assert_eq!(outbox.waiting(), 0);
             assert!(outbox.is_readable());
         }
@@ -399,7 +399,7 @@ mod tests {
         outbox.refuse_deliveries();
         outbox.write(&mut Effects::new(0), |out| out.push(1));
         let mut frames = Frames::default();
-        assert_eq!(outbox.take(&mut frames), OutboxTake::Frames);
+        assert_eq!(outbox.swap_unsent(&mut frames), OutboxTake::Frames);
         assert_eq!(frames.len(), 1);
     }
 }

@@ -42,22 +42,22 @@ impl<D> BindingEntry<D> {
 
 /// The bindings of an exchange that no longer routes, to be removed one by one.
 #[derive(Debug)]
-pub(crate) struct LooseBindings<D>(Vec<Option<BindingEntry<D>>>);
+pub(crate) struct RemovedBindings<D>(Vec<Option<BindingEntry<D>>>);
 
-impl<D> Default for LooseBindings<D> {
+impl<D> Default for RemovedBindings<D> {
     fn default() -> Self {
         Self(Vec::new())
     }
 }
 
-impl<D> LooseBindings<D> {
+impl<D> RemovedBindings<D> {
     /// The number of places. Some may be free.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Takes the bindings of at most so many places.
-    pub(crate) fn take(&mut self, most: usize) -> Self {
+    pub(crate) fn take_some(&mut self, most: usize) -> Self {
         Self(self.0.split_off(self.0.len().saturating_sub(most)))
     }
 
@@ -176,8 +176,8 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
     }
 
     /// Takes all bindings. The index of this collection is invalid afterwards.
-    pub(super) fn loosen(&mut self) -> LooseBindings<D> {
-        LooseBindings(std::mem::take(&mut self.entries))
+    pub(super) fn take_all(&mut self) -> RemovedBindings<D> {
+        RemovedBindings(std::mem::take(&mut self.entries))
     }
 
     pub(super) fn get(&self, slot: BindingSlot) -> Option<Binding<'_, D>> {

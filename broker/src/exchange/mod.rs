@@ -29,7 +29,7 @@ mod topic;
 
 pub use bindings::Binding;
 use bindings::Bindings;
-pub(crate) use bindings::LooseBindings;
+pub(crate) use bindings::RemovedBindings;
 use headers::HeadersIndex;
 pub use steps::RoutingSteps;
 use targets::{KeyedTargets, Targets};
@@ -420,8 +420,8 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
 
     /// Splits an exchange that must no longer route into its bindings and its routing index, which
     /// takes long to free if there were many.
-    pub(crate) fn dismantle(mut self) -> (LooseBindings<D>, Self) {
-        (self.bindings.loosen(), self)
+    pub(crate) fn dismantle(mut self) -> (RemovedBindings<D>, Self) {
+        (self.bindings.take_all(), self)
     }
 
     /// Calls `hit` for each destination of a message with these routing keys, and counts the steps.

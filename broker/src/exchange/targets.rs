@@ -26,7 +26,7 @@ impl<D> Default for Targets<D> {
 
 impl<D: Clone + Eq + Hash> Targets<D> {
     pub(super) fn add(&mut self, destination: &D) {
-        if let Some(place) = self.place(destination) {
+        if let Some(place) = self.position(destination) {
             self.entries[place].1 += 1;
             return;
         }
@@ -45,7 +45,7 @@ impl<D: Clone + Eq + Hash> Targets<D> {
     }
 
     pub(super) fn remove(&mut self, destination: &D) {
-        let Some(place) = self.place(destination) else {
+        let Some(place) = self.position(destination) else {
             return;
         };
         self.entries[place].1 -= 1;
@@ -63,7 +63,7 @@ impl<D: Clone + Eq + Hash> Targets<D> {
         }
     }
 
-    fn place(&self, destination: &D) -> Option<usize> {
+    fn position(&self, destination: &D) -> Option<usize> {
         if self.entries.len() > FEW {
             self.places.get(destination).copied()
         } else {

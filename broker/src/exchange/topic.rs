@@ -179,9 +179,9 @@ impl<D: Clone + Eq + Hash> Trie<D> {
             opened: HashSet::new(),
             steps,
         };
-        walk.enter(ROOT);
+        walk.activate(ROOT);
         for word in words(key) {
-            walk.advance(word);
+            walk.match_word(word);
         }
         for id in walk.active {
             walk.steps.report(self.nodes[id].targets.iter(), hit);
@@ -200,7 +200,7 @@ struct TopicWalk<'a, D> {
 
 impl<D: Clone + Eq + Hash> TopicWalk<'_, D> {
     /// Activates a node and its `#` child, because `#` also matches no word at all.
-    fn enter(&mut self, mut id: NodeId) {
+    fn activate(&mut self, mut id: NodeId) {
         loop {
             self.active.push(id);
             self.steps.add(1);
@@ -213,7 +213,7 @@ impl<D: Clone + Eq + Hash> TopicWalk<'_, D> {
         }
     }
 
-    fn advance(&mut self, word: &[u8]) {
+    fn match_word(&mut self, word: &[u8]) {
         self.steps.add(1);
         for id in std::mem::take(&mut self.active) {
             if self.steps.are_too_many() {
@@ -225,10 +225,10 @@ impl<D: Clone + Eq + Hash> TopicWalk<'_, D> {
                 self.steps.add(1);
             }
             if let Some(&child) = node.words.get(word) {
-                self.enter(child);
+                self.activate(child);
             }
             if let Some(star) = node.star {
-                self.enter(star);
+                self.activate(star);
             }
         }
     }

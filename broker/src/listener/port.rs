@@ -21,14 +21,14 @@ pub(crate) struct Port {
 
 impl Port {
     /// Binds the port; 0 selects a free one.
-    pub(crate) async fn take(
+    pub(crate) async fn bind(
         bind: BindAddresses,
         port: u16,
     ) -> std::result::Result<Self, StartError> {
         let taken = match bind {
             BindAddresses::At(address) => listen(address, port).await.map(|first| (first, None)),
-            BindAddresses::Loopback if port == 0 => take_free().await,
-            BindAddresses::Loopback => take_both(port).await,
+            BindAddresses::Loopback if port == 0 => bind_free().await,
+            BindAddresses::Loopback => bind_both(port).await,
         };
         let address = match bind {
             BindAddresses::At(address) => address,
@@ -68,7 +68,7 @@ type TakenPort = (TcpListener, Option<TcpListener>);
 
 /// Binds a given port on 127.0.0.1 and, if the machine has it, on `[::1]`. Fails if another program
 /// has it on one of them: clients that use localhost could reach that program.
-async fn take_both(port: u16) -> Result<TakenPort> {
+async fn bind_both(port: u16) -> Result<TakenPort> {
     let first = listen(Ipv4Addr::LOCALHOST.into(), port).await?;
     match listen_v6(port).await {
         Ok(second) => Ok((first, second)),
@@ -79,7 +79,7 @@ async fn take_both(port: u16) -> Result<TakenPort> {
 
 /// Binds a port that is free on both addresses. A port that is free only on 127.0.0.1 stays bound
 /// until the search ends, so that the system does not offer it again.
-async fn take_free() -> Result<TakenPort> {
+async fn bind_free() -> Result<TakenPort> {
     let mut halves = Vec::new();
     loop {
         let first = listen(Ipv4Addr::LOCALHOST.into(), 0).await?;
@@ -151,7 +151,7 @@ mod tests {
                 continue;
             };
             let port = other.local_addr().unwrap().port();
-            let refused = take_both(port).await.unwrap_err();
+            let refused = bind_both(port).await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::AddrInUse, "{address}");
         }
     }

@@ -153,7 +153,7 @@ pub(super) async fn check_password(
         })
     });
     let peer = peer.and_then(|peer| Some(peer.address?.ip()));
-    let paced = api.broker.throttle.pace(from).await;
+    let paced = api.broker.throttle.begin_attempt(from).await;
     let attempt = paced.map_err(|error| {
         ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -174,7 +174,7 @@ pub(super) async fn check_password(
     };
     if found.is_none() {
         api.broker.totals.logins_refused.add(1);
-        api.broker.throttle.wrong(attempt).await;
+        api.broker.throttle.record_failure(attempt).await;
     }
     found.ok_or_else(ApiError::login)
 }

@@ -151,7 +151,9 @@ impl Default for HttpConnections {
 impl HttpConnections {
     /// Admits a new connection, which has a place unless it is on the Unix socket.
     fn admit(self: &Arc<Self>, place: Option<LoginPlace>) -> Arc<ConnectionPermit> {
-        let end = place.as_ref().map_or_else(Arc::default, LoginPlace::end);
+        let end = place
+            .as_ref()
+            .map_or_else(Arc::default, LoginPlace::release_request);
         let id = {
             let mut users = lock(&self.users);
             users.next += 1;
@@ -265,7 +267,7 @@ impl HttpServer {
         let place = self
             .connections
             .without_login
-            .take(LoginPeer { peer, local })
+            .acquire(LoginPeer { peer, local })
             .await;
         Some(RemoteEnd {
             address: Some(peer),
@@ -385,7 +387,7 @@ mod tests {
     }
 
     async fn admitted(connections: &Arc<HttpConnections>, ip: [u8; 4]) -> Arc<ConnectionPermit> {
-        let place = connections.without_login.take(from(ip)).await;
+        let place = connections.without_login.acquire(from(ip)).await;
         connections.admit(Some(place))
     }
 

@@ -212,49 +212,52 @@ impl Definition {
         let mut out = DefinitionWriter::new(VERSION);
         match self {
             Self::Vhost(definition) => {
-                out.short(&definition.name)
-                    .long(definition.description.as_bytes())
+                out.short_string(&definition.name)
+                    .long_bytes(definition.description.as_bytes())
                     .texts(&definition.tags);
             }
             Self::DeletedVhost { name } => {
-                out.short(name);
+                out.short_string(name);
             }
             Self::Exchange(definition) => {
-                out.short(&definition.vhost)
-                    .short(&definition.name)
-                    .short(&definition.kind);
+                out.short_string(&definition.vhost)
+                    .short_string(&definition.name)
+                    .short_string(&definition.kind);
                 out.claim(definition.auto_delete)
                     .claim(definition.internal)
                     .table(&definition.arguments);
             }
             Self::Queue(definition) => {
-                out.short(&definition.vhost)
-                    .short(&definition.name)
+                out.short_string(&definition.vhost)
+                    .short_string(&definition.name)
                     .number(definition.id);
                 out.claim(definition.auto_delete)
                     .table(&definition.arguments);
             }
             Self::Binding(definition) => definition.write(&mut out),
             Self::User(definition) => {
-                out.short(&definition.name)
-                    .long(&definition.password)
+                out.short_string(&definition.name)
+                    .long_bytes(&definition.password)
                     .texts(&definition.tags);
-                out.long(&definition.scram);
+                out.long_bytes(&definition.scram);
             }
             Self::Permission(definition) => {
-                out.short(&definition.user).short(&definition.vhost);
-                out.long(definition.configure.as_bytes())
-                    .long(definition.write.as_bytes())
-                    .long(definition.read.as_bytes());
+                out.short_string(&definition.user)
+                    .short_string(&definition.vhost);
+                out.long_bytes(definition.configure.as_bytes())
+                    .long_bytes(definition.write.as_bytes())
+                    .long_bytes(definition.read.as_bytes());
             }
             Self::SignIn(definition) => {
-                out.short(&definition.id).short(&definition.user);
-                out.long(&definition.credential).number(definition.ends_ms);
-                out.short(&definition.proof_key);
+                out.short_string(&definition.id)
+                    .short_string(&definition.user);
+                out.long_bytes(&definition.credential)
+                    .number(definition.ends_ms);
+                out.short_string(&definition.proof_key);
             }
             Self::Quota(definition) => definition.write(&mut out),
             Self::Counter { name, next } => {
-                out.short(name).number(*next);
+                out.short_string(name).number(*next);
             }
         }
         out.finish()
@@ -272,7 +275,7 @@ impl Definition {
             version => return Err(DefinitionError::UnknownVersion(version)),
         }
         let definition = Self::read(kind, &mut fields)?;
-        fields.end()?;
+        fields.expect_end()?;
         // A value that stands under another's key would shadow it for good.
         if definition.key() == key {
             Ok(definition)
@@ -284,52 +287,52 @@ impl Definition {
     fn read(kind: u8, fields: &mut DefinitionFields<'_>) -> Result<Self, DefinitionError> {
         Ok(match kind {
             b'v' => Self::Vhost(VhostDefinition {
-                name: fields.short()?,
+                name: fields.short_string()?,
                 description: fields.text()?,
                 tags: fields.texts()?,
             }),
             b'd' => Self::DeletedVhost {
-                name: fields.short()?,
+                name: fields.short_string()?,
             },
             b'x' => Self::Exchange(ExchangeDefinition {
-                vhost: fields.short()?,
-                name: fields.short()?,
-                kind: fields.short()?,
+                vhost: fields.short_string()?,
+                name: fields.short_string()?,
+                kind: fields.short_string()?,
                 auto_delete: fields.claim()?,
                 internal: fields.claim()?,
                 arguments: fields.table()?,
             }),
             b'q' => Self::Queue(QueueDefinition {
-                vhost: fields.short()?,
-                name: fields.short()?,
+                vhost: fields.short_string()?,
+                name: fields.short_string()?,
                 id: fields.number()?,
                 auto_delete: fields.claim()?,
                 arguments: fields.table()?,
             }),
             b'b' => Self::Binding(BindingDefinition::read(fields)?),
             b'u' => Self::User(UserDefinition {
-                name: fields.short()?,
-                password: fields.long()?,
+                name: fields.short_string()?,
+                password: fields.long_bytes()?,
                 tags: fields.texts()?,
-                scram: fields.long()?,
+                scram: fields.long_bytes()?,
             }),
             b's' => Self::SignIn(SignInDefinition {
-                id: fields.short()?,
-                user: fields.short()?,
-                credential: fields.long()?,
+                id: fields.short_string()?,
+                user: fields.short_string()?,
+                credential: fields.long_bytes()?,
                 ends_ms: fields.number()?,
                 proof_key: fields.short_or_none()?,
             }),
             b'l' => Self::Quota(QuotaDefinition::read(fields)?),
             b'p' => Self::Permission(PermissionDefinition {
-                user: fields.short()?,
-                vhost: fields.short()?,
+                user: fields.short_string()?,
+                vhost: fields.short_string()?,
                 configure: fields.text()?,
                 write: fields.text()?,
                 read: fields.text()?,
             }),
             _ => Self::Counter {
-                name: fields.short()?,
+                name: fields.short_string()?,
                 next: fields.number()?,
             },
         })
@@ -340,7 +343,7 @@ impl Definition {
 fn key(kind: u8, names: &[&str]) -> Vec<u8> {
     let mut out = DefinitionWriter::new(kind);
     for name in names {
-        out.short(name);
+        out.short_string(name);
     }
     out.finish()
 }
@@ -355,25 +358,25 @@ impl BindingDefinition {
     }
 
     fn write(&self, out: &mut DefinitionWriter) {
-        out.short(&self.vhost)
-            .short(&self.source)
+        out.short_string(&self.vhost)
+            .short_string(&self.source)
             .claim(self.kind == DestinationKind::Exchange);
-        out.short(&self.destination)
-            .long(&self.key)
+        out.short_string(&self.destination)
+            .long_bytes(&self.key)
             .table(&self.arguments);
     }
 
     fn read(fields: &mut DefinitionFields<'_>) -> Result<Self, DefinitionError> {
         Ok(Self {
-            vhost: fields.short()?,
-            source: fields.short()?,
+            vhost: fields.short_string()?,
+            source: fields.short_string()?,
             kind: if fields.claim()? {
                 DestinationKind::Exchange
             } else {
                 DestinationKind::Queue
             },
-            destination: fields.short()?,
-            key: fields.long()?,
+            destination: fields.short_string()?,
+            key: fields.long_bytes()?,
             arguments: fields.table()?,
         })
     }
@@ -385,14 +388,14 @@ impl QuotaDefinition {
         for (kind, limit) in self.quota.iter() {
             limits.set(kind.name(), Value::Long(limit));
         }
-        out.short(self.scope.name())
-            .short(&self.name)
+        out.short_string(self.scope.name())
+            .short_string(&self.name)
             .table(&limits);
     }
 
     fn read(fields: &mut DefinitionFields<'_>) -> Result<Self, DefinitionError> {
-        let scope = QuotaScope::of_name(&fields.short()?).ok_or(DefinitionError::Damaged)?;
-        let name = fields.short()?;
+        let scope = QuotaScope::of_name(&fields.short_string()?).ok_or(DefinitionError::Damaged)?;
+        let name = fields.short_string()?;
         let mut quota = Quota::default();
         for (limit, value) in fields.table()?.iter() {
             let kind = scope

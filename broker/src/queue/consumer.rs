@@ -300,9 +300,9 @@ fn is_willing(consumer: &Consumer, queue: &Arc<Queue>) -> bool {
     match consumer.readiness() {
         Readiness::Willing => true,
         Readiness::NoCredit => false,
-        Readiness::NoRoom => !consumer.subscription.outbox.turn_away(queue),
+        Readiness::NoRoom => !consumer.subscription.outbox.note_waiting_for_room(queue),
         Readiness::Held => {
-            consumer.subscription.outbox.let_wait(queue);
+            consumer.subscription.outbox.note_waiting_for_settle(queue);
             memory::note_waiting();
             false
         }

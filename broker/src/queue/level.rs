@@ -256,14 +256,14 @@ impl PriorityLevel {
     pub(super) fn unload(
         &mut self,
         rest: UnloadRest,
-        is_some_out: bool,
+        has_unready_stored: bool,
         effects: &mut Effects,
     ) -> Option<u64> {
         let least = match rest {
             UnloadRest::Head => LEAST_BYTES,
             UnloadRest::Nothing => 0,
         };
-        let first_free = if is_some_out {
+        let first_free = if has_unready_stored {
             self.taken_through + 1
         } else {
             0
@@ -336,7 +336,7 @@ impl PriorityLevel {
     }
 
     /// The read that should be made now; at most one is under way.
-    pub(super) fn wants(
+    pub(super) fn next_load(
         &mut self,
         level: u8,
         need: LoadNeed,
@@ -408,7 +408,7 @@ impl PriorityLevel {
     }
 
     /// Puts a message back at its place.
-    pub(super) fn give_back(&mut self, entry: QueuedMessage) {
+    pub(super) fn put_back(&mut self, entry: QueuedMessage) {
         self.returned.insert(entry.position, entry);
     }
 

@@ -72,7 +72,7 @@ pub(super) fn enforce(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut 
     } else {
         LoadNeed::Soon
     };
-    state.want_load(queue, need, effects);
+    state.request_load(queue, need, effects);
     arm(queue, state, effects);
 }
 

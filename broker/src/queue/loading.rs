@@ -40,7 +40,7 @@ impl Queue {
     /// Asks for the first messages of a queue that was recovered, so that their deadlines are
     /// known.
     pub(crate) fn look_ahead(self: &Arc<Self>, limit_bytes: usize, effects: &mut Effects) {
-        self.with(|state| state.want_load(self, LoadNeed::Soon, effects));
+        self.with(|state| state.request_load(self, LoadNeed::Soon, effects));
         if let Some((queue, wanted)) = effects.loads.last_mut()
             && Arc::ptr_eq(queue, self)
         {

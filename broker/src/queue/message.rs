@@ -140,7 +140,7 @@ impl MessageBuilder {
     }
 
     /// Both lengths, exchange and routing key: what a route depends on.
-    pub(crate) fn place(&self) -> &[u8] {
+    pub(crate) fn route_key(&self) -> &[u8] {
         let names = usize::from(self.bytes[NAMES]) + usize::from(self.bytes[NAMES + 1]);
         &self.bytes[NAMES..HEAD + names]
     }
@@ -155,10 +155,10 @@ impl MessageBuilder {
     /// Makes the message and keeps the buffer.
     pub(crate) fn finish(&mut self, facts: MessageFacts) -> Message {
         if let Some(LargeMessage { mut builder, .. }) = self.large.take() {
-            note(facts, builder.bytes_mut());
+            write_facts(facts, builder.bytes_mut());
             return Message(builder.finish());
         }
-        note(facts, &mut self.bytes);
+        write_facts(facts, &mut self.bytes);
         let message = Message(Block::copy_of(&self.bytes));
         if self.bytes.capacity() > KEEP_BYTES {
             self.bytes = Vec::new();
@@ -168,7 +168,7 @@ impl MessageBuilder {
 }
 
 /// Writes the facts where the layout has them.
-fn note(facts: MessageFacts, bytes: &mut [u8]) {
+fn write_facts(facts: MessageFacts, bytes: &mut [u8]) {
     bytes[1] = facts.spread.bits() << 1 | u8::from(facts.persistent);
     bytes[2] = facts.priority;
     bytes[7..15].copy_from_slice(&facts.published_ms.to_be_bytes());

@@ -15,7 +15,7 @@ impl MessageTotals {
         self.bytes += entry.message.body_len() as u64;
     }
 
-    pub(crate) fn take(&mut self, entry: &QueuedMessage) {
+    pub(crate) fn subtract(&mut self, entry: &QueuedMessage) {
         self.messages = self.messages.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
     }

@@ -75,7 +75,7 @@ pub struct Queue {
     store: Option<QueueStore>,
     state: Mutex<QueueState>,
     /// Dead letters on their way whose originals the store still has.
-    leaving: AtomicU64,
+    stored_originals: AtomicU64,
     /// Notified when consumers have nearly emptied the queue.
     drained: Notify,
     _charge: KindCharge,
@@ -87,7 +87,7 @@ const QUEUE_BYTES: usize = 1024;
 
 /// Ready messages and bytes above which a publisher in a hurry gives the consumers a moment, and
 /// below which it goes on.
-const CROWDED: (u64, u64) = (512, 512 * 1024);
+const GROWING: (u64, u64) = (512, 512 * 1024);
 const DRAINED: (u64, u64) = (128, 128 * 1024);
 
 /// What became of a publish.
@@ -170,7 +170,7 @@ impl Queue {
             identity,
             store,
             state: Mutex::new(state),
-            leaving: AtomicU64::new(0),
+            stored_originals: AtomicU64::new(0),
             drained: Notify::new(),
         }
     }
@@ -203,21 +203,21 @@ impl Queue {
         with(&mut lock(&self.state))
     }
 
-    /// Counts a dead letter whose original the store has. The queue must be locked.
-    pub(crate) fn begin_leaving(&self) {
-        self.leaving.fetch_add(1, Relaxed);
+    /// Counts a message that has left the queue and is still in the store: a dead letter on its
+    /// way, or the messages of a purge. The queue must be locked.
+    pub(crate) fn add_stored_original(&self) {
+        self.stored_originals.fetch_add(1, Relaxed);
     }
 
-    /// Ends what [`Queue::begin_leaving`] began: the store has forgotten the original, or keeps it
-    /// for the next start.
-    pub(crate) fn end_leaving(&self) {
-        self.leaving.fetch_sub(1, Release);
+    /// Ends what [`Queue::add_stored_original`] began: the store has settled the message, or keeps
+    /// it for the next start.
+    pub(crate) fn remove_stored_original(&self) {
+        self.stored_originals.fetch_sub(1, Release);
     }
 
-    /// Whether any dead letter is on its way whose original the store has. The queue must be
-    /// locked.
-    fn is_some_leaving(&self) -> bool {
-        self.leaving.load(Acquire) > 0
+    /// Whether the store still has messages that have left the queue. The queue must be locked.
+    fn has_stored_originals(&self) -> bool {
+        self.stored_originals.load(Acquire) > 0
     }
 
     /// Refuses a connection that is not the owner of an exclusive queue.
@@ -263,8 +263,8 @@ impl Queue {
         };
         effects.note_published(is_transient && !state.ready.is_empty());
         limits::enforce(self, &mut state, effects);
-        if state.is_above(CROWDED) && !state.consumers.is_empty() {
-            effects.crowd(self);
+        if state.is_above(GROWING) && !state.consumers.is_empty() {
+            effects.note_growing_queue(self);
         }
         Ok(ticket.map_or(PublishResult::Done, PublishResult::Kept))
     }
@@ -361,7 +361,7 @@ impl Queue {
             return Ok(GetResult::Held);
         }
         let Some(entry) = state.ready.pop() else {
-            state.want_load(self, LoadNeed::Now, effects);
+            state.request_load(self, LoadNeed::Now, effects);
             return Ok(match state.ready.is_empty() {
                 true => GetResult::Empty,
                 false if state.is_unreadable(effects) => GetResult::Unreadable,
@@ -381,7 +381,7 @@ impl Queue {
                 ledger.with_deliveries(|deliveries| deliveries.add(self, entry, None))
             }
         };
-        state.want_load(self, LoadNeed::Soon, effects);
+        state.request_load(self, LoadNeed::Soon, effects);
         Ok(GetResult::Delivery {
             tag,
             message,
@@ -390,7 +390,7 @@ impl Queue {
         })
     }
 
-    /// Removes every ready message. They are gone for good after [`RemovedMessages::go_on`].
+    /// Removes every ready message. They are gone for good after [`RemovedMessages::end_some`].
     pub(crate) fn purge(
         self: &Arc<Self>,
         effects: &mut Effects,

@@ -83,7 +83,7 @@ impl ReadyMessages {
         self.transient
     }
 
-    fn note_in(&mut self, entry: &QueuedMessage) {
+    fn count_added(&mut self, entry: &QueuedMessage) {
         self.ready += 1;
         self.bytes += entry.message.body_len() as u64;
         if entry.is_transient() {
@@ -92,11 +92,11 @@ impl ReadyMessages {
         }
     }
 
-    fn note_out(&mut self, entry: &QueuedMessage) {
+    fn count_removed(&mut self, entry: &QueuedMessage) {
         self.ready -= 1;
         self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
         if entry.is_transient() {
-            self.transient.take(entry);
+            self.transient.subtract(entry);
             self.transient_bytes.take(entry.message.footprint());
         }
     }
@@ -111,11 +111,11 @@ impl ReadyMessages {
         &mut self,
         level: u8,
         rest: UnloadRest,
-        is_some_out: bool,
+        has_unready_stored: bool,
         effects: &mut Effects,
     ) -> Option<u64> {
         let level = self.levels.get_mut(usize::from(level))?;
-        let given_back = level.unload(rest, is_some_out, effects);
+        let given_back = level.unload(rest, has_unready_stored, effects);
         level.report(&self.budget);
         given_back
     }
@@ -123,16 +123,16 @@ impl ReadyMessages {
     /// Adds a message at the end. While memory is not plentiful, a message that no consumer awaits
     /// is kept only in the store: many queues with one message each would take much memory.
     pub(crate) fn push(&mut self, entry: QueuedMessage, keep_in_memory: bool) {
-        self.note_in(&entry);
+        self.count_added(&entry);
         let level = &mut self.levels[usize::from(entry.level)];
         level.push(entry, keep_in_memory, &self.budget);
         level.report(&self.budget);
     }
 
     /// Puts a message back at its place.
-    pub(crate) fn give_back(&mut self, entry: QueuedMessage) {
-        self.note_in(&entry);
-        self.levels[usize::from(entry.level)].give_back(entry);
+    pub(crate) fn put_back(&mut self, entry: QueuedMessage) {
+        self.count_added(&entry);
+        self.levels[usize::from(entry.level)].put_back(entry);
     }
 
     /// The next message of the highest priority that has one.
@@ -154,7 +154,7 @@ impl ReadyMessages {
             .find(|level| level.count() > 0)?;
         let entry = level.pop()?;
         level.report(&self.budget);
-        self.note_out(&entry);
+        self.count_removed(&entry);
         Some(entry)
     }
 
@@ -173,7 +173,7 @@ impl ReadyMessages {
             })?;
         let entry = level.pop()?;
         level.report(&self.budget);
-        self.note_out(&entry);
+        self.count_removed(&entry);
         Some(entry)
     }
 
@@ -203,22 +203,22 @@ impl ReadyMessages {
     }
 
     /// The read of a level whose first message has expired, or may have.
-    pub(crate) fn wanted_due(&mut self, now_ms: u64) -> Option<LoadRequest> {
+    pub(crate) fn due_load(&mut self, now_ms: u64) -> Option<LoadRequest> {
         let budget = &*self.budget;
         let mut numbered = (0..).zip(&mut self.levels);
         numbered.find_map(|(number, level)| {
             let is_due = level.is_due_in_store(now_ms);
-            is_due.then(|| level.wants(number, LoadNeed::Soon, budget))?
+            is_due.then(|| level.next_load(number, LoadNeed::Soon, budget))?
         })
     }
 
     /// The read that should be made now, of the highest level that wants one.
-    pub(crate) fn wanted(&mut self, need: LoadNeed) -> Option<LoadRequest> {
+    pub(crate) fn next_load(&mut self, need: LoadNeed) -> Option<LoadRequest> {
         let budget = &*self.budget;
         let top = self.max_priority();
         let levels = self.levels.iter_mut().rev();
         let mut numbered = (0..=top).rev().zip(levels);
-        numbered.find_map(|(number, level)| level.wants(number, need, budget))
+        numbered.find_map(|(number, level)| level.next_load(number, need, budget))
     }
 
     /// True when some level has messages that only the store holds.

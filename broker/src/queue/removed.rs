@@ -43,7 +43,7 @@ impl RemovedMessages {
         (count, levels): (u64, Vec<PriorityLevel>),
     ) -> Self {
         // Until they are settled, the store has them.
-        queue.begin_leaving();
+        queue.add_stored_original();
         Self {
             queue: Arc::clone(queue),
             end,
@@ -58,13 +58,13 @@ impl RemovedMessages {
         self.count
     }
 
-    /// When all of them are gone for good, once [`Self::go_on`] returned false.
+    /// When all of them are gone for good, once [`Self::end_some`] returned false.
     pub(crate) fn ticket(&self) -> Ticket {
         self.ticket
     }
 
     /// Whether any message was in memory.
-    pub(super) fn has_some(&self) -> bool {
+    pub(super) fn has_messages(&self) -> bool {
         self.levels.iter().any(|level| level.count() > 0)
     }
 
@@ -73,7 +73,7 @@ impl RemovedMessages {
     }
 
     /// Ends as many messages as the budget allows. False when none is left.
-    pub(crate) fn go_on(&mut self, effects: &mut Effects) -> Result<bool, Stopped> {
+    pub(crate) fn end_some(&mut self, effects: &mut Effects) -> Result<bool, Stopped> {
         while let Some(level) = self.levels.last_mut() {
             if effects.is_spent() && level.count() > 0 {
                 return Ok(true);
@@ -97,6 +97,6 @@ impl RemovedMessages {
 
 impl Drop for RemovedMessages {
     fn drop(&mut self) {
-        self.queue.end_leaving();
+        self.queue.remove_stored_original();
     }
 }

@@ -133,7 +133,7 @@ impl QueueState {
         }
         self.note_stall(effects);
         self.flush_delivered(queue);
-        self.want_load(queue, LoadNeed::Soon, effects);
+        self.request_load(queue, LoadNeed::Soon, effects);
         limits::arm(queue, self, effects);
         Ok(appended)
     }
@@ -217,7 +217,7 @@ impl QueueState {
             .unsettled_bytes
             .saturating_sub(entry.message.body_len() as u64);
         if entry.is_transient() {
-            self.unsettled_transient.take(&entry);
+            self.unsettled_transient.subtract(&entry);
         }
         if self.is_deleted {
             // Who took it says what became of it, unless he gives it back.
@@ -239,7 +239,7 @@ impl QueueState {
             Disposition::Requeue => {
                 self.counters.requeued += 1;
                 entry.redelivered = true;
-                self.ready.give_back(entry);
+                self.ready.put_back(entry);
                 Ok(())
             }
         }
@@ -313,13 +313,18 @@ impl QueueState {
     }
 
     /// Asks for the next slice when the queue is running out of messages in memory.
-    pub(super) fn want_load(&mut self, queue: &Arc<Queue>, need: LoadNeed, effects: &mut Effects) {
+    pub(super) fn request_load(
+        &mut self,
+        queue: &Arc<Queue>,
+        need: LoadNeed,
+        effects: &mut Effects,
+    ) {
         if !self.ready.has_gap() || self.is_unreadable(effects) {
             return;
         }
         let wanted = match need {
-            LoadNeed::Now => self.ready.wanted(need),
-            LoadNeed::Soon => self.wanted_soon(queue, effects.now_ms),
+            LoadNeed::Now => self.ready.next_load(need),
+            LoadNeed::Soon => self.next_load_soon(queue, effects.now_ms),
         };
         if let Some(wanted) = wanted {
             effects.loads.push((Arc::clone(queue), wanted));
@@ -328,12 +333,12 @@ impl QueueState {
 
     /// Expired messages must be removed, and the next expiry must be known. Other messages are read
     /// only for consumers.
-    fn wanted_soon(&mut self, queue: &Arc<Queue>, now_ms: u64) -> Option<LoadRequest> {
-        let due = self.ready.wanted_due(now_ms);
+    fn next_load_soon(&mut self, queue: &Arc<Queue>, now_ms: u64) -> Option<LoadRequest> {
+        let due = self.ready.due_load(now_ms);
         if due.is_some() || !self.is_load_due(queue) {
             return due;
         }
-        self.ready.wanted(LoadNeed::Soon)
+        self.ready.next_load(LoadNeed::Soon)
     }
 
     /// Whether the next slice is read for consumers. While memory is short, only where one takes
@@ -375,9 +380,9 @@ impl QueueState {
         } else {
             UnloadRest::Nothing
         };
-        let is_some_out = self.is_some_out(queue);
+        let has_unready_stored = self.has_unready_stored(queue);
         for (level, before) in (0..).zip(&mut self.delivered_before) {
-            let given_back = self.ready.unload(level, rest, is_some_out, effects);
+            let given_back = self.ready.unload(level, rest, has_unready_stored, effects);
             *before = (*before).max(given_back);
         }
     }
@@ -391,8 +396,8 @@ impl QueueState {
 
     /// Whether the store has messages of this queue that are not ready: in clients' hands, or dead
     /// letters on their way.
-    fn is_some_out(&self, queue: &Queue) -> bool {
-        self.unsettled > 0 || queue.is_some_leaving()
+    fn has_unready_stored(&self, queue: &Queue) -> bool {
+        self.unsettled > 0 || queue.has_stored_originals()
     }
 
     /// Removes every ready message; those in clients' hands and dead letters on their way stay.
@@ -406,13 +411,13 @@ impl QueueState {
             return Ok(RemovedMessages::new(queue, end, (0, Vec::new())));
         }
         let in_store = self.ready.in_store();
-        let is_some_out = self.is_some_out(queue);
+        let has_unready_stored = self.has_unready_stored(queue);
         let mut removed = RemovedMessages::new(queue, end, self.ready.take_all());
         if let Some(store) = &queue.store {
             let last = self.next_position.saturating_sub(1);
             for gone in in_store {
                 effects.note_stored_end(queue, gone, end);
-                removed.settled_with(if is_some_out || removed.has_some() {
+                removed.settled_with(if has_unready_stored || removed.has_messages() {
                     store.settle_all(gone.level, gone.first, last)?
                 } else {
                     store.purge(gone.level, last)?

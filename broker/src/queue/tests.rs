@@ -154,7 +154,7 @@ impl World {
             }
             Act::Purge => {
                 let mut removed = self.queue.purge(&mut effects).unwrap();
-                while removed.go_on(&mut Effects::new(self.now_ms)).unwrap() {}
+                while removed.end_some(&mut Effects::new(self.now_ms)).unwrap() {}
                 self.move_all(MessagePlace::Ready, MessagePlace::Gone);
             }
             Act::Pass { ms } => {
@@ -348,7 +348,7 @@ fn id_of(message: &Message) -> u64 {
 /// Deliveries in the outbox: tag, whether it needs no ack, id.
 fn sent(outbox: &Arc<Outbox>) -> Vec<(u64, bool, u64)> {
     let mut frames = Frames::default();
-    outbox.take(&mut frames);
+    outbox.swap_unsent(&mut frames);
     outbox.sent(frames.len());
     let bytes = frames.bytes();
     let (mut at, mut found, mut tag) = (0, Vec::new(), (0, false));

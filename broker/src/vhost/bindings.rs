@@ -151,7 +151,7 @@ impl Vhost {
             Destination::Queue(name) => {
                 let queue = tables.queues.get(name);
                 queue.is_some_and(|queue| queue.store().is_some())
-                    || tables.leaving.has(|| binding.destination.clone())
+                    || tables.detaching.has(|| binding.destination.clone())
             }
             Destination::Exchange(_) => true,
         };

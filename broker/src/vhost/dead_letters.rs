@@ -90,7 +90,7 @@ impl Vhost {
             Reason::Expired | Reason::MaxLength => facts.spread,
         };
         let Some(spread) = spread_before.after_move(queues.len()) else {
-            self.tell_of_spread(letter, queues.len(), effects.now_ms);
+            self.warn_of_spread(letter, queues.len(), effects.now_ms);
             return None;
         };
         let facts = MessageFacts {
@@ -104,10 +104,10 @@ impl Vhost {
         Some((message, queues))
     }
 
-    fn tell_of_spread(&self, letter: &DeadLetter, queues: usize, now_ms: u64) {
-        let told_ms = self.spread_told_ms.load(Relaxed);
-        if told_ms == 0 || now_ms >= told_ms.saturating_add(TOLD_EVERY_MS) {
-            self.spread_told_ms.store(now_ms, Relaxed);
+    fn warn_of_spread(&self, letter: &DeadLetter, queues: usize, now_ms: u64) {
+        let warned_ms = self.spread_warned_ms.load(Relaxed);
+        if warned_ms == 0 || now_ms >= warned_ms.saturating_add(TOLD_EVERY_MS) {
+            self.spread_warned_ms.store(now_ms, Relaxed);
             tracing::warn!(
                 queue = %letter.queue.name(), vhost = %self.name, queues,
                 "a message was dropped: dead-lettering alone has moved or multiplied it too often"

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::{Destination, Tables, Vhost};
 use crate::delivery::effects::Effects;
-use crate::exchange::{Binding, LooseBindings};
+use crate::exchange::{Binding, RemovedBindings};
 use crate::fault::Fault;
 use crate::lock::write;
 use crate::persist::Ticket;
@@ -24,16 +24,16 @@ const UNBINDING: u32 = 8;
 
 /// The remaining bindings of a deleted queue or exchange.
 #[derive(Debug, Default)]
-struct Remains {
+struct RemainingBindings {
     /// The exchanges that still have bindings to it.
     sources: HashSet<Arc<str>>,
     /// The bindings from it.
-    own: LooseBindings<Destination>,
+    own: RemovedBindings<Destination>,
     /// Whether the store has records of `own`.
     is_durable: bool,
 }
 
-impl Remains {
+impl RemainingBindings {
     fn is_empty(&self) -> bool {
         self.sources.is_empty() && self.own.len() == 0
     }
@@ -41,39 +41,39 @@ impl Remains {
 
 /// Deleted queues and exchanges that still have bindings.
 #[derive(Debug, Default)]
-pub(super) struct Leaving {
-    remains: HashMap<Destination, Remains>,
+pub(super) struct Detaching {
+    remaining: HashMap<Destination, RemainingBindings>,
     /// The same, in the order in which their next bindings are removed.
     order: VecDeque<Destination>,
     /// A task is removing them.
-    is_worked_on: bool,
+    has_task: bool,
 }
 
-impl Leaving {
+impl Detaching {
     /// Whether this one is among them.
     pub(super) fn has(&self, destination: impl FnOnce() -> Destination) -> bool {
-        !self.remains.is_empty() && self.remains.contains_key(&destination())
+        !self.remaining.is_empty() && self.remaining.contains_key(&destination())
     }
 
     /// Whether bindings of the exchange to any of them may be left.
     pub(super) fn has_source(&self, exchange: &str) -> bool {
-        let mut all = self.remains.values();
-        all.any(|remains| remains.sources.contains(exchange))
+        let mut all = self.remaining.values();
+        all.any(|remaining| remaining.sources.contains(exchange))
     }
 
-    fn add(&mut self, destination: Destination, remains: Remains) {
+    fn add(&mut self, destination: Destination, remaining: RemainingBindings) {
         self.order.push_back(destination.clone());
-        self.remains.insert(destination, remains);
+        self.remaining.insert(destination, remaining);
     }
 
-    fn next(&mut self) -> Option<(Destination, Remains)> {
+    fn next(&mut self) -> Option<(Destination, RemainingBindings)> {
         let destination = self.order.pop_front()?;
-        self.remains.remove_entry(&destination)
+        self.remaining.remove_entry(&destination)
     }
 
     /// Whether the caller must start a task that removes the rest.
-    fn begin_work(&mut self) -> bool {
-        !self.remains.is_empty() && !std::mem::replace(&mut self.is_worked_on, true)
+    fn must_start_task(&mut self) -> bool {
+        !self.remaining.is_empty() && !std::mem::replace(&mut self.has_task, true)
     }
 }
 
@@ -83,11 +83,11 @@ struct Piece {
     left: usize,
     ticket: Ticket,
     /// Deleted objects whose bindings have not been visited yet.
-    gone: Vec<(Destination, Remains)>,
+    gone: Vec<(Destination, RemainingBindings)>,
 }
 
 impl Piece {
-    fn new(gone: Vec<(Destination, Remains)>) -> Self {
+    fn new(gone: Vec<(Destination, RemainingBindings)>) -> Self {
         Self {
             left: PIECE,
             ticket: Ticket::NONE,
@@ -105,11 +105,11 @@ impl Vhost {
         effects: &mut Effects,
     ) -> Result<Ticket, Fault> {
         let destination = Destination::Queue(Arc::clone(queue));
-        let remains = Remains {
+        let remaining = RemainingBindings {
             sources: tables.sources.remove(&destination).unwrap_or_default(),
-            ..Remains::default()
+            ..RemainingBindings::default()
         };
-        let piece = Piece::new(vec![(destination, remains)]);
+        let piece = Piece::new(vec![(destination, remaining)]);
         self.remove_piece(tables, piece, effects)
     }
 
@@ -127,20 +127,20 @@ impl Vhost {
     }
 
     /// Removes the next bindings to and from what was deleted. False when none are left.
-    pub(crate) fn go_on_detaching(&self, effects: &mut Effects) -> Result<bool, Fault> {
+    pub(crate) fn detach_next(&self, effects: &mut Effects) -> Result<bool, Fault> {
         let mut tables = write(&self.tables);
-        if let Some(next) = tables.leaving.next() {
+        if let Some(next) = tables.detaching.next() {
             let _whole = self.definitions.pause_commits();
             let removed = self.remove_piece(&mut tables, Piece::new(vec![next]), effects);
             if removed.is_err() {
                 // The store has stopped. The next start removes the rest.
-                tables.leaving = Leaving::default();
+                tables.detaching = Detaching::default();
             }
             removed?;
         }
-        let is_done = tables.leaving.remains.is_empty();
+        let is_done = tables.detaching.remaining.is_empty();
         if is_done {
-            tables.leaving = Leaving::default();
+            tables.detaching = Detaching::default();
         }
         Ok(!is_done)
     }
@@ -149,8 +149,8 @@ impl Vhost {
     #[cfg(test)]
     pub(crate) fn left_of(&self, destination: &Destination) -> Option<usize> {
         let tables = crate::lock::read(&self.tables);
-        let remains = tables.leaving.remains.get(destination)?;
-        Some(remains.own.len())
+        let remaining = tables.detaching.remaining.get(destination)?;
+        Some(remaining.own.len())
     }
 
     /// Removes the bindings of one piece. If more are left, the effects start a task for them.
@@ -160,16 +160,16 @@ impl Vhost {
         mut piece: Piece,
         effects: &mut Effects,
     ) -> Result<Ticket, Fault> {
-        while let Some((destination, mut remains)) = piece.gone.pop() {
-            self.remove_own(tables, &destination, &mut remains, &mut piece)?;
-            self.remove_from_sources(tables, (&destination, &mut remains), &mut piece, effects)?;
-            if !remains.is_empty() {
-                tables.leaving.add(destination, remains);
+        while let Some((destination, mut remaining)) = piece.gone.pop() {
+            self.remove_own(tables, &destination, &mut remaining, &mut piece)?;
+            self.remove_from_sources(tables, (&destination, &mut remaining), &mut piece, effects)?;
+            if !remaining.is_empty() {
+                tables.detaching.add(destination, remaining);
             }
         }
         let count = u32::try_from(PIECE - piece.left).unwrap_or(u32::MAX);
         effects.spend(count.saturating_mul(UNBINDING));
-        if tables.leaving.begin_work() {
+        if tables.detaching.must_start_task() {
             effects.detaching.push(Arc::clone(&self.name));
         }
         if piece.ticket == Ticket::NONE {
@@ -201,12 +201,12 @@ impl Vhost {
             effects.free_later(rest);
         }
         let destination = Destination::Exchange(name);
-        let remains = Remains {
+        let remaining = RemainingBindings {
             sources: tables.sources.remove(&destination).unwrap_or_default(),
             own,
             is_durable,
         };
-        piece.gone.push((destination, remains));
+        piece.gone.push((destination, remaining));
         Ok(())
     }
 
@@ -215,18 +215,18 @@ impl Vhost {
         &self,
         tables: &mut Tables,
         source: &Destination,
-        remains: &mut Remains,
+        remaining: &mut RemainingBindings,
         piece: &mut Piece,
     ) -> Result<(), Fault> {
         let Destination::Exchange(source) = source else {
             return Ok(());
         };
-        let removed = remains.own.take(piece.left);
+        let removed = remaining.own.take_some(piece.left);
         piece.left -= removed.len();
         for binding in removed.iter() {
             tables.forget_source(binding.destination, source);
             // The destination may have been deleted and declared again: only the record is removed.
-            if remains.is_durable {
+            if remaining.is_durable {
                 let definition = self.binding_definition(source, &binding);
                 piece.ticket = piece.ticket.max(self.definitions.forget(&definition)?);
             }
@@ -239,12 +239,12 @@ impl Vhost {
     fn remove_from_sources(
         &self,
         tables: &mut Tables,
-        (destination, remains): (&Destination, &mut Remains),
+        (destination, remaining): (&Destination, &mut RemainingBindings),
         piece: &mut Piece,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
         let (mut done, mut unbound) = (Vec::new(), Vec::new());
-        for source in &remains.sources {
+        for source in &remaining.sources {
             if piece.left == 0 {
                 break;
             }
@@ -275,7 +275,7 @@ impl Vhost {
             }
         }
         for source in done {
-            remains.sources.remove(&source);
+            remaining.sources.remove(&source);
         }
         // One that has lost none is newer than the bindings.
         for source in unbound {

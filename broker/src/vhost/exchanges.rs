@@ -30,7 +30,7 @@ impl Vhost {
         declaration
             .check()
             .map_err(|error| Fault::precondition(error.text(name, &self.name)))?;
-        if tables.leaving.has(|| Destination::Exchange(name.into())) {
+        if tables.detaching.has(|| Destination::Exchange(name.into())) {
             return Ok(None);
         }
         check_room(
@@ -74,7 +74,7 @@ impl Vhost {
         };
         // A binding to a deleted queue or exchange does not count as use.
         if condition.unused && !exchange.is_unused() {
-            if tables.leaving.has_source(name) {
+            if tables.detaching.has_source(name) {
                 return Ok(None);
             }
             return Err(Fault::precondition(format!(

@@ -31,7 +31,7 @@ mod routing;
 
 pub(crate) use bindings::BindRequest;
 pub(crate) use dead_letters::routing_keys;
-use detaching::Leaving;
+use detaching::Detaching;
 pub use publish::Published;
 pub(crate) use queues::{Declare, DeleteCondition};
 pub(crate) use removal::VhostContents;
@@ -85,7 +85,7 @@ pub struct Vhost {
     /// The ticket of the newest change to durable topology.
     changed: Mutex<Ticket>,
     /// When it was last logged that dead-lettering has multiplied a message too often; 0 for never.
-    spread_told_ms: AtomicU64,
+    spread_warned_ms: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -97,7 +97,7 @@ struct Tables {
     /// For each destination, the exchanges that have bindings to it.
     sources: HashMap<Destination, HashSet<Arc<str>>>,
     /// What was deleted and has bindings left.
-    leaving: Leaving,
+    detaching: Detaching,
     /// The vhost is deleted: a connection that is still in it makes nothing new.
     is_deleted: bool,
 }
@@ -139,7 +139,7 @@ impl Vhost {
             replies: Mutex::default(),
             definitions,
             changed: Mutex::new(Ticket::NONE),
-            spread_told_ms: AtomicU64::new(0),
+            spread_warned_ms: AtomicU64::new(0),
         }
     }
 

@@ -102,7 +102,7 @@ impl Vhost {
         let arguments = QueueArguments::parse(&declare.arguments)
             .map_err(|error| self.argument_fault(&error, declare.name))?;
         if tables
-            .leaving
+            .detaching
             .has(|| Destination::Queue(declare.name.into()))
         {
             return Ok(None);
@@ -264,7 +264,7 @@ impl Vhost {
             self.note_change(ticket);
         }
         drop(whole);
-        if removed.go_on(effects)? {
+        if removed.end_some(effects)? {
             effects.removed.push(removed);
         }
         let counters = queue.snapshot().counters;

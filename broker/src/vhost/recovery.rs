@@ -138,7 +138,7 @@ impl Vhost {
         };
         // Nobody waits for a start that does all of it at once.
         let done = deleted.and_then(|_| {
-            while self.go_on_detaching(&mut effects)? {}
+            while self.detach_next(&mut effects)? {}
             Ok(())
         });
         if let Err(fault) = done {

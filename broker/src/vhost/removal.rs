@@ -27,7 +27,7 @@ impl Vhost {
     }
 
     /// Removes as much as the budget allows. False when nothing is left.
-    pub(crate) fn go_on_removing(
+    pub(crate) fn remove_some_contents(
         &self,
         contents: &mut VhostContents,
         effects: &mut Effects,
@@ -40,7 +40,7 @@ impl Vhost {
             } else if let Some(queue) = contents.queues.pop() {
                 effects.spend(REMOVAL);
                 self.remove_queue(&queue, DeleteCondition::default(), effects)?;
-            } else if !self.go_on_detaching(effects)? {
+            } else if !self.detach_next(effects)? {
                 return Ok(false);
             }
         }

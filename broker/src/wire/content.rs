@@ -32,7 +32,7 @@ pub(crate) fn header(payload: &[u8]) -> Result<ContentHeader<'_>, MalformedField
     Ok(ContentHeader {
         class,
         body_size,
-        properties: cursor.rest(),
+        properties: cursor.remaining(),
     })
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct ChannelFraming {
     clippy::cast_possible_truncation,
     reason = "names came as short strings"
 )]
-fn short(out: &mut Vec<u8>, value: &[u8]) {
+fn short_string(out: &mut Vec<u8>, value: &[u8]) {
     out.push(value.len() as u8);
     out.extend_from_slice(value);
 }
@@ -69,12 +69,12 @@ pub(crate) fn deliver(
     tags: (u64, bool),
     content: MessageContent<'_>,
 ) {
-    announce(out, framing, consumer_tag, tags, content);
+    write_deliver(out, framing, consumer_tag, tags, content);
     body(out, framing, content.body);
 }
 
 /// Writes the method and header of a `basic.deliver`. The caller adds the body.
-pub(crate) fn announce(
+pub(crate) fn write_deliver(
     out: &mut Vec<u8>,
     framing: ChannelFraming,
     consumer_tag: &[u8],
@@ -86,17 +86,17 @@ pub(crate) fn announce(
     out.reserve(size + content.properties.len() + 64);
     frame::head(out, frame::METHOD, framing.channel, size);
     out.extend_from_slice(&[0, 60, 0, 60]);
-    short(out, consumer_tag);
+    short_string(out, consumer_tag);
     out.extend_from_slice(&tag.to_be_bytes());
     out.push(u8::from(redelivered));
-    short(out, content.exchange);
-    short(out, content.routing_key);
+    short_string(out, content.exchange);
+    short_string(out, content.routing_key);
     out.push(frame::END);
     content_header(out, framing, content);
 }
 
 /// Writes the method and header of a `basic.get-ok`. The caller adds the body.
-pub(crate) fn announce_get(
+pub(crate) fn write_get_ok(
     out: &mut Vec<u8>,
     framing: ChannelFraming,
     (tag, redelivered): (u64, bool),
@@ -108,8 +108,8 @@ pub(crate) fn announce_get(
     out.extend_from_slice(&[0, 60, 0, 71]);
     out.extend_from_slice(&tag.to_be_bytes());
     out.push(u8::from(redelivered));
-    short(out, content.exchange);
-    short(out, content.routing_key);
+    short_string(out, content.exchange);
+    short_string(out, content.routing_key);
     out.extend_from_slice(&left.to_be_bytes());
     out.push(frame::END);
     content_header(out, framing, content);
@@ -117,7 +117,7 @@ pub(crate) fn announce_get(
 
 /// Writes the method and header of a `basic.return`. The caller adds the body. The reason is always
 /// 312 `NO_ROUTE`, because `immediate` is not supported.
-pub(crate) fn announce_return(
+pub(crate) fn write_return(
     out: &mut Vec<u8>,
     framing: ChannelFraming,
     content: MessageContent<'_>,
@@ -127,9 +127,9 @@ pub(crate) fn announce_return(
     frame::head(out, frame::METHOD, framing.channel, size);
     out.extend_from_slice(&[0, 60, 0, 50]);
     out.extend_from_slice(&312u16.to_be_bytes());
-    short(out, TEXT);
-    short(out, content.exchange);
-    short(out, content.routing_key);
+    short_string(out, TEXT);
+    short_string(out, content.exchange);
+    short_string(out, content.routing_key);
     out.push(frame::END);
     content_header(out, framing, content);
 }
@@ -151,7 +151,7 @@ fn content_header(out: &mut Vec<u8>, framing: ChannelFraming, content: MessageCo
 /// Writes a body as frames.
 pub(crate) fn body(out: &mut Vec<u8>, framing: ChannelFraming, body: &[u8]) {
     out.reserve(body.len() + frame::OVERHEAD);
-    for part in body.chunks(most(framing)) {
+    for part in body.chunks(max_body_bytes(framing)) {
         frame::head(out, frame::BODY, framing.channel, part.len());
         out.extend_from_slice(part);
         out.push(frame::END);
@@ -159,7 +159,7 @@ pub(crate) fn body(out: &mut Vec<u8>, framing: ChannelFraming, body: &[u8]) {
 }
 
 /// Returns how many bytes of a body fit into one frame.
-fn most(framing: ChannelFraming) -> usize {
+fn max_body_bytes(framing: ChannelFraming) -> usize {
     match framing.frame_max {
         0 => usize::MAX,
         limit => limit as usize - frame::OVERHEAD,
@@ -168,7 +168,7 @@ fn most(framing: ChannelFraming) -> usize {
 
 /// Returns the ranges into which a body of `size` bytes is split.
 pub(crate) fn parts(framing: ChannelFraming, size: usize) -> impl Iterator<Item = Range<usize>> {
-    let most = most(framing);
+    let most = max_body_bytes(framing);
     let starts = (0..size).step_by(most);
     starts.map(move |start| start..size.min(start.saturating_add(most)))
 }

@@ -15,11 +15,11 @@ impl<'a> ByteCursor<'a> {
         Self { rest: bytes }
     }
 
-    pub(crate) fn rest(&self) -> &'a [u8] {
+    pub(crate) fn remaining(&self) -> &'a [u8] {
         self.rest
     }
 
-    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], MalformedField> {
+    pub(crate) fn take_bytes(&mut self, count: usize) -> Result<&'a [u8], MalformedField> {
         let (taken, rest) = self.rest.split_at_checked(count).ok_or(MalformedField)?;
         self.rest = rest;
         Ok(taken)
@@ -48,31 +48,31 @@ impl<'a> ByteCursor<'a> {
     }
 
     /// Reads a short string as bytes.
-    pub(crate) fn short_bytes(&mut self) -> Result<&'a [u8], MalformedField> {
+    pub(crate) fn short_string_bytes(&mut self) -> Result<&'a [u8], MalformedField> {
         let count = self.u8()?;
-        self.take(usize::from(count))
+        self.take_bytes(usize::from(count))
     }
 
     /// Reads a short string that is a name, which must be UTF-8.
-    pub(crate) fn short(&mut self) -> Result<&'a str, MalformedField> {
-        std::str::from_utf8(self.short_bytes()?).map_err(|_| MalformedField)
+    pub(crate) fn short_string(&mut self) -> Result<&'a str, MalformedField> {
+        std::str::from_utf8(self.short_string_bytes()?).map_err(|_| MalformedField)
     }
 
     /// Reads a table and returns it with its length prefix, as [`super::table`] expects it.
     pub(crate) fn table(&mut self) -> Result<&'a [u8], MalformedField> {
         let whole = self.rest;
-        let inside = self.long()?.len();
+        let inside = self.long_string()?.len();
         whole.get(..inside + 4).ok_or(MalformedField)
     }
 
     /// Reads a long string.
-    pub(crate) fn long(&mut self) -> Result<&'a [u8], MalformedField> {
+    pub(crate) fn long_string(&mut self) -> Result<&'a [u8], MalformedField> {
         let count = self.u32()?;
-        self.take(usize::try_from(count).map_err(|_| MalformedField)?)
+        self.take_bytes(usize::try_from(count).map_err(|_| MalformedField)?)
     }
 
     /// Fails if anything follows the last field.
-    pub(crate) fn end(&self) -> Result<(), MalformedField> {
+    pub(crate) fn expect_end(&self) -> Result<(), MalformedField> {
         if self.rest.is_empty() {
             Ok(())
         } else {

@@ -186,7 +186,7 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Method<'_>, MethodError<'_>> {
     let (Ok(class), Ok(method)) = (cursor.u16(), cursor.u16()) else {
         return Err(MethodError::Undecodable(payload));
     };
-    let arguments = cursor.rest();
+    let arguments = cursor.remaining();
     let decoded = match class {
         10 => connection(method, &mut cursor),
         20 => channel(method, &mut cursor),
@@ -203,7 +203,7 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Method<'_>, MethodError<'_>> {
         _ => Ok(None),
     };
     let known = match decoded {
-        Ok(Some(known)) if cursor.end().is_ok() => known,
+        Ok(Some(known)) if cursor.expect_end().is_ok() => known,
         Ok(None) => return Err(MethodError::Unknown { class, method }),
         Ok(Some(_)) | Err(MalformedField) => {
             let shown = &arguments[..arguments.len().min(64)];
@@ -218,8 +218,9 @@ type Decoded<'a> = Result<Option<Method<'a>>, MalformedField>;
 fn connection<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
     Ok(Some(match method {
         11 => {
-            let (properties, mechanism, response) = (c.table()?, c.short()?, c.long()?);
-            c.short_bytes()?;
+            let (properties, mechanism, response) =
+                (c.table()?, c.short_string()?, c.long_string()?);
+            c.short_string_bytes()?;
             Method::ConnectionStartOk {
                 properties,
                 mechanism,
@@ -227,7 +228,7 @@ fn connection<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
             }
         }
         21 => Method::ConnectionSecureOk {
-            response: c.long()?,
+            response: c.long_string()?,
         },
         31 => Method::ConnectionTuneOk {
             channel_max: c.u16()?,
@@ -235,8 +236,8 @@ fn connection<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
             heartbeat_s: c.u16()?,
         },
         40 => {
-            let vhost = c.short()?;
-            c.short_bytes()?;
+            let vhost = c.short_string()?;
+            c.short_string_bytes()?;
             c.u8()?;
             Method::ConnectionOpen { vhost }
         }
@@ -246,8 +247,8 @@ fn connection<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
         }
         51 => Method::ConnectionCloseOk,
         70 => {
-            let secret = c.long()?;
-            c.short_bytes()?;
+            let secret = c.long_string()?;
+            c.short_string_bytes()?;
             Method::ConnectionUpdateSecret { secret }
         }
         _ => return Ok(None),
@@ -255,7 +256,7 @@ fn connection<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
 }
 
 fn close<'a>(c: &mut ByteCursor<'a>) -> Result<(u16, &'a str), MalformedField> {
-    let (code, text) = (c.u16()?, c.short_bytes()?);
+    let (code, text) = (c.u16()?, c.short_string_bytes()?);
     c.u32()?;
     Ok((code, std::str::from_utf8(text).unwrap_or("")))
 }
@@ -263,7 +264,7 @@ fn close<'a>(c: &mut ByteCursor<'a>) -> Result<(u16, &'a str), MalformedField> {
 fn channel<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
     Ok(Some(match method {
         10 => {
-            c.short_bytes()?;
+            c.short_string_bytes()?;
             Method::ChannelOpen
         }
         20 => Method::ChannelFlow {
@@ -283,7 +284,7 @@ fn channel<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
 }
 
 fn access<'a>(c: &mut ByteCursor<'a>) -> Decoded<'a> {
-    c.short_bytes()?;
+    c.short_string_bytes()?;
     c.u8()?;
     Ok(Some(Method::AccessRequest))
 }
@@ -295,7 +296,8 @@ fn exchange<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
     c.u16()?;
     Ok(Some(match method {
         10 => {
-            let (exchange, kind, bits, arguments) = (c.short()?, c.short()?, c.u8()?, c.table()?);
+            let (exchange, kind, bits, arguments) =
+                (c.short_string()?, c.short_string()?, c.u8()?, c.table()?);
             Method::ExchangeDeclare(ExchangeDeclare {
                 exchange,
                 kind,
@@ -308,7 +310,7 @@ fn exchange<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
             })
         }
         20 => {
-            let (exchange, bits) = (c.short()?, c.u8()?);
+            let (exchange, bits) = (c.short_string()?, c.u8()?);
             Method::ExchangeDelete {
                 exchange,
                 if_unused: bits & 1 != 0,
@@ -317,9 +319,9 @@ fn exchange<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
         }
         _ => {
             let (destination, source, routing_key, bits, arguments) = (
-                c.short()?,
-                c.short()?,
-                c.short_bytes()?,
+                c.short_string()?,
+                c.short_string()?,
+                c.short_string_bytes()?,
                 c.u8()?,
                 c.table()?,
             );
@@ -344,7 +346,7 @@ fn queue<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
         return Ok(None);
     }
     c.u16()?;
-    let queue = c.short()?;
+    let queue = c.short_string()?;
     Ok(Some(match method {
         10 => {
             let (bits, arguments) = (c.u8()?, c.table()?);
@@ -359,8 +361,12 @@ fn queue<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
             })
         }
         20 => {
-            let (source, routing_key, bits, arguments) =
-                (c.short()?, c.short_bytes()?, c.u8()?, c.table()?);
+            let (source, routing_key, bits, arguments) = (
+                c.short_string()?,
+                c.short_string_bytes()?,
+                c.u8()?,
+                c.table()?,
+            );
             Method::QueueBind(BindMethod {
                 destination: queue,
                 source,
@@ -383,7 +389,8 @@ fn queue<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
             }
         }
         _ => {
-            let (source, routing_key, arguments) = (c.short()?, c.short_bytes()?, c.table()?);
+            let (source, routing_key, arguments) =
+                (c.short_string()?, c.short_string_bytes()?, c.table()?);
             Method::QueueUnbind(BindMethod {
                 destination: queue,
                 source,
@@ -399,7 +406,8 @@ fn basic<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
     Ok(Some(match method {
         40 => {
             c.u16()?;
-            let (exchange, routing_key, bits) = (c.short_bytes()?, c.short_bytes()?, c.u8()?);
+            let (exchange, routing_key, bits) =
+                (c.short_string_bytes()?, c.short_string_bytes()?, c.u8()?);
             Method::BasicPublish(Publish {
                 exchange,
                 routing_key,
@@ -441,7 +449,7 @@ fn basic_other<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
         20 => {
             c.u16()?;
             let (queue, consumer_tag, bits, arguments) =
-                (c.short()?, c.short()?, c.u8()?, c.table()?);
+                (c.short_string()?, c.short_string()?, c.u8()?, c.table()?);
             Method::BasicConsume(Consume {
                 queue,
                 consumer_tag,
@@ -453,17 +461,17 @@ fn basic_other<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
             })
         }
         30 => Method::BasicCancel {
-            consumer_tag: c.short()?,
+            consumer_tag: c.short_string()?,
             no_wait: c.u8()? & 1 != 0,
         },
         31 => {
-            c.short_bytes()?;
+            c.short_string_bytes()?;
             Method::BasicCancelOk
         }
         70 => {
             c.u16()?;
             Method::BasicGet {
-                queue: c.short()?,
+                queue: c.short_string()?,
                 no_ack: c.u8()? & 1 != 0,
             }
         }

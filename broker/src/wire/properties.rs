@@ -81,10 +81,10 @@ impl<'a> Properties<'a> {
             return Err(PropertiesError);
         }
         if flags & CONTENT_TYPE != 0 {
-            found.content_type = Some(c.short_bytes()?);
+            found.content_type = Some(c.short_string_bytes()?);
         }
         if flags & CONTENT_ENCODING != 0 {
-            found.content_encoding = Some(c.short_bytes()?);
+            found.content_encoding = Some(c.short_string_bytes()?);
         }
         if flags & HEADERS != 0 {
             found.headers = Some(c.table()?);
@@ -102,7 +102,7 @@ impl<'a> Properties<'a> {
             (MESSAGE_ID, &mut found.message_id),
         ] {
             if flags & flag != 0 {
-                *slot = Some(c.short_bytes()?);
+                *slot = Some(c.short_string_bytes()?);
             }
         }
         if flags & TIMESTAMP != 0 {
@@ -115,10 +115,10 @@ impl<'a> Properties<'a> {
             (CLUSTER_ID, &mut found.cluster_id),
         ] {
             if flags & flag != 0 {
-                *slot = Some(c.short_bytes()?);
+                *slot = Some(c.short_string_bytes()?);
             }
         }
-        c.end()?;
+        c.expect_end()?;
         Ok(found)
     }
 

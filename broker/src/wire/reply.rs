@@ -3,7 +3,7 @@
 
 use super::frame;
 
-/// A method frame under construction. [`MethodFrame::end`] fills in its length.
+/// A method frame under construction. [`MethodFrame::finish`] fills in its length.
 pub(crate) struct MethodFrame<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
@@ -40,7 +40,7 @@ impl<'a> MethodFrame<'a> {
 
     /// Appends a short string, cut at 255 bytes. All names came as short strings and fit.
     #[expect(clippy::cast_possible_truncation, reason = "cut to 255 just above")]
-    pub(crate) fn short(self, value: &[u8]) -> Self {
+    pub(crate) fn short_string(self, value: &[u8]) -> Self {
         let value = &value[..value.len().min(255)];
         self.out.push(value.len() as u8);
         self.out.extend_from_slice(value);
@@ -57,7 +57,7 @@ impl<'a> MethodFrame<'a> {
         clippy::cast_possible_truncation,
         reason = "long strings that the server sends are a few hundred bytes"
     )]
-    pub(crate) fn long(self, value: &[u8]) -> Self {
+    pub(crate) fn long_string(self, value: &[u8]) -> Self {
         self.out
             .extend_from_slice(&(value.len() as u32).to_be_bytes());
         self.out.extend_from_slice(value);
@@ -68,7 +68,7 @@ impl<'a> MethodFrame<'a> {
         clippy::cast_possible_truncation,
         reason = "a method the server sends is far below 4 GiB"
     )]
-    pub(crate) fn end(self) {
+    pub(crate) fn finish(self) {
         let size = (self.out.len() - self.start - 7) as u32;
         self.out[self.start + 3..self.start + 7].copy_from_slice(&size.to_be_bytes());
         self.out.push(frame::END);
@@ -76,8 +76,8 @@ impl<'a> MethodFrame<'a> {
 }
 
 /// Writes a method without arguments, such as `channel.close-ok`.
-pub(crate) fn bare(out: &mut Vec<u8>, channel: u16, class: u16, method: u16) {
-    MethodFrame::new(out, channel, class, method).end();
+pub(crate) fn empty_method(out: &mut Vec<u8>, channel: u16, class: u16, method: u16) {
+    MethodFrame::new(out, channel, class, method).finish();
 }
 
 pub(crate) fn connection_tune(
@@ -90,11 +90,11 @@ pub(crate) fn connection_tune(
         .u16(channel_max)
         .u32(frame_max)
         .u16(heartbeat_s)
-        .end();
+        .finish();
 }
 
 pub(crate) fn connection_open_ok(out: &mut Vec<u8>) {
-    MethodFrame::new(out, 0, 10, 41).short(b"").end();
+    MethodFrame::new(out, 0, 10, 41).short_string(b"").finish();
 }
 
 /// Writes `connection.close` on channel 0 and `channel.close` on all others.
@@ -102,24 +102,26 @@ pub(crate) fn close(out: &mut Vec<u8>, channel: u16, code: u16, text: &str, caus
     let (class, method) = if channel == 0 { (10, 50) } else { (20, 40) };
     MethodFrame::new(out, channel, class, method)
         .u16(code)
-        .short(text.as_bytes())
+        .short_string(text.as_bytes())
         .u16(cause.0)
         .u16(cause.1)
-        .end();
+        .finish();
 }
 
 pub(crate) fn connection_blocked(out: &mut Vec<u8>, reason: &str) {
     MethodFrame::new(out, 0, 10, 60)
-        .short(reason.as_bytes())
-        .end();
+        .short_string(reason.as_bytes())
+        .finish();
 }
 
 pub(crate) fn connection_unblocked(out: &mut Vec<u8>) {
-    bare(out, 0, 10, 61);
+    empty_method(out, 0, 10, 61);
 }
 
 pub(crate) fn channel_open_ok(out: &mut Vec<u8>, channel: u16) {
-    MethodFrame::new(out, channel, 20, 11).long(b"").end();
+    MethodFrame::new(out, channel, 20, 11)
+        .long_string(b"")
+        .finish();
 }
 
 pub(crate) fn queue_declare_ok(
@@ -130,51 +132,55 @@ pub(crate) fn queue_declare_ok(
     consumers: u32,
 ) {
     MethodFrame::new(out, channel, 50, 11)
-        .short(queue.as_bytes())
+        .short_string(queue.as_bytes())
         .u32(ready)
         .u32(consumers)
-        .end();
+        .finish();
 }
 
 /// Writes `queue.purge-ok` (31) or `queue.delete-ok` (41) with the number of deleted messages.
 pub(crate) fn queue_count_ok(out: &mut Vec<u8>, channel: u16, method: u16, count: u32) {
-    MethodFrame::new(out, channel, 50, method).u32(count).end();
+    MethodFrame::new(out, channel, 50, method)
+        .u32(count)
+        .finish();
 }
 
 pub(crate) fn consume_ok(out: &mut Vec<u8>, channel: u16, tag: &str) {
     MethodFrame::new(out, channel, 60, 21)
-        .short(tag.as_bytes())
-        .end();
+        .short_string(tag.as_bytes())
+        .finish();
 }
 
 pub(crate) fn cancel_ok(out: &mut Vec<u8>, channel: u16, tag: &str) {
     MethodFrame::new(out, channel, 60, 31)
-        .short(tag.as_bytes())
-        .end();
+        .short_string(tag.as_bytes())
+        .finish();
 }
 
 /// Writes the server's own `basic.cancel`: the queue was deleted.
 pub(crate) fn cancel(out: &mut Vec<u8>, channel: u16, tag: &str) {
     MethodFrame::new(out, channel, 60, 30)
-        .short(tag.as_bytes())
+        .short_string(tag.as_bytes())
         .u8(1)
-        .end();
+        .finish();
 }
 
 pub(crate) fn get_empty(out: &mut Vec<u8>, channel: u16) {
-    MethodFrame::new(out, channel, 60, 72).short(b"").end();
+    MethodFrame::new(out, channel, 60, 72)
+        .short_string(b"")
+        .finish();
 }
 
 pub(crate) fn ack(out: &mut Vec<u8>, channel: u16, tag: u64, multiple: bool) {
     MethodFrame::new(out, channel, 60, 80)
         .u64(tag)
         .u8(u8::from(multiple))
-        .end();
+        .finish();
 }
 
 pub(crate) fn nack(out: &mut Vec<u8>, channel: u16, tag: u64, multiple: bool) {
     MethodFrame::new(out, channel, 60, 120)
         .u64(tag)
         .u8(u8::from(multiple))
-        .end();
+        .finish();
 }

@@ -280,7 +280,7 @@ impl Table {
     pub fn split_from(bytes: &[u8]) -> Result<(Self, &[u8]), TableError> {
         let mut reader = TableReader::new(bytes);
         let table = reader.table(1)?;
-        Ok((table, reader.rest()))
+        Ok((table, reader.remaining()))
     }
 
     /// Validates one table without storing it. Returns its size in bytes, including the length
@@ -288,7 +288,7 @@ impl Table {
     pub fn measure(bytes: &[u8]) -> Result<usize, TableError> {
         let mut reader = TableReader::new(bytes);
         reader.skip_table(1)?;
-        Ok(bytes.len() - reader.rest().len())
+        Ok(bytes.len() - reader.remaining().len())
     }
 
     /// Whether every name, at any depth, is UTF-8, as AMQP 0-9-1, 4.2.5.3, says of short strings.

@@ -123,7 +123,7 @@ async fn end_stored(end: BrokerEnd, is_restarted: bool) {
     if end == BrokerEnd::Purged {
         let mut removed = queue.purge(&mut effects).unwrap();
         assert_eq!(removed.count(), MESSAGES);
-        assert!(!removed.go_on(&mut effects).unwrap());
+        assert!(!removed.end_some(&mut effects).unwrap());
     } else {
         let condition = DeleteCondition::default();
         vhost.delete_queue("q", condition, &mut effects).unwrap();

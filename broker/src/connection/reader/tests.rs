@@ -84,14 +84,14 @@ async fn take_all(reader: &ConnectionReader, count: u32) {
     };
     while held() < count as usize {
         let mut frames = Frames::default();
-        outbox.take(&mut frames);
+        outbox.swap_unsent(&mut frames);
         if outbox.sent(frames.len()) {
             reader.context.broker.pump_waiting_for(outbox).await;
         }
         tokio::task::yield_now().await;
     }
     let mut frames = Frames::default();
-    outbox.take(&mut frames);
+    outbox.swap_unsent(&mut frames);
     outbox.sent(frames.len());
 }
 
@@ -141,7 +141,7 @@ async fn the_next_consumer_of_a_queue_waits_for_no_deliveries_of_one_that_is_gon
     let (_held, wanted) = (declare(&broker, "h"), declare(&broker, "w"));
     let mut reader = reader_that_holds(&broker).await;
     let mut effects = broker.begin();
-    let release = reader.close(&mut effects);
+    let release = reader.close_channels(&mut effects);
     assert_eq!(release, Release::Unfinished, "it was one unit of work");
     assert_eq!(wanted.counts(), (0, 0));
     broker.end(effects);

@@ -90,7 +90,7 @@ impl Frames {
         if !Self::is_lent(framing, message) {
             return content::deliver(&mut self.bytes, framing, consumer_tag, tags, content);
         }
-        content::announce(&mut self.bytes, framing, consumer_tag, tags, content);
+        content::write_deliver(&mut self.bytes, framing, consumer_tag, tags, content);
         self.lend_body(framing, message);
     }
 
@@ -103,13 +103,13 @@ impl Frames {
         message: &Message,
     ) {
         let content = message.content();
-        content::announce_get(&mut self.bytes, framing, tags, left, content);
+        content::write_get_ok(&mut self.bytes, framing, tags, left, content);
         self.body(framing, message);
     }
 
     /// Appends a `basic.return` of a message that matched no queue.
     pub(crate) fn no_route(&mut self, framing: ChannelFraming, message: &Message) {
-        content::announce_return(&mut self.bytes, framing, message.content());
+        content::write_return(&mut self.bytes, framing, message.content());
         self.body(framing, message);
     }
 
@@ -171,7 +171,7 @@ impl<'a> SendPosition<'a> {
     }
 
     /// Advances by `count` bytes of the front.
-    fn step(&mut self, count: usize) {
+    fn advance_front(&mut self, count: usize) {
         match self.frames.lent.get(self.next) {
             Some(lent) if lent.at == self.at => {
                 self.done += count;
@@ -204,7 +204,7 @@ impl Buf for SendPosition<'_> {
                 break;
             }
             *slot = IoSlice::new(front);
-            ahead.step(front.len());
+            ahead.advance_front(front.len());
             filled += 1;
         }
         filled
@@ -214,7 +214,7 @@ impl Buf for SendPosition<'_> {
         while count > 0 {
             let step = self.front().len().min(count);
             assert!(step > 0, "more was sent than there is");
-            self.step(step);
+            self.advance_front(step);
             count -= step;
         }
     }

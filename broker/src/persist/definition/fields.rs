@@ -11,14 +11,14 @@ impl DefinitionWriter {
     }
 
     /// At most 255 bytes, as every name of AMQP is; what is longer is cut at a character.
-    pub(super) fn short(&mut self, text: &str) -> &mut Self {
+    pub(super) fn short_string(&mut self, text: &str) -> &mut Self {
         let bytes = &text.as_bytes()[..text.floor_char_boundary(255)];
         self.0.push(u8::try_from(bytes.len()).unwrap_or(u8::MAX));
         self.0.extend_from_slice(bytes);
         self
     }
 
-    pub(super) fn long(&mut self, bytes: &[u8]) -> &mut Self {
+    pub(super) fn long_bytes(&mut self, bytes: &[u8]) -> &mut Self {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         self.0.extend_from_slice(&length.to_be_bytes());
         self.0.extend_from_slice(bytes);
@@ -38,9 +38,9 @@ impl DefinitionWriter {
     pub(super) fn texts(&mut self, texts: &[String]) -> &mut Self {
         let mut inside = Self(Vec::new());
         for text in texts {
-            inside.long(text.as_bytes());
+            inside.long_bytes(text.as_bytes());
         }
-        self.long(&inside.0)
+        self.long_bytes(&inside.0)
     }
 
     pub(super) fn table(&mut self, table: &Table) -> &mut Self {
@@ -60,7 +60,7 @@ impl<'a> DefinitionFields<'a> {
         Self(bytes)
     }
 
-    fn take(&mut self, count: usize) -> Result<&'a [u8], DefinitionError> {
+    fn take_bytes(&mut self, count: usize) -> Result<&'a [u8], DefinitionError> {
         let (taken, rest) = self
             .0
             .split_at_checked(count)
@@ -70,7 +70,7 @@ impl<'a> DefinitionFields<'a> {
     }
 
     fn fixed<const N: usize>(&mut self) -> Result<[u8; N], DefinitionError> {
-        self.take(N)?
+        self.take_bytes(N)?
             .try_into()
             .map_err(|_| DefinitionError::Damaged)
     }
@@ -79,9 +79,9 @@ impl<'a> DefinitionFields<'a> {
         self.fixed().map(|[octet]| octet)
     }
 
-    pub(super) fn short(&mut self) -> Result<String, DefinitionError> {
+    pub(super) fn short_string(&mut self) -> Result<String, DefinitionError> {
         let length = self.octet()?;
-        utf8(self.take(length.into())?.to_vec())
+        utf8(self.take_bytes(length.into())?.to_vec())
     }
 
     /// A short text, or an empty one where the value ends before it.
@@ -89,21 +89,21 @@ impl<'a> DefinitionFields<'a> {
         if self.0.is_empty() {
             return Ok(String::new());
         }
-        self.short()
+        self.short_string()
     }
 
-    pub(super) fn long(&mut self) -> Result<Vec<u8>, DefinitionError> {
+    pub(super) fn long_bytes(&mut self) -> Result<Vec<u8>, DefinitionError> {
         let length = u32::from_be_bytes(self.fixed()?);
         let length = usize::try_from(length).map_err(|_| DefinitionError::Damaged)?;
-        self.take(length).map(<[u8]>::to_vec)
+        self.take_bytes(length).map(<[u8]>::to_vec)
     }
 
     pub(super) fn text(&mut self) -> Result<String, DefinitionError> {
-        utf8(self.long()?)
+        utf8(self.long_bytes()?)
     }
 
     pub(super) fn texts(&mut self) -> Result<Vec<String>, DefinitionError> {
-        let inside = self.long()?;
+        let inside = self.long_bytes()?;
         let mut inside = DefinitionFields(&inside);
         let mut texts = Vec::new();
         while !inside.0.is_empty() {
@@ -130,7 +130,7 @@ impl<'a> DefinitionFields<'a> {
         Ok(table)
     }
 
-    pub(super) fn end(&self) -> Result<(), DefinitionError> {
+    pub(super) fn expect_end(&self) -> Result<(), DefinitionError> {
         if self.0.is_empty() {
             Ok(())
         } else {

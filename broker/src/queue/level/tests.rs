@@ -159,7 +159,7 @@ impl World {
             Act::GiveBack { nth } => {
                 if let Some(entry) = self.nth_held(nth) {
                     self.waiting.insert(entry.position);
-                    self.level.give_back(entry);
+                    self.level.put_back(entry);
                 }
             }
             Act::Reject { nth } => {
@@ -172,11 +172,12 @@ impl World {
                 }
             }
             Act::Unload(rest) => {
-                let is_some_out = !self.held.is_empty() || !self.leaving.is_empty();
-                self.level.unload(rest, is_some_out, &mut Effects::new(0));
+                let has_unready_stored = !self.held.is_empty() || !self.leaving.is_empty();
+                self.level
+                    .unload(rest, has_unready_stored, &mut Effects::new(0));
             }
             Act::Ask => {
-                let wanted = self.level.wants(0, LoadNeed::Soon, &self.budget);
+                let wanted = self.level.next_load(0, LoadNeed::Soon, &self.budget);
                 self.asked = wanted.or(self.asked);
             }
             Act::Bring => self.bring(),
@@ -246,7 +247,7 @@ fn of_what_is_left_to_the_store_the_deadline_is_known() {
     assert!(!level.is_due_in_store(1099));
     assert!(level.is_due_in_store(1100));
     // Once the first has been read, the second's is not known any more.
-    let wanted = level.wants(0, LoadNeed::Soon, &short).unwrap();
+    let wanted = level.next_load(0, LoadNeed::Soon, &short).unwrap();
     let first = vec![queued(1, Some(100), Persistence::Appended)];
     assert_eq!(
         level.fill(wanted, loaded(first)),
@@ -255,7 +256,7 @@ fn of_what_is_left_to_the_store_the_deadline_is_known() {
     assert_eq!(level.pop().unwrap().position, 1);
     assert_eq!(level.deadline_in_store_ms(), None);
     assert!(level.is_due_in_store(0), "it must be read to know");
-    let wanted = level.wants(0, LoadNeed::Soon, &short).unwrap();
+    let wanted = level.next_load(0, LoadNeed::Soon, &short).unwrap();
     level.fill(wanted, loaded(vec![queued(2, None, Persistence::Appended)]));
     level.unload(UnloadRest::Nothing, false, &mut Effects::new(0));
     assert_eq!(level.deadline_in_store_ms(), Some(1500));
@@ -276,12 +277,12 @@ fn an_unloaded_level_keeps_what_a_client_may_have_had() {
         level.push(queued(position, None, Persistence::Appended), true, &plenty);
     }
     let (first, second) = (level.pop().unwrap(), level.pop().unwrap());
-    level.give_back(first);
+    level.put_back(first);
     level.unload(UnloadRest::Nothing, true, &mut Effects::new(0));
     assert_eq!(level.in_store(0).unwrap().first, 3);
     assert_eq!(level.pop().unwrap().position, 1);
     assert!(matches!(level.front(), QueueHead::InStore));
-    level.give_back(second);
+    level.put_back(second);
     level.unload(UnloadRest::Nothing, false, &mut Effects::new(0));
     assert_eq!(level.in_store(0).unwrap().first, 2);
 }
@@ -298,7 +299,7 @@ fn what_must_stay_in_memory_is_not_looked_at() {
         held.push(level.pop().unwrap());
     }
     for entry in held.drain(1..) {
-        level.give_back(entry);
+        level.put_back(entry);
     }
     let mut effects = Effects::new(0);
     assert_eq!(level.unload(UnloadRest::Nothing, true, &mut effects), None);
@@ -321,7 +322,7 @@ fn unloading_is_work_of_the_unit_of_work() {
 fn what_lies_behind_messages_that_cannot_be_decoded_is_read_next() {
     let mut level = PriorityLevel::default();
     level.recovered(1, 3, 30);
-    let wanted = level.wants(0, LoadNeed::Now, &budget(false)).unwrap();
+    let wanted = level.next_load(0, LoadNeed::Now, &budget(false)).unwrap();
     let undecodable = LoadedSlice {
         through: Some(2),
         undecodable: 2,
@@ -330,7 +331,7 @@ fn what_lies_behind_messages_that_cannot_be_decoded_is_read_next() {
     let missing = level.fill(wanted, undecodable);
     assert_eq!(missing, Some(MissingMessages::default()));
     assert_eq!(level.count(), 1);
-    let wanted = level.wants(0, LoadNeed::Now, &budget(false)).unwrap();
+    let wanted = level.next_load(0, LoadNeed::Now, &budget(false)).unwrap();
     assert_eq!(wanted.from, 3);
 }
 
@@ -340,10 +341,10 @@ fn messages_that_the_store_has_lost_count_neither_as_messages_nor_as_bytes() {
     let mut ready = ReadyMessages::new(0, None, budget(false));
     let body = BODY.len() as u64;
     ready.recovered(0, 1, 3, 3 * body);
-    let wanted = ready.wanted(LoadNeed::Now).unwrap();
+    let wanted = ready.next_load(LoadNeed::Now).unwrap();
     ready.fill(wanted, loaded(vec![queued(1, None, Persistence::Appended)]));
     assert_eq!((ready.ready(), ready.bytes()), (3, 3 * body));
-    let wanted = ready.wanted(LoadNeed::Now).unwrap();
+    let wanted = ready.next_load(LoadNeed::Now).unwrap();
     let missing = ready.fill(wanted, LoadedSlice::default());
     let expected = MissingMessages {
         count: 2,

@@ -146,7 +146,7 @@ fn a_purge_spares_dead_letters_that_wait() {
     let mut effects = Effects::new(0);
     let mut removed = queue.purge(&mut effects).unwrap();
     assert_eq!(removed.count(), 2);
-    assert!(!removed.go_on(&mut effects).unwrap());
+    assert!(!removed.end_some(&mut effects).unwrap());
     assert_eq!(stored(&queue), (2..last).collect::<Vec<_>>());
     drop(letters);
     opened.store.clone().close().unwrap();
@@ -172,7 +172,7 @@ fn very_many_messages_of_a_purged_queue_end_in_pieces_and_a_newer_one_stays() {
     assert_eq!(queue.counts().0, 0);
     publish(1);
     let mut units = 1;
-    while removed.go_on(&mut effects).unwrap() {
+    while removed.end_some(&mut effects).unwrap() {
         assert!(effects.spent() <= FULL_STEPS, "{}", effects.spent());
         (effects, units) = (Effects::new(0), units + 1);
     }

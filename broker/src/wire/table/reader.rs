@@ -14,11 +14,11 @@ impl<'a> TableReader<'a> {
         Self { bytes }
     }
 
-    pub(super) fn rest(&self) -> &'a [u8] {
+    pub(super) fn remaining(&self) -> &'a [u8] {
         self.bytes
     }
 
-    fn take(&mut self, count: usize) -> Result<&'a [u8], TableError> {
+    fn take_bytes(&mut self, count: usize) -> Result<&'a [u8], TableError> {
         let (taken, rest) = self
             .bytes
             .split_at_checked(count)
@@ -40,14 +40,14 @@ impl<'a> TableReader<'a> {
         self.fixed().map(|[octet]: [u8; 1]| octet)
     }
 
-    fn short(&mut self) -> Result<&'a [u8], TableError> {
+    fn short_string(&mut self) -> Result<&'a [u8], TableError> {
         let length = self.octet()?;
-        self.take(length.into())
+        self.take_bytes(length.into())
     }
 
-    fn long(&mut self) -> Result<&'a [u8], TableError> {
+    fn long_string(&mut self) -> Result<&'a [u8], TableError> {
         let length = u32::from_be_bytes(self.fixed()?);
-        self.take(usize::try_from(length).map_err(|_| TableError::Truncated)?)
+        self.take_bytes(usize::try_from(length).map_err(|_| TableError::Truncated)?)
     }
 
     /// Enters a table or array at this depth. The outermost table has depth 1.
@@ -55,14 +55,14 @@ impl<'a> TableReader<'a> {
         if depth > DEPTH_LIMIT {
             return Err(TableError::TooDeep);
         }
-        self.long().map(TableReader::new)
+        self.long_string().map(TableReader::new)
     }
 
     pub(super) fn table(&mut self, depth: usize) -> Result<Table, TableError> {
         let mut inside = self.nested(depth)?;
         let mut entries = Vec::new();
         while !inside.bytes.is_empty() {
-            let name = ShortString(inside.short()?.into());
+            let name = ShortString(inside.short_string()?.into());
             entries.push((name, inside.value(depth)?));
         }
         Ok(Table(entries))
@@ -71,7 +71,7 @@ impl<'a> TableReader<'a> {
     pub(super) fn skip_table(&mut self, depth: usize) -> Result<(), TableError> {
         let mut inside = self.nested(depth)?;
         while !inside.bytes.is_empty() {
-            inside.short()?;
+            inside.short_string()?;
             inside.skip_value(depth)?;
         }
         Ok(())
@@ -103,8 +103,8 @@ impl<'a> TableReader<'a> {
                 scale: self.octet()?,
                 unscaled: u32::from_be_bytes(self.fixed()?),
             },
-            b'S' => Value::LongString(self.long()?.into()),
-            b'x' => Value::Binary(self.long()?.into()),
+            b'S' => Value::LongString(self.long_string()?.into()),
+            b'x' => Value::Binary(self.long_string()?.into()),
             b'T' => Value::Timestamp(u64::from_be_bytes(self.fixed()?)),
             b'A' => Value::Array(self.array(depth + 1)?),
             b'F' => Value::Table(self.table(depth + 1)?),
@@ -121,7 +121,7 @@ impl<'a> TableReader<'a> {
             b'I' | b'i' | b'f' => 4,
             b'D' => 5,
             b'l' | b'L' | b'd' | b'T' => 8,
-            b'S' | b'x' => return self.long().map(drop),
+            b'S' | b'x' => return self.long_string().map(drop),
             b'F' => return self.skip_table(depth + 1),
             b'A' => {
                 let mut inside = self.nested(depth + 1)?;
@@ -132,6 +132,6 @@ impl<'a> TableReader<'a> {
             }
             letter => return Err(TableError::UnknownType(letter)),
         };
-        self.take(width).map(drop)
+        self.take_bytes(width).map(drop)
     }
 }
