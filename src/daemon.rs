@@ -21,7 +21,7 @@ use rustix::process::Signal;
 pub use log::{CleanLines, RotatingFile, clean_lines};
 pub use ports::{free_port_near, in_use};
 pub use process::RunningProcess;
-pub(crate) use process::began;
+pub(crate) use process::start_time;
 
 use crate::config::{BrokerKind, Config, Credentials, Home, LocalBroker};
 use crate::error::Error;
@@ -84,7 +84,7 @@ pub struct StartLock(#[expect(dead_code, reason = "closing the file releases the
 
 impl StartLock {
     /// Waits until no other start or stop is in progress.
-    pub async fn take(home: &Home) -> Result<Self, Error> {
+    pub async fn acquire(home: &Home) -> Result<Self, Error> {
         home.prepare().map_err(|error| {
             Error::new(format!("cannot use {}", home.folder().display())).because(error)
         })?;
@@ -122,7 +122,7 @@ pub fn running(home: &Home) -> Option<(LocalBroker, RunningProcess)> {
 
 /// Starts the broker unless it runs, and waits until it accepts connections.
 pub async fn start(config: &Config, requested: RequestedSettings) -> Result<StartedBroker, Error> {
-    let _lock = StartLock::take(&config.home).await?;
+    let _lock = StartLock::acquire(&config.home).await?;
     if let Some((local, _)) = running(&config.home) {
         return already_runs(local, &requested);
     }
@@ -148,7 +148,7 @@ pub async fn start(config: &Config, requested: RequestedSettings) -> Result<Star
 
 /// Stops the embedded broker cleanly. Returns false if none was running.
 pub async fn stop(home: &Home) -> Result<bool, Error> {
-    let _lock = StartLock::take(home).await?;
+    let _lock = StartLock::acquire(home).await?;
     let Some((_, process)) = running(home) else {
         return Ok(false);
     };

@@ -256,9 +256,9 @@ impl MessageHistory {
     }
 
     /// Returns all events of a message, oldest first.
-    pub fn story(&self, id: &str) -> io::Result<Vec<HistoryEntry>> {
+    pub fn events_of(&self, id: &str) -> io::Result<Vec<HistoryEntry>> {
         let mut story = Vec::new();
-        self.each(|entry| {
+        self.for_each(|entry| {
             if entry.id == id {
                 story.push(entry);
             }
@@ -271,7 +271,7 @@ impl MessageHistory {
     /// the user's fits, none of others does: they choose their ids.
     pub fn ids_like(&self, text: &str) -> io::Result<BTreeSet<String>> {
         let (mut own, mut others) = (BTreeSet::new(), BTreeSet::new());
-        self.each(|entry| {
+        self.for_each(|entry| {
             let ids = if entry.publisher.is_none() {
                 &mut own
             } else {
@@ -290,7 +290,7 @@ impl MessageHistory {
     /// Returns the sessions that messages of this machine were sent to.
     pub fn sessions(&self) -> io::Result<BTreeSet<String>> {
         let mut sessions = BTreeSet::new();
-        self.each(|entry| {
+        self.for_each(|entry| {
             sessions.insert(entry.session);
         })?;
         Ok(sessions)
@@ -313,7 +313,7 @@ impl MessageHistory {
     ) -> io::Result<Conversation> {
         let mut latest = LatestMessages::new(text_bytes, most);
         let mut charged = Ok(());
-        self.each(|entry| {
+        self.for_each(|entry| {
             if charged.is_ok() {
                 latest.add(entry);
                 charged = charge(latest.bytes());
@@ -331,7 +331,7 @@ impl MessageHistory {
         publisher: Option<&str>,
     ) -> io::Result<Option<MessageText>> {
         let mut found = None;
-        self.each(|entry| {
+        self.for_each(|entry| {
             let is_of_publisher = entry.publisher.as_deref() == publisher;
             if entry.id == id && entry.session == session && is_of_publisher && found.is_none() {
                 found = entry.message;

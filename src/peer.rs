@@ -85,7 +85,10 @@ async fn answered<T, E: Into<PeerError>>(
 
 /// The next item before the deadline; `None` after it, even if more items are ready: otherwise a
 /// flood of messages would delay the end.
-async fn before<T>(deadline: tokio::time::Instant, coming: impl Future<Output = T>) -> Option<T> {
+async fn next_before<T>(
+    deadline: tokio::time::Instant,
+    coming: impl Future<Output = T>,
+) -> Option<T> {
     if tokio::time::Instant::now() >= deadline {
         return None;
     }
@@ -136,9 +139,12 @@ impl Peer {
 
     /// Returns the state of a queue without changing anything; `None` if no queue has this name.
     /// Further queues can be read afterwards, also after a refusal.
-    pub async fn look(&mut self, queue: &SessionName) -> Result<Option<QueueCounts>, PeerError> {
+    pub async fn queue_counts(
+        &mut self,
+        queue: &SessionName,
+    ) -> Result<Option<QueueCounts>, PeerError> {
         self.blockage.check()?;
-        let found = answered(topology::look(&self.channel, queue)).await;
+        let found = answered(topology::queue_counts(&self.channel, queue)).await;
         if let Err(PeerError::NoSuchQueue | PeerError::InUse(_) | PeerError::Refused(_)) = found {
             self.renew_channel().await?;
         }
@@ -155,7 +161,7 @@ impl Peer {
         &mut self,
         queue: &SessionName,
     ) -> Result<Option<QueueCounts>, PeerError> {
-        match self.look(queue).await {
+        match self.queue_counts(queue).await {
             Err(PeerError::InUse(_) | PeerError::Refused(_)) => Ok(None),
             other => other,
         }
@@ -167,7 +173,7 @@ impl Peer {
         queue: &SessionName,
         ttl_ms: u64,
     ) -> Result<QueueCounts, PeerError> {
-        if let Some(state) = self.look(queue).await? {
+        if let Some(state) = self.queue_counts(queue).await? {
             answered(topology::bind(&self.channel, queue)).await?;
             return Ok(state);
         }
@@ -177,7 +183,7 @@ impl Peer {
                 // Another client created it between our two declares.
                 self.renew_channel().await?;
                 answered(topology::bind(&self.channel, queue)).await?;
-                answered(topology::look(&self.channel, queue)).await
+                answered(topology::queue_counts(&self.channel, queue)).await
             }
             other => other,
         }
@@ -302,7 +308,7 @@ impl Peer {
     }
 
     /// Sends a receipt to `queue`. It does not matter whether anybody still waits there.
-    pub async fn tell_receipt(&self, queue: &str, receipt: &Receipt) -> Result<(), PeerError> {
+    pub async fn send_receipt(&self, queue: &str, receipt: &Receipt) -> Result<(), PeerError> {
         let body = receipt.to_json();
         answered(publish::to_queue(&self.channel, queue, &body, &self.user)).await
     }
@@ -443,13 +449,16 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::before;
+    use super::next_before;
 
     #[tokio::test]
     async fn a_flood_makes_nobody_wait_beyond_its_deadline() {
         let deadline = Instant::now();
-        assert_eq!(before(deadline, ready("one more")).await, None);
+        assert_eq!(next_before(deadline, ready("one more")).await, None);
         let deadline = Instant::now() + super::ANSWER_WITHIN;
-        assert_eq!(before(deadline, ready("in time")).await, Some("in time"));
+        assert_eq!(
+            next_before(deadline, ready("in time")).await,
+            Some("in time")
+        );
     }
 }

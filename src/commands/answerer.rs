@@ -44,7 +44,10 @@ impl Answerer {
         name: &SessionName,
         config: &Config,
     ) -> Result<Self, Error> {
-        let attached = peer.look(name).await?.map_or(0, |queue| queue.consumers);
+        let attached = peer
+            .queue_counts(name)
+            .await?
+            .map_or(0, |queue| queue.consumers);
         let mut consumers = Vec::new();
         if attached > 0 {
             consumers = consumers_of(name, config).await.unwrap_or_default();

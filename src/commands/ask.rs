@@ -81,7 +81,7 @@ pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Resu
             config,
             output,
         };
-        asker.wait(&mut answers, &mut questions).await?;
+        asker.wait_for_replies(&mut answers, &mut questions).await?;
         for question in &questions {
             failures.extend(unanswered(question, &args, &mut peer, config).await);
         }
@@ -142,7 +142,7 @@ async fn publish(
     config: &Config,
 ) -> Result<(), Error> {
     let to = session_name(&question.to, "--to")?;
-    if peer.look(&to).await?.is_none() {
+    if peer.queue_counts(&to).await?.is_none() {
         if to.waits_for_answer() {
             return Err(
                 Error::new(format!("no `cbroker ask` waits for an answer at `{to}`"))
@@ -193,7 +193,7 @@ struct Asker<'a> {
 
 impl Asker<'_> {
     /// Waits until each question has its outcome, or the time is over.
-    async fn wait(
+    async fn wait_for_replies(
         &self,
         answers: &mut ReplyQueue,
         questions: &mut [AskedQuestion],

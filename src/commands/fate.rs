@@ -47,7 +47,7 @@ pub(super) enum MessageFate {
 impl MessageFate {
     /// Looks at the queue of a message.
     pub(super) async fn of(message: SentMessage<'_>, peer: &mut Peer, config: &Config) -> Self {
-        let queue = match peer.look(message.to).await {
+        let queue = match peer.queue_counts(message.to).await {
             Ok(Some(queue)) => queue,
             Ok(None) => return Self::QueueDeleted,
             Err(error) => return Self::Unanswered(error.to_string()),
@@ -82,7 +82,7 @@ impl MessageFate {
         peer: &mut Peer,
         config: &Config,
     ) -> Self {
-        let consumers = match peer.look(message.to).await {
+        let consumers = match peer.queue_counts(message.to).await {
             Ok(queue) => queue.map_or(0, |queue| queue.consumers),
             Err(error) => return Self::Unanswered(error.to_string()),
         };

@@ -46,10 +46,16 @@ pub(super) async fn print(
         scope: RequestScope::Name(name.to_string()),
         take: args.take,
     };
-    let attached = peer.look(&name).await?.map_or(0, |state| state.consumers);
+    let attached = peer
+        .queue_counts(&name)
+        .await?
+        .map_or(0, |state| state.consumers);
     let awaited = sessions::answers_of(&name, attached);
     let answers = peer.ask_sessions(&[request], &awaited).await?;
-    let waiting = peer.look(&name).await?.map_or(0, |state| state.messages);
+    let waiting = peer
+        .queue_counts(&name)
+        .await?
+        .map_or(0, |state| state.messages);
     if answers.is_empty() {
         peer.close().await;
         return Err(Error::new(format!("no session `{name}` is attached"))

@@ -56,7 +56,7 @@ async fn watch(mut peer: Peer, config: &Config, output: &Output) -> Result<Exit,
             }
             Err(error) if is_of_broker(&error) => {
                 output.notice(format!("{}; waiting for the broker", error.summary()));
-                (peer, config) = again(&config, &notices).await?;
+                (peer, config) = reconnect(&config, &notices).await?;
                 output.notice("the broker is back");
                 // It may have another API address.
                 notices = output.clone();
@@ -69,7 +69,7 @@ async fn watch(mut peer: Peer, config: &Config, output: &Output) -> Result<Exit,
 }
 
 /// Connects again as soon as that is possible.
-async fn again(config: &Config, output: &Output) -> Result<(Peer, Config), Error> {
+async fn reconnect(config: &Config, output: &Output) -> Result<(Peer, Config), Error> {
     loop {
         tokio::time::sleep(WATCH_EVERY).await;
         // A local broker may have come back on another port.

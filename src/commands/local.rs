@@ -24,7 +24,7 @@ pub(super) enum RunsAs {
 }
 
 /// Finds the local broker. The embedded one is checked first, because asking Docker takes longer.
-pub(super) async fn look(config: &Config) -> Result<RunsAs, Error> {
+pub(super) async fn find(config: &Config) -> Result<RunsAs, Error> {
     if let Some((local, process)) = daemon::running(&config.home) {
         return Ok(RunsAs::Embedded(local, process));
     }

@@ -36,7 +36,7 @@ pub(super) async fn run(args: LogsArgs, config: &Config, output: &Output) -> Res
                 .hint("`cbroker list` shows the sessions");
             return file(&config.home.session_log(name.as_str()), none, &args, output).await;
         }
-        match local::look(config).await? {
+        match local::find(config).await? {
             RunsAs::Container(engine, _) => container(&engine, &args, output).await,
             RunsAs::Embedded(..) | RunsAs::Nothing => {
                 let none = Error::new("there is no log yet")

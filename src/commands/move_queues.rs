@@ -225,7 +225,7 @@ impl Brokers<'_> {
                 Ok(IsMoved(false)) => continue,
                 Err(error) if error.is_silent() => return Err(error),
                 Err(error) => {
-                    let error = self.goes_on_after(name, &error).await?;
+                    let error = self.prepare_for_next(name, &error).await?;
                     output.error(&error);
                     queue.stays = Some(error.summary());
                     moved.failures.insert(name.clone(), error);
@@ -277,7 +277,11 @@ impl Brokers<'_> {
     ///
     /// # Errors
     /// If a broker cannot be reached any more.
-    async fn goes_on_after(&mut self, name: &SessionName, error: &Error) -> Result<Error, Error> {
+    async fn prepare_for_next(
+        &mut self,
+        name: &SessionName,
+        error: &Error,
+    ) -> Result<Error, Error> {
         // A refusal closed the channel. Without a connection there is no new one.
         self.source.begin_anew().await?;
         self.target.peer.begin_anew().await?;

@@ -18,7 +18,7 @@ use crate::output::Output;
 pub(super) async fn run(args: YesArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     local::is_ours(config)?;
     confirmed(args.yes, "deleting all sessions' messages")?;
-    let deleted = match local::look(config).await? {
+    let deleted = match local::find(config).await? {
         RunsAs::Container(engine, _) => {
             engine.remove().await?;
             format!("the container and its volume {}", crate::container::VOLUME)
@@ -38,7 +38,7 @@ async fn delete_store(config: &Config) -> Result<String, Error> {
         _ => config.home.data(),
     };
     daemon::stop(&config.home).await?;
-    let _lock = StartLock::take(&config.home).await?;
+    let _lock = StartLock::acquire(&config.home).await?;
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::new(format!("cannot delete {}", folder.display())).because(error))

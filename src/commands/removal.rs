@@ -65,7 +65,7 @@ pub(super) async fn take_messages(
 
 /// Returns the state of the queue, or an error if it does not exist.
 pub(super) async fn existing(peer: &mut Peer, name: &SessionName) -> Result<QueueCounts, Error> {
-    peer.look(name).await?.ok_or_else(|| {
+    peer.queue_counts(name).await?.ok_or_else(|| {
         Error::new(format!("there is no queue `{name}`"))
             .hint("`cbroker list` shows the existing ones")
     })
@@ -138,7 +138,7 @@ impl MessageEnd {
                     reason: None,
                     way: None,
                 };
-                let _untold = peer.tell_receipt(queue, &receipt).await;
+                let _untold = peer.send_receipt(queue, &receipt).await;
             }
         }
         message.ack().await;

@@ -11,7 +11,7 @@ use crate::output::Output;
 /// Restarts on the same ports with the same options. Starts a broker that was not running.
 pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     local::is_ours(config)?;
-    let before = match local::look(config).await? {
+    let before = match local::find(config).await? {
         RunsAs::Embedded(local, _) => Some((local, String::new())),
         RunsAs::Container(_, state) => Some((state.local, state.image)),
         RunsAs::Nothing => None,

@@ -27,7 +27,7 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
     };
     let old = Credentials::read_or_create(&config.home).map_err(cannot)?;
     let new = Credentials::fresh(&old.user).map_err(cannot)?;
-    match local::look(config).await? {
+    match local::find(config).await? {
         RunsAs::Container(..) => {
             return Err(
                 Error::new("the broker in the container cannot change its password")

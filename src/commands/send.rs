@@ -163,7 +163,10 @@ impl SendParameters<'_> {
     ) -> Result<Sent, Error> {
         let to = &target.name;
         let envelope = draft.envelope(to, target.id)?;
-        let found = peer.look(to).await.map_err(|error| unsent(to, error))?;
+        let found = peer
+            .queue_counts(to)
+            .await
+            .map_err(|error| unsent(to, error))?;
         let new = found.is_none();
         let state = if let Some(state) = found {
             state

@@ -223,7 +223,7 @@ fn register(
         version: 1,
         kind: BrokerKind::Embedded {
             pid,
-            began: daemon::began(pid).unwrap_or_default(),
+            began: daemon::start_time(pid).unwrap_or_default(),
             arguments: arguments(args, &data_dir),
             data_dir,
         },

@@ -100,7 +100,7 @@ pub(super) async fn rows(
 ) -> Result<Vec<SessionRow>, Error> {
     let known = KnownNames::find(config, output).await;
     let mut queues = BTreeMap::new();
-    look(peer, known.names, &mut queues).await?;
+    add_queue_counts(peer, known.names, &mut queues).await?;
     let groups = known.groups;
     let listed = ListedConsumers::find(peer, &queues, config).await;
     let awaited = AwaitedAnswers {
@@ -117,7 +117,7 @@ pub(super) async fn rows(
         .filter_map(|name| SessionName::new(name).ok())
         .filter(|name| !queues.contains_key(name))
         .collect();
-    look(peer, session_names(unknown), &mut queues).await?;
+    add_queue_counts(peer, session_names(unknown), &mut queues).await?;
     let mut rows: Vec<SessionRow> = queues
         .iter()
         .flat_map(|(name, queue)| {
@@ -178,7 +178,7 @@ pub(super) async fn attached_of(
     config: &Config,
 ) -> Result<u32, Error> {
     let mut queues = BTreeMap::new();
-    look(peer, names.clone(), &mut queues).await?;
+    add_queue_counts(peer, names.clone(), &mut queues).await?;
     let listed = ListedConsumers::find(peer, &queues, config).await;
     Ok(listed.own(&queues))
 }
@@ -263,7 +263,7 @@ pub(super) async fn rows_named(
     peer: &mut Peer,
     name: &SessionName,
 ) -> Result<Vec<SessionRow>, Error> {
-    let queue = peer.look(name).await?.unwrap_or(QueueCounts {
+    let queue = peer.queue_counts(name).await?.unwrap_or(QueueCounts {
         consumers: 0,
         messages: 0,
     });
@@ -315,7 +315,7 @@ impl SessionRow {
 }
 
 /// Adds the queues of these names that exist.
-async fn look(
+async fn add_queue_counts(
     peer: &mut Peer,
     names: BTreeSet<SessionName>,
     queues: &mut BTreeMap<SessionName, QueueCounts>,

@@ -93,7 +93,7 @@ async fn container_as_before(config: &Config) -> Result<Option<StartedBroker>, E
         Some(BrokerKind::Container { .. }) => {}
         _ => return Ok(None),
     }
-    let _lock = StartLock::take(&config.home).await?;
+    let _lock = StartLock::acquire(&config.home).await?;
     let started = start_again(config, GoneContainer::IsChosen).await?;
     record(&started.local, config)?;
     Ok(Some(started))
@@ -195,7 +195,7 @@ fn refuse_other_ports(local: &LocalBroker, args: &StartArgs) -> Result<(), Error
 }
 
 async fn refuse_beside_container(config: &Config) -> Result<(), Error> {
-    match local::look(config).await? {
+    match local::find(config).await? {
         RunsAs::Container(_, state) if state.is_running => Err(Error::new(format!(
             "LavinMQ already runs in the container {}",
             container::CONTAINER
@@ -210,7 +210,7 @@ async fn start_container(
     config: &Config,
     output: &Output,
 ) -> Result<StartedBroker, Error> {
-    let _lock = StartLock::take(&config.home).await?;
+    let _lock = StartLock::acquire(&config.home).await?;
     if let Some((local, _)) = daemon::running(&config.home) {
         return Err(Error::new(format!(
             "the embedded broker already runs, on port {}",

@@ -90,7 +90,7 @@ async fn kind(config: &Config) -> Result<(&'static str, Option<String>), Error> 
     if config.names_a_broker() && !address.is_local() {
         return Ok(("remote", None));
     }
-    Ok(match local::look(config).await? {
+    Ok(match local::find(config).await? {
         RunsAs::Embedded(local, process) if local.port == address.port => {
             let BrokerKind::Embedded { data_dir, .. } = &local.kind else {
                 return Ok(("embedded", None));

@@ -24,7 +24,7 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
 
 /// Stops the local broker. Returns whether one ran.
 pub(super) async fn stop(config: &Config) -> Result<bool, Error> {
-    match local::look(config).await? {
+    match local::find(config).await? {
         RunsAs::Embedded(..) => daemon::stop(&config.home).await,
         RunsAs::Container(engine, state) if state.is_running => engine.stop().await.map(|()| true),
         RunsAs::Container(..) | RunsAs::Nothing => Ok(false),

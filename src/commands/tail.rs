@@ -57,7 +57,7 @@ async fn stream(
     config: &Config,
     view: &TailView<'_>,
 ) -> Result<Exit, Error> {
-    let is_new = peer.look(name).await?.is_none();
+    let is_new = peer.queue_counts(name).await?.is_none();
     let state = peer.ensure_queue(name, config.settings.ttl_ms).await?;
     if is_new {
         view.output.notice(about_new_name(name, config).await);
@@ -104,7 +104,7 @@ async fn peek(
     config: &Config,
     view: &TailView<'_>,
 ) -> Result<Exit, Error> {
-    let Some(state) = peer.look(name).await? else {
+    let Some(state) = peer.queue_counts(name).await? else {
         return Err(Error::new(format!("there is no queue `{name}`"))
             .hint("`cbroker list` shows the existing ones"));
     };

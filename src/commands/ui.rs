@@ -85,7 +85,7 @@ fn opener(config: &Config) -> Option<&'static str> {
 
 fn open(opener: &str, config: &Config, url: &str, is_secret: bool) -> bool {
     let target = if is_secret {
-        match hand_over(config.home.folder(), url) {
+        match write_redirect_file(config.home.folder(), url) {
             Some(file) => file,
             None => return false,
         }
@@ -102,7 +102,7 @@ fn open(opener: &str, config: &Config, url: &str, is_secret: bool) -> bool {
 }
 
 /// Writes a private file that redirects to the address. Its content is useless after a minute.
-fn hand_over(home: &Path, url: &str) -> Option<PathBuf> {
+fn write_redirect_file(home: &Path, url: &str) -> Option<PathBuf> {
     let file = home.join("ui.html");
     write_private(&file, leading_to(url).as_bytes()).ok()?;
     Some(file)
@@ -121,7 +121,7 @@ fn leading_to(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{hand_over, leading_to};
+    use super::{leading_to, write_redirect_file};
 
     #[test]
     fn the_address_cannot_break_out_of_the_file() {
@@ -137,7 +137,7 @@ mod tests {
     fn the_file_is_for_its_owner_alone() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
-        let file = hand_over(folder.path(), "http://h/#token=a").unwrap();
+        let file = write_redirect_file(folder.path(), "http://h/#token=a").unwrap();
         let mode = std::fs::metadata(file).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -17,7 +17,7 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
         .into_iter()
         .collect();
     let story = match ids.as_slice() {
-        [id] => history.story(id).map_err(unreadable)?,
+        [id] => history.events_of(id).map_err(unreadable)?,
         [] if args.id.chars().count() < SHORT_ID => {
             return Err(Error::usage(format!(
                 "`{}` is too short: of an id, the last characters, at least six, are needed",

@@ -133,8 +133,8 @@ impl Home {
     pub fn socket(&self, file_name: &str) -> PathBuf {
         let near = self.folder.join(file_name);
         match &self.runtime {
-            Some(runtime) if !fits(&near) => {
-                runtime.join(format!("{}{file_name}", self.far_prefix()))
+            Some(runtime) if !fits_socket_path(&near) => {
+                runtime.join(format!("{}{file_name}", self.runtime_prefix()))
             }
             _ => near,
         }
@@ -144,7 +144,7 @@ impl Home {
     pub fn session_socket(&self, session: &str, kind: &str) -> PathBuf {
         let file_name = format!("{session}.{kind}");
         let near = self.sessions().join(&file_name);
-        if fits(&near) {
+        if fits_socket_path(&near) {
             near
         } else {
             self.socket(&file_name)
@@ -154,7 +154,7 @@ impl Home {
     /// The sockets of this kind of all wrapped sessions, wherever [`Home::session_socket`] puts
     /// them.
     pub fn session_sockets(&self, kind: &str) -> Vec<PathBuf> {
-        let far = self.far_prefix();
+        let far = self.runtime_prefix();
         let folders = [
             (Some(self.sessions()), ""),
             (Some(self.folder.clone()), ""),
@@ -178,7 +178,7 @@ impl Home {
 
     /// How the names of this home's sockets begin in the runtime folder, where other homes may have
     /// theirs too.
-    fn far_prefix(&self) -> String {
+    fn runtime_prefix(&self) -> String {
         let folder = digest(self.folder.as_os_str().as_bytes(), FAR_DIGITS);
         format!("cbroker-{folder}-")
     }
@@ -210,7 +210,7 @@ impl Home {
 }
 
 /// Whether a socket can have this path.
-fn fits(path: &Path) -> bool {
+fn fits_socket_path(path: &Path) -> bool {
     path.as_os_str().len() < LONGEST_SOCKET_PATH
 }
 

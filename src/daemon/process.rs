@@ -2,7 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 
-pub(crate) use crate::platform::began;
+pub(crate) use crate::platform::start_time;
 
 /// A process that was running when it was looked up.
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ impl RunningProcess {
 
     /// Whether the same process still runs.
     pub fn is_alive(&self) -> bool {
-        began(self.pid()).is_some_and(|began| began == self.began)
+        start_time(self.pid()).is_some_and(|began| began == self.began)
     }
 
     /// Returns the process id.
@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn a_process_is_known_by_its_beginning_too() {
         let me = std::process::id();
-        let when = began(me).unwrap();
+        let when = start_time(me).unwrap();
         assert!(RunningProcess::alive(me, &when).is_some());
         assert!(RunningProcess::alive(me, "another moment").is_none());
     }
@@ -57,6 +57,6 @@ mod tests {
         let mut child = Command::new("true").spawn().unwrap();
         let pid = child.id();
         child.wait().unwrap();
-        assert_eq!(began(pid), None);
+        assert_eq!(start_time(pid), None);
     }
 }

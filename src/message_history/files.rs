@@ -96,7 +96,7 @@ impl MessageHistory {
 
     /// Reads each line of all files, in the order of their times. Lines that cannot be parsed are
     /// skipped.
-    pub(super) fn each(&self, mut take: impl FnMut(HistoryEntry)) -> io::Result<()> {
+    pub(super) fn for_each(&self, mut take: impl FnMut(HistoryEntry)) -> io::Result<()> {
         let (mut own, mut others) = (
             self.lines(HistoryFiles::User)?,
             self.lines(HistoryFiles::Others)?,

@@ -135,7 +135,7 @@ fn a_message_s_story_is_told_in_order_and_without_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
     let history = MessageHistory::of(&Home::of(&environment).unwrap());
-    assert_eq!(history.story("a").unwrap(), []);
+    assert_eq!(history.events_of("a").unwrap(), []);
     let entry = |id, event| HistoryEntry::new(DateTime::UNIX_EPOCH, id, event, "backend");
     history.note(&entry("a", HistoryEvent::Sent)).unwrap();
     history.note(&entry("b", HistoryEvent::Sent)).unwrap();
@@ -149,7 +149,7 @@ fn a_message_s_story_is_told_in_order_and_without_the_others() {
     .unwrap();
     history.note(&entry("a", HistoryEvent::Delivered)).unwrap();
     let events: Vec<_> = history
-        .story("a")
+        .events_of("a")
         .unwrap()
         .into_iter()
         .map(|entry| entry.event)

@@ -17,14 +17,14 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// Returns the next pause. `chance`, between 0 and 1, shortens it by up to half, so that many
+    /// Returns the next pause. `jitter`, between 0 and 1, shortens it by up to half, so that many
     /// sessions do not reconnect at once.
-    pub fn next_pause(&mut self, chance: f64) -> Duration {
+    pub fn next_pause(&mut self, jitter: f64) -> Duration {
         let full = FIRST
             .saturating_mul(1 << self.failures.min(10))
             .min(LONGEST);
         self.failures = self.failures.saturating_add(1);
-        full.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 2.0)
+        full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
     }
 }
 

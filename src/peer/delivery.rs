@@ -84,7 +84,7 @@ impl ReceivedMessage {
     /// Takes the body, and drops all properties that are not needed while the message waits, so
     /// that they take no memory.
     pub fn take_body(&mut self) -> Vec<u8> {
-        self.properties = brief(&self.properties);
+        self.properties = needed_properties(&self.properties);
         std::mem::take(&mut self.body)
     }
 
@@ -199,7 +199,7 @@ async fn settled(asking: impl Future<Output = lapin::Result<bool>>) -> SettleRes
 
 /// The user, and the headers that this module reads. Of a header that is longer than any of
 /// cbroker's, only its existence is kept.
-fn brief(from: &BasicProperties) -> BasicProperties {
+fn needed_properties(from: &BasicProperties) -> BasicProperties {
     let mut headers = FieldTable::default();
     let known = from.headers().as_ref().map(FieldTable::inner);
     for name in [HOPS, RECEIPT_TO, WHEN, X_DEATH] {

@@ -212,7 +212,7 @@ impl Inbox {
             outgoing: outgoing_out,
             presence: presence_out,
             round: 0,
-            has_told_of_stranger: false,
+            has_reported_stranger: false,
             for_strangers: budget::AnswerBudget::new(Instant::now()),
         };
         let task = tokio::spawn(link.run(closing_out));
@@ -263,7 +263,7 @@ impl Drop for Inbox {
 }
 
 /// A number between 0 and 1 that differs between sessions: the jitter of their attempts.
-fn chance() -> f64 {
+fn jitter() -> f64 {
     let mut byte = [0; 1];
     let _ = getrandom::fill(&mut byte);
     f64::from(byte[0]) / 255.0

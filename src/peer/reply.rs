@@ -8,7 +8,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::time::Instant;
 
-use super::{ConnectionFailure, PULSE, PeerError, ReceivedMessage, before};
+use super::{ConnectionFailure, PULSE, PeerError, ReceivedMessage, next_before};
 
 /// How many messages are under way at once. Whoever knows the queue's name may send some that are
 /// as long as the broker allows.
@@ -71,7 +71,7 @@ impl ReplyQueue {
         &mut self,
         limit: Duration,
     ) -> Result<Option<ReceivedMessage>, PeerError> {
-        before(Instant::now() + limit, self.next())
+        next_before(Instant::now() + limit, self.next())
             .await
             .transpose()
     }

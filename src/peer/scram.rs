@@ -124,7 +124,7 @@ impl Scram {
     }
 
     /// Takes the server's next message and returns the answer to it.
-    fn advance(&self, challenge: &str) -> Result<String, ScramError> {
+    fn answer(&self, challenge: &str) -> Result<String, ScramError> {
         let step = &self.progress.0;
         let mut step = step.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, answer) = match &*step {
@@ -153,7 +153,7 @@ impl AuthProvider for Scram {
     }
 
     fn continue_auth(&self, challenge: LongString) -> Result<LongString, String> {
-        match self.advance(&challenge.to_string()) {
+        match self.answer(&challenge.to_string()) {
             Ok(answer) => Ok(answer.into()),
             Err(error) => Err(error.to_string()),
         }

@@ -48,20 +48,23 @@ pub struct QueueCounts {
 impl QueueCounts {
     /// Whether one more message could make the broker drop the oldest.
     pub fn is_full(&self) -> bool {
-        self.room(MAX_LENGTH) == 0
+        self.free_places(MAX_LENGTH) == 0
     }
 
     /// How many more messages fit until the broker could drop the oldest of a queue with this
     /// limit. This counts what attached sessions hold: it returns to the queue when they end, and
     /// the broker drops what is above the limit.
-    pub fn room(&self, limit: u32) -> u32 {
+    pub fn free_places(&self, limit: u32) -> u32 {
         let held = self.consumers.saturating_mul(SESSION_HOLDS);
         let taken = self.messages.saturating_add(held.min(limit / 2));
         limit.saturating_sub(taken)
     }
 }
 
-pub(super) async fn look(channel: &Channel, queue: &SessionName) -> Result<QueueCounts, PeerError> {
+pub(super) async fn queue_counts(
+    channel: &Channel,
+    queue: &SessionName,
+) -> Result<QueueCounts, PeerError> {
     let options = QueueDeclareOptions::durable().passive();
     let queue = channel
         .queue_declare(queue.as_str().into(), options, FieldTable::default())

@@ -253,7 +253,7 @@ pub(crate) fn consumers(place: &Place, name: &str) -> Option<u32> {
     let (endpoint, name) = (endpoint(place), SessionName::new(name).unwrap());
     run(async {
         let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
-        let state = peer.look(&name).await.unwrap();
+        let state = peer.queue_counts(&name).await.unwrap();
         peer.close().await;
         state.map(|state| state.consumers)
     })

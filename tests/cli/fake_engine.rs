@@ -69,7 +69,7 @@ fn publish_meanwhile((here, there): (&Place, &Place), first: &str, to: &[&str], 
     client::run(async {
         let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
         loop {
-            let queue = peer.look(&first).await.unwrap();
+            let queue = peer.queue_counts(&first).await.unwrap();
             if queue.is_some_and(|queue| queue.messages > 0) {
                 break;
             }

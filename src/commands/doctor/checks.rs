@@ -235,7 +235,7 @@ async fn docker(config: &Config) -> Option<Finding> {
     let is_container = matches!(
         config.local.as_ref().map(|local| &local.kind),
         Some(BrokerKind::Container { .. })
-    ) || matches!(local::look(config).await, Ok(RunsAs::Container(..)));
+    ) || matches!(local::find(config).await, Ok(RunsAs::Container(..)));
     if !is_container {
         return None;
     }

@@ -79,16 +79,16 @@ impl TargetBroker {
         }
         if let Some(bytes) = live.bytes {
             // A queue with the same limit takes all messages of the source, unless it has others.
-            let there = self.peer.look(name).await?;
+            let there = self.peer.queue_counts(name).await?;
             let has_messages = there.is_some_and(|queue| queue.messages > 0);
             if is_less(live.bytes, wanted.bytes) {
                 return Err(keeps_less(&format!("its max-length-bytes is {bytes}")));
             }
             if has_messages {
-                return Err(
-                    could_lose("it limits the bytes that wait, and messages wait there")
-                        .hint("let a session read these messages, and run the same command again"),
-                );
+                return Err(would_lose_error(
+                    "it limits the bytes that wait, and messages wait there",
+                )
+                .hint("let a session read these messages, and run the same command again"));
             }
         }
         let limit = live.messages.unwrap_or(u64::MAX);
@@ -144,12 +144,12 @@ impl TargetQueue<'_> {
         let mut room = 0;
         while *moved < waiting {
             if room == 0 {
-                room = self.room(target).await?.min(AFTER_ONE_LOOK);
+                room = self.free_places(target).await?.min(AFTER_ONE_LOOK);
             }
             if room == 0 {
                 return Err(stopped(
                     format!("the queue `{name}` at the target is full"),
-                    format!("{}; one more would drop the oldest", so_many(*moved)),
+                    format!("{}; one more would drop the oldest", moved_in_words(*moved)),
                 ));
             }
             let Some(delivery) = source.get(name).await? else {
@@ -161,7 +161,7 @@ impl TargetQueue<'_> {
                     delivery.requeue().await;
                     return Err(stopped(
                         format!("the target broker did not accept a message for `{name}`"),
-                        format!("{}; no message was lost", so_many(*moved)),
+                        format!("{}; no message was lost", moved_in_words(*moved)),
                     ));
                 }
                 Err(error) => return Err(error.into()),
@@ -173,11 +173,11 @@ impl TargetQueue<'_> {
     }
 
     /// The number of messages that fit now.
-    async fn room(&self, target: &mut Peer) -> Result<u32, Error> {
-        let Some(there) = target.look(self.name).await? else {
+    async fn free_places(&self, target: &mut Peer) -> Result<u32, Error> {
+        let Some(there) = target.queue_counts(self.name).await? else {
             return Err(Error::new("the queue at the target was deleted meanwhile"));
         };
-        Ok(there.room(self.limit))
+        Ok(there.free_places(self.limit))
     }
 }
 
@@ -186,18 +186,18 @@ fn is_less(bound: Option<u64>, wanted: Option<u64>) -> bool {
     bound.is_some_and(|bound| wanted.is_none_or(|wanted| bound < wanted))
 }
 
-fn could_lose(why: &str) -> Error {
+fn would_lose_error(why: &str) -> Error {
     Error::new("the queue with this name at the target could lose messages").because(why)
 }
 
 fn keeps_less(why: &str) -> Error {
-    could_lose(why).hint("delete that queue, or the policy, and run the same command again")
+    would_lose_error(why).hint("delete that queue, or the policy, and run the same command again")
 }
 
 fn stopped(what: String, why: String) -> Error {
     Error::new(what).because(why).exit_with(Exit::Unconfirmed)
 }
 
-fn so_many(moved: u32) -> String {
+fn moved_in_words(moved: u32) -> String {
     format!("moved {}", counted(moved, "message"))
 }

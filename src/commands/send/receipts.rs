@@ -87,7 +87,7 @@ impl<'a> Receipts<'a> {
                     let delivery = match delivery {
                         Ok(delivery) => delivery,
                         Err(error) => {
-                            self.tell_lost(sent, error, output);
+                            self.report_connection_loss(sent, error, output);
                             return self.verdict(sent);
                         }
                     };
@@ -96,7 +96,7 @@ impl<'a> Receipts<'a> {
                 }
             }
         }
-        self.tell_open(sent, limit, peer, output).await;
+        self.report_unsettled(sent, limit, peer, output).await;
         self.verdict(sent)
     }
 
@@ -281,7 +281,7 @@ impl<'a> Receipts<'a> {
 
     /// The error if the connection was lost while receipts were awaited: the fate of the messages
     /// is not known.
-    fn tell_lost(&self, sent: &[Sent], error: PeerError, output: &Output) {
+    fn report_connection_loss(&self, sent: &[Sent], error: PeerError, output: &Output) {
         let error = Arc::new(error);
         for message in sent.iter().filter(|message| self.is_open(message)) {
             let hint = format!("`cbroker why {}` tells what is known of it", message.id);
@@ -294,7 +294,13 @@ impl<'a> Receipts<'a> {
     }
 
     /// The time is over: reports what is known about each message that is still awaited.
-    async fn tell_open(&self, sent: &[Sent], limit: Duration, peer: &mut Peer, output: &Output) {
+    async fn report_unsettled(
+        &self,
+        sent: &[Sent],
+        limit: Duration,
+        peer: &mut Peer,
+        output: &Output,
+    ) {
         let missing = match self.goal {
             WaitArg::Delivered => "no final receipt",
             WaitArg::Answered => "no answer",

@@ -58,7 +58,7 @@ impl EndRecorder {
     pub(super) fn new(config: &Config, archive: &Arc<HomeArchive>, user: String) -> Self {
         let (archive, runtime) = (Arc::clone(archive), Handle::current());
         let receipts = ReceiptSender::start(move |receipts| {
-            if let Err(error) = runtime.block_on(tell(&archive, receipts)) {
+            if let Err(error) = runtime.block_on(send_receipts(&archive, receipts)) {
                 tracing::debug!(error = %error.summary(), "receipts were not sent");
             }
         });
@@ -169,12 +169,12 @@ impl ReceiptSender {
 }
 
 /// Sends these receipts to the queues in which their senders wait.
-async fn tell(archive: &HomeArchive, receipts: &ReceiptBatch) -> Result<(), Error> {
+async fn send_receipts(archive: &HomeArchive, receipts: &ReceiptBatch) -> Result<(), Error> {
     let Some((peer, _)) = archive.connect("receipts").await? else {
         return Ok(());
     };
     for (queue, receipt) in receipts {
-        peer.tell_receipt(queue, receipt).await?;
+        peer.send_receipt(queue, receipt).await?;
     }
     peer.close().await;
     Ok(())

@@ -52,12 +52,12 @@ impl FrameMender {
                 FramePart::Pass(left) => {
                     let (now, later) = bytes.split_at(left.min(bytes.len()));
                     out.extend_from_slice(now);
-                    self.stage = rest(left - now.len(), FramePart::Pass);
+                    self.stage = remaining_part(left - now.len(), FramePart::Pass);
                     later
                 }
                 FramePart::LeaveOut(left) => {
                     let (now, later) = bytes.split_at(left.min(bytes.len()));
-                    self.stage = rest(left - now.len(), FramePart::LeaveOut);
+                    self.stage = remaining_part(left - now.len(), FramePart::LeaveOut);
                     later
                 }
                 FramePart::Head => match self.gather(bytes, HEAD) {
@@ -133,7 +133,7 @@ enum Gathered<'b> {
     All(&'b [u8]),
 }
 
-fn rest(left: usize, stage: fn(usize) -> FramePart) -> FramePart {
+fn remaining_part(left: usize, stage: fn(usize) -> FramePart) -> FramePart {
     if left == 0 {
         FramePart::Head
     } else {

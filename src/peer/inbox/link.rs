@@ -16,7 +16,7 @@ use super::budget::AnswerBudget;
 use super::outgoing::OutgoingConnection;
 use super::{
     AttachedQueue, Backoff, InboxEvent, InboxOptions, OutgoingMessage, QueueDifference, ReplyTo,
-    Sharing, chance,
+    Sharing, jitter,
 };
 use crate::peer::presence::{self, Answer, Presence, Request};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
@@ -47,7 +47,7 @@ pub(super) struct InboxConnection {
     /// The round of the current consumer's deliveries.
     pub(super) round: u32,
     /// Whether a request of another user was reported already.
-    pub(super) has_told_of_stranger: bool,
+    pub(super) has_reported_stranger: bool,
     /// How many requests of other users may still be answered.
     pub(super) for_strangers: AnswerBudget,
 }
@@ -133,7 +133,7 @@ impl InboxConnection {
             }
             tokio::select! {
                 () = asked_to_close(&mut closing) => return,
-                () = tokio::time::sleep(backoff.next_pause(chance())) => {}
+                () = tokio::time::sleep(backoff.next_pause(jitter())) => {}
             }
         }
     }
@@ -297,7 +297,7 @@ impl InboxConnection {
             Err(error) => return Err(error),
         };
         topology::bind(&channel, name).await?;
-        let state = topology::look(&channel, name).await?;
+        let state = topology::queue_counts(&channel, name).await?;
         Ok((channel, attached(state, Some(difference))))
     }
 
@@ -375,7 +375,7 @@ impl InboxConnection {
         }
         let is_own = presence::is_from(delivery, &connections.user, PRESENCE_EXCHANGE);
         if request.is_control() && !is_own {
-            self.tell_of_stranger(delivery);
+            self.report_stranger(delivery);
             return;
         }
         if !is_own && !self.for_strangers.spend(Instant::now()) {
@@ -399,13 +399,13 @@ impl InboxConnection {
     }
 
     /// Only the session's own user may pause or read it, and only the broker says who that is.
-    fn tell_of_stranger(&mut self, delivery: &lapin::message::Delivery) {
-        if self.has_told_of_stranger {
+    fn report_stranger(&mut self, delivery: &lapin::message::Delivery) {
+        if self.has_reported_stranger {
             return;
         }
         let who = presence::vouched_user(&delivery.properties).unwrap_or("an unnamed user");
         let what = format!("a request that controls this session came from {who}: ignored");
-        self.has_told_of_stranger = self.events.try_send(InboxEvent::Ignored(what)).is_ok();
+        self.has_reported_stranger = self.events.try_send(InboxEvent::Ignored(what)).is_ok();
     }
 
     async fn announce(&mut self, connections: &mut AttachedConnections) {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Answer, AnswerKind, Request, is_from};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
-use crate::peer::{PeerError, answered, before, publish};
+use crate::peer::{PeerError, answered, next_before, publish};
 
 /// Which answers a request waits for, and how long.
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +71,7 @@ impl PublishedRequests {
         let mut answers: Vec<Answer> = Vec::new();
         while let Some(patience) = awaited.patience(answers.len()) {
             let until = end.min(since + patience);
-            match before(until, self.deliveries.next()).await {
+            match next_before(until, self.deliveries.next()).await {
                 Some(Some(Ok(delivery))) => {
                     let is_new = |answer: &Answer| {
                         let mut others = answers.iter().map(Answer::session);
@@ -88,7 +88,7 @@ impl PublishedRequests {
                     }
                     // A blocked broker reads no ack. Then only the answers already sent arrive.
                     let acked = delivery.acker.ack(BasicAckOptions::default());
-                    let _ = before(until, acked).await;
+                    let _ = next_before(until, acked).await;
                 }
                 Some(Some(Err(error))) => return Err(error.into()),
                 Some(None) | None => break,

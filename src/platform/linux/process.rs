@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::platform::{ForegroundProcess, Process};
 
 /// When a process started, in the system's format. `None` if it does not exist or is a zombie.
-pub(crate) fn began(pid: u32) -> Option<String> {
+pub(crate) fn start_time(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is a name in parentheses, which may itself contain blanks and
     // parentheses.
@@ -22,7 +22,7 @@ pub(crate) fn began(pid: u32) -> Option<String> {
 }
 
 /// A running process; `None` when there is none of this id.
-pub(crate) fn look(pid: i32) -> Option<Process> {
+pub(crate) fn find_process(pid: i32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold spaces and parentheses of its own.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
@@ -51,7 +51,7 @@ pub(crate) fn processes() -> BTreeMap<i32, Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes = entries.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
-        Some((pid, look(pid)?))
+        Some((pid, find_process(pid)?))
     });
     processes.collect()
 }

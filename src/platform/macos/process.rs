@@ -22,7 +22,7 @@ fn output(command: &mut Command) -> String {
 /// When a process started, in the system's format. `None` if it does not exist or is a zombie.
 ///
 /// It is compared with what another process read, which may have another time zone and language.
-pub(crate) fn began(pid: u32) -> Option<String> {
+pub(crate) fn start_time(pid: u32) -> Option<String> {
     let mut ps = Command::new("ps");
     ps.args(["-o", "stat=,lstart=", "-p", &pid.to_string()]);
     let text = output(ps.env("TZ", "UTC0").env("LC_ALL", "C"));
@@ -31,7 +31,7 @@ pub(crate) fn began(pid: u32) -> Option<String> {
 }
 
 /// A running process; `None` when there is none of this id. Its arguments are split at blanks.
-pub(crate) fn look(pid: i32) -> Option<Process> {
+pub(crate) fn find_process(pid: i32) -> Option<Process> {
     let line = printed(
         "ps",
         &["-ww", "-o", "stat=,ppid=,args=", "-p", &pid.to_string()],
@@ -95,23 +95,23 @@ mod tests {
         let mut child = Command::new("sleep").arg("30").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         // Between fork and exec the child still has our arguments.
-        while look(pid).is_some_and(|child| child.arguments != ["sleep", "30"]) {
+        while find_process(pid).is_some_and(|child| child.arguments != ["sleep", "30"]) {
             std::thread::yield_now();
         }
-        let seen = look(pid).unwrap();
+        let seen = find_process(pid).unwrap();
         assert_eq!(u32::try_from(seen.parent).unwrap(), std::process::id());
         // Linux's own way says the same.
         #[cfg(target_os = "linux")]
-        assert_eq!(Some(&seen), crate::platform::look(pid).as_ref());
+        assert_eq!(Some(&seen), crate::platform::find_process(pid).as_ref());
         #[cfg(target_os = "linux")]
         assert_eq!(Some(&seen), crate::platform::processes().get(&pid));
         assert_eq!(Some(&seen), processes().get(&pid));
         assert_eq!(program_name(child.id()).as_deref(), Some("sleep"));
-        assert!(began(child.id()).is_some());
-        assert_eq!(began(child.id()), began(child.id()));
+        assert!(start_time(child.id()).is_some());
+        assert_eq!(start_time(child.id()), start_time(child.id()));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!((look(pid), began(child.id())), (None, None));
+        assert_eq!((find_process(pid), start_time(child.id())), (None, None));
     }
 
     const ZONED: &str = "CBROKER_TEST_ZONED";
@@ -121,11 +121,11 @@ mod tests {
         if std::env::var_os(ZONED).is_some() {
             println!(
                 "it began {}",
-                began(std::os::unix::process::parent_id()).unwrap()
+                start_time(std::os::unix::process::parent_id()).unwrap()
             );
             return;
         }
-        let here = format!("it began {}\n", began(std::process::id()).unwrap());
+        let here = format!("it began {}\n", start_time(std::process::id()).unwrap());
         for zone in ["JST-9", "PST8"] {
             let mut child = Command::new(std::env::current_exe().unwrap());
             let name = "platform::macos::process::tests::a_start_reads_the_same_in_every_time_zone";

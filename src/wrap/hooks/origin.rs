@@ -43,7 +43,7 @@ impl Origins {
     }
 
     fn admits(&mut self, pid: i32, transcript: Option<&Path>) -> bool {
-        let Some(found) = process::look(pid) else {
+        let Some(found) = process::find_process(pid) else {
             return false;
         };
         let is_spare = claude_moves::is_spare(&found.arguments);
@@ -89,7 +89,7 @@ mod tests {
             // The system shows the arguments of a new program shortly after its start.
             let until = Instant::now() + Duration::from_secs(10);
             let shows_them = || {
-                let found = running.pid().and_then(process::look);
+                let found = running.pid().and_then(process::find_process);
                 found.is_some_and(|found| found.arguments.iter().any(|word| word == "claude"))
             };
             while !shows_them() {

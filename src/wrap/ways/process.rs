@@ -1,14 +1,16 @@
 //! Information about other processes: parent and arguments.
 
 pub use crate::platform::Process;
-pub(crate) use crate::platform::look;
+pub(crate) use crate::platform::find_process;
 
 /// Maximum number of ancestors that are searched.
 const GENERATIONS: usize = 64;
 
 /// Whether `pid` is `ancestor` or descends from it.
 pub fn descends_from(pid: i32, ancestor: i32) -> bool {
-    is_below(pid, ancestor, |pid| look(pid).map(|found| found.parent))
+    is_below(pid, ancestor, |pid| {
+        find_process(pid).map(|found| found.parent)
+    })
 }
 
 /// As [`descends_from`], with `parent_of` as the source of parents.
@@ -36,7 +38,7 @@ pub(super) async fn sleep_until(due: Option<tokio::time::Instant>) {
 
 /// Whether a process with this id runs. A zombie does not.
 pub fn is_alive(pid: i32) -> bool {
-    look(pid).is_some()
+    find_process(pid).is_some()
 }
 
 #[cfg(test)]
@@ -54,10 +56,10 @@ mod tests {
         let pid = i32::try_from(child.id()).unwrap();
         let us = i32::try_from(std::process::id()).unwrap();
         // Between fork and exec the child still has our arguments.
-        while look(pid).is_some_and(|child| child.arguments != ["sleep", "30"]) {
+        while find_process(pid).is_some_and(|child| child.arguments != ["sleep", "30"]) {
             std::thread::yield_now();
         }
-        assert_eq!(look(pid).unwrap().parent, us);
+        assert_eq!(find_process(pid).unwrap().parent, us);
         assert!(descends_from(pid, us));
         assert!(!descends_from(us, pid));
         child.kill().unwrap();

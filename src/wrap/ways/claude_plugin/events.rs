@@ -88,7 +88,8 @@ impl Work {
 
     async fn handle_hello(&mut self, name: &str, pid: Option<i32>, transcript: &Path) {
         let Some(pid) = pid else { return };
-        let arguments = process::look(pid).map_or_else(Vec::new, |process| process.arguments);
+        let arguments =
+            process::find_process(pid).map_or_else(Vec::new, |process| process.arguments);
         let us = i32::try_from(std::process::id()).unwrap_or_default();
         let is_ours = process::descends_from(pid, us);
         let name = name.to_owned();
