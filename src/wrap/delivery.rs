@@ -165,7 +165,7 @@ pub struct Deliveries {
     /// Messages that were shown to a command, which has not confirmed it.
     takes: Vec<Take>,
     /// Until then, takes hold back no other messages.
-    takes_hold_from: Option<Instant>,
+    behind_takes_from: Option<Instant>,
     /// Submissions that were given up and whose proof may still come.
     late: Vec<LateSubmission>,
     last_submission: SubmissionNumber,
@@ -191,7 +191,7 @@ impl Deliveries {
             keyboard: Keyboard::default(),
             submissions: Vec::new(),
             takes: Vec::new(),
-            takes_hold_from: None,
+            behind_takes_from: None,
             late: Vec::new(),
             last_submission: 0,
             alone: BTreeSet::new(),
@@ -216,14 +216,14 @@ impl Deliveries {
     ///
     /// Returns `None` if it may be with the agent.
     pub fn displace(&mut self, key: MessageKey) -> Option<InFlightMessage> {
-        if self.table.is_arriving(key) || self.waits(key) {
+        if self.table.is_arriving(key) || self.is_waiting(key) {
             return self.table.remove(key);
         }
         None
     }
 
     /// Whether the agent certainly does not have this message.
-    fn waits(&self, key: MessageKey) -> bool {
+    fn is_waiting(&self, key: MessageKey) -> bool {
         let is_submitted = self
             .submissions
             .iter()
@@ -326,7 +326,7 @@ impl Deliveries {
     }
 
     /// The reason of the first waiting message, or of those that a command takes.
-    pub fn hold(&self, agent: &AgentState, now: Instant) -> Option<Hold> {
+    pub fn first_hold(&self, agent: &AgentState, now: Instant) -> Option<Hold> {
         let mut queued = self.table.queued();
         let hold = queued.find_map(|queued| self.reason(queued, agent, now));
         hold.or_else(|| self.is_being_taken().then_some(Hold::Taking))
@@ -338,13 +338,13 @@ impl Deliveries {
     }
 
     /// Handles a person's input. Returns the bytes to forward now; `None` if they are kept back.
-    pub fn keys<'a>(&mut self, bytes: &'a [u8], now: Instant) -> Option<&'a [u8]> {
-        self.keyboard.keys(bytes, now)
+    pub fn filter_keys<'a>(&mut self, bytes: &'a [u8], now: Instant) -> Option<&'a [u8]> {
+        self.keyboard.filter_keys(bytes, now)
     }
 
-    /// As [`Deliveries::keys`], for responses and reports of the terminal.
-    pub fn reports<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
-        self.keyboard.reports(bytes)
+    /// As [`Deliveries::filter_keys`], for responses and reports of the terminal.
+    pub fn filter_reports<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        self.keyboard.filter_reports(bytes)
     }
 
     /// All bytes of the last [`Step::Type`] or [`Step::Write`] have been written.
@@ -364,8 +364,8 @@ impl Deliveries {
     }
 
     /// The next key of the person makes the terminal discard the input that was not read.
-    pub fn flushed(&mut self) {
-        self.keyboard.flushed();
+    pub fn note_flush(&mut self) {
+        self.keyboard.note_flush();
     }
 
     /// The oldest intent that was being written is on disk.
@@ -405,7 +405,7 @@ impl Deliveries {
     }
 
     /// Returns the remaining steps after the program ended.
-    pub fn ended(&mut self, agent: &AgentState, now: Instant) -> Vec<Step> {
+    pub fn finish(&mut self, agent: &AgentState, now: Instant) -> Vec<Step> {
         self.pause();
         self.keyboard.input_checked(agent);
         let mut steps = Vec::new();
@@ -419,7 +419,7 @@ impl Deliveries {
     }
 
     /// Whether an actor has a submission without an outcome.
-    pub fn is_handed_over(&self) -> bool {
+    pub fn has_open_submission(&self) -> bool {
         self.submissions.iter().any(|submitted| {
             let reports = matches!(submitted.way, Way::Plugin | Way::Api | Way::Inbox);
             reports && submitted.phase == SubmissionPhase::HandedOver
@@ -437,8 +437,8 @@ impl Deliveries {
     }
 
     /// Records that the agent is bringing this way up.
-    pub fn starts(&mut self, way: Way, now: Instant) {
-        self.ways.starts(way, now);
+    pub fn mark_starting(&mut self, way: Way, now: Instant) {
+        self.ways.mark_starting(way, now);
     }
 
     /// Records that this way takes messages; with `can_steer`, also between two tools of a running
@@ -451,8 +451,8 @@ impl Deliveries {
     }
 
     /// Records that no process of the agent holds the session, so no way takes messages.
-    pub fn away(&mut self, way: Way) {
-        self.ways.away(way);
+    pub fn mark_away(&mut self, way: Way) {
+        self.ways.mark_away(way);
     }
 
     /// Records that this way takes no messages.

@@ -14,8 +14,8 @@
 //! - Descendants of an agent count only if they read a terminal: its tools and servers read pipes.
 //! - Descendants of any other program are inspected too.
 //!
-//! The decision is pure ([`executes`]); [`look`] gets the processes from the system, which takes a
-//! few milliseconds. If the system does not list them, only the command line is used.
+//! The decision is pure ([`executes`]); [`executing_program`] gets the processes from the system,
+//! which takes a few milliseconds. If the system does not list them, only the command line is used.
 //!
 //! Relies on the profiles for the programs that execute their input.
 
@@ -37,7 +37,7 @@ enum ProcessKind {
 
 /// The program that would execute a text typed into the terminal behind `master`; `None` if none is
 /// known to.
-pub fn look(master: BorrowedFd<'_>) -> Option<String> {
+pub fn executing_program(master: BorrowedFd<'_>) -> Option<String> {
     let processes = platform::foreground()?;
     match rustix::termios::tcgetpgrp(master) {
         Ok(group) => executes(&processes, group.as_raw_nonzero().get()),

@@ -76,7 +76,7 @@ pub(super) fn run(arguments: &[OsString]) -> i32 {
     };
     let sent = send_event(&mut wrap, token, event);
     if event == WAIT && sent.is_ok() {
-        wait(&mut wrap)
+        wait_for_order(&mut wrap)
     } else {
         0
     }
@@ -134,7 +134,7 @@ fn send_event(wrap: &mut UnixStream, token: &str, event: &str) -> io::Result<()>
     wrap.write_all(&message)
 }
 
-fn wait(wrap: &mut UnixStream) -> i32 {
+fn wait_for_order(wrap: &mut UnixStream) -> i32 {
     let mut order = [0; 1];
     // The read fails when the wrap ends.
     while wrap.read_exact(&mut order).is_ok() {

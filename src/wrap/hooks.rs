@@ -242,7 +242,7 @@ async fn serve(mut stream: UnixStream, caller: HookCaller, reports: mpsc::Sender
             pid,
             transcript: transcript_of(&input),
         };
-        waiter::wait(stream, hook, reports).await;
+        waiter::serve(stream, hook, reports).await;
     } else if let Some(event) = parse_event(&name, &input) {
         let origin = HookOrigin {
             pid,

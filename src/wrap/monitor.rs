@@ -161,9 +161,9 @@ fn lead(command: &[OsString], ends_with_wrap: bool) -> io::Result<()> {
     let gate = Command::new(std::env::current_exe()?)
         .arg(GATE)
         .args(command)
-        .stdin(share(terminal)?)
-        .stdout(share(terminal)?)
-        .stderr(share(terminal)?)
+        .stdin(duplicate(terminal)?)
+        .stdout(duplicate(terminal)?)
+        .stderr(duplicate(terminal)?)
         .process_group(0)
         .spawn()?;
     let raw = i32::try_from(gate.id()).map_err(io::Error::other)?;
@@ -289,7 +289,7 @@ fn report(seen: ChildStatus) {
     }
 }
 
-fn share(terminal: BorrowedFd<'_>) -> io::Result<Stdio> {
+fn duplicate(terminal: BorrowedFd<'_>) -> io::Result<Stdio> {
     let own: OwnedFd = terminal.as_fd().try_clone_to_owned()?;
     Ok(Stdio::from(own))
 }

@@ -45,9 +45,9 @@ use ways_in::Proofs;
 
 /// Delay between a hook's event and the reading of the screen: Claude Code still shows "esc to
 /// interrupt" for a while after its turn ended.
-const SETTLED: Duration = Duration::from_millis(400);
+const AFTER_HOOK_EVENT: Duration = Duration::from_millis(400);
 /// Minimum interval between two readings of the screen.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const READ_EVERY: Duration = Duration::from_millis(10);
 /// Maximum time without a reading of the screen, even during an unfinished frame or a flood of
 /// output.
 const BLIND_LIMIT: Duration = Duration::from_millis(200);
@@ -105,10 +105,10 @@ pub(super) struct Session {
     is_program_silent: bool,
     /// The screen has changed since it was last read.
     is_stale: bool,
-    last_look: Instant,
+    last_reading: Instant,
     /// When to read the screen although no message waits: by then the agent has drawn the state
     /// that its hook reported.
-    state_look: Option<Instant>,
+    read_state_at: Option<Instant>,
     hook_reporting: HookReporting,
     /// The disabled ways in that were last logged.
     disabled_ways: Vec<Way>,
@@ -171,8 +171,8 @@ impl Session {
             end: None,
             is_program_silent: false,
             is_stale: false,
-            last_look: now,
-            state_look: None,
+            last_reading: now,
+            read_state_at: None,
             hook_reporting: HookReporting::Unknown,
             disabled_ways: Vec::new(),
             terminal,
@@ -211,7 +211,7 @@ impl Session {
 
     async fn serve(&mut self) -> ChildStatus {
         let end = loop {
-            let again = self.advance(Instant::now());
+            let again = self.do_due_work(Instant::now());
             if let Some(end) = self.end {
                 break end;
             }
@@ -258,12 +258,12 @@ impl Session {
             RelayEvent::Input(bytes) => {
                 panics::where_asked("key");
                 let passed = if self.keys.are_only_reports(&bytes) {
-                    self.deliveries.reports(&bytes)
+                    self.deliveries.filter_reports(&bytes)
                 } else {
-                    self.deliveries.keys(&bytes, now)
+                    self.deliveries.filter_keys(&bytes, now)
                 };
                 if passed.is_some() {
-                    self.pass_on(&bytes, now);
+                    self.forward_input(&bytes, now);
                 }
             }
             RelayEvent::Written => self.deliveries.written(now),
@@ -273,10 +273,10 @@ impl Session {
     }
 
     /// Sends input of the person to the program, and records the keys in it.
-    fn pass_on(&mut self, bytes: &[u8], now: Instant) {
-        self.settle_unread_text(now);
+    fn forward_input(&mut self, bytes: &[u8], now: Instant) {
+        self.check_unread_text(now);
         if self.deliveries.may_be_flushed() && self.program.discards_input_at(bytes) {
-            self.deliveries.flushed();
+            self.deliveries.note_flush();
         }
         self.relay.send(bytes);
         for press in self.keys.read(bytes) {
@@ -289,23 +289,23 @@ impl Session {
 
     /// Does everything that is due at `now`. Returns when to call it again if nothing happens
     /// before.
-    fn advance(&mut self, now: Instant) -> Option<Instant> {
-        let look = if self.deliveries.is_idle() {
+    fn do_due_work(&mut self, now: Instant) -> Option<Instant> {
+        let next_reading = if self.deliveries.is_idle() {
             self.read_screen_for_state(now)
         } else {
-            self.look(now)
+            self.read_screen_if_due(now)
         };
         self.note_missing_hooks(now);
         let late = self.deliveries.late_until();
         if self.deliveries.is_idle() && late.is_none_or(|until| now < until) {
             self.announce(now);
-            return [look, late].into_iter().flatten().min();
+            return [next_reading, late].into_iter().flatten().min();
         }
         self.check_input(now);
         let step = loop {
             let is_behind = self.is_stale || self.relay.has_unread_output();
             self.agent.screen_is_behind(is_behind);
-            self.look_at_foreground(now);
+            self.check_foreground(now);
             match self.deliveries.step(&self.agent, now) {
                 Step::Wait(again) => break again,
                 step => self.carry_out(step, now),
@@ -313,12 +313,12 @@ impl Session {
         };
         let report = self.report_holds(now);
         self.announce(now);
-        [look, step, report].into_iter().flatten().min()
+        [next_reading, step, report].into_iter().flatten().min()
     }
 
-    /// Finds out whether the program has read a text before it gets what may end it: afterwards
-    /// nothing tells.
-    pub(super) fn settle_unread_text(&mut self, now: Instant) {
+    /// Checks whether the program has read a typed text, before it gets a key or signal that may
+    /// end it: this cannot be found out afterwards.
+    pub(super) fn check_unread_text(&mut self, now: Instant) {
         if self.deliveries.may_be_flushed() {
             self.check_input(now);
             self.deliveries.input_checked(&self.agent);
@@ -340,40 +340,40 @@ impl Session {
 
     /// Reads the screen after a hook's event although no message waits. Returns when to try again.
     fn read_screen_for_state(&mut self, now: Instant) -> Option<Instant> {
-        let due = self.state_look?;
+        let due = self.read_state_at?;
         if now < due {
             return Some(due);
         }
-        let again = self.look(now);
+        let again = self.read_screen_if_due(now);
         if again.is_none() {
-            self.state_look = None;
+            self.read_state_at = None;
         }
         again
     }
 
     /// Reads the screen if that is due; otherwise returns when it will be.
-    fn look(&mut self, now: Instant) -> Option<Instant> {
+    fn read_screen_if_due(&mut self, now: Instant) -> Option<Instant> {
         if !self.is_stale {
             return None;
         }
         let is_moving = self.modes.is_within_frame() || self.screen.is_flooded();
-        let pause = if is_moving { BLIND_LIMIT } else { LOOK_EVERY };
-        let due = self.last_look + pause;
+        let pause = if is_moving { BLIND_LIMIT } else { READ_EVERY };
+        let due = self.last_reading + pause;
         if now < due {
-            return Some(due.min(now + LOOK_EVERY));
+            return Some(due.min(now + READ_EVERY));
         }
         let reading = self.screen.read(self.agent.profile(), now);
         self.agent.screen(reading, now);
         self.is_stale = false;
-        self.last_look = now;
+        self.last_reading = now;
         None
     }
 
     /// Checks the foreground processes and the agent's status file, if the next step depends on
     /// them. A program that executes its input may have come to the foreground since the start.
-    fn look_at_foreground(&mut self, now: Instant) {
+    fn check_foreground(&mut self, now: Instant) {
         if self.deliveries.needs_process_check(&self.agent, now) {
-            let executes = foreground::look(self.program.master());
+            let executes = foreground::executing_program(self.program.master());
             self.agent.foreground(executes, now);
             let file = self.check_status_file();
             self.agent.own_status(file.status, now);

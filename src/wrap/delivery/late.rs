@@ -91,7 +91,7 @@ impl Deliveries {
             return;
         };
         let late = self.late.remove(place);
-        self.ways.worked(late.way);
+        self.ways.note_success(late.way);
         self.due.push_back(Step::EndSearch(number));
         let mut here: Vec<MessageKey> = Vec::new();
         let mut elsewhere = Vec::new();

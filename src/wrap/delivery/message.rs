@@ -47,7 +47,7 @@ pub enum State {
 pub enum Precedence {
     /// In queue order.
     Ordinary,
-    /// After all ordinary messages: the brake has held it, and another user published it.
+    /// After all ordinary messages. So are messages of other users that the brake has held.
     Late,
 }
 
@@ -94,8 +94,8 @@ pub struct InFlightMessage {
     pub receipt_to: Option<String>,
     /// The broker's delivery; `None` if the connection was lost.
     pub delivery: Option<ReceivedMessage>,
-    /// Further deliveries of the same message, which was sent twice. They are settled with it, so
-    /// that none is acked before the proof.
+    /// Further deliveries of the same message, which was sent more than once. They are settled with
+    /// it, so that none is acked before the proof.
     pub duplicates: Vec<ReceivedMessage>,
     /// Its state.
     pub state: State,
@@ -248,7 +248,7 @@ pub struct MessageTable {
     messages: BTreeMap<MessageKey, InFlightMessage>,
     /// Deliveries without a message in the table: parked messages, and future dead letters until
     /// these are on disk.
-    aside: BTreeMap<MessageKey, ReceivedMessage>,
+    without_message: BTreeMap<MessageKey, ReceivedMessage>,
 }
 
 /// Numbers of deliveries that the session has not settled.
@@ -272,19 +272,19 @@ impl MessageTable {
         self.messages.insert(key, message);
     }
 
-    /// Keeps a delivery whose message is parked or becomes a dead letter.
-    pub fn set_aside(&mut self, key: MessageKey, delivery: ReceivedMessage) {
-        self.aside.insert(key, delivery);
+    /// Adds a delivery whose message is not in the table: it is parked or becomes a dead letter.
+    pub fn add_without_message(&mut self, key: MessageKey, delivery: ReceivedMessage) {
+        self.without_message.insert(key, delivery);
     }
 
-    /// Whether a delivery is kept so.
-    pub fn is_aside(&self, key: MessageKey) -> bool {
-        self.aside.contains_key(&key)
+    /// Whether this key belongs to a delivery without a message in the table.
+    pub fn is_without_message(&self, key: MessageKey) -> bool {
+        self.without_message.contains_key(&key)
     }
 
-    /// Removes such a delivery.
-    pub fn take_aside(&mut self, key: MessageKey) -> Option<ReceivedMessage> {
-        self.aside.remove(&key)
+    /// Removes a delivery without a message in the table.
+    pub fn remove_without_message(&mut self, key: MessageKey) -> Option<ReceivedMessage> {
+        self.without_message.remove(&key)
     }
 
     /// Counts the deliveries that are not settled.
@@ -292,7 +292,7 @@ impl MessageTable {
         let messages = self.messages.values();
         let deliveries = messages.flat_map(InFlightMessage::deliveries);
         let mut unsettled = Unsettled::default();
-        for delivery in deliveries.chain(self.aside.values()) {
+        for delivery in deliveries.chain(self.without_message.values()) {
             unsettled.of_round += usize::from(delivery.round() == round);
             unsettled.own += usize::from(delivery.is_of_own_user());
         }
@@ -402,7 +402,7 @@ impl MessageTable {
         &mut self,
         is_kept: impl Fn(MessageKey, &InFlightMessage) -> bool,
     ) -> Vec<PathBuf> {
-        self.aside.clear();
+        self.without_message.clear();
         let mut files = Vec::new();
         self.messages.retain(|key, message| {
             message.delivery = None;
@@ -445,7 +445,7 @@ impl MessageTable {
     }
 
     /// Records that this hold was reported.
-    pub fn hold_reported(&mut self, key: MessageKey, hold: &Hold, now: Instant) {
+    pub fn note_reported_hold(&mut self, key: MessageKey, hold: &Hold, now: Instant) {
         if let Some(message) = self.messages.get_mut(&key) {
             message.reported_holds.push((hold.clone(), now));
         }

@@ -101,7 +101,7 @@ impl Ways {
     }
 
     /// Records that no process holds the session, according to this way.
-    pub(super) fn away(&mut self, way: Way) {
+    pub(super) fn mark_away(&mut self, way: Way) {
         self.entry(way).openness = Openness::Away;
     }
 
@@ -111,7 +111,7 @@ impl Ways {
     }
 
     /// Records that the agent is bringing this way up, and restarts its time limit.
-    pub(super) fn starts(&mut self, way: Way, now: Instant) {
+    pub(super) fn mark_starting(&mut self, way: Way, now: Instant) {
         let known = self.entry(way);
         if let Openness::Expected(_) | Openness::Closed = known.openness {
             known.openness = Openness::Expected(Some(now + API_WITHIN));
@@ -137,11 +137,11 @@ impl Ways {
         }
     }
 
-    pub(super) fn failed(&mut self, way: Way) {
+    pub(super) fn note_failure(&mut self, way: Way) {
         self.entry(way).failures += 1;
     }
 
-    pub(super) fn worked(&mut self, way: Way) {
+    pub(super) fn note_success(&mut self, way: Way) {
         self.entry(way).forget_failures();
     }
 
@@ -212,7 +212,7 @@ impl Ways {
             is_stopped,
             ..
         } = wanted;
-        let is_allowed = |way: &Way| mode.allows(*way) && self.works(*way) && is_meant(way);
+        let is_allowed = |way: &Way| mode.allows(*way) && self.is_enabled(*way) && is_meant(way);
         let is_open = |way: &Way| is_allowed(way) && self.is_open(*way);
         let can_steer = |way: &Way| self.can_steer(*way);
         let is_between_tools = is_busy && timing != Timing::Idle;
@@ -226,12 +226,12 @@ impl Ways {
         let open = order.iter().find(|way| is_open(way));
         // A better way that is expected gets time to open.
         let is_better = |way: &Way| open.is_none_or(|open| way < open);
-        let hello = self
+        let better = self
             .known
             .iter()
             .filter(|(way, _)| is_allowed(way) && is_better(way));
-        for (way, known) in hello {
-            match known.openness {
+        for (way, status) in better {
+            match status.openness {
                 Openness::Expected(Some(until)) if until > now => {
                     return WayChoice::Soon(Some(until));
                 }
@@ -249,7 +249,7 @@ impl Ways {
         }
     }
 
-    fn works(&self, way: Way) -> bool {
+    fn is_enabled(&self, way: Way) -> bool {
         let known = self.known.get(&way);
         known.is_none_or(|known| known.failures < MAX_FAILURES)
     }

@@ -12,7 +12,7 @@ impl Deliveries {
     pub fn in_context(&mut self, number: SubmissionNumber) {
         self.keyboard.proved(number);
         if let Some(submitted) = self.remove_submission(number) {
-            self.ways.worked(submitted.way);
+            self.ways.note_success(submitted.way);
             self.delivered(&submitted.messages, submitted.way);
             self.due.push_back(Step::EndSearch(number));
         } else {
@@ -38,7 +38,7 @@ impl Deliveries {
             }
             Refusal::Refused => self.refused(&submitted.messages, why),
             Refusal::Failed => {
-                self.ways.failed(submitted.way);
+                self.ways.note_failure(submitted.way);
                 self.requeue(&submitted.messages, false);
             }
             Refusal::Elsewhere => self.requeue(&submitted.messages, false),
@@ -54,7 +54,7 @@ impl Deliveries {
     pub fn not_handed_over(&mut self, number: SubmissionNumber) {
         if let Some(submitted) = self.remove_submission(number) {
             self.due.push_back(Step::EndSearch(number));
-            self.ways.failed(submitted.way);
+            self.ways.note_failure(submitted.way);
             self.requeue(&submitted.messages, false);
         }
     }
@@ -64,7 +64,7 @@ impl Deliveries {
     pub fn unseen(&mut self, number: SubmissionNumber) {
         if let Some(submitted) = self.remove_submission(number) {
             self.keep_looking(&submitted);
-            self.ways.failed(submitted.way);
+            self.ways.note_failure(submitted.way);
             self.requeue(&submitted.messages, true);
             if submitted.way == Way::Inbox {
                 for key in submitted.messages {
@@ -121,7 +121,7 @@ impl Deliveries {
             TypingOutcome::HandedOver => self.handed_over(&messages, Way::Keyboard),
             TypingOutcome::InContext => {
                 self.remove_submission(number);
-                self.ways.worked(Way::Keyboard);
+                self.ways.note_success(Way::Keyboard);
                 self.delivered(&messages, Way::Keyboard);
                 self.due.push_back(Step::EndSearch(number));
                 self.clear_stuck(&messages);
@@ -132,7 +132,7 @@ impl Deliveries {
             }
             TypingOutcome::Unread => self.unread(number),
             TypingOutcome::Stuck(hold) => {
-                self.ways.failed(Way::Keyboard);
+                self.ways.note_failure(Way::Keyboard);
                 for &key in &messages {
                     if let Some(message) = self.table.get_mut(key) {
                         message.is_stuck = true;

@@ -50,11 +50,11 @@ impl Deliveries {
             if let Some(step) = self.hand_over_ready(agent, now) {
                 return step;
             }
-            return match self.begin(agent, now) {
+            return match self.begin_submission(agent, now) {
                 Ok(step) => step,
                 Err(next) => {
-                    let takes_end = self.takes_end();
-                    Step::Wait([again, next, takes_end].into_iter().flatten().min())
+                    let take_deadline = self.take_deadline();
+                    Step::Wait([again, next, take_deadline].into_iter().flatten().min())
                 }
             };
         }
@@ -125,18 +125,22 @@ impl Deliveries {
 
     /// Begins the submission of the first message that may be delivered now. `Err` holds when to
     /// try again.
-    fn begin(&mut self, agent: &AgentState, now: Instant) -> Result<Step, Option<Instant>> {
+    fn begin_submission(
+        &mut self,
+        agent: &AgentState,
+        now: Instant,
+    ) -> Result<Step, Option<Instant>> {
         let mut next = self.ways.retry_api(now);
         for timing in [Timing::Now, Timing::Next, Timing::Idle] {
-            let Some(first) = self.first_free(timing) else {
+            let Some(first) = self.first_ready(timing) else {
                 continue;
             };
-            if self.place(first) == TextPlace::BeingWritten {
+            if self.text_place(first) == TextPlace::BeingWritten {
                 // Later messages must not overtake it.
                 continue;
             }
             let unseen_by = self.unseen_by(first);
-            let way = match self.way((timing, &unseen_by), agent, now) {
+            let way = match self.choose_way((timing, &unseen_by), agent, now) {
                 Ok(way) => way,
                 Err((hold, again)) => {
                     let again = if hold == Hold::NoWay {
@@ -162,13 +166,13 @@ impl Deliveries {
             } else {
                 TEXT_BYTES
             };
-            let mut messages = self.next(timing, many, bytes);
+            let mut messages = self.next_messages(timing, many, bytes);
             if way == Way::Keyboard && agent.profile().knows_its_prompt() {
-                if !self.fits(&messages) {
+                if !self.box_shows(&messages) {
                     messages = vec![first];
                 }
-                let is_in_file = self.place(first) == TextPlace::File;
-                match (self.fits(&messages), is_in_file) {
+                let is_in_file = self.text_place(first) == TextPlace::File;
+                match (self.box_shows(&messages), is_in_file) {
                     (true, _) => {}
                     (false, false) => return Ok(self.move_to_file(first)),
                     // The message waits for a larger window.
@@ -187,7 +191,7 @@ impl Deliveries {
         Err(next)
     }
 
-    fn is_free(&self, key: MessageKey, message: &InFlightMessage) -> bool {
+    fn is_ready(&self, key: MessageKey, message: &InFlightMessage) -> bool {
         let mut submissions = self.submissions.iter();
         // A stuck text is still the keyboard's submission, but another way may have its messages.
         let is_under_way = submissions.any(|submitted| {
@@ -206,10 +210,10 @@ impl Deliveries {
         message.map_or_else(Vec::new, |message| message.unseen_by.clone())
     }
 
-    fn first_free(&self, timing: Timing) -> Option<MessageKey> {
+    fn first_ready(&self, timing: Timing) -> Option<MessageKey> {
         let mut queued = self.table.queued();
         let first =
-            queued.find(|(key, message)| message.timing == timing && self.is_free(*key, message));
+            queued.find(|(key, message)| message.timing == timing && self.is_ready(*key, message));
         first.map(|(key, _)| key)
     }
 
@@ -220,7 +224,7 @@ impl Deliveries {
         })
     }
 
-    fn place(&self, key: MessageKey) -> TextPlace {
+    fn text_place(&self, key: MessageKey) -> TextPlace {
         let message = self.table.get(key);
         message.map_or(TextPlace::Line, |message| message.place)
     }
@@ -234,12 +238,12 @@ impl Deliveries {
 
     /// The first free messages with this timing, in order: at most `count`, and as many as fit into
     /// one text of `longest` bytes.
-    fn next(&self, timing: Timing, count: usize, longest: usize) -> Vec<MessageKey> {
+    fn next_messages(&self, timing: Timing, count: usize, longest: usize) -> Vec<MessageKey> {
         let mut bytes = 0;
         let mut count = count;
         self.table
             .queued()
-            .filter(|(key, message)| message.timing == timing && self.is_free(*key, message))
+            .filter(|(key, message)| message.timing == timing && self.is_ready(*key, message))
             .take_while(|(key, message)| {
                 let is_first = bytes == 0;
                 let is_alone = self.alone.contains(key);
@@ -254,7 +258,7 @@ impl Deliveries {
 
     /// Chooses the way for a message with this timing. `Err` holds the reason to wait, and when to
     /// try again. Ways in `unseen_by` come last.
-    fn way(
+    fn choose_way(
         &self,
         (timing, unseen_by): (Timing, &[Way]),
         agent: &AgentState,
@@ -269,7 +273,7 @@ impl Deliveries {
         if agent.is_suspended() {
             return Err((Hold::Suspended, None));
         }
-        if self.takes_hold(now) {
+        if self.is_behind_take(now) {
             // Later messages must not overtake those that come back.
             return Err((Hold::Taking, None));
         }
@@ -286,7 +290,7 @@ impl Deliveries {
             WayChoice::Take(way) if is_stopped && self.waits_after_escape(way, timing) => {
                 Err((Hold::Escaped, None))
             }
-            WayChoice::Take(way) if self.has(way) => Err((Hold::Behind, None)),
+            WayChoice::Take(way) if self.has_submission(way) => Err((Hold::Behind, None)),
             WayChoice::Take(way) => Ok(way),
             WayChoice::Soon(until) if is_stopped && timing != Timing::Now => {
                 Err((Hold::Escaped, until))
@@ -327,7 +331,7 @@ impl Deliveries {
     }
 
     /// Whether `way` has a submission. Each way has at most one.
-    pub(super) fn has(&self, way: Way) -> bool {
+    pub(super) fn has_submission(&self, way: Way) -> bool {
         self.submissions
             .iter()
             .any(|submitted| submitted.way == way)
@@ -346,10 +350,11 @@ impl Deliveries {
         if self.table.has_earlier_with_same_id(key, message) {
             return Some(Hold::Behind);
         }
-        match self.way((message.timing, &message.unseen_by), agent, now) {
+        match self.choose_way((message.timing, &message.unseen_by), agent, now) {
             Err((hold, _)) => Some(hold),
             Ok(Way::Keyboard) if agent.profile().knows_its_prompt() => {
-                let is_too_long = message.place == TextPlace::File && !self.shows([message]);
+                let is_too_long =
+                    message.place == TextPlace::File && !self.box_shows_all([message]);
                 is_too_long.then_some(Hold::SmallWindow)
             }
             Ok(_) => None,
@@ -358,11 +363,11 @@ impl Deliveries {
 
     /// Whether Claude Code's box shows these messages completely. The box grows to about a quarter
     /// of the window and scrolls beyond that; a long text is shown as a placeholder.
-    fn fits(&self, messages: &[MessageKey]) -> bool {
-        self.shows(messages.iter().filter_map(|key| self.table.get(*key)))
+    fn box_shows(&self, messages: &[MessageKey]) -> bool {
+        self.box_shows_all(messages.iter().filter_map(|key| self.table.get(*key)))
     }
 
-    fn shows<'a>(&self, messages: impl IntoIterator<Item = &'a InFlightMessage>) -> bool {
+    fn box_shows_all<'a>(&self, messages: impl IntoIterator<Item = &'a InFlightMessage>) -> bool {
         let Some((rows, columns)) = self.window else {
             return true;
         };

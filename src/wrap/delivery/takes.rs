@@ -1,10 +1,10 @@
 //! Messages that a command shows to its reader in place of the agent (`cbroker inbox --take`).
 //!
-//! The command may die before its reader has seen them, so it takes two steps: the session shows it
-//! the messages, with an intent on disk as before any hand-over, and settles those that the command
-//! confirms. Until then nothing else is delivered. Messages that are not confirmed in time are
-//! queued again in their order, marked as possible repeats; a confirmation that comes later still
-//! counts for those that wait.
+//! The command may end before its reader has seen them, so this takes two steps. First the session
+//! sends the messages to the command, with an intent on disk as before any hand-over. Then it acks
+//! those that the command confirms. No other message is delivered in between. Messages that are not
+//! confirmed in time are queued again in their order, marked as possible repeats. A confirmation
+//! that comes later still counts for those that wait.
 //!
 //! Relies on the table.
 
@@ -16,8 +16,8 @@ use crate::wrap::ways::{SubmissionNumber, Way};
 /// Time limit for the confirmation. A command confirms once it has written the texts.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
 
-/// For this time after a take that was not confirmed, takes hold back no other messages: a command
-/// that dies each time must not keep them from the agent.
+/// For this time after a take was not confirmed, no take holds back other messages: a command that
+/// fails each time must not keep them from the agent.
 const WITHOUT_HOLD: Duration = Duration::from_mins(1);
 
 /// Messages that were shown to a command, which has not confirmed it.
@@ -30,8 +30,11 @@ pub(super) struct Take {
 impl Deliveries {
     /// Keeps the messages among `keys` that wait for a command. [`Step::Show`] follows once their
     /// intents are on disk. Returns `None` if none of them waits.
-    pub fn take(&mut self, keys: impl Iterator<Item = MessageKey>) -> Option<SubmissionNumber> {
-        let messages: Vec<MessageKey> = keys.filter(|key| self.waits(*key)).collect();
+    pub fn take_for_command(
+        &mut self,
+        keys: impl Iterator<Item = MessageKey>,
+    ) -> Option<SubmissionNumber> {
+        let messages: Vec<MessageKey> = keys.filter(|key| self.is_waiting(*key)).collect();
         if messages.is_empty() {
             return None;
         }
@@ -71,7 +74,7 @@ impl Deliveries {
     /// A command has shown these messages to its reader. Those that wait, or were kept for a
     /// command, are delivered by that. Returns how many these are.
     pub fn taken(&mut self, keys: impl Iterator<Item = MessageKey>) -> usize {
-        let is_taken = |key: &MessageKey| self.is_shown(*key) || self.waits(*key);
+        let is_taken = |key: &MessageKey| self.is_shown(*key) || self.is_waiting(*key);
         let taken: Vec<MessageKey> = keys.filter(is_taken).collect();
         self.leave_takes(&taken);
         self.delivered(&taken, Way::InboxCommand);
@@ -120,17 +123,17 @@ impl Deliveries {
     }
 
     /// Whether a take that is not confirmed holds back what came later.
-    pub(super) fn takes_hold(&self, now: Instant) -> bool {
-        self.is_being_taken() && self.takes_hold_from.is_none_or(|from| now >= from)
+    pub(super) fn is_behind_take(&self, now: Instant) -> bool {
+        self.is_being_taken() && self.behind_takes_from.is_none_or(|from| now >= from)
     }
 
     /// Whether a command takes messages and has not confirmed it.
     pub(super) fn is_being_taken(&self) -> bool {
-        self.has(Way::InboxCommand)
+        self.has_submission(Way::InboxCommand)
     }
 
     /// When the first time limit for a confirmation ends.
-    pub(super) fn takes_end(&self) -> Option<Instant> {
+    pub(super) fn take_deadline(&self) -> Option<Instant> {
         self.takes.iter().map(|take| take.until).min()
     }
 
@@ -141,7 +144,7 @@ impl Deliveries {
         let expired: Vec<SubmissionNumber> = expired.map(|take| take.number).collect();
         self.takes.retain(|take| !is_over(take));
         if !expired.is_empty() {
-            self.takes_hold_from = Some(now + WITHOUT_HOLD);
+            self.behind_takes_from = Some(now + WITHOUT_HOLD);
         }
         for number in expired {
             if let Some(Submitted { messages, .. }) = self.remove_submission(number) {

@@ -194,7 +194,7 @@ impl Play {
     }
 
     fn hold(&self) -> Option<Hold> {
-        self.deliveries.hold(&self.agent, self.now)
+        self.deliveries.first_hold(&self.agent, self.now)
     }
 
     /// The box shows the text, and the output is quiet.

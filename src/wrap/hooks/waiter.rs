@@ -56,7 +56,7 @@ pub(super) struct WaitingHook {
 }
 
 /// Serves a waiting hook until it has delivered a text, was released, or has ended.
-pub(super) async fn wait(
+pub(super) async fn serve(
     mut stream: UnixStream,
     WaitingHook {
         number,
@@ -192,7 +192,7 @@ mod tests {
             pid: None,
             transcript: None,
         };
-        tokio::spawn(wait(stream, waits, reports));
+        tokio::spawn(serve(stream, waits, reports));
         let Some(HookReport::Waiter(waiter)) = reported.recv().await else {
             panic!("no waiter");
         };

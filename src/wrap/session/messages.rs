@@ -131,13 +131,13 @@ impl SessionMessages {
         }
     }
 
-    pub(super) fn intend(&mut self, table: &MessageTable, keys: &[MessageKey]) {
+    pub(super) fn write_intents(&mut self, table: &MessageTable, keys: &[MessageKey]) {
         self.parts
             .disk
             .submit(Job::WriteIntents(table.identities(keys)));
     }
 
-    pub(super) fn withdraw(&mut self, identities: Vec<String>) {
+    pub(super) fn withdraw_intents(&mut self, identities: Vec<String>) {
         self.parts.disk.submit(Job::WithdrawIntents(identities));
     }
 

@@ -102,7 +102,7 @@ impl Session {
 
     fn pass_signal(&mut self, signal: Signal) {
         if self.program.has_started() {
-            self.settle_unread_text(Instant::now());
+            self.check_unread_text(Instant::now());
             self.program.signal(signal);
         } else {
             self.early_signals.push(signal);
@@ -229,7 +229,7 @@ impl Session {
 
     /// The person's terminal is closed: the program gets SIGHUP, as it would without the wrap.
     pub(super) fn handle_terminal_closed(&mut self) {
-        self.settle_unread_text(Instant::now());
+        self.check_unread_text(Instant::now());
         self.program.signal(Signal::HUP);
         self.end
             .get_or_insert(ChildStatus::Killed(Signal::HUP.as_raw()));
@@ -249,7 +249,7 @@ impl Session {
         self.deliveries.pause();
         self.await_last_reports().await;
         let now = Instant::now();
-        for step in self.deliveries.ended(&self.agent, now) {
+        for step in self.deliveries.finish(&self.agent, now) {
             self.carry_out(step, now);
         }
         self.relay.show(&self.modes.resets());

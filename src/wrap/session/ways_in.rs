@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{HookEvent, HookReporting, SETTLED, Session};
+use super::{AFTER_HOOK_EVENT, HookEvent, HookReporting, Session};
 use crate::wrap::delivery::{MessageKey, Step};
 use crate::wrap::hooks::HookReport;
 use crate::wrap::own_status::{self, StatusFile};
@@ -17,11 +17,11 @@ use crate::wrap::ways::{AgentSign, Refusal, Submission, SubmissionNumber, Way, W
 /// Time limit for the last reports of the ways in after the agent's end.
 const LAST_REPORTS_WITHIN: Duration = Duration::from_secs(1);
 /// Time limit for the last look at the transcript then.
-const LAST_LOOK_WITHIN: Duration = Duration::from_millis(500);
+const LAST_READING_WITHIN: Duration = Duration::from_millis(500);
 /// Interval between reads of the transcript while the last text was submitted within [`JUST_NOW`].
-const LOOK_SOON: Duration = Duration::from_millis(50);
+const CHECK_SOON: Duration = Duration::from_millis(50);
 /// Interval between reads of the transcript later.
-const LOOK_LATER: Duration = Duration::from_millis(500);
+const CHECK_LATER: Duration = Duration::from_millis(500);
 const JUST_NOW: Duration = Duration::from_mins(1);
 
 /// Reads the files that the agent writes: its transcript, in which submitted texts are looked for
@@ -33,7 +33,7 @@ pub(super) struct Proofs {
     /// When the last text was submitted.
     last: Option<tokio::time::Instant>,
     /// When the transcript is read next.
-    look_at: Option<tokio::time::Instant>,
+    read_at: Option<tokio::time::Instant>,
     status_file: Option<PathBuf>,
     /// The agent's own folder, with the status files of all its processes.
     folder: Option<PathBuf>,
@@ -73,7 +73,7 @@ impl Proofs {
         if self.transcript.is_some() {
             self.proof.expect(number, ids, self.transcript.as_deref());
             self.last = Some(tokio::time::Instant::now());
-            self.look_at = None;
+            self.read_at = None;
         }
     }
 
@@ -89,11 +89,11 @@ impl Proofs {
         }
         loop {
             let is_soon = self.last.is_some_and(|last| last.elapsed() < JUST_NOW);
-            let pause = if is_soon { LOOK_SOON } else { LOOK_LATER };
+            let pause = if is_soon { CHECK_SOON } else { CHECK_LATER };
             let now = tokio::time::Instant::now();
-            tokio::time::sleep_until(*self.look_at.get_or_insert(now + pause)).await;
-            let seen = self.look().await;
-            self.look_at = None;
+            tokio::time::sleep_until(*self.read_at.get_or_insert(now + pause)).await;
+            let seen = self.read_transcript().await;
+            self.read_at = None;
             if !seen.is_empty() {
                 return seen;
             }
@@ -101,8 +101,8 @@ impl Proofs {
     }
 
     /// Reads the transcript once.
-    async fn look(&mut self) -> Vec<(u64, MessageStage)> {
-        let mut seen = self.proof.look().await;
+    async fn read_transcript(&mut self) -> Vec<(u64, MessageStage)> {
+        let mut seen = self.proof.read_new_rows().await;
         seen.retain(|(_, stage)| {
             matches!(stage, MessageStage::InContext | MessageStage::Refused(_))
         });
@@ -114,12 +114,12 @@ impl Session {
     /// Carries out one step of [`Deliveries::step`](crate::wrap::delivery::Deliveries::step).
     pub(super) fn carry_out(&mut self, step: Step, now: Instant) {
         match step {
-            Step::WriteIntent(keys) => self.messages.intend(&self.deliveries.table, &keys),
-            Step::WithdrawIntent(identities) => self.messages.withdraw(identities),
+            Step::WriteIntent(keys) => self.messages.write_intents(&self.deliveries.table, &keys),
+            Step::WithdrawIntent(identities) => self.messages.withdraw_intents(identities),
             Step::MoveToFile(key) => self.move_to_file(key),
             Step::Deliver(way, submission) => self.deliver_by_way(way, submission, now),
             Step::Write(bytes) => self.relay.send_and_notify(&bytes),
-            Step::Replay(bytes) => self.pass_on(&bytes, now),
+            Step::Replay(bytes) => self.forward_input(&bytes, now),
             Step::Type(submission, bytes) => {
                 // The search must start before the agent has the text.
                 self.proofs.expect(submission.number, submission.ids);
@@ -153,7 +153,8 @@ impl Session {
                 });
                 let keys = identities.iter().map(|_| self.deliveries.table.next_key());
                 let keys: Vec<MessageKey> = keys.collect();
-                self.messages.read(keys.into_iter().zip(identities), way);
+                self.messages
+                    .write_done_without_message(keys.into_iter().zip(identities), way);
             }
             Step::EndSearch(number) => self.proofs.forget(number),
             Step::Held(keys, hold) => {
@@ -161,7 +162,7 @@ impl Session {
                 self.log.write(&format!("holds {ids}: {hold}"));
                 self.messages.held(&self.deliveries.table, &keys, &hold);
                 for &key in &keys {
-                    self.deliveries.table.hold_reported(key, &hold, now);
+                    self.deliveries.table.note_reported_hold(key, &hold, now);
                 }
                 self.log_disabled_ways();
             }
@@ -234,7 +235,7 @@ impl Session {
                 self.log.write(&format!("the way in by {way} is open"));
                 self.deliveries.open(way, can_steer);
             }
-            WayReport::Starting => self.deliveries.starts(way, now),
+            WayReport::Starting => self.deliveries.mark_starting(way, now),
             WayReport::Moved(pid) => {
                 self.ways.ways.iter().for_each(|way| way.moved(pid));
                 self.drop_waiter_of_other_process(Some(pid), now);
@@ -243,7 +244,7 @@ impl Session {
                 self.log.write(&format!(
                     "{way}: no process holds the session, so messages wait"
                 ));
-                self.deliveries.away(way);
+                self.deliveries.mark_away(way);
             }
             WayReport::Closed(why) => {
                 self.log
@@ -300,14 +301,14 @@ impl Session {
     /// agent had read are acked; the others go to the next session.
     pub(super) async fn await_last_reports(&mut self) {
         let until = tokio::time::Instant::now() + LAST_REPORTS_WITHIN;
-        while self.deliveries.is_handed_over()
+        while self.deliveries.has_open_submission()
             && let Ok(Some((way, report))) =
                 tokio::time::timeout_at(until, self.ways.reports.recv()).await
         {
             self.handle_way_report(way, report);
         }
         // Rows that the agent wrote last prove what was typed, or given to a hook.
-        let seen = tokio::time::timeout(LAST_LOOK_WITHIN, self.proofs.look()).await;
+        let seen = tokio::time::timeout(LAST_READING_WITHIN, self.proofs.read_transcript()).await;
         for (number, stage) in seen.unwrap_or_default() {
             self.handle_proof(number, &stage);
         }
@@ -331,8 +332,8 @@ impl Session {
                 }
                 // The screen is read at each event, even if no message waits: later readings are
                 // interpreted by what was seen before.
-                self.look(now);
-                self.state_look = Some(now + SETTLED);
+                self.read_screen_if_due(now);
+                self.read_state_at = Some(now + AFTER_HOOK_EVENT);
                 self.agent.event(&event, now);
                 self.deliveries.event(&event, now);
                 if matches!(event, HookEvent::SessionEnd) {
@@ -411,13 +412,16 @@ mod tests {
         let path = folder.path().join("t.jsonl");
         std::fs::write(&path, "").unwrap();
         let mut proofs = Proofs::default();
-        assert_eq!(proofs.look().await, []);
+        assert_eq!(proofs.read_transcript().await, []);
         proofs.follow(path.clone());
         proofs.expect(7, vec!["01".into()]);
-        assert_eq!(proofs.look().await, []);
+        assert_eq!(proofs.read_transcript().await, []);
         let text = "[cbroker peer message from=a id=01] look [end]";
         let row = json!({"type": "user", "message": {"content": text}});
         std::fs::write(&path, format!("{row}\n")).unwrap();
-        assert_eq!(proofs.look().await, [(7, MessageStage::InContext)]);
+        assert_eq!(
+            proofs.read_transcript().await,
+            [(7, MessageStage::InContext)]
+        );
     }
 }

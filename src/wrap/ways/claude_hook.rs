@@ -20,9 +20,9 @@ const ACCEPTED_WITHIN: Duration = Duration::from_secs(5);
 /// refused.
 const READ_WITHIN: Duration = Duration::from_secs(5);
 /// Interval between reads of the transcript before the text was accepted.
-const LOOK_SOON: Duration = Duration::from_millis(20);
+const CHECK_SOON: Duration = Duration::from_millis(20);
 /// Interval between reads while an accepted text waits for a turn or a dialog.
-const LOOK_LATER: Duration = Duration::from_millis(100);
+const CHECK_LATER: Duration = Duration::from_millis(100);
 
 /// The outcome of a text that a waiting hook delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl HookDelivery {
             // Checked before the rows are read, so that rows written before the process ended
             // count.
             let is_gone = self.pid.is_some_and(|pid| !process::is_alive(pid));
-            for (_, stage) in self.proof.look().await {
+            for (_, stage) in self.proof.read_new_rows().await {
                 match stage {
                     MessageStage::InContext => return HookOutcome::InContext,
                     MessageStage::Refused(why) => return HookOutcome::Refused(why),
@@ -87,7 +87,7 @@ impl HookDelivery {
             } else {
                 queue_empty_since = None;
             }
-            let pause = if is_accepted { LOOK_LATER } else { LOOK_SOON };
+            let pause = if is_accepted { CHECK_LATER } else { CHECK_SOON };
             tokio::time::sleep(pause).await;
         }
     }

@@ -39,9 +39,9 @@ const MOVED_WITHIN: Duration = Duration::from_secs(3);
 /// Maximum delay between the first hook of a process and its waiting hook.
 const HOOK_WRITER_WITHIN: Duration = Duration::from_secs(3);
 /// Interval between reads of the transcript after a text was sent.
-const LOOK_SOON: Duration = Duration::from_millis(10);
+const CHECK_SOON: Duration = Duration::from_millis(10);
 /// Interval between reads while an accepted text waits for a turn or a dialog.
-const LOOK_LATER: Duration = Duration::from_millis(100);
+const CHECK_LATER: Duration = Duration::from_millis(100);
 /// Capacity of the queue of texts. The deliveries hand over one at a time.
 const CAPACITY: usize = 4;
 /// Why the way is closed.
@@ -194,7 +194,7 @@ struct Work {
 impl Work {
     async fn run(mut self, mut texts: mpsc::Receiver<Submission>) {
         loop {
-            let due = self.next_look();
+            let due = self.next_check();
             tokio::select! {
                 biased;
                 changed = self.origin.changed() => match changed {
@@ -208,7 +208,7 @@ impl Work {
                     None => return,
                 },
                 () = process::sleep_until(due), if due.is_some() => {
-                    self.advance().await;
+                    self.send_or_check().await;
                 }
             }
         }
@@ -311,23 +311,23 @@ impl Work {
         }
     }
 
-    fn next_look(&self) -> Option<Instant> {
+    fn next_check(&self) -> Option<Instant> {
         let now = Instant::now();
         let in_flight = self.in_flight.as_ref()?;
         Some(match &in_flight.stage {
             Progress::Waiting(at) => *at,
-            Progress::Sent(..) => now + LOOK_SOON,
-            Progress::Accepted(..) | Progress::Left(_) => now + LOOK_LATER,
+            Progress::Sent(..) => now + CHECK_SOON,
+            Progress::Accepted(..) | Progress::Left(_) => now + CHECK_LATER,
         })
     }
 
-    async fn advance(&mut self) {
+    async fn send_or_check(&mut self) {
         let Some(InFlight { submission, stage }) = self.in_flight.take() else {
             return;
         };
         match stage {
             Progress::Waiting(_) => self.send(submission).await,
-            stage => self.look(submission, stage).await,
+            stage => self.check_texts(submission, stage).await,
         }
     }
 
@@ -412,7 +412,7 @@ impl Work {
     }
 
     /// Looks for the text in the transcript, and checks the process that has it.
-    async fn look(&mut self, submission: Submission, stage: Progress) {
+    async fn check_texts(&mut self, submission: Submission, stage: Progress) {
         let number = submission.number;
         let now = Instant::now();
         // Checked before the transcript is read, so that rows which the process wrote before its
@@ -422,7 +422,7 @@ impl Work {
             Progress::Sent(address, _) | Progress::Accepted(address, _) => !address.is_alive(),
             Progress::Left(since) => now >= *since + MOVED_WITHIN,
         };
-        for (_, seen) in self.proof.look().await {
+        for (_, seen) in self.proof.read_new_rows().await {
             match seen {
                 MessageStage::InContext => return self.report(WayReport::InContext(number)).await,
                 MessageStage::Refused(why) => {

@@ -48,9 +48,9 @@ pub use setup::PluginSetup;
 use unbound::NO_SESSION;
 
 /// Interval between reads of the transcript while the turn of a text has just begun.
-const LOOK_SOON: Duration = Duration::from_millis(10);
+const CHECK_SOON: Duration = Duration::from_millis(10);
 /// Interval between reads while a text waits for a turn or a dialog.
-const LOOK_LATER: Duration = Duration::from_millis(250);
+const CHECK_LATER: Duration = Duration::from_millis(250);
 /// Expected time from "submitted" to the row. Measured: 0.2 s. After this the transcript is read
 /// less often.
 const ROW_WITHIN: Duration = Duration::from_secs(3);
@@ -197,7 +197,7 @@ impl Work {
 
     async fn run(mut self, mut events: Receiver<ListenerEvent>, mut texts: Receiver<Submission>) {
         loop {
-            let due = self.next_look();
+            let due = self.next_check();
             let stream = self.stream().cloned();
             let gone = async {
                 match &stream {
@@ -217,7 +217,7 @@ impl Work {
                     self.report_availability().await;
                 }
                 () = process::sleep_until(due), if due.is_some() => {
-                    self.look().await;
+                    self.check_texts().await;
                 }
             }
         }
@@ -322,21 +322,21 @@ impl Work {
     }
 
     /// When to look for proofs again.
-    fn next_look(&self) -> Option<Instant> {
+    fn next_check(&self) -> Option<Instant> {
         let now = Instant::now();
         let is_soon = |text: &InFlight| match text.stage {
             Progress::Submitted(at) => now < at + ROW_WITHIN,
             _ => false,
         };
         let pause = if self.in_flight.values().any(is_soon) {
-            LOOK_SOON
+            CHECK_SOON
         } else {
-            LOOK_LATER
+            CHECK_LATER
         };
         (!self.in_flight.is_empty()).then(|| now + pause)
     }
 
-    async fn look(&mut self) {
+    async fn check_texts(&mut self) {
         let now = Instant::now();
         // Checked before the transcripts are read, so that rows which a process wrote before its
         // end are found.
@@ -346,7 +346,7 @@ impl Work {
             _ => !process::is_alive(text.instance.pid),
         };
         let lost: Vec<SubmissionNumber> = numbers(&self.in_flight, is_lost);
-        for (number, stage) in self.proof.look().await {
+        for (number, stage) in self.proof.read_new_rows().await {
             match stage {
                 MessageStage::InContext if self.in_flight.remove(&number).is_some() => {
                     self.report(WayReport::InContext(number)).await;

@@ -37,9 +37,9 @@ use threads::{Status, Threads};
 /// The daemon's socket, relative to Codex's home.
 const SOCKET: &str = "app-server-control/app-server-control.sock";
 /// Interval between reads of the rollout file while the turn of a text has just begun.
-const LOOK_SOON: Duration = Duration::from_millis(10);
+const CHECK_SOON: Duration = Duration::from_millis(10);
 /// Interval between reads later.
-const LOOK_LATER: Duration = Duration::from_millis(250);
+const CHECK_LATER: Duration = Duration::from_millis(250);
 /// Expected time from the acknowledgement to the row. Measured: 0.02 s. After this the file is read
 /// less often.
 const SOON: Duration = Duration::from_secs(3);
@@ -182,7 +182,7 @@ impl Work {
         loop {
             let is_searching = self.reported != CodexAvailability::Open || self.local.is_some();
             let search_at = is_searching.then_some(self.search_at);
-            let due = search_at.into_iter().chain(self.next_look()).min();
+            let due = search_at.into_iter().chain(self.next_check()).min();
             tokio::select! {
                 text = texts.recv() => match text {
                     Some(text) => self.deliver(text).await,
@@ -196,7 +196,7 @@ impl Work {
                     if search_at.is_some_and(|at| at <= Instant::now()) {
                         self.search().await;
                     }
-                    self.look().await;
+                    self.check_texts().await;
                     self.disconnect_if_silent().await;
                 }
             }
@@ -308,7 +308,7 @@ impl Work {
         self.in_flight
             .insert(number, InFlight { submission, stage });
         if self.threads.current().is_some() {
-            self.advance().await;
+            self.report_and_send_next().await;
         } else if self.local.is_some() {
             self.queue(number).await;
         } else {
@@ -357,7 +357,7 @@ impl Work {
     }
 
     /// Reports what the thread does, and sends the next waiting text.
-    async fn advance(&mut self) {
+    async fn report_and_send_next(&mut self) {
         self.report_availability().await;
         let Some(thread) = self.threads.current().cloned() else {
             return self.report_end_of_thread().await;
@@ -399,7 +399,7 @@ impl Work {
         self.link = None;
         self.threads.clear();
         self.report_end_of_thread().await;
-        self.look().await;
+        self.check_texts().await;
         for number in self.numbers(|_| true) {
             let waits = |text: &InFlight| matches!(text.stage, Progress::Waits(_));
             if self.in_flight.get(&number).is_some_and(waits) {
@@ -421,18 +421,18 @@ impl Work {
     }
 
     /// When to look for proofs next.
-    fn next_look(&self) -> Option<Instant> {
+    fn next_check(&self) -> Option<Instant> {
         let now = Instant::now();
         let pauses = self.in_flight.values().filter_map(|text| match text.stage {
             Progress::Waits(_) => None,
-            Progress::Asked(_) | Progress::Ended(_) => Some(LOOK_SOON),
-            Progress::Sent(at) | Progress::Queued(at) if now < at + SOON => Some(LOOK_SOON),
-            Progress::Sent(_) | Progress::Queued(_) => Some(LOOK_LATER),
+            Progress::Asked(_) | Progress::Ended(_) => Some(CHECK_SOON),
+            Progress::Sent(at) | Progress::Queued(at) if now < at + SOON => Some(CHECK_SOON),
+            Progress::Sent(_) | Progress::Queued(_) => Some(CHECK_LATER),
         });
         pauses.min().map(|pause| now + pause)
     }
 
-    async fn look(&mut self) {
+    async fn check_texts(&mut self) {
         let is_local_gone = self
             .local
             .as_ref()
@@ -440,7 +440,7 @@ impl Work {
         if let Some(local) = self.local.as_ref().filter(|_| !self.in_flight.is_empty()) {
             self.proof.follow(&local.rollout);
         }
-        for (number, stage) in self.proof.look().await {
+        for (number, stage) in self.proof.read_new_rows().await {
             if stage == MessageStage::InContext && self.in_flight.remove(&number).is_some() {
                 self.report(WayReport::InContext(number)).await;
             }

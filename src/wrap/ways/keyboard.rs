@@ -138,7 +138,7 @@ enum TypingPhase {
 struct TypedText {
     submission: Submission,
     /// The text without white space, for comparison with the screen.
-    squeezed: String,
+    normalised: String,
     /// Its last letters and digits, for comparison with a framed text on the screen.
     end: String,
     phase: TypingPhase,
@@ -236,7 +236,7 @@ impl Keyboard {
         let bytes = text::typed(&submission.text, method);
         let end = last_letters(&submission.text);
         self.attempt = Some(TypedText {
-            squeezed: squeeze(&submission.text),
+            normalised: normalise(&submission.text),
             copies: Copies::of(agent.history(), &submission.ids, &end),
             was_above: false,
             end,
@@ -252,7 +252,7 @@ impl Keyboard {
     }
 
     /// Handles a person's input. Returns the bytes to forward now; `None` if they are kept back.
-    pub fn keys<'a>(&mut self, bytes: &'a [u8], now: Instant) -> Option<&'a [u8]> {
+    pub fn filter_keys<'a>(&mut self, bytes: &'a [u8], now: Instant) -> Option<&'a [u8]> {
         if self.keeps_keys_back() && key_buffer::is_urgent(bytes) {
             // With an unknown screen, a text whose Enter was written counts as submitted, unless
             // the terminal discards it.
@@ -268,15 +268,15 @@ impl Keyboard {
         {
             *is_escaped |= key_buffer::is_escape(bytes);
         }
-        let passed = self.reports(bytes);
+        let passed = self.filter_reports(bytes);
         if passed.is_none() {
             self.buffer.mark_has_keys();
         }
         passed
     }
 
-    /// As [`Keyboard::keys`], for responses and reports of the terminal.
-    pub fn reports<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+    /// As [`Keyboard::filter_keys`], for responses and reports of the terminal.
+    pub fn filter_reports<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         if (self.keeps_keys_back() || !self.buffer.is_empty()) && self.buffer.has_room() {
             self.buffer.push(bytes);
             return None;
@@ -368,7 +368,7 @@ impl Keyboard {
     }
 
     /// Handles a key that makes the terminal discard all input that the program has not read.
-    pub fn flushed(&mut self) {
+    pub fn note_flush(&mut self) {
         if self.unread_since().is_some() {
             self.finish(TypingOutcome::Gone);
         }
@@ -435,7 +435,7 @@ fn last_letters(text: &str) -> String {
 
 /// Returns what is the same of a text however a box draws it. Boxes break lines anywhere, compose
 /// letters with their marks (Claude Code), and a terminal's cell has no room for many marks.
-fn squeeze(text: &str) -> String {
+fn normalise(text: &str) -> String {
     text.split_whitespace()
         .flat_map(UnicodeNormalization::nfd)
         .filter(|&letter| !is_combining_mark(letter))
@@ -450,7 +450,7 @@ mod tests {
     fn a_text_is_the_same_whether_its_letters_are_composed_or_not() {
         let sent = "cafe\u{301}.txt \u{1112}\u{1161}\u{11ab} z\u{335}\u{336}\u{337}o";
         let drawn = "caf\u{e9}.txt\n\u{d55c} z\u{335}o";
-        assert_eq!(squeeze(sent), squeeze(drawn));
-        assert_ne!(squeeze(sent), squeeze("another"));
+        assert_eq!(normalise(sent), normalise(drawn));
+        assert_ne!(normalise(sent), normalise("another"));
     }
 }

@@ -143,7 +143,7 @@ impl Work {
     async fn run(mut self, mut texts: Receiver<Submission>, mut titles: watch::Receiver<String>) {
         let mut again = Instant::now();
         loop {
-            let due = self.next_look();
+            let due = self.next_check();
             tokio::select! {
                 text = texts.recv() => match text {
                     Some(text) => self.deliver(text),
@@ -172,9 +172,9 @@ impl Work {
                     self.handle_title(&titles);
                     again = Instant::now() + PAUSE;
                 }
-                () = process::sleep_until(due), if due.is_some() => self.look().await,
+                () = process::sleep_until(due), if due.is_some() => self.check_texts().await,
             }
-            self.advance().await;
+            self.report_and_send_next().await;
         }
     }
 
@@ -202,7 +202,7 @@ impl Work {
     }
 
     /// When a request is repeated, a text is given up, or the title is checked next.
-    fn next_look(&self) -> Option<Instant> {
+    fn next_check(&self) -> Option<Instant> {
         let times = self.in_flight.values().filter_map(|text| match text.stage {
             Progress::Waits(again) => again,
             Progress::Unknown(until) => Some(until),
@@ -214,7 +214,7 @@ impl Work {
 
     /// Gives up texts that did not appear among the prompts, and releases texts whose pause is
     /// over.
-    async fn look(&mut self) {
+    async fn check_texts(&mut self) {
         let now = Instant::now();
         let mut given_up = Vec::new();
         for (&number, text) in &mut self.in_flight {
@@ -331,7 +331,7 @@ impl Work {
     }
 
     /// Reports whether the way is open, and sends the next text that is due.
-    async fn advance(&mut self) {
+    async fn report_and_send_next(&mut self) {
         let session = self.sessions.current().map(str::to_owned);
         let session = session.filter(|_| self.events.is_some());
         self.report_session(session.as_deref()).await;

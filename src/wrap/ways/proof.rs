@@ -86,7 +86,7 @@ impl Proof {
     /// in the context or was refused.
     ///
     /// A transcript that cannot be read proves nothing. Cancel safe: the next call continues.
-    pub async fn look(&mut self) -> Vec<(SubmissionNumber, MessageStage)> {
+    pub async fn read_new_rows(&mut self) -> Vec<(SubmissionNumber, MessageStage)> {
         if self.waiting.is_empty() {
             return Vec::new();
         }
@@ -159,10 +159,14 @@ mod tests {
         std::fs::write(&path, row("01")).unwrap();
         let mut proof = Proof::default();
         proof.expect(7, vec!["01".into()], Some(&path));
-        assert_eq!(proof.look().await, [], "written before it was handed over");
+        assert_eq!(
+            proof.read_new_rows().await,
+            [],
+            "written before it was handed over"
+        );
         std::fs::write(&path, row("00") + &row("01") + &row("01")).unwrap();
         assert_eq!(
-            proof.look().await,
+            proof.read_new_rows().await,
             [(7, MessageStage::InContext), (7, MessageStage::InContext)]
         );
         assert!(proof.waiting.is_empty());
@@ -177,10 +181,10 @@ mod tests {
         std::fs::write(&path, row("01")).unwrap();
         tokio::select! {
             biased;
-            _ = proof.look() => panic!("a file is never read at once"),
+            _ = proof.read_new_rows() => panic!("a file is never read at once"),
             () = std::future::ready(()) => {}
         }
-        assert_eq!(proof.look().await, [(7, MessageStage::InContext)]);
+        assert_eq!(proof.read_new_rows().await, [(7, MessageStage::InContext)]);
     }
 
     #[tokio::test]
@@ -197,7 +201,10 @@ mod tests {
         // A tool may have printed the same.
         let quoted = serde_json::json!({"type": "system", "subtype": "other", "content": text});
         std::fs::write(&path, format!("{quoted}\n{blocked}\n")).unwrap();
-        assert_eq!(proof.look().await, [(7, MessageStage::Refused(text))]);
+        assert_eq!(
+            proof.read_new_rows().await,
+            [(7, MessageStage::Refused(text))]
+        );
         assert!(proof.waiting.is_empty());
     }
 
@@ -208,8 +215,8 @@ mod tests {
         let mut proof = Proof::default();
         proof.expect(7, vec!["01".into()], Some(&one));
         std::fs::write(&two, row("01")).unwrap();
-        assert_eq!(proof.look().await, []);
+        assert_eq!(proof.read_new_rows().await, []);
         proof.follow(&two);
-        assert_eq!(proof.look().await, [(7, MessageStage::InContext)]);
+        assert_eq!(proof.read_new_rows().await, [(7, MessageStage::InContext)]);
     }
 }

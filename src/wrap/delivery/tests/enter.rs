@@ -339,7 +339,7 @@ fn an_unknown_program_has_a_text_once_it_has_read_it() {
     play.agent.input_is_read(Some(false), play.now);
     play.passes(ms(1000));
     assert_eq!(play.enters(), 1);
-    assert_eq!(play.deliveries.keys(b"ab", play.now), None);
+    assert_eq!(play.deliveries.filter_keys(b"ab", play.now), None);
     play.passes(ms(9_900));
     assert!(play.did(&Step::HandedOver(vec![key], Way::Keyboard)));
     assert!(!play.did(&Step::Replay(b"ab".to_vec())));
@@ -348,7 +348,7 @@ fn an_unknown_program_has_a_text_once_it_has_read_it() {
     play.passes(ms(600_000));
     let delivered = Step::Delivered(vec![key], Way::Keyboard);
     assert!(!play.did(&delivered));
-    let ended = play.deliveries.ended(&play.agent, play.now);
+    let ended = play.deliveries.finish(&play.agent, play.now);
     assert!(!ended.contains(&delivered), "{ended:?}");
     play.agent.input_is_read(Some(true), play.now);
     play.run();
@@ -366,7 +366,7 @@ fn a_text_that_an_unknown_program_may_not_have_read_before_its_end_is_not_acked(
     assert_eq!(play.enters(), 1);
     play.passes(ms(1000));
     let delivered = Step::Delivered(vec![key], Way::Keyboard);
-    let ended = play.deliveries.ended(&play.agent, play.now);
+    let ended = play.deliveries.finish(&play.agent, play.now);
     assert!(!play.did(&delivered) && !ended.contains(&delivered));
 }
 
@@ -377,12 +377,15 @@ fn a_text_that_was_read_before_the_key_that_ends_the_program_is_acked() {
     let key = play.offer("x");
     play.agent.input_is_read(Some(false), play.now);
     play.passes(ms(1000));
-    assert_eq!(play.deliveries.keys(b"\x03", play.now), Some(&b"\x03"[..]));
+    assert_eq!(
+        play.deliveries.filter_keys(b"\x03", play.now),
+        Some(&b"\x03"[..])
+    );
     play.agent.input_is_read(Some(true), play.now);
     play.deliveries.input_checked(&play.agent);
     play.agent.input_is_read(Some(false), play.now);
     play.is_hung_up = true;
-    let ended = play.deliveries.ended(&play.agent, play.now);
+    let ended = play.deliveries.finish(&play.agent, play.now);
     let delivered = Step::Delivered(vec![key], Way::Keyboard);
     assert!(play.did(&delivered) || ended.contains(&delivered));
 }
@@ -394,8 +397,11 @@ fn a_text_that_the_terminal_discards_goes_again_as_a_possible_repeat() {
     play.agent.input_is_read(Some(false), play.now);
     play.passes(ms(1000));
     assert!(play.deliveries.may_be_flushed());
-    assert_eq!(play.deliveries.keys(b"\x03", play.now), Some(&b"\x03"[..]));
-    play.deliveries.flushed();
+    assert_eq!(
+        play.deliveries.filter_keys(b"\x03", play.now),
+        Some(&b"\x03"[..])
+    );
+    play.deliveries.note_flush();
     play.agent.input_is_read(Some(true), play.now);
     play.passes(ms(5000));
     assert!(!play.did(&Step::Delivered(vec![key], Way::Keyboard)));

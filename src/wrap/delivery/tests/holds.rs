@@ -322,8 +322,12 @@ fn only_waiting_messages_can_be_taken_by_a_command() {
     let mut play = Play::claude();
     let one = play.offer("x");
     let two = play.offer("y");
-    assert_eq!(play.deliveries.take([one].into_iter()), None);
-    assert!(play.deliveries.take([one, two].into_iter()).is_some());
+    assert_eq!(play.deliveries.take_for_command([one].into_iter()), None);
+    assert!(
+        play.deliveries
+            .take_for_command([one, two].into_iter())
+            .is_some()
+    );
     play.run();
     assert!(play.did(&Step::WriteIntent(vec![two])));
 }

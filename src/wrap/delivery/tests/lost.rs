@@ -69,7 +69,7 @@ fn a_stuck_text_without_a_delivery_is_given_to_no_other_way() {
     let mut play = Play::claude();
     let key = play.offer("stuck");
     play.shows_text();
-    assert!(play.deliveries.keys(b"\x03", play.now).is_some());
+    assert!(play.deliveries.filter_keys(b"\x03", play.now).is_some());
     play.passes(ms(1500));
     play.deliveries.lose_deliveries();
     assert!(play.deliveries.table.get(key).is_some());

@@ -44,7 +44,7 @@ fn an_api_that_the_agent_is_still_bringing_up_is_waited_for() {
     play.sees(Input::Empty);
     for _ in 0..10 {
         play.passes(ms(50_000));
-        play.deliveries.starts(Way::Api, play.now);
+        play.deliveries.mark_starting(Way::Api, play.now);
     }
     play.passes(ms(59_000));
     assert_eq!(play.hold(), Some(Hold::Starting));

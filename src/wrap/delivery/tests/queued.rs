@@ -50,7 +50,10 @@ fn a_text_that_waits_for_the_running_turn_is_read_when_its_turn_begins() {
     play.shows_above(true);
     assert!(!play.has_delivered(key));
     assert!(play.did(&Step::HandedOver(vec![key], Way::Keyboard)));
-    assert!(play.deliveries.keys(b"x", play.now).is_some(), "keys pass");
+    assert!(
+        play.deliveries.filter_keys(b"x", play.now).is_some(),
+        "keys pass"
+    );
     play.shows_above(false);
     assert!(play.has_delivered(key));
     assert_eq!(play.enters(), 1);
@@ -61,7 +64,7 @@ fn a_text_that_waits_is_not_acked_when_the_agent_ends() {
     for program in ["opencode", "codex"] {
         let (mut play, _) = Play::entered(program);
         play.shows_above(true);
-        let ended = play.deliveries.ended(&play.agent, play.now);
+        let ended = play.deliveries.finish(&play.agent, play.now);
         let acks = |step: &Step| matches!(step, Step::Delivered(..));
         assert!(!ended.iter().any(acks), "{program}: {ended:?}");
     }
@@ -109,7 +112,7 @@ fn a_text_whose_wait_ends_after_escape_is_repeated() {
     // The turn was stopped, and with it the text that waited for its next step.
     let (mut play, key) = Play::entered("opencode");
     play.shows_above(true);
-    assert!(play.deliveries.keys(b"\x1b", play.now).is_some());
+    assert!(play.deliveries.filter_keys(b"\x1b", play.now).is_some());
     play.press(KeyPress::Escape);
     play.shows_above(false);
     assert!(!play.has_delivered(key));
@@ -232,7 +235,7 @@ fn a_prompt_that_is_shown_is_not_acked_when_the_agent_ends_before_its_turn() {
         play.reads(shown);
         play.passes(ms(54_000));
         assert!(!play.has_delivered(key), "{program}");
-        let ended = play.deliveries.ended(&play.agent, play.now);
+        let ended = play.deliveries.finish(&play.agent, play.now);
         let acks = |step: &Step| matches!(step, Step::Delivered(..));
         assert!(!ended.iter().any(acks), "{program}: {ended:?}");
     }

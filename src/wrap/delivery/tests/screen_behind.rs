@@ -57,7 +57,7 @@ fn keys_are_given_back_although_the_screen_lacks_output() {
     play.offer("x");
     play.falls_behind();
     play.passes(ms(20_000));
-    assert_eq!(play.deliveries.keys(b"ab", play.now), None);
+    assert_eq!(play.deliveries.filter_keys(b"ab", play.now), None);
     play.run();
     assert!(play.did(&Step::Replay(b"ab".to_vec())));
     assert_eq!(play.enters(), 0);
@@ -96,7 +96,7 @@ fn a_box_that_is_empty_in_an_old_reading_does_not_end_a_stuck_text() {
     let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.offer("x");
     play.falls_behind();
-    assert!(play.deliveries.keys(b"\x03", play.now).is_some());
+    assert!(play.deliveries.filter_keys(b"\x03", play.now).is_some());
     play.run();
     // The paste is in the output that was not read.
     play.passes(ms(10));

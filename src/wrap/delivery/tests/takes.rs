@@ -7,7 +7,7 @@ fn shown() -> (Play, [MessageKey; 2]) {
     let mut play = Play::claude();
     play.begins("busy");
     let keys = ["first", "second"].map(|text| play.offer(text));
-    assert!(play.deliveries.take(keys.into_iter()).is_some());
+    assert!(play.deliveries.take_for_command(keys.into_iter()).is_some());
     play.run();
     assert!(play.did(&Step::WriteIntent(keys.to_vec())));
     assert!(play.did(&Step::Show(1, keys.to_vec())));
@@ -64,7 +64,7 @@ fn a_message_that_another_way_has_is_not_taken() {
     let mut play = Play::claude_by(DeliveryMode::Inbox);
     play.deliveries.open(Way::Inbox, false);
     let key = play.offer("with the agent");
-    assert_eq!(play.deliveries.take([key].into_iter()), None);
+    assert_eq!(play.deliveries.take_for_command([key].into_iter()), None);
     play.deliveries.taken([key].into_iter());
     play.run();
     let taken = Step::Delivered(vec![key], Way::InboxCommand);
@@ -89,7 +89,7 @@ fn messages_that_were_never_shown_wait_for_no_confirmation() {
     play.begins("busy");
     let key = play.offer("being noted");
     play.is_disk_slow = true;
-    play.deliveries.take([key].into_iter());
+    play.deliveries.take_for_command([key].into_iter());
     play.run();
     play.deliveries.lose_deliveries();
     play.deliveries.intent_written();
@@ -104,7 +104,7 @@ fn takes_that_are_never_confirmed_keep_no_message_from_the_agent_for_long() {
     let mut play = Play::claude();
     for number in 0..10 {
         let key = play.offer(&format!("text {number}"));
-        play.deliveries.take([key].into_iter());
+        play.deliveries.take_for_command([key].into_iter());
         play.passes(ms(6_000));
     }
     assert!(play.has_typed(), "nothing reached the agent");

@@ -86,15 +86,15 @@ fn a_running_turn_holds_until_it_ends() {
 fn keys_pressed_between_text_and_enter_come_after_the_enter_in_order() {
     let mut play = Play::claude();
     play.offer("x");
-    assert_eq!(play.deliveries.keys(b"ab", play.now), None);
-    assert_eq!(play.deliveries.keys(b"\x1b[Ic", play.now), None);
+    assert_eq!(play.deliveries.filter_keys(b"ab", play.now), None);
+    assert_eq!(play.deliveries.filter_keys(b"\x1b[Ic", play.now), None);
     play.shows_text();
     play.turn("m1");
     assert_eq!(
         play.steps.last(),
         Some(&Step::Replay(b"ab\x1b[Ic".to_vec()))
     );
-    assert_eq!(play.deliveries.keys(b"d", play.now), Some(&b"d"[..]));
+    assert_eq!(play.deliveries.filter_keys(b"d", play.now), Some(&b"d"[..]));
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn reports_of_the_terminal_are_kept_in_order_and_are_no_keys() {
     // second Enter was pressed.
     let mut play = Play::claude();
     play.offer("x");
-    assert_eq!(play.deliveries.reports(b"\x1b[I"), None);
+    assert_eq!(play.deliveries.filter_reports(b"\x1b[I"), None);
     play.passes(ms(3000));
     play.shows_text();
     assert_eq!(play.enters(), 1);
@@ -117,7 +117,7 @@ fn reports_of_the_terminal_are_kept_in_order_and_are_no_keys() {
 fn after_ten_seconds_keys_are_given_back_and_no_enter_follows() {
     let mut play = Play::claude_by(DeliveryMode::Keyboard);
     let key = play.offer("x");
-    assert_eq!(play.deliveries.keys(b"ab", play.now), None);
+    assert_eq!(play.deliveries.filter_keys(b"ab", play.now), None);
     play.passes(ms(9_999));
     assert!(!play.did(&Step::Replay(b"ab".to_vec())));
     play.passes(ms(1));
@@ -138,7 +138,7 @@ fn after_ten_seconds_keys_are_given_back_and_no_enter_follows() {
 fn a_text_that_stands_in_the_box_is_typed_again_when_the_box_was_seen_empty() {
     let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.offer("x");
-    assert_eq!(play.deliveries.keys(b"ab", play.now), None);
+    assert_eq!(play.deliveries.filter_keys(b"ab", play.now), None);
     let both = format!("{}ab", play.last_text());
     play.sees(holds(&both));
     play.passes(ms(10_000));
@@ -158,8 +158,11 @@ fn a_text_that_stands_in_the_box_is_typed_again_when_the_box_was_seen_empty() {
 fn control_c_passes_at_once_and_ends_the_attempt() {
     let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.offer("x");
-    assert_eq!(play.deliveries.keys(b"a", play.now), None);
-    assert_eq!(play.deliveries.keys(b"\x03", play.now), Some(&b"\x03"[..]));
+    assert_eq!(play.deliveries.filter_keys(b"a", play.now), None);
+    assert_eq!(
+        play.deliveries.filter_keys(b"\x03", play.now),
+        Some(&b"\x03"[..])
+    );
     play.run();
     play.shows_text();
     assert_eq!(play.enters(), 0);

@@ -111,7 +111,7 @@ fn an_unreachable_session_disables_no_way() {
     for _ in 0..3 {
         play.deliveries.open(Way::Plugin, false);
         play.offer("x");
-        play.deliveries.away(Way::Plugin);
+        play.deliveries.mark_away(Way::Plugin);
         play.deliveries.close(Way::Plugin, play.now);
         play.deliveries
             .not_taken(play.last_key(), "elsewhere", Refusal::Elsewhere);
@@ -338,7 +338,7 @@ fn while_no_process_holds_the_session_no_way_is_given_a_message() {
     for way in [Way::Plugin, Way::Inbox, Way::Hook] {
         play.deliveries.open(way, way == Way::Inbox);
     }
-    play.deliveries.away(Way::Plugin);
+    play.deliveries.mark_away(Way::Plugin);
     for timing in [Timing::Idle, Timing::Next, Timing::Now] {
         play.offer_for("x", timing);
     }
@@ -352,7 +352,7 @@ fn while_no_process_holds_the_session_no_way_is_given_a_message() {
     let mut play = Play::claude();
     play.deliveries.open(Way::Plugin, false);
     play.deliveries.open(Way::Inbox, true);
-    play.deliveries.away(Way::Plugin);
+    play.deliveries.mark_away(Way::Plugin);
     play.deliveries.close(Way::Plugin, play.now);
     play.offer("x");
     assert_eq!(play.ways_used(), [Way::Inbox]);

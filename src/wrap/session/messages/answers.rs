@@ -48,7 +48,7 @@ impl Session {
 
     fn present_state(&self, now: Instant) -> AnnouncedState {
         // `Behind` is omitted: the first message's reason is shown.
-        let hold = self.deliveries.hold(&self.agent, now);
+        let hold = self.deliveries.first_hold(&self.agent, now);
         let hold = hold.filter(|hold| *hold != Hold::Behind);
         let (state, detail) = self.state(now);
         AnnouncedState {
@@ -112,7 +112,7 @@ impl Session {
             }
             Request::Taken { keys, .. } => {
                 let taken = self.deliveries.taken(keys.iter().copied().map(MessageKey));
-                self.look(now);
+                self.read_screen_if_due(now);
                 self.announce(now);
                 let left = keys.len().saturating_sub(taken);
                 Answer::Taken {
@@ -135,7 +135,7 @@ impl Session {
             Request::Inbox { take: true, .. } => {
                 let held = self.held(now);
                 let keys = held.iter().map(|(key, _)| *key);
-                if let Some(number) = self.deliveries.take(keys) {
+                if let Some(number) = self.deliveries.take_for_command(keys) {
                     let take = PendingTake { number, to, held };
                     return self.messages.takes.push(take);
                 }
@@ -153,7 +153,7 @@ impl Session {
 
     /// Reads the screen and returns the session's state.
     fn present(&mut self, now: Instant) -> Answer {
-        self.look(now);
+        self.read_screen_if_due(now);
         self.announce(now);
         let current = self.present_state(now);
         Answer::State(self.messages.presence(&current))
@@ -174,7 +174,7 @@ impl Session {
         }
         for parked in self.messages.parked.take_all() {
             let key = parked.key;
-            if let Some(delivery) = self.deliveries.table.take_aside(key) {
+            if let Some(delivery) = self.deliveries.table.remove_without_message(key) {
                 let removed = self.messages.removed_parked(parked, delivery, removal);
                 messages.push((key, removed));
             }
@@ -188,8 +188,8 @@ impl Session {
         self.listed(messages, left)
     }
 
-    /// Shows messages to the command that takes them: these are all that it gets, and the others
-    /// that are still there are with the agent or with another command.
+    /// Sends messages to the command that takes them. Held messages that are not among them are
+    /// with the agent, or were shown to another command.
     pub(in crate::wrap::session) fn show(&mut self, number: SubmissionNumber, keys: &[MessageKey]) {
         let mut takes = self.messages.takes.iter();
         let Some(place) = takes.position(|take| take.number == number) else {
@@ -204,7 +204,8 @@ impl Session {
         self.messages.send_answer(to, answer);
     }
 
-    /// The answer that lists these messages, where so many others were left.
+    /// The answer that lists these messages; `left` is the number of held messages that are not
+    /// listed.
     fn listed(&self, messages: Vec<(MessageKey, HeldMessage)>, left: usize) -> Answer {
         let (keys, messages) = messages
             .into_iter()
@@ -222,7 +223,7 @@ impl Session {
 
     /// The messages that are not in the model's context, oldest first.
     fn held(&mut self, now: Instant) -> Vec<(MessageKey, HeldMessage)> {
-        self.look(now);
+        self.read_screen_if_due(now);
         let waiting = self.deliveries.waiting(&self.agent, now);
         let reason = |key| {
             let found = waiting.iter().find(|(waits, _)| *waits == key);
@@ -286,7 +287,7 @@ impl SessionMessages {
 
     /// Writes messages as done that are no longer in the table, so that they are acked when they
     /// are delivered again.
-    pub(in crate::wrap::session) fn read(
+    pub(in crate::wrap::session) fn write_done_without_message(
         &mut self,
         messages: impl Iterator<Item = (MessageKey, String)>,
         way: Way,

@@ -29,9 +29,9 @@ pub(super) struct DeadMessage {
 /// Maximum number of dead letters that are remembered after their deliveries were lost.
 const MAX_LOST: usize = 1000;
 
-/// The dead letters that are being written, and those that are written and whose deliveries were
-/// lost with the connection: the broker delivers these messages again, and they must not become
-/// dead letters twice.
+/// The dead letters that are being written, and written ones whose deliveries were lost with the
+/// connection. The broker delivers the latter messages again, and they must not become dead letters
+/// a second time.
 #[derive(Debug, Default)]
 pub(super) struct LettersInHand {
     writing: HashMap<MessageKey, LetterName>,
@@ -56,17 +56,17 @@ impl LettersInHand {
     /// The key of a dead letter with this name that is being written and has lost its delivery.
     fn find_writing(&self, name: &LetterName, table: &MessageTable) -> Option<MessageKey> {
         let mut writing = self.writing.iter();
-        let found = writing.find(|(key, one)| one.is(name) && !table.is_aside(**key));
+        let found = writing.find(|(key, one)| one.is(name) && !table.is_without_message(**key));
         found.map(|(key, _)| *key)
     }
 
     /// Removes a dead letter with this name that has lost its delivery. Returns its error.
-    fn take_lost(&mut self, name: &LetterName) -> Option<String> {
+    fn remove_lost(&mut self, name: &LetterName) -> Option<String> {
         let place = self.lost.iter().position(|(lost, _)| lost.is(name))?;
         self.lost.remove(place).map(|(_, error)| error)
     }
 
-    fn lose(&mut self, name: LetterName, error: String) {
+    fn add_lost(&mut self, name: LetterName, error: String) {
         if name.identity.is_some() {
             self.lost.push_back((name, error));
         }
@@ -108,9 +108,9 @@ impl SessionMessages {
         let Some(name) = self.dead_letters.writing.remove(&key) else {
             return;
         };
-        match table.take_aside(key) {
+        match table.remove_without_message(key) {
             Some(delivery) => self.refuse(delivery, name.id, &error),
-            None => self.dead_letters.lose(name, error),
+            None => self.dead_letters.add_lost(name, error),
         }
     }
 }
@@ -178,9 +178,9 @@ impl Session {
         if delivery.is_redelivered() {
             let table = &self.deliveries.table;
             if let Some(key) = self.messages.dead_letters.find_writing(&name, table) {
-                return self.deliveries.table.set_aside(key, delivery);
+                return self.deliveries.table.add_without_message(key, delivery);
             }
-            if let Some(error) = self.messages.dead_letters.take_lost(&name) {
+            if let Some(error) = self.messages.dead_letters.remove_lost(&name) {
                 return self.messages.refuse(delivery, name.id, &error);
             }
         }
@@ -192,7 +192,7 @@ impl Session {
             body,
             is_own: delivery.is_of_own_user(),
         };
-        self.deliveries.table.set_aside(key, delivery);
+        self.deliveries.table.add_without_message(key, delivery);
         let job = Job::WriteDeadLetter(key, letter, place);
         self.messages.parts.disk.submit(job);
     }

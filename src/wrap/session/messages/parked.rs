@@ -2,9 +2,9 @@
 //!
 //! They stay in queue order, with long bodies in a file. Each user's messages are admitted in that
 //! order; the next one is of the user with the fewest messages that wait for the agent. If other
-//! users have more messages in the session than a queue holds, or more than [`MAX_PARKED_BYTES`]
-//! are parked, the user with the most messages, or the most parked bytes, loses its oldest parked
-//! message to the dead letters.
+//! users have more messages in the session than a queue holds, the oldest parked message of the
+//! user with the most messages becomes a dead letter. If more than [`MAX_PARKED_BYTES`] are parked,
+//! it is the oldest message of the user with the most parked bytes.
 
 use std::collections::VecDeque;
 
@@ -18,11 +18,13 @@ use crate::wrap::seen::Publisher;
 const LONG_BODY: usize = 8 << 10;
 /// Maximum number of messages of other users; beyond it some become dead letters.
 const MAX_OF_OTHERS: usize = MAX_LENGTH as usize;
-/// Maximum bytes of parked bodies, which are mostly on the disk; beyond it some messages become
-/// dead letters. Without it, others' texts could fill a disk, on which the own user's then wait.
+/// Maximum bytes of parked bodies, which are mostly on disk; beyond it some messages become dead
+/// letters. Without this limit, texts of other users could fill the disk, and then messages of the
+/// session's own user could not be delivered.
 const MAX_PARKED_BYTES: usize = 128 << 20;
 
-/// All parked messages of a session. Their deliveries are set aside in the table.
+/// All parked messages of a session. The table of messages keeps their deliveries, without the
+/// messages.
 #[derive(Debug, Default)]
 pub(super) struct ParkedMessages {
     waiting: VecDeque<ParkedMessage>,

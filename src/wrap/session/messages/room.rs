@@ -1,14 +1,17 @@
 //! Limits the messages of other users, so that messages of the session's own user are always
 //! accepted, and messages of one other user do not block those of another.
 //!
-//! A broker delivers a limited number of messages in one round, the prefetch. Once the session has
-//! received that many, it requests the next round, unless the own user's messages alone are that
-//! many; so messages of other users never fill the prefetch. Messages of other users wait for the
-//! agent within the limits of module `counts`, and the rest are parked (module `parked`). A parked
-//! message gets its place in the order of delivery when it is admitted, behind all that wait then.
-//! So a backlog of one user delays another user's message only by its admitted part. No round is
-//! requested while [`MAX_PENDING_WRITES`] bodies and dead letters are being written, so a slow disk
-//! delays messages and not the terminal.
+//! The broker delivers messages in rounds of at most a fixed number, the prefetch. Once the session
+//! has received that many, it requests the next round. It does not do so while it has that many
+//! unsettled messages of its own user: so only these can fill the prefetch.
+//!
+//! Messages of other users wait for the agent within the limits of module `counts`; the others are
+//! parked (module `parked`). A parked message gets its place in the order of delivery when it is
+//! admitted, behind all messages that wait then. So a backlog of one user delays another user's
+//! message only by its admitted part.
+//!
+//! No round is requested while [`MAX_PENDING_WRITES`] bodies and dead letters are being written, so
+//! a slow disk delays messages and not the terminal.
 //!
 //! Relies on the disk thread and on the table of messages.
 
@@ -48,7 +51,7 @@ impl Session {
             id: claimed_id(&body),
             body: ParkedBody::InMemory(body),
         };
-        self.deliveries.table.set_aside(key, delivery);
+        self.deliveries.table.add_without_message(key, delivery);
         if let Some((place, body)) = self.messages.parked.push(parked) {
             self.messages.parts.disk.submit(Job::ParkBody(place, body));
         }
@@ -85,7 +88,7 @@ impl Session {
         loop {
             let waiting = Counts::of_table(&self.deliveries.table);
             match self.messages.parked.take_next(&waiting) {
-                NextParked::Message(key, body) => self.unpark(key, body),
+                NextParked::Message(key, body) => self.accept_parked(key, body),
                 NextParked::Read(key, place) => {
                     self.messages.parts.disk.submit(Job::ReadBody(key, place));
                 }
@@ -98,13 +101,13 @@ impl Session {
     pub(super) fn handle_parked_body(&mut self, key: MessageKey, body: Vec<u8>) {
         // The message may have been removed meanwhile.
         if self.messages.parked.remove(key).is_some() {
-            self.unpark(key, body);
+            self.accept_parked(key, body);
         }
     }
 
     /// Accepts a message that was parked, behind those that wait already.
-    fn unpark(&mut self, parked: MessageKey, body: Vec<u8>) {
-        if let Some(delivery) = self.deliveries.table.take_aside(parked) {
+    fn accept_parked(&mut self, parked: MessageKey, body: Vec<u8>) {
+        if let Some(delivery) = self.deliveries.table.remove_without_message(parked) {
             let key = self.deliveries.table.next_key();
             self.accept(key, (delivery, body), false);
         }
@@ -112,7 +115,7 @@ impl Session {
 
     fn dead_letter_parked(&mut self, message: ParkedMessage) {
         let ParkedMessage { key, id, body, .. } = message;
-        let Some(delivery) = self.deliveries.table.take_aside(key) else {
+        let Some(delivery) = self.deliveries.table.remove_without_message(key) else {
             return;
         };
         let (body, place) = match body {

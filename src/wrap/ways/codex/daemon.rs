@@ -17,7 +17,7 @@ impl Work {
             LinkEvent::Response(request, answer) => self.handle_response(request, answer).await,
         };
         match done {
-            Ok(()) => self.advance().await,
+            Ok(()) => self.report_and_send_next().await,
             Err(error) => self.disconnect(&error).await,
         }
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::{
     Copies, GIVE_UP, Hold, Keyboard, KeyboardStep, READ_SOON, ROW_WITHIN, SWALLOWED_AFTER,
-    TURN_SIGN, TURN_WITHIN, TurnProof, TypingOutcome, TypingPhase, squeeze,
+    TURN_SIGN, TURN_WITHIN, TurnProof, TypingOutcome, TypingPhase, normalise,
 };
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::agents::reading::Input;
@@ -143,15 +143,15 @@ impl Keyboard {
         let (Some(attempt), Input::Holds(shown)) = (&self.attempt, agent.input()) else {
             return false;
         };
-        let shown = squeeze(shown);
+        let shown = normalise(shown);
         let is_placeholder = shown.starts_with(PLACEHOLDER)
             && shown.ends_with(']')
             && shown.matches('[').count() == 1;
         is_placeholder
-            || shown == attempt.squeezed
+            || shown == attempt.normalised
             || (agent.input_is_scrolled()
                 && !shown.is_empty()
-                && attempt.squeezed.ends_with(&shown))
+                && attempt.normalised.ends_with(&shown))
     }
 
     /// Whether the head of a message of the text, or the end of the text, is above the line. An
@@ -179,7 +179,7 @@ impl Keyboard {
     /// Whether the box contains a message or a placeholder, possibly with other text.
     fn box_contains_text(agent: &AgentState) -> bool {
         matches!(agent.input(), Input::Holds(shown)
-            if shown.contains("[cbroker peer message") || squeeze(shown).contains(PLACEHOLDER)
+            if shown.contains("[cbroker peer message") || normalise(shown).contains(PLACEHOLDER)
                 || agent.input_is_scrolled() || !agent.profile().knows_its_prompt())
     }
 
@@ -273,7 +273,7 @@ impl Keyboard {
     /// answer to it.
     fn entered_line(&mut self, agent: &AgentState, now: Instant, out: Instant) -> KeyboardStep {
         if agent.shows_waiting() {
-            return self.wait(agent, now);
+            return self.begin_waiting(agent, now);
         }
         let holds = matches!(agent.input(), Input::Holds(_));
         let is_busy = agent.is_busy(now);
@@ -305,13 +305,13 @@ impl Keyboard {
             return KeyboardStep::Wait(Some(again.unwrap_or(next).min(next)));
         }
         if !holds && (is_busy || (may_wait && is_above)) {
-            return self.wait(agent, now);
+            return self.begin_waiting(agent, now);
         }
         let why = if holds { Hold::Stuck } else { Hold::Unseen };
         self.give_up(agent, now, why)
     }
 
-    fn wait(&mut self, agent: &AgentState, now: Instant) -> KeyboardStep {
+    fn begin_waiting(&mut self, agent: &AgentState, now: Instant) -> KeyboardStep {
         if let Some(attempt) = &mut self.attempt {
             attempt.phase = TypingPhase::Waiting {
                 is_escaped: false,
@@ -430,7 +430,7 @@ impl Keyboard {
             return self.release_keys(None);
         }
         if agent.shows_waiting() {
-            return self.wait(agent, now);
+            return self.begin_waiting(agent, now);
         }
         let box_contains_text = Self::box_contains_text(agent);
         let profile = agent.profile();
