@@ -109,6 +109,11 @@ fn a_type_s_name_stands_for_one_thing() {
 }
 
 #[test]
+fn a_function_s_name_says_what_it_does() {
+    assert_none(&names::vague(&sources::all()));
+}
+
+#[test]
 fn no_work_is_left_for_later() {
     // Split so that this file does not match.
     let marks = [

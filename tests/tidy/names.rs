@@ -1,5 +1,5 @@
-//! Rule about names: a type's name stands for one thing in the whole repository, so that a search
-//! finds one definition.
+//! Rules about names: a type's name stands for one thing in the whole repository, so that a search
+//! finds one definition; and a function's name says what the function does.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,81 @@ use crate::sources::Source;
 const SHARED: &[(&str, &str)] = &[("InFlight", WAYS), ("Progress", WAYS), ("Work", WAYS)];
 /// Each way in is a task of its own with the same private types.
 const WAYS: &str = "one for each way into an agent, private to its file";
+
+/// Names of functions that tell nothing without their object (`look` at what?), or that stood for
+/// different things in different modules.
+const VAGUE: [&str; 9] = [
+    "advance",
+    "give",
+    "give_back",
+    "go_on",
+    "look",
+    "rest",
+    "room",
+    "tell",
+    "told",
+];
+/// Where such a name is meant, and why.
+const MEANT: [(&str, &str, &str); 3] = [
+    (
+        "advance",
+        "broker/src/delivery/outbox/frames.rs",
+        "the trait `bytes::Buf` names it",
+    ),
+    (
+        "advance",
+        "broker/src/broker_state/dead_lettering.rs",
+        "routes the next steps of a cascade",
+    ),
+    (
+        "give_back",
+        "broker/src/delivery/cascade.rs",
+        "ends what `take_next` of the same type began",
+    ),
+];
+
+/// Shipped functions with a name in [`VAGUE`], or with one that begins with `go_on` or `tell`, that
+/// are not in [`MEANT`], one complaint each.
+pub(crate) fn vague(sources: &[Source]) -> Vec<String> {
+    let is_vague = |name: &str| {
+        VAGUE.contains(&name) || name.starts_with("go_on_") || name.starts_with("tell_")
+    };
+    let mut complaints = Vec::new();
+    for source in sources.iter().filter(|source| source.is_shipped()) {
+        let is_meant = |name: &str| {
+            MEANT
+                .iter()
+                .any(|(meant, path, _)| *meant == name && *path == source.path)
+        };
+        let names = source.code_before_tests().filter_map(defined_function);
+        for name in names.filter(|name| is_vague(name) && !is_meant(name)) {
+            complaints.push(format!(
+                "`{name}` in {} does not say what it does",
+                source.path
+            ));
+        }
+    }
+    complaints
+}
+
+/// The function that a line defines or declares.
+fn defined_function(line: &str) -> Option<&str> {
+    let (before, name) = line.trim_start().split_once("fn ")?;
+    let mut before = before.split_whitespace();
+    let is_qualifier = |word: &str| {
+        ["const", "async", "unsafe"].contains(&word)
+            || word.starts_with("pub")
+            || word.ends_with(')')
+    };
+    before.all(is_qualifier).then(|| name_at(name))
+}
+
+/// The identifier at the beginning of a text.
+fn name_at(text: &str) -> &str {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let end = text.find(|c| !is_of_name(c)).unwrap_or(text.len());
+    &text[..end]
+}
 
 /// The names of types that several shipped files define and [`SHARED`] does not explain, and the
 /// names in [`SHARED`] that are defined once, one complaint each.
@@ -37,7 +112,6 @@ pub(crate) fn shared(sources: &[Source]) -> Vec<String> {
 
 /// The type that a line at the top level of a file defines.
 fn defined_type(line: &str) -> Option<&str> {
-    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let line = match line.strip_prefix("pub") {
         Some(rest) if rest.starts_with('(') => rest.split_once(") ")?.1,
         Some(rest) => rest.trim_start(),
@@ -46,8 +120,7 @@ fn defined_type(line: &str) -> Option<&str> {
     let name = ["struct ", "enum ", "trait ", "type ", "union "]
         .iter()
         .find_map(|kind| line.strip_prefix(kind))?;
-    let end = name.find(|c| !is_of_name(c)).unwrap_or(name.len());
-    Some(&name[..end])
+    Some(name_at(name))
 }
 
 #[cfg(test)]
@@ -76,6 +149,28 @@ mod tests {
         assert_eq!(
             about_twice,
             ["Twice is defined in src/a.rs and broker/src/b.rs"]
+        );
+    }
+    #[test]
+    fn a_function_whose_name_tells_nothing_is_found() {
+        let sources = [
+            source(
+                "src/a.rs",
+                "    pub(in crate::wrap) async fn look(&self) {\n",
+            ),
+            source("src/b.rs", "fn look_up() {}\nlet look = 1; // fn look\n"),
+            source(
+                "storage/src/c.rs",
+                "    fn tell_of_it();\n#[cfg(test)]\nfn room() {}\n",
+            ),
+            source("tests/d.rs", "fn look() {}\n"),
+        ];
+        assert_eq!(
+            vague(&sources),
+            [
+                "`look` in src/a.rs does not say what it does",
+                "`tell_of_it` in storage/src/c.rs does not say what it does",
+            ]
         );
     }
 }
