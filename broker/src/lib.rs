@@ -336,6 +336,7 @@ async fn watch_memory(broker: Arc<BrokerState>) {
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use std::path::Path;
+    use std::time::Instant;
 
     use super::*;
     use crate::delivery::confirms::{ConfirmState, Confirms};
@@ -344,23 +345,38 @@ pub(crate) mod tests {
     /// An empty broker without listeners, and what must live as long.
     pub(crate) async fn opened() -> (Arc<BrokerState>, (wakeup::Wakeup, tempfile::TempDir)) {
         let folder = tempfile::tempdir().unwrap();
-        let (broker, wakeup) = opened_in(folder.path()).await;
+        let (broker, wakeup) = open_in(folder.path()).await.unwrap();
         (broker, (wakeup, folder))
     }
 
-    async fn opened_in(folder: &Path) -> (Arc<BrokerState>, wakeup::Wakeup) {
+    async fn open_in(folder: &Path) -> Result<(Arc<BrokerState>, wakeup::Wakeup), StartError> {
         let config = BrokerConfig {
             data_dir: folder.join("data"),
             ..BrokerConfig::default()
         };
         let (waker, wakeup) = wakeup::channel().unwrap();
-        (open(&config, waker).await.unwrap(), wakeup)
+        Ok((open(&config, waker).await?, wakeup))
     }
 
     /// Stops the broker and opens it again in its folder.
     pub(crate) async fn restart(broker: &BrokerState, folder: &Path) -> Arc<BrokerState> {
         broker.store.clone().close().unwrap();
-        opened_in(folder).await.0
+        once_free(|| open_in(folder)).await.0
+    }
+
+    /// Starts what needs a folder whose last store was closed. That one keeps the folder until its
+    /// last checkpoint is written, which a busy machine can hold up.
+    pub(crate) async fn once_free<T>(start: impl AsyncFn() -> Result<T, StartError>) -> T {
+        let until = Instant::now() + Duration::from_mins(3);
+        loop {
+            match start().await {
+                Err(StartError::Open {
+                    source: persist::OpenError::InUse { .. },
+                    ..
+                }) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(20)).await,
+                started => return started.unwrap(),
+            }
+        }
     }
 
     /// A durable queue.

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use super::auth::{AuthMethod, Caller};
 use super::{Api, BrokerFacts, HttpScheme, SharedApi};
 use crate::lock::{lock, read};
+use crate::tests::once_free;
 use crate::vhost::Declare;
 use crate::{Broker, BrokerConfig, FirstUser};
 
@@ -38,7 +39,7 @@ impl TestApi {
     }
 
     async fn start_in(folder: &tempfile::TempDir) -> Broker {
-        let config = BrokerConfig {
+        let config = || BrokerConfig {
             port: 0,
             management_port: None,
             data_dir: folder.path().join("data"),
@@ -48,7 +49,7 @@ impl TestApi {
             }),
             ..BrokerConfig::default()
         };
-        Broker::start(config).await.unwrap()
+        once_free(async || Broker::start(config()).await).await
     }
 
     /// Declares so many queues in the first vhost.
