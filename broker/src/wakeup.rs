@@ -97,7 +97,7 @@ mod tests {
                 times += 1;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), all)
+        tokio::time::timeout(Duration::from_mins(3), all)
             .await
             .unwrap();
         thread.join().unwrap();

@@ -425,19 +425,26 @@ mod tests {
         let is_answered = thread::scope(|scope| {
             vhost.with_exchange("amq.topic", |_| {
                 scope.spawn(|| {
-                    let condition = DeleteCondition::default();
-                    vhost.delete_exchange("none", condition, &mut Effects::new(0))
-                });
-                scope.spawn(|| {
                     while !is_over.load(Ordering::Relaxed) {
                         vhost.queue_count();
                         reads.fetch_add(1, Ordering::Relaxed);
                     }
                 });
-                let mut before = None;
-                while before != Some(reads.load(Ordering::Relaxed)) {
-                    before = Some(reads.load(Ordering::Relaxed));
-                    thread::sleep(Duration::from_millis(100));
+                while reads.load(Ordering::Relaxed) == 0 {
+                    thread::yield_now();
+                }
+                scope.spawn(|| {
+                    let condition = DeleteCondition::default();
+                    vhost.delete_exchange("none", condition, &mut Effects::new(0))
+                });
+                // The reader stands still because the writer waits, not because the machine is
+                // busy.
+                let (mut before, mut still) = (0, 0);
+                while still < 10 {
+                    thread::sleep(Duration::from_millis(50));
+                    let now = reads.load(Ordering::Relaxed);
+                    still = if now == before { still + 1 } else { 0 };
+                    before = now;
                 }
                 scope.spawn(|| rates.observe(broker, Instant::now()));
                 let limit = Instant::now() + Duration::from_mins(1);

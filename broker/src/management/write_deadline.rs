@@ -148,7 +148,8 @@ mod tests {
 
     use super::*;
 
-    const SOON: Duration = Duration::from_millis(20);
+    /// Long enough for a busy machine to hand over a hundred bytes.
+    const SOON: Duration = Duration::from_millis(500);
 
     #[tokio::test]
     async fn a_client_that_reads_a_byte_now_and_then_is_given_up() {
@@ -172,7 +173,7 @@ mod tests {
     async fn a_client_that_has_read_everything_may_rest_as_long_as_it_likes() {
         let (mut client, server) = duplex(64);
         let mut server = WriteDeadline::new(server, SOON);
-        for _ in 0..3 {
+        for _ in 0..2 {
             let mut bytes = [0; 100];
             let (written, read) = tokio::join!(
                 async {

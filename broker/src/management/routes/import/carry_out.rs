@@ -287,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_deleted_among_the_lines_of_its_document_makes_no_further_one() {
-        const LINES: usize = 20_000;
+        const LINES: usize = 100_000;
         let test = TestApi::start().await;
         let bee = bee(&test);
         let line = |number: usize| {
