@@ -10,7 +10,7 @@ use storage::{Opened, QueueId, Sequence, Store, Urgency};
 
 use crate::forge::{raw_frame, segment};
 use crate::simulated_disk::SimulatedDisk;
-use crate::support::{fill, read_all, wait};
+use crate::support::{fill, read_all, until, wait};
 
 const QUEUE: QueueId = QueueId(1);
 /// The only queue of the store that frames are copied from which the attacked one never has.
@@ -25,6 +25,10 @@ fn open(disk: &SimulatedDisk) -> (Opened, tempfile::TempDir) {
 fn logs(disk: &SimulatedDisk) -> Vec<PathBuf> {
     let files = disk.files().into_iter();
     files.filter(|path| path.starts_with("log")).collect()
+}
+
+fn log_bytes(disk: &SimulatedDisk) -> Vec<Vec<u8>> {
+    disk.find(|path, bytes| path.starts_with("log").then(|| bytes.to_vec()))
 }
 
 /// Frames of every kind in segments of their own: an administrator, a purge, a dropped queue.
@@ -43,15 +47,11 @@ fn donor(disk: &SimulatedDisk) {
 
 /// All blocks of a disk that hold anything.
 fn pieces(disk: &SimulatedDisk) -> Vec<Vec<u8>> {
-    let blocks = logs(disk).into_iter().flat_map(|path| {
-        let bytes = disk.bytes(&path);
-        bytes
-            .chunks(BLOCK as usize)
-            .map(<[u8]>::to_vec)
-            .collect::<Vec<_>>()
-    });
+    let bytes = log_bytes(disk).concat();
+    let blocks = bytes.chunks(BLOCK as usize);
     blocks
         .filter(|block| block.iter().any(|byte| *byte != 0))
+        .map(<[u8]>::to_vec)
         .collect()
 }
 
@@ -119,9 +119,8 @@ fn whole_frames_of_this_store_at_every_alignment_are_only_bodies() {
         );
     }
     // The newest frames, while their segment is still written to.
-    let newest = logs(&disk)
+    let newest = log_bytes(&disk)
         .into_iter()
-        .map(|path| disk.bytes(&path))
         .max_by_key(|bytes| {
             SegmentHeader::parse(&bytes[..BLOCK as usize]).map(|found| found.number)
         })
@@ -183,11 +182,7 @@ fn bodies_in_segments_that_are_used_again_never_come_back_as_frames() {
             assert_eq!(again.report.losses, [""; 0], "round {round}");
         }
     }
-    assert!(
-        logs(&disk).len() < 12,
-        "segments are used again: {:?}",
-        logs(&disk)
-    );
+    until(|| logs(&disk).len() < 12, "segments are used again");
 }
 
 fn read_ready(opened: &Opened) -> u64 {
@@ -201,7 +196,7 @@ fn many_false_headers_in_a_damaged_store_do_not_slow_the_start() {
     let (opened, _folder) = open(&disk);
     let mut bodies = Vec::new();
     publish(&opened.store, &mut bodies, b"first".to_vec());
-    let first = disk.bytes(&logs(&disk)[0])[..BLOCK as usize].to_vec();
+    let first = log_bytes(&disk)[0][..BLOCK as usize].to_vec();
     publish(&opened.store, &mut bodies, first.repeat(10));
     let killed = disk.after_kill();
     for path in logs(&killed) {

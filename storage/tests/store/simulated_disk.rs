@@ -212,6 +212,16 @@ impl SimulatedDisk {
         locked(&self.state).names.keys().cloned().collect()
     }
 
+    /// What `look` finds in the files, all at one moment: a store that is open may remove a file
+    /// between two calls.
+    pub(crate) fn find<T>(&self, mut look: impl FnMut(&Path, &[u8]) -> Option<T>) -> Vec<T> {
+        let state = locked(&self.state);
+        let files = state.names.iter();
+        files
+            .filter_map(|(path, inode)| look(path, &state.inodes[*inode].current))
+            .collect()
+    }
+
     /// What a file holds.
     pub(crate) fn bytes(&self, path: &Path) -> Vec<u8> {
         let state = locked(&self.state);

@@ -15,7 +15,7 @@ use storage::{Opened, Options, QueueId, Sequence, Settled, Store, Ticket, Urgenc
 use crate::damaged_store::frames;
 use crate::random::Random;
 use crate::simulated_disk::{Fault, Kind, SEGMENT_BYTES, SimulatedDisk};
-use crate::support::{body, fill, read_all, wait};
+use crate::support::{body, fill, read_all, until, wait};
 
 const QUEUE: QueueId = QueueId(1);
 
@@ -40,21 +40,21 @@ fn settled(store: &Store, queue: QueueId, number: u64) -> Ticket {
 }
 
 fn headers(disk: &SimulatedDisk) -> Vec<SegmentHeader> {
-    let files = disk.files().into_iter();
-    let logs = files.filter(|path| path.starts_with("log"));
-    let headers =
-        logs.filter_map(|path| SegmentHeader::parse(&disk.bytes(&path)[..BLOCK as usize]));
-    headers.collect()
+    disk.find(|path, bytes| {
+        let is_log = path.starts_with("log");
+        is_log.then(|| SegmentHeader::parse(&bytes[..BLOCK as usize]))?
+    })
 }
 
 /// The file of a segment: which slot it gets is decided by the thread that creates one first.
 fn segment_path(disk: &SimulatedDisk, number: u64) -> PathBuf {
-    let mut files = disk.files().into_iter();
-    let found = files.find(|path| {
-        let header = || SegmentHeader::parse(&disk.bytes(path)[..BLOCK as usize]);
-        path.starts_with("log") && header().is_some_and(|header| header.number == number)
+    let found = disk.find(|path, bytes| {
+        let header = || SegmentHeader::parse(&bytes[..BLOCK as usize]);
+        let is_it =
+            path.starts_with("log") && header().is_some_and(|header| header.number == number);
+        is_it.then(|| path.to_owned())
     });
-    found.unwrap()
+    found.into_iter().next().unwrap()
 }
 
 /// A publish and its ack that never reach the log leave no record. The ack of a later message
@@ -174,7 +174,7 @@ fn acks_whose_segment_was_used_again_still_count() {
     wait(store, last);
     let holds_acks =
         |header: &SegmentHeader| header.number == 2 && header.state == SegmentState::Log;
-    crate::support::until(
+    until(
         || !headers(&disk).iter().any(holds_acks),
         "the segment of the acks may be used again",
     );
@@ -211,7 +211,7 @@ fn a_reader_never_sees_a_segment_that_is_being_used_again() {
         }
         assert!(seen > 100, "{seen} messages");
     });
-    crate::support::until(|| disk.files().len() < 14, "segments are used again");
+    until(|| disk.files().len() < 14, "segments are used again");
 }
 
 #[test]
@@ -312,10 +312,9 @@ fn acks_while_their_messages_are_copied_count() {
     }
     assert_eq!(read_all(store, QUEUE, 700), live);
     assert!(disk.written() - before > published, "nothing was copied");
-    assert!(
-        store.disk_bytes() < 40 * SEGMENT_BYTES,
-        "{} bytes",
-        store.disk_bytes()
+    until(
+        || store.disk_bytes() < 40 * SEGMENT_BYTES,
+        "segments are freed",
     );
 }
 
@@ -338,7 +337,7 @@ fn a_large_body_has_a_file_of_its_own_which_goes_with_it() {
     assert!(found.len() == 1 && found[0].1 == body(QUEUE, 0, 3 << 20));
     wait(store, settled(store, QUEUE, 0));
     fill(store, QueueId(2), 0..40, 3_000);
-    crate::support::until(|| bodies(&disk) == 1, "its file is removed");
+    until(|| bodies(&disk) == 1, "its file is removed");
     // What a crash left of a body whose commit never came is removed as well.
     let killed = disk.after_kill();
     let path = disk
@@ -352,7 +351,7 @@ fn a_large_body_has_a_file_of_its_own_which_goes_with_it() {
     killed.replace(Path::new("log/body-000000000999.log"), orphan);
     let (again, _folder) = open(&killed);
     fill(&again.store, QueueId(2), 100..140, 3_000);
-    crate::support::until(|| bodies(&killed) == 1, "the orphan is removed");
+    until(|| bodies(&killed) == 1, "the orphan is removed");
     assert_eq!(read_all(&again.store, QUEUE, 3 << 20), [1]);
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Known {
     pub(crate) durable: u64,
     /// All messages that move were durable in the first queue.
     pub(crate) moves_begun: bool,
+    /// The store said last that there is no room.
+    pub(crate) is_short: bool,
 }
 
 /// Shared by the client and the store's callback.
@@ -47,15 +49,16 @@ fn noted<T>(diary: &Diary, change: impl FnOnce(&mut Known) -> T) -> T {
     change(&mut diary.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Opens a store whose durable tickets go to the diary.
+/// Opens a store whose durable tickets and lack of room go to the diary.
 pub(crate) fn open(folder: &std::path::Path, options: Options, diary: &Diary) -> Opened {
     let heard = Arc::clone(diary);
-    let opened = Store::open(folder, options, move |progress| {
-        if let StoreEvent::Durable(ticket) = progress {
-            noted(&heard, |known| {
-                known.durable = known.durable.max(ticket.number());
-            });
-        }
+    let opened = Store::open(folder, options, move |progress| match progress {
+        StoreEvent::Durable(ticket) => noted(&heard, |known| {
+            known.durable = known.durable.max(ticket.number());
+        }),
+        StoreEvent::NoRoom => noted(&heard, |known| known.is_short = true),
+        StoreEvent::Room => noted(&heard, |known| known.is_short = false),
+        _ => {}
     });
     opened.unwrap()
 }
