@@ -48,6 +48,7 @@ fn a_message_of_ten_megabytes_comes_back_whole_and_goes_for_good() {
 fn a_message_settled_before_its_commit_never_reaches_the_disk() {
     let folder = tempfile::tempdir().unwrap();
     let opened = open(folder.path());
+    let together = opened.store.pause_commits();
     let ticket = opened
         .store
         .append(QUEUE, Sequence(1), &[b"short-lived"], Urgency::Eventually)
@@ -56,6 +57,7 @@ fn a_message_settled_before_its_commit_never_reaches_the_disk() {
         opened.store.settle(QUEUE, Sequence(1)).unwrap(),
         Settled::Elided
     );
+    drop(together);
     wait(&opened.store, ticket);
     opened.store.close().unwrap();
     let opened = open(folder.path());

@@ -1,6 +1,7 @@
 //! A disk that fails or loses power at any operation: nothing confirmed is lost, nothing settled
 //! comes back, no transaction is cut, and what only tidies up never stops the store.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 
@@ -42,6 +43,11 @@ type CheckpointImage = (String, SimulatedDisk, Known);
 /// more, because it writes more checkpoints meanwhile.
 const MOST_IMAGES: usize = 400;
 
+/// The kind of the operation that an image was taken before.
+fn kind_of(what: &str) -> &str {
+    what.rsplit(' ').next().unwrap()
+}
+
 /// Works on a disk and keeps what a kill and power cuts before each operation would leave, or a
 /// sample of them where they are many.
 fn images_of(
@@ -61,8 +67,14 @@ fn images_of(
         let known = known.lock().unwrap().clone();
         let mut images = kept.lock().unwrap();
         while images.len() >= MOST_IMAGES {
-            let any = random.below(images.len() as u64);
-            images.swap_remove(any as usize);
+            // Those before the commonest kind of operation: some before each kind stay.
+            let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+            for (place, (what, ..)) in images.iter().enumerate() {
+                places.entry(kind_of(what)).or_default().push(place);
+            }
+            let commonest = places.into_values().max_by_key(Vec::len).unwrap();
+            let any = random.below(commonest.len() as u64);
+            images.swap_remove(commonest[any as usize]);
         }
         let sector = SECTORS[random.below(2) as usize];
         let cut = moment.after_power_cut(&mut random, sector);
@@ -104,7 +116,7 @@ fn a_power_cut_or_kill_before_any_operation_loses_nothing_confirmed_and_cuts_no_
     let mut kinds = std::collections::BTreeSet::new();
     for seed in 0..asked("CBROKER_SOAK_RECORDS", 1) {
         for (what, disk, known) in worked_through(1, 77 + seed) {
-            kinds.insert(what.rsplit(' ').next().unwrap().to_owned());
+            kinds.insert(kind_of(&what).to_owned());
             reopen(&disk, &known, &what);
         }
     }

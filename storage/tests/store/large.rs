@@ -16,8 +16,11 @@ fn open(disk: &SimulatedDisk) -> Opened {
 }
 
 fn append(store: &Store, queue: QueueId, number: u64, length: usize) -> Ticket {
-    let text = body(queue, number, length);
-    let ticket = store.append(queue, Sequence(number), &[&text], Urgency::Confirmed);
+    append_text(store, queue, number, &body(queue, number, length))
+}
+
+fn append_text(store: &Store, queue: QueueId, number: u64, text: &[u8]) -> Ticket {
+    let ticket = store.append(queue, Sequence(number), &[text], Urgency::Confirmed);
     ticket.unwrap()
 }
 
@@ -75,11 +78,13 @@ fn a_large_body_delays_its_own_queue_alone() {
 #[test]
 fn what_is_put_together_beside_a_large_body_is_one_commit() {
     let (disk, store, large) = writing();
+    // Made before: commits are held back for a second at most.
+    let text = body(QueueId(3), 0, LARGE);
     let together = store.pause_commits();
     let first = append(&store, OTHER, 0, 30);
     let second = append(&store, QUEUE, 2, 30);
     // It has no ticket of its own.
-    let third = append(&store, QueueId(3), 0, LARGE);
+    let third = append_text(&store, QueueId(3), 0, &text);
     drop(together);
     assert_eq!((first, second), (second, third));
     assert!(first >= large);

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use storage::{Opened, Options, QueueId, Sequence, Store, StoreEvent, Ticket, Urgency};
 
 use crate::simulated_disk::{Fault, Kind, SimulatedDisk};
-use crate::support::{body, fill, read_all, until, wait};
+use crate::support::{LIMIT, body, fill, read_all, until, wait};
 
 const QUEUE: QueueId = QueueId(1);
 const OTHER: QueueId = QueueId(2);
@@ -20,14 +21,25 @@ fn open(disk: &SimulatedDisk, change: impl FnOnce(Options) -> Options) -> Opened
     Store::open(folder.path(), options, |_| {}).unwrap()
 }
 
-/// A store with a segment of 4 MiB of which a third is alive, and which is being emptied, with so
-/// many milliseconds of sleep before each write. Returns how many writes there were, and the bytes
-/// of the longest; `durable` hears of every ticket.
+/// A store with segments of 4 MiB of which a third is alive, and which are being emptied.
+struct Compacting {
+    opened: Opened,
+    /// How many writes there were.
+    writes: Arc<AtomicU64>,
+    /// The bytes of the longest.
+    longest: Arc<AtomicU64>,
+    /// Until it is dropped, the first segment stays nearly full.
+    held: SyncSender<()>,
+}
+
+/// Makes such a store, with so much sleep before each write; `durable` hears of every ticket.
 fn compacting(
     disk: &SimulatedDisk,
     slowness: Duration,
     durable: impl Fn(Ticket) + Send + Sync + 'static,
-) -> (Opened, Arc<AtomicU64>, Arc<AtomicU64>) {
+) -> Compacting {
+    /// The settled messages take one or two writes.
+    const HELD_AT: u64 = 6;
     let folder = tempfile::tempdir().unwrap();
     let options = Options {
         segment_bytes: 4 << 20,
@@ -44,16 +56,12 @@ fn compacting(
     fill(store, QUEUE, 0..2_700, 3_000);
     let (writes, longest) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
     let (counted, measured, mut before) = (Arc::clone(&writes), Arc::clone(&longest), None);
-    let mut last = Ticket::NONE;
-    for number in (0..2_700).filter(|number| number % 3 > 0) {
-        if let storage::Settled::Recorded(ticket) = store.settle(QUEUE, Sequence(number)).unwrap() {
-            last = ticket;
-        }
-    }
-    wait(store, last);
+    let (held, gate) = sync_channel(1);
     disk.watch(move |_, kind, moment| {
         if kind == Kind::Write {
-            counted.fetch_add(1, Ordering::SeqCst);
+            if counted.fetch_add(1, Ordering::SeqCst) + 1 == HELD_AT {
+                let _ = gate.recv_timeout(LIMIT);
+            }
             let written = moment.written();
             let length = before.map_or(0, |before| written - before);
             before = Some(written);
@@ -61,15 +69,34 @@ fn compacting(
             std::thread::sleep(slowness);
         }
     });
-    until(|| writes.load(Ordering::SeqCst) > 3, "a segment is emptied");
-    (opened, writes, longest)
+    let together = store.pause_commits();
+    for number in (0..2_700).filter(|number| number % 3 > 0) {
+        store.settle(QUEUE, Sequence(number)).unwrap();
+    }
+    drop(together);
+    until(
+        || writes.load(Ordering::SeqCst) == HELD_AT,
+        "a segment is emptied",
+    );
+    Compacting {
+        opened,
+        writes,
+        longest,
+        held,
+    }
 }
 
 /// Whoever waits for a confirm waits for one write and its sync, whatever else is going on.
 #[test]
 fn compaction_writes_pieces_that_no_confirm_waits_for_long() {
     let disk = SimulatedDisk::new();
-    let (opened, writes, longest) = compacting(&disk, Duration::ZERO, |_| {});
+    let Compacting {
+        opened,
+        writes,
+        longest,
+        held,
+    } = compacting(&disk, Duration::ZERO, |_| {});
+    drop(held);
     for number in 0..40 {
         fill(&opened.store, OTHER, number..number + 1, 30);
     }
@@ -95,7 +122,12 @@ fn messages_that_nobody_waits_for_are_written_while_a_segment_is_emptied() {
         Arc::<Mutex<Option<Arc<AtomicU64>>>>::default(),
     );
     let counter = Arc::clone(&count);
-    let (opened, writes, _) = compacting(&disk, Duration::from_millis(1), move |ticket| {
+    let Compacting {
+        opened,
+        writes,
+        held,
+        ..
+    } = compacting(&disk, Duration::from_millis(1), move |ticket| {
         let writes = counter.lock().unwrap();
         let writes = writes
             .as_ref()
@@ -107,6 +139,7 @@ fn messages_that_nobody_waits_for_are_written_while_a_segment_is_emptied() {
     let ticket = store.append(OTHER, Sequence(0), &[b"text"], Urgency::Eventually);
     let ticket = ticket.unwrap();
     let begun = writes.load(Ordering::SeqCst);
+    drop(held);
     // The event follows the moment at which the store calls the ticket durable.
     let durable = || {
         let heard = heard.lock().unwrap();
