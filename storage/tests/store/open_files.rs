@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use storage::{Options, QueueId, Sequence, Store, StoreEvent, Ticket, Urgency};
 
-use crate::support::{body, open, until, wait};
+use crate::support::{body, close, open, until, wait};
 
 const FOLDER: &str = "CBROKER_STORE_OPEN_FILES";
 const QUEUE: QueueId = QueueId(1);
@@ -68,7 +68,7 @@ fn runs_out_of_open_files() {
     assert!(opened.store.durable() < last);
     allow(None);
     wait(&opened.store, last);
-    opened.store.close().unwrap();
+    close(opened.store, &folder);
 
     allow(Some(20));
     let refused = Store::open(&folder, Options::default(), |_| {});

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use storage::{Opened, Options, QueueId, Sequence, Store, StoreEvent, Ticket, Urgency};
 
-use crate::support::{LIMIT, body, fill, open, read_all, until, wait};
+use crate::support::{LIMIT, body, fill, open, open_telling, open_with, read_all, until, wait};
 
 const QUEUE: QueueId = QueueId(5);
 /// Its messages are acked while the disk is full.
@@ -60,7 +60,7 @@ fn a_drained_store_gives_the_disk_its_room_back() {
         "the files are gone",
     );
     opened.store.close().unwrap();
-    let opened = Store::open(folder.path(), small(), |_| {}).unwrap();
+    let (opened, _) = open_with(folder.path(), small());
     assert_eq!(
         read_all(&opened.store, QUEUE, LENGTH),
         (8_000..8_100).collect::<Vec<_>>()
@@ -228,12 +228,12 @@ fn left_after_kill(folder: &Path, queue: QueueId) -> u64 {
 fn open_noting_shortage(folder: &Path) -> (Opened, Arc<AtomicBool>) {
     let is_short = Arc::new(AtomicBool::new(false));
     let noted = Arc::clone(&is_short);
-    let opened = Store::open(folder, small(), move |progress| match progress {
+    let opened = open_telling(folder, small(), move |progress| match progress {
         StoreEvent::NoRoom => noted.store(true, Ordering::Relaxed),
         StoreEvent::Room => noted.store(false, Ordering::Relaxed),
         _ => {}
     });
-    (opened.unwrap(), is_short)
+    (opened, is_short)
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn fills_a_disk_and_acks() {
     fs::remove_file(filler).unwrap();
     fs::remove_file(disk.join("ballast")).unwrap();
     opened.store.close().unwrap();
-    let opened = Store::open(&folder, small(), |_| {}).unwrap();
+    let (opened, _) = open_with(&folder, small());
     assert_eq!(opened.report.losses, [""; 0]);
     assert_eq!(read_all(&opened.store, ACKED, 300), [1_999]);
     assert_eq!(read_all(&opened.store, QueueId(7), LENGTH).len(), 200);
@@ -368,7 +368,7 @@ fn is_made_read_only() {
             .unwrap()
             .success()
     );
-    let opened = Store::open(&folder, small(), |_| {}).unwrap();
+    let (opened, _) = open_with(&folder, small());
     assert_eq!(opened.report.losses, [""; 0]);
     let found = read_all(&opened.store, QUEUE, LENGTH);
     assert!(

@@ -13,22 +13,37 @@ pub(crate) fn open(folder: &Path) -> Opened {
     open_with(folder, Options::default()).0
 }
 
-/// Opens a store; what it tells comes out of the receiver. A store that was closed before keeps its
-/// folder until its last checkpoint is written, which a busy machine can hold up.
-#[expect(clippy::needless_pass_by_value, reason = "as `Store::open` takes them")]
+/// Opens a store; what it tells comes out of the receiver.
 pub(crate) fn open_with(folder: &Path, options: Options) -> (Opened, Receiver<StoreEvent>) {
     let (sender, receiver) = sync_channel(1 << 16);
+    let tell = move |progress| drop(sender.try_send(progress));
+    (open_telling(folder, options, tell), receiver)
+}
+
+/// Opens a store that tells `tell`. A store that was closed before keeps its folder until its last
+/// checkpoint is written, which a busy machine can hold up.
+#[expect(clippy::needless_pass_by_value, reason = "as `Store::open` takes them")]
+pub(crate) fn open_telling(
+    folder: &Path,
+    options: Options,
+    tell: impl Fn(StoreEvent) + Clone + Send + Sync + 'static,
+) -> Opened {
     let limit = Instant::now() + LIMIT;
     loop {
-        let sender = sender.clone();
-        let tell = move |progress| drop(sender.try_send(progress));
-        match Store::open(folder, options.clone(), tell) {
+        match Store::open(folder, options.clone(), tell.clone()) {
             Err(OpenError::InUse { .. }) if Instant::now() < limit => {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            opened => return (opened.unwrap(), receiver),
+            opened => return opened.unwrap(),
         }
     }
+}
+
+/// Closes a store and waits until nothing of it holds the folder.
+pub(crate) fn close(store: Store, folder: &Path) {
+    store.close().unwrap();
+    let lock = std::fs::File::open(folder.join("lock")).unwrap();
+    until(|| lock.try_lock().is_ok(), "the store has ended");
 }
 
 /// Waits until a ticket is durable.
