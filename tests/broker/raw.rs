@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::running::{PASSWORD, USER};
+use crate::support::PATIENCE;
 
 pub(crate) struct Raw {
     stream: TcpStream,
@@ -41,13 +42,9 @@ fn capabilities(names: &[&str]) -> Vec<u8> {
 impl Raw {
     pub(crate) fn silent(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
-        // A broker that holds a publisher for ever ends the test, not the whole run.
-        stream
-            .set_write_timeout(Some(Duration::from_mins(3)))
-            .unwrap();
+        // A broker that is silent or holds a publisher for ever ends the test, not the whole run.
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Self { stream }
     }
 
@@ -169,7 +166,7 @@ impl Raw {
         self.frame(2, channel, &header);
     }
 
-    /// The next frame, or None at the end of the stream. Heartbeats count.
+    /// The next frame, or None at the end of the stream or after [`PATIENCE`]. Heartbeats count.
     pub(crate) fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 7];
         self.stream.read_exact(&mut head).ok()?;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::loaded::{PLAIN, declare, declaring, method, publishing};
 use crate::raw::{Raw, short};
 use crate::running::Running;
+use crate::support::PATIENCE;
 
 /// Code of the answer to a look at a queue that is missing or another connection's, on a channel
 /// that ends with it.
@@ -57,9 +58,9 @@ async fn a_client_that_reads_nothing_though_much_waits_for_it_is_cut_off() {
         client.method(1, (50, 10), &exclusive);
         client.expect(1, (50, 11));
         client.bytes(&publishing(1, ("", "own"), 0, PLAIN, &vec![7; 1_000_000]));
-        client.bytes(&get_and_nack("own").repeat(100));
         assert_eq!(look(&mut bystander, 2, "own"), 405, "it is there");
-        let until = Instant::now() + Duration::from_secs(30);
+        client.bytes(&get_and_nack("own").repeat(100));
+        let until = Instant::now() + PATIENCE;
         let mut channel = 3;
         while look(&mut bystander, channel, "own") == 405 {
             assert!(Instant::now() < until, "it is there for ever");
@@ -93,7 +94,7 @@ async fn a_commit_goes_to_its_end_though_its_client_reads_nothing() {
         client.bytes(&mandatory.repeat(30));
         client.bytes(&publishing(1, ("amq.fanout", ""), 0, PLAIN, b"x"));
         client.method(1, (90, 20), b"");
-        let until = Instant::now() + Duration::from_mins(1);
+        let until = Instant::now() + PATIENCE;
         for number in 0..QUEUES {
             let passive = declaring(&format!("q{number}"), b"\x01");
             loop {
