@@ -13,10 +13,10 @@ use lapin::{BasicProperties, Channel};
 
 use crate::real::Real;
 use crate::running::{confirming, declare, durable, persistent, publish};
-use crate::support::{Place, Server};
+use crate::support::{PATIENCE, Place, Server, free_port};
 
 /// Longer than every time to live here, and far shorter than the two hours.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = PATIENCE;
 
 /// The library, where cargo puts what an example builds.
 fn shim() -> PathBuf {
@@ -37,7 +37,8 @@ fn with_a_clock_to_set() -> (Real, PathBuf) {
     let place = Place::new();
     let offset = place.path().join("offset");
     set(&offset, 0);
-    let server = Server::start_by(with_shim(&place, &offset), 0, 0, &[]);
+    let (port, management) = (free_port(), free_port());
+    let server = Server::start_by(with_shim(&place, &offset), port, management, &[]);
     (Real { server, place }, offset)
 }
 

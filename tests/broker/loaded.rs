@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use crate::raw::{Raw, long, short};
 use crate::support::process::peak_kib;
-use crate::support::{Place, Request, Server};
+use crate::support::{PATIENCE, Place, Request, Server, free_port};
 
 const LIMIT_MIB: u64 = 64;
 /// What the broker promises: a quarter more than the limit, and what the program takes by itself.
@@ -24,17 +25,19 @@ pub(crate) const CEILING_MIB: u64 = LIMIT_MIB / 4 * 5 + 32;
 const LOAD: Duration = Duration::from_secs(3);
 /// How long the API may take at all, on a machine that runs other tests. That it is served often is
 /// seen by [`STEPS`], which no load of the machine changes.
-const ANSWER: Duration = Duration::from_mins(1);
+const ANSWER: Duration = PATIENCE;
 /// How often the API must answer, one after the other, while the load goes on.
 const ANSWERS: usize = 20;
-/// How long half of its answers may take at most. A broker that is busy with one client for seconds
-/// gives none so soon; the other half is for a machine that runs other tests.
-const SOON: Duration = Duration::from_secs(1);
+/// How long half of its answers may take at most. A broker that is busy with one client for as long
+/// as that is given work gives none so soon.
+const SOON: Duration = Duration::from_secs(5);
 /// How long the slowest may take: an answer of the API, a login, and the confirm of a publisher
 /// that behaves.
-const SLOWEST: Duration = Duration::from_secs(10);
+const SLOWEST: Duration = Duration::from_mins(1);
 /// After twice this time without a heartbeat, in seconds, a connection is closed.
 const HEARTBEAT_S: u16 = 5;
+/// How often one is sent.
+const BEAT: Duration = Duration::from_secs(1);
 /// How much may be done in one unit of work, whatever the load is: twice its own budget, where a
 /// last step of it was long, and what follows from that step.
 pub(crate) const STEPS: u64 = 3 * 8192;
@@ -52,7 +55,9 @@ impl Loaded {
     pub(crate) fn start() -> Self {
         let place = Place::new();
         let limit = LIMIT_MIB.to_string();
-        let server = Server::start_with(&place, 0, 0, &["--memory-limit", &limit]);
+        let more = ["--memory-limit", &limit];
+        // They stay its own while it is killed and started again.
+        let server = Server::start_with(&place, free_port(), free_port(), &more);
         let url = place.ok(["status", "--show-url"]);
         let (_, login) = url.trim().split_once("//").unwrap();
         let (user, password) = login.split_once('@').unwrap().0.split_once(':').unwrap();
@@ -178,7 +183,8 @@ impl Loaded {
         let (started, mut answers) = (Instant::now(), Vec::new());
         let mut slowest_login = Duration::ZERO;
         let port = self.server.port;
-        let mut beating = Raw::logged_in_as(port, &self.user, &self.password, HEARTBEAT_S);
+        let beating = Raw::logged_in_as(port, &self.user, &self.password, HEARTBEAT_S);
+        let beating = Beating::start(beating);
         let mut publisher = Confirmed::new(&self);
         publisher.goes_on();
         while started.elapsed() < LOAD || answers.len() < ANSWERS {
@@ -190,7 +196,6 @@ impl Loaded {
             assert_eq!(&head, b"HTTP/1.1 200");
             answers.push(asked.elapsed());
             slowest_login = slowest_login.max(self.login());
-            beating.frame(8, 0, b"");
         }
         answers.sort_unstable();
         let (usual, slowest) = (answers[answers.len() / 2], answers[answers.len() - 1]);
@@ -229,6 +234,7 @@ impl Loaded {
         // Who behaves is served as before.
         publisher.goes_on();
         let close = [&200_u16.to_be_bytes()[..], &short(""), &[0; 4]].concat();
+        let mut beating = beating.stop();
         beating.method(0, (10, 50), &close);
         let mut rest = std::iter::from_fn(|| beating.next());
         let is_alive = rest.any(|(_, _, frame)| frame.starts_with(&[0, 10, 0, 51]));
@@ -262,6 +268,32 @@ impl Loaded {
 
     pub(crate) fn peak_mib(&self) -> u64 {
         peak_kib(self.server.pid()) / 1024
+    }
+}
+
+/// A client that sends heartbeats from a thread of its own and reads nothing.
+struct Beating {
+    stop: mpsc::SyncSender<()>,
+    thread: thread::JoinHandle<Raw>,
+}
+
+impl Beating {
+    fn start(client: Raw) -> Self {
+        let (stop, stopped) = mpsc::sync_channel(0);
+        let thread = thread::spawn(move || {
+            let beat = frame(8, 0, b"");
+            while stopped.recv_timeout(BEAT) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // One that was closed is noticed when it is read.
+                let _ = client.stream().write_all(&beat);
+            }
+            client
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) -> Raw {
+        drop(self.stop);
+        self.thread.join().unwrap()
     }
 }
 

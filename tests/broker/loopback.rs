@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 
-use crate::support::{Place, Server, skip};
+use crate::support::{Place, Server, free_port, skip};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -38,17 +38,6 @@ fn has_v6() -> bool {
     has
 }
 
-/// A port that is free on both addresses now.
-fn port_free_on_both() -> u16 {
-    loop {
-        let first = TcpListener::bind((V4, 0)).unwrap();
-        let port = first.local_addr().unwrap().port();
-        if TcpListener::bind((V6, port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 #[test]
 fn free_ports_are_the_same_on_both_loopback_addresses() {
     if !has_v6() {
@@ -68,7 +57,7 @@ fn given_ports_are_taken_on_both_loopback_addresses_again_after_a_kill() {
         return;
     }
     let place = Place::new();
-    let (port, management) = (port_free_on_both(), port_free_on_both());
+    let (port, management) = (free_port(), free_port());
     let mut server = Server::start_with(&place, port, management, &[]);
     assert!(speaks_amqp(V6, port) && speaks_http(V6, management));
     server.kill_and_restart(&place);
@@ -83,7 +72,7 @@ fn an_address_that_was_named_is_the_only_one() {
     for (named, other) in [(V4, V6), (V6, V4)] {
         let place = Place::new();
         let named_so = ["--bind", &named.to_string()];
-        let server = Server::start_with(&place, 0, 0, &named_so);
+        let server = Server::start_with(&place, free_port(), free_port(), &named_so);
         let management = server.management_port.unwrap();
         assert!(speaks_amqp(named, server.port) && speaks_http(named, management));
         place.ok(["send", "--to", "a", "-m", "x"]);
@@ -103,11 +92,11 @@ fn a_port_that_another_program_has_on_one_address_is_not_served_on_the_other() {
     }
     for address in [V4, V6] {
         let place = Place::new();
-        let port = port_free_on_both();
+        let port = free_port();
         let other = TcpListener::bind((address, port)).unwrap();
         other.set_nonblocking(true).unwrap();
         let in_use = format!("port {port} is in use");
-        let ports = [port.to_string(), port_free_on_both().to_string()];
+        let ports = [port.to_string(), free_port().to_string()];
         for verb in ["start", "serve"] {
             let started = place.run([verb, "--port", &ports[0], "--mgmt-port", &ports[1]]);
             started
