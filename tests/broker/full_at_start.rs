@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::real::{self, Real};
-use crate::support::{Place, free_port};
+use crate::support::{PATIENCE, Place, free_port};
 
 /// Leaves 4 of 96 MiB.
 const FILL: &str = "head -c 92M /dev/zero > ballast";
-const LIMIT: Duration = Duration::from_secs(20);
 
 fn wait_for_end(real: &mut Real) -> ExitStatus {
-    let until = Instant::now() + LIMIT;
+    let until = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = real.server.try_wait() {
             return status;
@@ -77,7 +76,7 @@ fn it_goes_on_as_soon_as_there_is_room() {
         return;
     };
     std::fs::remove_file(real.disk().join("ballast")).unwrap();
-    let until = Instant::now() + LIMIT;
+    let until = Instant::now() + PATIENCE;
     while real.place.ok(["status"]).contains("low on disk") {
         assert!(
             Instant::now() < until,

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::real::Real;
 use crate::running::{confirming, declare, durable, get, persistent, publish};
-use crate::support::wait_until;
+use crate::support::{PATIENCE, wait_until};
 
 const PUBLISHERS: u32 = 3;
 const CONSUMERS: usize = 4;
@@ -100,7 +100,7 @@ async fn nothing_confirmed_is_lost_when_it_is_killed_under_load_again_and_again(
     for round in 1..=4 {
         let tasks = under_load(&real, &confirmed, &given).await;
         let wanted = confirmed.lock().unwrap().len() + 150 * round;
-        let until = tokio::time::Instant::now() + Duration::from_mins(1);
+        let until = tokio::time::Instant::now() + PATIENCE;
         while confirmed.lock().unwrap().len() < wanted {
             assert!(
                 tokio::time::Instant::now() < until,

@@ -9,6 +9,7 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use crate::real::Real;
 use crate::running::{confirming, durable, persistent, publish};
+use crate::support::PATIENCE;
 
 const MESSAGES: u32 = 600;
 const CHAIN: [&str; 3] = ["first", "second", "third"];
@@ -79,7 +80,7 @@ async fn no_dead_letter_of_a_chain_is_lost_when_the_broker_is_killed() {
         let channel = confirming(&real.connect().await).await;
         let rest = real.connect().await.create_channel().await.unwrap();
         let rest = tokio::spawn(reject_all(rest));
-        let limit = tokio::time::Instant::now() + Duration::from_secs(20);
+        let limit = tokio::time::Instant::now() + PATIENCE;
         loop {
             let found = counts(&channel).await;
             if found == [0, 0, round * MESSAGES] {

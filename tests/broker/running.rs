@@ -10,6 +10,8 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
+use crate::support::PATIENCE;
+
 pub(crate) const USER: &str = "tester";
 pub(crate) const PASSWORD: &str = "sesame";
 
@@ -98,7 +100,7 @@ impl Running {
 /// Starts a broker in a folder whose last one has ended. A child that another test forks just then
 /// holds the folder's lock until it runs its program.
 async fn start(folder: &Path) -> Broker {
-    let until = Instant::now() + Duration::from_mins(1);
+    let until = Instant::now() + PATIENCE;
     loop {
         match Broker::start(config(folder)).await {
             Ok(broker) => return broker,

@@ -35,7 +35,7 @@ for n in range(200):
 count = channel.queue_declare(queue, passive=True).method.message_count
 assert count == 100, "x-max-length drops the head"
 seen = []
-for method, _, body in channel.consume(queue, inactivity_timeout=5):
+for method, _, body in channel.consume(queue, inactivity_timeout=180):
     seen.append(int(body))
     channel.basic_ack(method.delivery_tag)
     if len(seen) == 100:

@@ -30,13 +30,13 @@ read -r amqp_port mgmt_port <"$folder/ports"
 if [ -s "$folder/pid" ]; then
     pid=$(cat "$folder/pid")
     kill -TERM "$pid" 2>/dev/null || true
-    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+    for _ in $(seq 1800); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
     kill -0 "$pid" 2>/dev/null && { echo "server $pid ignores SIGTERM" >&2; exit 1; }
 fi
 CBROKER_HOME=$folder/home setsid "$CBROKER" serve --port "$amqp_port" --mgmt-port "$mgmt_port" \
     --data-dir "$folder/data" --allow-guest >>"$folder/log" 2>&1 </dev/null &
 echo $! >"$folder/pid"
-for _ in $(seq 200); do
+for _ in $(seq 3600); do
     (exec 3<>"/dev/tcp/127.0.0.1/$amqp_port" && exec 4<>"/dev/tcp/127.0.0.1/$mgmt_port") 2>/dev/null && exit 0
     kill -0 "$(cat "$folder/pid")" 2>/dev/null || break
     sleep 0.05
@@ -54,11 +54,16 @@ start_relay() {
     read -r port _ < <(free_ports)
     python3 "$here/kit/tools/trace.py" "$port" "$KIT_WORK/asked-$1.json" &
     relay=$!
-    for _ in $(seq 200); do
-        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break
+    for _ in $(seq 3600); do
+        if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+            export AMQP_PORT=$port
+            return
+        fi
+        kill -0 "$relay" 2>/dev/null || break
         sleep 0.05
     done
-    export AMQP_PORT=$port
+    echo "the relay did not start" >&2
+    return 1
 }
 stop_relay() {
     [ -n "$relay" ] || return 0
@@ -69,7 +74,7 @@ stop_relay() {
 
 ask_the_rest() {
     local traces=("$KIT_WORK"/asked-{blackbox,amqp-tools,celery-app}.json)
-    start_relay rest
+    start_relay rest || return 1
     python3 "$here/asked.py" ask || return 1
     stop_relay
     python3 "$here/asked.py" compare "$here/kit/features.txt" "${traces[@]}" "$KIT_WORK/asked-rest.json"
@@ -79,7 +84,7 @@ run() {
     case $1 in
         asked) ask_the_rest ;;
         blackbox | amqp-tools | celery-app)
-            start_relay "$1"
+            start_relay "$1" || return 1
             bash "$here/kit/$1.sh"
             ;;
         *) bash "$here/kit/$1.sh" ;;
