@@ -72,10 +72,20 @@ enum Turn {
     /// No hook has reported yet.
     Unknown,
     Idle,
+    /// A turn runs, according to this source.
+    Busy(TurnSource),
     /// A person's key since its start may have ended it without an event.
-    Busy {
-        is_touched: bool,
-    },
+    MayBeOver,
+}
+
+/// Where the beginning of a turn is known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TurnSource {
+    /// A hook. Nothing reports the end if a hook of the person refused the prompt or Escape ended
+    /// the turn.
+    Hooks,
+    /// The plugin, which reports each end.
+    Plugin,
 }
 
 #[derive(Clone, Debug)]
@@ -204,7 +214,7 @@ impl AgentState {
             if is_over {
                 // Escape at a dialog ends the turn without a hook.
                 self.dialog = None;
-                self.turn = Turn::Busy { is_touched: true };
+                self.turn = Turn::MayBeOver;
             }
         }
         let pause = self.profile.pace.idle_hands;
@@ -235,17 +245,20 @@ impl AgentState {
     /// Records a key of the person.
     pub fn press(&mut self, press: KeyPress, now: Instant) {
         self.person.press(press, now);
-        if let Turn::Busy { is_touched } = &mut self.turn {
-            *is_touched = true;
+        if let Turn::Busy(_) = self.turn {
+            self.turn = Turn::MayBeOver;
         }
     }
 
     /// Records whether the plugin reports the agent's state. Without it nothing reports that a menu
-    /// was closed.
+    /// was closed, and only a hook may report the end of a turn.
     pub fn plugin_reports(&mut self, reports: bool) {
         self.has_plugin = reports;
         if !reports {
             self.menu = None;
+            if let Turn::Busy(source) = &mut self.turn {
+                *source = TurnSource::Hooks;
+            }
         }
     }
 
@@ -262,8 +275,10 @@ impl AgentState {
         }
         match event {
             HookEvent::SessionStart | HookEvent::TurnEnded => self.turn_ended(),
-            HookEvent::PromptSubmitted(_) | HookEvent::ToolEnded => self.turn_began(),
-            HookEvent::ToolStarted => self.turn = Turn::Busy { is_touched: false },
+            HookEvent::PromptSubmitted(_) | HookEvent::ToolEnded => {
+                self.turn_began(TurnSource::Hooks);
+            }
+            HookEvent::ToolStarted => self.turn = Turn::Busy(TurnSource::Hooks),
             HookEvent::PermissionAsked(tool) => self.dialog_opened(tool, now),
             HookEvent::SessionEnd => self.turn = Turn::Unknown,
         }
@@ -273,7 +288,7 @@ impl AgentState {
     pub fn sign(&mut self, sign: &AgentSign, now: Instant) {
         self.has_plugin = true;
         match sign {
-            AgentSign::TurnBegan => self.turn_began(),
+            AgentSign::TurnBegan => self.turn_began(TurnSource::Plugin),
             AgentSign::TurnEnded => self.turn_ended(),
             AgentSign::PersonSpoke => {
                 self.is_stopped = false;
@@ -292,8 +307,8 @@ impl AgentState {
         }
     }
 
-    fn turn_began(&mut self) {
-        self.turn = Turn::Busy { is_touched: false };
+    fn turn_began(&mut self, source: TurnSource) {
+        self.turn = Turn::Busy(source);
         self.dialog = None;
         self.is_stopped = false;
     }
@@ -304,7 +319,12 @@ impl AgentState {
     }
 
     fn dialog_opened(&mut self, tool: &str, now: Instant) {
-        self.turn = Turn::Busy { is_touched: false };
+        // The plugin also reports the end of a turn whose dialog a hook reported.
+        self.turn = Turn::Busy(if self.has_plugin {
+            TurnSource::Plugin
+        } else {
+            TurnSource::Hooks
+        });
         let name = match tool {
             "" => "permission".to_owned(),
             tool => format!("permission for {tool}"),
@@ -404,7 +424,8 @@ impl AgentState {
         self.title == Title::Busy
             || self.reading.shows_busy
             || self.reading.shows_waiting
-            || (matches!(self.turn, Turn::Busy { is_touched: false }) && !self.looks_idle(now))
+            || self.turn == Turn::Busy(TurnSource::Plugin)
+            || (self.turn == Turn::Busy(TurnSource::Hooks) && !self.looks_idle(now))
     }
 
     /// Whether everything that is drawn shows an idle agent although the hooks reported a turn: a
@@ -412,7 +433,6 @@ impl AgentState {
     fn looks_idle(&self, now: Instant) -> bool {
         self.title == Title::Idle
             && self.profile.idle_title.is_some()
-            && !self.has_plugin
             && self.dialog.is_none()
             && !self.reading.shows_busy
             && !matches!(self.reading.input, Input::Absent)

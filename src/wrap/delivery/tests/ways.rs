@@ -222,6 +222,29 @@ fn a_late_hook_does_not_override_the_plugin() {
 }
 
 #[test]
+fn a_prompt_that_was_refused_before_the_plugin_reported_leaves_the_agent_at_rest() {
+    // A hook reports the prompt, and nothing reports its end: no turn began.
+    let refused = HookEvent::PromptSubmitted("refused".to_owned());
+    let mut later = Play::claude();
+    later.event(&refused);
+    later.agent.plugin_reports(true);
+    let mut at_start = Play::with(&CLAUDE, DeliveryMode::Auto);
+    at_start.sees(Input::Empty);
+    at_start.agent.plugin_reports(true);
+    at_start.event(&refused);
+    for mut play in [later, at_start] {
+        assert!(play.agent.is_busy(play.now), "it may be a turn");
+        play.passes(ms(60_000));
+        assert!(!play.agent.is_busy(play.now));
+        play.sign(&AgentSign::TurnBegan);
+        play.passes(ms(60_000));
+        assert!(play.agent.is_busy(play.now), "the plugin reports its end");
+        play.agent.plugin_reports(false);
+        assert!(!play.agent.is_busy(play.now), "nothing but the screen does");
+    }
+}
+
+#[test]
 fn an_escape_while_the_intent_is_written_keeps_the_message_back() {
     for mode in [
         DeliveryMode::Plugin,
