@@ -19,6 +19,7 @@ mod group;
 mod groups;
 mod history;
 mod inbox;
+mod interrupt;
 mod list;
 mod local;
 mod logs;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::compose::session_name;
 use super::connect::{self, Autostart};
+use super::interrupt::Interrupt;
 use super::send::about_new_name;
 use crate::cli::TailArgs;
 use crate::config::Config;
@@ -59,6 +60,8 @@ async fn stream(
 ) -> Result<Exit, Error> {
     let is_new = peer.queue_counts(name).await?.is_none();
     let state = peer.ensure_queue(name, config.settings.ttl_ms).await?;
+    // From here on there may be a queue to delete.
+    let mut interrupt = Interrupt::listen();
     if is_new {
         view.output.notice(about_new_name(name, config).await);
     }
@@ -69,7 +72,7 @@ async fn stream(
     }
     // A prefetch of 1, so that no message is taken without being printed.
     let mut messages = peer.consume(name, 1).await?;
-    let shown = show_all(&mut messages, limit, view).await;
+    let shown = show_all(&mut messages, &mut interrupt, limit, view).await;
     if is_new {
         forget(peer, name, messages).await;
     }
@@ -85,10 +88,17 @@ async fn forget(peer: &mut Peer, name: &SessionName, messages: ReplyQueue) {
     }
 }
 
-async fn show_all(messages: &mut ReplyQueue, limit: u64, view: &TailView<'_>) -> Result<(), Error> {
+async fn show_all(
+    messages: &mut ReplyQueue,
+    interrupt: &mut Interrupt,
+    limit: u64,
+    view: &TailView<'_>,
+) -> Result<(), Error> {
     for _ in 0..limit {
         let delivery = tokio::select! {
-            _ = tokio::signal::ctrl_c() => break,
+            // However many messages come.
+            biased;
+            () = interrupt.next() => break,
             delivery = messages.next() => delivery?,
         };
         view.show(&delivery.body)?;

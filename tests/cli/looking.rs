@@ -1,5 +1,6 @@
 //! `list`, `tail`, `purge`, `delete`, `why`, `pause`, `resume`, `config`, `status`.
 
+use std::net::TcpListener;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -220,6 +221,35 @@ fn a_tail_of_a_new_name_says_so_and_leaves_no_queue_behind() {
     // A queue that was there stays, and so does one with messages.
     place.ok(["tail", "backend", "-n", "1"]);
     assert!(place.listed("backend").is_some());
+}
+
+#[test]
+fn a_tail_that_is_interrupted_before_it_consumes_leaves_no_queue_behind() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    // Asked for the names that exist, and never heard.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let api = format!("http://{}", silent.local_addr().unwrap());
+    let tail = place
+        .command()
+        .args(["tail", "new", "--mgmt-url", &api])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut asked = None;
+    wait_until(
+        || {
+            asked = asked.take().or_else(|| silent.accept().ok());
+            asked.is_some()
+        },
+        || "tail has made the queue and asks".to_owned(),
+    );
+    let pid = Pid::from_raw(i32::try_from(tail.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let ran = Ran::of(&tail.wait_with_output().unwrap());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(place.listed("new"), None);
 }
 
 #[test]

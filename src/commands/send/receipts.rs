@@ -12,6 +12,7 @@ use super::Sent;
 use crate::cli::WaitArg;
 use crate::commands::connect;
 use crate::commands::fate::{MessageFate, SentMessage, receipt_words};
+use crate::commands::interrupt::Interrupt;
 use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::Error;
@@ -70,13 +71,14 @@ impl<'a> Receipts<'a> {
         output: &Output,
     ) -> Exit {
         let until = Instant::now() + limit;
+        let mut interrupt = Interrupt::listen();
         self.note_returned(sent, output);
         while sent.iter().any(|message| self.is_open(message)) {
             let ends = sent.iter().filter(|message| may_expire(message));
             let next_end = ends.filter_map(|message| message.expires).min();
             let wake = next_end.map_or(until, |end| until.min(end + EXPIRED_AFTER));
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => return Exit::Unconfirmed,
+                () = interrupt.next() => return Exit::Unconfirmed,
                 () = tokio::time::sleep_until(wake) => {
                     if wake == until {
                         break;
