@@ -10,6 +10,7 @@ use broker::{Archive, BindAddresses, Broker, BrokerConfig, ClientLimits, FirstUs
 use tokio::runtime::Runtime;
 
 use crate::http::{Answer, PageLogin, Request};
+use crate::support::{PATIENCE, free_port};
 
 pub(crate) const USER: &str = "ada";
 pub(crate) const PASSWORD: &str = "secret";
@@ -89,7 +90,8 @@ impl Server {
             .unwrap();
         let config = BrokerConfig {
             port: 0,
-            management_port: Some(0),
+            // One that nobody else gets between the two brokers of a restart.
+            management_port: Some(free_port()),
             data_dir: folder.path().join("data"),
             first_user: Some(FirstUser {
                 name: USER.to_owned(),
@@ -97,7 +99,7 @@ impl Server {
             }),
             ..BrokerConfig::default()
         };
-        let broker = runtime.block_on(Broker::start(changed(config))).unwrap();
+        let broker = start_broker(&runtime, &changed(config));
         let (amqp, management) = (broker.addresses().amqp, broker.addresses().management);
         Self {
             runtime,
@@ -228,9 +230,24 @@ impl Drop for Server {
     }
 }
 
-/// Waits until `look` returns something, for a minute at most, because test machines are busy.
+/// Starts a broker in a folder whose last one may still write, or whose lock a process that another
+/// test starts has until it runs its program.
+fn start_broker(runtime: &Runtime, config: &BrokerConfig) -> Broker {
+    let limit = Instant::now() + PATIENCE;
+    loop {
+        match runtime.block_on(Broker::start(config.clone())) {
+            Ok(broker) => return broker,
+            Err(error) if format!("{error:?}").contains("InUse") && Instant::now() < limit => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+/// Waits until `look` returns something.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let limit = Instant::now() + Duration::from_mins(1);
+    let limit = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
             return found;

@@ -202,11 +202,11 @@ fn a_state_counts_from_when_it_began_and_not_from_when_the_page_was_opened() {
         return;
     };
     let _attached = peer.attach("backend");
-    let ago = chrono::Utc::now() - chrono::Duration::minutes(12);
+    let ago = chrono::Utc::now() - chrono::Duration::days(12);
     let mut presence: Value =
         serde_json::from_str(&presence_holding("backend", "needs-you", Some("a plan"), 0)).unwrap();
     for (since, shown) in [
-        (json!(ago.to_rfc3339()), "a plan · 12 min"),
+        (json!(ago.to_rfc3339()), "a plan · 12 d"),
         (json!("2999-01-01T00:00:00Z"), "a plan · 0 s"),
     ] {
         presence["since"] = since;

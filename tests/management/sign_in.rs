@@ -15,14 +15,24 @@ use crate::webdriver::Browser;
 
 /// A broker with the user `bob`, and a link that he made with his password.
 fn with_link_of_bob() -> (Server, String) {
+    let server = with_bob();
+    let token = token_of_bob(&server);
+    (server, token)
+}
+
+fn with_bob() -> Server {
     let server = Server::start();
     // Without any permission, as a stranger's user may be.
     let user = r#"{"password":"pw","tags":"management"}"#;
     assert_eq!(server.ask("PUT", "/api/users/bob", user).status, 201);
+    server
+}
+
+/// A link with it lives for a minute.
+fn token_of_bob(server: &Server) -> String {
     let asked = server.request("POST", "/api/session/token");
     let made = asked.password("bob", "pw").send("");
-    let token = made.json()["token"].as_str().unwrap().to_owned();
-    (server, token)
+    made.json()["token"].as_str().unwrap().to_owned()
 }
 
 fn redeem(server: &Server, login: Option<&PageLogin>, body: &serde_json::Value) -> Answer {
@@ -80,8 +90,9 @@ fn a_page_that_sends_the_browser_to_its_own_link_signs_it_in_after_a_click_alone
     if !is_there("chromedriver") {
         return;
     }
-    let (server, token) = with_link_of_bob();
+    let server = with_bob();
     let browser = Browser::open(&DESK);
+    let token = token_of_bob(&server);
     browser.go(&format!("http://{}/#token={token}", server.page()));
     browser.until("document.getElementById('confirm').open");
     browser.until("document.getElementById('confirm-title').textContent === 'Sign in as bob?'");
@@ -109,7 +120,7 @@ fn entered(server: &Server, user: &str, password: &str) -> PageLogin {
 
 #[test]
 fn a_cookie_planted_from_another_port_makes_a_browser_nobody_else() {
-    let (server, _) = with_link_of_bob();
+    let server = with_bob();
     let own = entered(&server, USER, PASSWORD);
     let planted = entered(&server, "bob", "pw");
     let who = |login: &PageLogin| {
@@ -178,7 +189,7 @@ fn a_page_of_another_port_plants_a_cookie_and_the_browser_keeps_its_user() {
     if !is_there("chromedriver") {
         return;
     }
-    let (server, _) = with_link_of_bob();
+    let server = with_bob();
     let other = Server::start();
     let planted = entered(&server, "bob", "pw").cookie;
     let browser = Browser::open(&DESK);

@@ -1,6 +1,7 @@
 //! The tap: who may listen, and what it shows.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -8,6 +9,17 @@ use serde_json::{Value, json};
 use crate::fixture::{Server, eventually};
 use crate::http::Answer;
 use crate::peers::Peer;
+
+/// Reads the head of the response: from then on everything is heard.
+fn after_head(listening: TcpStream) -> BufReader<TcpStream> {
+    let mut stream = BufReader::new(listening);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        assert!(stream.read_line(&mut line).unwrap() > 0, "the stream ended");
+    }
+    stream
+}
 
 /// Returns the lines of the next `seen` event.
 fn next(stream: &mut impl BufRead) -> Vec<Value> {
@@ -28,12 +40,7 @@ fn a_publish_and_its_ack_are_heard_with_their_excerpt() {
         .request("GET", "/api/tap")
         .signed_in(&server.sign_in())
         .open("");
-    let mut stream = BufReader::new(listening);
-    let mut head = String::new();
-    while head != "\r\n" {
-        head.clear();
-        stream.read_line(&mut head).unwrap();
-    }
+    let mut stream = after_head(listening);
     let peer = Peer::connect(&server);
     peer.publish("", "q", &"x".repeat(5000));
     let published = next(&mut stream).remove(0);
@@ -76,7 +83,7 @@ fn a_tap_shows_no_reply_address_to_users_who_may_not_read_the_message() {
     let none = r#"{"configure":"^$","write":"^$","read":"^$"}"#;
     server.ask("PUT", "/api/permissions/%2F/monitor", none);
     let asked = server.request("GET", "/api/tap").password("monitor", "pw");
-    let mut stream = BufReader::new(asked.open(""));
+    let mut stream = after_head(asked.open(""));
     let peer = Peer::connect(&server);
     peer.publish("", "amq.rabbitmq.reply-to.secret", "an answer");
     let line = next(&mut stream).remove(0);

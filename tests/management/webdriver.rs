@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::eventually;
 use crate::http::Request;
+use crate::support::PATIENCE;
 
 /// The screen size of the browser.
 pub(crate) struct Screen {
@@ -200,7 +201,7 @@ impl Browser {
     /// The page draws when an answer of the broker arrives, so an element may not be there yet, or
     /// be replaced between the look and the click.
     pub(crate) fn click(&self, selector: &str) {
-        let limit = Instant::now() + Duration::from_mins(1);
+        let limit = Instant::now() + PATIENCE;
         while let Err(refusal) = self.try_click(selector) {
             assert!(Instant::now() < limit, "no click {selector}: {refusal}");
             std::thread::sleep(Duration::from_millis(25));
