@@ -62,6 +62,16 @@ fn without_a_search_path_the_program_runs_and_finds_others() {
     assert!(shown.contains(CBROKER), "{shown}");
 }
 
+/// Copies the program under test. Another process writes it: what other tests start would inherit
+/// a descriptor of this one, and no file runs that is open for writing.
+fn copy_binary(to: &Path) {
+    let copied = std::process::Command::new("cp")
+        .arg(CBROKER)
+        .arg(to)
+        .status();
+    assert!(copied.unwrap().success());
+}
+
 fn a_folder_that_others_can_write_to_is_not_searched() {
     // Whoever could write there had the agent run a program under any name, such as `git`.
     let stage = Stage::new();
@@ -70,7 +80,7 @@ fn a_folder_that_others_can_write_to_is_not_searched() {
     let set_mode = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
-    std::fs::copy(CBROKER, folder.join("cbroker")).unwrap();
+    copy_binary(&folder.join("cbroker"));
     std::fs::write(folder.join("planted-tool"), "#!/bin/sh\necho it ran\n").unwrap();
     set_mode(&folder.join("planted-tool"), 0o755);
     set_mode(&folder, 0o1777);
@@ -106,7 +116,7 @@ fn the_program_is_the_one_that_the_search_path_names() {
         std::fs::set_permissions(folder.join("an-agent"), executable).unwrap();
     }
     let binary = beside.join("cbroker");
-    std::fs::copy(CBROKER, &binary).unwrap();
+    copy_binary(&binary);
     let [binary, usual] = [&binary, &usual].map(|path| path.to_str().unwrap());
     let path = format!("PATH={usual}:/usr/bin:/bin");
     let mut terminal = stage.terminal(&[

@@ -74,10 +74,29 @@ pub(crate) fn wait_for_hold(stage: &Stage, reason: &str) {
     }
 }
 
+/// Waits until `cbroker list` says this of the session.
+pub(crate) fn wait_for_listed(stage: &Stage, state: &str) {
+    let until = Instant::now() + LIMIT;
+    loop {
+        let list = stage.says(&["list"]);
+        if list.contains(state) {
+            return;
+        }
+        assert!(
+            Instant::now() < until,
+            "waited in vain for `{state}` in this list:\n{list}\nthe session's log:\n{}\n\
+             the agent's log:\n{}",
+            stage.text("home/logs/peer.log"),
+            stage.text("agent.log")
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 fn at_a_free_prompt_a_message_is_submitted_once_and_alone() {
     let stage = Stage::new();
     let _terminal = ready(&stage, &["--delivery", "pty"], "");
-    let said = stage.send("peer", "hello", &["--wait", "--timeout", "20"]);
+    let said = stage.send("peer", "hello", &["--wait", "--timeout", "120"]);
     assert!(said.contains("delivered (keyboard)"), "{said}");
     let submitted = log_lines(&stage, "submitted");
     assert_eq!(submitted.len(), 1, "{submitted:?}");
@@ -103,15 +122,11 @@ fn a_draft_stays_and_the_hook_carries_the_message_in() {
     let terminal = ready(&stage, &[], "");
     terminal.keys(b"half a draft");
     terminal.wait_for_screen("half a draft");
-    let said = stage.send("peer", "by the hook", &["--wait", "--timeout", "20"]);
+    let said = stage.send("peer", "by the hook", &["--wait", "--timeout", "120"]);
     assert!(said.contains("delivered (hook)"), "{said}");
     wait_for_log(&stage, "reminder [cbroker peer message");
     assert_eq!(log_lines(&stage, "submitted"), Vec::<String>::new());
-    assert!(
-        terminal.screen().contains("❯ half a draft"),
-        "{}",
-        terminal.screen()
-    );
+    terminal.wait_for_screen("❯ half a draft");
 }
 
 fn a_running_turn_is_not_disturbed_from_the_keyboard() {
@@ -159,7 +174,7 @@ fn keys_during_an_injection_come_after_it() {
 fn a_slow_agent_gets_its_enter_when_it_has_drawn() {
     let stage = Stage::new();
     let _terminal = ready(&stage, &["--delivery", "pty"], "slow");
-    let said = stage.send("peer", "patience", &["--wait", "--timeout", "20"]);
+    let said = stage.send("peer", "patience", &["--wait", "--timeout", "120"]);
     assert!(said.contains("delivered (keyboard)"), "{said}");
     assert_eq!(log_lines(&stage, "submitted").len(), 1);
 }
@@ -167,7 +182,7 @@ fn a_slow_agent_gets_its_enter_when_it_has_drawn() {
 fn an_enter_that_was_lost_is_pressed_once_more() {
     let stage = Stage::new();
     let _terminal = ready(&stage, &["--delivery", "pty"], "lost");
-    let said = stage.send("peer", "twice", &["--wait", "--timeout", "20"]);
+    let said = stage.send("peer", "twice", &["--wait", "--timeout", "120"]);
     assert!(said.contains("delivered (keyboard)"), "{said}");
     let submitted = log_lines(&stage, "submitted");
     assert!(
@@ -206,7 +221,7 @@ fn without_hooks_the_screen_decides() {
 fn a_text_that_was_swallowed_comes_again_and_says_so() {
     let stage = Stage::new();
     let _terminal = ready(&stage, &["--delivery", "pty"], "swallow");
-    let said = stage.send("peer", "swallowed", &["--wait", "--timeout", "30"]);
+    let said = stage.send("peer", "swallowed", &["--wait", "--timeout", "120"]);
     assert!(
         said.contains("held: the agent does not show what was typed"),
         "{said}"

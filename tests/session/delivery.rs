@@ -145,6 +145,10 @@ fn what_is_no_message_is_a_dead_letter_and_harms_nobody() {
         stage.wait_for_messages(1),
         ["[cbroker peer message from=tester id=good] after them [end]"]
     );
+    // The session writes them to the disk after what is more urgent.
+    wait_for("the dead letters", || {
+        stage.dead_letters().lines().count() >= 7
+    });
     // Strangers' have a file of their own, and so push none of these out.
     let own = stage.text("home/dlq/peer.jsonl");
     assert!(
@@ -175,7 +179,7 @@ fn a_draft_holds_the_message_and_the_sender_hears_why() {
             "x",
             "--wait",
             "--timeout",
-            "30",
+            "120",
         ])
         .stdout(std::process::Stdio::piped())
         .spawn()

@@ -4,7 +4,7 @@
 use cbroker::wrap::monitor::ChildStatus;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::claude::{claude, log_lines, ready, wait_for_hold, wait_for_log};
+use crate::claude::{claude, log_lines, ready, wait_for_hold, wait_for_listed, wait_for_log};
 use crate::process::is_alive;
 use crate::stage::{CBROKER, Stage, exists, wait_for};
 
@@ -223,9 +223,7 @@ fn no_prompt_that_a_hook_refused_is_acked_and_none_leaves_the_agent_busy() {
         let _terminal = ready(&stage, options, quirks);
         stage.send("peer", "REFUSE this", &[]);
         wait_for_hold(&stage, reason);
-        wait_for("the agent at rest", || {
-            stage.says(&["list"]).contains(" idle")
-        });
+        wait_for_listed(&stage, " idle");
         let said = stage.send("peer", "take this", &["--wait"]);
         assert!(said.contains("delivered"), "{said}");
         assert!(stage.says(&["inbox", "peer"]).contains("REFUSE this"));
@@ -297,10 +295,10 @@ fn no_message_is_lost_with_an_agent_that_is_killed_after_its_enter() {
 fn no_session_stays_busy_after_a_last_frame_that_says_so() {
     let stage = Stage::new();
     let terminal = ready(&stage, &[], "stops");
-    terminal.submit("hello");
-    stage.wait_for_presence(|| {}, |said| said["state"] == "idle");
+    let submit = || terminal.submit("hello");
+    stage.wait_for_presence(submit, |said| said["state"] == "idle");
     wait_for_log(&stage, "turn ended");
-    wait_for("the state", || stage.says(&["list"]).contains(" idle"));
+    wait_for_listed(&stage, " idle");
 }
 
 fn no_open_dialog_is_told_as_busy() {
@@ -308,21 +306,17 @@ fn no_open_dialog_is_told_as_busy() {
     let terminal = ready(&stage, &[], "");
     terminal.submit("please ASK{something}");
     terminal.wait_for_screen("Do you want to proceed?");
-    wait_for("the state", || {
-        stage
-            .says(&["list"])
-            .contains("needs you: permission for Bash")
-    });
+    wait_for_listed(&stage, "needs you: permission for Bash");
     terminal.keys(b"\x1b");
     wait_for_log(&stage, "rejected");
-    wait_for("the state", || stage.says(&["list"]).contains(" idle"));
+    wait_for_listed(&stage, " idle");
 }
 
 fn no_message_that_only_waited_is_marked_as_a_repeat() {
     // The intent to hand it over was on disk, and what became of that was not.
     let stage = Stage::new();
     let terminal = ready(&stage, &["--delivery", "plugin"], "plugin");
-    terminal.submit("work SLOW100");
+    terminal.submit("work SLOW3000");
     wait_for_log(&stage, "submitted work");
     stage.send("peer", "not read", &[]);
     wait_for_log(&stage, "asked to submit [cbroker");
@@ -365,6 +359,12 @@ fn nothing_is_typed_into_an_agent_that_says_of_itself_that_it_is_busy() {
     let folder = stage.path("claude-folder/sessions");
     std::fs::create_dir_all(&folder).unwrap();
     let file = folder.join(format!("{}.json", agents_pid(&stage)));
+    let say = |status: &str| {
+        // Claude Code's reader sees the old text or the new one, never a part.
+        let new = stage.path("status.new");
+        std::fs::write(&new, status).unwrap();
+        std::fs::rename(&new, &file).unwrap();
+    };
     for (status, reason) in [
         (r#"{"status":"busy"}"#, "busy"),
         (
@@ -372,14 +372,14 @@ fn nothing_is_typed_into_an_agent_that_says_of_itself_that_it_is_busy() {
             "needs you: permission prompt",
         ),
     ] {
-        std::fs::write(&file, status).unwrap();
+        say(status);
         if status.contains("busy") {
             stage.send("peer", "at rest", &[]);
         }
         wait_for_hold(&stage, reason);
         none(&stage, "submitted");
     }
-    std::fs::write(&file, r#"{"status":"idle"}"#).unwrap();
+    say(r#"{"status":"idle"}"#);
     wait_for_log(&stage, "submitted [cbroker peer message");
 }
 

@@ -142,5 +142,5 @@ fn long_texts_that_wait_at_the_end_of_a_session_leave_no_file() {
     drop(terminal);
     wait_for("the end of the session", || stage.consumers("peer") == 0);
     wait_for("no file any more", || files() == 0);
-    assert_eq!(stage.waiting("peer"), 300);
+    wait_for("all of them in the queue", || stage.waiting("peer") == 300);
 }

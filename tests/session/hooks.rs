@@ -47,7 +47,7 @@ fn whoever_does_not_know_the_token_is_no_hook() {
         stranger.write_all(words.as_bytes()).unwrap();
         stranger
     });
-    let said = stage.send("peer", "for the agent", &["--wait", "--timeout", "20"]);
+    let said = stage.send("peer", "for the agent", &["--wait", "--timeout", "120"]);
     for stranger in &mut connections {
         let mut heard = Vec::new();
         stranger.read_to_end(&mut heard).unwrap();

@@ -29,7 +29,7 @@ fn a_message_goes_by_the_inbox_and_a_draft_stays() {
     let terminal = ready(&stage, &INBOX, "inbox");
     terminal.keys(b"half a draft");
     terminal.wait_for_screen("half a draft");
-    let said = stage.send("peer", "by the inbox", &["--wait", "--timeout", "20"]);
+    let said = stage.send("peer", "by the inbox", &["--wait", "--timeout", "120"]);
     assert!(said.contains("delivered (inbox)"), "{said}");
     let lines = log_lines(&stage, "inbox");
     assert_eq!(lines.len(), 1, "{lines:?}");
@@ -41,7 +41,7 @@ fn a_message_goes_by_the_inbox_and_a_draft_stays() {
 fn a_message_for_between_tools_comes_between_tools() {
     let stage = Stage::new();
     let terminal = ready(&stage, &INBOX, "inbox");
-    terminal.submit("work TOOL20 SLOW20");
+    terminal.submit("work TOOL100 SLOW100");
     wait_for_log(&stage, "submitted work");
     let said = stage.send("peer", "between", &["--when", "next", "--wait"]);
     assert!(said.contains("delivered (inbox)"), "{said}");

@@ -72,7 +72,7 @@ fn a_message_behind_a_dialog_comes_when_it_closes() {
 fn after_escape_a_message_waits_for_the_person() {
     let stage = Stage::new();
     let terminal = with_plugin(&stage, "");
-    terminal.submit("work SLOW100");
+    terminal.submit("work SLOW3000");
     wait_for_log(&stage, "submitted work");
     terminal.keys(b"\x1b");
     wait_for_log(&stage, "interrupted");
@@ -93,7 +93,7 @@ fn after_escape_a_message_waits_by_hook_and_keyboard_too() {
             let log = stage.text("home/logs/peer.log");
             log.contains("the way in by plugin is open")
         });
-        terminal.submit("work SLOW100");
+        terminal.submit("work SLOW3000");
         wait_for_log(&stage, "submitted work");
         terminal.keys(b"\x1b");
         wait_for("the news of Escape", || {
@@ -114,7 +114,7 @@ fn after_escape_a_message_waits_by_hook_and_keyboard_too() {
 fn what_escape_drops_comes_again_with_the_persons_next_input() {
     let stage = Stage::new();
     let terminal = with_plugin(&stage, "");
-    terminal.submit("work SLOW100");
+    terminal.submit("work SLOW3000");
     wait_for_log(&stage, "submitted work");
     stage.send("peer", "dropped at first", &[]);
     wait_for_log(&stage, "asked to submit [cbroker");

@@ -51,7 +51,14 @@ fn a_message_that_the_agent_has_is_not_taken() {
         stage.says(&["inbox", "peer"]).starts_with("handed over")
     });
     let mut taking = stage.cbroker(&["--json", "inbox", "peer", "--take"]);
-    let output = taking.output().unwrap();
+    let mut output = taking.output().unwrap();
+    wait_for("an answer in time", || {
+        let has_answered = output.status.success();
+        if !has_answered {
+            output = taking.output().unwrap();
+        }
+        has_answered
+    });
     let taken: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(taken, Value::Array(Vec::new()));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -80,8 +80,17 @@ impl Stage {
 
     /// The same without the broker's word for who it is.
     pub(crate) fn publish_as_stranger(&self, queue: &str, body: &[u8], hops: i32) {
+        self.flood_as_stranger_with_hops(queue, hops, std::iter::once(body.to_vec()));
+    }
+
+    /// Publishes much without the broker's word for who it is.
+    pub(crate) fn flood_as_stranger_with_hops(
+        &self,
+        queue: &str,
+        hops: i32,
+        bodies: impl Iterator<Item = Vec<u8>>,
+    ) {
         let properties = with_hops(hops);
-        let bodies = std::iter::once(body.to_vec());
         self.with_channel(|channel| publish(channel, queue, bodies, properties));
     }
 
