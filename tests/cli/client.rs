@@ -34,18 +34,23 @@ pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = Strin
     let to = SessionName::new(to).unwrap();
     run(async {
         let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
-        for text in texts {
-            let envelope = Envelope::new(Ulid::generate(), chrono::Utc::now(), &to, &to, text);
-            let letter = Publication::plain(&envelope);
-            assert_eq!(
-                peer.publish(&letter, Duration::from_secs(30))
-                    .await
-                    .unwrap(),
-                PublishOutcome::Confirmed
-            );
-        }
+        publish_by(&mut peer, &to, texts).await;
         peer.close().await;
     });
+}
+
+/// The same on a connection that is there.
+pub(crate) async fn publish_by(
+    peer: &mut Peer,
+    to: &SessionName,
+    texts: impl Iterator<Item = String>,
+) {
+    for text in texts {
+        let envelope = Envelope::new(Ulid::generate(), chrono::Utc::now(), to, to, text);
+        let letter = Publication::plain(&envelope);
+        let published = peer.publish(&letter, Duration::from_secs(30)).await;
+        assert_eq!(published.unwrap(), PublishOutcome::Confirmed);
+    }
 }
 
 /// A connection and a channel of another program.

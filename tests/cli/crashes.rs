@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{Place, Server, Wrapped, wait_until};
 
@@ -18,6 +18,8 @@ const SENDERS: usize = 3;
 #[derive(Default)]
 struct Seen {
     lost_in_confirm: AtomicUsize,
+    /// How long the last send took that exited 0, in milliseconds.
+    send_ms: AtomicU64,
     sent: Mutex<Vec<String>>,
 }
 
@@ -52,7 +54,8 @@ fn what_was_reported_as_sent_arrives_exactly_once_over_ten_kills() {
             if seen.count() >= MESSAGES {
                 break;
             }
-            thread::sleep(Duration::from_millis((random() % 12) as u64));
+            let send_ms = seen.send_ms.load(Ordering::Relaxed).max(1);
+            thread::sleep(Duration::from_millis(random() as u64 % send_ms));
             server.kill_and_restart(&place);
             kills += 1;
         }
@@ -88,9 +91,12 @@ fn send(place: &Place, session: &Wrapped, seen: &Seen) {
             thread::sleep(Duration::from_millis(20));
             continue;
         }
+        let begin = Instant::now();
         let ran = place.run(["send", "--json", "--no-start", "--to", "sink", "-m", "x"]);
         match ran.code {
             0 => {
+                let took = u64::try_from(begin.elapsed().as_millis()).unwrap();
+                seen.send_ms.store(took, Ordering::Relaxed);
                 let sent: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
                 seen.sent
                     .lock()

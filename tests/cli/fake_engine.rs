@@ -1,6 +1,6 @@
 //! `move --to docker` where the engine is a fake one, and the container a broker on this machine.
 
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl<'a> FakeEngine<'a> {
     }
 
     /// A command that sees the engine.
-    fn command(&self, arguments: &[&str]) -> std::process::Command {
+    fn command(&self, arguments: &[&str]) -> Command {
         let socket = self.place.path().join("engine");
         let mut command = self.place.command();
         command.args(arguments);
@@ -62,24 +62,32 @@ fn beside(place: &Place) -> (Place, Server) {
     (there, server)
 }
 
-/// Publishes while the move is under way: once the first message is at the target.
-fn publish_meanwhile((here, there): (&Place, &Place), first: &str, to: &[&str], count: usize) {
-    let endpoint = client::endpoint(there);
-    let first = SessionName::new(first).unwrap();
+/// Starts the move, and publishes while it is under way: once the first message is at the target.
+fn publish_meanwhile(
+    (here, there): (&Place, &Place),
+    (to, count): (&str, usize),
+    moving: &mut Command,
+) -> Child {
+    let to = SessionName::new(to).unwrap();
+    let (here, there) = (client::endpoint(here), client::endpoint(there));
     client::run(async {
-        let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
+        // The move waits for no login.
+        let mut publisher = Peer::connect(&here, "test").await.unwrap();
+        let mut watcher = Peer::connect(&there, "test").await.unwrap();
+        let moving = moving.spawn().unwrap();
         loop {
-            let queue = peer.queue_counts(&first).await.unwrap();
+            let queue = watcher.queue_counts(&to).await.unwrap();
             if queue.is_some_and(|queue| queue.messages > 0) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        peer.close().await;
-    });
-    for to in to {
-        client::publish(here, to, (0..count).map(|number| format!("late {number}")));
-    }
+        let texts = (0..count).map(|number| format!("late {number}"));
+        client::publish_by(&mut publisher, &to, texts).await;
+        publisher.close().await;
+        watcher.close().await;
+        moving
+    })
 }
 
 #[test]
@@ -99,8 +107,7 @@ fn messages_sent_during_a_move_into_a_container_move_too() {
     );
     let mut moving = engine.command(&["move", "--to", "docker"]);
     let moving = moving.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let moving = moving.spawn().unwrap();
-    publish_meanwhile((&place, &there), "backend", &["backend"], 20);
+    let moving = publish_meanwhile((&place, &there), ("backend", 20), moving);
     let ran = Ran::of(&moving.wait_with_output().unwrap());
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(there.listed("backend").unwrap()["pending"], 920, "{ran:?}");

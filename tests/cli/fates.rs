@@ -7,18 +7,19 @@ use std::process::{Child, Stdio};
 use crate::client;
 use crate::support::{Place, Server, Wrapped, wait_until};
 
-/// A `send --wait` under way; its message waits in the queue of `to`.
+/// A `send` under way, which waits long enough.
+fn started(place: &Place, to: &str, more: &[&str]) -> Child {
+    let command = ["send", "--to", to, "-m", "x", "--timeout", "300"];
+    let mut command_line = place.command();
+    command_line.args(command).args(more);
+    command_line.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command_line.spawn().unwrap()
+}
+
+/// The same once its message waits in the queue of `to`.
 fn sending(place: &Place, to: &str, more: &[&str]) -> Child {
     let before = count(place, to);
-    let command = ["send", "--to", to, "-m", "x", "--timeout", "300"];
-    let child = place
-        .command()
-        .args(command)
-        .args(more)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = started(place, to, more);
     wait_until(
         || count(place, to) > before,
         || "the message waits".to_owned(),
@@ -155,7 +156,8 @@ fn an_expired_message_is_reported_even_if_others_wait() {
     let place = Place::new();
     let _server = Server::start(&place);
     place.ok(["send", "--to", "peer", "-m", "lasting"]);
-    let first = sending(&place, "peer", &["--wait", "--ttl", "2000"]);
+    // It may expire before a look at the queue.
+    let first = started(&place, "peer", &["--wait", "--ttl", "2000"]);
     ended(&place, first, "expired");
     place.ok(["send", "--to", "peer", "-m", "last"]);
     let taken = place.json(["tail", "peer", "-n", "2"]);
@@ -283,7 +285,7 @@ fn a_message_that_expired_after_its_session_ended_is_not_said_to_stay() {
     let session = Wrapped::open(&place, "peer", &[]);
     place.ok(["pause", "peer"]);
     let send = |more: &[&str]| {
-        let wait = ["send", "peer", "x", "--wait", "--timeout", "8"];
+        let wait = ["send", "peer", "x", "--wait"];
         let mut command = place.command();
         command.args(wait).args(more);
         let mut child = command
@@ -299,7 +301,8 @@ fn a_message_that_expired_after_its_session_ended_is_not_said_to_stay() {
         }
         child
     };
-    let (brief, lasting) = (send(&["--ttl", "2000"]), send(&[]));
+    let brief = send(&["--ttl", "5000", "--timeout", "120"]);
+    let lasting = send(&["--timeout", "30"]);
     drop(session);
     let (code, said_of_brief) = said(brief);
     assert_eq!(code, 1, "{said_of_brief}");

@@ -240,8 +240,14 @@ fn an_impersonator_commands_no_session() {
         connection.close(200, "done".into()).await.unwrap();
     });
     // What was asked before is heard before.
-    let row = place.listed("backend").unwrap();
-    assert_eq!(row["state"], "idle", "{row}");
+    wait_until(
+        || {
+            place
+                .listed("backend")
+                .is_some_and(|row| row["state"] == "idle")
+        },
+        || format!("{:?}", place.listed("backend")),
+    );
     place.ok(["send", "backend", "not held"]);
     session.wait_for_submission("not held");
 }
@@ -263,8 +269,8 @@ fn an_impersonator_answers_no_question_and_confirms_no_delivery() {
     let _broker = started(&place);
     with_bob(&place, "impersonator", [".*", ".*", ".*"]);
     for command in [
-        &["ask", "ghost", "?", "--timeout", "5"][..],
-        &["send", "ghost", "x", "--wait", "--timeout", "5"],
+        &["ask", "ghost", "?", "--timeout", "40"][..],
+        &["send", "ghost", "x", "--wait", "--timeout", "40"],
     ] {
         let (asking, message) = waiting(&place, command);
         let queues = api_get(&place, "queues");

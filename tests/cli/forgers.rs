@@ -93,7 +93,7 @@ fn escape_sequences_in_a_receipt_do_not_reach_the_terminal_of_who_waits() {
     for json in [false, true] {
         let place = Place::new();
         let _broker = started(&place);
-        let options = ["--timeout", "5", "--json"];
+        let options = ["--timeout", "120", "--json"];
         let options = if json { &options[..] } else { &options[..2] };
         let (sending, message, receipts) = waiting_send(&place, options);
         // What a session says comes from hooks and peers, and the broker vouches for the session.
@@ -125,7 +125,7 @@ fn a_stranger_lets_no_session_confirm_what_another_one_never_had() {
     let place = Place::new();
     let _broker = started(&place);
     let session = Wrapped::open(&place, "other", &[]);
-    let (sending, message, receipts) = waiting_send(&place, &["--timeout", "6"]);
+    let (sending, message, receipts) = waiting_send(&place, &["--timeout", "60"]);
     // The same id to an attached session, with the address of who waits.
     let twin = json!({"id": message["id"], "from": "a", "to": "other",
         "ts": "2026-01-01T00:00:00.000Z", "message": "the twin"});

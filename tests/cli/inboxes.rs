@@ -131,37 +131,60 @@ fn the_queue_in_which_a_command_collects_answers_has_its_bounds() {
     // Its name is in each question, and anybody may publish to a queue whose name he knows.
     let place = Place::new();
     let _broker = started(&place);
-    place.ok(["send", "--to", "ghost", "-m", "x"]);
-    let mut asking = place.command();
-    let asking = asking
-        .args(["inbox", "ghost"])
-        .stderr(Stdio::null())
-        .spawn();
-    let mut asking = asking.unwrap();
+    client::make_queue(&place, "ghost");
+    // Attached as a session is, and silent on the presence exchange: it is waited for.
+    let mut silent = place.command();
+    let mut silent = silent.args(["tail", "ghost"]).spawn().unwrap();
+    wait_until(
+        || client::consumers(&place, "ghost") == Some(1),
+        || "tail does not consume".into(),
+    );
+    let ask = || {
+        let mut asking = place.command();
+        let asking = asking.args(["inbox", "ghost"]).stderr(Stdio::null());
+        asking.spawn().unwrap()
+    };
+    let mut asking = ask();
     let mut seen = None;
     wait_until(
         || {
-            let consumers = api_get(&place, "consumers");
-            let mut consumers = consumers.as_array().unwrap().iter().cloned();
-            seen = consumers.find(|one| {
-                let queue = one["queue"]["name"].as_str();
-                queue.is_some_and(|name| name.starts_with("amq."))
-            });
+            // A machine may be slower than its patience.
+            if asking.try_wait().unwrap().is_some() {
+                asking = ask();
+            }
+            seen = queue_for_answers(&place);
             seen.is_some()
         },
         || "it asks nobody".into(),
     );
-    let seen = seen.unwrap();
-    let queues = api_get(&place, "queues");
     let _ended = asking.wait();
+    silent.kill().unwrap();
+    silent.wait().unwrap();
+    let (seen, queue) = seen.unwrap();
     assert_eq!(seen["ack_required"], true, "{seen}");
     assert_ne!(seen["prefetch_count"], 0, "{seen}");
-    let mut queues = queues.as_array().unwrap().iter();
-    let queue = queues.find(|queue| queue["name"] == seen["queue"]["name"]);
-    let arguments = &queue.unwrap()["arguments"];
+    let arguments = &queue["arguments"];
     for bound in ["x-max-length", "x-max-length-bytes"] {
         assert!(arguments[bound].is_number(), "{arguments}");
     }
+}
+
+/// The consumer of a queue that the broker named, and the queue.
+fn queue_for_answers(place: &Place) -> Option<(serde_json::Value, serde_json::Value)> {
+    let find = |path: &str, is_wanted: &dyn Fn(&serde_json::Value) -> bool| {
+        let all = api_get(place, path);
+        let mut all = all.as_array().unwrap().iter();
+        all.find(|one| is_wanted(one)).cloned()
+    };
+    let is_named_by_broker = |one: &serde_json::Value| {
+        let queue = one["queue"]["name"].as_str();
+        queue.is_some_and(|name| name.starts_with("amq."))
+    };
+    let consumer = find("consumers", &is_named_by_broker)?;
+    let queue = find("queues", &|queue| {
+        queue["name"] == consumer["queue"]["name"]
+    })?;
+    Some((consumer, queue))
 }
 
 /// Answers the next request for what `backend` holds with each of these answers.

@@ -123,8 +123,12 @@ fn the_browser_is_given_a_private_file_and_never_the_token_in_its_arguments() {
         url.starts_with(&format!("http://127.0.0.1:{port}/#token=")),
         "{url}"
     );
-    wait_until(|| opened.exists(), || "the browser is opened".to_owned());
-    let given = fs::read_to_string(&opened).unwrap();
+    let given = || fs::read_to_string(&opened).unwrap_or_default();
+    wait_until(
+        || given().ends_with('\n'),
+        || "the browser is opened".to_owned(),
+    );
+    let given = given();
     assert!(!given.contains("token"), "{given}");
     assert!(
         fs::read_to_string(given.trim())

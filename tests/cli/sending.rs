@@ -310,11 +310,11 @@ fn a_receipt_says_delivered_held_or_that_none_came() {
             "later",
             "--wait",
             "--timeout",
-            "2",
+            "20",
         ]);
         ran.fails(
             4,
-            &format!("no final receipt from `{to}` within 2 s: it is held: paused"),
+            &format!("no final receipt from `{to}` within 20 s: it is held: paused"),
         )
         .hints(&format!("`cbroker resume {to}`"));
         assert!(ran.out.contains("held: paused"), "{ran:?}");

@@ -65,11 +65,25 @@ fn a_program_of_the_user_that_consumes_beside_a_session_and_says_nothing_has_a_r
     client::run(async {
         let (_bobs, channel) = client::connected(&of_bob).await;
         let _silent = client::consume_one(&channel, "backend").await;
-        assert_eq!(states(&place, "backend"), ["idle"], "bob is another user");
-        assert_eq!(place.listed("backend").unwrap()["consumers"], 2);
+        wait_until(
+            || place.listed("backend").unwrap()["consumers"] == 2,
+            || format!("{:?}", place.listed("backend")),
+        );
+        let mut seen = Vec::new();
+        wait_until(
+            || {
+                seen = states(&place, "backend");
+                seen.contains(&"idle".to_owned())
+            },
+            || "the session says nothing".to_owned(),
+        );
+        assert_eq!(seen, ["idle"], "bob is another user");
         let (_own, channel) = client::connected(&own).await;
         let _silent = client::consume_one(&channel, "backend").await;
-        assert_eq!(states(&place, "backend"), ["idle", "attached"]);
+        wait_until(
+            || states(&place, "backend") == ["idle", "attached"],
+            || format!("{:?}", states(&place, "backend")),
+        );
     });
 }
 
@@ -317,7 +331,14 @@ fn wait_returns_once_the_session_is_in_the_state() {
         assert!(ended.stdout.starts_with(b"backend: "), "{ended:?}");
     }
     place
-        .run(["wait", "backend", "--until", "needs-you", "--timeout", "1s"])
+        .run([
+            "wait",
+            "backend",
+            "--until",
+            "needs-you",
+            "--timeout",
+            "10s",
+        ])
         .fails(4, "`backend` is not in need of you: it is idle");
     let closed = waiting("closed");
     assert_eq!(session.leave(), 0);

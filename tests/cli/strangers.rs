@@ -302,7 +302,7 @@ fn an_impostor_answers_for_no_session() {
 fn an_impostor_answers_no_question() {
     let place = Place::new();
     let _broker = started(&place);
-    let ask = ["ask", "--to", "ghost", "-m", "?", "--timeout", "4"];
+    let ask = ["ask", "--to", "ghost", "-m", "?", "--timeout", "40"];
     let (asking, question) = waiting(&place, &ask);
     let reply_to = question["reply_to"].as_str().unwrap();
     // The name is right, the question is right, and nobody vouches for it.
@@ -320,7 +320,7 @@ fn an_impostor_answers_no_question() {
 fn an_impostor_confirms_no_delivery() {
     let place = Place::new();
     let _broker = started(&place);
-    let (sending, message, receipts) = waiting_send(&place, &["--timeout", "4"]);
+    let (sending, message, receipts) = waiting_send(&place, &["--timeout", "40"]);
     for state in ["injected", "delivered"] {
         let receipt = json!({"id": message["id"], "state": state});
         publish(&place, "amq.default", &receipts, "", &receipt);
