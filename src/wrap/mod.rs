@@ -53,6 +53,8 @@ mod session;
 mod spill;
 mod start;
 mod terminal;
+#[cfg(test)]
+mod test_program;
 pub mod ways;
 
 pub use agents::{complaints as profile_complaints, is_agent, use_folder as use_profiles};

@@ -167,6 +167,7 @@ mod tests {
     use std::io::{Read, Write};
 
     use super::*;
+    use crate::wrap::test_program::write_program;
 
     #[tokio::test]
     async fn a_child_that_holds_a_lock_is_found_with_its_rollout() {
@@ -260,14 +261,7 @@ mod tests {
         let script = "#!/bin/sh\necho warning >&2\n\
             [ \"$5\" = hang ] && exec sleep 60\n[ \"$5\" = dies ] && kill -9 $$\n\
             [ \"$5\" = good ] || { echo no such thread >&2; exit 1; }\n";
-        let write = || {
-            fs::write(&program, script).unwrap();
-            fs::set_permissions(
-                &program,
-                std::os::unix::fs::PermissionsExt::from_mode(0o755),
-            )
-        };
-        write().unwrap();
+        write_program(&program, script);
         assert_eq!(local.queue(program.as_os_str(), "good").await, Ok(()));
         let why = local.queue(program.as_os_str(), "bad").await.unwrap_err();
         assert_eq!(why, QueueError::Refused("no such thread".to_owned()));

@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::super::{AgentSign, Timing};
 use super::*;
+use crate::wrap::test_program::write_program;
 
 const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
 const NOW: Duration = Duration::from_secs(20);
@@ -408,13 +409,11 @@ read -r end
 /// Such a program, behind its first turn, and the way to it.
 #[cfg(target_os = "linux")]
 async fn without_daemon(folder: &Path) -> (std::process::Child, Codex, Reports) {
-    use std::os::unix::fs::PermissionsExt;
     use std::process::{Command, Stdio};
 
     fs::create_dir(folder.join("thread-writer-locks")).unwrap();
     let program = folder.join("codex");
-    fs::write(&program, WITHOUT_DAEMON).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, WITHOUT_DAEMON);
     let mut codex = Command::new(&program)
         .stdin(Stdio::piped())
         .spawn()
