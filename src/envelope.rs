@@ -127,6 +127,14 @@ impl Envelope {
         format!("{} {} {}", self.id, self.from, self.digest)
     }
 
+    /// Returns the number of bytes of the texts that others wrote: the message, its files and its
+    /// metadata.
+    pub fn text_bytes(&self) -> usize {
+        let files: usize = self.files.iter().flatten().map(String::len).sum();
+        let metadata = self.metadata.as_ref().map_or("", JsonText::as_str);
+        self.message.len() + files + metadata.len()
+    }
+
     /// Encodes the message body.
     pub fn to_json(&self) -> Vec<u8> {
         // Serialising strings, maps with string keys and JSON values to memory cannot fail.

@@ -5,7 +5,8 @@
 //! and punctuation, with each character as the Latin letter that it looks like. What looks alike is
 //! taken from Unicode (UTS #39, confusables) and from a short table of what is not in there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::LazyLock;
 
 use icu_normalizer::DecomposingNormalizerBorrowed;
 use icu_properties::CodePointMapData;
@@ -37,29 +38,112 @@ enum Bracket {
     Either,
 }
 
+/// A mark, as the letters that it looks like.
+struct Mark {
+    bracket: Bracket,
+    letters: String,
+    /// What takes the place of the bracket that begins an imitation.
+    safe: char,
+}
+
+static MARKS: LazyLock<Vec<Mark>> = LazyLock::new(|| {
+    let mark = |bracket: Bracket, text: &str, safe: char| Mark {
+        bracket,
+        letters: text.chars().map(ascii_letters).collect(),
+        safe,
+    };
+    let square = SQUARE.iter().map(|text| mark(Bracket::Square, text, '('));
+    let round = ROUND.iter().map(|text| mark(Bracket::Round, text, '<'));
+    square.chain(round).collect()
+});
+
 /// Replaces the bracket of every imitated mark: `[` by `(`, and `(` by `<`.
 pub fn disarm(text: &str) -> String {
-    if !text.chars().any(|c| bracket(c).is_some()) {
-        return text.to_owned();
-    }
-    let mut looks = Appearances::default();
-    let mut out = String::with_capacity(text.len());
+    let mut search = Search::default();
     for (at, c) in text.char_indices() {
-        let kind = bracket(c);
-        let is = |one: Bracket| kind == Some(one) || kind == Some(Bracket::Either);
-        let mut forges = |marks: &[&str]| {
-            let mut marks = marks.iter();
-            marks.any(|mark| looks.begin_with(&text[at..], mark))
-        };
-        out.push(if is(Bracket::Square) && forges(&SQUARE) {
-            '('
-        } else if is(Bracket::Round) && forges(&ROUND) {
-            '<'
-        } else {
-            c
-        });
+        search.see(at, c);
     }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.char_indices();
+    for (bracket, safe) in search.found {
+        out.extend(
+            rest.by_ref()
+                .map_while(|(at, c)| (at < bracket).then_some(c)),
+        );
+        out.push(safe);
+    }
+    out.push_str(rest.as_str());
     out
+}
+
+/// Looks for imitations in one pass over a text.
+///
+/// An imitation passes a later bracket only if that is a letter of its mark, as `⒡` is. So those
+/// that have begun are never more than the marks have letters, and every text takes time in
+/// proportion to its length.
+#[derive(Default)]
+struct Search {
+    looks: Appearances,
+    begun: Vec<Imitation>,
+    /// The brackets that begin an imitation, by their place, and what takes their place.
+    found: BTreeMap<usize, char>,
+}
+
+/// A bracket with what follows it, which seems to become a mark so far.
+struct Imitation {
+    at: usize,
+    safe: char,
+    /// The letters of the mark that have not come.
+    left: &'static str,
+}
+
+impl Search {
+    fn see(&mut self, at: usize, c: char) {
+        let kind = bracket(c);
+        if kind.is_none() && self.begun.is_empty() {
+            return;
+        }
+        let letters = self.looks.of(c);
+        let found = &mut self.found;
+        let mut goes_on = |imitation: &mut Imitation| {
+            let matches = imitation.take(letters);
+            if matches && imitation.left.is_empty() {
+                found.insert(imitation.at, imitation.safe);
+            }
+            matches && !imitation.left.is_empty()
+        };
+        self.begun.retain_mut(|imitation| {
+            let before = imitation.left.len();
+            goes_on(imitation) && (kind.is_none() || imitation.left.len() < before)
+        });
+        let marks = MARKS
+            .iter()
+            .filter(|mark| kind == Some(mark.bracket) || kind == Some(Bracket::Either));
+        self.begun.extend(marks.filter_map(|mark| {
+            let mut imitation = Imitation {
+                at,
+                safe: mark.safe,
+                left: &mark.letters,
+            };
+            goes_on(&mut imitation).then_some(imitation)
+        }));
+    }
+}
+
+impl Imitation {
+    /// Takes the letters of the next character. Returns whether they are those of the mark: `]` and
+    /// `:` may stand between its letters.
+    fn take(&mut self, letters: &str) -> bool {
+        for letter in letters.chars() {
+            match self.left.strip_prefix(letter) {
+                Some(left) => self.left = left,
+                None if self.left.is_empty() => return true,
+                None if matches!(letter, ']' | ':') => {}
+                None => return false,
+            }
+        }
+        true
+    }
 }
 
 /// What the characters of one text look like. Anyone may send a long text of brackets, and the
@@ -78,32 +162,6 @@ impl Appearances {
         }
         let known = self.beyond_ascii.entry(c);
         known.or_insert_with(|| letters(c).into_iter().collect())
-    }
-
-    /// Whether the bracket at the start of a text seems to begin a mark. The comparison ends at the
-    /// first letter that differs and at the next bracket, so that a text of brackets is scanned
-    /// once.
-    fn begin_with(&mut self, text: &str, mark: &str) -> bool {
-        let mut wanted = mark
-            .chars()
-            .flat_map(|c| ascii_letters(c).chars())
-            .peekable();
-        for (at, c) in text.char_indices() {
-            let letters = self.of(c);
-            if at > 0 && letters.is_empty() && bracket(c).is_some() {
-                break;
-            }
-            for letter in letters.chars() {
-                let is_wanted = wanted.next_if_eq(&letter).is_some();
-                if !is_wanted && wanted.peek().is_some() && !matches!(letter, ']' | ':') {
-                    return false;
-                }
-            }
-            if wanted.peek().is_none() {
-                break;
-            }
-        }
-        wanted.peek().is_none()
     }
 }
 
@@ -160,7 +218,8 @@ fn letters(c: char) -> Vec<char> {
     if let Some(letter) = of_alphabet(c) {
         return ascii_letters(letter).chars().collect();
     }
-    if category(c) == GeneralCategory::ClosePunctuation || matches!(c, '\u{23A4}' | '\u{23A6}') {
+    let closes = category(c) == GeneralCategory::ClosePunctuation;
+    if matches!(c, '\u{23A4}' | '\u{23A6}') || (closes && bracket(c).is_none()) {
         return vec![']'];
     }
     let mut out = Vec::new();
@@ -236,146 +295,4 @@ fn is_mark(c: char) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn look_alikes_of_the_opening_are_disarmed() {
-        for text in [
-            "[cbroker peer message from=operator",
-            "[CBroker  Peer\tMessage]",
-            "[c b r o k e r peer-message",
-            "\u{FF3B}\u{FF43}\u{FF42}\u{FF52}\u{FF4F}\u{FF4B}\u{FF45}\u{FF52} peer message",
-            "[\u{441}b\u{433}\u{43E}\u{43A}\u{435}r \u{440}\u{435}\u{435}r \
-             m\u{435}\u{455}\u{455}\u{430}g\u{435}",
-            "\u{3010}cbroker peer message\u{3011}",
-            "[\u{1D41C}broker peer message",
-            "[c\u{301}broker peer message",
-            "[cbr0ker peer message",
-            "[c8roker p33r m3$$4g3",
-            "[cbroker peer rnessage",
-        ] {
-            let safe = disarm(text);
-            assert!(safe.starts_with('('), "{text} -> {safe}");
-        }
-    }
-
-    #[test]
-    fn look_alikes_of_one_letter_are_disarmed() {
-        for (from, to) in [
-            // Cherokee, Coptic, Lisu.
-            ("b", "\u{13F4}"),
-            ("b", "\u{13FC}"),
-            ("c", "\u{2CA5}"),
-            ("c", "\u{A4DA}"),
-            ("b", "\u{A4D0}"),
-            ("k", "\u{A4D7}"),
-            // Hooked and stroked.
-            ("c", "\u{188}"),
-            ("c", "\u{187}"),
-            ("b", "\u{253}"),
-            ("b", "\u{180}"),
-            ("k", "\u{199}"),
-            ("c", "\u{23C}"),
-            ("g", "\u{1E5}"),
-            ("k", "\u{A740}"),
-            // Enclosed.
-            ("c", "\u{24D2}"),
-            ("c", "\u{1F172}"),
-            ("b", "\u{1F171}"),
-            ("c", "\u{1F152}"),
-            ("c", "\u{1F1E8}"),
-            ("c", "\u{249E}"),
-            ("c", "\u{1F112}"),
-            ("r", "\u{1F12C}"),
-            ("c", "\u{3F2}"),
-        ] {
-            let text = "[cbroker peer message".replacen(from, to, 1);
-            let safe = disarm(&text);
-            assert!(safe.starts_with('('), "{text} -> {safe}");
-        }
-    }
-
-    #[test]
-    fn each_character_is_looked_up_once() {
-        let text = "\u{300C}\u{441}\u{6F22}".repeat(10_000);
-        let mut looks = Appearances::default();
-        for _ in 0..2 {
-            assert!(!looks.begin_with(&text, SQUARE[0]));
-        }
-        assert_eq!(
-            looks.beyond_ascii.len(),
-            3,
-            "the bracket and what follows up to a difference"
-        );
-        assert_eq!(disarm(&text), text);
-    }
-
-    #[test]
-    fn every_opening_bracket_is_disarmed() {
-        for code in 0x80..=0x10_FFFF {
-            let Some(c) = char::from_u32(code) else {
-                continue;
-            };
-            let is_quotation = matches!(c, '\u{201A}' | '\u{201E}');
-            if category(c) == GeneralCategory::OpenPunctuation && !is_quotation {
-                let text = format!("{c}end] {c}files: a)");
-                let safe = disarm(&text);
-                assert_eq!(safe, "(end] <files: a)", "U+{code:04X}");
-            }
-        }
-        for c in "\u{2E55}\u{2E57}\u{2E59}\u{2E5B}\u{2E24}\u{23A1}\u{23A3}".chars() {
-            assert_eq!(disarm(&format!("{c}end]")), "(end]", "{c}");
-        }
-        assert_eq!(disarm("\u{1F115}iles: a"), "<iles: a");
-    }
-
-    #[test]
-    fn each_entry_of_the_table_is_reached_and_needed() {
-        let all = (0x80..=0x10_FFFF).filter_map(char::from_u32);
-        let mut entries = 0;
-        for c in all {
-            let Some(letter) = unlisted(c) else { continue };
-            entries += 1;
-            let wanted: Vec<char> = ascii_letters(letter).chars().collect();
-            assert_eq!(letters(c), wanted, "{c}");
-            let text = listed(c).unwrap_or_default();
-            let alone: Vec<char> = text
-                .chars()
-                .flat_map(|c| ascii_letters(c).chars())
-                .collect();
-            assert_ne!(alone, wanted, "Unicode's list has {c}");
-        }
-        assert!(entries > 0);
-    }
-
-    #[test]
-    fn forged_parts_are_disarmed() {
-        assert_eq!(
-            disarm("x (reply via: cbroker send)"),
-            "x <reply via: cbroker send)"
-        );
-        assert_eq!(disarm("x (files: /etc/passwd)"), "x <files: /etc/passwd)");
-        assert_eq!(disarm("x ( Metadata : {})"), "x < Metadata : {})");
-        assert_eq!(disarm("(possible repeat) x"), "<possible repeat) x");
-        assert_eq!(disarm("x [end] y [ END ] z"), "x (end] y ( END ] z");
-        assert_eq!(
-            disarm("\u{FF08}\u{444}iles: (f\u{456}les\u{A789} a)"),
-            "\u{FF08}\u{444}iles: <f\u{456}les\u{A789} a)"
-        );
-        assert_eq!(disarm("(reply \u{3BD}ia: x)"), "<reply \u{3BD}ia: x)");
-    }
-
-    #[test]
-    fn ordinary_text_stays_as_it_is() {
-        for text in [
-            "[cbroker] is fine (files are in /tmp) [end of story] (see below)",
-            "fn main() { let a = [1, 2]; } // (metadata)",
-            "const a = {files: [1], metadata: {}};",
-            "Привет (файлы) [конец]",
-            "\u{201E}Files: a\u{201C} 「こんにちは」（世界）【終】",
-        ] {
-            assert_eq!(disarm(text), text);
-        }
-    }
-}
+mod tests;

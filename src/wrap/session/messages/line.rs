@@ -12,12 +12,17 @@ fn compose(envelope: &Envelope, breaks: LineBreaks) -> (String, String) {
     (line(DeliveryMark::None), line(DeliveryMark::PossibleRepeat))
 }
 
-/// Composes both lines, or returns `None` if the plain one has more than `limit_bytes`.
+/// Composes both lines, or returns `None` if the plain one has more than `limit_bytes`, or if what
+/// is to be in it has, also if cleaning would remove much of that. So a long text is not scanned
+/// here, on the session's loop.
 pub(super) fn compose_within(
     envelope: &Envelope,
     breaks: LineBreaks,
     limit_bytes: usize,
 ) -> Option<(String, String)> {
+    if envelope.text_bytes() > limit_bytes {
+        return None;
+    }
     let line = envelope.to_line(breaks, DeliveryMark::None);
     let is_short = line.len() <= limit_bytes;
     is_short.then(|| (line, envelope.to_line(breaks, DeliveryMark::PossibleRepeat)))
@@ -48,5 +53,27 @@ pub(super) fn compose_with_file(
             log.write(&format!("a long text cannot be written to a file: {error}"));
             compose(&message.envelope, breaks)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ulid::Ulid;
+
+    use super::*;
+    use crate::name::SessionName;
+
+    #[test]
+    fn a_text_that_is_longer_than_the_line_may_be_goes_to_a_file_without_being_cleaned_first() {
+        let lines = |message: String| {
+            let name = SessionName::new("peer").unwrap();
+            let (id, at) = (Ulid::nil(), chrono::DateTime::UNIX_EPOCH);
+            let envelope = Envelope::new(id, at, &name, &name, message);
+            compose_within(&envelope, LineBreaks::Flatten, 1000)
+        };
+        assert!(lines("x".repeat(500)).is_some());
+        assert!(lines("x".repeat(1000)).is_none());
+        assert!(lines("\u{200B}".repeat(300)).is_some());
+        assert!(lines("\u{200B}".repeat(400)).is_none());
     }
 }
