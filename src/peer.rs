@@ -33,6 +33,9 @@ pub use backoff::Backoff;
 pub use cause::{BrokerText, ConnectionFailure, OtherConsumer, SignInFailure};
 pub use delivery::{ReceivedMessage, SettleResult};
 pub use error::{BLOCKED_HINT, PeerError, RefusedSignIn};
+pub use frames::UnreadableFrame;
+#[cfg(any(test, fuzzing))]
+pub use frames::attempts;
 pub use inbox::{
     AttachedQueue, EndpointFinder, Inbox, InboxEvent, InboxOptions, OutgoingSender,
     QueueDifference, ReplyTo, Sharing,

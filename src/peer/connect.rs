@@ -9,7 +9,7 @@ use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::cause::{BrokerText, ConnectionFailure, SignInFailure};
 use super::error::RefusedSignIn;
-use super::frames::{FRAME_BYTES, ReadableFrames};
+use super::frames::{FRAME_BYTES, ReadableFrames, UnreadableFrame};
 use super::scram::Scram;
 use super::{PRODUCT, PeerError, runtime};
 use crate::config::{Address, Endpoint, Login, UrlScheme};
@@ -155,11 +155,21 @@ fn explain(endpoint: &Endpoint, error: lapin::Error) -> PeerError {
         ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => {
             PeerError::NotAmqp(address)
         }
-        _ => PeerError::Unreachable {
-            address,
-            source: error.into(),
-            is_local_broker: endpoint.is_local_broker,
+        _ => match unreadable_frame(&error) {
+            Some(source) => PeerError::Unreadable { address, source },
+            None => PeerError::Unreachable {
+                address,
+                source: error.into(),
+                is_local_broker: endpoint.is_local_broker,
+            },
         },
+    }
+}
+
+fn unreadable_frame(error: &lapin::Error) -> Option<UnreadableFrame> {
+    match error.kind() {
+        ErrorKind::IOError(error) => error.get_ref()?.downcast_ref().copied(),
+        _ => None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use lapin::ErrorKind;
 
 use super::cause::{BrokerText, ConnectionFailure, OtherConsumer, SignInFailure};
+use super::frames::UnreadableFrame;
 use crate::config::{Address, UrlScheme};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -53,6 +54,14 @@ pub enum PeerError {
     /// Something answers, but not in AMQP.
     #[error("{0} does not speak AMQP")]
     NotAmqp(Box<Address>),
+    /// Something answers in AMQP, and sends what cannot be read.
+    #[error("cannot talk to the broker at {address}: {source}")]
+    Unreadable {
+        /// Where.
+        address: Box<Address>,
+        /// What it sent.
+        source: UnreadableFrame,
+    },
     /// Something answers, but not in TLS.
     #[error("{0} does not speak TLS")]
     NotTls(Box<Address>),
@@ -248,6 +257,11 @@ impl From<PeerError> for Error {
                 Self::new(format!("the certificate of {address} is not trusted"))
                     .because(source)
                     .hint("--ca-cert FILE trusts the certificates in FILE as well")
+                    .exit_with(Exit::Unreachable)
+            }
+            PeerError::Unreadable { address, source } => {
+                Self::new(format!("cannot talk to the broker at {address}"))
+                    .because(source)
                     .exit_with(Exit::Unreachable)
             }
             PeerError::NotAmqp(_) => other_protocol(&error, "it has TLS and wants amqps://"),

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::config::{Address, Endpoint, Login, LoginGuard};
-use crate::peer::connect;
+use crate::peer::{PeerError, connect};
 use crate::transport::{BrokerStream, Duplex, ListenerIdentity, Stream};
 
 /// Stands in what is published for bytes that a foreign broker would pass on.
@@ -56,6 +56,19 @@ fn foreign(mut broker: impl Duplex) -> Stream {
     Box::new(ours)
 }
 
+fn endpoint(port: u16) -> Endpoint {
+    Endpoint {
+        address: Address::local(port),
+        login: Login {
+            user: "ada".into(),
+            password: "pw".into(),
+        },
+        ca_cert: None,
+        guard: LoginGuard::AsGiven,
+        is_local_broker: true,
+    }
+}
+
 async fn consumer(channel: &Channel) -> Consumer {
     let options = QueueDeclareOptions::exclusive();
     let queue = channel.queue_declare("q".into(), options, FieldTable::default());
@@ -83,16 +96,7 @@ async fn a_message_that_no_client_can_read_arrives_without_its_properties_and_hi
     };
     let broker = Broker::start(config).await.unwrap();
     let port = broker.addresses().amqp.port();
-    let endpoint = Endpoint {
-        address: Address::local(port),
-        login: Login {
-            user: "ada".into(),
-            password: "pw".into(),
-        },
-        ca_cert: None,
-        guard: LoginGuard::AsGiven,
-        is_local_broker: true,
-    };
+    let endpoint = endpoint(port);
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let link = BrokerStream {
         stream: foreign(stream),
@@ -130,4 +134,77 @@ async fn a_message_that_no_client_can_read_arrives_without_its_properties_and_hi
     assert_eq!(heard, wanted.map(|(body, user)| (body.to_owned(), user)));
     connection.close(200, "done".into()).await.unwrap();
     broker.shutdown().await.unwrap();
+}
+
+/// Tables within a table, each the only value of the one around it.
+fn nested(depth: usize) -> Vec<u8> {
+    let length = |inside: usize| u32::try_from(6 * inside).unwrap().to_be_bytes();
+    let mut bytes = length(depth).to_vec();
+    for inside in (0..depth).rev() {
+        // A name without letters, and the type.
+        bytes.extend([0, b'F']);
+        bytes.extend(length(inside));
+    }
+    bytes
+}
+
+fn method(class: u16, id: u16, fields: &[&[u8]]) -> Vec<u8> {
+    let fields = fields.concat();
+    let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
+    let ids = [class.to_be_bytes(), id.to_be_bytes()].concat();
+    [&[1, 0, 0], &length[..], &ids, &fields, &[0xCE]].concat()
+}
+
+/// `connection.start` with these properties of the server.
+fn greeting(properties: &[u8]) -> Vec<u8> {
+    let texts = [&[0, 0, 0, 5][..], b"PLAIN", &[0, 0, 0, 5], b"en_US"].concat();
+    method(10, 10, &[&[0, 9], properties, &texts])
+}
+
+/// What comes of a login to a listener that answers each of our steps with one of these.
+async fn sign_in_to(answers: Vec<Vec<u8>>) -> Result<(), PeerError> {
+    let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+    tokio::spawn(async move {
+        for answer in answers {
+            let heard = theirs.read(&mut [0; 4096]).await;
+            if !heard.is_ok_and(|count| count > 0) || theirs.write_all(&answer).await.is_err() {
+                return;
+            }
+        }
+        // The end of the stream is not what is seen.
+        let _heard = theirs.read_to_end(&mut Vec::new()).await;
+    });
+    let link = BrokerStream {
+        stream: Box::new(ours),
+        listener: ListenerIdentity::Ours,
+        is_socket: false,
+    };
+    let endpoint = endpoint(1);
+    let signing_in = connect::sign_in(&endpoint, "test", link);
+    let ended = tokio::time::timeout(LIMIT, signing_in).await;
+    ended.expect("an answer").map(|_| ())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_table_of_a_listener_is_too_deep_for_us_to_say_so() {
+    // `queue.declare`, which no broker sends.
+    let declare = method(50, 10, &[&[0, 0, 1, b'q', 0], &nested(20_000)]);
+    for answers in [
+        vec![greeting(&nested(20_000))],
+        vec![greeting(&nested(0)), declare],
+    ] {
+        let error = sign_in_to(answers).await.unwrap_err();
+        assert!(matches!(error, PeerError::Unreadable { .. }), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_that_is_cut_inside_a_character_is_a_refusal() {
+    let text = b"NOT_ALLOWED - vhost caf\xc3";
+    let length = [u8::try_from(text.len()).unwrap()];
+    let close = method(10, 50, &[&530_u16.to_be_bytes(), &length, text, &[0; 4]]);
+    let refused = sign_in_to(vec![greeting(&nested(0)), close]).await;
+    let error = refused.unwrap_err();
+    assert!(matches!(error, PeerError::SignInRefused { .. }), "{error}");
+    assert!(error.to_string().contains("vhost caf?"), "{error}");
 }

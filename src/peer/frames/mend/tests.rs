@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use super::*;
+use crate::peer::frames::attempts;
 
 fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -33,18 +34,19 @@ fn headers(entries: &[u8]) -> Vec<u8> {
     [&[0b0010_0000, 0], &long(entries)[..]].concat()
 }
 
-/// The mended bytes, which are the same however the others come in pieces.
+/// The mended bytes of frames of which none is refused.
 fn mended(bytes: &[u8]) -> Vec<u8> {
-    let mut all = Vec::new();
-    FrameMender::default().mend(bytes, &mut all);
-    for piece in [1, 2, 13] {
-        let (mut mender, mut out) = (FrameMender::default(), Vec::new());
-        for part in bytes.chunks(piece) {
-            mender.mend(part, &mut out);
-        }
-        assert_eq!(out, all, "in pieces of {piece}");
-    }
-    all
+    let (mended, refused) = attempts::mended(bytes);
+    assert_eq!(refused, None);
+    mended
+}
+
+/// Why the last of these frames is refused, of which the first is not.
+fn refusal(last: &[u8]) -> Option<UnreadableFrame> {
+    let first = frame(3, b"a body\xff");
+    let (mended, refused) = attempts::mended(&[&first[..], last].concat());
+    assert_eq!(mended, first);
+    refused
 }
 
 /// What comes in place of a frame, between two others that stay.
@@ -114,7 +116,6 @@ fn what_can_be_read_stays_as_it_is() {
         content(&all),
         bare(),
         frame(METHOD, b"\0\x14\0\x0b\0\0\0\0"),
-        frame(METHOD, b""),
         frame(CONTENT, b"short"),
         frame(3, &vec![0xCE; 100_000]),
     ] {
@@ -196,6 +197,77 @@ fn names_in_a_delivery_that_are_no_utf8_become_names_of_nobody() {
     );
     becomes(&got(b"\xffb", b"k"), &got(b"?b", b"k"));
     becomes(&returned(b"NO\xff", b"\xfe"), &returned(b"NO?", b"?"));
-    let cut = frame(METHOD, &[0, 60, 0, 60, 200, 1]);
-    becomes(&cut, &cut);
+}
+
+#[test]
+fn texts_and_names_that_are_cut_inside_a_character_are_readable_in_every_method() {
+    let method =
+        |ids: [u8; 4], fields: &[&[u8]]| frame(METHOD, &[&ids[..], &fields.concat()].concat());
+    let (cut, whole) = (name(b"unknown value \xc3"), name(b"unknown value ?"));
+    let cases: [([u8; 4], &[u8], &[u8]); 9] = [
+        // connection.close and channel.close: a code, the text, a class and a method.
+        ([0, 10, 0, 50], &[1, 150], &[0, 50, 0, 10]),
+        ([0, 20, 0, 40], &[1, 150], &[0, 50, 0, 10]),
+        // connection.open-ok and connection.blocked.
+        ([0, 10, 0, 41], &[], &[]),
+        ([0, 10, 0, 60], &[], &[]),
+        // queue.declare-ok.
+        ([0, 50, 0, 11], &[], &[0; 8]),
+        // basic.consume-ok, basic.cancel, basic.cancel-ok and basic.get-empty.
+        ([0, 60, 0, 21], &[], &[]),
+        ([0, 60, 0, 30], &[], &[1]),
+        ([0, 60, 0, 31], &[], &[]),
+        ([0, 60, 0, 72], &[], &[]),
+    ];
+    for (ids, before, after) in cases {
+        becomes(
+            &method(ids, &[before, &cut, after]),
+            &method(ids, &[before, &whole, after]),
+        );
+    }
+}
+
+#[test]
+fn what_nothing_can_stand_in_for_ends_the_connection() {
+    let method = |class: u16, number: u16, fields: &[u8]| {
+        let ids = [class.to_be_bytes(), number.to_be_bytes()].concat();
+        frame(METHOD, &[&ids, fields].concat())
+    };
+    let start = |table: &[u8]| {
+        let texts = [long(b"PLAIN"), long(b"en_US")].concat();
+        method(10, 10, &[&[0, 9], &long(table)[..], &texts].concat())
+    };
+    let table = |depth: usize| {
+        (0..depth).fold(Vec::new(), |inside, _| {
+            [&name(b"")[..], b"F", &long(&inside)].concat()
+        })
+    };
+    becomes(&start(&table(31)), &start(&table(31)));
+    becomes(&start(&every_type()), &start(&every_type()));
+    let malformed = |class, number| Some(UnreadableFrame::Malformed { class, number });
+    for refused in [
+        start(&table(32)),
+        start(&table(5000)),
+        start(&[&name(b"\xff")[..], b"V"].concat()),
+        start(&[&name(b"a")[..], b"?"].concat()),
+        method(10, 10, &[0, 9]),
+    ] {
+        assert_eq!(refusal(&refused), malformed(10, 10));
+    }
+    assert_eq!(refusal(&method(60, 60, &[200, 1])), malformed(60, 60));
+    assert_eq!(refusal(&method(20, 41, &[0])), malformed(20, 41));
+    assert_eq!(
+        refusal(&frame(METHOD, b"\0\x0a\0")),
+        Some(UnreadableFrame::NoMethod)
+    );
+    // queue.declare, basic.consume, and what does not exist.
+    for (class, number) in [(50, 10), (60, 20), (60, 61), (70, 10)] {
+        let other = Some(UnreadableFrame::NotOfBrokers { class, number });
+        assert_eq!(refusal(&method(class, number, &[])), other);
+    }
+    for kind in [METHOD, BODY, HEARTBEAT] {
+        let large = frame(kind, &vec![0; PAYLOAD_BYTES + 1]);
+        let other = UnreadableFrame::TooLarge(FRAME_BYTES as usize + 1);
+        assert_eq!(refusal(&large), Some(other));
+    }
 }
