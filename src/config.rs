@@ -214,7 +214,11 @@ impl Config {
         self.management = Management {
             url: resolve::derived_management_url(&self.endpoint.address, local),
             login: self.endpoint.login.clone(),
-            guard: self.endpoint.guard.clone(),
+            guard: match &self.endpoint.guard {
+                // A container's guest.
+                LoginGuard::AsGiven => LoginGuard::Assumed,
+                guard => guard.clone(),
+            },
         };
     }
 

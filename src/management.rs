@@ -3,7 +3,8 @@
 //!
 //! The embedded broker's API is reached through a socket in the private home folder, which needs no
 //! password. Over TCP, a stored login is sent only to a listener that is proven to run as this
-//! user. Every request has a time limit.
+//! user; one that the user gave for the broker, to a derived address of this machine only if the
+//! broker's user or this one listens there. Every request has a time limit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as StdError;
@@ -20,7 +21,7 @@ use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use crate::config::{Config, Management, escape};
+use crate::config::{Config, LoginGuard, Management, escape};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::name::{GroupName, SessionName};
@@ -72,6 +73,17 @@ pub enum ManagementError {
         /// The program, its process and its user, as far as the system reports them.
         owner: SocketOwner,
     },
+    /// The same at an address that the user did not name.
+    #[error(
+        "{owner} listens at {url}, which the broker's URL does not name, so nothing was sent; \
+         --mgmt-url names the API"
+    )]
+    Unnamed {
+        /// The base URL.
+        url: String,
+        /// The program, its process and its user, as far as the system reports them.
+        owner: SocketOwner,
+    },
     /// The login was refused.
     #[error("the management API at {0} refused the login")]
     Login(String),
@@ -111,11 +123,8 @@ pub enum RequestFailure {
     /// The time limit.
     #[error("no answer within {0} s")]
     Silent(u64),
-    /// The login is a stored one, and the listener is not proven to run as this user.
-    #[error(
-        "the system does not report which program listens there, so the stored password is not \
-         sent"
-    )]
+    /// The system does not report which user's program listens, and the login is for one user's.
+    #[error("the system does not report which program listens there, so no password is sent")]
     Unproven,
 }
 
@@ -431,10 +440,11 @@ impl Client {
     }
 
     fn no_way(&self, error: TransportError) -> ManagementError {
+        let url = self.url().to_owned();
         match error {
-            TransportError::Foreign(owner) => ManagementError::Foreign {
-                url: self.url().to_owned(),
-                owner,
+            TransportError::Foreign(owner) => match self.management.guard {
+                LoginGuard::Derived { .. } => ManagementError::Unnamed { url, owner },
+                _ => ManagementError::Foreign { url, owner },
             },
             error => self.unreachable(error),
         }
@@ -459,7 +469,7 @@ impl From<ManagementError> for Error {
                 "the management API's response to {path} cannot be read"
             ))
             .because(source),
-            ManagementError::Status { .. } => Self::new(text),
+            ManagementError::Unnamed { .. } | ManagementError::Status { .. } => Self::new(text),
         };
         told.exit_with(Exit::Unreachable)
     }
@@ -485,7 +495,7 @@ fn route(url: &Uri, management: &Management, config: &Config) -> Route {
         is_tls,
         ca_cert: config.endpoint.ca_cert.clone(),
         socket: management.guard.socket(SOCKET),
-        is_guarded: management.guard.demands_own_listener(),
+        listener: management.guard.listener_demand(),
     }
 }
 

@@ -15,18 +15,19 @@ use std::net::SocketAddr;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
     CANONICAL_LIMIT, IS_OPENED_BY_OPEN, OPEN_FILES_LIMIT, SEES_ALL_SOCKETS, SERVICES,
-    allocator::be_frugal, allocator::free_unused_memory, end_with_parent, is_own_listener,
-    outlive_parent, process::find_process, process::foreground, process::open_files,
-    process::processes, process::program_name, process::start_time, runtime_folder,
-    sockets::process_with, sockets::sockets, sockets::user_name,
+    UNMAPPED_USER, allocator::be_frugal, allocator::free_unused_memory, end_with_parent,
+    is_own_listener, outlive_parent, process::find_process, process::foreground,
+    process::open_files, process::processes, process::program_name, process::start_time,
+    runtime_folder, sockets::process_with, sockets::sockets, sockets::user_name,
 };
 #[cfg(target_os = "macos")]
 pub(crate) use macos::{
     CANONICAL_LIMIT, IS_OPENED_BY_OPEN, OPEN_FILES_LIMIT, SEES_ALL_SOCKETS, SERVICES,
-    process::find_process, process::foreground, process::open_files, process::processes,
-    process::program_name, process::start_time, sockets::process_with, sockets::sockets,
-    sockets::user_name, system::be_frugal, system::end_with_parent, system::free_unused_memory,
-    system::is_own_listener, system::outlive_parent, system::runtime_folder,
+    UNMAPPED_USER, process::find_process, process::foreground, process::open_files,
+    process::processes, process::program_name, process::start_time, sockets::process_with,
+    sockets::sockets, sockets::user_name, system::be_frugal, system::end_with_parent,
+    system::free_unused_memory, system::is_own_listener, system::outlive_parent,
+    system::runtime_folder,
 };
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 compile_error!("cbroker runs on Linux and macOS");

@@ -4,7 +4,7 @@
 //! A stored login is sent only to a program of this user (or of root, who can read the login
 //! anyway): through a socket in the private home folder, or through TCP once the kernel's socket
 //! table shows who accepted the connection. A login that the user gave is sent to the address that
-//! the user gave.
+//! the user gave; at an address that was derived from it, only to the same user's program.
 
 mod owner;
 mod tls;
@@ -41,8 +41,23 @@ pub struct Route {
     /// A Unix socket that is tried first. If it does not exist or nothing listens on it, TCP is
     /// used.
     pub socket: Option<PathBuf>,
-    /// Whether the listener must be proven to run as this user.
-    pub is_guarded: bool,
+    /// Whose program must listen.
+    pub listener: ListenerDemand,
+}
+
+/// Whose program must listen at an address before a login is sent to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerDemand {
+    /// Anybody's.
+    Anybody,
+    /// One of this user, or of root.
+    Ours,
+    /// If the address is on this machine and without TLS, whose certificates prove the host: one of
+    /// this user, of root, or of the user who alone listens at the port `beside` of the same host.
+    OursIfHere {
+        /// The broker's port, if the login is meant for any broker there.
+        beside: Option<u16>,
+    },
 }
 
 /// An open connection and what is known about its listener.
@@ -91,7 +106,7 @@ pub enum TlsSetupError {
     },
 }
 
-/// Connects. For a guarded route, the error names a foreign listener.
+/// Connects. Where the route makes a demand, the error names a foreign listener.
 pub async fn open(route: &Route) -> Result<BrokerStream, TransportError> {
     if let Some(socket) = &route.socket
         && let Some(link) = through_socket(socket).await?
@@ -123,7 +138,7 @@ async fn through_socket(path: &Path) -> Result<Option<BrokerStream>, TransportEr
     }
     Ok(Some(BrokerStream {
         stream: Box::new(stream),
-        listener: ListenerIdentity::Ours,
+        listener: ListenerIdentity::Proven,
         is_socket: true,
     }))
 }
@@ -136,15 +151,28 @@ async fn through_tcp(route: &Route) -> Result<(TcpStream, ListenerIdentity), Tra
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "no such host");
     for address in lookup_host((host, route.port)).await? {
         match to_address(address).await {
-            Ok(stream) if route.is_guarded => {
-                let listener = owner::identify(&stream).await?;
+            Ok(stream) => {
+                let listener = listener(route, &stream).await?;
                 return Ok((stream, listener));
             }
-            Ok(stream) => return Ok((stream, ListenerIdentity::NotAsked)),
             Err(error) => failure = error,
         }
     }
     Err(failure.into())
+}
+
+async fn listener(route: &Route, stream: &TcpStream) -> Result<ListenerIdentity, TransportError> {
+    match route.listener {
+        ListenerDemand::Ours => owner::identify(stream, None).await,
+        ListenerDemand::OursIfHere { beside }
+            if !route.is_tls && owner::is_on_this_machine(stream)? =>
+        {
+            owner::identify(stream, beside).await
+        }
+        ListenerDemand::OursIfHere { .. } | ListenerDemand::Anybody => {
+            Ok(ListenerIdentity::NotAsked)
+        }
+    }
 }
 
 async fn to_address(address: SocketAddr) -> io::Result<TcpStream> {

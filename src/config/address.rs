@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::{Credentials, Home};
-use crate::transport::Route;
+use crate::transport::{ListenerDemand, Route};
 
 /// The name of the local broker's socket in its home folder.
 const SOCKET: &str = "broker.sock";
@@ -85,6 +85,13 @@ pub enum LoginGuard {
         home: Home,
         /// Whether the broker is the one of this home, which also listens on sockets in it.
         has_sockets: bool,
+    },
+    /// The user gave the login for a broker, and the address of its management API was derived.
+    /// There another program may listen, so on this machine the listener must be proven to run as
+    /// this user, or as the user who listens at the broker's port.
+    Derived {
+        /// The broker's port; `None` where the broker must be this user's too.
+        broker_port: Option<u16>,
     },
 }
 
@@ -225,7 +232,7 @@ impl LoginGuard {
     /// Reads the stored login again. `None` if the login is not stored.
     pub fn login(&self) -> Option<Login> {
         match self {
-            Self::AsGiven | Self::Assumed => None,
+            Self::AsGiven | Self::Assumed | Self::Derived { .. } => None,
             Self::Stored { home, .. } => Credentials::read(home).ok().flatten(),
         }
     }
@@ -241,14 +248,20 @@ impl LoginGuard {
         }
     }
 
-    /// Whether the login is a stored one, which a listener that nothing proves must not learn.
+    /// Whether a listener about which the system reports nothing must not learn the login.
     pub fn is_secret(&self) -> bool {
-        matches!(self, Self::Stored { .. })
+        matches!(self, Self::Stored { .. } | Self::Derived { .. })
     }
 
-    /// Whether the listener must be proven to run as this user.
-    pub fn demands_own_listener(&self) -> bool {
-        *self != Self::AsGiven
+    /// Returns whose program must listen.
+    pub fn listener_demand(&self) -> ListenerDemand {
+        match self {
+            Self::AsGiven => ListenerDemand::Anybody,
+            Self::Assumed | Self::Stored { .. } => ListenerDemand::Ours,
+            Self::Derived { broker_port } => ListenerDemand::OursIfHere {
+                beside: *broker_port,
+            },
+        }
     }
 }
 
@@ -261,7 +274,7 @@ impl Endpoint {
             is_tls: self.address.scheme == UrlScheme::Amqps,
             ca_cert: self.ca_cert.clone(),
             socket: self.guard.socket(SOCKET),
-            is_guarded: self.guard.demands_own_listener(),
+            listener: self.guard.listener_demand(),
         }
     }
 

@@ -86,7 +86,9 @@ pub fn write_session_address(home: &Home, session: &str, endpoint: &Endpoint) ->
     private_folder(&home.sessions())?;
     let url = match &endpoint.guard {
         LoginGuard::Stored { .. } => endpoint.address.without_password().to_string(),
-        LoginGuard::AsGiven | LoginGuard::Assumed => endpoint.secret_url(),
+        LoginGuard::AsGiven | LoginGuard::Assumed | LoginGuard::Derived { .. } => {
+            endpoint.secret_url()
+        }
     };
     let mut text = format!("{url}\n");
     if let Some(known) = SessionAddress::read(home, session) {

@@ -332,8 +332,8 @@ fn management(
     Ok((Management { url, login, guard }, origin))
 }
 
-/// Guards the stored login for the management API too, and any login where the address is derived
-/// from a guarded one. The socket is used only if no API was named.
+/// Guards the stored login for the management API too, and any login where the address is derived.
+/// The socket is used only if no API was named.
 fn management_guard(
     endpoint: &Endpoint,
     login: &Login,
@@ -349,10 +349,12 @@ fn management_guard(
                 has_sockets: *has_sockets && is_derived,
             }
         }
-        LoginGuard::Stored { .. } | LoginGuard::Assumed if origin == ValueOrigin::Derived => {
-            LoginGuard::Assumed
-        }
-        _ => LoginGuard::AsGiven,
+        _ if origin != ValueOrigin::Derived => LoginGuard::AsGiven,
+        LoginGuard::Assumed if *login == endpoint.login => LoginGuard::Assumed,
+        LoginGuard::AsGiven => LoginGuard::Derived {
+            broker_port: Some(endpoint.address.port),
+        },
+        _ => LoginGuard::Derived { broker_port: None },
     }
 }
 

@@ -377,7 +377,7 @@ mod tests {
             );
             assert!(!was_sent);
         }
-        let (result, was_sent) = signed_in(tcp().await, right, ListenerIdentity::Ours).await;
+        let (result, was_sent) = signed_in(tcp().await, right, ListenerIdentity::Proven).await;
         assert!(
             result.is_ok() && was_sent,
             "a proven one is sent it: {result:?} {was_sent}"

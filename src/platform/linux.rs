@@ -20,6 +20,8 @@ pub(crate) const SERVICES: Services = Services::Systemd;
 pub(crate) const OPEN_FILES_LIMIT: Option<u64> = None;
 /// The longest line, in bytes, for a terminal that collects lines itself: the kernel cuts at 4,095.
 pub(crate) const CANONICAL_LIMIT: usize = 4_000;
+/// What the kernel shows all users of another user namespace as, together.
+pub(crate) const UNMAPPED_USER: Option<u32> = Some(65534);
 /// Whether the sockets of other users are seen too.
 pub(crate) const SEES_ALL_SOCKETS: bool = true;
 

@@ -28,3 +28,5 @@ pub(crate) const CANONICAL_LIMIT: usize = 1_000;
 /// Whether the sockets of other users are seen too.
 #[cfg(target_os = "macos")]
 pub(crate) const SEES_ALL_SOCKETS: bool = false;
+/// There are no user namespaces.
+pub(crate) const UNMAPPED_USER: Option<u32> = None;

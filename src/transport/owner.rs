@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::TransportError;
-use crate::platform::{self, SystemSocket, canonical};
+use crate::platform::{self, SystemSocket, UNMAPPED_USER, canonical};
 
 /// A server accepts at once; one that has not accepted after this time stays unknown.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(3);
@@ -19,8 +19,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// What is known about the listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerIdentity {
-    /// A program of this user, or of root.
-    Ours,
+    /// A program that the route accepts: of this user or of root, for one.
+    Proven,
     /// The system does not report it.
     Unknown,
     /// Not checked, because the user gave the login together with the address.
@@ -74,18 +74,27 @@ pub(super) fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
 
-/// Finds out which user's program accepted `stream`.
-pub(super) async fn identify(stream: &TcpStream) -> Result<ListenerIdentity, TransportError> {
+/// Finds out which user's program accepted `stream`. The user who alone listens at the port
+/// `beside` of the same address is accepted as well.
+pub(super) async fn identify(
+    stream: &TcpStream,
+    beside: Option<u16>,
+) -> Result<ListenerIdentity, TransportError> {
     let (near, far) = (
         canonical(stream.local_addr()?),
         canonical(stream.peer_addr()?),
     );
+    let neighbour = beside.and_then(|port| {
+        let address = SocketAddr::new(far.ip(), port);
+        only_user_at(&platform::sockets(port), address)
+    });
+    let is_accepted = |uid| is_trusted(uid) || neighbour == Some(uid);
     let until = Instant::now() + ACCEPTED_WITHIN;
     loop {
         let sockets = platform::sockets(far.port());
         let listener = sockets
             .iter()
-            .find(|socket| is_listening_at(socket, far) && !is_trusted(socket.uid));
+            .find(|socket| is_listening_at(socket, far) && !is_accepted(socket.uid));
         if let Some(socket) = listener {
             return Err(TransportError::Foreign(SocketOwner::of_socket(socket)));
         }
@@ -97,8 +106,8 @@ pub(super) async fn identify(stream: &TcpStream) -> Result<ListenerIdentity, Tra
             .iter()
             .find(|socket| socket.local == far && socket.remote == Some(near))
         {
-            Some(socket) if socket.is_held && is_trusted(socket.uid) => {
-                return Ok(ListenerIdentity::Ours);
+            Some(socket) if socket.is_held && is_accepted(socket.uid) => {
+                return Ok(ListenerIdentity::Proven);
             }
             Some(socket) if socket.is_held => {
                 return Err(TransportError::Foreign(SocketOwner::of_socket(socket)));
@@ -150,9 +159,60 @@ fn is_listening_at(socket: &SystemSocket, address: SocketAddr) -> bool {
         && (ip == address.ip() || ip.is_unspecified())
 }
 
+/// The user of all programs that listen at an address; `None` where there are several users, where
+/// one may stand for several, or where the system shows none.
+fn only_user_at(sockets: &[SystemSocket], address: SocketAddr) -> Option<u32> {
+    let mut users = sockets
+        .iter()
+        .filter(|socket| is_listening_at(socket, address))
+        .map(|socket| socket.uid);
+    let user = users.next().filter(|user| Some(*user) != UNMAPPED_USER)?;
+    users.all(|other| other == user).then_some(user)
+}
+
+/// Whether the other end of a connection is on this machine.
+pub(super) fn is_on_this_machine(stream: &TcpStream) -> io::Result<bool> {
+    let (near, far) = (
+        canonical(stream.local_addr()?),
+        canonical(stream.peer_addr()?),
+    );
+    Ok(far.ip().is_loopback() || far.ip() == near.ip())
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_vouches_for_a_user_only_if_no_other_user_listens_there() {
+        let at = |local: &str, uid| SystemSocket {
+            local: local.parse().unwrap(),
+            remote: None,
+            uid,
+            is_held: true,
+            holder: 1,
+        };
+        let client = SystemSocket {
+            remote: Some("127.0.0.1:5672".parse().unwrap()),
+            ..at("127.0.0.1:40000", 3)
+        };
+        let address = "127.0.0.1:5672".parse().unwrap();
+        for (sockets, user) in [
+            (vec![], None),
+            (vec![client], None),
+            (vec![at("127.0.0.1:5672", 1)], Some(1)),
+            (vec![at("127.0.0.1:5672", 1), at("[::1]:5672", 2)], Some(1)),
+            (
+                vec![at("0.0.0.0:5672", 1), at("127.0.0.1:5672", 1)],
+                Some(1),
+            ),
+            (vec![at("0.0.0.0:5672", 1), at("127.0.0.1:5672", 2)], None),
+            (vec![at("127.0.0.1:5673", 1)], None),
+            (vec![at("127.0.0.1:5672", 65534)], None),
+        ] {
+            assert_eq!(only_user_at(&sockets, address), user, "{sockets:?}");
+        }
+    }
 
     #[tokio::test]
     async fn a_listener_of_this_user_is_proven_and_named() {
@@ -163,7 +223,10 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let accepting = tokio::spawn(async move { listener.accept().await });
             let stream = TcpStream::connect(address).await.unwrap();
-            assert_eq!(identify(&stream).await.unwrap(), ListenerIdentity::Ours);
+            assert_eq!(
+                identify(&stream, None).await.unwrap(),
+                ListenerIdentity::Proven
+            );
             let _both_ends_open = accepting.await.unwrap().unwrap();
         }
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -178,7 +241,7 @@ mod tests {
         let stream = TcpStream::connect(address).await.unwrap();
         drop(listener.accept().await.unwrap());
         assert_eq!(stream.peek(&mut [0]).await.unwrap(), 0);
-        let error = identify(&stream).await.unwrap_err().to_string();
+        let error = identify(&stream, None).await.unwrap_err().to_string();
         assert!(error.contains("closed at once"), "{error}");
     }
 }

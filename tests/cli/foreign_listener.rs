@@ -7,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 use crate::support::skip;
 
 /// The user id of `nobody`.
-const STRANGER: &str = "65534";
+pub(crate) const STRANGER: &str = "65534";
+/// A user without a name.
+pub(crate) const OTHER_STRANGER: &str = "12345";
 
 /// Listens, says hello as a broker does, and prints what it hears in hexadecimal, a line a piece.
 const LISTENER: &str = r#"
@@ -59,6 +61,15 @@ impl Stranger {
     /// Prints why and returns `None` where this is not root, who alone can start a program of
     /// another user.
     pub(crate) fn listen(host: &str, port: u16) -> Option<Self> {
+        Self::start(STRANGER, &hello(), host, port)
+    }
+
+    /// The same, and it says nothing, as a server of HTTP does.
+    pub(crate) fn listen_silently(user: &str, host: &str, port: u16) -> Option<Self> {
+        Self::start(user, "", host, port)
+    }
+
+    fn start(user: &str, hello: &str, host: &str, port: u16) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || !cfg!(target_os = "linux") {
             eprintln!("skipped: a listener of another user can only be started by root");
             return None;
@@ -66,14 +77,14 @@ impl Stranger {
         let mut child = Command::new("setpriv")
             .args([
                 "--reuid",
-                STRANGER,
+                user,
                 "--clear-groups",
                 "/usr/bin/python3",
                 "-I",
                 "-c",
                 LISTENER,
             ])
-            .args([host, &port.to_string(), &hello()])
+            .args([host, &port.to_string(), hello])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::background_broker::{
     api, kill_broker, password, publish, request, started, waiting, waiting_send,
 };
-use crate::foreign_listener::Stranger;
+use crate::foreign_listener::{OTHER_STRANGER, STRANGER, Stranger};
 use crate::support::{Place, Wrapped, free_port, wait_until};
 
 /// Neither in clear text nor as HTTP Basic has it.
@@ -172,6 +172,65 @@ fn a_loopback_port_that_a_url_merely_names_gets_no_stored_password() {
         let http = format!("http://{written}:{port}");
         let _refused = place.run(["ui", "--url", &url, "--mgmt-url", &http]);
         assert_kept(&password, &stranger.ended());
+    }
+}
+
+/// A home without a broker of its own, for the broker of a URL, whose API is derived to be at this
+/// port.
+fn naming(url: &str, port: u16, management: u16) -> Place {
+    let place = Place::at(url, None);
+    let record = json!({
+        "version": 1, "kind": "container", "name": "cbroker-lavinmq", "port": port,
+        "management_port": management, "guest": false,
+    });
+    std::fs::create_dir_all(place.home()).unwrap();
+    std::fs::write(place.home().join("broker.json"), record.to_string()).unwrap();
+    place
+}
+
+#[test]
+fn a_port_that_a_url_does_not_name_gets_no_password_of_it() {
+    let own = Place::new();
+    let [port, management, derived] = [free_port(), free_port(), free_port()];
+    let ports = [port.to_string(), management.to_string()];
+    own.ok(["start", "--port", &ports[0], "--mgmt-port", &ports[1]]);
+    let Some(stranger) = Stranger::listen_silently(STRANGER, "127.0.0.1", derived) else {
+        own.ok(["stop"]);
+        return;
+    };
+    let url = format!("amqp://cbroker:{}@127.0.0.1:{port}", password(&own));
+    let place = naming(&url, port, derived);
+    let listed = place.run(["list"]);
+    for arguments in [
+        &["send", "--to", "new", "-m", "x"][..],
+        &["group", "list"],
+        &["ask", "new", "?", "--timeout", "1"],
+        &["status"],
+        &["ui"],
+    ] {
+        place.run(arguments);
+    }
+    own.ok(["stop"]);
+    assert!(stranger.peers() > 0);
+    assert_kept(&password(&own), &stranger.ended());
+    assert!(listed.err.contains("of user nobody"), "{listed:?}");
+    assert!(listed.err.contains("--mgmt-url"), "{listed:?}");
+}
+
+#[test]
+fn the_user_who_holds_the_named_port_gets_the_login_at_the_port_beside_it_too() {
+    for (user, gets_it) in [(OTHER_STRANGER, true), (STRANGER, false)] {
+        let [port, derived] = [free_port(), free_port()];
+        let listen = |user, port| Stranger::listen_silently(user, "127.0.0.1", port);
+        let (Some(_amqp), Some(http)) = (listen(OTHER_STRANGER, port), listen(user, derived))
+        else {
+            return;
+        };
+        let url = format!("amqp://ada:given@127.0.0.1:{port}");
+        naming(&url, port, derived).run(["group", "list"]);
+        let heard = String::from_utf8_lossy(&http.ended()).into_owned();
+        let basic = BASE64_STANDARD.encode("ada:given");
+        assert_eq!(heard.contains(&basic), gets_it, "{heard}");
     }
 }
 

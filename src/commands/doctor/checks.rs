@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::management::Client;
 use crate::name::SessionName;
 use crate::peer::{Peer, Publication, PublishOutcome};
-use crate::transport::{SocketOwner, listeners};
+use crate::transport::{ListenerDemand, SocketOwner, listeners};
 use crate::wrap;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
@@ -123,8 +123,8 @@ fn listener(config: &Config) -> Option<Finding> {
     let owners = listeners(address.port);
     let shown = |owner: &SocketOwner| format!("port {}: {owner}", address.port);
     let stranger = owners.iter().find(|owner| !owner.is_ours());
-    match (stranger, config.endpoint.guard.demands_own_listener()) {
-        (Some(stranger), true) => Some(Finding::wrong(
+    match (stranger, config.endpoint.guard.listener_demand()) {
+        (Some(stranger), ListenerDemand::Ours) => Some(Finding::wrong(
             "listener",
             shown(stranger),
             "end it, or `cbroker start --port PORT`; nothing is sent to it",

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::config::{BrokerKind, write_session_address};
+use crate::transport::ListenerDemand;
 
 struct TestHome {
     folder: tempfile::TempDir,
@@ -97,11 +98,31 @@ fn a_broker_that_nobody_named_must_be_the_users_own() {
             management,
             ..
         } = config;
-        [endpoint.guard, management.guard].map(|guard| guard.demands_own_listener())
+        [endpoint.guard, management.guard].map(|guard| guard.listener_demand())
     };
-    assert_eq!(demands(&Flags::default()), [true, true], "before any start");
-    assert_eq!(demands(&url("amqp://localhost")), [false, false]);
-    assert_eq!(demands(&url("amqp://u:p@localhost")), [false, false]);
+    let ours = [ListenerDemand::Ours; 2];
+    let given = |port| {
+        let beside = Some(port);
+        [
+            ListenerDemand::Anybody,
+            ListenerDemand::OursIfHere { beside },
+        ]
+    };
+    assert_eq!(demands(&Flags::default()), ours, "before any start");
+    assert_eq!(demands(&url("amqp://localhost")), given(5672));
+    assert_eq!(demands(&url("amqp://u:p@localhost:5673")), given(5673));
+    let named = Flags {
+        mgmt_url: Some("http://localhost:15672".into()),
+        ..url("amqp://u:p@localhost")
+    };
+    assert_eq!(demands(&named), [ListenerDemand::Anybody; 2]);
+    let login = Flags {
+        mgmt_pass: Some("secret".into()),
+        ..Flags::default()
+    };
+    let beside = None;
+    let own_alone = ListenerDemand::OursIfHere { beside };
+    assert_eq!(demands(&login), [ListenerDemand::Ours, own_alone]);
     let local = LocalBroker {
         version: 1,
         kind: BrokerKind::Container { name: "x".into() },
@@ -111,16 +132,12 @@ fn a_broker_that_nobody_named_must_be_the_users_own() {
         guest: true,
     };
     local.write(&home.home()).unwrap();
-    assert_eq!(
-        demands(&Flags::default()),
-        [true, true],
-        "guest's container"
-    );
+    assert_eq!(demands(&Flags::default()), ours, "guest's container");
     // As a command inside a session names it.
-    assert_eq!(demands(&url("amqp://localhost:7001")), [true, true]);
+    assert_eq!(demands(&url("amqp://localhost:7001")), ours);
     assert_eq!(
         demands(&url("amqp://guest:guest@localhost:7001")),
-        [false, false]
+        given(7001)
     );
 }
 

@@ -100,7 +100,7 @@ async fn a_message_that_no_client_can_read_arrives_without_its_properties_and_hi
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let link = BrokerStream {
         stream: foreign(stream),
-        listener: ListenerIdentity::Ours,
+        listener: ListenerIdentity::Proven,
         is_socket: false,
     };
     let (connection, _) = connect::sign_in(&endpoint, "test", link).await.unwrap();

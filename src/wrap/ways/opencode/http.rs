@@ -14,7 +14,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
-use crate::transport::{self, ListenerIdentity, Route, TransportError};
+use crate::transport::{self, ListenerDemand, ListenerIdentity, Route, TransportError};
 
 /// Time limit for a response.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -111,13 +111,13 @@ impl Server {
             is_tls: false,
             ca_cert: None,
             socket: None,
-            is_guarded: true,
+            listener: ListenerDemand::Ours,
         };
         let link = transport::open(&route).await.map_err(|error| match error {
             TransportError::Io(error) => HttpError::Io(error),
             _ => HttpError::Foreign,
         })?;
-        if link.listener != ListenerIdentity::Ours {
+        if link.listener != ListenerIdentity::Proven {
             return Err(HttpError::Unproven);
         }
         Ok(link.stream)
