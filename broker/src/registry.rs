@@ -25,7 +25,8 @@ const CONNECTION_BYTES: usize = 10 * 1024;
 pub struct ConnectionHandle {
     /// Unique while the broker runs.
     pub id: u64,
-    /// `peer -> local`, as RabbitMQ names connections.
+    /// `peer -> local`, as RabbitMQ names connections. Over the Unix socket, which has no ports, the
+    /// number of the connection stands for the client's, so that no two have the same name.
     pub name: String,
     /// The client's address.
     pub peer: SocketEnd,
@@ -165,12 +166,13 @@ impl ConnectionHandle {
         is_tls: bool,
         connected_at_ms: u64,
     ) -> Self {
+        let number = match peer.port {
+            0 => id,
+            port => port.into(),
+        };
         Self {
             id,
-            name: format!(
-                "{}:{} -> {}:{}",
-                peer.host, peer.port, local.host, local.port
-            ),
+            name: format!("{}:{number} -> {}:{}", peer.host, local.host, local.port),
             peer,
             local,
             is_tls,
@@ -252,5 +254,24 @@ impl ConnectionHandle {
 
     pub(crate) fn set_blocked(&self, is_blocked: bool) {
         self.is_blocked.store(is_blocked, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_over_the_unix_socket_have_names_of_their_own() {
+        let name = |id, port| {
+            let end = |host: &str, port| SocketEnd {
+                host: host.to_owned(),
+                port,
+            };
+            let ends = (end("/home/ada/broker.sock", port), end("there", 0));
+            ConnectionHandle::new(id, ends, false, 0).name
+        };
+        assert_ne!(name(1, 0), name(2, 0));
+        assert_eq!(name(2, 7), "/home/ada/broker.sock:7 -> there:0");
     }
 }
