@@ -45,12 +45,13 @@ impl BrokerState {
     }
 
     /// Calls `act` until it returns a value; it returns `None` while a deletion is in progress.
-    /// Continues that deletion between the calls.
-    pub(crate) async fn after_deletions<T>(
+    /// Continues that deletion between the calls. Others run meanwhile, so `act` checks the rights
+    /// of whoever asked for it each time.
+    pub(crate) async fn after_deletions<T, E: From<Fault>>(
         self: &Arc<Self>,
         vhost: &Vhost,
-        mut act: impl FnMut(&mut Effects) -> Result<Option<T>, Fault>,
-    ) -> Result<T, Fault> {
+        mut act: impl FnMut(&mut Effects) -> Result<Option<T>, E>,
+    ) -> Result<T, E> {
         loop {
             if let Some(done) = self.act_or_detach(vhost, &mut act)? {
                 return Ok(done);
@@ -60,11 +61,11 @@ impl BrokerState {
     }
 
     /// The same on a thread that may block.
-    pub(crate) fn after_deletions_here<T>(
+    pub(crate) fn after_deletions_here<T, E: From<Fault>>(
         self: &Arc<Self>,
         vhost: &Vhost,
-        mut act: impl FnMut(&mut Effects) -> Result<Option<T>, Fault>,
-    ) -> Result<T, Fault> {
+        mut act: impl FnMut(&mut Effects) -> Result<Option<T>, E>,
+    ) -> Result<T, E> {
         loop {
             if let Some(done) = self.act_or_detach(vhost, &mut act)? {
                 return Ok(done);
@@ -72,11 +73,11 @@ impl BrokerState {
         }
     }
 
-    fn act_or_detach<T>(
+    fn act_or_detach<T, E: From<Fault>>(
         self: &Arc<Self>,
         vhost: &Vhost,
-        act: &mut impl FnMut(&mut Effects) -> Result<Option<T>, Fault>,
-    ) -> Result<Option<T>, Fault> {
+        act: &mut impl FnMut(&mut Effects) -> Result<Option<T>, E>,
+    ) -> Result<Option<T>, E> {
         let mut effects = self.begin();
         let done = act(&mut effects);
         self.end(effects);

@@ -186,7 +186,10 @@ async fn declare(
     let declaration = wanted.declaration(&name)?;
     check_caller(&caller, vhost.name(), (&name, &declaration))?;
     let was_there = vhost.with_exchange(&name, |_| ()).is_some();
-    let declare = |_: &mut _| vhost.declare_exchange(&name, declaration.clone());
+    let declare = |_: &mut _| {
+        caller.check_unchanged(&api)?;
+        Ok::<_, ApiError>(vhost.declare_exchange(&name, declaration.clone())?)
+    };
     let ticket = api.broker.after_deletions(&vhost, declare).await?;
     super::wait_until_durable(&api, ticket).await?;
     Ok(super::made(was_there))
@@ -218,7 +221,10 @@ async fn delete(
         unused: only.unused.as_deref() == Some("true"),
         ..DeleteCondition::default()
     };
-    let delete = |effects: &mut _| vhost.delete_exchange(name, condition, effects);
+    let delete = |effects: &mut _| {
+        caller.check_unchanged(&api)?;
+        Ok::<_, ApiError>(vhost.delete_exchange(name, condition, effects)?)
+    };
     let ticket = api.broker.after_deletions(&vhost, delete).await?;
     super::wait_until_durable(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -226,8 +232,94 @@ async fn delete(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use axum::body::Bytes;
+    use futures_util::FutureExt;
+
+    use super::super::queues;
     use super::*;
+    use crate::lock::write;
     use crate::management::tests::TestApi;
+    use crate::vhost::{BindRequest, Destination};
+    use crate::wire::table::Table;
+
+    /// The vhost, in which `queue-0` and the exchange `gone` were deleted, while very many bindings
+    /// of `source` to both are left.
+    fn with_deletions(test: &TestApi) -> Arc<Vhost> {
+        let broker = &test.api.broker;
+        let vhost = broker.vhost("/").unwrap();
+        for name in ["gone", "source"] {
+            let declaration = ExchangeRequest::default().declaration(name).ok().unwrap();
+            vhost.declare_exchange(name, declaration).unwrap();
+        }
+        test.declare_queues(1);
+        for number in 0..3_000 {
+            for destination in [
+                Destination::Queue("queue-0".into()),
+                Destination::Exchange("gone".into()),
+            ] {
+                let bind = BindRequest {
+                    source: "source",
+                    destination,
+                    key: number.to_string().into_bytes().into(),
+                    arguments: Table::new(),
+                    connection: 0,
+                };
+                vhost.bind(bind).unwrap();
+            }
+        }
+        let condition = DeleteCondition::default();
+        let mut effects = broker.begin();
+        vhost
+            .delete_queue("queue-0", condition, &mut effects)
+            .unwrap();
+        broker.end(effects);
+        let mut effects = broker.begin();
+        vhost
+            .delete_exchange("gone", condition, &mut effects)
+            .unwrap();
+        broker.end(effects);
+        vhost
+    }
+
+    /// A request that waits for deletions is refused if its caller is deleted meanwhile.
+    async fn assert_overtaken<T>(
+        test: &TestApi,
+        request: impl Future<Output = Result<T, ApiError>>,
+    ) {
+        let mut request = std::pin::pin!(request);
+        let at_once = request.as_mut().now_or_never();
+        assert!(at_once.is_none(), "it waits for nothing");
+        write(&test.api.broker.users).remove("ada");
+        assert!(request.await.is_err(), "it was carried out");
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_deletion_is_refused_if_its_caller_loses_the_right() {
+        let path = |name: &str| Path(("/".to_owned(), name.to_owned()));
+        for (number, name) in ["queue-0", "gone", "source"].into_iter().enumerate() {
+            let test = TestApi::start().await;
+            let vhost = with_deletions(&test);
+            let (state, caller) = (State(SharedApi::clone(&test.api)), test.ada());
+            let form = CallerBody {
+                caller: caller.clone(),
+                body: Bytes::new(),
+            };
+            let unused = Query(ExchangeConditions {
+                unused: Some("true".to_owned()),
+            });
+            match number {
+                0 => assert_overtaken(&test, queues::declare(state, path(name), form)).await,
+                1 => assert_overtaken(&test, declare(state, path(name), form)).await,
+                _ => assert_overtaken(&test, delete(state, path(name), unused, caller)).await,
+            }
+            let is_there = vhost.with_exchange(name, |_| ()).is_some();
+            assert_eq!(is_there, name == "source", "{name}");
+            assert!(vhost.queue(name).is_none());
+            test.stop().await;
+        }
+    }
 
     #[tokio::test]
     async fn a_look_at_an_exchange_holds_up_no_thread_that_serves() {

@@ -164,7 +164,7 @@ pub(super) fn check_caller(
     Ok(())
 }
 
-async fn declare(
+pub(super) async fn declare(
     State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     CallerBody { caller, body }: CallerBody,
@@ -178,7 +178,10 @@ async fn declare(
     };
     check_caller(&caller, vhost.name(), &declare)?;
     let was_there = vhost.queue(&name).is_some();
-    let declare = |effects: &mut _| vhost.declare_queue(declare.clone(), effects);
+    let declare = |effects: &mut _| {
+        caller.check_unchanged(&api)?;
+        Ok::<_, ApiError>(vhost.declare_queue(declare.clone(), effects)?)
+    };
     let declared = api.broker.after_deletions(&vhost, declare).await?;
     super::wait_until_durable(&api, declared.ticket).await?;
     Ok(super::made(was_there))

@@ -45,6 +45,14 @@ impl ImportPlan<'_> {
         Ok(())
     }
 
+    /// The same in a line that waits for a deletion.
+    fn check_waiting_caller(&self) -> Result<(), ApiError> {
+        if self.changes.has_changed().unwrap_or(true) {
+            self.check_caller()?;
+        }
+        Ok(())
+    }
+
     fn make_all(&mut self, done: &mut CompletedImport) -> Result<Ticket, ApiError> {
         let mut last = self.make_vhosts(done)?;
         last = last.max(self.make_exchanges(done)?);
@@ -111,9 +119,14 @@ impl ImportPlan<'_> {
             self.check_caller_if_changed()?;
             let there = self.find(&vhost)?;
             let is_new = there.with_exchange(&name, |_| ()).is_none();
-            let declare = |_: &mut _| there.declare_exchange(&name, declaration.clone());
-            let made = self.api.broker.after_deletions_here(&there, declare);
-            last = last.max(made.map_err(about(&named("exchange", &name, &vhost)))?);
+            let thing = named("exchange", &name, &vhost);
+            let about = about(&thing);
+            let declare = |_: &mut _| {
+                self.check_waiting_caller()?;
+                let declared = there.declare_exchange(&name, declaration.clone());
+                declared.map_err(&about)
+            };
+            last = last.max(self.api.broker.after_deletions_here(&there, declare)?);
             if is_new {
                 done.0.push(CompletedStep::Exchange(there, name));
             }
@@ -133,9 +146,14 @@ impl ImportPlan<'_> {
             if self.caller.administers().is_err() {
                 declare.limit = admission::queue_limit(&self.api.broker, &vhost);
             }
-            let declare = |effects: &mut _| there.declare_queue(declare.clone(), effects);
-            let declared = self.api.broker.after_deletions_here(&there, declare);
-            let declared = declared.map_err(about(&named("queue", &name, &vhost)))?;
+            let thing = named("queue", &name, &vhost);
+            let about = about(&thing);
+            let declare = |effects: &mut _| {
+                self.check_waiting_caller()?;
+                let declared = there.declare_queue(declare.clone(), effects);
+                declared.map_err(&about)
+            };
+            let declared = self.api.broker.after_deletions_here(&there, declare)?;
             last = last.max(declared.ticket);
             if is_new {
                 done.0.push(CompletedStep::Queue(there, declared.queue));
