@@ -22,7 +22,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::http_listener::RemoteEnd;
 use super::refusal::ApiError;
 use super::sign_ins::{self, ClientLocation, Fingerprint, FoundSignIn};
-use super::{Api, HttpScheme, SharedApi};
+use super::{Api, SharedApi, page_cookie};
 use crate::inspect::{self, ConnectionHandle};
 use crate::lock::read;
 use crate::login_throttle::LoginPeer;
@@ -206,7 +206,13 @@ async fn by_cookie(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
             "a change by cookie must come from our own page",
         ));
     }
-    api.renew_sign_in(&found.id, now_ms());
+    if let Some(life) = api.renew_sign_in(&found.id, now_ms()) {
+        let key = page_key(&parts.headers).unwrap_or_default();
+        let mut cookies = page_cookie::cookies(&parts.headers, api);
+        if let Some(cookie) = cookies.find(|cookie| sign_ins::sign_in_id(cookie, key) == found.id) {
+            page_cookie::note_longer(parts, page_cookie::set(api, cookie, life));
+        }
+    }
     Caller::of(api, found.user, AuthMethod::Cookie(found.id), is_owner)
 }
 
@@ -223,7 +229,7 @@ async fn signed_in(parts: &Parts, api: &Api) -> Option<(FoundSignIn, bool)> {
     let found: Vec<_> = {
         let sign_ins = api.sign_ins();
         let now = now_ms();
-        let cookies = cookies(&parts.headers, api);
+        let cookies = page_cookie::cookies(&parts.headers, api);
         cookies
             .filter_map(|cookie| sign_ins.find(cookie, key, now))
             .collect()
@@ -268,33 +274,6 @@ pub(super) async fn named(parts: &Parts, api: &Api, id: &str) -> Option<FoundSig
     let found = api.sign_ins().named(id, now_ms());
     let found = counting(found.into_iter().collect(), parts, api).await;
     found.map(|(found, _)| found)
-}
-
-/// The name contains the port, because cookies do not distinguish ports: two brokers on one machine
-/// must not sign each other's pages out. Over TLS the prefix `__Host-` keeps other hosts from
-/// setting it.
-pub(super) fn cookie_name(scheme: HttpScheme, port: u16) -> String {
-    match scheme {
-        HttpScheme::Http => format!("cbroker-{port}"),
-        HttpScheme::Https => format!("__Host-cbroker-{port}"),
-    }
-}
-
-/// Returns every cookie with our name. A page on another port of this machine can set such cookies
-/// too, and the browser may send them first, so any that fits the key counts. The size of a
-/// request's head bounds their number, and values that cannot be a secret are left out: each one
-/// that stays is hashed together with the key, before anything else is known about the client.
-pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator<Item = &'a str> {
-    let pairs = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    let pairs = pairs
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='));
-    pairs
-        .filter(|(name, secret)| *name == api.cookie && sign_ins::may_be_secret(secret))
-        .map(|(_, secret)| secret)
 }
 
 impl Caller {

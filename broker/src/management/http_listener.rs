@@ -90,14 +90,14 @@ impl RemoteEnd {
         ClientLocation::UnknownLocalUser
     }
 
-    /// The far end of a connection of this system user, for unit tests.
+    /// The far end of a connection from there, for unit tests.
     #[cfg(test)]
-    pub(super) fn of_user(user: u32) -> Self {
+    pub(super) fn at(location: ClientLocation) -> Self {
         Self {
             address: None,
             local: None,
             is_same_user: false,
-            location: Arc::new(OnceLock::from(ClientLocation::LocalUser(user))),
+            location: Arc::new(OnceLock::from(location)),
             permit: Arc::<HttpConnections>::default().admit(None),
         }
     }

@@ -31,6 +31,7 @@ mod history;
 mod http_listener;
 mod listings;
 mod page;
+mod page_cookie;
 mod paging;
 mod proof;
 mod rates;
@@ -115,7 +116,7 @@ impl Api {
         let page = listening.find(|listening| listening.protocol.starts_with("http"));
         let port = page.map_or(0, |listening| listening.address.port());
         let api = Arc::new(Self {
-            cookie: auth::cookie_name(scheme, port),
+            cookie: page_cookie::name(scheme, port),
             listings: Listings::default(),
             holdings: Arc::default(),
             broker,
@@ -152,13 +153,15 @@ impl Api {
         Ok(last)
     }
 
-    /// Extends the life of a sign-in that was used.
-    fn renew_sign_in(&self, id: &Fingerprint, now_ms: u64) {
+    /// Extends the life of a sign-in that was used. Returns its life where the browser must set the
+    /// cookie again.
+    fn renew_sign_in(&self, id: &Fingerprint, now_ms: u64) -> Option<Duration> {
         let mut sign_ins = self.sign_ins();
-        let renewed = sign_ins.extend(id, now_ms);
-        if let Err(fault) = self.store_sign_ins(&sign_ins, None, renewed) {
+        let longer = sign_ins.extend(id, now_ms)?;
+        if let Err(fault) = self.store_sign_ins(&sign_ins, None, longer.stored) {
             tracing::warn!(%fault, "a sign-in of the page may end with the broker");
         }
+        Some(sign_ins.life())
     }
 
     /// Ends the sign-in of a cookie and its key.
@@ -270,6 +273,7 @@ fn router(api: &SharedApi, scheme: HttpScheme) -> Router {
     let proving = Arc::clone(api);
     Routes::all()
         .into_router(Arc::clone(api))
+        .layer(from_fn(page_cookie::set_again))
         .layer(from_fn(move |request, next| {
             proof::prove(Arc::clone(&proving), request, next)
         }))

@@ -114,9 +114,17 @@ struct PageSignIn {
     /// The digest of [`digest`], bound to a [`ClientLocation`].
     credential: Vec<u8>,
     ends_ms: u64,
-    /// `None` for one that is not stored.
-    stored_ends_ms: Option<u64>,
+    /// The end that the browser knows, by its cookie, and the store, if it has this sign-in.
+    known_ends_ms: u64,
+    is_stored: bool,
     proof_key: String,
+}
+
+/// A sign-in whose end has moved so far that the browser must know.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct LongerSignIn {
+    /// What must be stored; `None` for one that is not stored.
+    pub(super) stored: Option<SignInDefinition>,
 }
 
 impl PageSignIn {
@@ -178,7 +186,8 @@ fn fingerprint(secret: &str) -> Fingerprint {
     Sha256::digest(secret.as_bytes()).into()
 }
 
-fn sign_in_id(cookie: &str, key: &str) -> Fingerprint {
+/// What a sign-in is known by.
+pub(super) fn sign_in_id(cookie: &str, key: &str) -> Fingerprint {
     let both = Sha256::new().chain_update(cookie).chain_update(".");
     both.chain_update(key).finalize().into()
 }
@@ -236,7 +245,8 @@ impl PageSignIns {
                         user: definition.user.as_str().into(),
                         credential: definition.credential,
                         ends_ms: definition.ends_ms,
-                        stored_ends_ms: Some(definition.ends_ms),
+                        known_ends_ms: definition.ends_ms,
+                        is_stored: true,
                         proof_key: definition.proof_key,
                     };
                     self.signed_in.insert(id, sign_in);
@@ -312,7 +322,8 @@ impl PageSignIns {
             user: identity.user,
             credential: location.bind(&identity.credential),
             ends_ms,
-            stored_ends_ms: location.is_stored().then_some(ends_ms),
+            known_ends_ms: ends_ms,
+            is_stored: location.is_stored(),
             proof_key: proof_key.clone(),
         };
         let id = sign_in_id(&cookie, &key);
@@ -351,16 +362,17 @@ impl PageSignIns {
         })
     }
 
-    /// Extends the life of a sign-in that was used. Returns what must be stored, where its end has
-    /// moved far enough.
-    pub(super) fn extend(&mut self, id: &Fingerprint, now_ms: u64) -> Option<SignInDefinition> {
+    /// Extends the life of a sign-in that was used. Returns it where its end has moved far enough
+    /// for the browser and the store to know.
+    pub(super) fn extend(&mut self, id: &Fingerprint, now_ms: u64) -> Option<LongerSignIn> {
         let sign_in = self.signed_in.get_mut(id)?;
         sign_in.ends_ms = sign_in.ends_ms.max(now_ms + self.life_ms);
-        if sign_in.ends_ms < sign_in.stored_ends_ms? + RENEWAL_MS {
+        if sign_in.ends_ms < sign_in.known_ends_ms + RENEWAL_MS {
             return None;
         }
-        sign_in.stored_ends_ms = Some(sign_in.ends_ms);
-        Some(sign_in.definition(id))
+        sign_in.known_ends_ms = sign_in.ends_ms;
+        let stored = sign_in.is_stored.then(|| sign_in.definition(id));
+        Some(LongerSignIn { stored })
     }
 
     /// When this sign-in ends; `None` where it has been signed out.

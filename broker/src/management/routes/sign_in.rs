@@ -6,11 +6,11 @@
 //! needs a confirmation of the user's name.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ use crate::management::proof;
 use crate::management::refusal::ApiError;
 use crate::management::sign_ins::{ClientLocation, Issuer, ProvenUser, TOKEN_LIFE};
 use crate::management::user_memory;
-use crate::management::{Api, HttpScheme, SharedApi};
+use crate::management::{SharedApi, page_cookie};
 use crate::persist::Ticket;
 use crate::time::now_ms;
 
@@ -160,11 +160,11 @@ async fn complete_sign_in(
         let opened = sign_ins.sign_in(identity, location, now_ms());
         let opened = opened.map_err(no_randomness)?;
         let ticket = api.store_sign_ins(&sign_ins, opened.forgotten, opened.stored)?;
-        let life = sign_ins.life().as_secs();
         let signed_in = json!({
             "name": &*user, "id": opened.id, "key": opened.key, "proof_key": opened.proof_key,
         });
-        (set_cookie(api, &opened.cookie, life), signed_in, ticket)
+        let cookie = page_cookie::set(api, &opened.cookie, sign_ins.life());
+        (cookie, signed_in, ticket)
     };
     super::wait_until_durable(api, ticket).await?;
     api.open_or_close_tap();
@@ -180,18 +180,6 @@ fn question(user: &str, before: Option<&str>) -> Response {
         "instead_of": before,
     });
     (StatusCode::CONFLICT, Json(body)).into_response()
-}
-
-fn set_cookie(api: &Api, secret: &str, seconds: u64) -> HeaderValue {
-    let secure = if api.scheme == HttpScheme::Https {
-        "; Secure"
-    } else {
-        ""
-    };
-    let name = &api.cookie;
-    let text =
-        format!("{name}={secret}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}");
-    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
 async fn show(State(api): State<SharedApi>, caller: Caller) -> Json<Value> {
@@ -215,7 +203,7 @@ async fn sign_out(
     _caller: Caller,
 ) -> Result<Response, ApiError> {
     let key = auth::page_key(&headers).unwrap_or_default();
-    let mut cookies = auth::cookies(&headers, &api);
+    let mut cookies = page_cookie::cookies(&headers, &api);
     let ended = cookies.try_fold(Ticket::NONE, |last, cookie| {
         Ok::<_, Fault>(last.max(api.sign_out(cookie, key)?))
     });
@@ -223,7 +211,8 @@ async fn sign_out(
     api.broker.permissions_changed();
     api.open_or_close_tap();
     super::wait_until_durable(&api, ended?).await?;
-    let no_cookie = [(header::SET_COOKIE, set_cookie(&api, "", 0))];
+    let no_cookie = page_cookie::set(&api, "", Duration::ZERO);
+    let no_cookie = [(header::SET_COOKIE, no_cookie)];
     Ok((StatusCode::NO_CONTENT, no_cookie).into_response())
 }
 
@@ -235,9 +224,12 @@ mod tests {
 
     use axum::extract::FromRequestParts;
     use axum::http::request::Parts;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
 
     use super::*;
     use crate::lock::write;
+    use crate::management::HttpScheme;
     use crate::management::tests::TestApi;
     use crate::users::{Credential, Tag};
 
@@ -252,7 +244,7 @@ mod tests {
         let request = Request::get("/api/session")
             .header(header::COOKIE, &response.headers()[header::SET_COOKIE])
             .header("x-cbroker-key", told["key"].as_str().unwrap())
-            .extension(RemoteEnd::of_user(user));
+            .extension(RemoteEnd::at(ClientLocation::LocalUser(user)));
         request.body(()).unwrap().into_parts().0
     }
 
@@ -287,7 +279,7 @@ mod tests {
             let request = Request::get("/api/session/proof")
                 .header("x-cbroker-nonce", "1")
                 .header("x-cbroker-sign-in", id)
-                .extension(RemoteEnd::of_user(user));
+                .extension(RemoteEnd::at(ClientLocation::LocalUser(user)));
             let state = State(SharedApi::clone(&test.api));
             let response = prove(state, request.body(().into()).unwrap()).await;
             response.is_ok_and(|response| response.headers().contains_key("x-cbroker-proof"))
@@ -295,6 +287,49 @@ mod tests {
         assert!(ask(&id, 1000).await);
         assert!(!ask(&id, 1001).await, "he may have forwarded it");
         assert!(!ask("another", 1000).await);
+        test.stop().await;
+    }
+
+    #[tokio::test]
+    async fn the_cookie_of_a_sign_in_that_is_used_lives_as_long_as_the_sign_in() {
+        let test = TestApi::start().await;
+        let ada = test.ada();
+        let proven = ProvenUser::new(Arc::clone(&ada.name), &ada.user, false);
+        let router = crate::management::router(&test.api, HttpScheme::Http);
+        for location in [HERE, ClientLocation::UnknownLocalUser] {
+            let before = now_ms() - 2 * 60 * 60 * 1000;
+            let opened = test
+                .api
+                .sign_ins()
+                .sign_in(proven.clone(), location, before)
+                .unwrap();
+            let ask = async |method: &str| {
+                let cookie = format!("{}={}", test.api.cookie, opened.cookie);
+                let request = Request::builder()
+                    .method(method)
+                    .uri("/api/session")
+                    .header(header::HOST, "localhost")
+                    .header(header::ORIGIN, "http://localhost")
+                    .header(header::COOKIE, cookie)
+                    .header("x-cbroker-key", &opened.key)
+                    .extension(RemoteEnd::at(location));
+                let request = request.body(axum::body::Body::empty()).unwrap();
+                let service = TowerToHyperService::new(router.clone());
+                let response = service.call(request).await.unwrap();
+                let set = response.headers().get_all(header::SET_COOKIE).iter();
+                let set: Vec<_> = set.map(|set| set.to_str().unwrap().to_owned()).collect();
+                (response.status(), set)
+            };
+            let life = test.api.sign_ins().life();
+            let renewed = page_cookie::set(&test.api, &opened.cookie, life);
+            let renewed = renewed.to_str().unwrap().to_owned();
+            assert_eq!(ask("GET").await, (StatusCode::OK, vec![renewed]));
+            assert_eq!(ask("GET").await, (StatusCode::OK, vec![]), "not each time");
+            let (status, set) = ask("DELETE").await;
+            assert_eq!(status, StatusCode::NO_CONTENT);
+            assert!(set.len() == 1 && set[0].contains("Max-Age=0"), "{set:?}");
+            assert_eq!(ask("GET").await, (StatusCode::UNAUTHORIZED, vec![]));
+        }
         test.stop().await;
     }
 
@@ -308,7 +343,7 @@ mod tests {
         let many = vec![format!("{name}=; {name}={}", "x".repeat(99)); 200].join("; ");
         let headers = &mut request.headers;
         headers.append(header::COOKIE, many.parse().unwrap());
-        let all = auth::cookies(headers, &test.api).count();
+        let all = page_cookie::cookies(headers, &test.api).count();
         assert_eq!(all, 1, "the genuine one alone");
         assert!(auth::present(&request, &test.api).await.is_some());
         for length in [0, 42, 44, 32_000] {
