@@ -32,6 +32,7 @@ mod sign_in;
 mod support;
 mod tap;
 mod tools;
+mod unsafe_requests;
 mod webdriver;
 mod words;
 

@@ -153,15 +153,22 @@ export function soon(work, ms = 120) {
   };
 }
 
-/** Makes or updates the children of `parent`, one for each item, in the order of `items`. */
+/**
+ * Makes or updates the children of `parent`, one for each item, in the order of `items`. Items with
+ * the same key have a child each.
+ */
 export function keyed(parent, items, { key, make, update }) {
-  const there = new Map([...parent.children].map((child) => [child.dataset.key, child]));
+  const there = new Map();
+  for (const child of parent.children) {
+    const same = there.get(child.dataset.key);
+    if (same) same.push(child);
+    else there.set(child.dataset.key, [child]);
+  }
   let place = null;
   for (const item of items) {
     const name = String(key(item));
-    let child = there.get(name);
-    if (child) there.delete(name);
-    else {
+    let child = there.get(name)?.shift();
+    if (!child) {
       child = make(item);
       child.dataset.key = name;
     }
@@ -170,5 +177,5 @@ export function keyed(parent, items, { key, make, update }) {
     if (wanted !== child) parent.insertBefore(child, wanted);
     place = child;
   }
-  for (const child of there.values()) child.remove();
+  for (const children of there.values()) for (const child of children) child.remove();
 }

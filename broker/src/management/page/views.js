@@ -170,7 +170,7 @@ function fill(child, model, row) {
     ? session.first
     : held.map((message) => ({ ...message, text: heldText(model, session, message) }));
   keyed(kept, texts, {
-    key: ({ id, from, text }) => `${id} ${from} ${text}`,
+    key: ({ id, from, text }) => JSON.stringify([id, from, text]),
     make: ({ from, text }) => el("li", {}, el("b", {}, from), ": ", text.slice(0, 300)),
     update: () => {},
   });
@@ -363,7 +363,7 @@ export function queues(page, open) {
     $("queue-rows"),
     areShown ? page.items : page.items.filter((queue) => !isInternal(queue.name)),
     {
-      key: (queue) => `${queue.vhost} ${queue.name}`,
+      key: (queue) => JSON.stringify([queue.vhost, queue.name]),
       make: (queue) => row(queue, open),
       update: (child, queue) => {
         const stats = queue.message_stats ?? {};

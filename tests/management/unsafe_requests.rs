@@ -1,0 +1,32 @@
+//! What the page does not ask: paths that browsers change, and anything without a check of who
+//! answers. And how often it draws what is there twice.
+
+use crate::browser::{DESK, signed_in};
+use crate::fixture::Server;
+
+#[test]
+fn equal_things_are_drawn_as_often_as_they_are_there() {
+    let server = Server::start();
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    // The children after each redraw, and whether those that stay are the same elements.
+    let script = r"import('/dom.js').then(({ el, keyed }) => {
+        const list = el('ul', {}, el('li'), el('li'));
+        const draw = (...items) => {
+            const before = [...list.children];
+            keyed(list, items, {
+                key: (item) => item,
+                make: (item) => el('li', {}, item),
+                update: () => {},
+            });
+            const kept = [...list.children].filter((child) => before.includes(child)).length;
+            return `${list.textContent} ${kept}`;
+        };
+        window.found = [
+            draw('a', 'a', 'b'), draw('a', 'a', 'b'), draw('b', 'a', 'a', 'a'),
+            draw('a', 'a 2', 'a'), draw('a'), draw(),
+        ].join();
+    })";
+    assert_eq!(browser.found(script), "aab 0,aab 3,baaa 3,aa 2a 2,a 1, 0");
+}
