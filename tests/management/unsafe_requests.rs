@@ -5,6 +5,35 @@ use crate::browser::{DESK, signed_in};
 use crate::fixture::Server;
 
 #[test]
+fn a_queue_whose_name_browsers_drop_from_a_path_has_no_actions() {
+    let server = Server::start();
+    for name in [".", "contents"] {
+        let path = format!("/api/queues/%2F/{name}");
+        assert_eq!(server.ask("PUT", &path, "{}").status, 201, "{name}");
+    }
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    browser.press("3");
+    browser.until("document.querySelector('#queue-rows td')?.textContent === '.'");
+    browser.click("#queue-rows tr");
+    browser.until("document.getElementById('look').open");
+    browser.until("document.getElementById('look-body').textContent.includes('AMQP client')");
+    assert_eq!(
+        browser.value("document.querySelectorAll('#look-body button').length"),
+        0
+    );
+    assert_eq!(server.get("/api/queues/%2F/contents").status, 200);
+    let script = r"import('/dom.js').then(({ part }) => {
+        const ask = (name) => { try { return part(name); } catch { return null; } };
+        window.found = JSON.stringify(['.', '..', '...', 'a.b', '%2E', 'a/b'].map(ask));
+    })";
+    let parts = r#"[null,null,"...","a.b","%252E","a%2Fb"]"#;
+    assert_eq!(browser.found(script), parts);
+    assert_eq!(browser.errors(), [] as [String; 0]);
+}
+
+#[test]
 fn equal_things_are_drawn_as_often_as_they_are_there() {
     let server = Server::start();
     let Some(browser) = signed_in(&server, &DESK) else {

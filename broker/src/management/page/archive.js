@@ -1,7 +1,7 @@
 // What is kept on the disk of the broker's machine: messages from before this page was opened, long
 // texts in full, and dead letters. Only the broker's own user gets it.
 
-import { ask, el, part, say, toast, when } from "./dom.js";
+import { ask, el, isAddressable, part, say, toast, when } from "./dom.js";
 import { VHOST } from "./names.js";
 
 /** The number of messages of one queue that are searched for a whole text. */
@@ -28,7 +28,7 @@ export async function wholeText(model, item) {
     // A mark does not say which user it is of.
     return mark === "-" ? vouched === undefined : !item.isTold && vouched === item.user;
   };
-  if (model.hasArchive && mark !== undefined) {
+  if (model.hasArchive && mark !== undefined && isAddressable(item.id)) {
     const of = mark && `?publisher=${part(mark)}`;
     const path = `/api/messages/${part(item.to)}/${part(item.id)}${of}`;
     const kept = await ask("GET", path).catch(() => {});

@@ -85,8 +85,14 @@ export async function ask(method, path, body, request = sendProven) {
   return json;
 }
 
-/** A name as a part of a path. */
-export const part = (name) => encodeURIComponent(name);
+/** Whether a browser leaves a name in a path: it resolves these two, however they are escaped. */
+export const isAddressable = (name) => name !== "." && name !== "..";
+
+/** A name as a part of a path. Fails for one that would turn it into another path. */
+export function part(name) {
+  if (!isAddressable(name)) throw new Error(`A browser cannot ask for what is named "${name}".`);
+  return encodeURIComponent(name);
+}
 
 export function number(value) {
   if (value === undefined || value === null) return "–";

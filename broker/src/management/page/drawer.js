@@ -2,7 +2,7 @@
 // time.
 
 import * as control from "./control.js";
-import { $, ask, el, number, part, say, soon, toast } from "./dom.js";
+import { $, ask, el, isAddressable, number, part, say, soon, toast } from "./dom.js";
 import { envelope, isText } from "./envelope.js";
 import { letters } from "./archive.js";
 import { stateWords } from "./message.js";
@@ -21,6 +21,7 @@ export function drawer(model, page) {
   let opened; // { vhost, name, isSession, path, trail, rest, text }
 
   function open(vhost, name, isSession) {
+    if (![vhost, name].every(isAddressable)) return explain(vhost, name);
     const path = `/api/queues/${part(vhost)}/${part(name)}`;
     const rest = el("div", { className: "rest" }, el("p", { className: "muted" }, "Loading …"));
     // The pages up to the one that is shown: the cursor that each begins after, and the number of
@@ -32,6 +33,16 @@ export function drawer(model, page) {
     $("look-body").replaceChildren(acts(opened), rest);
     $("look").showModal();
     redraw();
+  }
+
+  /** Says why there is nothing to see and to do. */
+  function explain(vhost, name) {
+    const text =
+      `A browser cannot ask for the queue "${name}" in the vhost "${vhost}": it takes "." and ` +
+      `".." out of every path. An AMQP client can.`;
+    say($("look-title"), name);
+    $("look-body").replaceChildren(el("p", { className: "muted" }, text));
+    $("look").showModal();
   }
 
   $("look").addEventListener("close", () => (opened = undefined));
