@@ -35,7 +35,7 @@ pub(super) async fn take_messages(
     removal: Removal,
     config: &Config,
     output: &Output,
-) -> Result<(Peer, RemovedMessages), Error> {
+) -> Result<(Peer, RemovalCounts), Error> {
     let (purpose, what) = match removal {
         Removal::Purged => ("purge", format!("deleting all messages of `{name}`")),
         Removal::Deleted => ("delete", format!("deleting `{name}`")),
@@ -52,7 +52,7 @@ pub(super) async fn take_messages(
         config,
     };
     let waiting = removed.take_waiting(&peer, queue.messages).await?;
-    let mut taken = RemovedMessages::default();
+    let mut taken = RemovalCounts::default();
     if args.force {
         taken = removed.take_held(&peer, queue.consumers).await?;
         if taken.left > 0 {
@@ -147,7 +147,7 @@ impl MessageEnd {
 
 /// What became of the messages in a queue and in its sessions.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct RemovedMessages {
+pub(super) struct RemovalCounts {
     /// How many were removed.
     pub(super) count: u32,
     /// How many the agent or another command already has, so that they stay.
@@ -183,8 +183,8 @@ impl Removed<'_> {
 
     /// Makes the attached sessions discard the messages that they hold. The sessions record the
     /// ends themselves.
-    async fn take_held(&self, peer: &Peer, attached: u32) -> Result<RemovedMessages, Error> {
-        let mut discarded = RemovedMessages::default();
+    async fn take_held(&self, peer: &Peer, attached: u32) -> Result<RemovalCounts, Error> {
+        let mut discarded = RemovalCounts::default();
         if attached == 0 {
             return Ok(discarded);
         }

@@ -115,6 +115,9 @@ fn signed_out(_head: &str) -> String {
         .to_owned()
 }
 
+/// What he sends as a proof.
+const PROOF: &str = "x-cbroker-proof: AAAA\r\n";
+
 /// What he answers whose session and message are to be taken for yours.
 fn forged(head: &str) -> String {
     let path = head.split([' ', '?']).nth(1).unwrap();
@@ -127,7 +130,9 @@ fn forged(head: &str) -> String {
                 "excerpt": message, "encoding": "string", "body_bytes": message.len(),
             });
             let event = format!("event: seen\ndata: {}\n\n", json!([line]));
-            return format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n{event}");
+            return format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n{PROOF}\r\n{event}"
+            );
         }
         "/api/exchanges/%2F" => json!([{ "name": "claudeBroker" }]),
         "/api/exchanges/%2F/claudeBroker/bindings/source" => json!([{
@@ -142,7 +147,7 @@ fn forged(head: &str) -> String {
     let body = body.to_string();
     format!(
         "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n{body}",
+         {PROOF}content-length: {}\r\n\r\n{body}",
         body.len()
     )
 }
@@ -333,9 +338,8 @@ fn another_user_who_holds_the_port_gets_no_open_page_to_load_his_script() {
     drop(server);
 }
 
-/// Where nothing proves whose answers are: the page was loaded from another address than those of
-/// this machine, and without TLS.
-const WITHOUT_PROOF: &str = "Object.defineProperty(crypto, 'subtle', { value: undefined }) !== 0";
+/// Makes the page take every proof for a right one, as if somebody had got its key.
+const ANY_PROOF: &str = "(SubtleCrypto.prototype.verify = async () => true) !== 0";
 
 #[test]
 fn an_open_page_forgets_what_another_user_answered_in_the_brokers_place() {
@@ -344,7 +348,7 @@ fn an_open_page_forgets_what_another_user_answered_in_the_brokers_place() {
     }
     let server = Server::start();
     let browser = opened(&server);
-    assert_eq!(browser.value(WITHOUT_PROOF), true);
+    assert_eq!(browser.value(ANY_PROOF), true);
     browser.press("2");
     let message = text("01FORGED", ".text");
     let page = server.page();

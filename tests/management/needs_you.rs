@@ -123,6 +123,7 @@ fn a_paused_session_that_needs_its_person_says_both() {
 fn twin(session: &str, pid: u32, (state, reason): (&str, Option<&str>)) -> String {
     let mut twin: Value =
         serde_json::from_str(&presence_holding("backend", state, reason, 0)).unwrap();
+    twin["detail"] = twin["reason"].take();
     twin["session"] = session.into();
     twin["pid"] = pid.into();
     twin.to_string()

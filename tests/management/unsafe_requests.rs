@@ -3,6 +3,8 @@
 
 use crate::browser::{DESK, signed_in};
 use crate::fixture::Server;
+use crate::tools::is_there;
+use crate::webdriver::Browser;
 
 #[test]
 fn a_queue_whose_name_browsers_drop_from_a_path_has_no_actions() {
@@ -31,6 +33,28 @@ fn a_queue_whose_name_browsers_drop_from_a_path_has_no_actions() {
     let parts = r#"[null,null,"...","a.b","%252E","a%2Fb"]"#;
     assert_eq!(browser.found(script), parts);
     assert_eq!(browser.errors(), [] as [String; 0]);
+}
+
+#[test]
+fn a_page_that_cannot_check_who_answers_does_not_start() {
+    if !is_there("chromedriver") {
+        return;
+    }
+    let server = Server::start();
+    let browser = Browser::open(&DESK);
+    // As at an address of another machine without TLS.
+    browser
+        .run_first("Object.defineProperty(Crypto.prototype, 'subtle', { get: () => undefined })");
+    let token = server.own_token();
+    browser.go(&format!("http://{}/#token={token}", server.page()));
+    browser.until("!document.getElementById('sign-in').hidden");
+    browser.until("document.getElementById('sign-in-error').textContent.includes('TLS')");
+    assert_eq!(browser.value("document.getElementById('app').hidden"), true);
+    assert_eq!(
+        browser.value("document.getElementById('with-password').hidden"),
+        true
+    );
+    assert_eq!(browser.value("localStorage.length"), 0, "it has signed in");
 }
 
 #[test]

@@ -162,6 +162,13 @@ impl Browser {
         self.until(&format!("innerWidth === {}", screen.width));
     }
 
+    /// Runs a script in every page that is opened from now on, before the page's own.
+    pub(crate) fn run_first(&self, script: &str) {
+        let params = json!({ "source": script });
+        let body = json!({ "cmd": "Page.addScriptToEvaluateOnNewDocument", "params": params });
+        self.command("POST", "goog/cdp/execute", &body);
+    }
+
     /// Answers the browser's question whether the page may show notifications, as a person does.
     pub(crate) fn allow_notifications(&self) {
         let body = json!({ "descriptor": { "name": "notifications" }, "state": "granted" });

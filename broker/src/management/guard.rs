@@ -2,8 +2,8 @@
 //! response.
 //!
 //! A foreign page must not reach this API through the browser of a signed-in user. Therefore `Host`
-//! must be an address or a name of this machine, which a rebound name is not. `Origin`, if the
-//! browser sends one, must be this server's own. The headers forbid framing, sniffing, and every
+//! must be an address, `localhost`, or with TLS this machine's name, which a rebound name is not.
+//! `Origin`, if the browser sends one, must be this server's own. The headers forbid framing, sniffing, and every
 //! script but the page's own.
 
 use axum::extract::Request;
@@ -36,7 +36,8 @@ impl HttpScheme {
 #[derive(Clone, Debug)]
 pub(super) struct RequestGuard {
     pub(super) scheme: HttpScheme,
-    /// Names of this machine in addition to `localhost` and its addresses, in lower case.
+    /// Names of this machine in addition to `localhost` and its addresses, in lower case. They
+    /// count with TLS alone: without it, browsers do not let the page check who answers.
     pub(super) names: Vec<String>,
 }
 
@@ -111,7 +112,7 @@ impl RequestGuard {
         bare.parse::<std::net::IpAddr>().is_ok()
             || host == "localhost"
             || host.ends_with(".localhost")
-            || self.names.contains(&host)
+            || self.scheme == HttpScheme::Https && self.names.contains(&host)
     }
 }
 
@@ -163,13 +164,13 @@ mod tests {
             "[::1]:15672",
             "LOCALHOST",
             "app.localhost:1",
-            "build.example",
             "10.1.2.3:15672",
         ] {
             assert_eq!(host(own), Ok(()), "{own}");
         }
         for foreign in [
             "evil.example:15672",
+            "build.example",
             "localhost.evil.example",
             "127.0.0.1.evil.example",
             "u@localhost",
@@ -211,6 +212,8 @@ mod tests {
         ] {
             assert_eq!(from(foreign), Err(StatusCode::FORBIDDEN), "{foreign}");
         }
+        let named = [(header::HOST, "build.example")];
+        assert_eq!(judged(HttpScheme::Https, &named), Ok(()));
         let secure = [
             (header::HOST, "localhost:15672"),
             (header::ORIGIN, "https://localhost:15672"),

@@ -8,14 +8,17 @@
 // Once a connection broke off, or a response had no proof, the page is in doubt: it sends nothing
 // but a request without secrets, which asks for a proof alone, until there is one.
 //
-// Browsers compute it over TLS and at addresses of this machine. A page that came over plain HTTP
-// from another machine checks nothing: an attacker there can read all traffic anyway.
+// Browsers compute it over TLS and at addresses of this machine alone. Elsewhere the page does not
+// start: an attacker there can read all traffic anyway.
 
 /** Local storage is neither seen nor changed by other ports of this host, as cookies are. */
 const KEY = "key";
 const PROOF_KEY = "proof-key";
 /** No secret: what the broker knows the sign-in by. */
 const ID = "sign-in";
+
+/** Whether the browser computes proofs here. */
+export const canProve = () => crypto.subtle !== undefined;
 
 export function keepSecrets({ id, key, proof_key: proofKey }) {
   localStorage.setItem(ID, id);
@@ -49,8 +52,8 @@ export function send(path, { headers, ...options } = {}) {
  * key is gone.
  */
 export async function sendProven(path, options = {}) {
-  if (crypto.subtle && !localStorage.getItem(PROOF_KEY)) return signedOut();
-  if (crypto.subtle && inDoubt) {
+  if (!localStorage.getItem(PROOF_KEY)) return signedOut();
+  if (inDoubt) {
     const probe = await (probing ??= askForProof().finally(() => (probing = undefined)));
     if (!probe.ok) return signedOut();
   }
@@ -91,7 +94,6 @@ async function proven(request) {
 }
 
 async function isProven(proof, nonce, proofKey) {
-  if (!crypto.subtle) return true;
   if (!proof) return false;
   const bytes = (text) => Uint8Array.from(text, (character) => character.charCodeAt(0));
   const hmac = { name: "HMAC", hash: "SHA-256" };

@@ -2,6 +2,7 @@
 
 import { $, ask, say, signIn, signOut } from "./dom.js";
 import { askToConfirm } from "./confirm.js";
+import { canProve } from "./proof.js";
 
 /**
  * Signs in by a link. Another page may have sent this browser to a link that its author made: then
@@ -62,6 +63,7 @@ export async function signInOrShowForm(begin, end) {
   });
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (token) history.replaceState(null, "", location.pathname);
+  if (!canProve()) return showEnd("At an address without TLS nothing shows who answers.");
   try {
     if (token) await redeem(token);
   } catch (error) {
