@@ -229,11 +229,12 @@ fn the_first_command_that_the_page_shows_is_the_one_that_opened_the_session() {
     let _server = Server::start(&place);
     assert_eq!(Wrapped::open(&place, "backend", &[]).leave(), 0);
     place.ok(["send", "backend", "read this"]);
-    let command = place.listed("backend").unwrap()["open"].clone();
+    let open = || place.listed("backend").unwrap()["open"].clone();
+    wait_until(|| open().is_string(), || "the broker sees its end".into());
     let Some(browser) = page(&place) else { return };
     let how = format!("{}.trim()", card("backend", ".how:not([hidden])"));
     browser.until(&format!("{how} !== ''"));
-    let shown = format!("Open it: {}", command.as_str().unwrap());
+    let shown = format!("Open it: {}", open().as_str().unwrap());
     assert_eq!(browser.value(&how), shown);
 }
 

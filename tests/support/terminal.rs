@@ -163,7 +163,11 @@ impl Wrapped {
     }
 
     /// Ends the toy agent with its quit key and returns the exit code of the wrap.
+    ///
+    /// A session attaches before its agent has switched its terminal to raw mode. A Ctrl-D that was
+    /// pressed before is an end of input to the terminal, and a NUL to the agent.
     pub(crate) fn leave(&mut self) -> i32 {
+        self.terminal.wait_for("Toy agent.");
         self.terminal.press(&[4]);
         self.terminal.ended()
     }
