@@ -76,8 +76,9 @@ fn type_line(terminal: &mut Terminal, keys: &str, did: impl Fn(&Terminal) -> boo
 /// Types lines with Tab keys in them into a shell that has loaded the script.
 fn types(place: &Place, mut terminal: Terminal) {
     terminal.wait_for(PROMPT);
+    let messages = || place.json(["tail", "backendApi", "--no-ack"]);
     let texts = || -> Vec<String> {
-        let messages = place.json(["tail", "backendApi", "--no-ack"]);
+        let messages = messages();
         let texts = messages.iter().map(|message| message["message"].as_str());
         texts.map(|text| text.unwrap().to_owned()).collect()
     };
@@ -90,6 +91,18 @@ fn types(place: &Place, mut terminal: Terminal) {
         type_line(&mut terminal, keys, |_| texts().len() == count);
     }
     assert_eq!(texts(), ["to-the-session", "to-the-group", "to-the-list"]);
+    // Names and values behind `=` and behind a space.
+    for (keys, count) in [
+        ("cbroker send --to=backe\t -m urgent --priority=hi\t\r", 4),
+        (
+            "cbroker send --to=someone,backe\t -m later --priority lo\t\r",
+            5,
+        ),
+    ] {
+        type_line(&mut terminal, keys, |_| texts().len() == count);
+    }
+    let priority = |place: usize| messages()[place]["priority"].clone();
+    assert_eq!([priority(3), priority(4)], ["high", "low"]);
     let shows = |text: &'static str| move |terminal: &Terminal| terminal.shown().contains(text);
     // A verb and a value.
     let version = concat!("cbroker ", env!("CARGO_PKG_VERSION"));
@@ -107,6 +120,19 @@ fn types(place: &Place, mut terminal: Terminal) {
         until,
         times("backendApi: closed", before + 1),
     );
+    // Ctrl-A and `echo` print the line: the agent itself is not run.
+    for (keys, line) in [
+        (
+            "cbroker --name x cod\t\u{1}echo \r",
+            "cbroker --name x codex",
+        ),
+        (
+            "cbroker --name=y --delivery=plu\t ope\t\u{1}echo \r",
+            "cbroker --name=y --delivery=plugin opencode",
+        ),
+    ] {
+        type_line(&mut terminal, keys, shows(line));
+    }
     let brief = "cbroker brief --name=backe\t\r";
     type_line(&mut terminal, brief, shows("`backendApi`"));
 }
@@ -159,6 +185,11 @@ fn fish_completes_names_groups_verbs_and_values() {
         ("cbroker --group cre", "crewOne"),
         ("cbroker send x --wait=ans", "--wait=answered"),
         ("cbroker send x --priority hi", "high"),
+        ("cbroker send x --priority=hi", "--priority=high"),
+        ("cbroker send --to=backe", "--to=backendApi"),
+        ("cbroker send --to=x,backe", "--to=x,backendApi"),
+        ("cbroker --group=cre", "--group=crewOne"),
+        ("cbroker --name=y --delivery=plugin ope", "opencode"),
         ("cbroker doctor --probe open", "opencode"),
         ("cbroker --name x cod", "codex"),
     ] {
