@@ -54,7 +54,7 @@ impl MessageFate {
         };
         let is_there = match queue.messages {
             0 => Some(false),
-            _ => waits(config, message).await,
+            _ => waits(config, message, peer.user()).await,
         };
         if is_there == Some(true) && !message.has_expired {
             return Self::Waits;
@@ -129,15 +129,17 @@ pub(super) fn receipt_words(receipt: &Receipt) -> String {
     format!("it is {}", state_words(receipt.state.word(), way, reason))
 }
 
-/// Whether the message waits in its queue; `None` where the broker does not say it. Only the
-/// embedded broker shows its messages without touching them.
-async fn waits(config: &Config, message: SentMessage<'_>) -> Option<bool> {
+/// Whether the message that `sender` published waits in its queue; `None` where the broker does not
+/// say it. Only the embedded broker shows its messages without touching them. Anybody may publish
+/// another message under that id, but not as that user.
+async fn waits(config: &Config, message: SentMessage<'_>, sender: &str) -> Option<bool> {
     let client = Client::new(config, API_WITHIN).ok()?;
     let count = usize::try_from(MAX_LENGTH).ok()?;
     let limit_bytes = config.settings.body_limit_bytes;
     let is_it = |waiting: &Peeked| {
-        Envelope::parse(&waiting.body(), limit_bytes)
-            .is_ok_and(|envelope| envelope.id == message.id)
+        waiting.user().as_deref() == Some(sender)
+            && Envelope::parse(&waiting.body(), limit_bytes)
+                .is_ok_and(|envelope| envelope.id == message.id)
     };
     let found = client.look_at(message.to.as_str(), count, |page| {
         if page.iter().any(is_it) {

@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// The response to `/api/overview`.
@@ -110,6 +111,16 @@ pub struct Peeked {
     /// reports it.
     #[serde(default)]
     pub(super) cursor: Option<String>,
+    /// As JSON text, because nothing bounds what a tree of its headers takes.
+    #[serde(default)]
+    properties: Option<Box<RawValue>>,
+}
+
+/// Of the properties of a message, what is read.
+#[derive(Deserialize)]
+struct PeekedProperties {
+    #[serde(default)]
+    user_id: Option<String>,
 }
 
 /// A link that signs in a browser once.
@@ -131,6 +142,14 @@ pub(super) struct BindingInfo {
 }
 
 impl Peeked {
+    /// Returns the property `user_id`: who published the message, as the broker confirms.
+    pub fn user(&self) -> Option<String> {
+        let properties = self.properties.as_ref()?.get();
+        // RabbitMQ writes properties of which none is set as an array.
+        let read: PeekedProperties = serde_json::from_str(properties).ok()?;
+        read.user_id
+    }
+
     /// The bytes of the body.
     pub fn body(&self) -> Vec<u8> {
         match self.payload_encoding.as_str() {

@@ -4,6 +4,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
+use futures_util::StreamExt;
+
 use crate::client;
 use crate::support::{Place, Server, Wrapped, wait_until};
 
@@ -227,6 +229,43 @@ fn a_message_that_another_program_took_is_not_said_to_wait_or_to_have_expired() 
     let mut taking = taking;
     taking.kill().unwrap();
     taking.wait().unwrap();
+}
+
+#[test]
+fn a_stranger_s_copy_that_waits_is_not_the_message_that_another_program_took() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    client::make_queue(&place, "peer");
+    let url = place.ok(["status", "--show-url"]);
+    let (attached, is_attached) = std::sync::mpsc::sync_channel(1);
+    let (done, until_done) = tokio::sync::oneshot::channel::<()>();
+    let taking = std::thread::spawn(move || {
+        client::run(async {
+            let (connection, channel) = client::connected(&url).await;
+            let mut messages = client::consume_one(&channel, "peer").await;
+            attached.send(()).unwrap();
+            let taken = messages.next().await.unwrap().unwrap();
+            // The same bytes, and nobody vouches for who sent them.
+            let copy = channel.basic_publish(
+                "claudeBroker".into(),
+                "peer".into(),
+                lapin::options::BasicPublishOptions::default(),
+                &taken.data,
+                lapin::BasicProperties::default(),
+            );
+            copy.await.unwrap();
+            let _is_done = until_done.await;
+            connection.close(200, "done".into()).await.unwrap();
+        });
+    });
+    is_attached.recv().unwrap();
+    let ran = place.run(["send", "peer", "x", "--wait", "--timeout", "5"]);
+    assert_eq!(count(&place, "peer"), 1, "the copy waits");
+    drop(done);
+    taking.join().unwrap();
+    assert_eq!(ran.code, 4, "{ran:?}");
+    assert!(ran.err.contains("sends no receipts"), "{ran:?}");
+    assert!(!ran.err.contains("stays"), "{ran:?}");
 }
 
 #[test]
