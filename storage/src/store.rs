@@ -357,6 +357,10 @@ impl Store {
 
     /// Commits everything, syncs, saves the index, and ends the threads. Other handles get
     /// [`Stopped`] from then on.
+    ///
+    /// Where the disk is slow, it waits for the index for three seconds at most. The folder then
+    /// stays locked until the index is saved, and an opening before that gets
+    /// [`OpenError::InUse`](crate::OpenError::InUse).
     pub fn close(self) -> Result<(), Stopped> {
         self.inner.close()
     }
