@@ -176,7 +176,7 @@ async fn sign_in_to(answers: Vec<Vec<u8>>) -> Result<(), PeerError> {
     });
     let link = BrokerStream {
         stream: Box::new(ours),
-        listener: ListenerIdentity::Ours,
+        listener: ListenerIdentity::Proven,
         is_socket: false,
     };
     let endpoint = endpoint(1);
