@@ -73,10 +73,14 @@ impl Queue {
     /// Reads the messages that `wanted` names and delivers what can be delivered.
     pub(crate) fn load(self: &Arc<Self>, wanted: LoadRequest, effects: &mut Effects) {
         let Some(store) = self.store() else { return };
-        let Some(wanted) = self.with(|state| state.confirm_load(self, wanted, effects.now_ms))
-        else {
-            return;
-        };
+        let confirmed = self.with(|state| {
+            let confirmed = state.confirm_load(self, wanted, effects.now_ms);
+            if confirmed.is_none() {
+                limits::arm(self, state, effects);
+            }
+            confirmed
+        });
+        let Some(wanted) = confirmed else { return };
         let read = store.read(wanted.level, wanted.from, wanted.limit_bytes);
         self.with(|state| {
             let slice = match read {
@@ -104,7 +108,7 @@ impl Queue {
                     persistence: Persistence::Appended,
                     confirm: None,
                     message: with_possible_stamp(message, effects.now_ms),
-                    _charge: EntryCharge::new(),
+                    charge: EntryCharge::new(),
                 })
             };
             let through = slice.last().map(|(position, _)| *position);

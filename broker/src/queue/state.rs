@@ -7,6 +7,7 @@ use super::arguments::QueueArguments;
 use super::consumer::Consumers;
 use super::counters::{Counters, QueueSnapshot};
 use super::dead_letter::Reason;
+use super::letters::{self, LetterExit};
 use super::level::{LoadNeed, LoadRequest, QueueHead, UnloadRest};
 use super::limits;
 use super::message::Message;
@@ -102,19 +103,24 @@ impl QueueState {
                 }
                 break;
             }
-            if limits::expire(queue, self, effects, limits::Strictness::Past) {
-                continue;
+            match limits::expire(queue, self, effects, limits::Strictness::Past) {
+                limits::Expiry::Done => continue,
+                limits::Expiry::Waits => break,
+                limits::Expiry::NotDue => {}
             }
             if matches!(self.ready.head(), QueueHead::InStore) {
+                break;
+            }
+            if !letters::may_deliver(queue, self, effects.now_ms).is_allowed() {
                 break;
             }
             let Some(consumer) = self.consumers.next_willing(queue, effects) else {
                 break;
             };
-            let Some(mut entry) = self.ready.pop() else {
+            let consumer = Arc::clone(consumer);
+            let Some(mut entry) = letters::pop_to_deliver(queue, self, effects.now_ms) else {
                 break;
             };
-            let consumer = Arc::clone(consumer);
             effects.spend(1);
             self.counters.delivered += 1;
             if consumer.subscription.no_ack {
@@ -153,6 +159,7 @@ impl QueueState {
             ConfirmMode::Confirm(confirms, tag) if is_kept => Some((Arc::clone(confirms), tag)),
             _ => None,
         };
+        let record = (!is_kept).then(|| queue.death_record_bytes(message));
         QueuedMessage {
             position,
             message: message.clone(),
@@ -164,7 +171,7 @@ impl QueueState {
                 Persistence::Transient
             },
             confirm,
-            _charge: EntryCharge::new(),
+            charge: EntryCharge::with_record(record.unwrap_or(0)),
         }
     }
 
@@ -280,7 +287,9 @@ impl QueueState {
         if queue.identity.arguments.dead_letters.is_some() {
             let stored = (entry.persistence == Persistence::Appended)
                 .then_some((entry.level, entry.position));
-            effects.add_dead_letter(DeadLetter::new(queue, entry.message, reason, stored));
+            let given_back = entry.given_back();
+            let letter = DeadLetter::new(queue, entry.message, reason, stored);
+            effects.add_dead_letter(letter.giving_back(given_back));
             return;
         }
         effects.note_discarded(queue, &entry.message, reason);
@@ -334,17 +343,24 @@ impl QueueState {
     /// Expired messages must be removed, and the next expiry must be known. Other messages are read
     /// only for consumers.
     fn next_load_soon(&mut self, queue: &Arc<Queue>, now_ms: u64) -> Option<LoadRequest> {
-        let due = self.ready.due_load(now_ms);
-        if due.is_some() || !self.is_load_due(queue) {
-            return due;
+        let may_discard = letters::may_read(queue, LetterExit::Discard, now_ms).is_allowed();
+        if may_discard && let Some(due) = self.ready.due_load(now_ms) {
+            return Some(due);
+        }
+        let is_expired = |deadline_ms| deadline_ms <= now_ms;
+        let is_behind_expired = self.ready.deadlines_in_store_ms().any(is_expired);
+        if is_behind_expired || !self.is_load_due(queue, now_ms) {
+            return None;
         }
         self.ready.next_load(LoadNeed::Soon)
     }
 
     /// Whether the next slice is read for consumers. While memory is short, only where one takes
     /// messages at once.
-    fn is_load_due(&self, queue: &Arc<Queue>) -> bool {
-        if memory::is_short() {
+    fn is_load_due(&self, queue: &Arc<Queue>, now_ms: u64) -> bool {
+        if !letters::may_read(queue, LetterExit::Delivery, now_ms).is_allowed() {
+            false
+        } else if memory::is_short() {
             matches!(self.ready.head(), QueueHead::InStore) && self.consumers.has_willing(queue)
         } else {
             !self.consumers.is_empty()
@@ -359,11 +375,15 @@ impl QueueState {
         wanted: LoadRequest,
         now_ms: u64,
     ) -> Option<LoadRequest> {
-        let is_made = wanted.need == LoadNeed::Now
-            || self.ready.is_due_in_store(wanted.level, now_ms)
-            || self.is_load_due(queue);
-        if is_made {
-            return Some(self.ready.narrowed(wanted));
+        let leave = letters::may_load(queue, self, wanted.level, now_ms);
+        let is_due = || self.ready.is_due_in_store(wanted.level, now_ms) && leave.is_allowed();
+        if wanted.need == LoadNeed::Now || is_due() || self.is_load_due(queue, now_ms) {
+            let wanted = self.ready.narrowed(wanted);
+            let limit_bytes = leave.most(wanted.limit_bytes);
+            return Some(LoadRequest {
+                limit_bytes,
+                ..wanted
+            });
         }
         self.ready.load_failed(wanted);
         None

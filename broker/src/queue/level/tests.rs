@@ -40,7 +40,7 @@ fn queued(position: u64, ttl_ms: Option<u64>, persistence: Persistence) -> Queue
         redelivered: false,
         persistence,
         confirm: None,
-        _charge: EntryCharge::new(),
+        charge: EntryCharge::new(),
     }
 }
 
