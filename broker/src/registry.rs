@@ -25,8 +25,8 @@ const CONNECTION_BYTES: usize = 10 * 1024;
 pub struct ConnectionHandle {
     /// Unique while the broker runs.
     pub id: u64,
-    /// `peer -> local`, as RabbitMQ names connections. Over the Unix socket, which has no ports, the
-    /// number of the connection stands for the client's, so that no two have the same name.
+    /// `peer -> local`, as RabbitMQ names connections. Over the Unix socket, which has no ports,
+    /// the connection's number stands for the client's, so that no two have the same name.
     pub name: String,
     /// The client's address.
     pub peer: SocketEnd,

@@ -9,6 +9,7 @@
 //! Relies on the profile and on the reading of the screen.
 
 mod person;
+mod turn;
 mod verdict;
 
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use super::own_status::OwnStatus;
 use super::ways::AgentSign;
 
 use person::PersonTyping;
+use turn::{Turn, TurnSource};
 pub use verdict::Verdict;
 
 /// If no hook has reported this long after the prompt was drawn, none is expected.
@@ -65,27 +67,6 @@ pub enum Condition {
     NeedsYou(String),
     /// It waits for a prompt, and its input holds a person's text.
     Draft,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    /// No hook has reported yet.
-    Unknown,
-    Idle,
-    /// A turn runs, according to this source.
-    Busy(TurnSource),
-    /// A person's key since its start may have ended it without an event.
-    MayBeOver,
-}
-
-/// Where the beginning of a turn is known from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TurnSource {
-    /// A hook. Nothing reports the end if a hook of the person refused the prompt or Escape ended
-    /// the turn.
-    Hooks,
-    /// The plugin, which reports each end.
-    Plugin,
 }
 
 #[derive(Clone, Debug)]

@@ -1,8 +1,6 @@
 //! Programs that unit tests write and run.
 
-#![allow(clippy::unwrap_used)]
-
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -10,15 +8,18 @@ use std::process::{Command, Stdio};
 ///
 /// Another process writes it: what other tests start would inherit a descriptor of this one, and
 /// the system runs no file that is open for writing.
-pub(super) fn write_program(path: &Path, text: &str) {
+pub(super) fn write_program(path: &Path, text: &str) -> io::Result<()> {
     let mut writer = Command::new("sh")
         .args(["-c", r#"cat > "$0" && chmod 755 "$0""#])
         .arg(path)
         .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = writer.stdin.take().unwrap();
-    input.write_all(text.as_bytes()).unwrap();
-    drop(input);
-    assert!(writer.wait().unwrap().success());
+        .spawn()?;
+    if let Some(mut input) = writer.stdin.take() {
+        input.write_all(text.as_bytes())?;
+    }
+    if writer.wait()?.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other("the program is not written"))
+    }
 }

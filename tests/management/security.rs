@@ -268,16 +268,16 @@ fn a_user_who_signs_in_without_end_signs_nobody_else_out() {
     const MANY: usize = 65;
     let server = Server::start();
     let cookie = server.sign_in();
-    let user = r#"{"password":"pw","tags":"management"}"#;
-    server.ask("PUT", "/api/users/bob", user);
+    let bob = r#"{"password":"pw","tags":"management"}"#;
+    server.ask("PUT", "/api/users/bob", bob);
     let password = r#"{"username":"bob","password":"pw"}"#;
     let sign_in = || {
-        let sign_in = server.request("POST", "/api/session");
-        let answer = sign_in.header("origin", &server.origin()).send(password);
-        assert_eq!(answer.status, 200, "{answer:?}");
+        let request = server.request("POST", "/api/session");
+        let request = request.header("origin", &server.origin());
+        assert_eq!(request.send(password).status, 200);
     };
     (0..MANY).for_each(|_| sign_in());
-    // A token lives for a minute: there is no more between it and its use than must be.
+    // It lives for a minute: only what must be lies between it and its use.
     let token = server.token();
     for _ in 0..MANY {
         let asked = server.request("POST", "/api/session/token");
@@ -285,11 +285,10 @@ fn a_user_who_signs_in_without_end_signs_nobody_else_out() {
     }
     sign_in();
     assert_eq!(who(&server, &cookie), 200);
-    let redeemed = server
-        .request("POST", "/api/session")
-        .header("origin", &server.origin());
+    let redeem = server.request("POST", "/api/session");
+    let redeem = redeem.header("origin", &server.origin());
     let body = json!({ "token": token, "confirmed": true }).to_string();
-    assert_eq!(redeemed.send(&body).status, 200);
+    assert_eq!(redeem.send(&body).status, 200);
 }
 
 #[test]

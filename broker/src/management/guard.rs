@@ -3,8 +3,8 @@
 //!
 //! A foreign page must not reach this API through the browser of a signed-in user. Therefore `Host`
 //! must be an address, `localhost`, or with TLS this machine's name, which a rebound name is not.
-//! `Origin`, if the browser sends one, must be this server's own. The headers forbid framing, sniffing, and every
-//! script but the page's own.
+//! `Origin`, if the browser sends one, must be this server's own. The headers forbid framing,
+//! sniffing, and every script but the page's own.
 
 use axum::extract::Request;
 use axum::http::uri::Authority;

@@ -168,7 +168,7 @@ mod tests {
     fn program(path: &Path, line: &str) {
         let draft = path.with_extension("draft");
         let text = format!("#!/bin/sh\necho asked >> {}.log\n{line}\n", path.display());
-        write_program(&draft, &text);
+        write_program(&draft, &text).unwrap();
         fs::rename(&draft, path).unwrap();
     }
 

@@ -402,14 +402,14 @@ fn the_ack_of_a_move_that_took_too_long_does_not_go_before_its_message() {
 #[test]
 fn acks_and_purges_of_others_pass_a_transaction_that_waits_for_room() {
     let disk = SimulatedDisk::new();
-    let (_folder, opened) = open_on(&disk);
+    let (_folder, opened, diary) = open_on(&disk);
     let store = &opened.store;
     let (acked, purged, of_transaction, to) = (QueueId(2), QueueId(3), QueueId(4), QueueId(5));
     let meanwhile = QueueId(6);
     for queue in [acked, purged, of_transaction, meanwhile] {
         crate::support::fill(store, queue, 0..200, 30);
     }
-    fill_up(store, &disk);
+    fill_up(store, &disk, &diary);
     // Until all of it falls into one commit.
     let (number, last) = (0..100)
         .find_map(|number| {

@@ -226,6 +226,7 @@ fn a_prompt_that_was_refused_before_the_plugin_reported_leaves_the_agent_at_rest
     // A hook reports the prompt, and nothing reports its end: no turn began.
     let refused = HookEvent::PromptSubmitted("refused".to_owned());
     let mut later = Play::claude();
+    later.sees(Input::Empty);
     later.event(&refused);
     later.agent.plugin_reports(true);
     let mut at_start = Play::with(&CLAUDE, DeliveryMode::Auto);

@@ -261,7 +261,7 @@ mod tests {
         let script = "#!/bin/sh\necho warning >&2\n\
             [ \"$5\" = hang ] && exec sleep 60\n[ \"$5\" = dies ] && kill -9 $$\n\
             [ \"$5\" = good ] || { echo no such thread >&2; exit 1; }\n";
-        write_program(&program, script);
+        write_program(&program, script).unwrap();
         assert_eq!(local.queue(program.as_os_str(), "good").await, Ok(()));
         let why = local.queue(program.as_os_str(), "bad").await.unwrap_err();
         assert_eq!(why, QueueError::Refused("no such thread".to_owned()));

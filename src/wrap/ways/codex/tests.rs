@@ -413,7 +413,7 @@ async fn without_daemon(folder: &Path) -> (std::process::Child, Codex, Reports) 
 
     fs::create_dir(folder.join("thread-writer-locks")).unwrap();
     let program = folder.join("codex");
-    write_program(&program, WITHOUT_DAEMON);
+    write_program(&program, WITHOUT_DAEMON).unwrap();
     let mut codex = Command::new(&program)
         .stdin(Stdio::piped())
         .spawn()
