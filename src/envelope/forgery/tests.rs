@@ -131,9 +131,9 @@ proptest! {
     ) {
         takes_time_in_proportion(&String::from_iter(&letters));
         let mixed = letters.iter().flat_map(|c| brackets.iter().chain([c]));
-        takes_time_in_proportion(&String::from_iter(mixed));
+        takes_time_in_proportion(&mixed.collect::<String>());
         let slow = mark.chars().flat_map(|c| brackets.iter().copied().chain([c]));
-        takes_time_in_proportion(&String::from_iter(slow).repeat(9));
+        takes_time_in_proportion(&slow.collect::<String>().repeat(9));
     }
 }
 

@@ -23,29 +23,27 @@ enum Field {
 fn fields(class: u16, number: u16) -> Option<&'static [Field]> {
     use Field::{Fixed, Long, Name, Table};
     Some(match (class, number) {
-        // connection: start, secure, tune, open-ok, close, blocked
+        // connection: start, tune
         (10, 10) => &[Fixed(2), Table, Long, Long],
-        (10, 20) => &[Long],
         (10, 30) => &[Fixed(8)],
-        (10, 41) => &[Name],
-        (10, 50) => &[Fixed(2), Name, Fixed(4)],
-        (10, 60) => &[Name],
-        // channel: open-ok, flow, flow-ok, close
-        (20, 11) => &[Long],
+        // connection: close; channel: close
+        (10, 50) | (20, 40) => &[Fixed(2), Name, Fixed(4)],
+        // connection: secure; channel: open-ok
+        (10, 20) | (20, 11) => &[Long],
+        // channel: flow, flow-ok
         (20, 20 | 21) => &[Fixed(1)],
-        (20, 40) => &[Fixed(2), Name, Fixed(4)],
         // access: request-ok
         (30, 11) => &[Fixed(2)],
         // queue: declare-ok, purge-ok, delete-ok
         (50, 11) => &[Name, Fixed(8)],
         (50, 31 | 41) => &[Fixed(4)],
-        // basic: consume-ok, cancel, cancel-ok, return, deliver, get-ok, get-empty, ack, nack
-        (60, 21 | 31) => &[Name],
+        // connection: open-ok, blocked; basic: consume-ok, cancel-ok, get-empty
+        (10, 41 | 60) | (60, 21 | 31 | 72) => &[Name],
+        // basic: cancel, return, deliver, get-ok, ack, nack
         (60, 30) => &[Name, Fixed(1)],
         (60, 50) => &[Fixed(2), Name, Name, Name],
         (60, 60) => &[Name, Fixed(9), Name, Name],
         (60, 71) => &[Fixed(9), Name, Name, Fixed(4)],
-        (60, 72) => &[Name],
         (60, 80 | 120) => &[Fixed(9)],
         // connection: close-ok, unblocked, update-secret-ok; channel: close-ok
         (10, 51 | 61 | 71)
