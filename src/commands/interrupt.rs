@@ -19,6 +19,6 @@ impl Interrupt {
         {
             return;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

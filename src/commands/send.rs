@@ -163,10 +163,8 @@ impl SendParameters<'_> {
     ) -> Result<Sent, Error> {
         let to = &target.name;
         let envelope = draft.envelope(to, target.id)?;
-        let found = peer
-            .queue_counts(to)
-            .await
-            .map_err(|error| unsent(to, error))?;
+        let found = peer.queue_counts(to).await;
+        let found = found.map_err(|error| unsent(to, error))?;
         let new = found.is_none();
         let state = if let Some(state) = found {
             state
@@ -206,13 +204,12 @@ impl SendParameters<'_> {
         }
         let ttl = self.args.message.ttl.map(Duration::from_millis);
         let nearest = if new { self.nearest(to).await } else { None };
-        let (consumers, waiting) = (state.consumers, state.messages);
         Ok(Sent {
             id: envelope.id,
             to: to.to_string(),
             group: target.group.as_ref().map(|group| group.as_str().to_owned()),
-            consumers,
-            waiting,
+            consumers: state.consumers,
+            waiting: state.messages,
             new,
             nearest,
             receipt: None,

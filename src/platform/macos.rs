@@ -29,4 +29,5 @@ pub(crate) const CANONICAL_LIMIT: usize = 1_000;
 #[cfg(target_os = "macos")]
 pub(crate) const SEES_ALL_SOCKETS: bool = false;
 /// There are no user namespaces.
+#[cfg(target_os = "macos")]
 pub(crate) const UNMAPPED_USER: Option<u32> = None;

@@ -40,7 +40,7 @@ impl Channel {
             self.view.prefetch.store(self.prefetch, Relaxed);
         }
         self.send(effects, |out, channel| {
-            reply::empty_method(out, channel, 60, 11)
+            reply::empty_method(out, channel, 60, 11);
         });
         Ok(FrameResult::Done)
     }

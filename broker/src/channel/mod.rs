@@ -198,7 +198,7 @@ impl Channel {
             Ok(Method::ChannelCloseOk) => FrameResult::Closed,
             Ok(Method::ChannelClose { .. }) => {
                 self.send(effects, |out, channel| {
-                    reply::empty_method(out, channel, 20, 41)
+                    reply::empty_method(out, channel, 20, 41);
                 });
                 FrameResult::Done
             }
@@ -344,7 +344,7 @@ impl Channel {
         }
         if !no_wait {
             self.send(effects, |out, channel| {
-                reply::empty_method(out, channel, 85, 11)
+                reply::empty_method(out, channel, 85, 11);
             });
         }
         Ok(FrameResult::Done)
@@ -391,7 +391,7 @@ impl Channel {
         match last {
             ClosingFrame::CloseOk => {
                 self.send(effects, |out, channel| {
-                    reply::empty_method(out, channel, 20, 41)
+                    reply::empty_method(out, channel, 20, 41);
                 });
                 FrameResult::Closed
             }

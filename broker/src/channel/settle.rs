@@ -125,7 +125,7 @@ impl Channel {
         }
         if settle.then == SettleReply::Recovered(ReplyMode::Expected) {
             self.send(effects, |out, channel| {
-                reply::empty_method(out, channel, 60, 111)
+                reply::empty_method(out, channel, 60, 111);
             });
         }
         Ok(FrameResult::Done)

@@ -207,7 +207,7 @@ impl Channel {
             }
         }
         self.send(effects, |out, channel| {
-            reply::empty_method(out, channel, 90, 11)
+            reply::empty_method(out, channel, 90, 11);
         });
         Ok(FrameResult::Done)
     }
@@ -312,7 +312,7 @@ impl Channel {
         let mut transaction = self.transaction()?;
         self.ledger.put_back(transaction.take_settled(), effects);
         self.send(effects, |out, channel| {
-            reply::empty_method(out, channel, 90, 31)
+            reply::empty_method(out, channel, 90, 31);
         });
         Ok(FrameResult::Done)
     }

@@ -309,7 +309,7 @@ impl Greeting<'_> {
         self.send(|out| {
             MethodFrame::new(out, 0, 10, 20)
                 .long_string(challenge)
-                .finish()
+                .finish();
         });
         let received = self.method(|method| match method {
             Method::ConnectionSecureOk { response } => Ok(response.to_vec()),

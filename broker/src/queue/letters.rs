@@ -275,9 +275,8 @@ impl Queue {
         );
         let takes = copies.bytes + letter.footprint();
         let grows = match (copies.count, exit, origin) {
-            (0, ..) => false,
             // What the client settles frees memory, and is not delayed for a longer record.
-            (1, LetterExit::Delivery, LetterOrigin::Memory) => false,
+            (0, ..) | (1, LetterExit::Delivery, LetterOrigin::Memory) => false,
             _ => takes > given_back,
         };
         let growth = if grows { takes - given_back } else { 0 };

@@ -73,14 +73,9 @@ impl Queue {
     /// Reads the messages that `wanted` names and delivers what can be delivered.
     pub(crate) fn load(self: &Arc<Self>, wanted: LoadRequest, effects: &mut Effects) {
         let Some(store) = self.store() else { return };
-        let confirmed = self.with(|state| {
-            let confirmed = state.confirm_load(self, wanted, effects.now_ms);
-            if confirmed.is_none() {
-                limits::arm(self, state, effects);
-            }
-            confirmed
-        });
-        let Some(wanted) = confirmed else { return };
+        let Some(wanted) = self.confirm_load(wanted, effects) else {
+            return;
+        };
         let read = store.read(wanted.level, wanted.from, wanted.limit_bytes);
         self.with(|state| {
             let slice = match read {
@@ -135,5 +130,20 @@ impl Queue {
                 limits::arm(self, state, effects);
             });
         }
+    }
+
+    /// What of a requested read is still wanted. Otherwise the queue waits for its timer.
+    fn confirm_load(
+        self: &Arc<Self>,
+        wanted: LoadRequest,
+        effects: &mut Effects,
+    ) -> Option<LoadRequest> {
+        self.with(|state| {
+            let confirmed = state.confirm_load(self, wanted, effects.now_ms);
+            if confirmed.is_none() {
+                limits::arm(self, state, effects);
+            }
+            confirmed
+        })
     }
 }

@@ -378,12 +378,9 @@ impl QueueState {
         let leave = letters::may_load(queue, self, wanted.level, now_ms);
         let is_due = || self.ready.is_due_in_store(wanted.level, now_ms) && leave.is_allowed();
         if wanted.need == LoadNeed::Now || is_due() || self.is_load_due(queue, now_ms) {
-            let wanted = self.ready.narrowed(wanted);
-            let limit_bytes = leave.most(wanted.limit_bytes);
-            return Some(LoadRequest {
-                limit_bytes,
-                ..wanted
-            });
+            let mut narrowed = self.ready.narrowed(wanted);
+            narrowed.limit_bytes = leave.most(narrowed.limit_bytes);
+            return Some(narrowed);
         }
         self.ready.load_failed(wanted);
         None
