@@ -192,9 +192,8 @@ impl Loaded {
     pub(crate) fn bear(mut self, what: &str, clients: Vec<Raw>) {
         let (started, mut answers) = (Instant::now(), Vec::new());
         let mut slowest_login = Duration::ZERO;
-        let (port, ceiling) = (self.server.port, self.ceiling_mib);
-        let beating = Raw::logged_in_as(port, &self.user, &self.password, HEARTBEAT_S);
-        let beating = Beating::start(beating);
+        let ceiling = self.ceiling_mib;
+        let beating = Beating::start(&self);
         let mut publisher = Confirmed::new(&self);
         publisher.goes_on();
         while started.elapsed() < LOAD || answers.len() < ANSWERS {
@@ -288,7 +287,9 @@ struct Beating {
 }
 
 impl Beating {
-    fn start(client: Raw) -> Self {
+    fn start(loaded: &Loaded) -> Self {
+        let (user, password) = (&loaded.user, &loaded.password);
+        let client = Raw::logged_in_as(loaded.server.port, user, password, HEARTBEAT_S);
         let (stop, stopped) = mpsc::sync_channel(0);
         let thread = thread::spawn(move || {
             let beat = frame(8, 0, b"");
