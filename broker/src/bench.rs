@@ -130,7 +130,7 @@ impl HandOff {
 /// Takes the frames as the writer does. Returns the number of bytes.
 fn take(outbox: &Outbox, into: &mut Frames) -> usize {
     into.clear();
-    if outbox.take(into) != OutboxTake::Frames {
+    if outbox.swap_unsent(into) != OutboxTake::Frames {
         return 0;
     }
     outbox.sent(into.len());
