@@ -15,7 +15,6 @@
 //! level is one relaxed load.
 
 mod kinds;
-mod letters;
 mod parts;
 mod reads;
 mod transient;
@@ -28,9 +27,6 @@ use std::sync::atomic::{
 };
 
 pub(crate) use kinds::{ACCESS, CHANNELS, CONNECTIONS, CONSUMERS, KindCharge, TOPOLOGY};
-pub(crate) use letters::{
-    LetterBytes, are_letters_full, is_some_left_for_letters, is_tight_for_letters, room_for_letters,
-};
 use parts::{MIB, part, transactions_limit};
 pub(crate) use parts::{
     connection_limit, outbox_share, pool_bytes, store_pending_bytes, tap_bytes, unfinished_limit,
@@ -38,7 +34,7 @@ pub(crate) use parts::{
 };
 pub(crate) use reads::{ReadRoom, RoomWanted, is_room_wanted};
 pub(crate) use transient::{
-    ReadyBytes, TransientBytes, is_transient_full, is_transient_still_full, transient_bytes,
+    TransientBytes, is_transient_full, is_transient_still_full, transient_bytes,
 };
 
 /// Bytes that a thread may be ahead of or behind the account.
@@ -257,33 +253,18 @@ impl Drop for Charge {
 
 /// The charge of one entry: a message in one queue, or in a client's hands.
 #[derive(Debug)]
-pub(crate) struct EntryCharge {
-    /// What the record of its death would add to the message.
-    record: u32,
-}
+pub(crate) struct EntryCharge(());
 
 impl EntryCharge {
     pub(crate) fn new() -> Self {
-        Self::with_record(0)
-    }
-
-    /// With room for so many bytes that the record of its death would add to the message, so that
-    /// its dead letter takes no more memory.
-    pub(crate) fn with_record(bytes: usize) -> Self {
-        let record = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let charged = Self { record };
-        charge(charged.bytes());
-        charged
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        ENTRY_CHARGE_BYTES + self.record as usize
+        charge(ENTRY_CHARGE_BYTES);
+        Self(())
     }
 }
 
 impl Drop for EntryCharge {
     fn drop(&mut self) {
-        release(self.bytes());
+        release(ENTRY_CHARGE_BYTES);
     }
 }
 

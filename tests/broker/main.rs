@@ -18,8 +18,6 @@ mod full_at_start;
 mod held_memory;
 mod kills;
 mod letter_kills;
-mod letter_memory;
-mod letter_standstill;
 mod loaded;
 mod login;
 mod loopback;

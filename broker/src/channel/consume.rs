@@ -226,8 +226,7 @@ impl Channel {
             GetResult::Held if self.context.connection.has_unsettled() => {
                 let (name, vhost) = (queue.name(), queue.vhost());
                 let reason = format!(
-                    "no memory for more unsettled messages or dead letters of queue '{name}' in \
-                     vhost '{vhost}'"
+                    "no memory for more unsettled messages of queue '{name}' in vhost '{vhost}'"
                 );
                 return Err(Fault::precondition(reason));
             }

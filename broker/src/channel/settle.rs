@@ -117,8 +117,7 @@ impl Channel {
     ) -> Result<FrameResult, Fault> {
         while let Some(tags) = settle.rest {
             settle.rest = self.settle_some(tags, &settle, effects)?;
-            let must_wait = effects.is_spent() || effects.must_wait_for_letters();
-            if settle.rest.is_some() && must_wait {
+            if settle.rest.is_some() && effects.is_spent() {
                 self.continuation = Some(Continuation::Settle(settle));
                 return Ok(FrameResult::Unfinished);
             }

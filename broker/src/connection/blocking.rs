@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::ending::{ConnectionWatch, ReadEnd};
 use crate::alarms::AlarmState;
 use crate::channel::ConnectionContext;
 use crate::delivery::effects::Effects;
@@ -26,6 +25,9 @@ const CHECK_EVERY: Duration = Duration::from_millis(100);
 /// as one whose messages stay in memory.
 const STAYING_BYTES: usize = 64 * 1024;
 
+/// What a publish adds to memory for each queue: the entry of the message there.
+const ENTRY_BYTES: usize = 128;
+
 /// Whether this connection is blocked when publishers are.
 #[derive(Debug)]
 pub(super) struct PublisherBlocking {
@@ -33,8 +35,6 @@ pub(super) struct PublisherBlocking {
     has_published: bool,
     /// The messages that it published last stay in memory.
     stays: bool,
-    /// It rejected messages in the last unit of work.
-    has_rejected: bool,
     /// What it may send although publishers are blocked.
     grant: Option<PublisherGrant>,
     patience: Duration,
@@ -45,7 +45,6 @@ impl PublisherBlocking {
         Self {
             has_published: false,
             stays: false,
-            has_rejected: false,
             grant: None,
             patience: PATIENCE,
         }
@@ -73,10 +72,8 @@ impl PublisherBlocking {
         self.grant.as_ref().is_some_and(is_over)
     }
 
-    /// Records what a unit of work did, which used `used` bytes from the client. Its effects were
-    /// carried out: dead letters add to memory too.
+    /// Records what a unit of work did, which used `used` bytes from the client.
     pub(super) fn end_unit(&mut self, used: usize, effects: &Effects) {
-        self.has_rejected = effects.has_rejected();
         if let Some(stays) = effects.stays_in_memory() {
             self.stays = stays;
         }
@@ -90,18 +87,6 @@ impl PublisherBlocking {
         if grant.is_over(0) {
             self.grant = None;
         }
-    }
-
-    /// Waits until there is room for more dead letters, if the client has just rejected messages.
-    pub(super) async fn wait_for_letters(
-        &self,
-        watched: &mut ConnectionWatch<'_>,
-    ) -> Result<(), ReadEnd> {
-        if self.has_rejected && memory::are_letters_full() {
-            watched.or_end(memory::room_for_letters()).await?;
-            watched.input.restart_frame_timer();
-        }
-        Ok(())
     }
 
     /// Whether the connection must wait now.
@@ -191,7 +176,7 @@ impl PublisherBlocking {
 /// An upper bound of the bytes that a unit of work added to memory, if it used `used` bytes from
 /// the client: a small message can go to very many queues.
 fn memory_for(used: usize, effects: &Effects) -> usize {
-    used + effects.entry_bytes()
+    used + effects.published() as usize * ENTRY_BYTES
 }
 
 /// Waits for a requested grant; for ever if none was requested.

@@ -95,8 +95,10 @@ pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
     reader.release_all(Some((&fault, cause))).await;
     // Frames of the client are read and dropped until its `close-ok`.
     let answered = ending::drop_frames_until_close_ok(&reader.context, &mut input);
-    let answered = tokio::time::timeout(ending::CLOSING, answered).await;
-    if answered.is_err() {
+    if tokio::time::timeout(ending::CLOSING, answered)
+        .await
+        .is_err()
+    {
         reader.context.connection.cut();
     }
 }
@@ -107,11 +109,10 @@ impl ConnectionReader {
         input: &mut ReadBuffer,
         ending: &mut watch::Receiver<Option<ConnectionEnding>>,
     ) -> ReadEnd {
-        let [mut quiet, mut late] = [QUIET, LATE_LOOK].map(|period| {
-            let mut ticks = tokio::time::interval(period);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            ticks
-        });
+        let mut quiet = tokio::time::interval(QUIET);
+        quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut late = tokio::time::interval(LATE_LOOK);
+        late.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut patient_from = Instant::now();
         let connection = Arc::clone(&self.context.connection);
         let mut blocking = self.context.broker.alarms.blocking();
@@ -120,15 +121,16 @@ impl ConnectionReader {
             let mut effects = self.begin_unit();
             let brought = input.unused_bytes().len();
             let outcome = self.take_frames(input, &mut effects);
-            self.context.broker.carry_out(&mut effects);
-            let left = input.unused_bytes().len();
-            self.blocking.end_unit(brought - left, &effects);
-            let is_fast = brought >= HURRY_BYTES && Instant::now() >= patient_from;
+            self.blocking
+                .end_unit(brought - input.unused_bytes().len(), &effects);
             let growing = effects.growing_queue.take();
-            let growing = growing.filter(|_| is_fast && !self.is_committing());
+            let growing =
+                growing.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
+            let growing = growing.filter(|_| !self.is_committing());
             yield_policy.count(&effects);
             self.context.broker.end(effects);
             yield_policy.yield_if_due().await;
+            let seen = input.unused_bytes().len();
             let mut watched = ConnectionWatch {
                 input: &mut *input,
                 ending: &mut *ending,
@@ -152,7 +154,7 @@ impl ConnectionReader {
                 return end;
             }
             // Bytes that came during a wait may complete a frame.
-            let Some(needed) = needed.filter(|_| input.unused_bytes().len() == left) else {
+            let Some(needed) = needed.filter(|_| input.unused_bytes().len() == seen) else {
                 continue;
             };
             tokio::select! {
@@ -232,7 +234,7 @@ impl ConnectionReader {
         self.blocking.is_due(self.context.broker.alarm_state())
     }
 
-    /// Waits while publishers are blocked, and until there is room for the client's dead letters.
+    /// Waits while publishers are blocked.
     async fn wait_while_blocked(
         &mut self,
         watched: &mut ConnectionWatch<'_>,
@@ -240,7 +242,6 @@ impl ConnectionReader {
         if self.is_committing() {
             return watched.or_end(self.backlog_over()).await;
         }
-        self.blocking.wait_for_letters(watched).await?;
         // Unfinished work other than a publish frees memory: a settle, or the end of a channel.
         let may_publish = self.continuing.is_none() || self.is_publishing();
         if may_publish && self.is_blocked() {
@@ -344,7 +345,7 @@ impl ConnectionReader {
 
     /// The reason why no further frame may be received now.
     fn must_pause(&mut self, effects: &Effects) -> Option<StopReason> {
-        if effects.is_spent() || effects.must_wait_for_letters() {
+        if effects.is_spent() {
             return Some(StopReason::Spent);
         }
         if !self.context.connection.outbox.is_readable() && !self.is_committing() {

@@ -14,7 +14,6 @@ use crate::delivery::effects::{DeadLetter, Effects};
 use crate::lock::lock;
 use crate::memory::Charge;
 use crate::persist::{CommitPause, DefinitionStore};
-use crate::queue::letters::KeptCopies;
 use crate::queue::message::Message;
 use crate::queue::{ConfirmMode, Queue};
 
@@ -25,17 +24,6 @@ const FIRST_QUEUE: u32 = 1;
 /// What each further queue costs, in steps.
 const FURTHER_QUEUE: u32 = 4;
 
-/// How far letters were routed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RoutingProgress {
-    /// None is left.
-    Done,
-    /// The unit of work has no budget for the rest, or another route must be over first.
-    Spent,
-    /// The rest waits for the store.
-    StoreFull,
-}
-
 /// A dead letter and the queues that it goes to.
 #[derive(Debug)]
 pub(crate) struct LetterRoute {
@@ -44,10 +32,8 @@ pub(crate) struct LetterRoute {
     queues: Vec<Arc<Queue>>,
     /// The first queue that has not been offered the letter.
     next: usize,
-    kept: KeptCopies,
-    /// A letter that is in the store enters its queues and leaves its own in one commit. If the
-    /// store is full meanwhile, it is divided, and leaves its own last: a crash repeats copies.
-    /// Another letter does not delay commits.
+    /// A letter that is in the store enters its queues and leaves its own in one commit. Another
+    /// one does not delay commits.
     _move: Option<CommitPause>,
     /// For `queues`.
     _charge: Charge,
@@ -69,7 +55,6 @@ impl LetterRoute {
             message,
             queues,
             next: 0,
-            kept: KeptCopies::default(),
             _charge: charge,
         }
     }
@@ -86,15 +71,9 @@ impl LetterRoute {
         self.letter
     }
 
-    /// Offers the letter to its next queues, until the unit of work has spent `until` steps or the
-    /// store has no room for a further copy. When it is done, the letter has left its own queue.
-    pub(crate) fn offer(
-        &mut self,
-        until: u32,
-        is_store_full: impl Fn() -> bool,
-        effects: &mut Effects,
-    ) -> RoutingProgress {
-        let is_persistent = self.message.is_persistent();
+    /// Offers the letter to its next queues, until the unit of work has spent `until` steps. True
+    /// when the letter has left its own queue.
+    pub(crate) fn offer(&mut self, until: u32, effects: &mut Effects) -> bool {
         if self.queues.is_empty() {
             let DeadLetter {
                 queue,
@@ -107,10 +86,7 @@ impl LetterRoute {
         while let Some(queue) = self.queues.get(self.next) {
             let is_piece_done = self.next > 0 && self.next.is_multiple_of(PIECE);
             if is_piece_done && effects.spent() >= until {
-                return RoutingProgress::Spent;
-            }
-            if is_persistent && self.next > 0 && is_store_full() {
-                return RoutingProgress::StoreFull;
+                return false;
             }
             effects.spend(if self.next == 0 {
                 FIRST_QUEUE
@@ -119,27 +95,16 @@ impl LetterRoute {
             });
             self.next += 1;
             // It may not vanish unwritten from a batch in which its original is settled.
-            match queue.publish(&self.message, ConfirmMode::Ticket, effects) {
-                Ok(result) => self.kept.add(queue, &self.message, result),
-                Err(error) => {
-                    tracing::debug!(
-                        queue = %self.letter.queue.name(), %error,
-                        "a message could not be dead-lettered and stays in its queue"
-                    );
-                    self.note_kept();
-                    return RoutingProgress::Done;
-                }
+            if let Err(error) = queue.publish(&self.message, ConfirmMode::Ticket, effects) {
+                tracing::debug!(
+                    queue = %self.letter.queue.name(), %error,
+                    "a message could not be dead-lettered and stays in its queue"
+                );
+                return true;
             }
         }
-        self.note_kept();
         self.letter.settle();
-        RoutingProgress::Done
-    }
-
-    fn note_kept(&mut self) {
-        let left = (self.letter.reason, self.letter.given_back());
-        let queue = &self.letter.queue;
-        queue.note_letter(left, &self.message, &mut self.kept);
+        true
     }
 }
 
@@ -219,11 +184,6 @@ impl LetterBacklog {
             && lock(&self.waiting).by_source.contains_key(&address(queue))
     }
 
-    /// How many queues have letters that wait.
-    pub(crate) fn sources(&self) -> usize {
-        self.sources.load(Relaxed)
-    }
-
     /// Whether a route that is under way waits, so that no other long one should begin: each holds
     /// its list of queues, and commits of the store.
     pub(crate) fn has_route(&self) -> bool {
@@ -263,9 +223,8 @@ impl LetterBacklog {
         cascade
     }
 
-    /// Puts back a cascade after a unit of work. Its remaining steps are next for its queue. Where
-    /// they wait for the store, other queues come first.
-    pub(crate) fn give_back(&self, cascade: Cascade, progress: RoutingProgress) {
+    /// Puts back a cascade after a unit of work. Its remaining steps are next for its queue.
+    pub(crate) fn give_back(&self, cascade: Cascade) {
         let source = address(&cascade.source);
         let mut waiting = lock(&self.waiting);
         let waiting = &mut *waiting;
@@ -284,8 +243,7 @@ impl LetterBacklog {
             waiting.by_source.remove(&source);
             self.sources.store(waiting.by_source.len(), Relaxed);
         } else {
-            let is_first = is_under_way && progress != RoutingProgress::StoreFull;
-            waiting.enqueue(source, is_first);
+            waiting.enqueue(source, is_under_way);
         }
     }
 
@@ -353,19 +311,16 @@ mod tests {
         backlog.add(under_way);
         assert!(backlog.has_route());
         if let Some(first) = first {
-            backlog.give_back(first, RoutingProgress::Spent);
+            backlog.give_back(first);
         }
         for is_route in [true, false] {
             let next = backlog.take_next();
             assert_eq!(next.is_some_and(|next| next.is_under_way()), is_route);
             assert!(!backlog.has_route());
-            backlog.give_back(
-                Cascade {
-                    source: Arc::clone(&queue),
-                    steps: Vec::new(),
-                },
-                RoutingProgress::Spent,
-            );
+            backlog.give_back(Cascade {
+                source: Arc::clone(&queue),
+                steps: Vec::new(),
+            });
         }
     }
 }

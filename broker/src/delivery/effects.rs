@@ -17,7 +17,7 @@ use crate::delivery::budget::{FULL_STEPS, StepBudget};
 use crate::delivery::confirms::Confirms;
 use crate::delivery::ends::{EndedEntry, EndedMessages, Observed};
 use crate::delivery::outbox::Outbox;
-use crate::memory::{self, EntryCharge, LetterBytes};
+use crate::memory::EntryCharge;
 use crate::observer::BrokerEnd;
 use crate::queue::Queue;
 use crate::queue::dead_letter::Reason;
@@ -36,12 +36,9 @@ pub(crate) struct DeadLetter {
     /// The level and position in the store that are settled once the message is dead-lettered.
     /// Until this is dropped, the queue counts the letter.
     stored: Option<(u8, u64)>,
-    /// Bytes of memory that the message gave back when it left; 0 if the store has it.
-    given_back: usize,
     /// The generation of its vhost in which its route was found to be long. It was counted then.
     long_in: Option<u64>,
     _charge: EntryCharge,
-    _bytes: LetterBytes,
 }
 
 impl DeadLetter {
@@ -58,25 +55,12 @@ impl DeadLetter {
         }
         Self {
             queue: Arc::clone(queue),
-            _bytes: LetterBytes::new(message.footprint() + queue.last_letter_growth()),
             message,
             reason,
             stored,
-            given_back: 0,
             long_in: None,
             _charge: EntryCharge::new(),
         }
-    }
-
-    /// Sets how much memory the message gave back that only memory had.
-    pub(crate) fn giving_back(mut self, bytes: usize) -> Self {
-        self.given_back = bytes;
-        self
-    }
-
-    /// Bytes of memory that the message gave back.
-    pub(crate) fn given_back(&self) -> usize {
-        self.given_back
     }
 
     /// Notes that its route is long, as of this generation of its vhost.
@@ -171,10 +155,8 @@ pub(crate) struct Effects {
     pub(crate) detaching: Vec<Arc<str>>,
     /// Whether a message that was published stays in memory; `None` if none was.
     stays_in_memory: Option<bool>,
-    /// Whether a client has rejected messages that became dead letters.
-    has_rejected: bool,
-    /// What the entries of messages hold that were published to queues.
-    entry_bytes: usize,
+    /// Publishes to queues.
+    published: u32,
     /// Which messages are observed.
     observed: Option<Observed>,
     /// Those of them that ended without being delivered.
@@ -213,8 +195,7 @@ impl Effects {
             unpumped: Vec::new(),
             detaching: Vec::new(),
             stays_in_memory: None,
-            has_rejected: false,
-            entry_bytes: 0,
+            published: 0,
             observed: None,
             ended: Vec::new(),
             removed: Vec::new(),
@@ -348,16 +329,15 @@ impl Effects {
         self.spent > 0
     }
 
-    /// Notes a publish to a queue, what its entry there holds, and whether the message waits in
-    /// memory alone.
-    pub(crate) fn note_published(&mut self, entry_bytes: usize, stays: bool) {
-        self.entry_bytes = self.entry_bytes.saturating_add(entry_bytes);
+    /// Notes a publish to a queue, and whether the message waits there in memory alone.
+    pub(crate) fn note_published(&mut self, stays: bool) {
+        self.published = self.published.saturating_add(1);
         self.stays_in_memory = Some(stays || self.stays_in_memory == Some(true));
     }
 
-    /// What the entries of messages hold that were published to queues, in bytes.
-    pub(crate) fn entry_bytes(&self) -> usize {
-        self.entry_bytes
+    /// Publishes to queues, each queue counted.
+    pub(crate) fn published(&self) -> u32 {
+        self.published
     }
 
     /// Whether any message that was published waits in memory alone; `None` if none was published.
@@ -375,18 +355,7 @@ impl Effects {
     /// them than it can route at its end.
     pub(crate) fn add_dead_letter(&mut self, letter: DeadLetter) {
         self.spend(DEAD_LETTER);
-        self.has_rejected |= letter.reason == Reason::Rejected;
         self.dead.push_back(letter);
-    }
-
-    /// Whether a client has rejected messages that became dead letters.
-    pub(crate) fn has_rejected(&self) -> bool {
-        self.has_rejected
-    }
-
-    /// Whether the client that has rejected messages must reject no more before letters have room.
-    pub(crate) fn must_wait_for_letters(&self) -> bool {
-        self.has_rejected && memory::are_letters_full()
     }
 
     /// Takes the oldest dead letter.

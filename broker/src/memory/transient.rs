@@ -2,10 +2,9 @@
 //! them, so they have a part of the memory limit of their own: with it, messages that the store has
 //! find room whatever lies in other queues.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::{MemoryLevel, held, level, part};
+use super::{ENTRY_CHARGE_BYTES, MemoryLevel, held, level, part};
 
 /// A queue may be ahead or behind by so much: less than what it takes without messages.
 const STEP: usize = 1024;
@@ -15,35 +14,19 @@ static REPORTED: AtomicUsize = AtomicUsize::new(0);
 /// The bytes of one queue. A message in several queues counts in each.
 #[derive(Debug, Default)]
 pub(crate) struct TransientBytes {
-    bytes: ReadyBytes,
+    bytes: usize,
     reported: usize,
 }
 
-/// What one queue has, for others to look at without its lock. 0 once the queue is gone.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct ReadyBytes(Arc<AtomicUsize>);
-
-impl ReadyBytes {
-    /// Whether the queue has no such message.
-    pub(crate) fn is_none(&self) -> bool {
-        self.0.load(Relaxed) == 0
-    }
-}
-
 impl TransientBytes {
-    /// What others look at.
-    pub(crate) fn ready(&self) -> ReadyBytes {
-        self.bytes.clone()
-    }
-
-    /// Adds a message that holds so many bytes.
+    /// Adds a message of so many bytes.
     pub(crate) fn add(&mut self, message: usize) {
-        self.set(self.bytes.0.load(Relaxed) + message);
+        self.set(self.bytes + message + ENTRY_CHARGE_BYTES);
     }
 
     /// Takes one off that was added.
     pub(crate) fn take(&mut self, message: usize) {
-        self.set(self.bytes.0.load(Relaxed).saturating_sub(message));
+        self.set(self.bytes.saturating_sub(message + ENTRY_CHARGE_BYTES));
     }
 
     /// Takes all off.
@@ -52,17 +35,17 @@ impl TransientBytes {
     }
 
     fn set(&mut self, bytes: usize) {
-        self.bytes.0.store(bytes, Relaxed);
+        self.bytes = bytes;
         if bytes.abs_diff(self.reported) >= STEP || (bytes == 0 && self.reported > 0) {
-            self.report(bytes);
+            self.report();
         }
     }
 
     #[cold]
-    fn report(&mut self, bytes: usize) {
-        REPORTED.fetch_add(bytes, Relaxed);
+    fn report(&mut self) {
+        REPORTED.fetch_add(self.bytes, Relaxed);
         REPORTED.fetch_sub(self.reported, Relaxed);
-        self.reported = bytes;
+        self.reported = self.bytes;
     }
 }
 

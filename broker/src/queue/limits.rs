@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::Queue;
 use super::arguments::{Overflow, QueueArguments};
 use super::dead_letter::Reason;
-use super::letters::{self, LetterExit, LetterOrigin};
 use super::level::LoadNeed;
 use super::message::Message;
 use super::queued::QueuedMessage;
@@ -18,17 +17,6 @@ use crate::delivery::effects::{DeadLetter, Effects};
 pub(super) enum Strictness {
     Past,
     Reached,
-}
-
-/// What became of an expired message at the head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Expiry {
-    /// There is none.
-    NotDue,
-    /// It has left.
-    Done,
-    /// It cannot leave as a dead letter now.
-    Waits,
 }
 
 /// True when one more message would be too many for a queue that refuses instead of dropping.
@@ -65,32 +53,21 @@ pub(super) fn enforce(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut 
         return;
     }
     // The clock calls again at once where that are too many.
-    while !effects.is_overspent()
-        && expire(queue, state, effects, Strictness::Reached) == Expiry::Done
-    {}
+    while !effects.is_overspent() && expire(queue, state, effects, Strictness::Reached) {}
     let arguments = &queue.identity.arguments;
     if arguments.overflow == Overflow::DropHead {
         // Here too.
-        while is_over(state, arguments)
-            && !effects.is_overspent()
-            && letters::may_push_out(queue, state, effects.now_ms).is_allowed()
-        {
+        while is_over(state, arguments) && !effects.is_overspent() {
             let Some(entry) = state.ready.pop() else {
                 break;
             };
-            queue.note_left(
-                LetterExit::Discard,
-                LetterOrigin::of(&entry),
-                effects.now_ms,
-            );
             state.counters.dropped += 1;
             effects.spend(1);
             QueueState::discard(queue, entry, Reason::MaxLength, effects);
         }
     }
     // What is too much at the head must be read before it can be dropped.
-    let may_read = letters::may_read(queue, LetterExit::Discard, effects.now_ms).is_allowed();
-    let need = if is_surplus(state, arguments) && may_read {
+    let need = if arguments.overflow == Overflow::DropHead && is_over(state, arguments) {
         LoadNeed::Now
     } else {
         LoadNeed::Soon
@@ -108,20 +85,15 @@ fn is_over(state: &QueueState, arguments: &QueueArguments) -> bool {
             .is_some_and(|most| state.ready.bytes() > most)
 }
 
-/// Whether messages are still to be dropped.
-pub(super) fn is_surplus(state: &QueueState, arguments: &QueueArguments) -> bool {
-    arguments.overflow == Overflow::DropHead && is_over(state, arguments)
-}
-
-/// Takes one expired message from the head of a level.
+/// Takes one expired message from the head of a level; false when there is none.
 pub(super) fn expire(
     queue: &Arc<Queue>,
     state: &mut QueueState,
     effects: &mut Effects,
     strictness: Strictness,
-) -> Expiry {
+) -> bool {
     if !state.may_expire {
-        return Expiry::NotDue;
+        return false;
     }
     let (ttl, now) = (queue.identity.arguments.message_ttl_ms, effects.now_ms);
     let is_due = |entry: &QueuedMessage| {
@@ -133,43 +105,32 @@ pub(super) fn expire(
                 Strictness::Reached => deadline <= now,
             })
     };
-    let may_leave = |entry: &QueuedMessage| queue.may_discard(entry, now).is_allowed();
-    let Some(entry) = state
-        .ready
-        .pop_if(|entry| is_due(entry) && may_leave(entry))
-    else {
-        return if state.ready.heads().any(is_due) {
-            Expiry::Waits
-        } else {
-            Expiry::NotDue
-        };
+    let Some(entry) = state.ready.pop_if(is_due) else {
+        return false;
     };
-    queue.note_left(LetterExit::Discard, LetterOrigin::of(&entry), now);
     state.counters.expired += 1;
     effects.spend(1);
     QueueState::discard(queue, entry, Reason::Expired, effects);
-    Expiry::Done
+    true
 }
 
 /// Sets the queue's timer: at once if a unit of work ended before all surplus messages were
-/// dropped, soon if they may not leave yet, otherwise for the time at which the next head expires,
-/// the lease ends or the store is read again.
+/// dropped, otherwise for the time at which the next head expires, the lease ends or the store is
+/// read again.
 pub(super) fn arm(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut Effects) {
     if state.is_deleted {
         return;
     }
     let arguments = &queue.identity.arguments;
-    let is_unfinished = effects.is_overspent() && is_surplus(state, arguments);
-    let held_until = letters::held_until(queue, state, effects.now_ms);
+    let is_unfinished = effects.is_overspent()
+        && arguments.overflow == Overflow::DropHead
+        && is_over(state, arguments);
     let next = is_unfinished
         .then_some(effects.now_ms)
         .into_iter()
-        .chain(held_until)
         .chain(state.unreadable_until(effects))
         .chain(next_deadline(state, arguments, effects))
-        .min()
-        // What is due already waits until then.
-        .map(|next| next.max(held_until.unwrap_or(0)));
+        .min();
     if let Some(next) = next.filter(|next| *next < state.armed_ms) {
         state.armed_ms = next;
         effects.timers.push((next, Arc::downgrade(queue)));

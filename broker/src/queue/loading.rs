@@ -73,7 +73,8 @@ impl Queue {
     /// Reads the messages that `wanted` names and delivers what can be delivered.
     pub(crate) fn load(self: &Arc<Self>, wanted: LoadRequest, effects: &mut Effects) {
         let Some(store) = self.store() else { return };
-        let Some(wanted) = self.confirm_load(wanted, effects) else {
+        let Some(wanted) = self.with(|state| state.confirm_load(self, wanted, effects.now_ms))
+        else {
             return;
         };
         let read = store.read(wanted.level, wanted.from, wanted.limit_bytes);
@@ -103,7 +104,7 @@ impl Queue {
                     persistence: Persistence::Appended,
                     confirm: None,
                     message: with_possible_stamp(message, effects.now_ms),
-                    charge: EntryCharge::new(),
+                    _charge: EntryCharge::new(),
                 })
             };
             let through = slice.last().map(|(position, _)| *position);
@@ -130,20 +131,5 @@ impl Queue {
                 limits::arm(self, state, effects);
             });
         }
-    }
-
-    /// What of a requested read is still wanted. Otherwise the queue waits for its timer.
-    fn confirm_load(
-        self: &Arc<Self>,
-        wanted: LoadRequest,
-        effects: &mut Effects,
-    ) -> Option<LoadRequest> {
-        self.with(|state| {
-            let confirmed = state.confirm_load(self, wanted, effects.now_ms);
-            if confirmed.is_none() {
-                limits::arm(self, state, effects);
-            }
-            confirmed
-        })
     }
 }

@@ -22,7 +22,7 @@ use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Ledger, UnsettledDelivery};
 use crate::fault::Fault;
 use crate::lock::lock;
-use crate::memory::{self, KindCharge, ReadyBytes, TOPOLOGY};
+use crate::memory::{self, KindCharge, TOPOLOGY};
 use crate::persist::{QueueStore, Stopped, Ticket, Urgency};
 use crate::wire::table::Table;
 
@@ -32,7 +32,6 @@ pub(crate) mod closing;
 pub(crate) mod consumer;
 mod counters;
 pub mod dead_letter;
-pub(crate) mod letters;
 pub(crate) mod level;
 pub(crate) mod limits;
 pub(crate) mod loading;
@@ -49,7 +48,6 @@ use arguments::QueueArguments;
 use consumer::Consumer;
 
 pub use counters::{Counters, QueueSnapshot};
-use letters::LetterGates;
 use level::LoadNeed;
 use message::Message;
 use ready::ReadyMessages;
@@ -78,10 +76,6 @@ pub struct Queue {
     state: Mutex<QueueState>,
     /// Dead letters on their way whose originals the store still has.
     stored_originals: AtomicU64,
-    /// For its dead letters, if it has an exchange for them.
-    gates: Option<Box<LetterGates>>,
-    /// Its ready messages that no store has.
-    ready_bytes: ReadyBytes,
     /// Notified when consumers have nearly emptied the queue.
     drained: Notify,
     _charge: KindCharge,
@@ -173,12 +167,6 @@ impl Queue {
         let state = QueueState::new(&identity.arguments, budget, now_ms);
         Self {
             _charge: TOPOLOGY.charge(Self::footprint(&identity)),
-            gates: identity
-                .arguments
-                .dead_letters
-                .as_ref()
-                .map(|_| Box::default()),
-            ready_bytes: state.ready.ready_bytes(),
             identity,
             store,
             state: Mutex::new(state),
@@ -191,7 +179,6 @@ impl Queue {
     pub(crate) fn footprint(identity: &QueueIdentity) -> usize {
         let texts = 4 * identity.name.len() + 2 * identity.table.footprint();
         size_of::<Self>()
-            + size_of::<LetterGates>()
             + QUEUE_BYTES
             + texts
             + ReadyMessages::footprint(identity.arguments.max_priority.unwrap_or(0))
@@ -259,7 +246,6 @@ impl Queue {
         }
         let entry = state.entry(self, message, confirm_mode);
         let (level, is_transient) = (entry.level, entry.is_transient());
-        let entry_bytes = entry.charge.bytes();
         let ticket = if !state.ready.is_empty() || state.consumers.is_empty() {
             // It cannot leave at once, so the store has it first: a long queue keeps no body of it.
             let mut entry = entry;
@@ -275,7 +261,7 @@ impl Queue {
                 ticket => ticket,
             }
         };
-        effects.note_published(entry_bytes, is_transient && !state.ready.is_empty());
+        effects.note_published(is_transient && !state.ready.is_empty());
         limits::enforce(self, &mut state, effects);
         if state.is_above(GROWING) && !state.consumers.is_empty() {
             effects.note_growing_queue(self);
@@ -371,13 +357,10 @@ impl Queue {
             // Very many messages have expired, and there may be more.
             return Ok(GetResult::Loading);
         }
-        if let Some(held) = letters::held_get(self, &state, effects.now_ms) {
-            return Ok(held);
-        }
         if mode == GetMode::Unsettled && ledger.is_held() && !state.ready.is_empty() {
             return Ok(GetResult::Held);
         }
-        let Some(entry) = letters::pop_to_deliver(self, &mut state, effects.now_ms) else {
+        let Some(entry) = state.ready.pop() else {
             state.request_load(self, LoadNeed::Now, effects);
             return Ok(match state.ready.is_empty() {
                 true => GetResult::Empty,

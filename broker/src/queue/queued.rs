@@ -21,7 +21,7 @@ pub(crate) struct QueuedMessage {
     /// The publisher's open confirm, released early when this message is settled while its batch
     /// gathers.
     pub(crate) confirm: Option<(Arc<Confirms>, u64)>,
-    pub(crate) charge: EntryCharge,
+    pub(crate) _charge: EntryCharge,
 }
 
 /// What the store has to do with an entry.
@@ -38,20 +38,6 @@ impl QueuedMessage {
     /// What it takes in memory.
     pub(crate) fn footprint(&self) -> usize {
         self.message.footprint() + WINDOW_ENTRY_BYTES
-    }
-
-    /// What it holds of the memory account.
-    pub(crate) fn charged(&self) -> usize {
-        self.message.footprint() + self.charge.bytes()
-    }
-
-    /// What it gives back when it leaves; 0 if it was or could be in the store alone.
-    pub(super) fn given_back(&self) -> usize {
-        if self.is_transient() {
-            self.charged()
-        } else {
-            0
-        }
     }
 
     /// The store has it not and will not have it.

@@ -11,7 +11,7 @@ use super::message_totals::MessageTotals;
 use super::queued::QueuedMessage;
 use super::removed::StoredMessages;
 use crate::delivery::effects::Effects;
-use crate::memory::{ReadyBytes, TransientBytes};
+use crate::memory::TransientBytes;
 use crate::persist::WindowBudget;
 
 /// The ready messages of one queue.
@@ -83,17 +83,12 @@ impl ReadyMessages {
         self.transient
     }
 
-    /// What they hold, for others to look at.
-    pub(super) fn ready_bytes(&self) -> ReadyBytes {
-        self.transient_bytes.ready()
-    }
-
     fn count_added(&mut self, entry: &QueuedMessage) {
         self.ready += 1;
         self.bytes += entry.message.body_len() as u64;
         if entry.is_transient() {
             self.transient.add(entry);
-            self.transient_bytes.add(entry.charged());
+            self.transient_bytes.add(entry.message.footprint());
         }
     }
 
@@ -102,7 +97,7 @@ impl ReadyMessages {
         self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
         if entry.is_transient() {
             self.transient.subtract(entry);
-            self.transient_bytes.take(entry.charged());
+            self.transient_bytes.take(entry.message.footprint());
         }
     }
 
@@ -205,13 +200,6 @@ impl ReadyMessages {
     pub(super) fn is_due_in_store(&self, level: u8, now_ms: u64) -> bool {
         let level = self.levels.get(usize::from(level));
         level.is_some_and(|level| level.is_due_in_store(now_ms))
-    }
-
-    /// The same of any level.
-    pub(super) fn is_any_due_in_store(&self, now_ms: u64) -> bool {
-        self.levels
-            .iter()
-            .any(|level| level.is_due_in_store(now_ms))
     }
 
     /// The read of a level whose first message has expired, or may have.

@@ -7,7 +7,6 @@ use super::arguments::QueueArguments;
 use super::consumer::Consumers;
 use super::counters::{Counters, QueueSnapshot};
 use super::dead_letter::Reason;
-use super::letters::{self, LetterExit};
 use super::level::{LoadNeed, LoadRequest, QueueHead, UnloadRest};
 use super::limits;
 use super::message::Message;
@@ -103,24 +102,19 @@ impl QueueState {
                 }
                 break;
             }
-            match limits::expire(queue, self, effects, limits::Strictness::Past) {
-                limits::Expiry::Done => continue,
-                limits::Expiry::Waits => break,
-                limits::Expiry::NotDue => {}
+            if limits::expire(queue, self, effects, limits::Strictness::Past) {
+                continue;
             }
             if matches!(self.ready.head(), QueueHead::InStore) {
-                break;
-            }
-            if !letters::may_deliver(queue, self, effects.now_ms).is_allowed() {
                 break;
             }
             let Some(consumer) = self.consumers.next_willing(queue, effects) else {
                 break;
             };
-            let consumer = Arc::clone(consumer);
-            let Some(mut entry) = letters::pop_to_deliver(queue, self, effects.now_ms) else {
+            let Some(mut entry) = self.ready.pop() else {
                 break;
             };
+            let consumer = Arc::clone(consumer);
             effects.spend(1);
             self.counters.delivered += 1;
             if consumer.subscription.no_ack {
@@ -159,7 +153,6 @@ impl QueueState {
             ConfirmMode::Confirm(confirms, tag) if is_kept => Some((Arc::clone(confirms), tag)),
             _ => None,
         };
-        let record = (!is_kept).then(|| queue.death_record_bytes(message));
         QueuedMessage {
             position,
             message: message.clone(),
@@ -171,7 +164,7 @@ impl QueueState {
                 Persistence::Transient
             },
             confirm,
-            charge: EntryCharge::with_record(record.unwrap_or(0)),
+            _charge: EntryCharge::new(),
         }
     }
 
@@ -287,9 +280,7 @@ impl QueueState {
         if queue.identity.arguments.dead_letters.is_some() {
             let stored = (entry.persistence == Persistence::Appended)
                 .then_some((entry.level, entry.position));
-            let given_back = entry.given_back();
-            let letter = DeadLetter::new(queue, entry.message, reason, stored);
-            effects.add_dead_letter(letter.giving_back(given_back));
+            effects.add_dead_letter(DeadLetter::new(queue, entry.message, reason, stored));
             return;
         }
         effects.note_discarded(queue, &entry.message, reason);
@@ -343,24 +334,17 @@ impl QueueState {
     /// Expired messages must be removed, and the next expiry must be known. Other messages are read
     /// only for consumers.
     fn next_load_soon(&mut self, queue: &Arc<Queue>, now_ms: u64) -> Option<LoadRequest> {
-        let may_discard = letters::may_read(queue, LetterExit::Discard, now_ms).is_allowed();
-        if may_discard && let Some(due) = self.ready.due_load(now_ms) {
-            return Some(due);
-        }
-        let is_expired = |deadline_ms| deadline_ms <= now_ms;
-        let is_behind_expired = self.ready.deadlines_in_store_ms().any(is_expired);
-        if is_behind_expired || !self.is_load_due(queue, now_ms) {
-            return None;
+        let due = self.ready.due_load(now_ms);
+        if due.is_some() || !self.is_load_due(queue) {
+            return due;
         }
         self.ready.next_load(LoadNeed::Soon)
     }
 
     /// Whether the next slice is read for consumers. While memory is short, only where one takes
     /// messages at once.
-    fn is_load_due(&self, queue: &Arc<Queue>, now_ms: u64) -> bool {
-        if !letters::may_read(queue, LetterExit::Delivery, now_ms).is_allowed() {
-            false
-        } else if memory::is_short() {
+    fn is_load_due(&self, queue: &Arc<Queue>) -> bool {
+        if memory::is_short() {
             matches!(self.ready.head(), QueueHead::InStore) && self.consumers.has_willing(queue)
         } else {
             !self.consumers.is_empty()
@@ -375,12 +359,11 @@ impl QueueState {
         wanted: LoadRequest,
         now_ms: u64,
     ) -> Option<LoadRequest> {
-        let leave = letters::may_load(queue, self, wanted.level, now_ms);
-        let is_due = || self.ready.is_due_in_store(wanted.level, now_ms) && leave.is_allowed();
-        if wanted.need == LoadNeed::Now || is_due() || self.is_load_due(queue, now_ms) {
-            let mut narrowed = self.ready.narrowed(wanted);
-            narrowed.limit_bytes = leave.most(narrowed.limit_bytes);
-            return Some(narrowed);
+        let is_made = wanted.need == LoadNeed::Now
+            || self.ready.is_due_in_store(wanted.level, now_ms)
+            || self.is_load_due(queue);
+        if is_made {
+            return Some(self.ready.narrowed(wanted));
         }
         self.ready.load_failed(wanted);
         None

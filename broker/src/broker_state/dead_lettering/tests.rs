@@ -209,23 +209,3 @@ async fn dead_letters_of_a_deleted_vhost_do_not_enter_a_new_one_of_its_name() {
     assert_eq!(new.snapshot().counters.published, 0);
     broker.store.clone().close().unwrap();
 }
-
-/// What the record of its death adds was charged with the message.
-#[tokio::test]
-async fn a_letter_of_a_message_in_memory_grows_only_where_several_queues_keep_it() {
-    let (broker, _kept) = opened().await;
-    let dead = "dead letters of messages with quite a long name";
-    for name in ["in", dead] {
-        declare_fanout(&broker, name);
-    }
-    let queue = declare(&broker, "a queue with quite a long name", "in", Some(dead));
-    let first = declare(&broker, "first", dead, None);
-    publish(&broker, "in", 0..1);
-    wait_for(&first, 1).await;
-    assert_eq!(queue.last_letter_growth(), 0);
-    let second = declare(&broker, "second", dead, None);
-    publish(&broker, "in", 1..2);
-    wait_for(&second, 1).await;
-    assert!(queue.last_letter_growth() > 0);
-    broker.store.clone().close().unwrap();
-}

@@ -40,7 +40,7 @@ fn queued(position: u64, ttl_ms: Option<u64>, persistence: Persistence) -> Queue
         redelivered: false,
         persistence,
         confirm: None,
-        charge: EntryCharge::new(),
+        _charge: EntryCharge::new(),
     }
 }
 
