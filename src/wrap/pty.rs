@@ -159,6 +159,10 @@ impl Program {
         // The terminal is opened only for this call: if it stayed open, the program's end would go
         // unnoticed.
         let terminal = rustix::fs::open(name.as_c_str(), flags, Mode::empty()).ok()?;
+        // What was written may not have reached the terminal yet: the kernel hands it over later,
+        // but before it answers a poll.
+        let mut polled = [PollFd::new(&terminal, PollFlags::IN)];
+        rustix::event::poll(&mut polled, Some(&Timespec::default())).ok()?;
         Some(rustix::io::ioctl_fionread(&terminal).ok()? == 0)
     }
 
