@@ -120,8 +120,8 @@ fn needs_no_file(action: &Action) -> bool {
     )
 }
 
-/// Whether the command uses only files of the home and what the home's local broker runs as, and
-/// destroys nothing: it does its work without `config.toml`, which may name another broker.
+/// Whether the command uses only files of the home and what the home's local broker runs as: it
+/// does its work without `config.toml`, which may name another broker.
 fn does_without_file(action: &Action) -> bool {
     let Action::Verb(verb) = action else {
         return false;

@@ -205,20 +205,21 @@ impl Config {
         let login = if local.guest { "guest:guest@" } else { "" };
         let mut config = self.for_url(&format!("amqp://{login}{at}"))?;
         config.derive_management(Some(local));
+        if local.guest {
+            config.management.guard = LoginGuard::Assumed;
+        }
         config.local = Some(local.clone());
         config.endpoint.is_local_broker = true;
         Ok(config)
     }
 
     fn derive_management(&mut self, local: Option<&LocalBroker>) {
+        let login = self.endpoint.login.clone();
+        let origin = ValueOrigin::Derived;
         self.management = Management {
             url: resolve::derived_management_url(&self.endpoint.address, local),
-            login: self.endpoint.login.clone(),
-            guard: match &self.endpoint.guard {
-                // A container's guest.
-                LoginGuard::AsGiven => LoginGuard::Assumed,
-                guard => guard.clone(),
-            },
+            guard: resolve::management_guard(&self.endpoint, &login, origin, local),
+            login,
         };
     }
 

@@ -334,7 +334,7 @@ fn management(
 
 /// Guards the stored login for the management API too, and any login where the address is derived.
 /// The socket is used only if no API was named.
-fn management_guard(
+pub(super) fn management_guard(
     endpoint: &Endpoint,
     login: &Login,
     origin: ValueOrigin,

@@ -14,6 +14,9 @@ use crate::platform::{self, SystemSocket, UNMAPPED_USER, canonical};
 
 /// A server accepts at once; one that has not accepted after this time stays unknown.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(3);
+/// A connection that a program of this machine can get is in the system's table at once, before it
+/// is accepted. One that is not there after this time was forwarded by the kernel.
+const SHOWN_WITHIN: Duration = Duration::from_millis(100);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// What is known about the listener.
@@ -89,7 +92,7 @@ pub(super) async fn identify(
         only_user_at(&platform::sockets(port), address)
     });
     let is_accepted = |uid| is_trusted(uid) || neighbour == Some(uid);
-    let until = Instant::now() + ACCEPTED_WITHIN;
+    let start = Instant::now();
     loop {
         let sockets = platform::sockets(far.port());
         let listener = sockets
@@ -112,7 +115,10 @@ pub(super) async fn identify(
             Some(socket) if socket.is_held => {
                 return Err(TransportError::Foreign(SocketOwner::of_socket(socket)));
             }
-            _ if sockets.is_empty() || !may_come || Instant::now() > until => {
+            _ if sockets.is_empty() || !may_come || start.elapsed() > ACCEPTED_WITHIN => {
+                return Ok(ListenerIdentity::Unknown);
+            }
+            _ if start.elapsed() > SHOWN_WITHIN && is_forwarded(&sockets, near, far) => {
                 return Ok(ListenerIdentity::Unknown);
             }
             _ if has_closed(stream).await => return Err(closed_at_once().into()),
@@ -157,6 +163,16 @@ fn is_listening_at(socket: &SystemSocket, address: SocketAddr) -> bool {
     socket.is_listening()
         && socket.local.port() == address.port()
         && (ip == address.ip() || ip.is_unspecified())
+}
+
+/// Whether the table shows our end of a connection and no other end of it, as where the kernel
+/// forwards a port to a container.
+fn is_forwarded(sockets: &[SystemSocket], near: SocketAddr, far: SocketAddr) -> bool {
+    let has = |local, remote| {
+        let mut ends = sockets.iter();
+        ends.any(|socket| socket.local == local && socket.remote == Some(remote))
+    };
+    platform::SEES_ALL_SOCKETS && has(near, far) && !has(far, near)
 }
 
 /// The user of all programs that listen at an address; `None` where there are several users, where
@@ -211,6 +227,30 @@ mod tests {
             (vec![at("127.0.0.1:5672", 65534)], None),
         ] {
             assert_eq!(only_user_at(&sockets, address), user, "{sockets:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_without_another_end_here_was_forwarded() {
+        let (near, far) = ("127.0.0.1:40000", "127.0.0.1:15672");
+        let row = |local: &str, remote: &str| SystemSocket {
+            local: local.parse().unwrap(),
+            remote: remote.parse().ok(),
+            uid: 0,
+            is_held: true,
+            holder: 1,
+        };
+        let (ours, theirs) = (row(near, far), row(far, near));
+        for (sockets, forwarded) in [
+            (vec![ours], true),
+            (vec![ours, row("127.0.0.1:40001", far)], true),
+            (vec![ours, row(far, "127.0.0.1:40001")], true),
+            (vec![ours, theirs], false),
+            (vec![theirs], false),
+            (vec![], false),
+        ] {
+            let (near, far) = (near.parse().unwrap(), far.parse().unwrap());
+            assert_eq!(is_forwarded(&sockets, near, far), forwarded, "{sockets:?}");
         }
     }
 

@@ -44,6 +44,19 @@ fn url(url: &str) -> Flags {
 }
 
 #[test]
+fn another_broker_than_the_configured_one_has_a_management_api_with_a_guard_of_its_own() {
+    let home = TestHome::new();
+    let config = home.config(&Flags::default(), &[]).unwrap();
+    let guard = |url: &str| config.for_url(url).unwrap().management.guard;
+    let derived = |port| LoginGuard::Derived {
+        broker_port: Some(port),
+    };
+    assert_eq!(guard("amqp://u:p@broker.example"), derived(5672));
+    assert_eq!(guard("amqps://u:p@broker.example"), derived(5671));
+    assert_eq!(guard("amqp://u:p@127.0.0.1:7000"), derived(7000));
+}
+
+#[test]
 fn a_flag_beats_the_environment_beats_the_file_beats_the_local_broker() {
     let home = TestHome::new();
     let kind = BrokerKind::Container { name: "x".into() };
