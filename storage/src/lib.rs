@@ -9,7 +9,8 @@
 //! 1. From the call until its commit: in a chunk of its queue, a buffer of about 64 KiB
 //!    ([`pending`]). A batch gathers, is closed, and is committed. A message that is settled before
 //!    the committer takes its batch is never written. A dead letter, or a message whose publisher
-//!    waits for a confirm, is left out only if it is settled while its batch gathers.
+//!    waits for a confirm, is left out only if it is settled while its batch gathers, or if its
+//!    queue is purged or dropped.
 //! 2. After its commit: in a group of messages in a frame of a segment ([`frame`], [`log`]); a body
 //!    of more than 1 MiB in a file of its own. A run of the queue says where ([`extent`],
 //!    [`index`]). The chunk is freed when the frame is durable.

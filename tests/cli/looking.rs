@@ -279,7 +279,7 @@ fn purge_and_delete_need_yes_and_say_how_many() {
         place.ok(["send", "--to", &queue, "-m", "3"]);
         assert_eq!(
             place.json(["delete", &queue, "--yes"]),
-            [json!({ "name": queue, "messages": 1 })]
+            [json!({ "name": queue, "messages": 1, "left": 0 })]
         );
         assert!(place.listed(&queue).is_none());
     });
