@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::everywhere::everywhere;
-use crate::support::{Wrapped, wait_until};
+use crate::support::{Place, Wrapped, wait_until};
 
 #[test]
 fn inbox_shows_what_a_session_holds_and_can_take_it() {
@@ -39,6 +39,19 @@ fn inbox_shows_what_a_session_holds_and_can_take_it() {
     });
 }
 
+/// Takes the messages that a session holds, once there are so many, for a reader that has gone.
+fn take_unread(place: &Place, who: &str, count: usize) {
+    wait_until(
+        || place.json(["inbox", who])[0].as_array().unwrap().len() == count,
+        || place.ok(["inbox", who]),
+    );
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut taking = place.command();
+    taking.args(["inbox", who, "--take"]).stdout(writer);
+    assert_eq!(taking.status().unwrap().code(), Some(0));
+}
+
 /// The messages were acked before anybody had seen them.
 #[test]
 fn what_is_taken_while_its_reader_goes_away_is_delivered_later() {
@@ -49,16 +62,7 @@ fn what_is_taken_while_its_reader_goes_away_is_delivered_later() {
         for text in ["the first", "the second"] {
             place.ok(["send", "--to", &who, "-m", text]);
         }
-        wait_until(
-            || place.json(["inbox", &who])[0].as_array().unwrap().len() == 2,
-            || place.ok(["inbox", &who]),
-        );
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        let mut taking = place.command();
-        taking.args(["inbox", &who, "--take"]).stdout(writer);
-        assert_eq!(taking.status().unwrap().code(), Some(0));
-        drop(taking);
+        take_unread(place, &who, 2);
         place.ok(["resume", &who]);
         session.wait_for_submission("the second");
         let submitted = session.submitted().join("\n");
@@ -77,16 +81,7 @@ fn what_is_purged_after_a_take_that_nobody_read_does_not_come_back() {
         let session = Wrapped::open(place, &who, &[]);
         place.ok(["pause", &who]);
         place.ok(["send", "--to", &who, "-m", "purge me"]);
-        wait_until(
-            || place.json(["inbox", &who])[0].as_array().unwrap().len() == 1,
-            || place.ok(["inbox", &who]),
-        );
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        let mut taking = place.command();
-        taking.args(["inbox", &who, "--take"]).stdout(writer);
-        assert_eq!(taking.status().unwrap().code(), Some(0));
-        drop(taking);
+        take_unread(place, &who, 1);
         let purged = place.json(["purge", &who, "--yes", "--force"]).remove(0);
         assert_eq!(
             purged,

@@ -24,6 +24,20 @@ pub(crate) struct BindRequest<'a> {
     pub(crate) connection: u64,
 }
 
+#[cfg(test)]
+impl<'a> BindRequest<'a> {
+    /// A binding with an empty key and without arguments, as asked by HTTP.
+    pub(crate) fn plain(source: &'a str, destination: Destination) -> Self {
+        Self {
+            source,
+            destination,
+            key: Cow::Borrowed(b""),
+            arguments: Table::new(),
+            connection: 0,
+        }
+    }
+}
+
 impl Vhost {
     /// Adds a binding. An identical binding that exists stays as it is.
     pub(crate) fn bind(&self, bind: BindRequest<'_>) -> Result<Ticket, Fault> {

@@ -405,11 +405,9 @@ mod tests {
         let queue = declared.unwrap().unwrap().queue;
         for key in 0..250_u8 {
             let bind = BindRequest {
-                source: "amq.direct",
-                destination: Destination::Queue("q".into()),
                 key: vec![key].into(),
-                arguments: Table::new(),
                 connection: 1,
+                ..BindRequest::plain("amq.direct", Destination::Queue("q".into()))
             };
             vhost.bind(bind).unwrap();
         }

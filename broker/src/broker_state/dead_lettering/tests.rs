@@ -41,11 +41,8 @@ fn declare(broker: &Arc<BrokerState>, name: &str, source: &str, dead: Option<&st
     let queue = declared.unwrap().queue;
     broker.end(effects);
     let bind = BindRequest {
-        source,
-        destination: Destination::Queue(Arc::clone(queue.name())),
-        key: b"".into(),
-        arguments: Table::new(),
         connection: 1,
+        ..BindRequest::plain(source, Destination::Queue(Arc::clone(queue.name())))
     };
     vhost.bind(bind).unwrap();
     queue

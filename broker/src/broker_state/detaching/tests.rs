@@ -32,11 +32,8 @@ fn bind_very_often(broker: &Arc<BrokerState>) {
     declare(broker, "rest");
     let bind = |source, queue: &str, key: String| {
         let bind = BindRequest {
-            source,
-            destination: Destination::Queue(queue.into()),
             key: key.into_bytes().into(),
-            arguments: Table::new(),
-            connection: 0,
+            ..BindRequest::plain(source, Destination::Queue(queue.into()))
         };
         vhost.bind(bind).unwrap();
     };
@@ -207,11 +204,8 @@ fn bind_in_two_levels(broker: &Arc<BrokerState>) {
     vhost.declare_exchange("up", up).unwrap();
     for number in 0..BINDINGS {
         let bind = BindRequest {
-            source: "up",
-            destination: exchange("x"),
             key: number.to_string().into_bytes().into(),
-            arguments: Table::new(),
-            connection: 0,
+            ..BindRequest::plain("up", exchange("x"))
         };
         vhost.bind(bind).unwrap();
     }
@@ -304,13 +298,7 @@ async fn a_long_chain_of_auto_delete_exchanges_goes_with_its_queue() {
             ..fanout(true)
         };
         vhost.declare_exchange(&source, declaration).unwrap();
-        let bind = BindRequest {
-            source: &source,
-            destination: next,
-            key: b"".into(),
-            arguments: Table::new(),
-            connection: 0,
-        };
+        let bind = BindRequest::plain(&source, next);
         vhost.bind(bind).unwrap();
         next = exchange(&source);
     }

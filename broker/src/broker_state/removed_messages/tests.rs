@@ -72,13 +72,7 @@ fn declare(broker: &Arc<BrokerState>, arguments: Table) -> Arc<Queue> {
     };
     let mut effects = broker.begin();
     let declared = vhost.declare_queue(declare, &mut effects).unwrap().unwrap();
-    let bind = BindRequest {
-        source: "amq.fanout",
-        destination: Destination::Queue("q".into()),
-        key: b"".into(),
-        arguments: Table::new(),
-        connection: 0,
-    };
+    let bind = BindRequest::plain("amq.fanout", Destination::Queue("q".into()));
     vhost.bind(bind).unwrap();
     broker.end(effects);
     declared.queue

@@ -87,13 +87,7 @@ fn make_large(broker: &Arc<BrokerState>) {
         };
         let mut effects = broker.begin();
         vhost.declare_queue(declare, &mut effects).unwrap();
-        let bind = BindRequest {
-            source: "amq.fanout",
-            destination: Destination::Queue(name.as_str().into()),
-            key: b"".into(),
-            arguments: Table::new(),
-            connection: 0,
-        };
+        let bind = BindRequest::plain("amq.fanout", Destination::Queue(name.as_str().into()));
         vhost.bind(bind).unwrap();
         let content = Published {
             exchange: "",

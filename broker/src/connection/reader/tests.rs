@@ -11,7 +11,6 @@ use crate::queue::Queue;
 use crate::registry::OpenedConnection;
 use crate::tests::{declare, opened};
 use crate::vhost::{BindRequest, DeleteCondition, Destination, Published};
-use crate::wire::table::Table;
 
 /// More than one unit of work returns to its queue.
 const HELD: u32 = 20_000;
@@ -185,13 +184,7 @@ async fn a_connection_that_ends_in_a_publish_that_waits_for_room_returns_its_del
     let names: Vec<_> = (0..200).map(|number| format!("q{number}")).collect();
     let queues: Vec<_> = names.iter().map(|name| declare(&broker, name)).collect();
     for name in &names {
-        let bind = BindRequest {
-            source: "amq.fanout",
-            destination: Destination::Queue(name.as_str().into()),
-            key: b"".into(),
-            arguments: Table::new(),
-            connection: 0,
-        };
+        let bind = BindRequest::plain("amq.fanout", Destination::Queue(name.as_str().into()));
         broker.vhost("/").unwrap().bind(bind).unwrap();
     }
     let mut reader = reader(&broker);

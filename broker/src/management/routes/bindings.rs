@@ -400,11 +400,8 @@ mod tests {
         for number in 0..1000 {
             let key = format!("{number}{}", &key[4..]);
             let bound = vhost.bind(BindRequest {
-                source: "amq.direct",
-                destination: Destination::Exchange("amq.fanout".into()),
                 key: Cow::Owned(key.into_bytes()),
-                arguments: Table::new(),
-                connection: 0,
+                ..BindRequest::plain("amq.direct", Destination::Exchange("amq.fanout".into()))
             });
             assert!(bound.is_ok());
         }
@@ -427,11 +424,8 @@ mod tests {
         for source in ["amq.direct", "amq.topic"] {
             for queue in ["queue-0", "queue-1"] {
                 let bound = vhost.bind(BindRequest {
-                    source,
-                    destination: Destination::Queue(queue.into()),
                     key: Cow::Borrowed(b"key"),
-                    arguments: Table::new(),
-                    connection: 0,
+                    ..BindRequest::plain(source, Destination::Queue(queue.into()))
                 });
                 assert!(bound.is_ok());
             }
@@ -473,11 +467,8 @@ mod tests {
         assert!(request().await.is_err(), "not there yet");
         let vhost = test.api.broker.vhost("/").unwrap();
         let bound = vhost.bind(BindRequest {
-            source: "amq.topic",
-            destination: Destination::Exchange("amq.fanout".into()),
             key: Cow::Borrowed(b"key"),
-            arguments: Table::new(),
-            connection: 0,
+            ..BindRequest::plain("amq.topic", Destination::Exchange("amq.fanout".into()))
         });
         assert!(bound.is_ok());
         let (response, has_waited) = test.without_slots(request()).await;

@@ -242,7 +242,6 @@ mod tests {
     use crate::lock::write;
     use crate::management::tests::TestApi;
     use crate::vhost::{BindRequest, Destination};
-    use crate::wire::table::Table;
 
     /// The vhost, in which `queue-0` and the exchange `gone` were deleted, while very many bindings
     /// of `source` to both are left.
@@ -260,11 +259,8 @@ mod tests {
                 Destination::Exchange("gone".into()),
             ] {
                 let bind = BindRequest {
-                    source: "source",
-                    destination,
                     key: number.to_string().into_bytes().into(),
-                    arguments: Table::new(),
-                    connection: 0,
+                    ..BindRequest::plain("source", destination)
                 };
                 vhost.bind(bind).unwrap();
             }
