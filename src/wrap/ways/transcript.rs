@@ -240,9 +240,10 @@ fn texts_of(blocks: &[Value], kind: &str) -> String {
 
 /// The ids in the openings of message lines. The text of a message never contains an opening.
 pub fn ids_in(text: &str) -> Vec<String> {
-    text.match_indices(OPENING)
-        .filter_map(|(at, _)| {
-            let head = text[at + OPENING.len()..].split_once(']')?.0;
+    text.split(OPENING)
+        .skip(1)
+        .filter_map(|behind| {
+            let (head, _) = behind.split_once(']')?;
             let (_, id) = head.split_once(" id=")?;
             Some(id.split(' ').next()?.to_owned())
         })
@@ -252,8 +253,8 @@ pub fn ids_in(text: &str) -> Vec<String> {
 /// The senders in the openings of message lines, without duplicates, in order.
 pub fn senders_in(text: &str) -> Vec<&str> {
     let mut senders = Vec::new();
-    for (at, _) in text.match_indices(OPENING) {
-        let name = text[at + OPENING.len()..].split([' ', ']']).next();
+    for behind in text.split(OPENING).skip(1) {
+        let name = behind.split([' ', ']']).next();
         let name = name.filter(|name| !senders.contains(name));
         senders.extend(name);
     }
@@ -330,6 +331,13 @@ mod tests {
         written.row(&json!({"type": "user", "message": {"content": blocks}}));
         let rows = transcript.read().unwrap();
         assert_eq!(rows, [in_context(&["01", "02"])]);
+    }
+
+    #[test]
+    fn an_opening_without_an_end_takes_no_id_of_the_next() {
+        let open = format!("{OPENING}a {LINE}");
+        assert_eq!(ids_in(&open), ["01"]);
+        assert_eq!(ids_in(&format!("{open} {OPENING}b id=")), ["01"]);
     }
 
     #[test]
