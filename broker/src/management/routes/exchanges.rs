@@ -186,11 +186,8 @@ async fn declare(
     let declaration = wanted.declaration(&name)?;
     check_caller(&caller, vhost.name(), (&name, &declaration))?;
     let was_there = vhost.with_exchange(&name, |_| ()).is_some();
-    let declare = |_: &mut _| {
-        caller.check_unchanged(&api)?;
-        Ok::<_, ApiError>(vhost.declare_exchange(&name, declaration.clone())?)
-    };
-    let ticket = api.broker.after_deletions(&vhost, declare).await?;
+    let declare = |_: &mut _| vhost.declare_exchange(&name, declaration.clone());
+    let ticket = api.after_deletions(&caller, &vhost, declare).await?;
     super::wait_until_durable(&api, ticket).await?;
     Ok(super::made(was_there))
 }
@@ -221,11 +218,8 @@ async fn delete(
         unused: only.unused.as_deref() == Some("true"),
         ..DeleteCondition::default()
     };
-    let delete = |effects: &mut _| {
-        caller.check_unchanged(&api)?;
-        Ok::<_, ApiError>(vhost.delete_exchange(name, condition, effects)?)
-    };
-    let ticket = api.broker.after_deletions(&vhost, delete).await?;
+    let delete = |effects: &mut _| vhost.delete_exchange(name, condition, effects);
+    let ticket = api.after_deletions(&caller, &vhost, delete).await?;
     super::wait_until_durable(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -178,11 +178,8 @@ pub(super) async fn declare(
     };
     check_caller(&caller, vhost.name(), &declare)?;
     let was_there = vhost.queue(&name).is_some();
-    let declare = |effects: &mut _| {
-        caller.check_unchanged(&api)?;
-        Ok::<_, ApiError>(vhost.declare_queue(declare.clone(), effects)?)
-    };
-    let declared = api.broker.after_deletions(&vhost, declare).await?;
+    let declare = |effects: &mut _| vhost.declare_queue(declare.clone(), effects);
+    let declared = api.after_deletions(&caller, &vhost, declare).await?;
     super::wait_until_durable(&api, declared.ticket).await?;
     Ok(super::made(was_there))
 }
