@@ -35,19 +35,12 @@ impl ImportPlan<'_> {
         }
     }
 
-    /// The same between two lines, if any user's rights have changed since the last check.
+    /// The same between two lines, and in a line that waits for a deletion, if any user's rights
+    /// have changed since the last check.
     fn check_caller_if_changed(&mut self) -> Result<(), ApiError> {
         if self.changes.has_changed().unwrap_or(true) {
-            // A change from here on is seen at the next line.
+            // A change from here on is seen at the next check.
             self.changes.mark_unchanged();
-            self.check_caller()?;
-        }
-        Ok(())
-    }
-
-    /// The same in a line that waits for a deletion.
-    fn check_waiting_caller(&self) -> Result<(), ApiError> {
-        if self.changes.has_changed().unwrap_or(true) {
             self.check_caller()?;
         }
         Ok(())
@@ -114,6 +107,7 @@ impl ImportPlan<'_> {
 
     fn make_exchanges(&mut self, done: &mut CompletedImport) -> Result<Ticket, ApiError> {
         self.check_caller()?;
+        let api = self.api;
         let mut last = Ticket::NONE;
         for ((vhost, name), declaration) in std::mem::take(&mut self.exchanges) {
             self.check_caller_if_changed()?;
@@ -122,11 +116,11 @@ impl ImportPlan<'_> {
             let thing = named("exchange", &name, &vhost);
             let about = about(&thing);
             let declare = |_: &mut _| {
-                self.check_waiting_caller()?;
+                self.check_caller_if_changed()?;
                 let declared = there.declare_exchange(&name, declaration.clone());
                 declared.map_err(&about)
             };
-            last = last.max(self.api.broker.after_deletions_here(&there, declare)?);
+            last = last.max(api.broker.after_deletions_here(&there, declare)?);
             if is_new {
                 done.0.push(CompletedStep::Exchange(there, name));
             }
@@ -136,24 +130,25 @@ impl ImportPlan<'_> {
 
     fn make_queues(&mut self, done: &mut CompletedImport) -> Result<Ticket, ApiError> {
         self.check_caller()?;
+        let api = self.api;
         let mut last = Ticket::NONE;
         for ((vhost, name), line) in std::mem::take(&mut self.queues) {
             self.check_caller_if_changed()?;
             let there = self.find(&vhost)?;
             let is_new = there.queue(&name).is_none();
-            let mut declare = line.declare(self.api, &name);
+            let mut declare = line.declare(api, &name);
             // What an administrator imports was allowed once, and may exceed the current limit.
             if self.caller.administers().is_err() {
-                declare.limit = admission::queue_limit(&self.api.broker, &vhost);
+                declare.limit = admission::queue_limit(&api.broker, &vhost);
             }
             let thing = named("queue", &name, &vhost);
             let about = about(&thing);
             let declare = |effects: &mut _| {
-                self.check_waiting_caller()?;
+                self.check_caller_if_changed()?;
                 let declared = there.declare_queue(declare.clone(), effects);
                 declared.map_err(&about)
             };
-            let declared = self.api.broker.after_deletions_here(&there, declare)?;
+            let declared = api.broker.after_deletions_here(&there, declare)?;
             last = last.max(declared.ticket);
             if is_new {
                 done.0.push(CompletedStep::Queue(there, declared.queue));
