@@ -52,8 +52,6 @@ struct PauseState {
     count: usize,
     /// Rises when a commit has waited long enough: pauses of earlier rounds have no effect.
     round: u64,
-    /// How many pauses of earlier rounds have not ended yet.
-    overdue: usize,
     /// Of the batch that gathers.
     gathering: Unity,
     /// Of the batches that were closed and not taken yet.
@@ -91,7 +89,8 @@ pub(crate) struct Handover {
     crossing: Mutex<()>,
     durable: AtomicU64,
     pauses: Mutex<PauseState>,
-    /// The number of pauses that have begun and not ended.
+    /// The number of pauses that have begun and not ended, of the current round and of earlier
+    /// ones. Changes only while `pauses` is locked.
     open_pauses: AtomicUsize,
     pauses_ended: Condvar,
     stopped: OnceLock<Stopped>,
@@ -181,7 +180,7 @@ impl Handover {
     /// changes of such a caller must have one ticket, and while too many threads write.
     pub(crate) fn issue_body_ticket(&self, queue: QueueId) -> Option<u64> {
         let mut pauses = lock(&self.pauses);
-        if pauses.count + pauses.overdue > 0 || pauses.writers >= MAX_BODY_WRITERS {
+        if self.grouping() == Grouping::Together || pauses.writers >= MAX_BODY_WRITERS {
             return None;
         }
         pauses.writers += 1;
@@ -332,7 +331,7 @@ impl Handover {
                 return (batch, demand);
             }
             if Instant::now() >= until || self.pending_bytes() >= self.limit {
-                pauses.overdue += std::mem::take(&mut pauses.count);
+                pauses.count = 0;
                 pauses.round += 1;
             }
         }
@@ -341,14 +340,14 @@ impl Handover {
     }
 
     /// Closes the batch that gathers. The pauses must be locked, so that no pause begins before all
-    /// shards are in the next batch.
+    /// shards are in the next batch. None is in effect, so those that are open are of earlier
+    /// rounds.
     fn close_batch_locked(&self, pauses: &mut PauseState) -> (u64, Demand) {
         let mut shards = self.shards.each_ref().map(lock);
         pauses.closed = pauses.closed.max(pauses.gathering);
-        pauses.gathering = if pauses.overdue > 0 {
-            Unity::Continued
-        } else {
-            Unity::None
+        pauses.gathering = match self.grouping() {
+            Grouping::Together => Unity::Continued,
+            Grouping::Alone => Unity::None,
         };
         // Reset under all locks: earlier changes are in the closed batch, later ones raise the
         // demand again.
@@ -382,7 +381,6 @@ impl Handover {
         let mut pauses = lock(&self.pauses);
         self.open_pauses.fetch_sub(1, Ordering::SeqCst);
         if pauses.round != round {
-            pauses.overdue -= 1;
             return;
         }
         pauses.count -= 1;
