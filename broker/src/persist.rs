@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 pub(crate) use storage::{
-    CommitPause, OpenError, ReadLimit, ReadPlan, Recovered, Stopped, Store, StoreEvent, Ticket,
-    Urgency,
+    CommitPause, OpenError, ReadLimit, ReadPlan, Recovered, Settled, Stopped, Store, StoreEvent,
+    Ticket, Urgency,
 };
-use storage::{Definitions, Options, PendingAccount, QueueId, ReadError, Sequence, Settled};
+use storage::{Definitions, Options, PendingAccount, QueueId, ReadError, Sequence};
 
 use crate::lock::lock;
 use crate::memory;
@@ -201,24 +201,6 @@ pub(crate) struct QueueStore {
     budget: Arc<WindowBudget>,
 }
 
-/// What a settle did in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StoreSettle {
-    /// The message was never written and never will be: its confirm need not wait.
-    BeforeCommit,
-    /// The message stays settled once the store is durable up to this ticket.
-    Recorded(Ticket),
-}
-
-impl StoreSettle {
-    fn of(settled: Settled) -> Self {
-        match settled {
-            Settled::Elided => Self::BeforeCommit,
-            Settled::Recorded(ticket) => Self::Recorded(ticket),
-        }
-    }
-}
-
 /// A slice could not be read from the store.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read waiting messages: {0}")]
@@ -258,16 +240,14 @@ impl QueueStore {
             .append(self.queue(level), Sequence(position), &[message], urgency)
     }
 
-    pub(crate) fn settle(&self, level: u8, position: u64) -> Result<StoreSettle, Stopped> {
-        let settled = self.store.settle(self.queue(level), Sequence(position));
-        settled.map(StoreSettle::of)
+    pub(crate) fn settle(&self, level: u8, position: u64) -> Result<Settled, Stopped> {
+        self.store.settle(self.queue(level), Sequence(position))
     }
 
     /// The same for what is no part of a transaction or a move: on a full disk it waits for none.
-    pub(crate) fn settle_alone(&self, level: u8, position: u64) -> Result<StoreSettle, Stopped> {
-        let queue = self.queue(level);
-        let settled = self.store.settle_alone(queue, Sequence(position));
-        settled.map(StoreSettle::of)
+    pub(crate) fn settle_alone(&self, level: u8, position: u64) -> Result<Settled, Stopped> {
+        self.store
+            .settle_alone(self.queue(level), Sequence(position))
     }
 
     /// Records that everything up to this position was delivered.

@@ -18,7 +18,7 @@ use super::{ConfirmMode, DRAINED, Disposition, Queue};
 use crate::delivery::effects::{DeadLetter, Effects};
 use crate::memory::{self, EntryCharge};
 use crate::observer::BrokerEnd;
-use crate::persist::{Stopped, StoreSettle, Ticket, WindowBudget};
+use crate::persist::{Settled, Stopped, Ticket, WindowBudget};
 
 /// The pause after a failed read of a queue's messages.
 const UNREADABLE_MS: u64 = 1000;
@@ -257,15 +257,15 @@ impl QueueState {
                 store.settle_alone(entry.level, entry.position)?
             }
             (Persistence::Appended, Some(store)) => store.settle(entry.level, entry.position)?,
-            (Persistence::ToAppend(_), _) => StoreSettle::BeforeCommit,
-            _ => StoreSettle::Recorded(Ticket::NONE),
+            (Persistence::ToAppend(_), _) => Settled::Elided,
+            _ => Settled::Recorded(Ticket::NONE),
         };
-        if let (StoreSettle::BeforeCommit, Some((confirms, tag))) = (settled, &entry.confirm) {
+        if let (Settled::Elided, Some((confirms, tag))) = (settled, &entry.confirm) {
             confirms.settled(*tag, effects);
         }
         Ok(match settled {
-            StoreSettle::Recorded(ticket) => ticket,
-            StoreSettle::BeforeCommit => Ticket::NONE,
+            Settled::Recorded(ticket) => ticket,
+            Settled::Elided => Ticket::NONE,
         })
     }
 
