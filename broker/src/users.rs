@@ -194,14 +194,8 @@ impl Users {
     }
 
     /// Returns one user.
-    pub fn get(&self, name: &str) -> Option<&User> {
-        self.by_name.get(name).map(Arc::as_ref)
-    }
-
-    /// Iterates over all users, sorted by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &User)> {
-        let all = self.by_name.iter();
-        all.map(|(name, user)| (&**name, &**user))
+    pub fn get(&self, name: &str) -> Option<&Arc<User>> {
+        self.by_name.get(name)
     }
 
     /// Returns all users as they are now, sorted by name. What is made of many is made of this,

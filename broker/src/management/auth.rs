@@ -37,7 +37,7 @@ const PAGE_KEY: &str = "x-cbroker-key";
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     pub(super) name: Arc<str>,
-    pub(super) user: User,
+    pub(super) user: Arc<User>,
     pub(super) by: AuthMethod,
     /// Whether this is the system user who runs the broker, as far as that is proven: it came over
     /// the Unix socket or by a link that was made there, or knows the password that is stored for
@@ -143,7 +143,7 @@ pub(super) async fn check_password(
     api: &Api,
     name: &str,
     password: &str,
-) -> Result<User, ApiError> {
+) -> Result<Arc<User>, ApiError> {
     let peer = parts.extensions.get::<RemoteEnd>();
     let is_local = peer.is_some_and(|peer| peer.address.is_none());
     let from = peer.and_then(|end| {

@@ -205,7 +205,7 @@ impl UserRequest {
 
     /// Whether the user already has these properties, limits aside. An import must not sign such a
     /// user out.
-    pub(super) fn is_of(&self, user: Option<&User>) -> bool {
+    pub(super) fn is_of(&self, user: Option<&Arc<User>>) -> bool {
         let Some(user) = user else { return false };
         let tags = match &self.tags {
             Some(UserTags::List(list)) => list.clone(),
@@ -237,7 +237,7 @@ pub(super) fn prepare(
         return Err(ApiError::bad("a user's name has 1 to 255 bytes"));
     }
     let known = read(&api.broker.users).get(name).cloned();
-    let known = known.and_then(|user| user.password);
+    let known = known.and_then(|user| user.password.clone());
     let password = match (known, &wanted.password) {
         // The same password again does not sign the user out.
         (Some(known), Some(same)) if known.scram.is_some() && known.hash.is_of(same.as_bytes()) => {
