@@ -120,9 +120,9 @@ impl OpenChannels {
     pub(super) fn close(&mut self, begun: Option<u16>, effects: &mut Effects) -> Release {
         let begun = begun.unwrap_or(0);
         // First, because the store commits nothing else while a commit is in progress.
-        if let Some(channel) = self.get(begun)
-            && !channel.may_wait_for_room()
-            && !channel.finish_work(effects)
+        if self
+            .get(begun)
+            .is_some_and(|channel| !channel.leave_queues(effects))
         {
             return Release::Unfinished;
         }
