@@ -1,7 +1,7 @@
 // Requests to sessions: their state, what they hold, pause and resume. The answers go to a queue
 // that does not exist; the page sees them in the tap.
 
-import { ask, number, toast } from "./dom.js";
+import { ask, messages, toast } from "./dom.js";
 import { LISTENING, PRESENCE } from "./names.js";
 
 /** Resolves once the request is published. */
@@ -40,7 +40,6 @@ export const take = (model, name, answers) =>
 /** Says how many messages sessions did not give to this page. */
 export function tellLeft(model) {
   if (!model.left) return;
-  const messages = model.left === 1 ? "1 message" : `${number(model.left)} messages`;
-  toast(`Not taken: ${messages}, which the agent or another command already has.`);
+  toast(`Not taken: ${messages(model.left)}, which the agent or another command already has.`);
   model.left = 0;
 }

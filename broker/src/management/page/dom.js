@@ -101,6 +101,8 @@ export function number(value) {
   return value % 1 ? value.toFixed(value < 10 ? 1 : 0) : String(value);
 }
 
+export const messages = (count) => (count === 1 ? "1 message" : `${number(count)} messages`);
+
 export function bytes(value) {
   let size = value ?? 0;
   for (const unit of ["B", "KiB", "MiB", "GiB"]) {

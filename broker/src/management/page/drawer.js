@@ -2,7 +2,7 @@
 // time.
 
 import * as control from "./control.js";
-import { $, ask, el, isAddressable, number, part, say, soon, toast } from "./dom.js";
+import { $, ask, el, isAddressable, messages, number, part, say, soon, toast } from "./dom.js";
 import { envelope, isText } from "./envelope.js";
 import { letters } from "./archive.js";
 import { stateWords } from "./message.js";
@@ -326,8 +326,6 @@ const keptAs = ({ state, reason }) =>
   state === "handed over"
     ? stateWords(state, reason)
     : stateWords(isText(state) ? state : "held", undefined, reason);
-
-const messages = (count) => (count === 1 ? "1 message" : `${number(count)} messages`);
 
 /**
  * Shows an envelope by its text, anything else as it is. `whole` has the payloads that were opened.

@@ -23,19 +23,20 @@ const word = ({ state }) => (ORDER.includes(state) ? SHOWN[state][1].toLowerCase
 
 /** Whether a person paused a wrap, whatever its state is. */
 const isPaused = ({ state, paused }) => state === "paused" || paused === true;
+/** Whether a person paused a wrap that has another state. */
+const isAlsoPaused = (wrap) => isPaused(wrap) && wrap.state !== "paused";
 
 /** What a wrap asks of its person, or why it holds messages; and that it is paused. */
 function reasonOf(wrap) {
-  const also = isPaused(wrap) && wrap.state !== "paused" ? "paused" : undefined;
-  const reasons = [[wrap.detail, wrap.reason].find(isText), also].filter(isText);
-  return reasons.length ? [...new Set(reasons)].join("; ") : undefined;
+  const reason = [wrap.detail, wrap.reason].find(isText);
+  if (!isAlsoPaused(wrap)) return reason;
+  return reason && reason !== "paused" ? `${reason}; paused` : "paused";
 }
 
 /** The state of a wrap in words, as `cbroker list` has them. */
 export function words(wrap) {
   const state = [word(wrap), wrap.detail].filter(isText).join(": ");
-  const also = isPaused(wrap) && wrap.state !== "paused" ? "; paused" : "";
-  const shown = state + also;
+  const shown = isAlsoPaused(wrap) ? `${state}; paused` : state;
   const isSaid = !isText(wrap.reason) || shown.includes(wrap.reason);
   return isSaid ? shown : `${shown}; held: ${wrap.reason}`;
 }
