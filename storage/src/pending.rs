@@ -127,7 +127,7 @@ pub(crate) struct CommitBatch {
 }
 
 /// The batch that a change belongs to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TargetBatch {
     pub(crate) number: u64,
     pub(crate) grouping: Grouping,
@@ -257,9 +257,8 @@ impl PendingQueue {
         if gone > 0 {
             return Some(freed);
         }
-        let is_same = |of: &TargetBatch| (of.number, of.grouping) == (batch.number, batch.grouping);
         match self.settled.back_mut() {
-            Some((of, (_, last))) if is_same(of) && last.saturating_add(1) == sequence => {
+            Some((of, (_, last))) if *of == batch && last.saturating_add(1) == sequence => {
                 *last = sequence;
             }
             _ => self.settled.push_back((batch, (sequence, sequence))),

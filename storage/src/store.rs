@@ -231,27 +231,29 @@ impl Store {
 
     /// Forgets a message that is not needed any more.
     pub fn settle(&self, queue: QueueId, sequence: Sequence) -> Result<Settled, Stopped> {
-        self.settle_as(queue, sequence, |batch| batch)
+        self.settle_as(queue, sequence, None)
     }
 
-    /// As [`Self::settle`], for a message that certainly belongs to no caller that pauses commits
-    /// ([`Self::pause_commits`]): on a full disk the settlement does not wait for theirs.
+    /// Like [`Self::settle`], for a message that is part of no [`CommitPause`]. On a full disk, its
+    /// settlement is committed without waiting for changes that are.
     pub fn settle_alone(&self, queue: QueueId, sequence: Sequence) -> Result<Settled, Stopped> {
-        self.settle_as(queue, sequence, |batch| TargetBatch {
-            grouping: Grouping::Alone,
-            ..batch
-        })
+        self.settle_as(queue, sequence, Some(Grouping::Alone))
     }
 
+    /// Settles with this grouping, by default with that of a change made now.
     fn settle_as(
         &self,
         queue: QueueId,
         sequence: Sequence,
-        target: impl FnOnce(TargetBatch) -> TargetBatch,
+        grouping: Option<Grouping>,
     ) -> Result<Settled, Stopped> {
         let handover = &self.inner.handover;
         let settled = handover.change(queue, |waiting, batch, spare| {
-            waiting.settle(sequence.0, target(batch), spare)
+            let target = TargetBatch {
+                grouping: grouping.unwrap_or(batch.grouping),
+                ..batch
+            };
+            waiting.settle(sequence.0, target, spare)
         });
         let (ticket, freed) = settled?;
         if let Some(freed) = freed {
