@@ -327,6 +327,11 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         self.bindings.is_empty()
     }
 
+    /// Whether it is an auto-delete exchange, and the source of no binding.
+    pub fn is_unused_auto_delete(&self) -> bool {
+        self.declaration.auto_delete && self.is_unused()
+    }
+
     /// Adds a binding, or reports that an identical one exists.
     pub fn bind(
         &mut self,

@@ -113,7 +113,7 @@ impl Vhost {
         {
             return Ok(Ticket::NONE);
         }
-        let (is_last, is_auto_delete) = (exchange.is_unused(), exchange.declaration().auto_delete);
+        let must_go = exchange.is_unused_auto_delete();
         if !exchange.leads_to(&bind.destination) {
             tables.forget_source(&bind.destination, bind.source);
         }
@@ -126,7 +126,7 @@ impl Vhost {
             Some(exchange) => self.forget_binding(&tables, exchange, &binding)?,
             None => Ticket::NONE,
         };
-        if is_last && is_auto_delete {
+        if must_go {
             ticket = ticket.max(self.drop_exchange(&mut tables, bind.source, effects)?);
         }
         self.move_on();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::{Destination, Tables, Vhost};
 use crate::delivery::effects::Effects;
-use crate::exchange::{Binding, RemovedBindings};
+use crate::exchange::{Binding, Exchange, RemovedBindings};
 use crate::fault::Fault;
 use crate::lock::write;
 use crate::persist::Ticket;
@@ -280,7 +280,7 @@ impl Vhost {
         // One that has lost none is newer than the bindings.
         for source in unbound {
             let exchange = tables.exchanges.get(&source);
-            if exchange.is_some_and(|it| it.is_unused() && it.declaration().auto_delete) {
+            if exchange.is_some_and(Exchange::is_unused_auto_delete) {
                 self.take_exchange(tables, &source, piece, effects)?;
             }
         }

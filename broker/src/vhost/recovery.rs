@@ -131,7 +131,7 @@ impl Vhost {
         let deleted = {
             let mut tables = write(&self.tables);
             let exchange = tables.exchanges.get(name);
-            if !exchange.is_some_and(|it| it.is_unused() && it.declaration().auto_delete) {
+            if !exchange.is_some_and(Exchange::is_unused_auto_delete) {
                 return;
             }
             self.drop_exchange(&mut tables, name, &mut effects)
