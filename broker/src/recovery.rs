@@ -164,11 +164,14 @@ pub(crate) fn recover(
     }
     let recorded = recorded_ends(&found.topology);
     let mut orphans = Vec::new();
+    // The exchanges that have other bindings, also where those cannot be restored.
+    let mut bound = HashSet::new();
     for definition in &found.topology {
         if let Definition::Binding(binding) = definition {
             if found.is_whole && !has_both_ends(binding, &recorded) {
                 orphans.push(binding);
             } else {
+                bound.insert((&binding.vhost, &binding.source));
                 with(&vhosts, &binding.vhost, |vhost| {
                     vhost.recover_binding(binding);
                 });
@@ -177,9 +180,11 @@ pub(crate) fn recover(
     }
     // Their exchanges go before them: what another crash leaves are orphans again.
     for orphan in &orphans {
-        with(&vhosts, &orphan.vhost, |vhost| {
-            vhost.delete_if_unbound(&orphan.source, now_ms);
-        });
+        if !bound.contains(&(&orphan.vhost, &orphan.source)) {
+            with(&vhosts, &orphan.vhost, |vhost| {
+                vhost.delete_if_unbound(&orphan.source, now_ms);
+            });
+        }
     }
     for orphan in &orphans {
         with(&vhosts, &orphan.vhost, |vhost| vhost.forget_orphan(orphan));

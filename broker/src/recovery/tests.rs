@@ -168,6 +168,33 @@ async fn an_auto_delete_exchange_whose_last_binding_led_to_a_deleted_queue_goes_
     found.store.close().unwrap();
 }
 
+/// The exchange was deleted, and at the next start so was the record of the binding that was kept.
+#[tokio::test]
+async fn an_auto_delete_exchange_with_a_binding_that_cannot_be_restored_stays_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(folder.path()).await;
+    let kept = bound("used", (DestinationKind::Queue, "refused"));
+    let records = [
+        exchange("used"),
+        bound("used", (DestinationKind::Queue, "deleted")),
+        queue("refused", Value::text("none")),
+        kept.clone(),
+    ];
+    for record in &records {
+        broker.definitions.save(record).unwrap();
+    }
+    broker.store.clone().close().unwrap();
+    for _ in 0..2 {
+        let broker = open(folder.path()).await;
+        let vhost = broker.vhost("/").unwrap();
+        assert!(vhost.with_exchange("used", |_| ()).is_some());
+        broker.store.clone().close().unwrap();
+    }
+    let found = persist::open(&folder.path().join("data"), |_| ()).unwrap();
+    assert!(found.topology.contains(&kept), "its record is kept");
+    found.store.close().unwrap();
+}
+
 /// A record that a deleted vhost is being removed, and a queue there with a message. With
 /// `is_damaged`, the store then loses something. Returns the messages of the queue once the vhost
 /// was made again, and whether the store still records the deletion.
