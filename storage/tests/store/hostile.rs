@@ -1,13 +1,14 @@
 //! Bodies that look like parts of the log, and log files full of hostile bytes: nothing appears
 //! that was not put.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use storage::frame::{BLOCK, FrameBuilder, Record, Secret, SegmentHeader, pack_ranges};
 use storage::{Opened, QueueId, Sequence, Store, Urgency};
 
+use crate::damaged_store::logs;
 use crate::forge::{raw_frame, segment};
 use crate::simulated_disk::SimulatedDisk;
 use crate::support::{fill, read_all, until, wait};
@@ -20,11 +21,6 @@ fn open(disk: &SimulatedDisk) -> (Opened, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let opened = Store::open(folder.path(), disk.options(folder.path()), |_| {}).unwrap();
     (opened, folder)
-}
-
-fn logs(disk: &SimulatedDisk) -> Vec<PathBuf> {
-    let files = disk.files().into_iter();
-    files.filter(|path| path.starts_with("log")).collect()
 }
 
 fn log_bytes(disk: &SimulatedDisk) -> Vec<Vec<u8>> {
