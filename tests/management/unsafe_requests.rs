@@ -48,7 +48,7 @@ fn a_page_that_cannot_check_who_answers_does_not_start() {
     let token = server.own_token();
     browser.go(&format!("http://{}/#token={token}", server.page()));
     browser.until("!document.getElementById('sign-in').hidden");
-    browser.until("document.getElementById('sign-in-error').textContent.includes('TLS')");
+    browser.until("document.getElementById('sign-in-error').textContent.includes('HTTPS')");
     assert_eq!(browser.value("document.getElementById('app').hidden"), true);
     assert_eq!(
         browser.value("document.getElementById('with-password').hidden"),

@@ -26,6 +26,11 @@ async function redeem(token) {
 /** A 401 whose proof is missing says no more than this. */
 export const IS_OUT = "You are signed out, or another program answers here.";
 
+/** What is shown where the browser cannot check a proof. */
+const NEEDS_PROOF =
+  "This page needs HTTPS or an address of the broker's own machine. Elsewhere the browser cannot " +
+  "check that the broker answers.";
+
 /** Shows the form to sign in, with an error or "". */
 function showForm(error) {
   $("app").hidden = true;
@@ -63,7 +68,7 @@ export async function signInOrShowForm(begin, end) {
   });
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (token) history.replaceState(null, "", location.pathname);
-  if (!canProve()) return showEnd("At an address without TLS nothing shows who answers.");
+  if (!canProve()) return showEnd(NEEDS_PROOF);
   try {
     if (token) await redeem(token);
   } catch (error) {
