@@ -178,7 +178,8 @@ pub(crate) fn recover(
             }
         }
     }
-    // Their exchanges go before them: what another crash leaves are orphans again.
+    // The exchanges are deleted before the records, so that after a crash in between the next start
+    // finds the same orphans.
     for orphan in &orphans {
         if !bound.contains(&(&orphan.vhost, &orphan.source)) {
             with(&vhosts, &orphan.vhost, |vhost| {

@@ -198,8 +198,8 @@ impl Users {
         self.by_name.get(name)
     }
 
-    /// Returns all users as they are now, sorted by name. What is made of many is made of this,
-    /// while others may log in and change them.
+    /// Returns all users as they are now, sorted by name. Long listings use it so that they do not
+    /// hold the lock.
     pub(crate) fn snapshot(&self) -> Vec<(Arc<str>, Arc<User>)> {
         let all = self.by_name.iter();
         all.map(|(name, user)| (Arc::clone(name), Arc::clone(user)))

@@ -49,7 +49,7 @@ impl ConnectionWatch<'_> {
         let outcome = tokio::select! {
             biased;
             // The end comes first: otherwise a reader whose waits are always over at once would not
-        // notice it.
+            // notice it.
             end = wait_for_end(self.ending) => Err(end),
             value = until => Ok(value),
             () = self.input.wait_until_gone(&self.connection.received) => Err(ReadEnd::Gone),

@@ -27,9 +27,10 @@ pub(super) struct OpenChannels {
     /// 0 is never used.
     by_number: Vec<Option<Box<Channel>>>,
     count: usize,
-    /// While the connection ends: how many entries of `by_number` have consumers no more.
+    /// While the connection ends: from how many channels, counted from the front of `by_number`,
+    /// the consumers are removed.
     left: usize,
-    /// So many of them have returned their deliveries.
+    /// How many of them have also returned their deliveries.
     returned: usize,
     /// For `by_number`.
     charge: Option<KindCharge>,

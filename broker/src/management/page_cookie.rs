@@ -39,7 +39,7 @@ pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator
         .map(|(_, secret)| secret)
 }
 
-/// The header that sets the cookie for so long; no time at all removes it.
+/// Returns the header that sets the cookie with this lifetime; zero removes it.
 pub(super) fn set(api: &Api, secret: &str, life: Duration) -> HeaderValue {
     let secure = if api.scheme == HttpScheme::Https {
         "; Secure"
@@ -59,13 +59,13 @@ struct LongerCookie(Arc<OnceLock<HeaderValue>>);
 /// Leaves the header to [`set_again`].
 pub(super) fn note_longer(parts: &Parts, header: HeaderValue) {
     if let Some(longer) = parts.extensions.get::<LongerCookie>() {
-        // One request identifies its sender once, or again with the same cookie.
+        // A request can be identified twice; the cookie is the same.
         let _ = longer.0.set(header);
     }
 }
 
-/// The layer around every route: a browser keeps the cookie for as long as it was set for, and the
-/// sign-in lives on while it is used. A response that sets or removes the cookie itself stays so.
+/// The layer around every route. It sends the cookie again when the sign-in was extended, unless
+/// the response sets or removes the cookie itself.
 pub(super) async fn set_again(mut request: Request, next: Next) -> Response {
     let longer = LongerCookie::default();
     request.extensions_mut().insert(longer.clone());

@@ -74,7 +74,8 @@ pub struct Queue {
     pub(crate) identity: QueueIdentity,
     store: Option<QueueStore>,
     state: Mutex<QueueState>,
-    /// Dead letters on their way whose originals the store still has.
+    /// Messages that have left the queue and are still in the store: dead letters on their way, and
+    /// purges.
     stored_originals: AtomicU64,
     /// Notified when consumers have nearly emptied the queue.
     drained: Notify,

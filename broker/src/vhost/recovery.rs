@@ -136,7 +136,7 @@ impl Vhost {
             }
             self.drop_exchange(&mut tables, name, &mut effects)
         };
-        // Nobody waits for a start that does all of it at once.
+        // Nobody else uses the vhost during the start, so all bindings are removed at once.
         let done = deleted.and_then(|_| {
             while self.detach_next(&mut effects)? {}
             Ok(())
@@ -146,8 +146,8 @@ impl Vhost {
         }
     }
 
-    /// Removes the record of a binding one of whose ends does not exist. A crash cut the deletion
-    /// of that short, and a new one of its name has no bindings.
+    /// Removes the record of a binding whose source or destination was deleted just before a crash.
+    /// An object that is declared later with the same name must not get the binding.
     pub(crate) fn forget_orphan(&self, orphan: &BindingDefinition) {
         let forgotten = Definition::Binding(orphan.clone());
         if let Err(error) = self.definitions.forget(&forgotten) {

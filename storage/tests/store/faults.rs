@@ -67,7 +67,7 @@ fn images_of(
         let known = known.lock().unwrap().clone();
         let mut images = kept.lock().unwrap();
         while images.len() >= MOST_IMAGES {
-            // Those before the commonest kind of operation: some before each kind stay.
+            // Removes one of the most frequent kind, so that some of each kind stay.
             let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
             for (place, (what, ..)) in images.iter().enumerate() {
                 places.entry(kind_of(what)).or_default().push(place);

@@ -410,7 +410,7 @@ fn acks_and_purges_of_others_pass_a_transaction_that_waits_for_room() {
         crate::support::fill(store, queue, 0..200, 30);
     }
     fill_up(store, &disk, &diary);
-    // Until all of it falls into one commit.
+    // Repeats until all of it has the same ticket.
     let (number, last) = (0..100)
         .find_map(|number| {
             let sequence = Sequence(number);

@@ -46,7 +46,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .get("/api/session", "who is signed in", show)
         .get(
             "/api/session/proof",
-            "a proof for the page that this is the broker of its sign-in",
+            "prove to the page that this broker made its sign-in",
             prove,
         )
         .delete("/api/session", "sign out", sign_out)
