@@ -1,7 +1,6 @@
 //! A broker of the test's own, in a folder of its own, and clients of it.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use broker::{Broker, BrokerConfig, ClientLimits, FirstUser};
 use lapin::options::{
@@ -10,7 +9,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, start_broker};
 
 pub(crate) const USER: &str = "tester";
 pub(crate) const PASSWORD: &str = "sesame";
@@ -53,7 +52,7 @@ impl Running {
     /// Starts it with the store in the folder's `data`.
     #[cfg(target_os = "linux")]
     pub(crate) async fn on(folder: tempfile::TempDir) -> Self {
-        let broker = start(folder.path()).await;
+        let broker = start_broker(&config(folder.path()), PATIENCE).await;
         Self {
             broker: Some(broker),
             folder,
@@ -76,7 +75,7 @@ impl Running {
     /// configuration.
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
-        self.broker = Some(start(self.folder.path()).await);
+        self.broker = Some(start_broker(&config(self.folder.path()), PATIENCE).await);
     }
 
     pub(crate) async fn stop(&mut self) {
@@ -94,21 +93,6 @@ impl Running {
         )
         .await
         .unwrap()
-    }
-}
-
-/// Starts a broker in a folder whose last one has ended. A child that another test forks just then
-/// holds the folder's lock until it runs its program.
-async fn start(folder: &Path) -> Broker {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match Broker::start(config(folder)).await {
-            Ok(broker) => return broker,
-            Err(error) if format!("{error:?}").contains("InUse") && Instant::now() < until => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Err(error) => panic!("{error:?}"),
-        }
     }
 }
 

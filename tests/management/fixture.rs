@@ -10,7 +10,7 @@ use broker::{Archive, BindAddresses, Broker, BrokerConfig, ClientLimits, FirstUs
 use tokio::runtime::Runtime;
 
 use crate::http::{Answer, PageLogin, Request};
-use crate::support::{PATIENCE, free_port};
+use crate::support::{PATIENCE, free_port, start_broker};
 
 pub(crate) const USER: &str = "ada";
 pub(crate) const PASSWORD: &str = "secret";
@@ -99,7 +99,7 @@ impl Server {
             }),
             ..BrokerConfig::default()
         };
-        let broker = start_broker(&runtime, &changed(config));
+        let broker = runtime.block_on(start_broker(&changed(config), PATIENCE));
         let (amqp, management) = (broker.addresses().amqp, broker.addresses().management);
         Self {
             runtime,
@@ -227,21 +227,6 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// Starts a broker in a folder whose last one may still write, or whose lock a process that another
-/// test starts has until it runs its program.
-fn start_broker(runtime: &Runtime, config: &BrokerConfig) -> Broker {
-    let limit = Instant::now() + PATIENCE;
-    loop {
-        match runtime.block_on(Broker::start(config.clone())) {
-            Ok(broker) => return broker,
-            Err(error) if format!("{error:?}").contains("InUse") && Instant::now() < limit => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(error) => panic!("{error:?}"),
-        }
     }
 }
 

@@ -37,6 +37,8 @@ mod scenes;
 mod signals;
 mod sink;
 mod stage;
+#[path = "../support/started.rs"]
+mod started;
 mod starting;
 mod taking;
 

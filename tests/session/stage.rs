@@ -23,6 +23,8 @@ use tokio::runtime::Runtime;
 pub(crate) use letters::body;
 pub(crate) use terminal::Terminal;
 
+use crate::started::start_broker;
+
 /// The program under test.
 pub(crate) const CBROKER: &str = env!("CARGO_BIN_EXE_cbroker");
 /// Longest wait for anything. It is generous, because test machines are busy.
@@ -124,18 +126,7 @@ impl Stage {
             }),
             ..broker::BrokerConfig::default()
         };
-        let until = Instant::now() + LIMIT;
-        let started = loop {
-            match self.runtime.block_on(broker::Broker::start(config.clone())) {
-                Ok(started) => break started,
-                // A process that another test is starting has the folder's lock until it runs its
-                // program.
-                Err(error) if format!("{error:?}").contains("InUse") && Instant::now() < until => {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                Err(error) => panic!("{error:?}"),
-            }
-        };
+        let started = self.runtime.block_on(start_broker(&config, LIMIT));
         self.broker = Some(started);
     }
 

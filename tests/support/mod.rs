@@ -22,6 +22,7 @@ mod place;
 pub(crate) mod process;
 mod rabbit;
 mod server;
+mod started;
 mod terminal;
 
 use std::io::ErrorKind;
@@ -34,6 +35,7 @@ pub(crate) use http::{Answer, PageLogin, Request};
 pub(crate) use place::{Place, Ran, binary};
 pub(crate) use rabbit::Rabbit;
 pub(crate) use server::Server;
+pub(crate) use started::start_broker;
 pub(crate) use terminal::{Terminal, Wrapped};
 
 /// How long a test waits for a state before it fails. It is generous, because test machines are
