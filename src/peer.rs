@@ -41,8 +41,8 @@ pub use inbox::{
     QueueDifference, ReplyTo, Sharing,
 };
 pub use presence::{
-    Answer, AwaitedAnswers, HANDED_OVER, HeldMessage, PeerState, Presence, PublishedRequests,
-    Removal, Request, RequestScope, this_host,
+    Answer, AwaitedAnswers, HeldMessage, PeerState, Presence, PublishedRequests, Removal, Request,
+    RequestScope, this_host,
 };
 pub use publish::{Publication, PublishOutcome, RECEIPT_TO, When};
 pub use receipt::{Receipt, ReceiptState};

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::name::SessionName;
 use crate::output::{Output, Style, counted, foreign_part, state_words};
-use crate::peer::{Answer, HANDED_OVER, HeldMessage, Peer, Request, RequestScope};
+use crate::peer::{Answer, HeldMessage, Peer, ReceiptState, Request, RequestScope};
 
 /// Messages that were printed in place of being delivered. Their sessions settle them once they are
 /// confirmed.
@@ -128,7 +128,9 @@ fn words_of(message: &HeldMessage) -> String {
         // An older session.
         ("", reason) => foreign_part(reason),
         (state, "") => state.to_owned(),
-        (HANDED_OVER, way) => state_words(HANDED_OVER, Some(way), None),
+        (state, way) if state == ReceiptState::HandedOver.word() => {
+            state_words(state, Some(way), None)
+        }
         (state, reason) => state_words(state, None, Some(reason)),
     }
 }

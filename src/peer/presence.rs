@@ -73,9 +73,6 @@ pub struct Presence {
     pub host: String,
 }
 
-/// The state of a held message that the agent has, and the model has not.
-pub const HANDED_OVER: &str = "handed over";
-
 /// A message that a session holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldMessage {

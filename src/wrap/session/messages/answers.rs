@@ -11,8 +11,8 @@ use super::{
     AnnouncedState, HistoryEvent, Job, PendingTake, ReportDetail, Session, SessionMessages,
 };
 use crate::peer::{
-    Answer, HANDED_OVER, HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage,
-    Removal, ReplyTo, Request,
+    Answer, HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage, Removal,
+    ReplyTo, Request,
 };
 use crate::wrap::agent_state::Condition;
 use crate::wrap::delivery::{DeliveryMode, InFlightMessage, MessageKey, State, publisher_mark};
@@ -231,8 +231,8 @@ impl Session {
         };
         let shown = self.deliveries.table.iter().filter_map(|(key, message)| {
             let (state, reason) = match (&message.state, reason(key)) {
-                (State::HandedOver(way), _) => (HANDED_OVER, way.to_string()),
-                (State::Queued, Some(reason)) => ("held", reason),
+                (State::HandedOver(way), _) => (ReceiptState::HandedOver.word(), way.to_string()),
+                (State::Queued, Some(reason)) => (ReceiptState::Held.word(), reason),
                 (State::Queued, None) => ("queued", String::new()),
                 _ => return None,
             };
@@ -279,7 +279,7 @@ impl SessionMessages {
             id: parked.id,
             from: String::new(),
             ts: String::new(),
-            state: "held".to_owned(),
+            state: ReceiptState::Held.word().to_owned(),
             reason: Hold::Behind.to_string(),
             line: String::new(),
         }
