@@ -185,9 +185,12 @@ impl HistoryEvent {
         }
     }
 
-    /// Whether its detail is a way in. That of other events is a reason.
-    pub fn names_a_way(self) -> bool {
-        matches!(self, Self::HandedOver | Self::Delivered)
+    /// The way in that its detail is, or the reason that the detail of other events is.
+    pub fn way_and_reason(self, detail: Option<&str>) -> (Option<&str>, Option<&str>) {
+        match self {
+            Self::HandedOver | Self::Delivered => (detail, None),
+            _ => (None, detail),
+        }
     }
 
     /// The event in a few words.

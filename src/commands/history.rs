@@ -98,12 +98,12 @@ impl MessageState {
 
     /// The state in words, with the detail of the last event.
     fn words(self, detail: Option<&str>) -> String {
-        match (self, detail) {
-            (Self::Queued, reason) => state_words("queued", None, reason),
-            (Self::After(event), Some(way)) if event.names_a_way() => {
-                state_words(event.words(), Some(way), None)
+        match self {
+            Self::Queued => state_words("queued", None, detail),
+            Self::After(event) => {
+                let (way, reason) = event.way_and_reason(detail);
+                state_words(event.words(), way, reason)
             }
-            (Self::After(event), reason) => state_words(event.words(), None, reason),
         }
     }
 

@@ -45,10 +45,8 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
         .any(|entry| entry.publisher != story[0].publisher);
     for entry in &story {
         let word = output.paint(style(entry.event), entry.event.words());
-        let event = match entry.detail.as_deref() {
-            Some(way) if entry.event.names_a_way() => state_words(&word, Some(way), None),
-            reason => state_words(&word, None, reason),
-        };
+        let (way, reason) = entry.event.way_and_reason(entry.detail.as_deref());
+        let event = state_words(&word, way, reason);
         // Under one id there can be messages of several users, and each has an end of its own.
         let whose = match &entry.publisher {
             Some(publisher) => format!(" (another user's message: {publisher})"),
