@@ -55,7 +55,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::{Action, Invocation, ServiceVerb, Verb};
-use crate::config::{Config, Environment, Flags, Volume};
+use crate::config::{Config, Environment, Flags, LeftOut, Volume};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -79,16 +79,21 @@ pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit,
             return doctor::without_configuration(&args, flags, environment, error);
         }
         (Err(error), Action::Verb(Verb::Config)) => {
-            return config::without_file(flags, environment, error);
+            let (config, error) = without_file(flags, environment, error)?;
+            return config::run_without_file(&config, error);
         }
-        (Err(error), action) if needs_no_file(&action) => {
+        (Err(error), action) if ignores_configuration(&action) => {
             let Ok((config, _)) = Config::salvage(flags, environment) else {
                 return Err(error);
             };
             (config, action)
         }
-        (Err(error), action) if does_without_file(&action) => {
-            (salvaged(flags, environment, error)?, action)
+        (Err(error), action) if works_without_file(&action) => {
+            let (mut config, error) = without_file(flags, environment, error)?;
+            let problem = error.summary();
+            let warning = format!("{problem}; this command goes on without the file");
+            config.warnings.push(warning);
+            (config, action)
         }
         (Err(error), _) => return Err(error),
     };
@@ -110,7 +115,7 @@ pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit,
 }
 
 /// Whether the command prints the same with and without the home and its `config.toml`.
-fn needs_no_file(action: &Action) -> bool {
+fn ignores_configuration(action: &Action) -> bool {
     let Action::Verb(verb) = action else {
         return false;
     };
@@ -122,7 +127,7 @@ fn needs_no_file(action: &Action) -> bool {
 
 /// Whether the command uses only files of the home and what the home's local broker runs as: it
 /// does its work without `config.toml`, which may name another broker.
-fn does_without_file(action: &Action) -> bool {
+fn works_without_file(action: &Action) -> bool {
     let Action::Verb(verb) = action else {
         return false;
     };
@@ -134,16 +139,15 @@ fn does_without_file(action: &Action) -> bool {
     }
 }
 
-/// The configuration without `config.toml`, with a warning that says what is wrong with the file.
+/// The configuration without a broken `config.toml`, and `error`, which says what is wrong with it.
 /// Fails with `error` if more is wrong.
-fn salvaged(flags: &Flags, environment: Environment, error: Error) -> Result<Config, Error> {
+fn without_file(
+    flags: &Flags,
+    environment: Environment,
+    error: Error,
+) -> Result<(Config, Error), Error> {
     match Config::salvage(flags, environment) {
-        Ok((mut config, left_out)) if left_out.no_home.is_none() => {
-            let problem = left_out.no_file.unwrap_or(error).summary();
-            let warning = format!("{problem}; this command goes on without the file");
-            config.warnings.push(warning);
-            Ok(config)
-        }
+        Ok((config, LeftOut { no_home: None, .. })) => Ok((config, error)),
         _ => Err(error),
     }
 }

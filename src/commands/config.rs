@@ -1,6 +1,6 @@
 //! `cbroker config`: prints every effective setting and its source.
 
-use crate::config::{Config, Environment, Flags, LeftOut, ValueOrigin};
+use crate::config::{Config, ValueOrigin};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Output, TableRow};
@@ -24,19 +24,12 @@ pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-/// Prints the settings that apply without a broken `config.toml`, and fails with what is wrong with
-/// it.
-pub(super) fn without_file(
-    flags: &Flags,
-    environment: Environment,
-    error: Error,
-) -> Result<Exit, Error> {
-    let Ok((config, LeftOut { no_home: None, .. })) = Config::salvage(flags, environment) else {
-        return Err(error);
-    };
-    let output = Output::new(&config);
+/// Prints the settings that apply without a broken `config.toml`, and fails with `error`, which
+/// says what is wrong with it.
+pub(super) fn run_without_file(config: &Config, error: Error) -> Result<Exit, Error> {
+    let output = Output::new(config);
     output.notice("config.toml cannot be used; these settings apply without it");
-    run(&config, &output)?;
+    run(config, &output)?;
     Err(error)
 }
 
