@@ -4,25 +4,25 @@
 //! end it, and `start` gave up after a minute without saying why.
 
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::real::{self, Real};
-use crate::support::{PATIENCE, Place, free_port};
+use crate::support::{Place, free_port, wait_until};
 
 /// Leaves 4 of 96 MiB.
 const FILL: &str = "head -c 92M /dev/zero > ballast";
 
 fn wait_for_end(real: &mut Real) -> ExitStatus {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = real.server.try_wait() {
-            return status;
-        }
-        assert!(Instant::now() < until, "SIGTERM did not end the broker");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let mut ended = None;
+    wait_until(
+        || {
+            ended = real.server.try_wait();
+            ended.is_some()
+        },
+        || "SIGTERM did not end the broker".into(),
+    );
+    ended.unwrap()
 }
 
 #[test]
@@ -76,14 +76,10 @@ fn it_goes_on_as_soon_as_there_is_room() {
         return;
     };
     std::fs::remove_file(real.disk().join("ballast")).unwrap();
-    let until = Instant::now() + PATIENCE;
-    while real.place.ok(["status"]).contains("low on disk") {
-        assert!(
-            Instant::now() < until,
-            "the alarm stays though there is room"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until(
+        || !real.place.ok(["status"]).contains("low on disk"),
+        || "the alarm stays though there is room".into(),
+    );
     real.place.ok([
         "send",
         "--to",

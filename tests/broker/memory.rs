@@ -7,11 +7,11 @@ use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::loaded::{Loaded, PERSISTENT, PLAIN, declare, declaring, frame, method, publishing};
 use crate::raw::{Raw, long, short};
-use crate::support::{PATIENCE, wait_until};
+use crate::support::wait_until;
 
 #[test]
 fn gets_and_nacks_whose_answers_nobody_reads() {
@@ -277,19 +277,14 @@ fn messages_that_may_expire_in_many_queues_that_nobody_takes_from() {
             missing -= reading.next().unwrap().2.len();
         }
     }
-    let until = Instant::now() + PATIENCE;
     for number in 0..2 {
-        loop {
-            let passive = declaring(&format!("ttl{number}"), b"\x03");
+        let passive = declaring(&format!("ttl{number}"), b"\x03");
+        let is_empty = || {
             reading.method(1, (50, 10), &passive);
             let ok = reading.expect(1, (50, 11));
-            let at = 1 + usize::from(ok[0]);
-            if ok[at..at + 4] == [0; 4] {
-                break;
-            }
-            assert!(Instant::now() < until, "a message does not expire");
-            thread::sleep(Duration::from_millis(50));
-        }
+            ok[1 + usize::from(ok[0])..].starts_with(&[0; 4])
+        };
+        wait_until(is_empty, || "a message does not expire".into());
     }
     loaded.bear("messages that may expire", vec![client, reading]);
 }

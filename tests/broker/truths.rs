@@ -6,7 +6,7 @@ use crate::blocked::{fill_disk, is_held_after, publish_until_blocked};
 use crate::raw::{Raw, short};
 use crate::real::Real;
 use crate::running::Running;
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, wait_until};
 
 fn declaring(queue: &str, bits: u8, arguments: &[u8]) -> Vec<u8> {
     let size = u32::try_from(arguments.len()).unwrap().to_be_bytes();
@@ -130,16 +130,14 @@ fn what_channels_did_is_counted_however_short_they_lived() {
     for _ in 0..5 {
         real.place.ok(["send", "--to", "a", "-m", "x"]);
     }
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let overview = real.server.api(&real.place, "/api/overview");
-        let counted = |name: &str| overview["message_stats"][name].as_u64();
-        if (counted("publish"), counted("confirm")) == (Some(5), Some(5)) {
-            return;
-        }
-        assert!(Instant::now() < until, "{}", overview["message_stats"]);
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    let counts = || real.server.api(&real.place, "/api/overview")["message_stats"].clone();
+    wait_until(
+        || {
+            let counts = counts();
+            (counts["publish"].as_u64(), counts["confirm"].as_u64()) == (Some(5), Some(5))
+        },
+        || counts().to_string(),
+    );
 }
 
 #[test]
@@ -175,14 +173,10 @@ fn a_connection_that_waits_for_a_full_disk_is_noticed_gone_and_can_be_closed() {
             .clone()
     };
     drop(gone);
-    let until = Instant::now() + PATIENCE;
-    while open().len() > 1 {
-        assert!(
-            Instant::now() < until,
-            "a client that is gone is still there"
-        );
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    wait_until(
+        || open().len() <= 1,
+        || "a client that is gone is still there".into(),
+    );
     let name = open()[0]["name"].as_str().unwrap().to_owned();
     real.server.delete(
         &real.place,
