@@ -20,6 +20,8 @@ pub mod attempts;
 mod mend;
 mod methods;
 mod reader;
+#[cfg(test)]
+mod test_frames;
 
 use std::io;
 use std::pin::Pin;

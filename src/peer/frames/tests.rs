@@ -12,6 +12,7 @@ use lapin::{BasicProperties, Channel, Consumer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::test_frames::{long, method, name, nested};
 use crate::config::{Address, Endpoint, Login, LoginGuard};
 use crate::peer::{PeerError, connect};
 use crate::transport::{BrokerStream, Duplex, ListenerIdentity, Stream};
@@ -136,29 +137,15 @@ async fn a_message_that_no_client_can_read_arrives_without_its_properties_and_hi
     broker.shutdown().await.unwrap();
 }
 
-/// Tables within a table, each the only value of the one around it.
-fn nested(depth: usize) -> Vec<u8> {
-    let length = |inside: usize| u32::try_from(6 * inside).unwrap().to_be_bytes();
-    let mut bytes = length(depth).to_vec();
-    for inside in (0..depth).rev() {
-        // A name without letters, and the type.
-        bytes.extend([0, b'F']);
-        bytes.extend(length(inside));
-    }
-    bytes
-}
-
-fn method(class: u16, id: u16, fields: &[&[u8]]) -> Vec<u8> {
-    let fields = fields.concat();
-    let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
-    let ids = [class.to_be_bytes(), id.to_be_bytes()].concat();
-    [&[1, 0, 0], &length[..], &ids, &fields, &[0xCE]].concat()
-}
-
 /// `connection.start` with these properties of the server.
 fn greeting(properties: &[u8]) -> Vec<u8> {
-    let texts = [&[0, 0, 0, 5][..], b"PLAIN", &[0, 0, 0, 5], b"en_US"].concat();
-    method(10, 10, &[&[0, 9], properties, &texts])
+    let texts = [long(b"PLAIN"), long(b"en_US")].concat();
+    method(
+        0,
+        10,
+        10,
+        &[&[0, 9], &long(properties)[..], &texts].concat(),
+    )
 }
 
 /// What comes of a login to a listener that answers each of our steps with one of these.
@@ -188,10 +175,11 @@ async fn sign_in_to(answers: Vec<Vec<u8>>) -> Result<(), PeerError> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_table_of_a_listener_is_too_deep_for_us_to_say_so() {
     // `queue.declare`, which no broker sends.
-    let declare = method(50, 10, &[&[0, 0, 1, b'q', 0], &nested(20_000)]);
+    let deep = nested(20_000, b"");
+    let declare = [&[0, 0][..], &name(b"q"), &[0], &long(&deep)].concat();
     for answers in [
-        vec![greeting(&nested(20_000))],
-        vec![greeting(&nested(0)), declare],
+        vec![greeting(&deep)],
+        vec![greeting(b""), method(0, 50, 10, &declare)],
     ] {
         let error = sign_in_to(answers).await.unwrap_err();
         assert!(matches!(error, PeerError::Unreadable { .. }), "{error}");
@@ -200,10 +188,9 @@ async fn no_table_of_a_listener_is_too_deep_for_us_to_say_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_that_is_cut_inside_a_character_is_a_refusal() {
-    let text = b"NOT_ALLOWED - vhost caf\xc3";
-    let length = [u8::try_from(text.len()).unwrap()];
-    let close = method(10, 50, &[&530_u16.to_be_bytes(), &length, text, &[0; 4]]);
-    let refused = sign_in_to(vec![greeting(&nested(0)), close]).await;
+    let text = name(b"NOT_ALLOWED - vhost caf\xc3");
+    let close = [&530_u16.to_be_bytes()[..], &text, &[0; 4]].concat();
+    let refused = sign_in_to(vec![greeting(b""), method(0, 10, 50, &close)]).await;
     let error = refused.unwrap_err();
     assert!(matches!(error, PeerError::SignInRefused { .. }), "{error}");
     assert!(error.to_string().contains("vhost caf?"), "{error}");

@@ -4,11 +4,7 @@
 
 use super::*;
 use crate::peer::frames::attempts;
-
-fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
-    let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&[kind, 0, 1], &size[..], payload, &[FRAME_END]].concat()
-}
+use crate::peer::frames::test_frames::{frame, long, method, name, nested};
 
 /// A header frame of a body of seven bytes.
 fn content(properties: &[u8]) -> Vec<u8> {
@@ -18,15 +14,6 @@ fn content(properties: &[u8]) -> Vec<u8> {
 
 fn bare() -> Vec<u8> {
     content(&[0, 0])
-}
-
-fn name(bytes: &[u8]) -> Vec<u8> {
-    [&[u8::try_from(bytes.len()).unwrap()], bytes].concat()
-}
-
-fn long(bytes: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
-    [&length[..], bytes].concat()
 }
 
 /// Properties with this table alone.
@@ -127,9 +114,6 @@ fn what_can_be_read_stays_as_it_is() {
 
 #[test]
 fn properties_that_cannot_be_read_are_left_out_and_the_size_of_the_body_stays() {
-    let deep = (0..5000).fold(Vec::new(), |inside, _| {
-        [&name(b"")[..], b"F", &long(&inside)].concat()
-    });
     let array = (0..5000).fold(Vec::new(), |inside, _| [b"A", &long(&inside)[..]].concat());
     for properties in [
         // The type of the content, and a user.
@@ -153,7 +137,7 @@ fn properties_that_cannot_be_read_are_left_out_and_the_size_of_the_body_stays() 
         vec![0, 0, 0],
         vec![0, 1, 0, 0],
         vec![0, 2],
-        headers(&deep),
+        headers(&nested(5000, b"")),
         headers(&[&name(b"a")[..], &array].concat()),
     ] {
         becomes(&content(&properties), &bare());
@@ -175,20 +159,16 @@ fn a_header_frame_that_is_larger_than_agreed_loses_its_properties() {
 #[test]
 fn names_in_a_delivery_that_are_no_utf8_become_names_of_nobody() {
     let deliver = |exchange: &[u8], key: &[u8]| {
-        let head = [&[0, 60, 0, 60][..], &name(b"tag"), &[7; 9]].concat();
-        frame(METHOD, &[&head[..], &name(exchange), &name(key)].concat())
+        let head = [&name(b"tag")[..], &[7; 9]].concat();
+        method(1, 60, 60, &[head, name(exchange), name(key)].concat())
     };
     let got = |exchange: &[u8], key: &[u8]| {
-        let head = [&[0, 60, 0, 71][..], &[7; 9]].concat();
-        let count = [0xff; 4];
-        frame(
-            METHOD,
-            &[&head[..], &name(exchange), &name(key), &count].concat(),
-        )
+        let fields = [&[7; 9][..], &name(exchange), &name(key), &[0xff; 4]];
+        method(1, 60, 71, &fields.concat())
     };
     let returned = |text: &[u8], key: &[u8]| {
-        let head = [&[0, 60, 0, 50][..], &[0xff; 2], &name(text), &name(b"")].concat();
-        frame(METHOD, &[&head[..], &name(key)].concat())
+        let fields = [&[0xff; 2][..], &name(text), &name(b""), &name(key)];
+        method(1, 60, 50, &fields.concat())
     };
     becomes(&deliver(b"a\xff", b"peer\xc3"), &deliver(b"a?", b"peer?"));
     becomes(
@@ -201,61 +181,49 @@ fn names_in_a_delivery_that_are_no_utf8_become_names_of_nobody() {
 
 #[test]
 fn texts_and_names_that_are_cut_inside_a_character_are_readable_in_every_method() {
-    let method =
-        |ids: [u8; 4], fields: &[&[u8]]| frame(METHOD, &[&ids[..], &fields.concat()].concat());
     let (cut, whole) = (name(b"unknown value \xc3"), name(b"unknown value ?"));
-    let cases: [([u8; 4], &[u8], &[u8]); 9] = [
+    let cases: [(u16, u16, &[u8], &[u8]); 9] = [
         // connection.close and channel.close: a code, the text, a class and a method.
-        ([0, 10, 0, 50], &[1, 150], &[0, 50, 0, 10]),
-        ([0, 20, 0, 40], &[1, 150], &[0, 50, 0, 10]),
+        (10, 50, &[1, 150], &[0, 50, 0, 10]),
+        (20, 40, &[1, 150], &[0, 50, 0, 10]),
         // connection.open-ok and connection.blocked.
-        ([0, 10, 0, 41], &[], &[]),
-        ([0, 10, 0, 60], &[], &[]),
+        (10, 41, &[], &[]),
+        (10, 60, &[], &[]),
         // queue.declare-ok.
-        ([0, 50, 0, 11], &[], &[0; 8]),
+        (50, 11, &[], &[0; 8]),
         // basic.consume-ok, basic.cancel, basic.cancel-ok and basic.get-empty.
-        ([0, 60, 0, 21], &[], &[]),
-        ([0, 60, 0, 30], &[], &[1]),
-        ([0, 60, 0, 31], &[], &[]),
-        ([0, 60, 0, 72], &[], &[]),
+        (60, 21, &[], &[]),
+        (60, 30, &[], &[1]),
+        (60, 31, &[], &[]),
+        (60, 72, &[], &[]),
     ];
-    for (ids, before, after) in cases {
-        becomes(
-            &method(ids, &[before, &cut, after]),
-            &method(ids, &[before, &whole, after]),
-        );
+    for (class, number, before, after) in cases {
+        let with = |text: &[u8]| method(1, class, number, &[before, text, after].concat());
+        becomes(&with(&cut), &with(&whole));
     }
 }
 
 #[test]
 fn what_nothing_can_stand_in_for_ends_the_connection() {
-    let method = |class: u16, number: u16, fields: &[u8]| {
-        let ids = [class.to_be_bytes(), number.to_be_bytes()].concat();
-        frame(METHOD, &[&ids, fields].concat())
-    };
     let start = |table: &[u8]| {
         let texts = [long(b"PLAIN"), long(b"en_US")].concat();
-        method(10, 10, &[&[0, 9], &long(table)[..], &texts].concat())
+        method(1, 10, 10, &[&[0, 9], &long(table)[..], &texts].concat())
     };
-    let table = |depth: usize| {
-        (0..depth).fold(Vec::new(), |inside, _| {
-            [&name(b"")[..], b"F", &long(&inside)].concat()
-        })
-    };
-    becomes(&start(&table(31)), &start(&table(31)));
+    let readable = start(&nested(31, b""));
+    becomes(&readable, &readable);
     becomes(&start(&every_type()), &start(&every_type()));
     let malformed = |class, number| Some(UnreadableFrame::Malformed { class, number });
     for refused in [
-        start(&table(32)),
-        start(&table(5000)),
+        start(&nested(32, b"")),
+        start(&nested(5000, b"")),
         start(&[&name(b"\xff")[..], b"V"].concat()),
         start(&[&name(b"a")[..], b"?"].concat()),
-        method(10, 10, &[0, 9]),
+        method(1, 10, 10, &[0, 9]),
     ] {
         assert_eq!(refusal(&refused), malformed(10, 10));
     }
-    assert_eq!(refusal(&method(60, 60, &[200, 1])), malformed(60, 60));
-    assert_eq!(refusal(&method(20, 41, &[0])), malformed(20, 41));
+    assert_eq!(refusal(&method(1, 60, 60, &[200, 1])), malformed(60, 60));
+    assert_eq!(refusal(&method(1, 20, 41, &[0])), malformed(20, 41));
     assert_eq!(
         refusal(&frame(METHOD, b"\0\x0a\0")),
         Some(UnreadableFrame::NoMethod)
@@ -263,7 +231,7 @@ fn what_nothing_can_stand_in_for_ends_the_connection() {
     // queue.declare, basic.consume, and what does not exist.
     for (class, number) in [(50, 10), (60, 20), (60, 61), (70, 10)] {
         let other = Some(UnreadableFrame::NotOfBrokers { class, number });
-        assert_eq!(refusal(&method(class, number, &[])), other);
+        assert_eq!(refusal(&method(1, class, number, &[])), other);
     }
     for kind in [METHOD, BODY, HEARTBEAT] {
         let large = frame(kind, &vec![0; PAYLOAD_BYTES + 1]);

@@ -6,19 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::peer::frames::attempts;
-
-/// A method frame on channel 1.
-fn frame(class: u16, number: u16, fields: &[u8]) -> Vec<u8> {
-    let ids = [class.to_be_bytes(), number.to_be_bytes()].concat();
-    let payload = [&ids, fields].concat();
-    let size = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    [&[1, 0, 1], &size.to_be_bytes()[..], &payload, &[0xCE]].concat()
-}
-
-fn long(bytes: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    [&length.to_be_bytes()[..], bytes].concat()
-}
+use crate::peer::frames::test_frames::{long, method, name, nested};
 
 /// The numbers of all methods that brokers send.
 fn all() -> Vec<(u16, u16)> {
@@ -34,9 +22,8 @@ fn table(depth: usize) -> Vec<u8> {
     let kinds = b"VtbBsUuIifDLldTSxFA";
     let counts = [0, 1, 1, 1, 2, 2, 2, 4, 4, 4, 5, 8, 8, 8, 8, 4, 4, 4, 4];
     let each = kinds.iter().zip(counts);
-    let inside = each.flat_map(|(kind, count)| zeros(*kind, count)).collect();
-    let around = |inside: Vec<u8>, _| [&[1, b'k', b'F'][..], &long(&inside)].concat();
-    long(&(0..depth).fold(inside, around))
+    let inside: Vec<u8> = each.flat_map(|(kind, count)| zeros(*kind, count)).collect();
+    long(&nested(depth, &inside))
 }
 
 /// Fields of the right form, with names and tables of any content.
@@ -44,7 +31,7 @@ fn well_formed(fields: &'static [Field]) -> impl Strategy<Value = Vec<u8>> {
     let bytes = |field: &Field| match field {
         Field::Fixed(length) => vec(any::<u8>(), *length).boxed(),
         Field::Name => vec(any::<u8>(), 0..=255)
-            .prop_map(|name| [&[u8::try_from(name.len()).unwrap_or(0)], &name[..]].concat())
+            .prop_map(|bytes| name(&bytes))
             .boxed(),
         Field::Long => vec(any::<u8>(), 0..40)
             .prop_map(|bytes| long(&bytes))
@@ -65,7 +52,7 @@ fn any_method() -> impl Strategy<Value = (u16, u16, Vec<u8>)> {
 proptest! {
     #[test]
     fn lapin_reads_each_method_of_a_broker((class, number, fields) in any_method()) {
-        let (mended, refused) = attempts::mended(&frame(class, number, &fields));
+        let (mended, refused) = attempts::mended(&method(1, class, number, &fields));
         prop_assert_eq!(refused, None, "{}.{}", class, number);
         let read = parse_frame(&mended[..]).map(|(rest, _)| rest.len());
         prop_assert_eq!(read, Ok(0), "{}.{} {:?}", class, number, mended);
@@ -82,7 +69,7 @@ proptest! {
                 fields.truncate(at);
             }
         }
-        let (mended, refused) = attempts::mended(&frame(class, number, &fields));
+        let (mended, refused) = attempts::mended(&method(1, class, number, &fields));
         let read = parse_frame(&mended[..]).map(|(rest, _)| rest.len());
         prop_assert_eq!(refused.is_none(), read == Ok(0), "{}.{} {:?}", class, number, mended);
     }
