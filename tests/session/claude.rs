@@ -58,34 +58,28 @@ pub(crate) fn log_lines(stage: &Stage, word: &str) -> Vec<String> {
 }
 
 pub(crate) fn wait_for_hold(stage: &Stage, reason: &str) {
-    let until = Instant::now() + LIMIT;
-    loop {
-        let inbox = stage.cbroker(&["inbox", "peer"]).output().unwrap();
-        let said = String::from_utf8_lossy(&inbox.stdout).into_owned();
-        if said.contains(reason) {
-            return;
-        }
-        let log = stage.text("home/logs/peer.log");
-        assert!(
-            Instant::now() < until,
-            "waited in vain for the hold `{reason}`; the inbox says\n{said}\nand the log\n{log}"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_for_output(stage, &["inbox", "peer"], reason);
 }
 
 /// Waits until `cbroker list` says this of the session.
 pub(crate) fn wait_for_listed(stage: &Stage, state: &str) {
+    wait_for_output(stage, &["list"], state);
+}
+
+/// Waits until this command of `cbroker` prints the text.
+fn wait_for_output(stage: &Stage, command: &[&str], text: &str) {
     let until = Instant::now() + LIMIT;
     loop {
-        let list = stage.says(&["list"]);
-        if list.contains(state) {
+        let output = stage.cbroker(command).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        if said.contains(text) {
             return;
         }
         assert!(
             Instant::now() < until,
-            "waited in vain for `{state}` in this list:\n{list}\nthe session's log:\n{}\n\
-             the agent's log:\n{}",
+            "waited in vain for `{text}` from {command:?}, which says\n{said}{}\n\
+             the session's log:\n{}\nthe agent's log:\n{}",
+            String::from_utf8_lossy(&output.stderr),
             stage.text("home/logs/peer.log"),
             stage.text("agent.log")
         );
