@@ -100,43 +100,44 @@ fn the_history_names_the_state_of_a_message_and_not_its_last_event() {
     let logs = place.home().join("logs");
     std::fs::create_dir_all(&logs).unwrap();
     let events = [
-        ("sent", "unconfirmed", "not confirmed"),
-        ("delivered", "delivered", "delivered (hook)"),
-        ("confirmed", "queued", "queued"),
-        ("received", "queued", "queued"),
-        ("requeued", "queued", "queued"),
-        ("repeated", "delivered", "delivered"),
-        ("handed-over", "handed-over", "handed over (hook)"),
+        ("sent", None, "unconfirmed", "not confirmed"),
+        ("delivered", Some("hook"), "delivered", "delivered (hook)"),
+        ("confirmed", None, "queued", "queued"),
+        ("received", None, "queued", "queued"),
+        ("requeued", None, "queued", "queued"),
+        ("repeated", None, "delivered", "delivered"),
+        (
+            "handed-over",
+            Some("hook"),
+            "handed-over",
+            "handed over (hook)",
+        ),
     ];
-    let line = |id: &str, event: &str, said: &serde_json::Value| {
-        let ts = "2026-01-01T00:00:00.000Z";
-        let line =
-            json!({ "ts": ts, "id": id, "event": event, "session": "backend", "message": said });
+    let line = |id: &str, event: &str, detail: Option<&str>, said: &serde_json::Value| {
+        let line = json!({
+            "ts": "2026-01-01T00:00:00.000Z", "id": id, "event": event, "session": "backend",
+            "detail": detail, "message": said,
+        });
         format!("{line}\n")
     };
     let mut history = String::new();
-    for (event, _, words) in events {
+    for (event, detail, _, _) in events {
         let said = json!({ "from": "frontend", "text": event });
-        history += &line(event, "sent", &said);
-        let last = line(event, event, &serde_json::Value::Null);
-        history += &if words.ends_with("(hook)") {
-            last.replace("\"session\"", "\"detail\":\"hook\",\"session\"")
-        } else {
-            last
-        };
+        history += &line(event, "sent", None, &said);
+        history += &line(event, event, detail, &serde_json::Value::Null);
     }
     std::fs::write(logs.join("messages.jsonl"), history).unwrap();
     let printed = place.ok(["history"]);
     let told = place.json(["history"]);
     assert_eq!(told.len(), events.len());
-    for (message, (event, state, words)) in told.iter().zip(events) {
+    for (message, (event, detail, state, words)) in told.iter().zip(events) {
         assert_eq!(message["state"], state, "{message}");
         assert_eq!(message["text"], event);
         let end = &event[event.len().saturating_sub(6)..];
         let heading = format!("frontend -> backend {words} {end}\n");
         assert!(printed.contains(&heading), "{heading}: {printed}");
         // `why` names a way in as the history does.
-        if words.ends_with("(hook)") {
+        if detail.is_some() {
             let story = place.ok(["why", event]);
             assert!(story.ends_with(&format!(" backend {words}\n")), "{story}");
         }
