@@ -38,6 +38,16 @@ fn crashed(place: &Place, [port, management]: [u16; 2]) -> String {
     password
 }
 
+/// Writes the record of a container at these ports, whose login is the guest's if `guest`.
+fn record_container(place: &Place, [port, management]: [u16; 2], guest: bool) {
+    let record = json!({
+        "version": 1, "kind": "container", "name": "cbroker-lavinmq", "port": port,
+        "management_port": management, "guest": guest,
+    });
+    std::fs::create_dir_all(place.home()).unwrap();
+    std::fs::write(place.home().join("broker.json"), record.to_string()).unwrap();
+}
+
 #[test]
 fn another_user_who_takes_the_ports_after_a_crash_gets_no_password() {
     let place = Place::new();
@@ -106,12 +116,7 @@ fn a_home_without_a_stored_login_sends_another_user_on_the_port_nothing() {
         ) else {
             return;
         };
-        let broker = json!({
-            "version": 1, "kind": "container", "name": "cbroker-lavinmq", "port": port,
-            "management_port": management, "guest": guest,
-        });
-        std::fs::create_dir_all(place.home()).unwrap();
-        std::fs::write(place.home().join("broker.json"), broker.to_string()).unwrap();
+        record_container(&place, [port, management], guest);
         for arguments in [
             &["list"][..],
             &["send", "--to", "a", "-m", "x", "--no-start"],
@@ -175,16 +180,10 @@ fn a_loopback_port_that_a_url_merely_names_gets_no_stored_password() {
     }
 }
 
-/// A home without a broker of its own, for the broker of a URL, whose API is derived to be at this
-/// port.
-fn naming(url: &str, port: u16, management: u16) -> Place {
+/// A home whose record makes the API of the broker at `url` be derived to the port `management`.
+fn place_with_derived_api(url: &str, port: u16, management: u16) -> Place {
     let place = Place::at(url, None);
-    let record = json!({
-        "version": 1, "kind": "container", "name": "cbroker-lavinmq", "port": port,
-        "management_port": management, "guest": false,
-    });
-    std::fs::create_dir_all(place.home()).unwrap();
-    std::fs::write(place.home().join("broker.json"), record.to_string()).unwrap();
+    record_container(&place, [port, management], false);
     place
 }
 
@@ -199,7 +198,7 @@ fn a_port_that_a_url_does_not_name_gets_no_password_of_it() {
         return;
     };
     let url = format!("amqp://cbroker:{}@127.0.0.1:{port}", password(&own));
-    let place = naming(&url, port, derived);
+    let place = place_with_derived_api(&url, port, derived);
     let listed = place.run(["list"]);
     for arguments in [
         &["send", "--to", "new", "-m", "x"][..],
@@ -227,7 +226,7 @@ fn the_user_who_holds_the_named_port_gets_the_login_at_the_port_beside_it_too() 
             return;
         };
         let url = format!("amqp://ada:given@127.0.0.1:{port}");
-        naming(&url, port, derived).run(["group", "list"]);
+        place_with_derived_api(&url, port, derived).run(["group", "list"]);
         let heard = String::from_utf8_lossy(&http.ended()).into_owned();
         let basic = BASE64_STANDARD.encode("ada:given");
         assert_eq!(heard.contains(&basic), gets_it, "{heard}");
