@@ -43,27 +43,31 @@ const MEANT: [(&str, &str, &str); 3] = [
 ];
 
 /// Shipped functions with a name in [`VAGUE`], or with one that begins with `go_on` or `tell`, that
-/// are not in [`MEANT`], one complaint each.
+/// are not in [`MEANT`], and the entries of [`MEANT`] whose file defines no such function, one
+/// complaint each.
 pub(crate) fn vague(sources: &[Source]) -> Vec<String> {
     let is_vague = |name: &str| {
         VAGUE.contains(&name) || name.starts_with("go_on_") || name.starts_with("tell_")
     };
-    let mut complaints = Vec::new();
+    let mut defined = Vec::new();
     for source in sources.iter().filter(|source| source.is_shipped()) {
-        let is_meant = |name: &str| {
-            MEANT
-                .iter()
-                .any(|(meant, path, _)| *meant == name && *path == source.path)
-        };
         let names = source.code_before_tests().filter_map(defined_function);
-        for name in names.filter(|name| is_vague(name) && !is_meant(name)) {
-            complaints.push(format!(
-                "`{name}` in {} does not say what it does",
-                source.path
-            ));
-        }
+        let names = names.filter(|name| is_vague(name));
+        defined.extend(names.map(|name| (name, source.path.as_str())));
     }
-    complaints
+    let is_meant = |function| {
+        let mut meant = MEANT.iter();
+        meant.any(|(name, path, _)| (*name, *path) == function)
+    };
+    let unexplained = defined
+        .iter()
+        .filter(|function| !is_meant(**function))
+        .map(|(name, path)| format!("`{name}` in {path} does not say what it does"));
+    let outdated = MEANT
+        .iter()
+        .filter(|(name, path, _)| !defined.contains(&(*name, *path)))
+        .map(|(name, path, _)| format!("`{name}` is not in {path}: remove it from the list"));
+    unexplained.chain(outdated).collect()
 }
 
 /// The function that a line defines or declares.
@@ -134,6 +138,12 @@ mod tests {
         }
     }
 
+    /// The complaints but those about the lists, of which these sources have nothing.
+    fn without_outdated(mut complaints: Vec<String>) -> Vec<String> {
+        complaints.retain(|complaint| !complaint.ends_with("from the list"));
+        complaints
+    }
+
     #[test]
     fn a_name_that_two_files_define_is_found() {
         let sources = [
@@ -141,16 +151,12 @@ mod tests {
             source("broker/src/b.rs", "    struct Inner;\npub enum Twice {\n"),
             source("storage/src/c.rs", "type Once = u8;\n"),
         ];
-        let complaints = shared(&sources);
-        let about_twice: Vec<_> = complaints
-            .iter()
-            .filter(|complaint| !complaint.ends_with("from the list"))
-            .collect();
         assert_eq!(
-            about_twice,
+            without_outdated(shared(&sources)),
             ["Twice is defined in src/a.rs and broker/src/b.rs"]
         );
     }
+
     #[test]
     fn a_function_whose_name_tells_nothing_is_found() {
         let sources = [
@@ -166,11 +172,23 @@ mod tests {
             source("tests/d.rs", "fn look() {}\n"),
         ];
         assert_eq!(
-            vague(&sources),
+            without_outdated(vague(&sources)),
             [
                 "`look` in src/a.rs does not say what it does",
                 "`tell_of_it` in storage/src/c.rs does not say what it does",
             ]
+        );
+    }
+
+    #[test]
+    fn a_vague_name_that_is_not_in_its_file_any_more_is_found() {
+        let [(name, path, _), rest @ ..] = MEANT;
+        let sources = rest.map(|(name, path, _)| source(path, &format!("fn {name}() {{}}\n")));
+        assert_eq!(
+            vague(&sources),
+            [format!(
+                "`{name}` is not in {path}: remove it from the list"
+            )]
         );
     }
 }
