@@ -17,11 +17,11 @@
 
 #[cfg(any(test, fuzzing))]
 pub mod attempts;
+#[cfg(test)]
+mod frames_for_tests;
 mod mend;
 mod methods;
 mod reader;
-#[cfg(test)]
-mod test_frames;
 
 use std::io;
 use std::pin::Pin;

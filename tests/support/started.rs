@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use broker::{Broker, BrokerConfig};
 
 /// Starts a broker in a folder whose last one may still write, or whose lock a process that another
-/// test starts has until it runs its program. Fails if the folder is in use for longer than `limit`.
+/// test starts has until it runs its program. Fails if the folder is in use for longer than
+/// `limit`.
 pub(crate) async fn start_broker(config: &BrokerConfig, limit: Duration) -> Broker {
     let until = Instant::now() + limit;
     loop {

@@ -123,7 +123,8 @@ const OWNED: [(&str, &str, &[&str]); 10] = [
 /// Where the management API reads: other files of it see queues and exchanges through
 /// `broker/src/inspect.rs` alone. Files below `routes/` also change them, as a channel does.
 const READERS: &str = "broker/src/management/";
-const CHANGERS: [&str; 4] = [
+const CHANGERS: [&str; 5] = [
+    "broker/src/management/routes/deletions.rs",
     "broker/src/management/routes/exchanges.rs",
     "broker/src/management/routes/import",
     "broker/src/management/routes/messages.rs",

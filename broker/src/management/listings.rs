@@ -15,10 +15,7 @@ use super::auth::Caller;
 use super::paging::{Collected, Listed, Listing};
 use super::refusal::ApiError;
 use super::user_memory;
-use crate::delivery::effects::Effects;
-use crate::fault::Fault;
 use crate::lock::lock;
-use crate::vhost::Vhost;
 
 const AT_ONCE: usize = 4;
 const OF_ONE_USER: usize = 2;
@@ -147,20 +144,6 @@ impl Api {
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         on_a_thread(slot, work).await?
-    }
-
-    /// As `BrokerState::after_deletions`; fails once the caller's rights have changed.
-    pub(super) async fn after_deletions<T>(
-        &self,
-        caller: &Caller,
-        vhost: &Vhost,
-        mut act: impl FnMut(&mut Effects) -> Result<Option<T>, Fault>,
-    ) -> Result<T, ApiError> {
-        let checked = |effects: &mut _| {
-            caller.check_unchanged(self)?;
-            Ok::<_, ApiError>(act(effects)?)
-        };
-        self.broker.after_deletions(vhost, checked).await
     }
 
     /// Responds with what `work` returns, as JSON.

@@ -12,7 +12,7 @@ use lapin::{BasicProperties, Channel, Consumer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::test_frames::{long, method, name, nested};
+use super::frames_for_tests::{long, method, name, nested};
 use crate::config::{Address, Endpoint, Login, LoginGuard};
 use crate::peer::{PeerError, connect};
 use crate::transport::{BrokerStream, Duplex, ListenerIdentity, Stream};

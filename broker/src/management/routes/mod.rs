@@ -24,6 +24,7 @@ mod archive;
 mod bindings;
 mod connections;
 mod definitions;
+mod deletions;
 mod exchanges;
 mod health;
 mod import;

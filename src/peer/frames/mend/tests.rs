@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::peer::frames::attempts;
-use crate::peer::frames::test_frames::{frame, long, method, name, nested};
+use crate::peer::frames::frames_for_tests::{frame, long, method, name, nested};
 
 /// A header frame of a body of seven bytes.
 fn content(properties: &[u8]) -> Vec<u8> {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::peer::frames::attempts;
-use crate::peer::frames::test_frames::{long, method, name, nested};
+use crate::peer::frames::frames_for_tests::{long, method, name, nested};
 
 /// The numbers of all methods that brokers send.
 fn all() -> Vec<(u16, u16)> {
