@@ -79,8 +79,7 @@ pub(crate) fn open_files(pid: i32) -> Vec<PathBuf> {
 
 /// The processes of a terminal's foreground: what they read is not known here.
 #[cfg(target_os = "macos")]
-pub(crate) fn foreground()
--> Option<std::collections::BTreeMap<i32, crate::platform::ForegroundProcess>> {
+pub(crate) fn foreground() -> Option<BTreeMap<i32, crate::platform::ForegroundProcess>> {
     None
 }
 

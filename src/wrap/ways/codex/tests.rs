@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::super::{AgentSign, Timing};
 use super::*;
+#[cfg(target_os = "linux")]
 use crate::wrap::test_program::write_program;
 
 const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
