@@ -73,6 +73,8 @@ pub struct BrokerState {
     pub(crate) publisher_grants: Arc<PublisherGrants>,
     /// Reads of the store that may be under way at once.
     loads: Arc<Semaphore>,
+    /// Those of them that may make dead letters.
+    letter_loads: Arc<Semaphore>,
     /// Users, their passwords and their permissions.
     pub users: RwLock<Users>,
     /// How much vhosts and users may open and declare. Changed by [`Self::change_quota`] alone.
@@ -140,6 +142,7 @@ impl BrokerState {
             memory_watch: MemoryWatch::new(parts.memory_limit),
             publisher_grants: Arc::default(),
             loads: Arc::new(Semaphore::new(LOADS)),
+            letter_loads: Arc::new(Semaphore::new(LOADS)),
             users: RwLock::new(parts.users),
             quotas: RwLock::new(parts.quotas),
             throttle: LoginThrottle::default(),
@@ -261,10 +264,16 @@ impl BrokerState {
         }
     }
 
-    /// Loads the next slice of a long queue, on a thread that may wait for the disk.
+    /// Loads the next slice of a long queue, on a thread that may wait for the disk. Where its
+    /// messages may become dead letters, there must be room for these.
     fn load(self: &Arc<Self>, queue: Arc<Queue>, wanted: LoadRequest) {
         let broker = Arc::clone(self);
         tokio::spawn(async move {
+            let _room = if queue.makes_letters() {
+                broker.room_for_letters().await
+            } else {
+                None
+            };
             // An error says that the semaphore was closed, which never happens.
             let Ok(_permit) = Arc::clone(&broker.loads).acquire_owned().await else {
                 return;

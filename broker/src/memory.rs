@@ -15,6 +15,7 @@
 //! level is one relaxed load.
 
 mod kinds;
+mod letters;
 mod parts;
 mod reads;
 mod transient;
@@ -27,6 +28,7 @@ use std::sync::atomic::{
 };
 
 pub(crate) use kinds::{ACCESS, CHANNELS, CONNECTIONS, CONSUMERS, KindCharge, TOPOLOGY};
+pub(crate) use letters::{LetterBytes, are_letters_full};
 use parts::{MIB, part, transactions_limit};
 pub(crate) use parts::{
     connection_limit, outbox_share, pool_bytes, store_pending_bytes, tap_bytes, unfinished_limit,

@@ -18,6 +18,7 @@ mod full_at_start;
 mod held_memory;
 mod kills;
 mod letter_kills;
+mod letter_memory;
 mod loaded;
 mod login;
 mod loopback;

@@ -1,17 +1,28 @@
 //! Routes dead letters at the end of a unit of work, and those that it has no budget for in units
 //! of work of their own. Relies on `vhost` for their routes and on `delivery/cascade.rs`.
+//!
+//! A letter of a stored message takes memory until the store has its copies. So the messages of a
+//! queue with a dead-letter exchange are read from the store no faster than letters arrive, whether
+//! they expire, are pushed out or are delivered and rejected. Nothing else waits for letters, and
+//! they wait for nothing: acks, purges and the messages of other queues pass them.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::BrokerState;
 use crate::delivery::budget::FULL_STEPS;
 use crate::delivery::cascade::{Cascade, CascadeStep};
 use crate::delivery::effects::Effects;
+use crate::memory;
 use crate::observer::BrokerEnd;
 
 /// What a unit of work may spend on its dead letters beyond what it has spent before, in steps. It
 /// is enough for as many as a unit of work collects, where each goes to one queue.
 const ALLOWANCE: u32 = FULL_STEPS / 2;
+/// How often a read of the store looks whether letters have arrived.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 impl BrokerState {
     /// Routes the dead letters so far. What the allowance is too small for, and what must stay
@@ -26,6 +37,27 @@ impl BrokerState {
             {
                 tokio::spawn(Arc::clone(self).route_waiting_letters());
             }
+        }
+    }
+
+    /// Waits until the store keeps up with its changes and letters hold less than their part.
+    /// Returns what a read of the store that may make letters keeps until it is over.
+    ///
+    /// On a full disk it does not wait: the client that gets the messages may free the disk by its
+    /// acks.
+    pub(super) async fn room_for_letters(&self) -> Option<OwnedSemaphorePermit> {
+        // Never closed.
+        let permit = Arc::clone(&self.letter_loads).acquire_owned().await.ok();
+        let mut watch = self.alarms.watch();
+        loop {
+            let keeps_up = watch
+                .wait_for(|state| !state.is_backlogged || state.is_disk_full || state.is_stopped);
+            // An error means that the sender is gone, but `alarms` holds it.
+            let _ = keeps_up.await;
+            if !memory::are_letters_full() {
+                return permit;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 

@@ -17,7 +17,7 @@ use crate::delivery::budget::{FULL_STEPS, StepBudget};
 use crate::delivery::confirms::Confirms;
 use crate::delivery::ends::{EndedEntry, EndedMessages, Observed};
 use crate::delivery::outbox::Outbox;
-use crate::memory::EntryCharge;
+use crate::memory::{EntryCharge, LetterBytes};
 use crate::observer::BrokerEnd;
 use crate::queue::Queue;
 use crate::queue::dead_letter::Reason;
@@ -39,6 +39,7 @@ pub(crate) struct DeadLetter {
     /// The generation of its vhost in which its route was found to be long. It was counted then.
     long_in: Option<u64>,
     _charge: EntryCharge,
+    _bytes: LetterBytes,
 }
 
 impl DeadLetter {
@@ -55,6 +56,7 @@ impl DeadLetter {
         }
         Self {
             queue: Arc::clone(queue),
+            _bytes: LetterBytes::new(message.footprint()),
             message,
             reason,
             stored,

@@ -216,6 +216,11 @@ impl Queue {
         self.stored_originals.fetch_sub(1, Release);
     }
 
+    /// Whether its messages may become dead letters.
+    pub(crate) fn makes_letters(&self) -> bool {
+        self.identity.arguments.dead_letters.is_some()
+    }
+
     /// Whether the store still has messages that have left the queue. The queue must be locked.
     fn has_stored_originals(&self) -> bool {
         self.stored_originals.load(Acquire) > 0
