@@ -111,7 +111,7 @@ fn finish_deletions(found: &mut OpenedStore) -> Result<(), Stopped> {
     found.topology = kept;
     for definition in &gone {
         if let Definition::Queue(queue) = definition {
-            let arguments = QueueArguments::parse(&queue.arguments).ok();
+            let arguments = QueueArguments::parse_stored(&queue.arguments).ok();
             let levels = arguments.and_then(|arguments| arguments.max_priority);
             let store = found.definitions.queue_store_at(queue.id);
             store.drop_all(levels.unwrap_or(0))?;

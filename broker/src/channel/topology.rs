@@ -280,7 +280,7 @@ impl Channel {
         };
         access::check_configure_queue(&self.context, &name)?;
         let arguments = decode(declare.arguments)?;
-        if let Some(letters) = QueueArguments::parse(&arguments)
+        if let Some(letters) = QueueArguments::parse_stored(&arguments)
             .ok()
             .and_then(|arguments| arguments.dead_letters)
         {

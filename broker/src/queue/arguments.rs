@@ -5,7 +5,7 @@
 //! that also accepts the arguments which only quorum queues or streams have (they are kept and mean
 //! nothing either); `stream` is refused. Relies on field tables alone.
 
-use crate::wire::table::{Table, Value};
+use crate::wire::table::{NAME_LIMIT, Table, Value};
 
 mod check;
 #[cfg(test)]
@@ -86,6 +86,15 @@ pub struct QueueArguments {
 impl QueueArguments {
     /// Reads the arguments of a declare.
     pub fn parse(table: &Table) -> Result<Self, ArgumentError> {
+        let arguments = Self::parse_stored(table)?;
+        check::new_queue(table)?;
+        Ok(arguments)
+    }
+
+    /// Reads the arguments of a queue in the store, which an older version may have accepted. A
+    /// routing key for dead letters that is too long for one is cut between two characters, because
+    /// consumers may decode keys as UTF-8.
+    pub fn parse_stored(table: &Table) -> Result<Self, ArgumentError> {
         check::all(table)?;
         let text = |name| table.get(name).and_then(Value::as_text).map(str::to_owned);
         let number = |name| {
@@ -106,7 +115,10 @@ impl QueueArguments {
             },
             dead_letters: text("x-dead-letter-exchange").map(|exchange| DeadLetters {
                 exchange,
-                routing_key: text("x-dead-letter-routing-key"),
+                routing_key: text("x-dead-letter-routing-key").map(|mut key| {
+                    key.truncate(key.floor_char_boundary(NAME_LIMIT));
+                    key
+                }),
             }),
             max_priority: number("x-max-priority").and_then(|number| u8::try_from(number).ok()),
             single_active_consumer: table.get("x-single-active-consumer")

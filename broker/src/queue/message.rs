@@ -189,7 +189,7 @@ fn content(bytes: &[u8]) -> MessageContent<'_> {
 }
 
 impl Message {
-    /// Puts a message together outside the hot path. Names longer than 255 bytes are cut.
+    /// Puts a message together outside the hot path. Names have at most 255 bytes, or are cut.
     pub(crate) fn assemble(content: MessageContent<'_>, facts: MessageFacts) -> Self {
         let mut draft = MessageBuilder::default();
         draft.begin(

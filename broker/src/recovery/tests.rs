@@ -284,3 +284,29 @@ async fn a_new_queue_has_a_number_of_its_own_where_the_counter_cannot_be_read() 
     assert_ne!(number(&broker, "new"), old);
     broker.store.clone().close().unwrap();
 }
+
+/// Such a key was accepted once, and cut within a character when a message was dead-lettered. Each
+/// consumer that decodes keys strictly lost its connection at that message.
+#[tokio::test]
+async fn a_stored_queue_with_a_long_dead_letter_key_is_restored_and_its_key_is_cut_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(folder.path()).await;
+    let mut arguments = Table::new();
+    arguments.set("x-dead-letter-exchange", Value::text(""));
+    let long = "\u{e9}".repeat(200);
+    arguments.set("x-dead-letter-routing-key", Value::text(&long));
+    let record = Definition::Queue(QueueDefinition {
+        vhost: "/".into(),
+        name: "q".into(),
+        id: 1000,
+        auto_delete: false,
+        arguments,
+    });
+    broker.definitions.save(&record).unwrap();
+    broker.store.clone().close().unwrap();
+    let broker = open(folder.path()).await;
+    let queue = broker.vhost("/").unwrap().queue("q").unwrap();
+    let letters = queue.identity.arguments.dead_letters.clone().unwrap();
+    assert_eq!(letters.routing_key.unwrap(), "\u{e9}".repeat(127));
+    broker.store.clone().close().unwrap();
+}

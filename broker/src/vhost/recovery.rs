@@ -43,7 +43,7 @@ impl Vhost {
         messages: &HashMap<u64, Recovered>,
         now_ms: u64,
     ) {
-        let arguments = match QueueArguments::parse(&definition.arguments) {
+        let arguments = match QueueArguments::parse_stored(&definition.arguments) {
             Ok(arguments) => arguments,
             Err(error) => {
                 return tracing::error!(

@@ -2,7 +2,7 @@
 //! reasons.
 
 use super::{ArgumentError, TTL_LIMIT_MS};
-use crate::wire::table::{Table, Value};
+use crate::wire::table::{NAME_LIMIT, Table, Value};
 
 /// Known to quorum queues and streams only.
 const OTHER_KINDS: [&str; 10] = [
@@ -39,6 +39,9 @@ pub enum InvalidValue {
     /// It is above the highest priority.
     #[error("{{max_value_exceeded,{0}}}")]
     TooHigh(u64),
+    /// A routing key for dead letters is longer than a routing key can be.
+    #[error("\"longer than {NAME_LIMIT} bytes\"")]
+    KeyTooLong,
     /// A routing key for dead letters has no exchange.
     #[error("routing_key_but_no_dlx_defined")]
     KeyWithoutExchange,
@@ -103,6 +106,20 @@ pub(super) fn all(table: &Table) -> Result<(), ArgumentError> {
         if let Some(value) = table.get(name) {
             check(value, table).map_err(|reason| ArgumentError::Invalid { name, reason })?;
         }
+    }
+    Ok(())
+}
+
+/// Checks what neither RabbitMQ nor older versions check. A start does not call this, because the
+/// store may hold such queues.
+pub(super) fn new_queue(table: &Table) -> Result<(), ArgumentError> {
+    const KEY: &str = "x-dead-letter-routing-key";
+    let key = table.get(KEY).and_then(Value::as_text);
+    if key.is_some_and(|key| key.len() > NAME_LIMIT) {
+        return Err(ArgumentError::Invalid {
+            name: KEY,
+            reason: InvalidValue::KeyTooLong,
+        });
     }
     Ok(())
 }

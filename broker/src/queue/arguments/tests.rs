@@ -215,3 +215,21 @@ fn the_width_of_a_number_and_unknown_arguments_do_not_count() {
     );
     assert!(compared(&[], &[("x-queue-type", Value::text("quorum"))]).is_err());
 }
+
+/// RabbitMQ 3.10 takes any length, and the channel that delivers such a dead letter dies.
+#[test]
+fn a_routing_key_for_dead_letters_has_at_most_what_a_routing_key_has() {
+    let with = |key: &str| {
+        QueueArguments::parse(&table(&[
+            ("x-dead-letter-exchange", Value::text("")),
+            ("x-dead-letter-routing-key", Value::text(key)),
+        ]))
+    };
+    let longest = "\u{e9}".repeat(127) + "e";
+    assert!(with(&longest).is_ok());
+    assert_eq!(
+        with(&(longest + "e")).unwrap_err().text("q", "/"),
+        "invalid arg 'x-dead-letter-routing-key' for queue 'q' in vhost '/': \
+         \"longer than 255 bytes\""
+    );
+}
