@@ -218,7 +218,7 @@ impl Config {
         let origin = ValueOrigin::Derived;
         self.management = Management {
             url: resolve::derived_management_url(&self.endpoint.address, local),
-            guard: resolve::management_guard(&self.endpoint, &login, origin, local),
+            guard: resolve::management_guard(&self.endpoint, &login, origin, (&self.home, local)),
             login,
         };
     }

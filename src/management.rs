@@ -331,7 +331,7 @@ impl Client {
         if listener == ListenerIdentity::Unknown && guard.is_secret() {
             return Err(self.unreachable(RequestFailure::Unproven));
         }
-        let login = guard.login().unwrap_or_else(|| login.clone());
+        let login = guard.login_now(login);
         let login = BASE64_STANDARD.encode(format!("{}:{}", login.user, login.password));
         Ok(format!("Basic {login}"))
     }

@@ -78,10 +78,10 @@ pub enum LoginGuard {
     /// The user named no broker, and the login is no secret: guest of this home's container. The
     /// listener must be proven to run as this user, where the system reports who listens.
     Assumed,
-    /// The login is stored in this home, or will be once its broker has started. It is sent only to
-    /// a listener that is proven to run as this user.
+    /// The password is stored in this home, or will be once its broker has started. It is sent only
+    /// to a listener that is proven to run as this user.
     Stored {
-        /// The home with the login.
+        /// The home with the password.
         home: Home,
         /// Whether the broker is the one of this home, which also listens on sockets in it.
         has_sockets: bool,
@@ -229,12 +229,39 @@ impl Address {
 }
 
 impl LoginGuard {
-    /// Reads the stored login again. `None` if the login is not stored.
-    pub fn login(&self) -> Option<Login> {
-        match self {
+    /// Returns the login as it is now: a stored password is read again, because it may have
+    /// changed. The user beside it may be another one than is stored.
+    pub fn login_now(&self, login: &Login) -> Login {
+        let stored = match self {
             Self::AsGiven | Self::Assumed | Self::Derived { .. } => None,
             Self::Stored { home, .. } => Credentials::read(home).ok().flatten(),
+        };
+        Login {
+            user: login.user.clone(),
+            password: stored.map_or_else(|| login.password.clone(), |stored| stored.password),
         }
+    }
+
+    /// Whether a login with this guard is the stored one: its user too.
+    pub(super) fn is_of_stored_user(&self, login: &Login) -> bool {
+        match self {
+            Self::AsGiven | Self::Assumed | Self::Derived { .. } => false,
+            Self::Stored { home, .. } => {
+                let stored = Credentials::read(home).ok().flatten();
+                stored.is_none_or(|stored| stored.user == login.user)
+            }
+        }
+    }
+
+    /// Whether the broker also listens on sockets in the home.
+    pub(super) fn has_sockets(&self) -> bool {
+        matches!(
+            self,
+            Self::Stored {
+                has_sockets: true,
+                ..
+            }
+        )
     }
 
     /// Returns the path of the broker's socket with this name, if it has sockets.
@@ -278,9 +305,9 @@ impl Endpoint {
         }
     }
 
-    /// Returns the login. A stored one is read again, because it may have changed.
+    /// Returns the login as it is now.
     pub fn login_now(&self) -> Login {
-        self.guard.login().unwrap_or_else(|| self.login.clone())
+        self.guard.login_now(&self.login)
     }
 
     /// Returns the full URL **with the password**, for `status --show-url` and files with mode 0600

@@ -12,7 +12,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use super::home::{write_private, write_private_once};
 use super::own_folder::private_folder;
-use super::{Address, Endpoint, Home, Login, LoginGuard};
+use super::{Address, Endpoint, Home, Login};
 
 const USER: &str = "cbroker";
 
@@ -84,11 +84,10 @@ impl Credentials {
 pub fn write_session_address(home: &Home, session: &str, endpoint: &Endpoint) -> io::Result<()> {
     home.claim()?;
     private_folder(&home.sessions())?;
-    let url = match &endpoint.guard {
-        LoginGuard::Stored { .. } => endpoint.address.without_password().to_string(),
-        LoginGuard::AsGiven | LoginGuard::Assumed | LoginGuard::Derived { .. } => {
-            endpoint.secret_url()
-        }
+    let url = if endpoint.guard.is_of_stored_user(&endpoint.login) {
+        endpoint.address.without_password().to_string()
+    } else {
+        endpoint.secret_url()
     };
     let mut text = format!("{url}\n");
     if let Some(known) = SessionAddress::read(home, session) {

@@ -84,8 +84,13 @@ impl Config {
             ca_cert,
             guard,
         };
-        let (management, management_origin) =
-            management(flags, &environment, file, &endpoint, local.as_ref())?;
+        let (management, management_origin) = management(
+            flags,
+            &environment,
+            file,
+            &endpoint,
+            (&home, local.as_ref()),
+        )?;
 
         let mut config = Self {
             warnings: warnings(flags, &endpoint.address),
@@ -194,8 +199,8 @@ fn address(
     Ok((address, origin))
 }
 
-/// Guards a login that equals the stored one, even if it came from elsewhere, such as a URL, and
-/// the broker that is used because the user named no other.
+/// Guards a login with the stored password, whatever its user, even if it came from elsewhere, such
+/// as a URL, and the broker that is used because the user named no other.
 fn guard(
     address: &Address,
     origin: ValueOrigin,
@@ -207,12 +212,9 @@ fn guard(
     let is_embedded = local.as_ref().is_none_or(LocalBroker::is_embedded);
     let is_its_place = local.is_some_and(|local| local.address().is_same_place(address));
     let is_unnamed = matches!(origin, ValueOrigin::Local | ValueOrigin::Default);
-    let is_stored = match Credentials::read(home) {
-        Ok(Some(stored)) => stored == *login,
-        // Before the first start.
-        _ => is_unnamed && *login == Credentials::none_yet(),
-    };
-    if !is_stored {
+    // Before the first start there is none yet.
+    let is_expected = is_unnamed && *login == Credentials::none_yet();
+    if !is_stored(home, login) && !is_expected {
         // A command inside a session gets the local broker's address without its login.
         let is_assumed = is_unnamed || is_its_place && address.password.is_none();
         return if is_assumed {
@@ -288,7 +290,7 @@ fn management(
     environment: &Environment,
     file: &File,
     endpoint: &Endpoint,
-    local: Option<&LocalBroker>,
+    (home, local): (&Home, Option<&LocalBroker>),
 ) -> Result<(Management, ValueOrigin), Error> {
     let given = flags
         .mgmt_url
@@ -328,34 +330,45 @@ fn management(
     {
         password.clone_into(&mut login.password);
     }
-    let guard = management_guard(endpoint, &login, origin, local);
+    let guard = management_guard(endpoint, &login, origin, (home, local));
     Ok((Management { url, login, guard }, origin))
 }
 
-/// Guards the stored login for the management API too, and any login where the address is derived.
-/// The socket is used only if no API was named.
+/// Guards the stored password for the management API too, whatever the user beside it, and any
+/// login where the address is derived. The socket, which logs in as the broker's first user, is
+/// used only for that user and only if no API was named.
 pub(super) fn management_guard(
     endpoint: &Endpoint,
     login: &Login,
     origin: ValueOrigin,
-    local: Option<&LocalBroker>,
+    (home, local): (&Home, Option<&LocalBroker>),
 ) -> LoginGuard {
+    let is_derived = origin == ValueOrigin::Derived;
+    let is_guarded = matches!(endpoint.guard, LoginGuard::Stored { .. })
+        && login.password == endpoint.login.password;
+    if is_guarded || is_stored(home, login) {
+        let is_first_user = *login == endpoint.login && endpoint.guard.is_of_stored_user(login);
+        let is_embedded = local.is_none_or(LocalBroker::is_embedded);
+        let has_sockets = endpoint.guard.has_sockets() && is_first_user;
+        return LoginGuard::Stored {
+            home: home.clone(),
+            has_sockets: has_sockets && is_derived && is_embedded,
+        };
+    }
     match &endpoint.guard {
-        LoginGuard::Stored { home, has_sockets } if *login == endpoint.login => {
-            let is_derived =
-                origin == ValueOrigin::Derived && local.is_none_or(LocalBroker::is_embedded);
-            LoginGuard::Stored {
-                home: home.clone(),
-                has_sockets: *has_sockets && is_derived,
-            }
-        }
-        _ if origin != ValueOrigin::Derived => LoginGuard::AsGiven,
+        _ if !is_derived => LoginGuard::AsGiven,
         LoginGuard::Assumed if *login == endpoint.login => LoginGuard::Assumed,
         LoginGuard::AsGiven => LoginGuard::Derived {
             broker_port: Some(endpoint.address.port),
         },
         _ => LoginGuard::Derived { broker_port: None },
     }
+}
+
+/// Whether a login has the stored password.
+fn is_stored(home: &Home, login: &Login) -> bool {
+    let stored = Credentials::read(home).ok().flatten();
+    stored.is_some_and(|stored| stored.password == login.password)
 }
 
 /// Returns the management URL of a broker. Cloud brokers use HTTPS on the standard port, and a

@@ -55,6 +55,7 @@ pub(crate) struct Stranger {
     child: Child,
     heard: Option<std::thread::JoinHandle<Vec<String>>>,
     peers: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    port: u16,
 }
 
 impl Stranger {
@@ -114,7 +115,12 @@ impl Stranger {
             child,
             heard: Some(heard),
             peers,
+            port,
         })
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(crate) fn peers(&self) -> usize {

@@ -14,18 +14,15 @@ use crate::background_broker::{
 use crate::foreign_listener::{OTHER_STRANGER, STRANGER, Stranger};
 use crate::support::{Place, Wrapped, free_port, wait_until};
 
-/// Neither in clear text nor as HTTP Basic has it.
+/// Neither in clear text nor as HTTP Basic has it, whatever the user.
 fn assert_kept(password: &str, heard: &[u8]) {
-    let basic = BASE64_STANDARD.encode(format!("cbroker:{password}"));
-    for secret in [password, &basic] {
-        let found = heard
-            .windows(secret.len())
-            .any(|part| part == secret.as_bytes());
-        assert!(
-            !found,
-            "the stranger heard {secret}: {:?}",
-            String::from_utf8_lossy(heard)
-        );
+    let heard = String::from_utf8_lossy(heard);
+    let basic = heard.split("Basic ").skip(1).filter_map(|rest| {
+        let login = BASE64_STANDARD.decode(rest.lines().next()?).ok()?;
+        String::from_utf8(login).ok()
+    });
+    for said in [heard.to_string()].into_iter().chain(basic) {
+        assert!(!said.contains(password), "the stranger heard {said:?}");
     }
 }
 
@@ -177,6 +174,35 @@ fn a_loopback_port_that_a_url_merely_names_gets_no_stored_password() {
         let http = format!("http://{written}:{port}");
         let _refused = place.run(["ui", "--url", &url, "--mgmt-url", &http]);
         assert_kept(&password, &stranger.ended());
+    }
+}
+
+#[test]
+fn a_management_user_alone_takes_the_stored_password_to_no_other_user() {
+    let place = Place::new();
+    let _broker = started(&place);
+    let Some(stranger) = Stranger::listen_silently(STRANGER, "127.0.0.1", free_port()) else {
+        return;
+    };
+    let url = format!("http://127.0.0.1:{}", stranger.port());
+    let stored = password(&place);
+    let by_flag = ["--mgmt-url", &url, "--mgmt-user", "ada"];
+    let list = ["list", "--mgmt-url", &url];
+    let with = |name: &str, value: &str| {
+        let mut command = place.command();
+        command.args(list).env(name, value);
+        command.output().unwrap().stderr
+    };
+    let told = [
+        place.run([&["list"][..], &by_flag].concat()).err,
+        String::from_utf8(with("CBROKER_MGMT_USER", "ada")).unwrap(),
+        // The stored password where it is given by itself, too.
+        String::from_utf8(with("CBROKER_MGMT_PASS", &stored)).unwrap(),
+    ];
+    assert!(stranger.peers() > 0);
+    assert_kept(&stored, &stranger.ended());
+    for told in told {
+        assert!(told.contains("of user nobody"), "{told}");
     }
 }
 

@@ -226,3 +226,47 @@ fn no_way_of_showing_a_config_shows_a_password() {
     assert!(!format!("{config:?}").contains("secret"));
     assert!(config.warnings[0].contains("CBROKER_URL"));
 }
+
+#[test]
+fn the_guard_follows_the_stored_password_and_the_user_stays_as_given() {
+    let home = TestHome::new();
+    let stored = Credentials::read_or_create(&home.home()).unwrap();
+    let session = ulid::Ulid::generate().to_string();
+    let at = format!("amqp://ada:{}@127.0.0.1:7000", stored.password);
+    let outer = home.config(&url(&at), &[]).unwrap().endpoint;
+    assert_eq!(outer.guard.listener_demand(), ListenerDemand::Ours);
+    write_session_address(&home.home(), &session, &outer).unwrap();
+    let visible = outer.address.without_password().to_string();
+    let inside = [
+        ("CBROKER_URL", visible.as_str()),
+        ("CBROKER_SESSION", &session),
+    ];
+    let inner = home.config(&Flags::default(), &inside).unwrap();
+    assert_eq!(inner.endpoint.login, outer.login);
+    let flags = Flags {
+        mgmt_user: Some("ada".into()),
+        mgmt_url: Some("http://api.example".into()),
+        ..Flags::default()
+    };
+    let Management { login, guard, .. } = home.config(&flags, &[]).unwrap().management;
+    assert_eq!(guard.listener_demand(), ListenerDemand::Ours);
+    let new = Credentials::fresh("cbroker").unwrap();
+    Credentials::replace(&home.home(), &new).unwrap();
+    let now = guard.login_now(&login);
+    assert_eq!(
+        (now.user.as_str(), now.password),
+        ("ada", new.password),
+        "rotated"
+    );
+    let derived = Flags {
+        mgmt_url: None,
+        ..flags
+    };
+    let guard = home.config(&derived, &[]).unwrap().management.guard;
+    assert_eq!(guard.listener_demand(), ListenerDemand::Ours);
+    assert_eq!(
+        guard.socket("management.sock"),
+        None,
+        "that of the first user"
+    );
+}
