@@ -22,7 +22,7 @@ pub use address::{Address, AddressError, Endpoint, Login, LoginGuard, UrlScheme,
 pub use credentials::{Credentials, read_session_address, write_session_address};
 pub use environment::Environment;
 pub use file::{DeliveryWay, Settings};
-pub use home::{Home, write_private, write_private_with};
+pub use home::{Home, NewFileMode, replace_file, write_private, write_private_with};
 pub use local::{BrokerKind, LocalBroker};
 pub use own_folder::{NotOurs, claim_store, private_folder};
 pub use resolve::LeftOut;

@@ -1,6 +1,6 @@
 //! The folder `~/.cbroker`: where everything lies, and that only its owner can read it.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -214,7 +214,19 @@ fn fits_socket_path(path: &Path) -> bool {
     path.as_os_str().len() < LONGEST_SOCKET_PATH
 }
 
-/// Writes a file with mode 0600 so that a reader sees the old or the new content, never a part.
+/// The mode of a file that replaces another one.
+#[derive(Clone, Debug)]
+pub enum NewFileMode {
+    /// 0600.
+    Private,
+    /// What the system gives to new files of this process.
+    Default,
+    /// That of an older file. Until its content is written it is 0600.
+    Of(Permissions),
+}
+
+/// Writes a file with mode 0600 so that a reader sees the old or the new content, never a part. A
+/// link at `path` is replaced, and its target stays as it is.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     write_private_with(path, |out| out.write_all(content))
 }
@@ -224,8 +236,21 @@ pub fn write_private_with(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
+    replace(path, &NewFileMode::Private, write)
+}
+
+/// As [`write_private`], with another mode.
+pub fn replace_file(path: &Path, content: &[u8], mode: &NewFileMode) -> io::Result<()> {
+    replace(path, mode, |out| out.write_all(content))
+}
+
+fn replace(
+    path: &Path,
+    mode: &NewFileMode,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     let draft = draft_beside(path);
-    let written = create_private(&draft, write).and_then(|()| fs::rename(&draft, path));
+    let written = create(&draft, mode, write).and_then(|()| fs::rename(&draft, path));
     if written.is_err() {
         let _ = fs::remove_file(&draft);
     }
@@ -236,7 +261,7 @@ pub fn write_private_with(
 /// place.
 pub(super) fn write_private_once(path: &Path, content: &[u8]) -> io::Result<bool> {
     let draft = draft_beside(path);
-    let created = create_private(&draft, |out| out.write_all(content));
+    let created = create(&draft, &NewFileMode::Private, |out| out.write_all(content));
     let linked = created.and_then(|()| match fs::hard_link(&draft, path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -246,18 +271,29 @@ pub(super) fn write_private_once(path: &Path, content: &[u8]) -> io::Result<bool
     linked
 }
 
-fn create_private(
+/// Creates a file. One that is there, or a link that somebody put there, is an error.
+fn create(
     path: &Path,
+    mode: &NewFileMode,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
+    let first_mode = match mode {
+        NewFileMode::Default => 0o666,
+        NewFileMode::Private | NewFileMode::Of(_) => 0o600,
+    };
     let file = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0o600)
+        .mode(first_mode)
         .open(path)?;
     let mut out = BufWriter::new(file);
     write(&mut out)?;
-    out.into_inner()?.sync_all()
+    let file = out.into_inner()?;
+    if let NewFileMode::Of(permissions) = mode {
+        // By the open file: the path may lead elsewhere by now.
+        file.set_permissions(permissions.clone())?;
+    }
+    file.sync_all()
 }
 
 fn draft_beside(path: &Path) -> PathBuf {

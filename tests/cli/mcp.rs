@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use serde_json::{Value, json};
@@ -269,4 +270,56 @@ fn every_agent_s_configuration_is_printed_or_written_once_and_nothing_else_chang
             .fails(1, &format!("{} is not changed", file.display()));
         assert_eq!(fs::read_to_string(&file).unwrap(), "{ // a remark\n}");
     }
+}
+
+#[test]
+fn a_configuration_is_written_without_following_links_that_others_may_have_planted() {
+    for planted in [".mcp.json.cbroker-draft", ".mcp.json.before-cbroker"] {
+        let place = Place::new();
+        let at = |name: &str| place.path().join(name);
+        fs::write(at("precious"), "mine").unwrap();
+        symlink(at("precious"), at(planted)).unwrap();
+        fs::write(at(".mcp.json"), "{\"token\":\"t\"}").unwrap();
+        fs::set_permissions(at(".mcp.json"), PermissionsExt::from_mode(0o640)).unwrap();
+        place.ok(["mcp", "install", "claude", "--write"]);
+        assert_eq!(fs::read_to_string(at("precious")).unwrap(), "mine");
+        let mode = |name: &str| fs::symlink_metadata(at(name)).unwrap().mode() & 0o777;
+        assert!(
+            fs::read_to_string(at(".mcp.json"))
+                .unwrap()
+                .contains("cbroker")
+        );
+        assert_eq!(mode(".mcp.json"), 0o640, "as before");
+        let backup = ".mcp.json.before-cbroker";
+        assert_eq!(fs::read_to_string(at(backup)).unwrap(), "{\"token\":\"t\"}");
+        assert_eq!(mode(backup), 0o640, "as the file that it keeps");
+    }
+}
+
+#[test]
+fn a_configuration_that_is_another_user_s_link_is_not_changed() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can make a link of another user");
+        return;
+    }
+    let place = Place::new();
+    let (link, precious) = (
+        place.path().join(".mcp.json"),
+        place.path().join("precious"),
+    );
+    fs::write(&precious, "{}").unwrap();
+    symlink(&precious, &link).unwrap();
+    place.ok(["mcp", "install", "claude", "--write"]);
+    assert_ne!(
+        fs::read_to_string(&precious).unwrap(),
+        "{}",
+        "the user's own link is followed"
+    );
+    fs::write(&precious, "{}").unwrap();
+    lchown(&link, Some(65534), None).unwrap();
+    place.run(["mcp", "install", "claude", "--write"]).fails(
+        1,
+        &format!("{} is not changed: it is a link", link.display()),
+    );
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "{}");
 }

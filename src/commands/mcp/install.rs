@@ -1,14 +1,15 @@
 //! `cbroker mcp install AGENT`: prints the configuration with which an agent starts the server, or
 //! writes it into the agent's file.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use crate::cli::{McpAgent, McpInstallArgs};
-use crate::config::Config;
+use crate::config::{Config, NewFileMode, replace_file};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -81,6 +82,9 @@ enum AddError {
     NotAnObject(&'static str),
     #[error("it has another server `{NAME}`")]
     OtherServer,
+    /// What it leads to was chosen by somebody else.
+    #[error("it is a link of another user")]
+    ForeignLink,
 }
 
 /// What is added to a configuration.
@@ -122,21 +126,21 @@ impl ConfigPiece {
     /// Adds it to a file, which keeps everything else. Returns whether that was needed.
     fn write(&self, file: &Path) -> Result<bool, Error> {
         let shown = file.display();
-        let before = match fs::read_to_string(file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            read => {
-                read.map_err(|error| Error::new(format!("cannot read {shown}")).because(error))?
-            }
-        };
-        let Some(after) = self.added_to(&before).map_err(|why| {
+        let unchanged = |why: AddError| {
             Error::new(format!("{shown} is not changed"))
                 .because(why)
                 .hint("without --write the piece is printed, to be added by hand")
-        })?
-        else {
+        };
+        let cannot_read = |error| Error::new(format!("cannot read {shown}")).because(error);
+        if is_link_of_another_user(file) {
+            return Err(unchanged(AddError::ForeignLink));
+        }
+        let before = OldFile::read(file).map_err(cannot_read)?;
+        let text = before.as_ref().map_or("", |before| before.text.as_str());
+        let Some(after) = self.added_to(text).map_err(unchanged)? else {
             return Ok(false);
         };
-        replace(file, &after)
+        replace(file, before, &after)
             .map_err(|error| Error::new(format!("cannot write {shown}")).because(error))?;
         Ok(true)
     }
@@ -183,23 +187,54 @@ fn pretty(value: &Value) -> String {
     text
 }
 
-/// Puts a new text in the place of a file, or of the file that a link leads to; a reader sees the
-/// old or the new one. What was there before is kept beside it.
-fn replace(file: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder)?;
+/// A configuration as it was found.
+struct OldFile {
+    /// What a link leads to.
+    path: PathBuf,
+    text: String,
+    permissions: Permissions,
+}
+
+impl OldFile {
+    /// `None` if there is no file.
+    fn read(file: &Path) -> io::Result<Option<Self>> {
+        let path = match file.canonicalize() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            path => path?,
+        };
+        let mut open = File::open(&path)?;
+        let permissions = open.metadata()?.permissions();
+        let mut text = String::new();
+        open.read_to_string(&mut text)?;
+        Ok(Some(Self {
+            path,
+            text,
+            permissions,
+        }))
     }
-    let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    let beside = |end: &str| {
-        let mut name = file.file_name().unwrap_or_default().to_owned();
-        name.push(end);
-        file.with_file_name(name)
+}
+
+/// Whether a file is a link that neither this user nor root has made.
+fn is_link_of_another_user(file: &Path) -> bool {
+    let us = rustix::process::geteuid().as_raw();
+    let found = file.symlink_metadata();
+    found.is_ok_and(|found| found.is_symlink() && ![0, us].contains(&found.uid()))
+}
+
+/// Puts a new text in the place of a file; a reader sees the old or the new one. What was there
+/// before is kept beside it. Others may write to the folder, as to that of a shared project, so
+/// nothing is written to a name that they can know before it is there.
+fn replace(file: &Path, before: Option<OldFile>, text: &str) -> io::Result<()> {
+    let Some(before) = before else {
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        return replace_file(file, text.as_bytes(), &NewFileMode::Default);
     };
-    let draft = beside(".cbroker-draft");
-    fs::write(&draft, text)?;
-    if let Ok(before) = fs::metadata(&file) {
-        fs::set_permissions(&draft, before.permissions())?;
-        fs::copy(&file, beside(".before-cbroker"))?;
-    }
-    fs::rename(&draft, &file)
+    let mut backup = before.path.file_name().unwrap_or_default().to_owned();
+    backup.push(".before-cbroker");
+    let backup = before.path.with_file_name(backup);
+    let mode = NewFileMode::Of(before.permissions);
+    replace_file(&backup, before.text.as_bytes(), &mode)?;
+    replace_file(&before.path, text.as_bytes(), &mode)
 }

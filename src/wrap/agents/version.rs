@@ -16,6 +16,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
+use crate::config::write_private;
+
 /// Time limit for the program to print its version. opencode takes a second on an idle machine.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 /// How long the start of an agent waits for the result. A later result is cached for the next
@@ -146,14 +148,8 @@ fn read(cache: &Path) -> VersionCache {
 
 /// Writes the cache. If that fails, the next start runs the program again.
 fn write(cache: &Path, known: &VersionCache) {
-    let draft = cache.with_extension(ulid::Ulid::generate().to_string());
-    let written = serde_json::to_vec(known)
-        .map_err(std::io::Error::other)
-        .and_then(|text| fs::write(&draft, text))
-        .and_then(|()| fs::rename(&draft, cache));
-    if written.is_err() {
-        let _was_never_made = fs::remove_file(&draft);
-    }
+    let text = serde_json::to_vec(known).map_err(std::io::Error::other);
+    let _asked_again = text.and_then(|text| write_private(cache, &text));
 }
 
 #[cfg(test)]
