@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::page_host;
-use crate::config::{Config, write_private};
+use crate::config::{Config, remove_passwords, write_private};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::management::{Client, ManagementError, SignInLink};
@@ -92,7 +92,9 @@ fn open(opener: &str, config: &Config, url: &str, is_secret: bool) -> bool {
     } else {
         PathBuf::from(url)
     };
-    let opened = Command::new(opener)
+    let mut command = Command::new(opener);
+    remove_passwords(&mut command);
+    let opened = command
         .arg(target)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -3,6 +3,19 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::process::Command;
+
+use super::Address;
+
+/// The variables that may hold a password.
+const WITH_PASSWORDS: [&str; 3] = ["CBROKER_URL", "CBROKER_MGMT_URL", "CBROKER_MGMT_PASS"];
+
+/// Keeps passwords from a program that needs none of cbroker's variables.
+pub fn remove_passwords(command: &mut Command) {
+    for name in WITH_PASSWORDS {
+        command.env_remove(name);
+    }
+}
 
 /// The environment at the start of the program.
 #[derive(Clone, Default)]
@@ -27,6 +40,24 @@ impl Environment {
         self.0.keys().map(OsString::as_os_str)
     }
 
+    /// Returns the variables that may hold a password, each with a value that holds none. `None`
+    /// for one that must not be passed on.
+    pub fn without_passwords(&self) -> Vec<(&'static str, Option<OsString>)> {
+        let clean = |name| match name {
+            "CBROKER_URL" => {
+                let address = Address::parse(self.text(name)?).ok()?;
+                Some(address.without_password().to_string())
+            }
+            "CBROKER_MGMT_URL" => without_login(self.text(name)?),
+            _ => None,
+        };
+        let set = WITH_PASSWORDS
+            .into_iter()
+            .filter(|name| self.0.contains_key(OsStr::new(name)));
+        set.map(|name| (name, clean(name).map(OsString::from)))
+            .collect()
+    }
+
     /// Returns a variable that is set, not empty and UTF-8.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name)?.to_str()
@@ -48,5 +79,52 @@ impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Environment 
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
         )
+    }
+}
+
+/// Returns an HTTP URL without user and password. `None` if it is unclear what they are.
+fn without_login(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    let url = format!("{scheme}://{host}{path}");
+    // A password with a slash in it ends the authority early.
+    (!url.contains('@')).then_some(url)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn no_password_is_left_in_a_url() {
+        for (name, url, expected) in [
+            ("CBROKER_URL", "amqp://u:p@h:1/v", Some("amqp://u@h:1/v")),
+            ("CBROKER_URL", "amqp://h:0", None),
+            ("CBROKER_MGMT_URL", "http://u:p@h:1/x", Some("http://h:1/x")),
+            ("CBROKER_MGMT_URL", "http://h:1", Some("http://h:1")),
+            ("CBROKER_MGMT_URL", "http://u:p/q@h", None),
+            ("CBROKER_MGMT_URL", "u:p", None),
+            ("CBROKER_MGMT_PASS", "p", None),
+            ("CBROKER_MGMT_PASS", "", None),
+        ] {
+            let environment = Environment::from_iter([(name, url), ("HOME", "/p")]);
+            let expected = vec![(name, expected.map(OsString::from))];
+            assert_eq!(environment.without_passwords(), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_needs_none_of_them_gets_no_variable_with_a_password() {
+        let mut command = Command::new("true");
+        remove_passwords(&mut command);
+        let removed: Vec<_> = command.get_envs().collect();
+        assert_eq!(removed.len(), WITH_PASSWORDS.len());
+        assert!(removed.iter().all(|(_, value)| value.is_none()));
     }
 }

@@ -24,13 +24,8 @@ use crate::config::{Config, Environment};
 const SEND_PERMISSION: &str = "Bash(cbroker send:*)";
 
 /// Variables that the program does not get. With the variables of another Claude Code it would
-/// consider itself a part of that session, and the password is the person's.
-const REMOVED: [&str; 4] = [
-    "CLAUDECODE",
-    "CLAUDE_CODE_SESSION_ID",
-    "CLAUDE_PID",
-    "CBROKER_MGMT_PASS",
-];
+/// consider itself a part of that session.
+const REMOVED: [&str; 3] = ["CLAUDECODE", "CLAUDE_CODE_SESSION_ID", "CLAUDE_PID"];
 /// The prefix of further variables that the program does not get.
 const REMOVED_PREFIX: &str = "CLAUDE_CODE_MESSAGING_";
 
@@ -80,7 +75,7 @@ pub(super) fn command(
     let profile = Profile::of(&options.program, &options.arguments);
     let (arguments, remark) = arguments_of(options, profile, identity);
     let mut remarks: Vec<String> = remark.into_iter().collect();
-    let mut environment = removed(&config.environment);
+    let mut environment = changed(&config.environment);
     let mut set = |name: &str, value: Option<OsString>| environment.push((name.into(), value));
     let url = config.endpoint.address.without_password().to_string();
     set("CBROKER_NAME", Some(options.name.as_str().into()));
@@ -112,7 +107,7 @@ pub(super) fn bare_command(
     arguments: Vec<OsString>,
     environment: &Environment,
 ) -> CommandLine {
-    let mut environment = removed(environment);
+    let mut environment = changed(environment);
     environment.push(("CBROKER_DISABLED".into(), Some("1".into())));
     CommandLine {
         program,
@@ -178,19 +173,20 @@ fn settings(options: &WrapOptions, identity: &Identity) -> Value {
     }
 }
 
-/// The variables of this process that the program does not get.
-fn removed(environment: &Environment) -> Vec<(OsString, Option<OsString>)> {
+/// The variables of this process that the program does not get, or gets without the person's
+/// password.
+fn changed(environment: &Environment) -> Vec<(OsString, Option<OsString>)> {
     let is_removed = |name: &&OsStr| {
         REMOVED.iter().any(|removed| name == removed)
             || name
                 .as_encoded_bytes()
                 .starts_with(REMOVED_PREFIX.as_bytes())
     };
-    environment
-        .names()
-        .filter(is_removed)
-        .map(|name| (name.to_owned(), None))
-        .collect()
+    let removed = environment.names().filter(is_removed);
+    let removed = removed.map(|name| (name.to_owned(), None));
+    let cleaned = environment.without_passwords().into_iter();
+    let cleaned = cleaned.map(|(name, value)| (name.into(), value));
+    removed.chain(cleaned).collect()
 }
 
 /// The error if the folder of this binary is not put on the program's PATH, because other users can
@@ -328,7 +324,7 @@ mod tests {
             ("CBROKER_MGMT_PASS", "hush"),
             ("PATH", "/bin"),
         ]);
-        let names: Vec<_> = removed(&environment)
+        let names: Vec<_> = changed(&environment)
             .into_iter()
             .map(|(name, value)| {
                 assert_eq!(value, None);
@@ -338,9 +334,9 @@ mod tests {
         assert_eq!(
             names,
             [
-                "CBROKER_MGMT_PASS",
                 "CLAUDECODE",
-                "CLAUDE_CODE_MESSAGING_TOKEN"
+                "CLAUDE_CODE_MESSAGING_TOKEN",
+                "CBROKER_MGMT_PASS"
             ]
         );
     }

@@ -10,6 +10,7 @@ use crate::stage::{CBROKER, Stage};
 
 crate::tests![
     nothing_of_an_outer_session_reaches_the_program,
+    the_program_gets_no_password_in_a_url,
     without_a_search_path_the_program_runs_and_finds_others,
     a_folder_that_others_can_write_to_is_not_searched,
     the_program_is_the_one_that_the_search_path_names,
@@ -46,6 +47,46 @@ fn nothing_of_an_outer_session_reaches_the_program() {
             assert!(!shown.contains(&format!("{name}=")), "{name} in {shown}");
         }
         assert!(shown.contains("CLAUDE_CODE_USE_BEDROCK=1"), "{shown}");
+    }
+}
+
+fn the_program_gets_no_password_in_a_url() {
+    let stage = Stage::new();
+    std::fs::write(stage.path("no folder"), "").unwrap();
+    let given = |url: &str| (url.to_owned(), "runs without messages");
+    for (home, (url, told), shown) in [
+        ("home", (stage.url(), ""), "CBROKER_URL=amqp://tester@"),
+        (
+            "no folder",
+            given("amqp://ada:hush@127.0.0.1:1/v"),
+            "CBROKER_URL=amqp://ada@127.0.0.1:1/v\n",
+        ),
+        ("no folder", given("amqp://ada:hush@127.0.0.1:0/v"), ""),
+        ("home", given("127.0.0.1 ada:hush"), ""),
+    ] {
+        let output = stage
+            .cbroker(&["--name", "peer", "run", "--", "env"])
+            .env("CBROKER_HOME", stage.path(home))
+            .env("CBROKER_URL", &url)
+            .env("CBROKER_MGMT_URL", "https://ada:hush@api.example/x")
+            .output()
+            .unwrap();
+        let environment = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains(told),
+            "{output:?}"
+        );
+        for secret in ["hush", "secret"] {
+            assert!(!environment.contains(secret), "{environment}");
+        }
+        assert_eq!(
+            environment.contains("CBROKER_URL="),
+            !shown.is_empty(),
+            "{environment}"
+        );
+        assert!(environment.contains(shown), "{environment}");
+        let management = "CBROKER_MGMT_URL=https://api.example/x\n";
+        assert!(environment.contains(management), "{environment}");
     }
 }
 

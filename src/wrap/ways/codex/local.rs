@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
+use crate::config::remove_passwords;
 use crate::platform::{self, Process};
 use crate::wrap::ways::process;
 
@@ -102,7 +103,9 @@ impl LocalThread {
             let why = "the text is too long for `codex queue`";
             return Err(QueueError::Refused(why.to_owned()));
         }
-        let running = Command::new(program)
+        let mut command = Command::new(program);
+        remove_passwords(command.as_std_mut());
+        let running = command
             .args(["queue", "--thread", &self.thread, "--message", text])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
