@@ -28,8 +28,46 @@ pub struct ReceivedMessage {
     is_of_own_user: bool,
     /// The broker has delivered it before, to this session or another.
     is_redelivered: bool,
+    /// How it is settled if it does not reach the agent.
+    dismissal: Dismissal,
     /// The round in which the broker delivered it: see [`Self::round`].
     round: u32,
+}
+
+/// How a message that does not reach the agent is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dismissal {
+    /// It is rejected.
+    Reject,
+    /// It is acked, because its `x-death` says that this queue has rejected it before: one that the
+    /// queue's dead-letter exchange returns would otherwise return for ever. A publisher can write
+    /// this too, and brokers do not prevent it.
+    Ack,
+}
+
+impl Dismissal {
+    fn of(properties: &BasicProperties, queue: &str) -> Self {
+        let headers = properties.headers().as_ref().map(FieldTable::inner);
+        let deaths = match headers.and_then(|headers| headers.get(X_DEATH)) {
+            Some(AMQPValue::FieldArray(deaths)) => deaths.as_slice(),
+            _ => &[],
+        };
+        let says = |death: &FieldTable, field: &str, value: &str| match death.inner().get(field) {
+            Some(AMQPValue::LongString(text)) => text.as_bytes() == value.as_bytes(),
+            _ => false,
+        };
+        let was_here = |death: &AMQPValue| match death {
+            AMQPValue::FieldTable(death) => {
+                says(death, "queue", queue) && says(death, "reason", "rejected")
+            }
+            _ => false,
+        };
+        if deaths.iter().any(was_here) {
+            Self::Ack
+        } else {
+            Self::Reject
+        }
+    }
 }
 
 /// Whether the settlement reached the broker.
@@ -42,8 +80,9 @@ pub enum SettleResult {
 }
 
 impl ReceivedMessage {
-    fn new(delivery: lapin::message::Delivery) -> Self {
+    fn new(queue: &str, delivery: lapin::message::Delivery) -> Self {
         Self {
+            dismissal: Dismissal::of(&delivery.properties, queue),
             body: delivery.data,
             properties: delivery.properties,
             acker: delivery.acker,
@@ -67,7 +106,7 @@ impl ReceivedMessage {
         Self {
             is_copy: !(is_to_us && delivery.exchange.as_str() == EXCHANGE),
             is_of_own_user,
-            ..Self::new(delivery)
+            ..Self::new(name, delivery)
         }
     }
 
@@ -77,7 +116,7 @@ impl ReceivedMessage {
         let is_believed = BELIEVED_EXCHANGES.contains(&delivery.exchange.as_str());
         Self {
             is_copy: !(is_believed && delivery.routing_key.as_str() == queue),
-            ..Self::new(delivery)
+            ..Self::new(queue, delivery)
         }
     }
 
@@ -94,13 +133,15 @@ impl ReceivedMessage {
     }
 
     /// Rejects the message, which did not reach the agent: observers of the broker see that it was
-    /// not delivered. A message that a broker's rule has returned before is acked instead;
-    /// otherwise it would return for ever.
+    /// not delivered.
     pub async fn reject(&self) -> SettleResult {
-        if self.header(X_DEATH).is_some() {
-            return self.ack().await;
+        match self.dismissal {
+            Dismissal::Reject => {
+                let forever = BasicRejectOptions { requeue: false };
+                settled(self.acker.reject(forever)).await
+            }
+            Dismissal::Ack => self.ack().await,
         }
-        settled(self.acker.reject(BasicRejectOptions { requeue: false })).await
     }
 
     /// Requeues the message at its place, to be delivered again.

@@ -118,6 +118,12 @@ impl Stage {
         self.with_channel(|channel| publish(channel, queue, bodies, properties));
     }
 
+    /// Publishes one message with these properties, without the broker's word for who it is.
+    pub(crate) fn publish_with(&self, queue: &str, body: &[u8], properties: BasicProperties) {
+        let bodies = std::iter::once(body.to_vec());
+        self.with_channel(|channel| publish(channel, queue, bodies, properties));
+    }
+
     /// How many messages wait in a queue, unacked ones not among them.
     pub(crate) fn waiting(&self, queue: &str) -> u32 {
         self.look(queue).message_count()
