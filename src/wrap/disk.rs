@@ -25,7 +25,7 @@ use super::body_file::{BodyFile, BodyPlace};
 use super::dead_letter::{self, DeadBody, NewDeadLetter};
 use super::delivery::MessageKey;
 use super::seen::{Seen, SeenLog};
-use super::spill;
+use super::spill::{self, SpillFolder};
 use crate::config::{Home, write_private};
 use crate::envelope::Envelope;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
@@ -214,6 +214,7 @@ impl DiskThread {
             .stack_size(256 * 1024)
             .spawn(move || {
                 let mut worker = Worker {
+                    texts: SpillFolder::new(paths.spill.clone(), paths.queue.clone()),
                     bodies: BodyFile::new(paths.bodies.clone()),
                     paths,
                     seen: None,
@@ -265,6 +266,7 @@ struct Worker {
     paths: DiskPaths,
     seen: Option<SeenLog>,
     bodies: BodyFile,
+    texts: SpillFolder,
     /// Dead letters that are to be written.
     letters: Vec<(MessageKey, NewDeadLetter)>,
     events: tokio::sync::mpsc::Sender<DiskEvent>,
@@ -404,9 +406,8 @@ impl Worker {
         Some(())
     }
 
-    fn spill(&self, text: &LongText) -> Spilled {
-        let place = (self.paths.spill.as_path(), self.paths.queue.as_str());
-        spill::spill(place, &text.envelope, text.limit_bytes)
+    fn spill(&mut self, text: &LongText) -> Spilled {
+        self.texts.spill(&text.envelope, text.limit_bytes)
     }
 
     fn with_seen_log<T>(&mut self, work: impl Fn(&mut SeenLog) -> std::io::Result<T>) -> Option<T> {
