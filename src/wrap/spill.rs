@@ -155,7 +155,7 @@ fn disk_bytes(length: u64) -> u64 {
 fn split(envelope: &Envelope, path: &Path, limit_bytes: usize) -> (Envelope, String) {
     let mut short = envelope.clone();
     short.message = format!(
-        "The text of this message is long ({} bytes). Read it in the file {}",
+        "The text of this message ({} bytes) is in a file. Read it there: {}",
         envelope.message.len(),
         path.display()
     );

@@ -14,6 +14,8 @@ mod agent;
 mod brake;
 mod child_env;
 mod claude;
+#[cfg(target_os = "linux")]
+mod command_lines;
 mod dead_letters;
 mod delivery;
 mod faults;
@@ -69,6 +71,8 @@ fn main() -> ExitCode {
                     brake::TESTS,
                     claude::TESTS,
                     child_env::TESTS,
+                    #[cfg(target_os = "linux")]
+                    command_lines::TESTS,
                     faults::TESTS,
                     floods::TESTS,
                     glance::TESTS,

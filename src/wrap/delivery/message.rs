@@ -58,8 +58,22 @@ pub enum TextPlace {
     Line,
     /// It is being written to a file.
     BeingWritten,
-    /// In a file, which its line names.
+    /// In a file, which its line names. Short lists of files and metadata are in the line.
     File,
+    /// In a file with everything else that is of the sender's own words.
+    HiddenInFile,
+    /// In its line, because the file could not be written.
+    Unwritable,
+}
+
+impl TextPlace {
+    /// Whether moving the text to a file was tried.
+    pub fn was_moved(self) -> bool {
+        match self {
+            Self::Line | Self::BeingWritten => false,
+            Self::File | Self::HiddenInFile | Self::Unwritable => true,
+        }
+    }
 }
 
 /// Whether this session may ack a message.

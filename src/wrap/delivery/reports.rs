@@ -42,7 +42,31 @@ impl Deliveries {
                 self.requeue(&submitted.messages, false);
             }
             Refusal::Elsewhere => self.requeue(&submitted.messages, false),
+            Refusal::Exposed => self.hide(&submitted),
         }
+    }
+
+    /// Moves what a way would have shown to others into files, and submits the messages again. What
+    /// cannot be moved goes by the next way.
+    fn hide(&mut self, submitted: &Submitted) {
+        self.requeue(&submitted.messages, false);
+        let mut hidden = Vec::new();
+        for &key in &submitted.messages {
+            let Some(message) = self.table.get_mut(key) else {
+                continue;
+            };
+            match message.place {
+                TextPlace::Line | TextPlace::File => {
+                    message.place = TextPlace::BeingWritten;
+                    hidden.push(Step::HideInFile(key));
+                }
+                TextPlace::BeingWritten | TextPlace::HiddenInFile | TextPlace::Unwritable => {}
+            }
+        }
+        if hidden.is_empty() {
+            self.ways.note_failure(submitted.way);
+        }
+        self.due.extend(hidden);
     }
 
     /// Handles a row of the transcript that a hook of the person refused the typed submission.
@@ -100,12 +124,17 @@ impl Deliveries {
         }
     }
 
-    /// Replaces the lines of a message whose text was moved to a file.
-    pub fn moved_to_file(&mut self, key: MessageKey, line: String, repeat_line: String) {
+    /// Replaces the lines of a message whose text was to be moved to a file.
+    pub fn moved_to_file(
+        &mut self,
+        key: MessageKey,
+        (line, repeat_line): (String, String),
+        place: TextPlace,
+    ) {
         if let Some(message) = self.table.get_mut(key) {
             message.line = line;
             message.repeat_line = repeat_line;
-            message.place = TextPlace::File;
+            message.place = place;
         }
     }
 

@@ -112,6 +112,9 @@ impl Deliveries {
             number,
             ids: self.table.ids(&messages),
             text: lines.join("\n"),
+            is_hidden: messages
+                .iter()
+                .all(|key| self.text_place(*key) == TextPlace::HiddenInFile),
             timing,
         };
         self.submissions[place].phase = SubmissionPhase::HandedOver;
@@ -171,7 +174,7 @@ impl Deliveries {
                 if !self.box_shows(&messages) {
                     messages = vec![first];
                 }
-                let is_in_file = self.text_place(first) == TextPlace::File;
+                let is_in_file = self.text_place(first).was_moved();
                 match (self.box_shows(&messages), is_in_file) {
                     (true, _) => {}
                     (false, false) => return Ok(self.move_to_file(first)),
@@ -219,9 +222,8 @@ impl Deliveries {
 
     fn is_too_long_for_a_line(&self, key: MessageKey) -> bool {
         let message = self.table.get(key);
-        message.is_some_and(|message| {
-            message.place != TextPlace::File && message.text().len() > LINE_BYTES
-        })
+        message
+            .is_some_and(|message| !message.place.was_moved() && message.text().len() > LINE_BYTES)
     }
 
     fn text_place(&self, key: MessageKey) -> TextPlace {
@@ -248,7 +250,8 @@ impl Deliveries {
                 let is_first = bytes == 0;
                 let is_alone = self.alone.contains(key);
                 bytes += message.text().len() + 1;
-                let is_in = is_first || (count > 0 && !is_alone && bytes <= longest);
+                let is_there = message.place != TextPlace::BeingWritten;
+                let is_in = is_first || (count > 0 && !is_alone && bytes <= longest && is_there);
                 count = if is_alone { 0 } else { count.saturating_sub(1) };
                 is_in
             })
@@ -353,8 +356,7 @@ impl Deliveries {
         match self.choose_way((message.timing, &message.unseen_by), agent, now) {
             Err((hold, _)) => Some(hold),
             Ok(Way::Keyboard) if agent.profile().knows_its_prompt() => {
-                let is_too_long =
-                    message.place == TextPlace::File && !self.box_shows_all([message]);
+                let is_too_long = message.place.was_moved() && !self.box_shows_all([message]);
                 is_too_long.then_some(Hold::SmallWindow)
             }
             Ok(_) => None,

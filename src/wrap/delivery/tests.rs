@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod enter;
+mod exposed;
 mod holds;
 mod lost;
 mod opening;
@@ -39,6 +40,8 @@ struct Play {
     is_hung_up: bool,
     /// What the agent's status file says, if it has one.
     status_file: Option<OwnStatus>,
+    /// Where a text is that was to be hidden.
+    hidden_in: TextPlace,
 }
 
 fn ms(milliseconds: u64) -> Duration {
@@ -57,6 +60,7 @@ impl Play {
             is_disk_slow: false,
             is_hung_up: false,
             status_file: None,
+            hidden_in: TextPlace::HiddenInFile,
         };
         play.output("\x1b[?2004h\x1b]0;\u{2733} Claude Code\x07");
         play
@@ -165,7 +169,13 @@ impl Play {
                 Step::Type(..) | Step::Write(_) => self.deliveries.written(self.now),
                 Step::MoveToFile(key) => {
                     let line = "[cbroker peer message] it is in a file [end]".to_owned();
-                    self.deliveries.moved_to_file(*key, line.clone(), line);
+                    let lines = (line.clone(), line);
+                    self.deliveries.moved_to_file(*key, lines, TextPlace::File);
+                }
+                Step::HideInFile(key) => {
+                    let line = format!("[cbroker peer message] {:?} [end]", self.hidden_in);
+                    let lines = (line.clone(), line);
+                    self.deliveries.moved_to_file(*key, lines, self.hidden_in);
                 }
                 _ => {}
             }

@@ -117,6 +117,7 @@ impl Session {
             Step::WriteIntent(keys) => self.messages.write_intents(&self.deliveries.table, &keys),
             Step::WithdrawIntent(identities) => self.messages.withdraw_intents(identities),
             Step::MoveToFile(key) => self.move_to_file(key),
+            Step::HideInFile(key) => self.hide_in_file(key),
             Step::Deliver(way, submission) => self.deliver_by_way(way, submission, now),
             Step::Write(bytes) => self.relay.send_and_notify(&bytes),
             Step::Replay(bytes) => self.forward_input(&bytes, now),

@@ -30,7 +30,7 @@ use super::{
 };
 use daemon::next;
 use link::{Link, LinkError, RequestKind};
-use local::{LocalSearch, LocalThread, QueueError};
+use local::{LocalSearch, LocalThread};
 pub use setup::{Setup, ThreadMarker, home};
 use threads::{Status, Threads};
 
@@ -314,35 +314,6 @@ impl Work {
         } else {
             self.not_taken(number, NO_THREAD.to_owned(), Refusal::Failed)
                 .await;
-        }
-    }
-
-    async fn queue(&mut self, number: SubmissionNumber) {
-        // The person may have begun another thread since the last search.
-        self.search_locally().await;
-        self.report_availability().await;
-        let Some(local) = self.local.clone() else {
-            self.not_taken(number, NO_THREAD.to_owned(), Refusal::Elsewhere)
-                .await;
-            return;
-        };
-        if self.queued_to.as_ref() != Some(&local) {
-            self.lose_where(is_queued).await;
-            self.queued_to = Some(local.clone());
-        }
-        let Some(text) = self.in_flight.get(&number) else {
-            return;
-        };
-        let Submission { ids, text, .. } = &text.submission;
-        self.proof.expect(number, ids.clone(), Some(&local.rollout));
-        match local.queue(&self.setup.program, text).await {
-            Ok(()) => self.set_stage(number, Progress::Queued(Instant::now())),
-            Err(QueueError::Refused(why)) => self.not_taken(number, why, Refusal::Failed).await,
-            Err(QueueError::Unknown) => {
-                self.in_flight.remove(&number);
-                self.proof.forget(number);
-                self.report(WayReport::Unseen(number)).await;
-            }
         }
     }
 

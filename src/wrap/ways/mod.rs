@@ -95,6 +95,8 @@ pub struct Submission {
     pub ids: Vec<String>,
     /// One safe line for each message.
     pub text: String,
+    /// The lines name files in place of all that is of the senders' own words.
+    pub is_hidden: bool,
     /// When it is to be delivered.
     pub timing: Timing,
 }
@@ -148,6 +150,9 @@ pub enum Refusal {
     /// The session is where the way does not reach, and the way has reported that it is closed.
     /// This is not a failure, and the next way may try.
     Elsewhere,
+    /// Other users of the machine could have read the text while it was handed over. This is not a
+    /// failure: the way takes it once the words of its senders are in files.
+    Exposed,
 }
 
 /// A change of the agent's state that a way saw.

@@ -14,6 +14,7 @@ fn at_a_free_prompt_the_intent_the_paste_enter_and_the_proof_follow_in_order() {
         number: 1,
         ids: vec!["m1".to_owned()],
         text: text.clone(),
+        is_hidden: false,
         timing: crate::wrap::ways::Timing::Idle,
     };
     assert_eq!(

@@ -14,7 +14,7 @@ use crate::peer::{ReceiptState, ReceivedMessage};
 use crate::platform;
 use crate::wrap::brake::ArrivedMessage;
 use crate::wrap::dead_letter::{DeadBody, claimed_id};
-use crate::wrap::delivery::{Claim, InFlightMessage, Precedence, State, publisher};
+use crate::wrap::delivery::{Claim, InFlightMessage, Precedence, State, TextPlace, publisher};
 use crate::wrap::disk::{LongText, Spilled};
 use crate::wrap::hold::Hold;
 use crate::wrap::seen::{Publisher, Seen};
@@ -152,7 +152,19 @@ impl Session {
         }
     }
 
-    /// Handles the result of [`Session::move_to_file`].
+    /// Moves all that is of the sender's own words to a file, because others could read the line.
+    pub(in crate::wrap::session) fn hide_in_file(&mut self, key: MessageKey) {
+        if let Some(message) = self.deliveries.table.get(key) {
+            let envelope = message.envelope.clone();
+            let text = Box::new(LongText {
+                envelope,
+                limit_bytes: 0,
+            });
+            self.messages.parts.disk.submit(Job::Spill(key, text));
+        }
+    }
+
+    /// Handles the result of [`Session::move_to_file`] or [`Session::hide_in_file`].
     pub(super) fn moved_to_file(&mut self, key: MessageKey, spilled: Spilled) {
         let Some(message) = self.deliveries.table.get_mut(key) else {
             return self
@@ -160,8 +172,15 @@ impl Session {
                 .remove_files(spilled.ok().map(|(_, file)| file));
         };
         let breaks = self.messages.parts.breaks;
+        let place = match &spilled {
+            Ok((short, _)) if short.files.is_none() && short.metadata.is_none() => {
+                TextPlace::HiddenInFile
+            }
+            Ok(_) => TextPlace::File,
+            Err(_) => TextPlace::Unwritable,
+        };
         let lines = compose_with_file(message, spilled, breaks, &mut self.log);
-        self.deliveries.moved_to_file(key, lines.0, lines.1);
+        self.deliveries.moved_to_file(key, lines, place);
     }
 
     /// Handles another delivery of a message in the table: the connection was lost, or the message

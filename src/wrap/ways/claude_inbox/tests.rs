@@ -89,6 +89,7 @@ impl InboxFixture {
             number,
             ids: vec!["01".into()],
             text: LINE.to_owned(),
+            is_hidden: false,
             timing: Timing::Next,
         };
         assert!(self.inbox.deliver(submission));

@@ -100,6 +100,7 @@ impl PluginFixture {
             number: 7,
             ids: vec!["01".into()],
             text: LINE.into(),
+            is_hidden: false,
             timing: Timing::Idle,
         };
         assert!(self.plugin.deliver(text));
@@ -452,6 +453,7 @@ async fn a_way_that_lost_the_session_opens_only_where_the_session_is() {
         number: 8,
         ids: vec!["01".into()],
         text: LINE.into(),
+        is_hidden: false,
         timing: Timing::Idle,
     };
     work.deliver(text).await;

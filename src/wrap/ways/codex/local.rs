@@ -9,10 +9,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::time::Instant;
 
+use super::{NO_THREAD, Progress, Work, is_queued};
 use crate::config::remove_passwords;
 use crate::platform::{self, Process};
-use crate::wrap::ways::process;
+use crate::wrap::ways::{Refusal, Submission, SubmissionNumber, WayReport, process};
 
 /// The folder of the threads' locks, relative to Codex's home.
 const LOCKS: &str = "thread-writer-locks";
@@ -25,6 +27,9 @@ const DAEMON: &str = "app-server";
 const ARGUMENT_LIMIT: usize = 120_000;
 /// Time limit for `codex queue`, which needs a second on an idle machine.
 const QUEUES_WITHIN: Duration = Duration::from_mins(1);
+
+/// Why a text with words of its senders is not queued.
+const EXPOSED: &str = "other users of the machine could read it in the arguments of `codex queue`";
 
 /// Why `codex queue` did not confirm a text.
 #[derive(Debug, PartialEq, Eq)]
@@ -129,6 +134,49 @@ impl LocalThread {
         let message = String::from_utf8_lossy(&output.stderr);
         let why = message.lines().last().unwrap_or("`codex queue` failed");
         Err(QueueError::Refused(why.to_owned()))
+    }
+}
+
+impl Work {
+    /// Sends a text with `codex queue`, which takes it as an argument. All users of the machine can
+    /// read those, so a text with words of its senders is refused.
+    pub(super) async fn queue(&mut self, number: SubmissionNumber) {
+        // The person may have begun another thread since the last search.
+        self.search_locally().await;
+        self.report_availability().await;
+        let Some(local) = self.local.clone() else {
+            self.not_taken(number, NO_THREAD.to_owned(), Refusal::Elsewhere)
+                .await;
+            return;
+        };
+        if self.queued_to.as_ref() != Some(&local) {
+            self.lose_where(is_queued).await;
+            self.queued_to = Some(local.clone());
+        }
+        let Some(text) = self.in_flight.get(&number) else {
+            return;
+        };
+        let Submission {
+            ids,
+            text,
+            is_hidden,
+            ..
+        } = &text.submission;
+        if !is_hidden {
+            return self
+                .not_taken(number, EXPOSED.to_owned(), Refusal::Exposed)
+                .await;
+        }
+        self.proof.expect(number, ids.clone(), Some(&local.rollout));
+        match local.queue(&self.setup.program, text).await {
+            Ok(()) => self.set_stage(number, Progress::Queued(Instant::now())),
+            Err(QueueError::Refused(why)) => self.not_taken(number, why, Refusal::Failed).await,
+            Err(QueueError::Unknown) => {
+                self.in_flight.remove(&number);
+                self.proof.forget(number);
+                self.report(WayReport::Unseen(number)).await;
+            }
+        }
     }
 }
 

@@ -185,6 +185,7 @@ fn submission(timing: Timing) -> Submission {
         number: 1,
         ids: vec!["01".into()],
         text: LINE.into(),
+        is_hidden: true,
         timing,
     }
 }

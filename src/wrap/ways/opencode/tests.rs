@@ -212,6 +212,7 @@ fn submission(timing: Timing) -> Submission {
         number: 1,
         ids: vec!["01".into()],
         text: LINE.into(),
+        is_hidden: false,
         timing,
     }
 }
@@ -237,6 +238,7 @@ async fn a_text_waits_for_the_turns_end_and_one_between_tools_does_not() {
         number: 2,
         ids: vec!["02".into()],
         text: LINE.replace("01", "02"),
+        is_hidden: false,
         timing: Timing::Next,
     };
     assert!(way.deliver(next));

@@ -1,0 +1,56 @@
+//! Tests of texts that a way would show to others.
+
+use super::*;
+use crate::wrap::ways::{Refusal, Submission};
+
+/// Refuses what was handed over last, because others could have read it.
+fn refuse_as_exposed(play: &mut Play) {
+    let number = play.last_key();
+    play.deliveries
+        .not_taken(number, "exposed", Refusal::Exposed);
+    play.run();
+}
+
+fn submissions(play: &Play) -> Vec<Submission> {
+    let submissions = play.steps.iter().filter_map(|step| match step {
+        Step::Deliver(_, submission) => Some(submission.clone()),
+        _ => None,
+    });
+    submissions.collect()
+}
+
+#[test]
+fn texts_that_others_could_read_go_by_the_same_way_once_they_are_hidden() {
+    let mut play = Play::claude();
+    for text in ["a secret", "another secret"] {
+        let key = play.deliveries.table.next_key();
+        let message = message(key, text, play.now);
+        play.deliveries.table.insert(key, message);
+    }
+    play.deliveries.open(Way::Api, false);
+    play.run();
+    refuse_as_exposed(&mut play);
+    let [exposed, hidden] = &submissions(&play)[..] else {
+        panic!("{:?}", play.steps);
+    };
+    assert!(!exposed.is_hidden && exposed.text.matches("secret").count() == 2);
+    assert!(hidden.is_hidden && !hidden.text.contains("secret"));
+    assert_eq!(hidden.ids, exposed.ids);
+    assert_eq!(play.ways_used(), [Way::Api; 2]);
+    assert_eq!(play.deliveries.disabled_ways(), Vec::<Way>::new());
+}
+
+#[test]
+fn a_text_that_cannot_be_hidden_goes_by_another_way() {
+    let mut play = Play::claude();
+    play.hidden_in = TextPlace::Unwritable;
+    for way in [Way::Api, Way::Hook] {
+        play.deliveries.open(way, false);
+    }
+    play.offer("a secret");
+    for _ in 0..3 {
+        refuse_as_exposed(&mut play);
+    }
+    assert_eq!(play.ways_used(), [Way::Api, Way::Api, Way::Api, Way::Hook]);
+    assert!(submissions(&play).iter().all(|given| !given.is_hidden));
+}
