@@ -30,19 +30,20 @@ pub(super) async fn run(
         output.notice(complaint);
     }
     let autostart = Autostart::unless(args.no_start);
-    let mut options = options(&args, program, config)?;
+    // What is wrong with the command line starts no broker.
+    let mut checked = wrap::check(options(&args, program, config)?, config)?;
     if !may_start(config, autostart) {
-        return wrap::run(options, config).await;
+        return wrap::run(checked, config).await;
     }
     // A separate task, so that a slow start continues while the session runs.
     let mut starting = tokio::spawn(start_broker(config.clone()));
-    let started = match options.fallback {
+    let started = match checked.fallback() {
         Fallback::RunAnyway => tokio::time::timeout(START_WITHIN, &mut starting).await,
         Fallback::Fail => Ok(starting.await),
     };
     let Ok(started) = started else {
-        options.broker_start = BrokerStart::GoesOn;
-        return wrap::run(options, config).await;
+        checked.without_waiting();
+        return wrap::run(checked, config).await;
     };
     let started = started
         .map_err(|error| Error::new("the broker did not start").because(error))
@@ -52,12 +53,12 @@ pub(super) async fn run(
             if let Some(local) = local {
                 output.notice(start::started_quietly(&local));
             }
-            wrap::run(options, &config).await
+            wrap::run(checked, &config).await
         }
         // The wrap reports that it runs without a broker, or refuses to.
-        Err(error) if options.fallback == Fallback::RunAnyway => {
+        Err(error) if checked.fallback() == Fallback::RunAnyway => {
             output.error(&error);
-            wrap::run(options, config).await
+            wrap::run(checked, config).await
         }
         Err(error) => Err(error.exit_with(Exit::Unreachable)),
     }

@@ -65,4 +65,4 @@ pub use opened::{all_opened, how_to_open};
 pub use options::{BrokerStart, Fallback, WrapOptions};
 pub use screen_socket::{SessionScreen, screens_of};
 pub use seen::Publisher;
-pub use start::{UnwrappedProgram, run, run_without_messages};
+pub use start::{CheckedWrap, UnwrappedProgram, check, run, run_without_messages};

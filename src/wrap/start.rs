@@ -8,13 +8,14 @@
 //! Relies on all modules of this folder.
 
 mod attach;
+mod check;
 mod delivery_mode;
 mod ways;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use chrono::Utc;
@@ -30,7 +31,7 @@ use super::log::SessionLog;
 use super::monitor::{ChildStatus, OnWrapExit};
 use super::opened;
 use super::options::{Fallback, WrapOptions};
-use super::pty::{CommandLine, Program, ProgramSetup, find_program};
+use super::pty::{CommandLine, Program, ProgramSetup};
 use super::screen_socket::{self, ScreenOwner, ScreenQuestion, ScreenSocket};
 use super::session::{MessageParts, Parts, Session, SessionMessages};
 use super::spill;
@@ -41,26 +42,23 @@ use crate::exit::Exit;
 use crate::panics;
 use crate::peer::{Peer, PeerState, Presence, this_host};
 use attach::{Attachment, attach, attach_within, no_answer, without_broker};
+use check::NOT_FOUND;
+pub use check::{CheckedWrap, check};
 
 /// Files of sessions that were killed are removed after this time, which is longer than any session
 /// lasts.
 const STALE_FILES_KEPT: Duration = Duration::from_hours(30 * 24);
-/// A shell's exit code for a program that is not found.
-const NOT_FOUND: Exit = Exit::Child(127);
 
 /// Wraps a program and returns its exit code.
 ///
 /// # Errors
 /// Only before the program has started; after that its exit code is returned.
-pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
-    let profile = Profile::of(&options.program, &options.arguments);
-    let mode = delivery_mode::resolve(&options, profile, config)?;
-    let shown = options.program.to_string_lossy();
-    if find_program(&options.program, config.environment.get("PATH")).is_none() {
-        return Err(Error::new(format!("{shown} cannot be run"))
-            .because("there is no such program on the PATH")
-            .exit_with(NOT_FOUND));
-    }
+pub async fn run(checked: CheckedWrap, config: &Config) -> Result<Exit, Error> {
+    let CheckedWrap {
+        options,
+        profile,
+        mode,
+    } = checked;
     let unwrapped = UnwrappedProgram::of(&options, config);
     let (identity, terminal) = match prepare(config) {
         Ok(prepared) => prepared,
@@ -418,7 +416,7 @@ fn exit(end: ChildStatus, program: &str) -> Result<Exit, Error> {
 }
 
 fn initial_presence(options: &WrapOptions, profile: &Profile, identity: &Identity) -> Presence {
-    let program = std::path::Path::new(&options.program)
+    let program = Path::new(&options.program)
         .file_name()
         .unwrap_or_default()
         .to_string_lossy()

@@ -27,6 +27,7 @@ mod fake_engine;
 mod fake_http;
 mod fates;
 mod few_rights;
+mod first_steps;
 mod folders;
 mod foreign_listener;
 mod forgers;

@@ -414,7 +414,9 @@ fn a_program_that_is_not_there_is_one_line_and_code_127() {
     assert_eq!(output.status.code(), Some(127));
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
-        "cbroker: no-such-program cannot be run: there is no such program on the PATH\n"
+        "cbroker: no-such-program cannot be run: there is no such program on the PATH\n\
+         hint: check the name, or name its file: cbroker --name NAME run -- \
+         /PATH/TO/no-such-program\n"
     );
 }
 
