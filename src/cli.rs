@@ -64,7 +64,8 @@ Examples:
   cbroker demo                                see it work, without an agent
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 broker unreachable or refused,
-4 not confirmed or timed out; a wrap exits with the code of its program.
+4 not confirmed, queue full, or timed out; a wrap exits with the code of its
+program.
 Files: ~/.cbroker (CBROKER_HOME moves it).
 Environment: CBROKER_URL, CBROKER_MGMT_URL, CBROKER_MGMT_USER,
 CBROKER_MGMT_PASS, NO_COLOR.";

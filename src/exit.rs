@@ -9,17 +9,38 @@ pub enum Exit {
     Done,
     /// 1: failure.
     Failed,
-    /// 2: invalid command line.
+    /// 2: invalid command line or `config.toml`.
     Usage,
-    /// 3: the broker cannot be reached, or refused the login.
+    /// 3: the broker cannot be reached, or refused what was asked.
     Unreachable,
-    /// 4: not confirmed, or timed out.
+    /// 4: not confirmed, the queue is full, or the time is over.
     Unconfirmed,
     /// The wrapped program's exit code, or 128 + n if signal n ended it.
     Child(u8),
 }
 
 impl Exit {
+    /// How a command of cbroker's own can end.
+    pub const OWN: [Self; 5] = [
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::Unreachable,
+        Self::Unconfirmed,
+    ];
+
+    /// What the exit code means, in the words of the help and of `docs/commands.md`.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Unreachable => "broker unreachable or refused",
+            Self::Unconfirmed => "not confirmed, queue full, or timed out",
+            Self::Child(_) => "the code of the wrapped program",
+        }
+    }
+
     /// Returns the exit code.
     pub fn code(self) -> u8 {
         match self {

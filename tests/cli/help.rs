@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use cbroker::exit::Exit;
+
 use crate::support::{Place, skip};
 
 const VERBS: [&str; 41] = [
@@ -156,6 +158,44 @@ fn the_manual_is_one_page_without_repetitions_and_without_faults() {
             Err(error) if program == "mandoc" => skip(&format!("mandoc: {error}")),
             Err(_) => eprintln!("skipped: groff is not there"),
         }
+    }
+}
+
+/// A text with one space in the place of each break and of several spaces.
+fn flat(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("docs")
+        .join(name);
+    fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn the_exit_codes_have_the_same_words_everywhere() {
+    // The help did not say that 4 is also a full queue.
+    let place = Place::new();
+    let words = Exit::OWN.map(|exit| format!("{} {}", exit.code(), exit.words()));
+    assert_eq!(Exit::OWN.map(Exit::code), [0, 1, 2, 3, 4]);
+    assert!(words[4].contains("queue full"));
+    let all = words.join(", ");
+    let manual = place.ok(["man"]).replace("\\-", "-");
+    for (text, place_of_it) in [
+        (place.ok(["--help"]), "help"),
+        (manual, "man"),
+        (page("guide.md"), "guide.md"),
+    ] {
+        let text = flat(&text);
+        let codes = text.split_once("Exit codes: ").map(|(_, codes)| codes);
+        let codes = codes.unwrap_or_default();
+        assert!(codes.starts_with(&all), "{place_of_it}: {codes:.200}");
+    }
+    let table = page("commands.md");
+    for row in words {
+        let (code, words) = row.split_once(' ').unwrap();
+        assert!(table.contains(&format!("\n| {code} | {words}")), "{row}");
     }
 }
 
