@@ -20,6 +20,7 @@ pub use split_args::ProgramArgs;
 
 use crate::config::{Flags, Format, Volume};
 use crate::error::Error;
+use crate::exit::Exit;
 
 /// A parsed command line.
 pub struct Invocation {
@@ -55,24 +56,47 @@ pub enum ParsedArgs {
     Text(String),
 }
 
+/// Returns the names of the agents' programs, which may stand in the place of `run -- AGENT`.
+pub type AgentNames = fn() -> Vec<&'static str>;
+
 const EXAMPLES: &str = "\
 Examples:
   cbroker --name backend claude               wrap Claude Code as the session `backend`
-  cbroker --name tests run -- codex           wrap another terminal program
+  cbroker --name tests codex                  wrap another agent
+  cbroker --name build run -- make watch      wrap any other terminal program
   cbroker send --to backend -m \"API is live\"  send a message to the session `backend`
   cbroker list                                who is there, what waits
   cbroker demo                                see it work, without an agent
+";
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 broker unreachable or refused,
-4 not confirmed, queue full, or timed out; a wrap exits with the code of its
-program.
+const ENVIRONMENT: &str = "\
 Files: ~/.cbroker (CBROKER_HOME moves it).
-Environment: CBROKER_URL, CBROKER_MGMT_URL, CBROKER_MGMT_USER,
-CBROKER_MGMT_PASS, NO_COLOR.";
+Environment: CBROKER_URL, CBROKER_MGMT_URL, CBROKER_MGMT_USER, CBROKER_MGMT_PASS, NO_COLOR.";
+
+const CLAUDE_USAGE: &str = "cbroker --name NAME [OPTIONS] claude [ARGS]";
+
+const CLAUDE_EXAMPLES: &str = "\
+Examples:
+  cbroker --name backend claude
+  cbroker --name backend --allow-send claude --resume   ARGS are Claude Code's own
+  cbroker --name backend claude --help                  the help of Claude Code
+
+`cbroker --help` names the agents that can stand in the place of `claude`.";
+
+const RUN_USAGE: &str = "cbroker --name NAME [OPTIONS] run -- PROGRAM [ARGS]";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  cbroker --name build run -- make watch
+  cbroker --name tests codex                            an agent needs no `run --`
+  cbroker --name notes --delivery pty run -- my-agent   type messages into it
+
+Exit code: that of the program; 128 + n if signal n ended it, 127 if there is no such
+program, 126 if it is not executable.";
 
 const USAGE: &str = "\
 cbroker [OPTIONS] COMMAND [ARGS]
-       cbroker --name NAME [OPTIONS] claude [ARGS]
+       cbroker --name NAME [OPTIONS] AGENT [ARGS]
        cbroker --name NAME [OPTIONS] run -- PROGRAM [ARGS]";
 
 const BROKER_HELP: &str = "The broker: amqp://user:password@host:5672/vhost, or amqps:// with TLS";
@@ -86,7 +110,6 @@ const BROKER_HELP: &str = "The broker: amqp://user:password@host:5672/vhost, or 
 #[command(
     name = "cbroker",
     version,
-    after_help = EXAMPLES,
     override_usage = USAGE,
     max_term_width = 110,
 )]
@@ -150,11 +173,10 @@ impl Globals {
     }
 }
 
-/// Parses a command line; its first argument is the program's own name. `is_agent` knows the names
-/// of agents, which may stand in the place of `run -- AGENT`.
+/// Parses a command line; its first argument is the program's own name.
 pub fn parse(
     argv: impl IntoIterator<Item = OsString>,
-    is_agent: fn(&str) -> bool,
+    agents: AgentNames,
 ) -> Result<ParsedArgs, Error> {
     let argv: Vec<OsString> = argv.into_iter().collect();
     if argv.get(1).is_some_and(|verb| verb == "toy") {
@@ -169,41 +191,47 @@ pub fn parse(
         })));
     }
     let command = command();
+    let is_agent = |word: &str| agents().contains(&word);
     let (ours, program) = split_args::cut(argv, &command, is_agent);
-    let verb = split_args::first_command(&ours, &command)
-        .and_then(|at| ours[at].to_str())
-        .filter(|verb| command.find_subcommand(verb).is_some());
-    let verb = verb.map(str::to_owned);
+    let typed = clap_errors::TypedLine::of(&ours, &command);
     let ends_options = ours.iter().any(|argument| argument == "--");
     let cli = match command
-        .try_get_matches_from(ours)
+        .clone()
+        .try_get_matches_from(&ours)
         .and_then(|mut seen| Cli::from_arg_matches_mut(&mut seen))
     {
         Ok(cli) => cli,
-        Err(error) if !error.use_stderr() => {
-            return Ok(ParsedArgs::Text(error.render().to_string()));
-        }
-        Err(error) => return Err(clap_errors::in_our_words(&error, verb.as_deref())),
+        Err(error) if !error.use_stderr() => return Ok(help(&ours, agents)),
+        Err(error) => return Err(clap_errors::in_our_words(&error, &typed, agents)),
     };
     if !ends_options {
         refuse_mistyped_option(cli.verb.as_ref())?;
+    }
+    if let Some(asked) = program.as_ref().and_then(|program| {
+        // With a name, an agent gets its own `--help`.
+        let is_ours = cli.wrap.name.is_none() || matches!(program, ProgramArgs::Other(_));
+        program.help_option().filter(|_| is_ours)
+    }) {
+        let of_claude = matches!(program, Some(ProgramArgs::Claude(_)));
+        let verb = if of_claude { "claude" } else { "run" };
+        return Ok(help(&["cbroker".into(), verb.into(), asked.into()], agents));
     }
     let typed_wrap_option = cli.wrap.first_typed();
     let action = match (program, cli.verb, typed_wrap_option) {
         (Some(program), None, _) => Action::Wrap(checked(cli.wrap, &program)?, program),
         (_, Some(_), Some(option)) => {
             return Err(Error::usage(format!("{option} is an option of a wrap"))
-                .because("it is only valid before `claude` or `run`")
-                .hint("cbroker --name NAME claude"));
+                .because("it is only valid before an agent or `run`")
+                .hint(typed.place_of(option, &command)));
         }
         (_, Some(verb), None) => Action::Verb(verb),
         (None, None, Some(_)) => {
             return Err(Error::usage("nothing to wrap")
-                .because("`claude` or `run` is missing")
+                .because("an agent or `run` is missing")
                 .hint("cbroker --name NAME claude, or cbroker --name NAME run -- PROGRAM"));
         }
         (None, None, None) => {
-            return Ok(ParsedArgs::Text(self::command().render_help().to_string()));
+            return Ok(help(&["cbroker".into()], agents));
         }
     };
     Ok(ParsedArgs::Invocation(Box::new(Invocation {
@@ -212,14 +240,68 @@ pub fn parse(
     })))
 }
 
-/// Returns the whole command, for help, completions and the manual. `claude` and `run` are split
-/// off before clap parses a line; they are included here so that the texts list them.
+/// Returns the whole command, for completions. `claude` and `run` are split off before clap parses
+/// a line; they are included here so that the texts list them.
 pub fn command() -> clap::Command {
-    let claude =
-        clap::Command::new("claude").about("Wrap Claude Code: cbroker --name NAME claude [ARGS]");
+    let claude = clap::Command::new("claude")
+        .about("Wrap Claude Code: cbroker --name NAME claude [ARGS]")
+        .long_about("Run Claude Code as a session with a name, to which others can send messages")
+        .override_usage(CLAUDE_USAGE)
+        .after_help(CLAUDE_EXAMPLES);
     let run = clap::Command::new("run")
-        .about("Wrap another program: cbroker --name NAME run -- PROGRAM [ARGS]");
+        .about("Wrap another program: cbroker --name NAME run -- PROGRAM [ARGS]")
+        .long_about("Run a program as a session with a name, to which others can send messages")
+        .override_usage(RUN_USAGE)
+        .after_help(RUN_EXAMPLES);
     Cli::command().subcommands([claude, run])
+}
+
+/// The same with all texts, for the manual. `agents` are the programs of the known agents.
+pub fn described_command(agents: &[&str]) -> clap::Command {
+    command().after_help(format!(
+        "{EXAMPLES}\n{}\n\n{}\n{ENVIRONMENT}",
+        about_agents(agents),
+        about_exit_codes()
+    ))
+}
+
+fn about_agents(agents: &[&str]) -> String {
+    format!(
+        "Agents: {}.\nFiles in ~/.cbroker/agents make others known; any other program goes behind \
+         `run --`.",
+        agents.join(", ")
+    )
+}
+
+fn about_exit_codes() -> String {
+    let codes = Exit::OWN.map(|exit| format!("{} {}", exit.code(), exit.words()));
+    let (first, last) = codes.split_at(4);
+    format!(
+        "Exit codes: {},\n{}; a wrap exits with the code of its program,\n127 if there is no such \
+         program.",
+        first.join(", "),
+        last.join(", ")
+    )
+}
+
+/// Returns the text that a command line asks for: help or the version. A wrap has its options in
+/// its help; on a command line they go before its command.
+fn help(argv: &[OsString], agents: AgentNames) -> ParsedArgs {
+    let mut command = described_command(&agents());
+    for verb in ["claude", "run"] {
+        command = command.mut_subcommand(verb, |verb| {
+            // The options would bring the description of their group along.
+            let (short, long) = (verb.get_about().cloned(), verb.get_long_about().cloned());
+            <WrapArgs as clap::Args>::augment_args(verb)
+                .about(short.unwrap_or_default())
+                .long_about(long.unwrap_or_default())
+        });
+    }
+    let text = match command.try_get_matches_from_mut(argv) {
+        Err(asked) => asked.render(),
+        Ok(_) => command.render_help(),
+    };
+    ParsedArgs::Text(text.to_string())
 }
 
 /// A text may begin with `-`, but a mistyped option would be sent as one.
@@ -240,10 +322,16 @@ fn refuse_mistyped_option(verb: Option<&Verb>) -> Result<(), Error> {
 }
 
 fn checked(wrap: WrapArgs, program: &ProgramArgs) -> Result<WrapArgs, Error> {
+    if let Some(option) = program.misplaced_option() {
+        return Err(Error::usage(format!("`{option}` is not a program"))
+            .because("the options of a wrap go before `run`")
+            .hint("cbroker --name NAME run -- PROGRAM [ARGS]"));
+    }
     if wrap.name.is_none() {
+        let verb = program.verb();
         return Err(Error::usage("a wrap needs a name")
-            .because("--name NAME is missing")
-            .hint(format!("cbroker --name NAME {}", program.verb())));
+            .because(format!("--name NAME is missing before `{verb}`"))
+            .hint(program.line_with("NAME")));
     }
     if matches!(program, ProgramArgs::Other(args) if args.is_empty()) {
         return Err(
@@ -258,7 +346,7 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Result<ParsedArgs, Error> {
-        parse(line.split_whitespace().map(OsString::from), |_| false)
+        parse(line.split_whitespace().map(OsString::from), Vec::new)
     }
 
     fn failure(line: &str) -> Error {

@@ -15,20 +15,21 @@ fn main() -> ExitCode {
     if let Some(code) = cbroker::wrap::hidden(arguments.get(1..).unwrap_or_default()) {
         return code.into();
     }
-    if commands::complete(&arguments) {
-        return Exit::Done.into();
-    }
     if let Some(home) = Home::of(&Environment::of_process()) {
         cbroker::wrap::use_profiles(home.agents());
     }
+    if commands::complete(&arguments) {
+        return Exit::Done.into();
+    }
     let mut is_verbose = false;
-    let outcome = cli::parse(arguments, cbroker::wrap::is_agent).and_then(|parsed| match parsed {
-        ParsedArgs::Invocation(invocation) => {
-            is_verbose = invocation.is_verbose();
-            commands::execute(*invocation, Environment::of_process())
-        }
-        ParsedArgs::Text(text) => cbroker::output::raw(&text).map(|()| Exit::Done),
-    });
+    let outcome =
+        cli::parse(arguments, cbroker::wrap::agent_programs).and_then(|parsed| match parsed {
+            ParsedArgs::Invocation(invocation) => {
+                is_verbose = invocation.is_verbose();
+                commands::execute(*invocation, Environment::of_process())
+            }
+            ParsedArgs::Text(text) => cbroker::output::raw(&text).map(|()| Exit::Done),
+        });
     match outcome {
         Ok(exit) => exit.into(),
         Err(error) => {

@@ -234,7 +234,9 @@ pub enum McpVerb {
     #[command(after_help = "\
 Examples:
   cbroker mcp install claude
-  cbroker mcp install gemini --write")]
+  cbroker mcp install gemini --write
+
+Any other agent: add a server that runs `cbroker mcp` to its settings by hand.")]
     Install(McpInstallArgs),
 }
 

@@ -1,19 +1,78 @@
 //! Turns clap's errors into ours: one line for the problem, one for what to do.
 
 use std::error::Error as StdError;
+use std::ffi::OsString;
 use std::num::ParseIntError;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Command};
 
+use super::{AgentNames, split_args};
 use crate::error::Error;
 use crate::nearest::nearest;
 
-/// `verb` is the given command, if known. Its help is the hint if clap has no better one.
-pub(super) fn in_our_words(error: &clap::Error, verb: Option<&str>) -> Error {
-    let hint = suggestion(error).unwrap_or_else(|| match verb {
-        Some(verb) => format!("cbroker {verb} --help"),
-        None => "cbroker --help".to_owned(),
-    });
+/// The parts of a command line that hints repeat.
+pub(super) struct TypedLine {
+    /// The commands, as `mcp install`, if they are known.
+    verb: Option<String>,
+    /// The value of `--name` before the command.
+    name: Option<String>,
+}
+
+impl TypedLine {
+    pub(super) fn of(argv: &[OsString], command: &Command) -> Self {
+        let at = split_args::first_command(argv, command).unwrap_or(argv.len());
+        let (before, words) = argv.split_at(at);
+        let mut verbs = Vec::new();
+        let mut reached = command;
+        for word in words.iter().filter_map(|word| word.to_str()) {
+            let Some(next) = reached.find_subcommand(word) else {
+                break;
+            };
+            verbs.push(word);
+            reached = next;
+        }
+        let before: Vec<_> = before.iter().filter_map(|word| word.to_str()).collect();
+        let joined = before.iter().find_map(|word| word.strip_prefix("--name="));
+        let apart = || {
+            let pairs = before.iter().zip(before.iter().skip(1));
+            let mut names = pairs.filter(|(option, _)| **option == "--name");
+            names.next().map(|(_, name)| *name)
+        };
+        Self {
+            verb: (!verbs.is_empty()).then(|| verbs.join(" ")),
+            name: joined.or_else(apart).map(str::to_owned),
+        }
+    }
+}
+
+impl TypedLine {
+    /// Where an option of a wrap stands that was given before another command.
+    pub(super) fn place_of(&self, option: &str, command: &Command) -> String {
+        let verb = self.verb.as_deref().unwrap_or_default();
+        let is_own = |option_of_verb: &Arg| {
+            let long = option_of_verb.get_long();
+            long.is_some() && long == option.strip_prefix("--")
+        };
+        match command.find_subcommand(verb) {
+            Some(found) if found.get_arguments().any(is_own) => {
+                format!(
+                    "behind `{verb}` it is an option of that command: cbroker {verb} {option} …"
+                )
+            }
+            _ => "cbroker --name NAME claude".to_owned(),
+        }
+    }
+}
+
+/// The help of the given command is the hint if there is no better one.
+pub(super) fn in_our_words(error: &clap::Error, typed: &TypedLine, agents: AgentNames) -> Error {
+    let verb = typed.verb.as_deref();
+    let hint = match (error.kind(), verb) {
+        (ErrorKind::InvalidSubcommand, None) => known_command(error, typed, agents),
+        (_, Some(verb)) => suggestion(error).unwrap_or_else(|| format!("cbroker {verb} --help")),
+        (_, None) => suggestion(error).unwrap_or_else(|| "cbroker --help".to_owned()),
+    };
     let problem = match (error.kind(), verb) {
         (
             ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
@@ -28,14 +87,35 @@ pub(super) fn in_our_words(error: &clap::Error, verb: Option<&str>) -> Error {
     }
 }
 
+/// What may be meant by an unknown command. With a name it is a program that is to be wrapped.
+fn known_command(error: &clap::Error, typed: &TypedLine, agents: AgentNames) -> String {
+    let word = context(error, ContextKind::InvalidSubcommand);
+    let name = typed.name.as_deref();
+    let wrap = |program: &str| format!("cbroker --name {} {program}", name.unwrap_or("NAME"));
+    let agents = agents();
+    // `help AGENT` is one with the agent's own name.
+    let exact = agents.iter().find(|agent| **agent == word).copied();
+    let agent = exact.or_else(|| nearest(&word, agents.iter().copied()));
+    let agent = agent.map(&wrap);
+    match (name, suggestion(error)) {
+        (None, Some(similar)) => similar,
+        (None, None) => agent.unwrap_or_else(|| {
+            let wrap = wrap(&format!("run -- {word}"));
+            format!("`cbroker --help` lists the commands; `{wrap}` wraps a program")
+        }),
+        (Some(_), _) => agent.unwrap_or_else(|| wrap(&format!("run -- {word}"))),
+    }
+}
+
 /// The subcommands of a verb: `a, b or c`.
 fn subcommands(verb: &str) -> String {
     let command = super::command();
-    let names: Vec<&str> = command
-        .find_subcommand(verb)
+    let mut words = verb.split(' ');
+    let names: Vec<&str> = words
+        .try_fold(&command, |reached, word| reached.find_subcommand(word))
         .into_iter()
-        .flat_map(clap::Command::get_subcommands)
-        .map(clap::Command::get_name)
+        .flat_map(Command::get_subcommands)
+        .map(Command::get_name)
         .collect();
     match names.as_slice() {
         [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),

@@ -12,26 +12,64 @@ use clap::Command;
 pub enum ProgramArgs {
     /// Claude Code with these arguments.
     Claude(Vec<OsString>),
-    /// A program and its arguments.
+    /// Another known agent by its name, and its arguments.
+    Agent(Vec<OsString>),
+    /// A program behind `run`, and its arguments.
     Other(Vec<OsString>),
 }
 
 impl ProgramArgs {
-    /// Returns the command that wraps it.
-    pub fn verb(&self) -> &'static str {
+    /// The command that stands in front of the arguments: `claude`, an agent's name or `run`.
+    pub(super) fn verb(&self) -> String {
         match self {
-            Self::Claude(_) => "claude",
-            Self::Other(_) => "run -- PROGRAM",
+            Self::Claude(_) => "claude".to_owned(),
+            Self::Agent(words) => first_word(words).unwrap_or_default(),
+            Self::Other(_) => "run".to_owned(),
         }
+    }
+
+    /// The command line that wraps it, without its arguments.
+    pub(super) fn line_with(&self, name: &str) -> String {
+        match self {
+            Self::Claude(_) | Self::Agent(_) => format!("cbroker --name {name} {}", self.verb()),
+            Self::Other(words) => {
+                let program = first_word(words).unwrap_or_else(|| "PROGRAM".to_owned());
+                format!("cbroker --name {name} run -- {program}")
+            }
+        }
+    }
+
+    /// The option that asks for help, if it is the first argument.
+    pub(super) fn help_option(&self) -> Option<&OsStr> {
+        let arguments = match self {
+            Self::Claude(arguments) | Self::Other(arguments) => arguments.as_slice(),
+            Self::Agent(words) => words.get(1..).unwrap_or_default(),
+        };
+        let first = arguments.first()?.as_os_str();
+        (first == "-h" || first == "--help").then_some(first)
+    }
+
+    /// The option that stands behind `run` in the place of a program.
+    pub(super) fn misplaced_option(&self) -> Option<String> {
+        let Self::Other(words) = self else {
+            return None;
+        };
+        first_word(words).filter(|word| word.starts_with('-'))
     }
 }
 
+fn first_word(words: &[OsString]) -> Option<String> {
+    words
+        .first()
+        .map(|word| word.to_string_lossy().into_owned())
+}
+
 /// Splits at the first command if it wraps a program: `claude`, `run`, or the name of an agent,
-/// which stands for `run -- AGENT`. A `--` directly after it is dropped.
+/// which stands for `run -- AGENT`. A `--` directly after `claude` or `run` is dropped.
 pub(super) fn cut(
     mut argv: Vec<OsString>,
     command: &Command,
-    is_agent: fn(&str) -> bool,
+    is_agent: impl Fn(&str) -> bool,
 ) -> (Vec<OsString>, Option<ProgramArgs>) {
     let Some(at) = first_command(&argv, command) else {
         return (argv, None);
@@ -41,7 +79,7 @@ pub(super) fn cut(
         Some("claude") => ProgramArgs::Claude,
         Some("run") => ProgramArgs::Other,
         Some(word) if !is_verb(word) && is_agent(word) => {
-            return (argv.drain(..at).collect(), Some(ProgramArgs::Other(argv)));
+            return (argv.drain(..at).collect(), Some(ProgramArgs::Agent(argv)));
         }
         _ => return (argv, None),
     };
@@ -144,7 +182,7 @@ mod tests {
         assert_eq!(ours, "cbroker --name backend");
         assert_eq!(
             program,
-            Some(ProgramArgs::Other(words("codex --model x -- y")))
+            Some(ProgramArgs::Agent(words("codex --model x -- y")))
         );
         assert_eq!(split("cbroker --name backend other").1, None);
     }

@@ -58,7 +58,7 @@ enum AskOutcome {
 
 /// Asks one session, or the members of one group, and prints the answers as they come.
 pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
-    let address = RecipientAddress::read(args.to.as_slice(), &args.message)?;
+    let address = RecipientAddress::read("ask", args.to.as_slice(), &args.message)?;
     if address.recipients.len() != 1 {
         return Err(Error::usage("one session or group is asked at a time"));
     }

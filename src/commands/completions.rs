@@ -14,11 +14,11 @@ use clap::Command;
 use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::{CompleteEnv, Shells};
 
-use super::doctor::AGENTS;
 use crate::cli::{self, CompletionsArgs};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output;
+use crate::wrap::agent_programs;
 use names::WantedNames;
 
 /// The variable that the script sets to the shell's name.
@@ -96,13 +96,19 @@ const NAMES: [(&str, &str, WantedNames); 26] = [
     ("", "groups", WantedNames::Groups),
 ];
 
+/// Returns the values that an argument takes.
+type ValueList = fn() -> Vec<&'static str>;
+
 /// The values of an argument that clap does not know.
-const VALUES: [(&str, &str, &[&str]); 3] = [
-    ("send", "priority", &PRIORITIES),
-    ("ask", "priority", &PRIORITIES),
-    ("doctor", "probe", &AGENTS),
+const VALUES: [(&str, &str, ValueList); 3] = [
+    ("send", "priority", priorities),
+    ("ask", "priority", priorities),
+    ("doctor", "probe", agent_programs),
 ];
-const PRIORITIES: [&str; 3] = ["low", "normal", "high"];
+
+fn priorities() -> Vec<&'static str> {
+    vec!["low", "normal", "high"]
+}
 
 /// Prints the script.
 pub(super) fn run(args: &CompletionsArgs) -> Result<Exit, Error> {
@@ -146,7 +152,7 @@ pub fn complete(arguments: &[OsString]) -> bool {
 /// stand in the place of `run -- AGENT`.
 fn command() -> Command {
     let mut command = cli::command();
-    for agent in AGENTS {
+    for agent in agent_programs() {
         if command.find_subcommand(agent).is_none() {
             let about = format!("Wrap it: cbroker --name NAME {agent} [ARGS]");
             command = command.subcommand(Command::new(agent).about(about));
@@ -156,7 +162,7 @@ fn command() -> Command {
         command = command.mut_subcommand(verb, |verb| {
             verb.mut_arg(argument, |argument| {
                 argument.add(ArgValueCandidates::new(move || {
-                    values.iter().map(CompletionCandidate::new).collect()
+                    values().iter().map(CompletionCandidate::new).collect()
                 }))
             })
         });

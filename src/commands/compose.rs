@@ -45,11 +45,17 @@ pub(super) struct RecipientAddress<'a> {
     /// The recipients, each once, in the order in which they were given.
     pub(super) recipients: Vec<Recipient>,
     text: Option<&'a str>,
+    /// The command, for hints.
+    verb: &'static str,
 }
 
 impl<'a> RecipientAddress<'a> {
-    /// Reads the recipients and the text. `to` are the values of `--to`.
-    pub(super) fn read(to: &[String], args: &'a MessageArgs) -> Result<Self, Error> {
+    /// Reads the recipients and the text of `verb`. `to` are the values of `--to`.
+    pub(super) fn read(
+        verb: &'static str,
+        to: &[String],
+        args: &'a MessageArgs,
+    ) -> Result<Self, Error> {
         let text = args.text.as_deref();
         let mut recipients = Vec::new();
         let text = match (to, args.name.as_deref()) {
@@ -60,8 +66,9 @@ impl<'a> RecipientAddress<'a> {
                 text
             }
             ([], None) => {
-                return Err(Error::usage("no recipient")
-                    .hint("cbroker send NAME TEXT, or cbroker send --to NAME -m TEXT"));
+                return Err(Error::usage("no recipient").hint(format!(
+                    "cbroker {verb} NAME TEXT, or cbroker {verb} --to NAME -m TEXT"
+                )));
             }
             (_, word) => {
                 for name in to {
@@ -71,7 +78,11 @@ impl<'a> RecipientAddress<'a> {
             }
         };
         let text = text.or(args.message.as_deref());
-        Ok(Self { recipients, text })
+        Ok(Self {
+            recipients,
+            text,
+            verb,
+        })
     }
 }
 
@@ -127,7 +138,7 @@ impl MessageDraft {
             reply_to: None,
             correlation_id: None,
             limit_bytes: config.settings.body_limit_bytes,
-            message: message(address.text, args, config.settings.body_limit_bytes)?,
+            message: message(address, args, config.settings.body_limit_bytes)?,
         })
     }
 
@@ -165,8 +176,12 @@ pub(super) fn group_name(text: &str, option: &str) -> Result<GroupName, Error> {
     })
 }
 
-fn message(text: Option<&str>, args: &MessageArgs, limit_bytes: usize) -> Result<String, Error> {
-    let text = match (text, &args.message_file) {
+fn message(
+    address: &RecipientAddress<'_>,
+    args: &MessageArgs,
+    limit_bytes: usize,
+) -> Result<String, Error> {
+    let text = match (address.text, &args.message_file) {
         (Some(text), _) => text.to_owned(),
         (None, Some(path)) => {
             let cannot = |error: io::Error| {
@@ -178,7 +193,7 @@ fn message(text: Option<&str>, args: &MessageArgs, limit_bytes: usize) -> Result
         (None, None) if io::stdin().is_terminal() => {
             return Err(Error::usage("no message")
                 .because("there is no text, no --message-file and no input from a pipe")
-                .hint("cbroker send NAME \"…\""));
+                .hint(format!("cbroker {} NAME \"…\"", address.verb)));
         }
         (None, None) => without_last_break(read_text(
             io::stdin().lock(),

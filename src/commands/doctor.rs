@@ -3,8 +3,6 @@
 
 mod checks;
 
-pub(super) use checks::AGENTS;
-
 use serde::Serialize;
 use tokio::runtime::Builder;
 

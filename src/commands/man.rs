@@ -11,6 +11,7 @@ use crate::cli;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output;
+use crate::wrap;
 
 /// The date of the page's last revision.
 const DATE: &str = "2026-11-27";
@@ -23,7 +24,7 @@ pub(super) fn run() -> Result<Exit, Error> {
 }
 
 fn render() -> io::Result<String> {
-    let mut command = cli::command();
+    let mut command = cli::described_command(&wrap::agent_programs());
     command.build();
     let mut sections = Vec::new();
     let mut more = Vec::new();

@@ -82,7 +82,7 @@ struct Sent {
 
 /// Sends to each recipient. A failure for one does not stop the others.
 pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
-    let address = RecipientAddress::read(&args.to, &args.message)?;
+    let address = RecipientAddress::read("send", &args.to, &args.message)?;
     let mut draft = draft(&args, &address, config, output)?;
     let autostart = Autostart::unless(args.message.no_start);
     let (mut peer, config) = connect::peer_and_config(config, "send", autostart, output).await?;

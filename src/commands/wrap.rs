@@ -124,10 +124,10 @@ fn fallback(args: &WrapArgs) -> Fallback {
 fn command_line(program: ProgramArgs) -> Result<(OsString, Vec<OsString>), Error> {
     match program {
         ProgramArgs::Claude(arguments) => Ok((OsString::from("claude"), arguments)),
-        ProgramArgs::Other(mut arguments) if !arguments.is_empty() => {
-            Ok((arguments.remove(0), arguments))
+        ProgramArgs::Agent(mut words) | ProgramArgs::Other(mut words) if !words.is_empty() => {
+            Ok((words.remove(0), words))
         }
-        ProgramArgs::Other(_) => Err(Error::usage("nothing to run")),
+        ProgramArgs::Agent(_) | ProgramArgs::Other(_) => Err(Error::usage("nothing to run")),
     }
 }
 

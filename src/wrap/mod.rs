@@ -57,7 +57,7 @@ mod terminal;
 mod test_program;
 pub mod ways;
 
-pub use agents::{complaints as profile_complaints, is_agent, use_folder as use_profiles};
+pub use agents::{agent_programs, complaints as profile_complaints, use_folder as use_profiles};
 pub use dead_letter::kept::{KeptDeadLetter, dead_letters, each_dead_letter, remove_dead_letter};
 pub use delivery::publisher_mark;
 pub use hidden::run as hidden;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::agents::is_agent;
+use super::agents::agent_programs;
 use super::options::WrapOptions;
 use crate::config::Home;
 use crate::name::SessionName;
@@ -103,7 +103,7 @@ fn command(name: &str, opening: Option<&Opening>, options: &[&str]) -> String {
     if opening.may_send {
         words.push("--allow-send");
     }
-    let is_known = is_agent(&opening.program);
+    let is_known = agent_programs().contains(&opening.program.as_str());
     if !is_known {
         words.extend(["run", "--"]);
     }

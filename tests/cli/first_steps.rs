@@ -70,3 +70,160 @@ fn a_wrap_that_cannot_start_its_program_starts_no_broker() {
         assert!(!has_started, "{arguments:?}: {ran:?}");
     }
 }
+
+#[test]
+fn a_program_without_a_name_gets_the_line_to_type() {
+    let place = Place::new();
+    for (arguments, said, hint) in [
+        (
+            &["codex"][..],
+            "a wrap needs a name",
+            "cbroker --name NAME codex",
+        ),
+        (
+            &["opencode", "--name", "x"],
+            "a wrap needs a name: --name NAME is missing before `opencode`",
+            "cbroker --name NAME opencode",
+        ),
+        (
+            &["claude"],
+            "a wrap needs a name: --name NAME is missing before `claude`",
+            "cbroker --name NAME claude",
+        ),
+        (
+            &["run", "--", "htop", "-d", "9"],
+            "a wrap needs a name: --name NAME is missing before `run`",
+            "cbroker --name NAME run -- htop",
+        ),
+        (
+            &["run", "--name", "x", "htop"],
+            "`--name` is not a program",
+            "cbroker --name NAME run -- PROGRAM",
+        ),
+    ] {
+        place.run(arguments).fails(2, said).hints(hint);
+    }
+}
+
+#[test]
+fn an_unknown_command_and_an_option_in_the_wrong_place_get_the_line_to_type() {
+    let place = Place::new();
+    for (arguments, said, hint) in [
+        (
+            &["--name", "x", "foo"][..],
+            "unrecognized subcommand 'foo'",
+            "cbroker --name x run -- foo",
+        ),
+        (
+            &["--no-start", "--name=x", "foo", "bar"],
+            "unrecognized subcommand 'foo'",
+            "cbroker --name x run -- foo",
+        ),
+        (
+            &["--name", "x", "codx"],
+            "unrecognized subcommand 'codx'",
+            "cbroker --name x codex",
+        ),
+        (
+            &["--name", "x", "cluade"],
+            "unrecognized subcommand 'cluade'",
+            "cbroker --name x claude",
+        ),
+        (
+            &["foo"],
+            "unrecognized subcommand 'foo'",
+            "cbroker --name NAME run -- foo",
+        ),
+        (
+            &["help", "codex"],
+            "unrecognized subcommand 'codex'",
+            "cbroker --name NAME codex",
+        ),
+        (
+            &["--ttl", "2h", "send", "x", "y"],
+            "--ttl is an option of a wrap",
+            "behind `send` it is an option of that command: cbroker send --ttl",
+        ),
+        (
+            &["--group", "x", "list"],
+            "--group is an option of a wrap: it is only valid before an agent or `run`",
+            "cbroker --name NAME claude",
+        ),
+        (&["ask"], "no recipient", "cbroker ask NAME TEXT"),
+        (&["send"], "no recipient", "cbroker send NAME TEXT"),
+        (
+            &["sned", "x", "y"],
+            "unrecognized subcommand 'sned'",
+            "'send'",
+        ),
+    ] {
+        place.run(arguments).fails(2, said).hints(hint);
+    }
+}
+
+#[test]
+fn help_behind_a_program_without_a_name_is_about_the_wrap() {
+    // It said that a name is missing.
+    let place = Place::new();
+    for (arguments, usage) in [
+        (&["claude", "--help"][..], "claude [ARGS]"),
+        (&["claude", "-h"], "claude [ARGS]"),
+        (&["help", "claude"], "claude [ARGS]"),
+        (&["codex", "--help"], "run -- PROGRAM [ARGS]"),
+        (&["run", "--help"], "run -- PROGRAM [ARGS]"),
+        (&["help", "run"], "run -- PROGRAM [ARGS]"),
+        (&["--name", "x", "run", "--help"], "run -- PROGRAM [ARGS]"),
+    ] {
+        let help = place.ok(arguments);
+        let usage = format!("Usage: cbroker --name NAME [OPTIONS] {usage}");
+        for part in [&*usage, "--exclusive", "--url", "Example"] {
+            assert!(help.contains(part), "{arguments:?}, {part}: {help}");
+        }
+    }
+    // With a name it is the agent's own.
+    let ran = run(
+        command_with(&place, &["claude"]),
+        &["--name", "x", "--no-start", "claude", "--help"],
+    );
+    assert_eq!(ran.out, "arguments: --help\n", "{ran:?}");
+}
+
+#[test]
+fn the_known_agents_are_named_also_those_of_the_user() {
+    let place = Place::new();
+    let folder = place.home().join("agents");
+    fs::create_dir_all(&folder).unwrap();
+    let profile = folder.join("duckling.toml");
+    fs::write(profile, "programs = [\"duckling\"]\n").unwrap();
+    let mut doctor = place.command();
+    doctor.env("PATH", place.path());
+    let doctor = run(doctor, &["doctor"]).out;
+    let mut completing = place.command();
+    completing.env("CBROKER_COMPLETE", "fish");
+    let completed = run(completing, &["--", "cbroker", "doctor", "--probe", ""]).out;
+    for (text, place_of_it) in [
+        (place.ok(["--help"]), "Agents"),
+        (place.ok(["man"]), "Agents"),
+        (doctor, "agent "),
+        (completed, ""),
+    ] {
+        let begin = text.find(place_of_it).unwrap_or(text.len());
+        for agent in ["claude", "codex", "opencode", "gemini", "aider", "duckling"] {
+            assert!(text[begin..].contains(agent), "{agent}: {text}");
+        }
+    }
+}
+
+#[test]
+fn an_agent_without_a_known_configuration_hears_which_ones_are_known() {
+    let place = Place::new();
+    place
+        .run(["mcp", "install", "aider"])
+        .fails(
+            2,
+            "invalid value 'aider' for '<AGENT>': expected claude, codex, gemini, opencode",
+        )
+        .hints("cbroker mcp install --help");
+    let help = place.ok(["mcp", "install", "--help"]);
+    assert!(help.contains("Any other agent"), "{help}");
+}

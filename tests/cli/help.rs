@@ -104,7 +104,7 @@ fn the_bare_command_and_the_version_say_what_this_is() {
     assert!(
         place
             .ok(["--help"])
-            .contains("--name NAME [OPTIONS] claude")
+            .contains("--name NAME [OPTIONS] AGENT [ARGS]")
     );
     // The same as verbs.
     assert_eq!(place.ok(["version"]), place.ok(["--version"]));

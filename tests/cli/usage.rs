@@ -66,7 +66,7 @@ fn every_error_is_one_line_and_a_hint() {
     let unknown = place.run(["mcp", "install", "aider"]);
     unknown
         .fails(2, "invalid value 'aider' for '<AGENT>': expected claude")
-        .hints("cbroker mcp --help");
+        .hints("cbroker mcp install --help");
 }
 
 #[test]

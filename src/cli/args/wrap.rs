@@ -6,7 +6,7 @@ use crate::cli::duration::positive_milliseconds;
 
 /// Options of a wrap, before `claude` or `run`.
 #[derive(Args, Debug, Default, Clone)]
-#[command(next_help_heading = "Options of a wrap (before `claude` or `run`)")]
+#[command(next_help_heading = "Options of a wrap (before `claude`, another agent or `run`)")]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a flag of its own on the command line"

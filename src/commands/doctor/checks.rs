@@ -26,10 +26,6 @@ const ROUND_TRIP_WITHIN: Duration = Duration::from_secs(10);
 /// The free space that the store needs to commit and to clean up.
 const ROOM_BYTES: u64 = 256 << 20;
 
-/// The agents that cbroker supports.
-pub(in crate::commands) const AGENTS: [&str; 5] =
-    ["claude", "codex", "gemini", "opencode", "aider"];
-
 pub(super) async fn all(args: &DoctorArgs, config: &Config, left_out: &LeftOut) -> Vec<Finding> {
     let mut findings = vec![program(), home(config, left_out.no_home.as_ref())];
     let has_home = left_out.no_home.is_none();
@@ -248,10 +244,10 @@ async fn docker(config: &Config) -> Option<Finding> {
 
 /// Finds at least one supported agent on PATH.
 fn agent(args: &DoctorArgs, config: &Config) -> Finding {
-    let known = args
-        .probe
-        .as_deref()
-        .map_or(AGENTS.to_vec(), |one| vec![one]);
+    let known = match args.probe.as_deref() {
+        Some(one) => vec![one],
+        None => wrap::agent_programs(),
+    };
     let found: Vec<_> = known
         .iter()
         .filter_map(|agent| on_path(agent, config))

@@ -109,7 +109,7 @@ async fn command(
 ) -> Result<Ended, Error> {
     let config = config.again()?;
     let output = Output::captured(&config, capture);
-    let ParsedArgs::Invocation(invocation) = cli::parse(words, |_| false)? else {
+    let ParsedArgs::Invocation(invocation) = cli::parse(words, Vec::new)? else {
         return Err(Error::usage("no command"));
     };
     let exit = match invocation.action {

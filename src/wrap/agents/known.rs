@@ -195,10 +195,10 @@ const INTERPRETERS: [&str; 11] = [
     "python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php", "lua", "luajit",
 ];
 
-/// Whether a program of this name is a coding agent that messages can be delivered to.
-pub fn is_agent(name: &str) -> bool {
-    let mut agents = data::profiles().iter();
-    agents.any(|profile| profile.programs.contains(&name))
+/// The programs of the coding agents that messages can be delivered to.
+pub fn agent_programs() -> Vec<&'static str> {
+    let programs = data::profiles().iter().map(|profile| profile.programs);
+    programs.flatten().copied().collect()
 }
 
 /// Whether a program of this name is an interpreter that runs other programs.

@@ -23,7 +23,7 @@ pub use data::{complaints, use_folder};
 pub use input_line::InputLine;
 #[cfg(test)]
 pub use known::CLAUDE;
-pub use known::{UNKNOWN, is_agent, is_interpreter};
+pub use known::{UNKNOWN, agent_programs, is_interpreter};
 pub use subcommands::{other_sessions, shows_a_session};
 
 /// The profile of a kind of program.
