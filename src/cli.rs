@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 
 pub use args::*;
-pub use duration::Since;
+pub use duration::{Since, TimeToLive};
 pub use split_args::ProgramArgs;
 
 use crate::config::{Flags, Format, Volume};
@@ -386,9 +386,10 @@ mod tests {
             panic!("no wrap")
         };
         assert_eq!(
-            (args.name.as_deref(), args.ttl, args.no_brief),
-            (Some("my-api"), Some(5), true)
+            (args.name.as_deref(), args.no_brief),
+            (Some("my-api"), true)
         );
+        assert_eq!(args.ttl.map(|ttl| ttl.milliseconds), Some(5));
         assert_eq!(rest, ["--name", "x", "--", "--help"]);
     }
 

@@ -21,16 +21,45 @@ pub(super) enum InvalidDuration {
     NoTime,
 }
 
-/// Reads a duration whose bare number counts milliseconds. Returns milliseconds.
-pub(super) fn milliseconds(text: &str) -> Result<u64, InvalidDuration> {
-    let duration = duration(text, Duration::from_millis)?;
-    u64::try_from(duration.as_millis()).map_err(|_| InvalidDuration::Unreadable(None))
+/// The value of `--ttl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeToLive {
+    /// Its length in milliseconds.
+    pub milliseconds: u64,
+    /// Whether it was given as a number without a unit.
+    is_bare: bool,
 }
 
-/// As [`milliseconds`], at least 1.
-pub(super) fn positive_milliseconds(text: &str) -> Result<u64, InvalidDuration> {
-    match milliseconds(text)? {
-        0 => Err(InvalidDuration::Zero),
+impl TimeToLive {
+    /// A remark about a number that was probably meant in seconds, as that of `--timeout` is.
+    pub fn remark(self) -> Option<String> {
+        let number = self.milliseconds;
+        (self.is_bare && (1..1000).contains(&number)).then(|| {
+            let unit = if number == 1 {
+                "millisecond"
+            } else {
+                "milliseconds"
+            };
+            format!("--ttl {number} is {number} {unit}; write {number}s for seconds")
+        })
+    }
+}
+
+/// Reads a time to live, whose bare number counts milliseconds.
+pub(super) fn time_to_live(text: &str) -> Result<TimeToLive, InvalidDuration> {
+    let milliseconds = duration(text, Duration::from_millis)?.as_millis();
+    Ok(TimeToLive {
+        milliseconds: u64::try_from(milliseconds).map_err(|_| InvalidDuration::Unreadable(None))?,
+        is_bare: text.parse::<u64>().is_ok(),
+    })
+}
+
+/// As [`time_to_live`], at least a millisecond.
+pub(super) fn positive_time_to_live(text: &str) -> Result<TimeToLive, InvalidDuration> {
+    match time_to_live(text)? {
+        TimeToLive {
+            milliseconds: 0, ..
+        } => Err(InvalidDuration::Zero),
         some => Ok(some),
     }
 }
@@ -78,6 +107,7 @@ mod tests {
 
     #[test]
     fn a_bare_number_has_the_options_unit_and_a_suffix_says_its_own() {
+        let milliseconds = |text: &str| time_to_live(text).map(|ttl| ttl.milliseconds);
         assert_eq!(milliseconds("1500"), Ok(1500));
         assert_eq!(seconds("90"), Ok(Duration::from_secs(90)));
         for (text, seconds) in [("90s", 90), ("10m", 600), ("2h", 7200), ("1h 30m", 5400)] {
@@ -90,7 +120,7 @@ mod tests {
             assert!(milliseconds(text).is_err_and(unreadable), "{text}");
             assert!(seconds(text).is_err_and(unreadable), "{text}");
         }
-        assert!(positive_milliseconds("0").is_err());
+        assert!(positive_time_to_live("0").is_err());
         assert!(seconds("100 years").is_err() && seconds(&u64::MAX.to_string()).is_err());
     }
 

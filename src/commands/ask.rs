@@ -153,7 +153,7 @@ async fn publish(
     }
     let message = Publication {
         envelope: question,
-        expires_ms: args.message.ttl,
+        expires_ms: args.message.ttl.map(|ttl| ttl.milliseconds),
         hops: hops(config),
         receipt_to: question.reply_to.as_deref(),
         when: None,
@@ -293,7 +293,7 @@ async fn unanswered(
         AskOutcome::Open(Some(receipt)) => receipt_words(receipt),
         AskOutcome::Open(None) if question.has_unconfirmed => return Some(unconfirmed_answer(to)),
         AskOutcome::Open(None) => {
-            let ttl = args.message.ttl.map(u128::from);
+            let ttl = args.message.ttl.map(|ttl| u128::from(ttl.milliseconds));
             let sent = SentMessage {
                 id,
                 to,

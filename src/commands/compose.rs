@@ -9,7 +9,7 @@ use std::path::Path;
 use chrono::Utc;
 use ulid::Ulid;
 
-use crate::cli::MessageArgs;
+use crate::cli::{MessageArgs, TimeToLive};
 use crate::config::Config;
 use crate::envelope::{Envelope, Invalid, JsonText, Priority};
 use crate::error::Error;
@@ -130,6 +130,9 @@ impl MessageDraft {
             .as_deref()
             .or(config.inside.name.as_deref())
             .unwrap_or(NOBODY);
+        if let Some(remark) = args.ttl.and_then(TimeToLive::remark) {
+            output.notice(remark);
+        }
         Ok(Self {
             from: session_name(from, "--from")?,
             files: files(args, output)?,

@@ -202,7 +202,8 @@ impl SendParameters<'_> {
         if let Some(why) = returned.filter(|_| self.args.wait.is_none()) {
             return Err(was_returned("message", to, why));
         }
-        let ttl = self.args.message.ttl.map(Duration::from_millis);
+        let ttl = self.args.message.ttl;
+        let ttl = ttl.map(|ttl| Duration::from_millis(ttl.milliseconds));
         let nearest = if new { self.nearest(to).await } else { None };
         Ok(Sent {
             id: envelope.id,
@@ -231,7 +232,7 @@ impl SendParameters<'_> {
     ) -> Result<Option<&'static str>, Error> {
         let message = Publication {
             envelope,
-            expires_ms: self.args.message.ttl,
+            expires_ms: self.args.message.ttl.map(|ttl| ttl.milliseconds),
             hops: self.hops,
             receipt_to: self.receipt_to.as_deref(),
             when: when(self.args.when),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::compose::{group_name, session_name};
 use super::connect::{Autostart, may_start};
 use super::start;
-use crate::cli::{DeliveryOption, ProgramArgs, WrapArgs};
+use crate::cli::{DeliveryOption, ProgramArgs, TimeToLive, WrapArgs};
 use crate::config::{Config, Environment, Flags, LocalBroker};
 use crate::envelope::LineBreaks;
 use crate::error::Error;
@@ -28,6 +28,9 @@ pub(super) async fn run(
 ) -> Result<Exit, Error> {
     for complaint in wrap::profile_complaints() {
         output.notice(complaint);
+    }
+    if let Some(remark) = args.ttl.and_then(TimeToLive::remark) {
+        output.notice(remark);
     }
     let autostart = Autostart::unless(args.no_start);
     // What is wrong with the command line starts no broker.
@@ -144,7 +147,7 @@ fn options(args: &WrapArgs, program: ProgramArgs, config: &Config) -> Result<Wra
     Ok(WrapOptions {
         name,
         groups,
-        ttl_ms: args.ttl.unwrap_or(settings.ttl_ms),
+        ttl_ms: args.ttl.map_or(settings.ttl_ms, |ttl| ttl.milliseconds),
         fallback: fallback(args),
         broker_start: BrokerStart::Over,
         sharing: if args.exclusive {

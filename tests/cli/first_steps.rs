@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::lifecycle::Own;
-use crate::support::{Place, Ran};
+use crate::support::{Place, Ran, Server};
 
 /// A command that finds these programs, which print their arguments, and no others.
 fn command_with(place: &Place, programs: &[&str]) -> Command {
@@ -186,6 +186,39 @@ fn help_behind_a_program_without_a_name_is_about_the_wrap() {
         &["--name", "x", "--no-start", "claude", "--help"],
     );
     assert_eq!(ran.out, "arguments: --help\n", "{ran:?}");
+}
+
+#[test]
+fn a_time_to_live_of_a_few_milliseconds_is_pointed_out() {
+    // `--timeout 60` are seconds.
+    let place = Place::new();
+    let _server = Server::start(&place);
+    for (ttl, is_short) in [
+        ("60", true),
+        ("999", true),
+        ("1000", false),
+        ("0", false),
+        ("60ms", false),
+        ("60s", false),
+    ] {
+        let notice =
+            format!("cbroker: --ttl {ttl} is {ttl} milliseconds; write {ttl}s for seconds\n");
+        let expected = if is_short { &*notice } else { "" };
+        let ran = place.run(["send", "a", "x", "--ttl", ttl]);
+        assert_eq!((ran.code, &*ran.err), (0, expected), "{ran:?}");
+        assert_eq!(
+            place.run(["-q", "send", "a", "x", "--ttl", ttl]).err,
+            "",
+            "--quiet"
+        );
+    }
+    let notice = "--ttl 60 is 60 milliseconds; write 60s for seconds";
+    let asked = place.run(["ask", "a", "?", "--ttl", "60", "--timeout", "100ms"]);
+    assert!(asked.err.contains(notice), "{asked:?}");
+    let wrap = ["--name", "b", "--ttl", "60", "run", "--", "true"];
+    let wrapped = place.run(wrap);
+    assert_eq!(wrapped.code, 0, "{wrapped:?}");
+    assert!(wrapped.err.contains(notice), "{wrapped:?}");
 }
 
 #[test]

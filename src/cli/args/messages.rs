@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::cli::duration::{Since, milliseconds, seconds, since};
+use crate::cli::duration::{Since, TimeToLive, seconds, since, time_to_live};
 use crate::envelope::Priority;
 
 /// Arguments that `send` and `ask` share.
@@ -41,9 +41,9 @@ pub struct MessageArgs {
     /// Further information; repeats
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub meta: Vec<(String, String)>,
-    /// Discard the message if it waits longer than this: 10m, 2h, a number of milliseconds
-    #[arg(long, value_name = "TIME", value_parser = milliseconds)]
-    pub ttl: Option<u64>,
+    /// Milliseconds, or 10m, 2h: discard the message if it waits longer in its queue
+    #[arg(long, value_name = "TIME", value_parser = time_to_live)]
+    pub ttl: Option<TimeToLive>,
     /// Do not start the local broker when none answers
     #[arg(long)]
     pub no_start: bool,
@@ -115,7 +115,7 @@ pub struct SendArgs {
         default_missing_value = "delivered"
     )]
     pub wait: Option<WaitArg>,
-    /// How long --wait waits: 10m, 2h, a number of seconds
+    /// Seconds, or 10m, 2h: how long --wait waits
     #[arg(
         long,
         value_name = "TIME",
@@ -135,7 +135,7 @@ pub struct AskArgs {
     /// The message and its sender.
     #[command(flatten)]
     pub message: MessageArgs,
-    /// How long to wait for the answer: 10m, 2h, a number of seconds
+    /// Seconds, or 10m, 2h: how long to wait for the answer
     #[arg(long, value_name = "TIME", default_value = "300", value_parser = seconds)]
     pub timeout: Duration,
 }
@@ -187,7 +187,7 @@ pub struct WaitArgs {
     /// What to wait for
     #[arg(long, value_name = "STATE", value_enum)]
     pub until: UntilArg,
-    /// How long to wait: 10m, 2h, a number of seconds
+    /// Seconds, or 10m, 2h: how long to wait
     #[arg(long, value_name = "TIME", default_value = "300", value_parser = seconds)]
     pub timeout: Duration,
 }

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::duration::positive_milliseconds;
+use crate::cli::duration::{TimeToLive, positive_time_to_live};
 
 /// Options of a wrap, before `claude` or `run`.
 #[derive(Args, Debug, Default, Clone)]
@@ -18,10 +18,10 @@ pub struct WrapArgs {
     /// A group that the session joins: `send @GROUP` reaches its members; repeats
     #[arg(long = "group", value_name = "GROUP")]
     pub groups: Vec<String>,
-    /// How long a message waits for the session: 10m, 2h, a number of milliseconds [default: a
-    /// day]
-    #[arg(long, value_name = "TIME", value_parser = positive_milliseconds)]
-    pub ttl: Option<u64>,
+    /// Milliseconds, or 10m, 2h: how long a message waits for the session, if its queue is new
+    /// [default: a day]
+    #[arg(long, value_name = "TIME", value_parser = positive_time_to_live)]
+    pub ttl: Option<TimeToLive>,
     /// Exit with 3 when the broker cannot be reached, instead of running without it
     #[arg(long)]
     pub no_fallback: bool,
