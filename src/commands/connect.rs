@@ -54,6 +54,16 @@ pub(super) async fn peer_and_config(
     }
 }
 
+/// Fails if the broker does not answer, for a command whose management API does not: without a
+/// broker there is none, so the error is about the broker.
+pub(super) async fn require_broker(config: &Config, purpose: &str) -> Result<(), Error> {
+    Peer::connect(&config.endpoint, purpose)
+        .await?
+        .close()
+        .await;
+    Ok(())
+}
+
 /// Deletes a queue of answers, which every exit must do. A connection that has published can be
 /// blocked by the broker; then a new connection, which has published nothing, deletes it.
 pub(super) async fn delete_answers(peer: &mut Peer, config: &Config, queue: &SessionName) {

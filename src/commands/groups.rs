@@ -9,11 +9,11 @@ use std::time::Duration;
 use ulid::Ulid;
 
 use super::compose::Recipient;
+use super::connect::require_broker;
 use crate::config::Config;
 use crate::error::Error;
 use crate::management::{Client, ManagementError};
 use crate::name::{GroupName, SessionName};
-use crate::peer::Peer;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
@@ -37,12 +37,8 @@ pub(super) async fn all(config: &Config) -> Result<Groups, Error> {
         Ok(groups) => return Ok(groups),
         Err(error) => error,
     };
-    // Without a broker there is no API either, so the error is about the broker.
     if matches!(error, ManagementError::Unreachable { .. }) {
-        Peer::connect(&config.endpoint, "group")
-            .await?
-            .close()
-            .await;
+        require_broker(config, "group").await?;
     }
     let error = Error::from(error);
     let (why, exit) = (error.summary(), error.exit());

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::connect::require_broker;
 use super::page_host;
 use crate::config::{Config, remove_passwords, write_private};
 use crate::error::Error;
@@ -63,9 +64,11 @@ async fn sign_in_link(config: &Config, api: &Client) -> Result<Option<SignInLink
         Ok(link) => Ok(Some(link)),
         Err(ManagementError::Status { .. }) => Ok(None),
         Err(error) => {
-            if matches!(error, ManagementError::Foreign { .. }) {
+            match error {
                 // A page that was open has told it the name with its requests.
-                page_host::forget(&config.home);
+                ManagementError::Foreign { .. } => page_host::forget(&config.home),
+                ManagementError::Unreachable { .. } => require_broker(config, "ui").await?,
+                _ => {}
             }
             Err(error.into())
         }

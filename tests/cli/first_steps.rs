@@ -189,6 +189,35 @@ fn help_behind_a_program_without_a_name_is_about_the_wrap() {
 }
 
 #[test]
+fn a_page_without_a_broker_hints_at_a_start_and_not_at_the_address_of_the_page() {
+    let place = Place::new();
+    let mut server = Server::start(&place);
+    let mend = |more: &[&str]| {
+        let ran = place.run(["doctor", "--json"].iter().chain(more));
+        let findings: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        let mut findings = findings.as_array().unwrap().iter();
+        let found = findings.find(|one| one["check"] == "management").unwrap();
+        found["mend"].as_str().unwrap_or_default().to_owned()
+    };
+    // The broker answers, and its API is elsewhere.
+    let elsewhere = ["--mgmt-url", "http://localhost:1"];
+    place
+        .run(["ui"].iter().chain(&elsewhere))
+        .fails(3, "no management API answers at http://localhost:1")
+        .hints("--mgmt-url");
+    assert!(mend(&elsewhere).contains("--mgmt-url"));
+    assert_eq!(mend(&[]), "");
+    server.kill();
+    place
+        .run(["ui"])
+        .fails(3, "no broker answers at amqp://127.0.0.1:")
+        .hints("start one with `cbroker start`");
+    let mend = mend(&[]);
+    assert!(mend.contains("`cbroker start`"), "{mend}");
+    assert!(!mend.contains("--mgmt-url"), "{mend}");
+}
+
+#[test]
 fn a_time_to_live_of_a_few_milliseconds_is_pointed_out() {
     // `--timeout 60` are seconds.
     let place = Place::new();

@@ -34,11 +34,9 @@ pub(super) async fn all(args: &DoctorArgs, config: &Config, left_out: &LeftOut) 
     findings.extend(no_file.map(settings));
     findings.extend(credentials(config));
     findings.extend(listener(config));
-    let mut of_broker = vec![
-        broker(config).await,
-        round_trip(config).await,
-        management(config).await,
-    ];
+    let broker = broker(config).await;
+    let management = management(config, &broker).await;
+    let mut of_broker = vec![broker, round_trip(config).await, management];
     if is_ours(config) && has_home {
         of_broker.push(store(config));
         of_broker.extend(docker(config).await);
@@ -179,10 +177,15 @@ async fn round_trip(config: &Config) -> Finding {
     }
 }
 
-async fn management(config: &Config) -> Finding {
+/// Where no broker answers, that is what is to be repaired, and not the address of its API.
+async fn management(config: &Config, broker: &Finding) -> Finding {
     let asked = async { Ok::<_, Error>(Client::new(config, API_WITHIN)?.overview().await?) };
     match asked.await {
         Ok(_) => Finding::well("management", config.management.url.clone()),
+        Err(error) if !broker.ok => Finding {
+            mend: broker.mend.clone(),
+            ..failed("management", &error)
+        },
         Err(error) => failed("management", &error),
     }
 }
