@@ -22,6 +22,7 @@ pub(super) fn run(args: &HistoryArgs, config: &Config, output: &Output) -> Resul
     let told = history
         .conversation(usize::MAX)
         .map_err(|error| Error::new("cannot read the message history").because(error))?;
+    let is_empty = told.is_empty();
     let mut told: Vec<_> = told.into_iter().filter(|told| wanted.has(told)).collect();
     let first = args.last.map_or(0, |last| told.len().saturating_sub(last));
     for message in &mut told[first..] {
@@ -31,7 +32,12 @@ pub(super) fn run(args: &HistoryArgs, config: &Config, output: &Output) -> Resul
         shown.print(output)?;
     }
     if told.is_empty() {
-        output.line(output.paint(Style::Dim, "no such message on this machine"))?;
+        let none = if is_empty {
+            "no messages on this machine yet"
+        } else {
+            "no such message on this machine"
+        };
+        output.line(output.paint(Style::Dim, none))?;
     }
     Ok(Exit::Done)
 }

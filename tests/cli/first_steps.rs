@@ -277,6 +277,21 @@ fn the_known_agents_are_named_also_those_of_the_user() {
 }
 
 #[test]
+fn an_empty_history_says_that_it_is_empty() {
+    // It said that there is no such message.
+    let place = Place::new();
+    for arguments in [&["history"][..], &["history", "backend", "--grep", "x"]] {
+        assert_eq!(place.ok(arguments), "no messages on this machine yet\n");
+    }
+    let _server = Server::start(&place);
+    place.ok(["send", "backend", "x"]);
+    assert_eq!(
+        place.ok(["history", "frontend"]),
+        "no such message on this machine\n"
+    );
+}
+
+#[test]
 fn an_agent_without_a_known_configuration_hears_which_ones_are_known() {
     let place = Place::new();
     place
