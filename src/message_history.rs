@@ -12,6 +12,7 @@
 
 mod files;
 mod latest;
+mod probes;
 mod texts;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Home;
 use crate::envelope::{Envelope, timestamp};
 use latest::LatestMessages;
+pub use probes::{PROBE_SENDER, PROBE_TEXT, is_probe};
 
 /// So much of a text is kept.
 const TEXT_BYTES: usize = 16 << 10;

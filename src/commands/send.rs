@@ -26,14 +26,13 @@ use crate::envelope::{Envelope, is_id};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::management::Client;
-use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
+use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText, is_probe};
 use crate::name::SessionName;
 use crate::nearest::nearest;
 use crate::output::{Output, Style};
 use crate::peer::{
     BLOCKED_HINT, MAX_LENGTH, Peer, PeerError, Publication, PublishOutcome, Receipt, When,
 };
-use crate::wrap::probe::is_probe;
 use receipts::Receipts;
 
 /// How long to wait for a confirm. A full disk can block the broker.
@@ -328,7 +327,7 @@ impl SendParameters<'_> {
 
     /// Adds an event to the history, unless the message is a probe's.
     fn note(&self, envelope: &Envelope, entry: &HistoryEntry) {
-        if is_probe(envelope) {
+        if is_probe(&envelope.to, &envelope.from, &envelope.message) {
             return;
         }
         // The history is for `why`. The message is sent even if it cannot be written.

@@ -7,6 +7,7 @@ use std::iter::Peekable;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::probes::RecordedProbes;
 use super::{HistoryEntry, MessageHistory, MessageText, texts};
 use crate::clean;
 
@@ -95,14 +96,18 @@ impl MessageHistory {
     }
 
     /// Reads each line of all files, in the order of their times. Lines that cannot be parsed are
-    /// skipped.
+    /// skipped, and so is what older versions recorded of probes.
     pub(super) fn for_each(&self, mut take: impl FnMut(HistoryEntry)) -> io::Result<()> {
         let (mut own, mut others) = (
             self.lines(HistoryFiles::User)?,
             self.lines(HistoryFiles::Others)?,
         );
+        let mut probes = RecordedProbes::default();
         while let Some(entry) = next(&mut own, &mut others) {
-            take(entry?);
+            let entry = entry?;
+            if !probes.has(&entry) {
+                take(entry);
+            }
         }
         Ok(())
     }

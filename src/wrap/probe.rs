@@ -6,8 +6,6 @@
 
 mod sandbox;
 
-pub use sandbox::is_probe;
-
 use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 

@@ -143,3 +143,51 @@ fn the_history_names_the_state_of_a_message_and_not_its_last_event() {
         }
     }
 }
+
+#[test]
+fn what_an_older_version_wrote_about_a_probe_is_left_out() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let logs = place.home().join("logs");
+    std::fs::create_dir_all(&logs).unwrap();
+    let awaiting = "ask01JD3ZQ8V4K2M6N8P0R2T4V6X8";
+    let mut history = String::new();
+    for (id, from, session, publisher) in [
+        ("01PROBE", "doctor", awaiting, None),
+        ("01SHOWN", "doctor", "backend", None),
+        ("01FORGED", "doctor", awaiting, Some("-")),
+        ("01ANSWER", "frontend", awaiting, None),
+    ] {
+        for event in ["sent", "confirmed"] {
+            let mut line = json!({
+                "ts": "2026-01-01T00:00:00.000Z", "id": id, "event": event, "session": session,
+            });
+            if event == "sent" {
+                line["message"] = json!({ "from": from, "text": "a probe" });
+            }
+            if let Some(publisher) = publisher {
+                line["publisher"] = json!(publisher);
+            }
+            history += &line.to_string();
+            history.push('\n');
+        }
+    }
+    std::fs::write(logs.join("messages.jsonl"), history).unwrap();
+    let ids = |told: &[serde_json::Value]| -> Vec<String> {
+        let ids = told
+            .iter()
+            .map(|one| one["id"].as_str().unwrap().to_owned());
+        ids.collect()
+    };
+    let mut told = ids(&place.json(["history"]));
+    told.sort();
+    assert_eq!(told, ["01ANSWER", "01FORGED", "01SHOWN"]);
+    place
+        .run(["why", "01PROBE"])
+        .fails(1, "nothing is known of `01PROBE`");
+    assert_eq!(place.json(["why", "01SHOWN"])[0][0]["event"], "sent");
+    let page = server.api(&place, "/api/messages");
+    let mut page = ids(page["messages"].as_array().unwrap());
+    page.sort();
+    assert_eq!(page, told, "the page");
+}

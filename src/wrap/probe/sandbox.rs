@@ -22,17 +22,14 @@ use ulid::Ulid;
 
 use super::ProbeSign;
 use crate::config::{Config, write_session_address};
-use crate::envelope::Envelope;
 use crate::error::Error;
+use crate::message_history::{PROBE_SENDER, PROBE_TEXT};
 use crate::name::SessionName;
 use crate::peer::Peer;
 use crate::wrap::agents::Profile;
 use crate::wrap::pty::find_program;
 
 const WITHIN: Duration = Duration::from_secs(15);
-/// The sender and the text of the probe's message.
-const SENDER: &str = "doctor";
-const TEXT: &str = "a probe";
 const WHAT: &str = "send";
 const MEND: &str = "add `cbroker` to `sandbox.excludedCommands` in the agent's settings";
 
@@ -44,13 +41,6 @@ struct SandboxSettings {
     /// Whether `cbroker` is excepted from it.
     is_excepted: bool,
     bwrap: Option<String>,
-}
-
-/// Whether it is the message of a probe, which is no part of a conversation. The page decides it in
-/// the same way.
-pub fn is_probe(envelope: &Envelope) -> bool {
-    let is_awaited = SessionName::new(&envelope.to).is_ok_and(|to| to.waits_for_answer());
-    is_awaited && envelope.from == SENDER && envelope.message == TEXT
 }
 
 /// Tries to send a message as the agent's shell would.
@@ -168,7 +158,7 @@ fn sandboxed(bwrap: OsString) -> Vec<OsString> {
 /// Sends one message, with `prefix` in front of the command, and waits for its arrival.
 async fn attempt(config: &Config, prefix: Vec<OsString>) -> Result<(), Error> {
     let to = SessionName::for_answer(Ulid::generate());
-    let mut peer = Peer::connect(&config.endpoint, SENDER).await?;
+    let mut peer = Peer::connect(&config.endpoint, PROBE_SENDER).await?;
     let mut answers = peer.answer_queue(&to, config.settings.ttl_ms).await?;
     let sent = run(config, prefix, &to).await;
     let arrived = match &sent {
@@ -191,14 +181,22 @@ async fn run(config: &Config, prefix: Vec<OsString>, to: &SessionName) -> Result
     write_session_address(&config.home, &session, &config.endpoint).map_err(failed)?;
     let mut words = prefix;
     words.push(std::env::current_exe().map_err(failed)?.into());
-    for word in ["send", "--from", SENDER, "--to", to.as_str(), "-m", TEXT] {
+    for word in [
+        "send",
+        "--from",
+        PROBE_SENDER,
+        "--to",
+        to.as_str(),
+        "-m",
+        PROBE_TEXT,
+    ] {
         words.push(word.into());
     }
     let command = Command::new(&words[0])
         .args(&words[1..])
         .env("CBROKER_HOME", config.home.folder())
         .env("CBROKER_SESSION", &session)
-        .env("CBROKER_NAME", SENDER)
+        .env("CBROKER_NAME", PROBE_SENDER)
         .env(
             "CBROKER_URL",
             config.endpoint.address.without_password().to_string(),
