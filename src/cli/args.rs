@@ -184,7 +184,9 @@ Exit code 4: the time is over.";
 const ASK_EXAMPLES: &str = "\
 Examples:
   cbroker ask backend \"Which port does the API use?\"
-  port=$(cbroker ask --to backend -m \"Only the port number, please\" --timeout 60)";
+  port=$(cbroker ask --to backend -m \"Only the port number, please\" --timeout 60)
+
+Exit code 4: the broker did not confirm, the queue is full, or no answer came.";
 
 const MCP_EXAMPLES: &str = "\
 Examples:

@@ -15,7 +15,7 @@ use super::compose::{MessageDraft, RecipientAddress, session_name};
 use super::connect::{self, Autostart};
 use super::fate::{MessageFate, SentMessage, receipt_words};
 use super::groups::{self, Target};
-use super::send::{CONFIRM_WITHIN, hops, unpublished, was_returned};
+use super::send::{CONFIRM_WITHIN, full_queue, hops, unpublished, was_returned};
 use crate::cli::AskArgs;
 use crate::config::Config;
 use crate::envelope::Envelope;
@@ -142,14 +142,20 @@ async fn publish(
     config: &Config,
 ) -> Result<(), Error> {
     let to = session_name(&question.to, "--to")?;
-    if peer.queue_counts(&to).await?.is_none() {
-        if to.waits_for_answer() {
+    match peer.queue_counts(&to).await? {
+        Some(queue) if queue.is_full() => {
+            return Err(full_queue(&to, queue).hint("`cbroker purge` empties the queue"));
+        }
+        Some(_) => {}
+        None if to.waits_for_answer() => {
             return Err(
                 Error::new(format!("no `cbroker ask` waits for an answer at `{to}`"))
                     .exit_with(Exit::Unconfirmed),
             );
         }
-        peer.ensure_queue(&to, config.settings.ttl_ms).await?;
+        None => {
+            peer.ensure_queue(&to, config.settings.ttl_ms).await?;
+        }
     }
     let message = Publication {
         envelope: question,

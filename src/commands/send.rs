@@ -31,7 +31,8 @@ use crate::name::SessionName;
 use crate::nearest::nearest;
 use crate::output::{Output, Style};
 use crate::peer::{
-    BLOCKED_HINT, MAX_LENGTH, Peer, PeerError, Publication, PublishOutcome, Receipt, When,
+    BLOCKED_HINT, MAX_LENGTH, Peer, PeerError, Publication, PublishOutcome, QueueCounts, Receipt,
+    When,
 };
 use receipts::Receipts;
 
@@ -180,17 +181,8 @@ impl SendParameters<'_> {
                     .await;
             }
         } else if state.is_full() && !self.args.drop_oldest {
-            let held = match state.consumers {
-                0 => "",
-                _ => " beside those that its session holds",
-            };
-            return Err(Error::new(format!("`{to}` is full"))
-                .because(format!(
-                    "{} messages wait{held}, and one more would drop the oldest",
-                    state.messages
-                ))
-                .hint("--drop-oldest sends it anyway; `cbroker purge` empties the queue")
-                .exit_with(Exit::Unconfirmed));
+            let hint = "--drop-oldest sends it anyway; `cbroker purge` empties the queue";
+            return Err(full_queue(to, state).hint(hint));
         }
         let answerer = if waits_for_answer(self.args) {
             Some(Answerer::of(peer, to, self.config).await?)
@@ -404,6 +396,20 @@ fn when(wanted: WhenArg) -> Option<When> {
         WhenArg::Next => Some(When::Next),
         WhenArg::Now => Some(When::Now),
     }
+}
+
+/// The error for a message, or a question, to a full queue.
+pub(super) fn full_queue(to: &SessionName, queue: QueueCounts) -> Error {
+    let held = match queue.consumers {
+        0 => "",
+        _ => " beside those that its session holds",
+    };
+    Error::new(format!("`{to}` is full"))
+        .because(format!(
+            "{} messages wait{held}, and one more would drop the oldest",
+            queue.messages
+        ))
+        .exit_with(Exit::Unconfirmed)
 }
 
 /// The error for a message that could not be published. One connection serves all recipients, so

@@ -14,7 +14,7 @@ use crate::background_broker::{api_get, publish, started};
 use crate::client;
 use crate::everywhere::everywhere;
 use crate::fake_http;
-use crate::support::{Place, Wrapped, wait_until};
+use crate::support::{Place, Server, Wrapped, wait_until};
 
 /// A queue of the year 2020, in which nobody waits for an answer any more.
 const LEFT_BEHIND: &str = "ask01E00000000000000000000AA0";
@@ -417,4 +417,19 @@ fn each_connection_of_a_queue_s_consumers_is_asked_for_once() {
     let asked = asked.lock().unwrap();
     let of_connections = asked.iter().filter(|path| path.contains("/connections/"));
     assert_eq!(of_connections.count(), 1, "{asked:?}");
+}
+
+#[test]
+fn a_question_to_a_full_queue_is_refused() {
+    // The broker dropped the oldest message to make room.
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "full", "the oldest"]);
+    client::publish(&place, "full", (0..999).map(|number| number.to_string()));
+    place
+        .run(["ask", "full", "?", "--timeout", "100ms"])
+        .fails(4, "`full` is full: 1000 messages wait")
+        .hints("cbroker purge");
+    let waiting = place.json(["tail", "full", "--no-ack", "-n", "1"]);
+    assert_eq!(waiting[0]["message"], "the oldest");
 }
