@@ -28,5 +28,6 @@ pub(super) async fn run(
         "deleted {name} and {}",
         counted(messages, "message")
     ))?;
+    taken.all_answered(&name)?;
     Ok(Exit::Done)
 }

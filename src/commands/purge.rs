@@ -28,5 +28,6 @@ pub(super) async fn run(
         "purged {name}: {} deleted",
         counted(purged, "message")
     ))?;
+    taken.all_answered(&name)?;
     Ok(Exit::Done)
 }

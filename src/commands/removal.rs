@@ -10,6 +10,7 @@ use crate::cli::ConfirmedArgs;
 use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::Error;
+use crate::exit::Exit;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
 use crate::name::SessionName;
 use crate::output::{Output, counted};
@@ -54,7 +55,7 @@ pub(super) async fn take_messages(
     let waiting = removed.take_waiting(&peer, queue.messages).await?;
     let mut taken = RemovalCounts::default();
     if args.force {
-        taken = removed.take_held(&peer, queue.consumers).await?;
+        taken = removed.take_held(&mut peer, queue.consumers).await?;
         if taken.left > 0 {
             output.notice(format!("not deleted: {}", left_with_others(taken.left)));
         }
@@ -152,6 +153,25 @@ pub(super) struct RemovalCounts {
     pub(super) count: u32,
     /// How many the agent or another command already has, so that they stay.
     pub(super) left: u64,
+    /// How many attached consumers have not answered. What they hold is not removed, and not
+    /// counted.
+    unanswered: u32,
+}
+
+impl RemovalCounts {
+    /// The error if a consumer has not answered, so that its messages may still be delivered.
+    pub(super) fn all_answered(&self, name: &SessionName) -> Result<(), Error> {
+        if self.unanswered == 0 {
+            return Ok(());
+        }
+        let consumers = counted(self.unanswered, "consumer");
+        let have = if self.unanswered == 1 { "has" } else { "have" };
+        Err(
+            Error::new(format!("{consumers} of `{name}` {have} not answered"))
+                .because("what it holds is not removed yet, and may still be delivered")
+                .exit_with(Exit::Unconfirmed),
+        )
+    }
 }
 
 /// Removes messages from one queue and records the end of each in the history.
@@ -183,7 +203,7 @@ impl Removed<'_> {
 
     /// Makes the attached sessions discard the messages that they hold. The sessions record the
     /// ends themselves.
-    async fn take_held(&self, peer: &Peer, attached: u32) -> Result<RemovalCounts, Error> {
+    async fn take_held(&self, peer: &mut Peer, attached: u32) -> Result<RemovalCounts, Error> {
         let mut discarded = RemovalCounts::default();
         if attached == 0 {
             return Ok(discarded);
@@ -194,6 +214,13 @@ impl Removed<'_> {
         };
         let awaited = sessions::answers_of(self.name, attached);
         let answers = peer.ask_sessions(&[request], &awaited).await?;
+        let answered = u32::try_from(answers.len()).unwrap_or(u32::MAX);
+        if answered < attached {
+            // Those that have gone have given back what they held.
+            let now = peer.queue_counts(self.name).await?;
+            let attached = now.map_or(0, |queue| queue.consumers).min(attached);
+            discarded.unanswered = attached.saturating_sub(answered);
+        }
         for answer in answers {
             if let Answer::Inbox { messages, left, .. } = answer {
                 let count = u32::try_from(messages.len()).unwrap_or(u32::MAX);

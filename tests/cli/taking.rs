@@ -1,5 +1,6 @@
 //! `inbox`, and what it takes.
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::everywhere::everywhere;
@@ -92,5 +93,28 @@ fn what_is_purged_after_a_take_that_nobody_read_does_not_come_back() {
         session.wait_for_submission("type me");
         let submitted = session.submitted().join("\n");
         assert!(!submitted.contains("purge me"), "{submitted}");
+    });
+}
+
+#[test]
+fn what_a_session_that_does_not_answer_holds_is_not_said_to_be_gone() {
+    // It said `purged` and ended with 0, and the session delivered the message later.
+    everywhere(|place, name| {
+        let who = name("silent");
+        let session = Wrapped::open(place, &who, &[]);
+        place.ok(["pause", &who]);
+        place.ok(["send", "--to", &who, "-m", "still there"]);
+        let held = || {
+            place.json(["inbox", &who])[0]
+                .as_array()
+                .map_or(0, Vec::len)
+        };
+        wait_until(|| held() == 1, || place.ok(["inbox", &who]));
+        let pid = Pid::from_raw(session.terminal.pid().try_into().unwrap()).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+        let ran = place.run(["purge", &who, "--yes", "--force"]);
+        kill_process(pid, Signal::CONT).unwrap();
+        ran.fails(4, &format!("1 consumer of `{who}` has not answered"));
+        assert_eq!(ran.out, format!("purged {who}: 0 messages deleted\n"));
     });
 }
