@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::io;
 
-use clap::Command;
+use clap::{Arg, ArgAction, Command};
 use clap_mangen::Man;
 
 use crate::cli;
@@ -14,7 +14,7 @@ use crate::output;
 use crate::wrap;
 
 /// The date of the page's last revision.
-const DATE: &str = "2026-11-27";
+const DATE: &str = "2026-11-29";
 
 /// Prints the page as roff.
 pub(super) fn run() -> Result<Exit, Error> {
@@ -64,14 +64,13 @@ fn add_verb(page: &mut String, verb: &Command) -> io::Result<()> {
     let name = own.get_bin_name().unwrap_or(own.get_name()).to_owned();
     let man = Man::new(own);
     let mut sections = Vec::new();
-    man.render_synopsis_section(&mut sections)?;
     man.render_description_section(&mut sections)?;
     man.render_options_section(&mut sections)?;
     man.render_extra_section(&mut sections)?;
-    let _infallible = writeln!(page, ".SS \"{name}\"");
+    let _infallible = writeln!(page, ".SS \"{name}\"\n{}", synopsis(verb, &name));
     for line in lines(&String::from_utf8_lossy(&sections)) {
         let shown = match line {
-            ".SH SYNOPSIS" | ".SH OPTIONS" => continue,
+            ".SH OPTIONS" => continue,
             ".SH DESCRIPTION" | ".SH EXTRA" => ".PP".to_owned(),
             line => match line.strip_prefix(".SH ") {
                 Some(heading) => format!(".PP\n\\fB{}\\fR", heading.trim_matches('"')),
@@ -82,6 +81,34 @@ fn add_verb(page: &mut String, verb: &Command) -> io::Result<()> {
         page.push('\n');
     }
     visible(verb).try_for_each(|below| add_verb(page, below))
+}
+
+/// The usage of a verb with its own options. Those that every command takes are in the page's
+/// section on options.
+fn synopsis(verb: &Command, name: &str) -> String {
+    let usage = verb.clone().render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ");
+    let Some(arguments) = usage.strip_prefix(name) else {
+        // A wrap: the options before it are not its own.
+        return usage.replace('-', "\\-");
+    };
+    let is_grouped = |arg: &Arg| {
+        let mut groups = verb.get_groups().filter(|group| group.is_required_set());
+        groups.any(|group| group.get_args().any(|member| member == arg.get_id()))
+    };
+    let options = verb.get_arguments().filter(|arg| {
+        let is_own = !arg.is_positional() && !arg.is_global_set() && !arg.is_hide_set();
+        is_own && !arg.is_required_set() && !is_grouped(arg) && arg.get_id() != "help"
+    });
+    let options = options.map(|arg| {
+        let repeats = matches!(arg.get_action(), ArgAction::Append);
+        format!("[{arg}]{}", if repeats { "..." } else { "" })
+    });
+    let options: Vec<String> = options.collect();
+    let arguments = arguments.replacen("[OPTIONS]", &options.join(" "), 1);
+    let arguments: Vec<&str> = arguments.split_whitespace().collect();
+    let line = format!("\\fB{name}\\fR {}", arguments.join(" "));
+    line.trim_end().replace('-', "\\-")
 }
 
 /// The lines of some sections without the definitions before them, which the page has once.

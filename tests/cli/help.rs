@@ -199,6 +199,67 @@ fn the_exit_codes_have_the_same_words_everywhere() {
     }
 }
 
+/// The usage that the help of a command begins with, on one line.
+fn usage(help: &str) -> String {
+    let (_, usage) = help.split_once("Usage: ").unwrap();
+    flat(usage.split("\n\n").next().unwrap())
+}
+
+/// The options of a command's own in its help, each with its value, without `--help`.
+fn own_options(help: &str) -> Vec<&str> {
+    let options = help.split_once("\nOptions:\n").map(|(_, options)| options);
+    let options = options.and_then(|options| options.split("\n\nGlobal options:").next());
+    let lines = options.unwrap_or_default().lines().map(str::trim_start);
+    let options = lines.filter(|line| line.starts_with('-') && !line.starts_with("- "));
+    options
+        .filter_map(|line| line[line.find("--")?..].split("  ").next())
+        .filter(|option| *option != "--help")
+        .collect()
+}
+
+#[test]
+fn the_manual_has_the_usage_of_each_command_with_all_of_its_options() {
+    // It named no value of an option, and hidden options.
+    let place = Place::new();
+    let manual = place.ok(["man"]).replace("\\-", "-");
+    let marks = ["\\fB", "\\fI", "\\fR"];
+    let plain = |line: &str| {
+        let without = |line: String, mark: &&str| line.replace(*mark, "");
+        marks.iter().fold(line.to_owned(), without)
+    };
+    for verb in VERBS.into_iter().chain(["claude", "run"]) {
+        let words: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+        let help = place.ok(words);
+        let heading = format!(".SS \"cbroker {verb}\"\n");
+        let (_, section) = manual.split_once(&heading).unwrap();
+        let synopsis = plain(section.lines().next().unwrap());
+        let usage = usage(&help);
+        if ["claude", "run"].contains(&verb) {
+            assert_eq!(synopsis, usage);
+            continue;
+        }
+        let (begin, end) = usage.split_once(" [OPTIONS]").unwrap();
+        assert!(synopsis.starts_with(begin), "{synopsis}");
+        assert!(synopsis.ends_with(end.trim_end()), "{synopsis}, {end}");
+        let options = own_options(&help);
+        let optional = options.iter().filter(|option| !end.contains(*option));
+        for option in optional.clone() {
+            assert!(
+                synopsis.contains(&format!("[{option}]")),
+                "{option}: {synopsis}"
+            );
+        }
+        let named = synopsis.matches("[--").count();
+        assert_eq!(named, optional.count(), "{synopsis}: {options:?}");
+    }
+    assert!(plain(&manual).contains("cbroker send [--to <NAME>]... [--message <TEXT>]"));
+    let (_, synopsis) = manual.split_once(".SH SYNOPSIS\n").unwrap();
+    let synopsis = synopsis.split(".SH ").next().unwrap();
+    let is_text = |line: &&str| !line.starts_with('.');
+    let lines: Vec<String> = synopsis.lines().filter(is_text).map(plain).collect();
+    assert_eq!(flat(&lines.join(" ")), usage(&place.ok(["--help"])));
+}
+
 #[test]
 fn the_briefing_names_the_session_that_it_is_for() {
     let place = Place::new();
