@@ -100,6 +100,7 @@ cbroker [OPTIONS] COMMAND [ARGS]
        cbroker --name NAME [OPTIONS] run -- PROGRAM [ARGS]";
 
 const BROKER_HELP: &str = "The broker: amqp://user:password@host:5672/vhost, or amqps:// with TLS";
+const API_HELP: &str = "The broker's management API: http://host:15672 [default: from --url]";
 
 /// Terminal coding agents that talk to each other.
 ///
@@ -128,10 +129,9 @@ struct Cli {
 struct Globals {
     #[arg(long, global = true, value_name = "URL", help = BROKER_HELP)]
     url: Option<String>,
-    /// The broker's management API
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", help = API_HELP)]
     mgmt_url: Option<String>,
-    /// The user for the management API
+    /// The user for the management API [default: the broker's]
     #[arg(long, global = true, value_name = "USER")]
     mgmt_user: Option<String>,
     /// Its password (`CBROKER_MGMT_PASS` keeps it out of the process list)

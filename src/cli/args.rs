@@ -38,10 +38,12 @@ Examples:
     /// Show the messages that a session holds and why
     #[command(after_help = "\
 Examples:
-  cbroker inbox            inside a session: what it holds
-  cbroker inbox backend --take   read them here; they will not be typed")]
+  cbroker inbox                  inside a session: what it holds
+  cbroker inbox backend --take   read them here, in place of the agent
+
+Exit code 4, with --take: the session did not confirm, and may deliver them again.")]
     Inbox(InboxArgs),
-    /// Show the messages that a session refused, send one again, or drop it
+    /// Show the messages that a session refused, send one again, or delete it
     #[command(after_help = "\
 Examples:
   cbroker dead
@@ -67,11 +69,23 @@ Examples:
   cbroker tail backend --no-ack    what waits, left in its place
   cbroker tail backend --json      take each message as it comes")]
     Tail(TailArgs),
-    /// Drop all waiting messages of a queue
-    #[command(after_help = "Example:\n  cbroker purge backend --yes")]
+    /// Delete the messages that wait in a queue; the queue stays
+    #[command(after_help = "\
+Examples:
+  cbroker purge backend --yes
+  cbroker purge backend --yes --force   also what its open session holds
+
+The session stays in its groups, and the history keeps what the messages said.
+Exit code 4, with --force: a session has not answered, and may still deliver what it holds.")]
     Purge(ConfirmedArgs),
-    /// Delete a queue and what waits in it
-    #[command(after_help = "Example:\n  cbroker delete backend --yes")]
+    /// Delete a queue and the messages that wait in it
+    #[command(after_help = "\
+Example:
+  cbroker delete backend --yes
+
+The session leaves its groups, and makes the queue again when it opens. The history keeps
+what the messages said.
+Exit code 4, with --force: a session has not answered, and may still deliver what it holds.")]
     Delete(ConfirmedArgs),
     /// Hold back messages in a session until `resume`
     #[command(after_help = "\
@@ -99,7 +113,12 @@ Examples:
   cbroker status --show-url    the full URL with its password, for other clients")]
     Status(StatusArgs),
     /// Give the local broker a new password
-    #[command(after_help = "Example:\n  cbroker rotate")]
+    #[command(after_help = "\
+Example:
+  cbroker rotate
+
+Sessions and commands of this user go on with the new one. For other clients,
+`cbroker status --show-url` prints it.")]
     Rotate,
     /// Show the log of the local broker or of a session
     #[command(after_help = "\
@@ -110,8 +129,8 @@ Examples:
     /// Open the broker's management page in the browser
     #[command(after_help = "Example:\n  cbroker ui")]
     Ui,
-    /// Stop the local broker and delete all its data
-    #[command(after_help = "Example:\n  cbroker nuke --yes")]
+    /// Stop the local broker and delete its queues with all messages that wait
+    #[command(after_help = NUKE_EXAMPLE)]
     Nuke(YesArgs),
     /// Run the broker in the foreground
     #[command(after_help = SERVE_EXAMPLES)]
@@ -120,13 +139,19 @@ Examples:
     #[command(name = "move", after_help = MOVE_EXAMPLES)]
     Move(MoveArgs),
     /// Run the broker as a service of this user
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  cbroker service install
+  cbroker service status"
+    )]
     Service(ServiceVerb),
     /// Check everything that must work, and show how to repair what does not
     #[command(after_help = "\
 Examples:
   cbroker doctor
-  cbroker doctor --probe claude    also try to send from inside the agent's sandbox")]
+  cbroker doctor --probe claude    also whether cbroker understands the installed agent")]
     Doctor(DoctorArgs),
     /// Print the effective settings and the source of each
     #[command(after_help = "Example:\n  cbroker config")]
@@ -165,6 +190,16 @@ Examples:
   cbroker send --to backend -m \"stop the migration\" --wait --timeout 10m
 
 Exit code 4: the broker did not confirm, the queue is full, or no receipt came.";
+
+const NUKE_EXAMPLE: &str = "\
+Example:
+  cbroker nuke --yes
+
+Deleted: the store of the embedded broker (~/.cbroker/data, or the folder of --data-dir) or
+the container and its volume, with everything in it: queues, waiting messages, group
+memberships, and users and vhosts that were added.
+Kept in ~/.cbroker: the login (credentials), config.toml, agents, the logs with the history
+of messages (logs), dead letters (dlq), texts in files (spill). A service stays installed.";
 
 const GROUP_EXAMPLES: &str = "\
 Examples:
@@ -212,6 +247,7 @@ const MOVE_EXAMPLES: &str = "\
 Examples:
   cbroker move --to amqp://guest:guest@localhost:5673    to another broker
   cbroker move --from amqp://guest:guest@localhost:5673  and back
+  cbroker move --to docker                               into the container, and use that
 
 To the cloud, with the password out of sight:
   CBROKER_URL=amqps://user:password@host/vhost \\
@@ -268,7 +304,8 @@ pub enum McpAgent {
 /// Arguments of `doctor`.
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
-    /// Also try to send from inside this agent's sandbox
+    /// Also start this agent in a hidden terminal, look for the signs that a wrap relies on, and
+    /// send a message as its own shell would
     #[arg(long, value_name = "AGENT")]
     pub probe: Option<String>,
 }

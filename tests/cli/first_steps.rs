@@ -304,3 +304,26 @@ fn an_agent_without_a_known_configuration_hears_which_ones_are_known() {
     let help = place.ok(["mcp", "install", "--help"]);
     assert!(help.contains("Any other agent"), "{help}");
 }
+
+#[test]
+fn nuke_deletes_and_keeps_what_its_help_says() {
+    let own = Own::new();
+    let place = &own.0;
+    assert_eq!(own.start().code, 0);
+    place.ok(["send", "backend", "kept in the history"]);
+    for (folder, file) in [("agents", "duckling.toml"), ("dlq", "backend.jsonl")] {
+        fs::create_dir_all(place.home().join(folder)).unwrap();
+        fs::write(place.home().join(folder).join(file), "").unwrap();
+    }
+    fs::write(place.home().join("config.toml"), "batch = 3\n").unwrap();
+    let help = place.ok(["nuke", "--help"]);
+    let (deleted, kept) = help.split_once("Kept").unwrap();
+    assert!(deleted.contains("~/.cbroker/data"), "{help}");
+    place.ok(["nuke", "--yes"]);
+    assert!(!place.home().join("data").exists());
+    for name in ["credentials", "config.toml", "agents", "logs", "dlq"] {
+        assert!(kept.contains(name), "{name}: {help}");
+        assert!(place.home().join(name).exists(), "{name}");
+    }
+    assert!(place.ok(["history"]).contains("kept in the history"));
+}

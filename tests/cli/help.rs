@@ -82,7 +82,7 @@ fn every_help_text_is_as_it_was_agreed() {
 #[test]
 fn every_verb_teaches_by_an_example() {
     let place = Place::new();
-    for verb in VERBS.iter().filter(|verb| **verb != "service") {
+    for verb in VERBS {
         let words: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
         let help = place.ok(words);
         assert!(help.contains("Example"), "{verb}: {help}");
@@ -258,6 +258,47 @@ fn the_manual_has_the_usage_of_each_command_with_all_of_its_options() {
     let is_text = |line: &&str| !line.starts_with('.');
     let lines: Vec<String> = synopsis.lines().filter(is_text).map(plain).collect();
     assert_eq!(flat(&lines.join(" ")), usage(&place.ok(["--help"])));
+}
+
+#[test]
+fn the_help_says_what_is_removed_what_stays_and_which_unit_a_number_has() {
+    let place = Place::new();
+    let help = |verb: &str| flat(&place.ok([verb, "--help"]));
+    for (verb, said) in [
+        (
+            "purge",
+            "Delete the messages that wait in a queue; the queue stays",
+        ),
+        ("purge", "with what it holds; what its agent has stays"),
+        ("delete", "Delete a queue and the messages that wait in it"),
+        (
+            "inbox",
+            "--take Print the messages, and remove them: the agent does not get them",
+        ),
+        (
+            "send",
+            "--drop-oldest If 1000 messages wait in the recipient's queue, delete the oldest",
+        ),
+        ("send", "--ttl <TIME> Milliseconds, or 10m, 2h: "),
+        ("send", "--timeout <TIME> Seconds, or 10m, 2h: "),
+        ("ask", "--ttl <TIME> Milliseconds, or 10m, 2h: "),
+        ("ask", "--timeout <TIME> Seconds, or 10m, 2h: "),
+        ("wait", "--timeout <TIME> Seconds, or 10m, 2h: "),
+        (
+            "move",
+            "--to <URL> The broker to move to: amqp://user:password@host:5672/vhost",
+        ),
+        ("move", "amqps:// with TLS, or `docker`"),
+        ("move", "[default: the broker that other commands use"),
+    ] {
+        let help = help(verb);
+        assert!(help.contains(said), "{verb}, {said}: {help}");
+    }
+    let all = flat(&place.ok(["--help"]));
+    assert!(
+        all.contains("--ttl <TIME> Milliseconds, or 10m, 2h: "),
+        "{all}"
+    );
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub struct StartArgs {
         default_value = IMAGE
     )]
     pub image: String,
-    /// Keep the container's user guest, for peers that use the TypeScript tool
+    /// Keep the container's user guest, for other programs that log in as guest
     #[arg(long, requires = "docker")]
     pub guest: bool,
     /// Options of `serve` that `restart` read from `broker.json`; not a command-line option.
@@ -94,7 +94,7 @@ pub struct ServeArgs {
     /// Listen beyond loopback without TLS
     #[arg(long)]
     pub insecure: bool,
-    /// Block publishers above this much memory, in MiB
+    /// Block publishers above this much memory, in MiB [default: two fifths of the machine's]
     #[arg(long, value_name = "MIB")]
     pub memory_limit: Option<u64>,
     /// Run in the background: detach from the terminal and log to a rotated file. Set by `start`.
@@ -102,14 +102,18 @@ pub struct ServeArgs {
     pub background: bool,
 }
 
+const MOVE_TO_HELP: &str = "The broker to move to: amqp://user:password@host:5672/vhost, amqps:// \
+    with TLS, or `docker` for the container of `start --docker` [default: the broker that other \
+    commands use: --url, CBROKER_URL, config.toml, else the local one]";
+
 /// Arguments of `move`.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true)]
 pub struct MoveArgs {
-    /// The broker to move to, or `docker` [default: the local one]
-    #[arg(long, value_name = "URL")]
+    /// The target.
+    #[arg(long, value_name = "URL", help = MOVE_TO_HELP)]
     pub to: Option<String>,
-    /// The broker to move from, or `docker`; --mgmt-url is its API [default: the local one]
+    /// The broker to move from, in the same forms; --mgmt-url is its API [default: as for --to]
     #[arg(long, value_name = "URL")]
     pub from: Option<String>,
 }

@@ -99,7 +99,8 @@ pub struct SendArgs {
     /// Refuse a name that no session has used
     #[arg(long)]
     pub must_exist: bool,
-    /// Send even when 1000 messages wait: the broker drops the oldest
+    /// If 1000 messages wait in the recipient's queue, delete the oldest of them, unread, instead
+    /// of refusing this one; what its session holds stays
     #[arg(long)]
     pub drop_oldest: bool,
     /// When the message is delivered, where the agent can choose
@@ -174,7 +175,7 @@ pub struct MembershipArgs {
 /// Arguments of `list`.
 #[derive(Args, Debug)]
 pub struct ListArgs {
-    /// Go on, and show what changes
+    /// Keep running, and show what changes
     #[arg(long)]
     pub watch: bool,
 }
@@ -229,7 +230,7 @@ pub struct ScreenArgs {
 pub struct InboxArgs {
     /// The session [default: the current one]
     pub name: Option<String>,
-    /// Acknowledge the messages, so that they are not typed
+    /// Print the messages, and remove them: the agent does not get them; what it already has stays
     #[arg(long)]
     pub take: bool,
 }
@@ -243,7 +244,7 @@ pub struct DeadArgs {
     /// the first four characters are enough
     #[arg(long, value_name = "ID", conflicts_with = "drop")]
     pub resend: Option<String>,
-    /// Drop this one for good; of an id, the first four characters are enough
+    /// Delete this one for good; of an id, the first four characters are enough
     #[arg(long, value_name = "ID")]
     pub drop: Option<String>,
     /// Send it also where another user may have published it

@@ -53,7 +53,7 @@ pub struct WrapArgs {
 pub enum DeliveryOption {
     /// The first way that is open, the keyboard last
     Auto,
-    /// Our plugin inside Claude Code: submitted as your own words
+    /// cbroker's plugin inside Claude Code: submitted as your own words
     Plugin,
     /// Claude Code's inbox socket: a teammate's request
     Inbox,
