@@ -173,9 +173,8 @@ fn settings(options: &WrapOptions, identity: &Identity) -> Value {
     }
 }
 
-/// The variables of this process that the program does not get, or gets without the person's
-/// password.
-fn changed(environment: &Environment) -> Vec<(OsString, Option<OsString>)> {
+/// The variables of this process that an agent does not get, or gets without the person's password.
+pub(super) fn changed(environment: &Environment) -> Vec<(OsString, Option<OsString>)> {
     let is_removed = |name: &&OsStr| {
         REMOVED.iter().any(|removed| name == removed)
             || name

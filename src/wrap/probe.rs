@@ -15,6 +15,7 @@ use tokio::sync::mpsc::Receiver;
 use super::agent_state::HookEvent;
 use super::agents::Profile;
 use super::agents::reading::{Input, ScreenReading};
+use super::child_env;
 use super::hooks::{self, HookReport, Hooks};
 use super::modes::Modes;
 use super::monitor::OnWrapExit;
@@ -67,7 +68,8 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
     let (hooks, reports) = Hooks::listen(&socket, token.clone()).map_err(failed)?;
     let mut command = CommandLine {
         program: agent.to_owned(),
-        ..CommandLine::default()
+        arguments: Vec::new(),
+        environment: child_env::changed(&config.environment),
     };
     if profile.has_hooks {
         let binary = std::env::current_exe().map_err(failed)?;

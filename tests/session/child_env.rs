@@ -1,6 +1,7 @@
 //! What the program finds around it: nothing that belongs to another session, and a search path
 //! without folders of other users.
 
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use crate::stage::{CBROKER, Stage};
 crate::tests![
     nothing_of_an_outer_session_reaches_the_program,
     the_program_gets_no_password_in_a_url,
+    a_probed_agent_gets_no_password_and_nothing_of_an_outer_session,
     without_a_search_path_the_program_runs_and_finds_others,
     a_folder_that_others_can_write_to_is_not_searched,
     the_program_is_the_one_that_the_search_path_names,
@@ -47,6 +49,23 @@ fn nothing_of_an_outer_session_reaches_the_program() {
             assert!(!shown.contains(&format!("{name}=")), "{name} in {shown}");
         }
         assert!(shown.contains("CLAUDE_CODE_USE_BEDROCK=1"), "{shown}");
+    }
+}
+
+fn a_probed_agent_gets_no_password_and_nothing_of_an_outer_session() {
+    let stage = Stage::new();
+    let agent = stage.path("agent");
+    std::fs::write(&agent, "#!/bin/sh\nenv > \"$STAGE/environment\"\n").unwrap();
+    std::fs::set_permissions(&agent, Permissions::from_mode(0o755)).unwrap();
+    let mut doctor = stage.cbroker(&["doctor", "--probe"]);
+    doctor.arg(&agent).envs(OUTER);
+    doctor.env("CBROKER_URL", "amqp://ada:hush@127.0.0.1:1/v");
+    doctor.env("CBROKER_MGMT_URL", "https://ada:hush@api.example/x");
+    doctor.output().unwrap();
+    let environment = std::fs::read_to_string(stage.path("environment")).unwrap();
+    assert!(environment.contains("CBROKER_URL=amqp://ada@127.0.0.1:1/v\n"));
+    for outer in OUTER.map(|(name, _)| name).into_iter().chain(["hush"]) {
+        assert!(!environment.contains(outer), "{outer} in {environment}");
     }
 }
 
@@ -119,7 +138,7 @@ fn a_folder_that_others_can_write_to_is_not_searched() {
     let folder = stage.path("shared");
     std::fs::create_dir(&folder).unwrap();
     let set_mode = |path: &Path, mode| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     };
     copy_binary(&folder.join("cbroker"));
     std::fs::write(folder.join("planted-tool"), "#!/bin/sh\necho it ran\n").unwrap();
@@ -153,7 +172,7 @@ fn the_program_is_the_one_that_the_search_path_names() {
         let name = folder.file_name().unwrap().to_str().unwrap();
         let script = format!("#!/bin/sh\necho \"the $0 of {name}\"; command -v cbroker\n");
         std::fs::write(folder.join("an-agent"), script).unwrap();
-        let executable = std::fs::Permissions::from_mode(0o755);
+        let executable = Permissions::from_mode(0o755);
         std::fs::set_permissions(folder.join("an-agent"), executable).unwrap();
     }
     let binary = beside.join("cbroker");
