@@ -42,7 +42,7 @@ use crate::exit::Exit;
 use crate::panics;
 use crate::peer::{Peer, PeerState, Presence, this_host};
 use attach::{Attachment, attach, attach_within, no_answer, without_broker};
-use check::NOT_FOUND;
+use check::exit_of;
 pub use check::{CheckedWrap, check};
 
 /// Files of sessions that were killed are removed after this time, which is longer than any session
@@ -163,9 +163,10 @@ fn exec(command: &CommandLine) -> Result<Infallible, Error> {
         .args(&command.arguments)
         .exec();
     let program = command.program.to_string_lossy();
+    let exit = exit_of(&error);
     Err(Error::new(format!("{program} cannot be run"))
         .because(error)
-        .exit_with(NOT_FOUND))
+        .exit_with(exit))
 }
 
 struct PreparedStart {
@@ -406,9 +407,13 @@ fn exit(end: ChildStatus, program: &str) -> Result<Exit, Error> {
         ChildStatus::Killed(signal) => {
             Ok(Exit::Child(u8::try_from(128 + signal).unwrap_or(u8::MAX)))
         }
-        ChildStatus::Failed(error) => Err(Error::new(format!("{program} cannot be started"))
-            .because(std::io::Error::from_raw_os_error(error))
-            .exit_with(NOT_FOUND)),
+        ChildStatus::Failed(error) => {
+            let error = std::io::Error::from_raw_os_error(error);
+            let exit = exit_of(&error);
+            Err(Error::new(format!("{program} cannot be started"))
+                .because(error)
+                .exit_with(exit))
+        }
         ChildStatus::Started(_) | ChildStatus::Stopped(_) | ChildStatus::Continued => {
             Ok(Exit::Failed)
         }

@@ -34,7 +34,8 @@ fn a_wrap_that_cannot_start_its_program_starts_no_broker() {
     fs::write(&file, "no program").unwrap();
     let plain = file.to_str().unwrap();
     let absent = "cannot be run: there is no such program on the PATH";
-    let cases: [(&[&str], i32, String, &str); 6] = [
+    let folder = place.path().to_str().unwrap();
+    let cases: [(&[&str], i32, String, &str); 7] = [
         (
             &["run", "--", "nosuchprogram"],
             127,
@@ -54,6 +55,12 @@ fn a_wrap_that_cannot_start_its_program_starts_no_broker() {
             126,
             format!("{plain} cannot be run: it is not an executable file"),
             "chmod +x",
+        ),
+        (
+            &["run", folder],
+            126,
+            format!("{folder} cannot be run: it is a folder"),
+            "/PROGRAM",
         ),
         (
             &["--delivery", "pty", "run", "sh"],

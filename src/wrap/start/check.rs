@@ -1,6 +1,7 @@
 //! What can be wrong with a wrap without a broker. It is checked first, so that a slip starts none.
 
 use std::ffi::OsStr;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::delivery_mode;
@@ -13,7 +14,7 @@ use crate::wrap::options::{BrokerStart, Fallback, WrapOptions};
 use crate::wrap::pty::find_program;
 
 /// A shell's exit code for a program that is not found.
-pub(super) const NOT_FOUND: Exit = Exit::Child(127);
+const NOT_FOUND: Exit = Exit::Child(127);
 /// A shell's exit code for a file that cannot be executed.
 const NOT_EXECUTABLE: Exit = Exit::Child(126);
 
@@ -54,11 +55,25 @@ pub fn check(options: WrapOptions, config: &Config) -> Result<CheckedWrap, Error
     })
 }
 
+/// A shell's exit code for a program that could not be started for this reason.
+pub(super) fn exit_of(error: &io::Error) -> Exit {
+    match error.kind() {
+        ErrorKind::PermissionDenied => NOT_EXECUTABLE,
+        _ => NOT_FOUND,
+    }
+}
+
 /// The error for a program that is not found, with a shell's exit code.
 fn cannot_be_run(program: &OsStr, profile: &Profile) -> Error {
     let shown = program.to_string_lossy();
     let error = Error::new(format!("{shown} cannot be run"));
     let is_path = program.as_encoded_bytes().contains(&b'/');
+    if is_path && Path::new(program).is_dir() {
+        return error
+            .because("it is a folder")
+            .hint(format!("name a program in it: {shown}/PROGRAM"))
+            .exit_with(NOT_EXECUTABLE);
+    }
     if is_path && Path::new(program).exists() {
         return error
             .because("it is not an executable file")
