@@ -18,29 +18,46 @@ struct Engine<'a> {
 }
 
 /// What the engine has.
-#[derive(Default)]
 struct Inside {
+    /// The ports of the container's broker.
+    ports: [u16; 2],
     /// What was pulled.
     pulled: Vec<String>,
     /// What the container was made of.
     made: Option<Value>,
     broker: Option<Server>,
+    /// The broker's home, until the engine ends.
+    home: Option<Place>,
+}
+
+/// The thread that answers never ends, so what it has is ended here.
+impl Drop for Engine<'_> {
+    fn drop(&mut self) {
+        let mut inside = self.inside();
+        drop(inside.broker.take());
+        drop(inside.home.take());
+    }
 }
 
 impl<'a> Engine<'a> {
     /// An engine whose container's broker takes the logins of `home`.
     fn start(place: &'a Place, home: Place) -> Self {
-        let ports = (free_port(), free_port());
-        let inside = Arc::<Mutex<Inside>>::default();
+        let ports = [free_port(), free_port()];
+        let inside = Arc::new(Mutex::new(Inside {
+            ports,
+            pulled: Vec::new(),
+            made: None,
+            broker: None,
+            home: Some(home),
+        }));
         let served = Arc::clone(&inside);
         fake_http::on_socket(&place.path().join("engine"), move |request, body| {
-            let start = || Server::start_with(&home, ports.0, ports.1, &["--allow-guest"]);
-            served.lock().unwrap().answer(request, body, start)
+            served.lock().unwrap().answer(request, body)
         });
         Self {
             place,
             inside,
-            ports: [ports.0, ports.1].map(|port| port.to_string()),
+            ports: ports.map(|port| port.to_string()),
         }
     }
 
@@ -77,7 +94,7 @@ impl<'a> Engine<'a> {
 }
 
 impl Inside {
-    fn answer(&mut self, request: &str, body: &[u8], start: impl Fn() -> Server) -> (u16, String) {
+    fn answer(&mut self, request: &str, body: &[u8]) -> (u16, String) {
         let (method, path) = request.split_once(' ').unwrap();
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let missing = || (404, json!({ "message": "no such thing" }).to_string());
@@ -91,7 +108,14 @@ impl Inside {
                 (201, json!({ "Id": "1", "Warnings": [] }).to_string())
             }
             ("POST", path) if path.ends_with("/start") => {
-                self.broker = Some(start());
+                let home = self.home.as_ref().unwrap();
+                let [port, management] = self.ports;
+                self.broker = Some(Server::start_with(
+                    home,
+                    port,
+                    management,
+                    &["--allow-guest"],
+                ));
                 (204, String::new())
             }
             ("GET", path) if path.contains("/containers/") => {
