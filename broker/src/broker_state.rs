@@ -184,7 +184,7 @@ impl BrokerState {
     }
 
     /// Begins a unit of work.
-    pub(crate) fn begin(&self) -> Effects {
+    pub(crate) fn begin_unit(&self) -> Effects {
         let observed = self.ends.as_ref().map(EndSender::observed);
         Effects::new(now_ms())
             .with_limit(StepBudget::shared_by(self.busy.load(Relaxed)))
@@ -192,7 +192,7 @@ impl BrokerState {
     }
 
     /// Ends a unit of work: carries out its effects, then wakes the writers. No lock may be held.
-    pub(crate) fn end(self: &Arc<Self>, mut effects: Effects) {
+    pub(crate) fn end_unit(self: &Arc<Self>, mut effects: Effects) {
         self.carry_out(&mut effects);
         effects.wake_writers();
         self.totals
@@ -227,11 +227,11 @@ impl BrokerState {
         async move {
             for queue in queues {
                 tokio::task::yield_now().await;
-                let mut effects = self.begin();
+                let mut effects = self.begin_unit();
                 if let Err(error) = queue.pump(&mut effects) {
                     tracing::debug!(queue = %queue.name(), %error, "not delivered");
                 }
-                self.end(effects);
+                self.end_unit(effects);
             }
         }
     }
@@ -279,9 +279,9 @@ impl BrokerState {
                 return;
             };
             let loading = tokio::task::spawn_blocking(move || {
-                let mut effects = broker.begin();
+                let mut effects = broker.begin_unit();
                 queue.load(wanted, &mut effects);
-                broker.end(effects);
+                broker.end_unit(effects);
                 broker.loaded.notify_waiters();
             });
             if let Err(error) = loading.await {
@@ -334,7 +334,7 @@ impl BrokerState {
 
     /// Asks for the first messages of every recovered queue.
     pub(crate) fn look_ahead(self: &Arc<Self>) {
-        let mut effects = self.begin();
+        let mut effects = self.begin_unit();
         let queues: Vec<_> = self
             .vhosts()
             .iter()
@@ -344,7 +344,7 @@ impl BrokerState {
         for queue in queues {
             queue.look_ahead(limit_bytes, &mut effects);
         }
-        self.end(effects);
+        self.end_unit(effects);
     }
 
     /// Delivers messages that waited until a client settles or memory is free.
@@ -359,10 +359,10 @@ impl BrokerState {
     pub(crate) async fn pump_waiting_for(self: &Arc<Self>, outbox: &Outbox) -> u32 {
         let mut count = outbox.waiting();
         loop {
-            let mut effects = self.begin();
+            let mut effects = self.begin_unit();
             count = outbox.pump_waiting(count, &mut effects);
             let spent = effects.spent();
-            self.end(effects);
+            self.end_unit(effects);
             if count == 0 {
                 return spent;
             }

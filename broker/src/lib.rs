@@ -385,12 +385,12 @@ pub(crate) mod tests {
             durable: true,
             ..vhost::Declare::transient(name)
         };
-        let mut effects = broker.begin();
+        let mut effects = broker.begin_unit();
         let declared = broker
             .vhost("/")
             .unwrap()
             .declare_queue(declare, &mut effects);
-        broker.end(effects);
+        broker.end_unit(effects);
         declared.unwrap().expect("no older one").queue
     }
 
@@ -414,10 +414,10 @@ pub(crate) mod tests {
                 .definitions
                 .save(&Definition::Vhost(definition))
                 .unwrap();
-            let mut effects = broker.begin();
+            let mut effects = broker.begin_unit();
             let tag = confirms.open(&mut effects);
             confirms.set(tag, ConfirmState::Ticket(ticket), &mut effects);
-            broker.end(effects);
+            broker.end_unit(effects);
         }
         let all = async {
             while confirms.len() > 0 {
@@ -435,7 +435,7 @@ pub(crate) mod tests {
         let (broker, _kept) = opened().await;
         let vhost = broker.vhost("/").unwrap();
         let queue = declare(&broker, "q");
-        let mut effects = broker.begin();
+        let mut effects = broker.begin_unit();
         let content = vhost::Published {
             exchange: "",
             routing_key: "q",
@@ -448,6 +448,6 @@ pub(crate) mod tests {
         let ledger = delivery::ledger::Ledger::default();
         let got = queue.get(&ledger, queue::GetMode::Acked, &mut effects);
         assert_eq!(Fault::from(got.unwrap_err()).code, ReplyCode::InternalError);
-        broker.end(effects);
+        broker.end_unit(effects);
     }
 }

@@ -86,7 +86,7 @@ fn cancel_consumers(
     let Some(vhost) = broker.vhost(vhost) else {
         return;
     };
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     for queue in vhost.queues() {
         let held: Vec<_> = queue.with(|state| {
             let consumers = state.consumers.iter();
@@ -104,7 +104,7 @@ fn cancel_consumers(
             cancel(&queue, &consumer, connections, &mut effects);
         }
     }
-    broker.end(effects);
+    broker.end_unit(effects);
 }
 
 fn owner<'a>(

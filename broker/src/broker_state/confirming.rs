@@ -38,9 +38,9 @@ impl BrokerState {
     /// Releases every confirm that the store's progress has made due.
     async fn release_due(self: &Arc<Self>) {
         loop {
-            let mut effects = self.begin();
+            let mut effects = self.begin_unit();
             let is_done = self.release_some(&mut effects);
-            self.end(effects);
+            self.end_unit(effects);
             if is_done {
                 return;
             }

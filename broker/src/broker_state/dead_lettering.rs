@@ -114,9 +114,9 @@ impl BrokerState {
         async move {
             loop {
                 tokio::task::yield_now().await;
-                let mut effects = self.begin();
+                let mut effects = self.begin_unit();
                 let is_done = self.route_some_letters(&mut effects);
-                self.end(effects);
+                self.end_unit(effects);
                 if is_done {
                     return;
                 }

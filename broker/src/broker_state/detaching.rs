@@ -35,12 +35,12 @@ impl BrokerState {
 
     /// Removes bindings for one unit of work. False when none are left.
     fn detach_some(self: &Arc<Self>, vhost: &Vhost) -> Result<bool, Fault> {
-        let mut effects = self.begin();
+        let mut effects = self.begin_unit();
         let mut is_more = Ok(true);
         while matches!(is_more, Ok(true)) && !effects.is_spent() {
             is_more = vhost.detach_next(&mut effects);
         }
-        self.end(effects);
+        self.end_unit(effects);
         is_more
     }
 
@@ -78,9 +78,9 @@ impl BrokerState {
         vhost: &Vhost,
         act: &mut impl FnMut(&mut Effects) -> Result<Option<T>, E>,
     ) -> Result<Option<T>, E> {
-        let mut effects = self.begin();
+        let mut effects = self.begin_unit();
         let done = act(&mut effects);
-        self.end(effects);
+        self.end_unit(effects);
         let done = done?;
         if done.is_none() {
             self.detach_some(vhost)?;

@@ -52,17 +52,17 @@ impl BrokerState {
 
     /// Does this to every queue, in as many units of work as that takes.
     async fn for_each_queue(self: &Arc<Self>, act: impl Fn(&Arc<Queue>, &mut Effects)) {
-        let mut effects = self.begin();
+        let mut effects = self.begin_unit();
         for queue in self.vhosts().iter().flat_map(|vhost| vhost.queues()) {
             act(&queue, &mut effects);
             effects.spend(VISIT);
             if effects.is_spent() {
-                self.end(effects);
+                self.end_unit(effects);
                 tokio::task::yield_now().await;
-                effects = self.begin();
+                effects = self.begin_unit();
             }
         }
-        self.end(effects);
+        self.end_unit(effects);
     }
 }
 

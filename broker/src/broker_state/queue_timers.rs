@@ -13,16 +13,16 @@ impl BrokerState {
     pub(crate) async fn run_clock(self: Arc<Self>) {
         loop {
             let due = self.clock.next_due().await;
-            let mut effects = self.begin();
+            let mut effects = self.begin_unit();
             for queue in due.iter().filter_map(Weak::upgrade) {
                 self.on_time(&queue, &mut effects);
                 if effects.is_spent() {
-                    self.end(effects);
+                    self.end_unit(effects);
                     tokio::task::yield_now().await;
-                    effects = self.begin();
+                    effects = self.begin_unit();
                 }
             }
-            self.end(effects);
+            self.end_unit(effects);
         }
     }
 

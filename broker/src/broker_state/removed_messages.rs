@@ -13,9 +13,9 @@ use crate::queue::removed::RemovedMessages;
 impl BrokerState {
     /// Purges a queue. Runs to the end even if the caller no longer waits.
     pub(crate) async fn purge(self: &Arc<Self>, queue: &Arc<Queue>) -> Result<Ticket, Fault> {
-        let mut effects = self.begin();
+        let mut effects = self.begin_unit();
         let removed = queue.purge(&mut effects);
-        self.end(effects);
+        self.end_unit(effects);
         let mut removed = removed?;
         let broker = Arc::clone(self);
         let purging = tokio::spawn(async move {
@@ -32,9 +32,9 @@ impl BrokerState {
 
     /// Ends messages for one unit of work. False when none is left.
     fn end_removed(self: &Arc<Self>, removed: &mut RemovedMessages) -> Result<bool, Stopped> {
-        let mut effects = self.begin();
+        let mut effects = self.begin_unit();
         let is_more = removed.end_some(&mut effects);
-        self.end(effects);
+        self.end_unit(effects);
         is_more
     }
 

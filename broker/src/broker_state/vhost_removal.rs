@@ -99,11 +99,11 @@ impl BrokerState {
 impl VhostRemoval {
     /// Removes contents for one unit of work. False when nothing is left.
     fn remove_some(&mut self) -> Result<bool, Fault> {
-        let mut effects = self.broker.begin();
+        let mut effects = self.broker.begin_unit();
         let is_more = self
             .vhost
             .remove_some_contents(&mut self.contents, &mut effects);
-        self.broker.end(effects);
+        self.broker.end_unit(effects);
         is_more
     }
 

@@ -23,8 +23,8 @@ pub(crate) struct ConnectionContext {
 impl ConnectionContext {
     /// Writes to the client, in a unit of work of its own.
     pub(crate) fn send(&self, append: impl FnOnce(&mut Vec<u8>)) {
-        let mut effects = self.broker.begin();
+        let mut effects = self.broker.begin_unit();
         self.connection.outbox.write(&mut effects, append);
-        self.broker.end(effects);
+        self.broker.end_unit(effects);
     }
 }

@@ -269,10 +269,10 @@ mod tests {
         let (broker, _kept) = opened().await;
         let vhost = broker.vhost("/").unwrap();
         let older = declare(&broker, "q");
-        let mut effects = broker.begin();
+        let mut effects = broker.begin_unit();
         let condition = DeleteCondition::default();
         vhost.delete_queue("q", condition, &mut effects).unwrap();
-        broker.end(effects);
+        broker.end_unit(effects);
         let newer = declare(&broker, "q");
         let mut fan_out = FanOut {
             reply: PublishReply::ByCommit(vhost),

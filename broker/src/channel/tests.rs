@@ -142,12 +142,12 @@ async fn a_publish_past_very_many_consumers_that_take_nothing_costs_more() {
             properties: b"\0\0",
             body: b"x",
         };
-        let mut effects = broker.begin();
+        let mut effects = broker.begin_unit();
         let vhost = broker.vhost("/").expect("every broker has one");
         let published = vhost.publish(content, &mut effects);
         assert!(published.is_ok_and(|is_routed| is_routed));
         let spent = effects.spent();
-        broker.end(effects);
+        broker.end_unit(effects);
         spent
     };
     assert!(publish() < 16);
@@ -196,10 +196,10 @@ async fn consumers_of_deleted_queues_are_forgotten() {
         // `basic.consume` with a tag of its own.
         let consume = [0, 60, 0, 20, 0, 0, 1, b'q', 1, number % 100, 0, 0, 0, 0, 0];
         receive(&mut channel, frame::METHOD, &consume);
-        let mut effects = broker.begin();
+        let mut effects = broker.begin_unit();
         let deleted = vhost.delete_queue("q", DeleteCondition::default(), &mut effects);
         assert!(deleted.is_ok());
-        broker.end(effects);
+        broker.end_unit(effects);
         assert!(channel.consumers.len() < 50, "{number}");
     }
     broker.store.clone().close().expect("the store is whole");
@@ -242,7 +242,7 @@ async fn a_commit_of_very_many_publishes_takes_many_units_of_work() {
 /// A queue that no store keeps, with so many messages.
 fn fill_transient(broker: &Arc<BrokerState>, messages: u64) -> Arc<Queue> {
     let vhost = broker.vhost("/").expect("every broker has one");
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     let declared = vhost.declare_queue(Declare::transient("long"), &mut effects);
     let queue = declared.ok().flatten().expect("it is new").queue;
     let message = Message::transient((b"", b"long"), b"x");
@@ -250,7 +250,7 @@ fn fill_transient(broker: &Arc<BrokerState>, messages: u64) -> Arc<Queue> {
         let published = queue.publish(&message, ConfirmMode::Nothing, &mut Effects::new(0));
         assert!(published.is_ok());
     }
-    broker.end(effects);
+    broker.end_unit(effects);
     queue
 }
 
@@ -284,11 +284,11 @@ async fn very_many_messages_of_a_deleted_queue_are_freed_in_pieces() {
     let (broker, _kept) = opened().await;
     let queue = Arc::downgrade(&fill_transient(&broker, 30_000));
     let vhost = broker.vhost("/").expect("every broker has one");
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     let deleted = vhost.delete_queue("long", DeleteCondition::default(), &mut effects);
     assert_eq!(deleted.map(|(count, _)| count).ok(), Some(30_000));
     assert!(effects.spent() <= FULL_STEPS, "{}", effects.spent());
-    broker.end(effects);
+    broker.end_unit(effects);
     let mut units = 0;
     // What is not freed yet keeps it.
     while queue.upgrade().is_some() {

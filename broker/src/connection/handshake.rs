@@ -142,9 +142,9 @@ fn is_still_welcome(
 
 impl Greeting<'_> {
     fn send(&self, append: impl FnOnce(&mut Vec<u8>)) {
-        let mut effects = self.broker.begin();
+        let mut effects = self.broker.begin_unit();
         self.connection.outbox.write(&mut effects, append);
-        self.broker.end(effects);
+        self.broker.end_unit(effects);
     }
 
     async fn read_more(&mut self, needed: usize) -> Result<(), HandshakeEnd> {

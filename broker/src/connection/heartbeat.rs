@@ -51,9 +51,9 @@ async fn send_and_check(
     loop {
         ticks.tick().await;
         if std::mem::replace(&mut sent, connection.sent.get()) == connection.sent.get() {
-            let mut effects = broker.begin();
+            let mut effects = broker.begin_unit();
             connection.outbox.write(&mut effects, frame::heartbeat);
-            broker.end(effects);
+            broker.end_unit(effects);
         }
         // While the server does not read from a connection, silence means nothing.
         if std::mem::replace(&mut received, connection.received.get()) != connection.received.get()

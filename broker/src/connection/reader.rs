@@ -128,7 +128,7 @@ impl ConnectionReader {
                 growing.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
             let growing = growing.filter(|_| !self.is_committing());
             yield_policy.count(&effects);
-            self.context.broker.end(effects);
+            self.context.broker.end_unit(effects);
             yield_policy.yield_if_due().await;
             let seen = input.unused_bytes().len();
             let mut watched = ConnectionWatch {
@@ -176,7 +176,7 @@ impl ConnectionReader {
     /// Begins a unit of work. One that continues a commit gets a full budget, however many other
     /// connections are busy: the store's commits wait for it.
     fn begin_unit(&mut self) -> Effects {
-        let effects = self.context.broker.begin();
+        let effects = self.context.broker.begin_unit();
         if self.is_committing() {
             return effects.with_limit(StepBudget::FULL);
         }
@@ -477,7 +477,7 @@ impl ConnectionReader {
         loop {
             let mut effects = self.begin_unit();
             let release = self.close_channels(&mut effects);
-            self.context.broker.end(effects);
+            self.context.broker.end_unit(effects);
             if release == Release::Done {
                 break;
             }

@@ -132,7 +132,7 @@ const FIRST_LOOK: u32 = 16;
 /// Steps between two looks.
 const LOOK_EVERY: u32 = 64;
 
-/// The collected effects of the current unit of work. `BrokerState::end` must carry them out.
+/// The collected effects of the current unit of work. `BrokerState::end_unit` must carry them out.
 #[derive(Debug)]
 pub(crate) struct Effects {
     /// The time, read once for the whole unit of work.

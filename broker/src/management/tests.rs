@@ -57,7 +57,7 @@ impl TestApi {
         let broker = &self.api.broker;
         let vhost = broker.vhost("/").unwrap();
         for number in 0..count {
-            let mut effects = broker.begin();
+            let mut effects = broker.begin_unit();
             let name = format!("queue-{number}");
             let declare = Declare {
                 connection: 0,
@@ -65,7 +65,7 @@ impl TestApi {
                 ..Declare::transient(&name)
             };
             let declared = vhost.declare_queue(declare, &mut effects);
-            broker.end(effects);
+            broker.end_unit(effects);
             assert!(declared.is_ok());
         }
     }

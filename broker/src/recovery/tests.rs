@@ -208,7 +208,7 @@ async fn messages_after_a_deletion(is_damaged: bool) -> (u64, bool) {
         durable: true,
         ..Declare::transient("q")
     };
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     let made = broker.vhost(&vhost).unwrap();
     made.declare_queue(declare, &mut effects).unwrap();
     let content = Published {
@@ -219,7 +219,7 @@ async fn messages_after_a_deletion(is_damaged: bool) -> (u64, bool) {
         body: b"x",
     };
     assert!(made.publish(content, &mut effects).unwrap());
-    broker.end(effects);
+    broker.end_unit(effects);
     let record = Definition::Vhost(VhostDefinition {
         name: vhost.clone(),
         description: String::new(),

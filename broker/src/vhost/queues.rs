@@ -361,10 +361,10 @@ mod tests {
             connection,
             ..Declare::transient(name)
         };
-        let mut effects = broker.begin();
+        let mut effects = broker.begin_unit();
         let vhost = broker.vhost("/").unwrap();
         vhost.declare_queue(declare, &mut effects).unwrap();
-        broker.end(effects);
+        broker.end_unit(effects);
     }
 
     #[tokio::test]

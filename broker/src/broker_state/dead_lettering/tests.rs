@@ -36,10 +36,10 @@ fn declare(broker: &Arc<BrokerState>, name: &str, source: &str, dead: Option<&st
         arguments,
         ..Declare::transient(name)
     };
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     let declared = vhost.declare_queue(declare, &mut effects).unwrap();
     let queue = declared.unwrap().queue;
-    broker.end(effects);
+    broker.end_unit(effects);
     let bind = BindRequest {
         connection: 1,
         ..BindRequest::plain(source, Destination::Queue(Arc::clone(queue.name())))
@@ -51,7 +51,7 @@ fn declare(broker: &Arc<BrokerState>, name: &str, source: &str, dead: Option<&st
 /// Publishes these messages to a fanout in one unit of work.
 fn publish(broker: &Arc<BrokerState>, exchange: &str, bodies: std::ops::Range<u32>) {
     let vhost = broker.vhost("/").unwrap();
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     for body in bodies {
         let content = Published {
             exchange,
@@ -61,7 +61,7 @@ fn publish(broker: &Arc<BrokerState>, exchange: &str, bodies: std::ops::Range<u3
         };
         assert!(vhost.publish(content, &mut effects).unwrap());
     }
-    broker.end(effects);
+    broker.end_unit(effects);
 }
 
 /// Lets others run, on the one thread of a test, until the queue has so many messages.

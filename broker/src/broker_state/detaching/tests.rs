@@ -61,10 +61,10 @@ fn delete_exchange(broker: &Arc<BrokerState>, name: &str, unused: bool) -> Resul
         unused,
         ..DeleteCondition::default()
     };
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     let vhost = broker.vhost("/").unwrap();
     let deleted = vhost.delete_exchange(name, condition, &mut effects);
-    broker.end(effects);
+    broker.end_unit(effects);
     Ok(deleted?.is_some())
 }
 
@@ -86,17 +86,17 @@ fn publish(broker: &Arc<BrokerState>, exchange: &str, key: &str) -> Result<bool,
         properties: b"\0\0",
         body: b"",
     };
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     let published = broker.vhost("/").unwrap().publish(content, &mut effects);
-    broker.end(effects);
+    broker.end_unit(effects);
     published
 }
 
 fn delete(broker: &Arc<BrokerState>) {
     let vhost = broker.vhost("/").unwrap();
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     let deleted = vhost.delete_queue("q", DeleteCondition::default(), &mut effects);
-    broker.end(effects);
+    broker.end_unit(effects);
     deleted.unwrap();
 }
 
@@ -151,9 +151,9 @@ async fn a_new_queue_has_no_bindings_of_an_old_one() {
     delete(&broker);
     let vhost = broker.vhost("/").unwrap();
     let again = || {
-        let mut effects = broker.begin();
+        let mut effects = broker.begin_unit();
         let declared = vhost.declare_queue(Declare::transient("q"), &mut effects);
-        broker.end(effects);
+        broker.end_unit(effects);
         declared.unwrap()
     };
     assert!(again().is_none());

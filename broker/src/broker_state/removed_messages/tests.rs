@@ -70,11 +70,11 @@ fn declare(broker: &Arc<BrokerState>, arguments: Table) -> Arc<Queue> {
         arguments,
         ..Declare::transient("q")
     };
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     let declared = vhost.declare_queue(declare, &mut effects).unwrap().unwrap();
     let bind = BindRequest::plain("amq.fanout", Destination::Queue("q".into()));
     vhost.bind(bind).unwrap();
-    broker.end(effects);
+    broker.end_unit(effects);
     declared.queue
 }
 
@@ -90,9 +90,9 @@ fn publish(broker: &Arc<BrokerState>, numbers: std::ops::Range<u64>, bytes: usiz
             properties: b"\x10\0\x02",
             body: &body,
         };
-        let mut effects = broker.begin();
+        let mut effects = broker.begin_unit();
         assert!(vhost.publish(content, &mut effects).unwrap());
-        broker.end(effects);
+        broker.end_unit(effects);
     }
 }
 
@@ -113,7 +113,7 @@ async fn end_stored(end: BrokerEnd, is_restarted: bool) {
     }
     let vhost = broker.vhost("/").unwrap();
     let queue = vhost.queue("q").unwrap();
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     if end == BrokerEnd::Purged {
         let mut removed = queue.purge(&mut effects).unwrap();
         assert_eq!(removed.count(), MESSAGES);
@@ -122,7 +122,7 @@ async fn end_stored(end: BrokerEnd, is_restarted: bool) {
         let condition = DeleteCondition::default();
         vhost.delete_queue("q", condition, &mut effects).unwrap();
     }
-    broker.end(effects);
+    broker.end_unit(effects);
     assert_eq!(
         notes.wait_for(200).await,
         all(end, 0..MESSAGES),
@@ -149,7 +149,7 @@ async fn unsettled_messages_of_a_deleted_queue_end_when_they_are_given_back() {
     let queue = declare(&broker, Table::new());
     publish(&broker, 0..3, 100);
     let ledger = Ledger::default();
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     for _ in 0..3 {
         let got = queue.get(&ledger, GetMode::Unsettled, &mut effects);
         assert!(matches!(got.unwrap(), GetResult::Delivery { .. }));
@@ -157,9 +157,9 @@ async fn unsettled_messages_of_a_deleted_queue_end_when_they_are_given_back() {
     let condition = DeleteCondition::default();
     let vhost = broker.vhost("/").unwrap();
     vhost.delete_queue("q", condition, &mut effects).unwrap();
-    broker.end(effects);
+    broker.end_unit(effects);
     assert_eq!(notes.wait_for(0).await, [], "the client still has them");
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     for (tag, disposition) in [
         (2, Disposition::Ack),
         (3, Disposition::Requeue),
@@ -171,7 +171,7 @@ async fn unsettled_messages_of_a_deleted_queue_end_when_they_are_given_back() {
         let settled = queue.settle(taken.into_iter(), disposition, &mut effects);
         settled.unwrap();
     }
-    broker.end(effects);
+    broker.end_unit(effects);
     let ends = [(BrokerEnd::Deleted, 0), (BrokerEnd::Deleted, 2)];
     assert_eq!(notes.wait_for(2).await, ends);
     broker.store.clone().close().unwrap();
@@ -200,14 +200,14 @@ async fn messages_that_are_too_long_to_be_observed_are_not_read() {
     let queue = declare(&broker, Table::new());
     publish(&broker, 0..3, 4_500_000);
     publish(&broker, 3..6, 100);
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     assert_eq!(queue.purge(&mut effects).unwrap().count(), 6);
     let planned = effects.ended.iter().map(|ended| match &ended.messages {
         EndedMessages::InMemory(message) => message.footprint(),
         EndedMessages::InStore(plan, _) => plan.bytes(),
     });
     assert!(planned.sum::<usize>() < 10_000, "{:?}", effects.ended);
-    broker.end(effects);
+    broker.end_unit(effects);
     assert_eq!(notes.wait_for(3).await, all(BrokerEnd::Purged, 3..6));
     broker.store.clone().close().unwrap();
 }

@@ -62,14 +62,14 @@ async fn nothing_is_declared_in_a_vhost_that_is_deleted() {
         durable: true,
         ..Declare::transient("q")
     };
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     for refused in [
         vhost.declare_exchange("x", declaration).map(drop),
         vhost.declare_queue(declare, &mut effects).map(drop),
     ] {
         assert_eq!(refused.unwrap_err().code, ReplyCode::ConnectionForced);
     }
-    broker.end(effects);
+    broker.end_unit(effects);
     broker.store.clone().close().unwrap();
 }
 
@@ -85,7 +85,7 @@ fn make_large(broker: &Arc<BrokerState>) {
             durable: true,
             ..Declare::transient(&name)
         };
-        let mut effects = broker.begin();
+        let mut effects = broker.begin_unit();
         vhost.declare_queue(declare, &mut effects).unwrap();
         let bind = BindRequest::plain("amq.fanout", Destination::Queue(name.as_str().into()));
         vhost.bind(bind).unwrap();
@@ -97,7 +97,7 @@ fn make_large(broker: &Arc<BrokerState>) {
             body: b"x",
         };
         assert!(vhost.publish(content, &mut effects).unwrap());
-        broker.end(effects);
+        broker.end_unit(effects);
     }
 }
 

@@ -38,14 +38,14 @@ fn reader(broker: &Arc<BrokerState>) -> ConnectionReader {
 
 /// Gives the reader a method.
 fn method(reader: &mut ConnectionReader, channel: u16, payload: &[u8]) -> FrameResult {
-    let mut effects = reader.context.broker.begin();
+    let mut effects = reader.context.broker.begin_unit();
     let frame = Frame {
         kind: frame::METHOD,
         channel,
         payload,
     };
     let result = reader.receive(frame, &mut effects).unwrap();
-    reader.context.broker.end(effects);
+    reader.context.broker.end_unit(effects);
     result
 }
 
@@ -65,10 +65,10 @@ fn publish(broker: &Arc<BrokerState>, queue: &str) {
         properties: b"\x10\0\x02",
         body: b"x",
     };
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     let published = broker.vhost("/").unwrap().publish(content, &mut effects);
     assert!(published.unwrap());
-    broker.end(effects);
+    broker.end_unit(effects);
 }
 
 /// Takes what the connection is sent until it holds this many deliveries.
@@ -139,11 +139,11 @@ async fn the_next_consumer_of_a_queue_waits_for_no_deliveries_of_one_that_is_gon
     let (broker, _kept) = opened().await;
     let (_held, wanted) = (declare(&broker, "h"), declare(&broker, "w"));
     let mut reader = reader_that_holds(&broker).await;
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     let release = reader.close_channels(&mut effects);
     assert_eq!(release, Release::Unfinished, "it was one unit of work");
     assert_eq!(wanted.counts(), (0, 0));
-    broker.end(effects);
+    broker.end_unit(effects);
     reader.release_all(None).await;
     broker.store.clone().close().unwrap();
 }
@@ -158,7 +158,7 @@ fn begin_fan_out(reader: &mut ConnectionReader, channel: u16) {
     header.extend(b"\x10\0\x02");
     let (header, body) = ((frame::HEADER, &header[..]), (frame::BODY, &b"x"[..]));
     for (kind, payload) in [header, body] {
-        let mut effects = broker.begin();
+        let mut effects = broker.begin_unit();
         if kind == frame::BODY {
             while !effects.is_spent() {
                 effects.spend(100);
@@ -171,7 +171,7 @@ fn begin_fan_out(reader: &mut ConnectionReader, channel: u16) {
         };
         let result = reader.receive(part, &mut effects).unwrap();
         assert_eq!(result == FrameResult::Unfinished, kind == frame::BODY);
-        broker.end(effects);
+        broker.end_unit(effects);
     }
     reader.continuing = Some(channel);
 }
@@ -275,19 +275,19 @@ async fn a_silent_connection_keeps_no_deleted_queue() {
     let mut reader = reader(&broker);
     method(&mut reader, 1, &[0, 20, 0, 10, 0]);
     method(&mut reader, 1, &[0, 60, 0, 40, 0, 0, 0, 1, b'q', 0]);
-    let mut effects = broker.begin();
+    let mut effects = broker.begin_unit();
     let header = Frame {
         kind: frame::HEADER,
         channel: 1,
         payload: &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     };
     reader.receive(header, &mut effects).unwrap();
-    broker.end(effects);
-    let mut effects = broker.begin();
+    broker.end_unit(effects);
+    let mut effects = broker.begin_unit();
     let vhost = broker.vhost("/").unwrap();
     let condition = DeleteCondition::default();
     vhost.delete_queue("q", condition, &mut effects).unwrap();
-    broker.end(effects);
+    broker.end_unit(effects);
     assert!(queue.upgrade().is_some(), "its route is remembered");
     reader.channels.forget_old_routes();
     assert!(queue.upgrade().is_none());

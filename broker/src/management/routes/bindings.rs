@@ -373,9 +373,9 @@ async fn unbind(
             source: &between.source,
             ..between.request(binding)
         };
-        let mut effects = broker.begin();
+        let mut effects = broker.begin_unit();
         let unbound = between.vhost.unbind(&request, &mut effects);
-        broker.end(effects);
+        broker.end_unit(effects);
         Ok(unbound?)
     };
     let ticket = api.run_in_slot(&caller, work).await?;

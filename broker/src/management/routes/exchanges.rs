@@ -260,16 +260,16 @@ mod tests {
             }
         }
         let condition = DeleteCondition::default();
-        let mut effects = broker.begin();
+        let mut effects = broker.begin_unit();
         vhost
             .delete_queue("queue-0", condition, &mut effects)
             .unwrap();
-        broker.end(effects);
-        let mut effects = broker.begin();
+        broker.end_unit(effects);
+        let mut effects = broker.begin_unit();
         vhost
             .delete_exchange("gone", condition, &mut effects)
             .unwrap();
-        broker.end(effects);
+        broker.end_unit(effects);
         vhost
     }
 

@@ -169,9 +169,9 @@ async fn take(api: &SharedApi, queue: &Arc<Queue>, count: usize) -> Result<GotMe
         tokio::pin!(loaded);
         loaded.as_mut().enable();
         let got = {
-            let mut effects = api.broker.begin();
+            let mut effects = api.broker.begin_unit();
             let got = queue.get(&taken.ledger, GetMode::Unsettled, &mut effects);
-            api.broker.end(effects);
+            api.broker.end_unit(effects);
             got.map_err(Fault::from)?
         };
         match got {
@@ -230,9 +230,9 @@ impl GotMessages {
         else {
             return Ok(());
         };
-        let mut effects = self.api.broker.begin();
+        let mut effects = self.api.broker.begin_unit();
         let settled = queue.settle(deliveries.into_iter(), disposition, &mut effects);
-        self.api.broker.end(effects);
+        self.api.broker.end_unit(effects);
         Ok(settled?)
     }
 }

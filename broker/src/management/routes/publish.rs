@@ -173,9 +173,9 @@ impl SentPublish {
             body: &payload,
         };
         show(api, vhost, &message);
-        let mut effects = api.broker.begin();
+        let mut effects = api.broker.begin_unit();
         let routed = vhost.publish(message, &mut effects);
-        api.broker.end(effects);
+        api.broker.end_unit(effects);
         match routed {
             Ok(routed) => Ok(routed),
             // RabbitMQ publishes over its own connection and reports why that was closed.

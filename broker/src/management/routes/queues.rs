@@ -208,9 +208,9 @@ async fn delete(
         ..DeleteCondition::default()
     };
     let ticket = {
-        let mut effects = api.broker.begin();
+        let mut effects = api.broker.begin_unit();
         let removed = vhost.remove_queue(&queue, condition, &mut effects);
-        api.broker.end(effects);
+        api.broker.end_unit(effects);
         removed?.1
     };
     super::wait_until_durable(&api, ticket).await?;

@@ -201,7 +201,7 @@ impl CompletedImport {
     /// Undoes all of it, the newest first.
     fn undo(self, api: &Api) {
         for step in self.0.into_iter().rev() {
-            let mut effects = api.broker.begin();
+            let mut effects = api.broker.begin_unit();
             let undone = match step {
                 CompletedStep::Vhost(name, Some(labels)) => api.broker.put_vhost(&name, labels),
                 CompletedStep::Vhost(name, None) => api.broker.remove_vhost_here(&name),
@@ -222,7 +222,7 @@ impl CompletedImport {
                     removed.map(|(_, ticket)| ticket)
                 }
             };
-            api.broker.end(effects);
+            api.broker.end_unit(effects);
             if let Err(fault) = undone {
                 tracing::warn!(%fault, "a part of an import could not be undone");
             }

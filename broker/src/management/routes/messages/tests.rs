@@ -59,7 +59,7 @@ async fn taking_many_messages_holds_up_no_thread_that_serves() {
     test.declare_queues(1);
     let vhost = test.api.broker.vhost("/").unwrap();
     for _ in 0..MOST {
-        let mut effects = test.api.broker.begin();
+        let mut effects = test.api.broker.begin_unit();
         let message = Published {
             exchange: "",
             routing_key: "queue-0",
@@ -67,7 +67,7 @@ async fn taking_many_messages_holds_up_no_thread_that_serves() {
             body: b"x",
         };
         let published = vhost.publish(message, &mut effects);
-        test.api.broker.end(effects);
+        test.api.broker.end_unit(effects);
         assert!(published.is_ok());
     }
     let queue = vhost.queue("queue-0").unwrap();
