@@ -46,11 +46,11 @@ impl Deliveries {
         }
     }
 
-    /// Moves what a way would have shown to others into files, and submits the messages again. What
-    /// cannot be moved goes by the next way.
+    /// Moves what a way would have shown to others into files, and submits the messages again. A
+    /// file that cannot be written is a failure of the way, and the next attempt writes it again.
     fn hide(&mut self, submitted: &Submitted) {
         self.requeue(&submitted.messages, false);
-        let mut hidden = Vec::new();
+        let mut has_failed = false;
         for &key in &submitted.messages {
             let Some(message) = self.table.get_mut(key) else {
                 continue;
@@ -58,15 +58,18 @@ impl Deliveries {
             match message.place {
                 TextPlace::Line | TextPlace::File => {
                     message.place = TextPlace::BeingWritten;
-                    hidden.push(Step::HideInFile(key));
+                    self.due.push_back(Step::HideInFile(key));
                 }
-                TextPlace::BeingWritten | TextPlace::HiddenInFile | TextPlace::Unwritable => {}
+                TextPlace::Unwritable => {
+                    message.place = TextPlace::Line;
+                    has_failed = true;
+                }
+                TextPlace::BeingWritten | TextPlace::HiddenInFile => {}
             }
         }
-        if hidden.is_empty() {
+        if has_failed {
             self.ways.note_failure(submitted.way);
         }
-        self.due.extend(hidden);
     }
 
     /// Handles a row of the transcript that a hook of the person refused the typed submission.

@@ -41,16 +41,44 @@ fn texts_that_others_could_read_go_by_the_same_way_once_they_are_hidden() {
 }
 
 #[test]
-fn a_text_that_cannot_be_hidden_goes_by_another_way() {
+fn a_text_that_cannot_be_hidden_goes_by_another_way_after_a_second_try() {
     let mut play = Play::claude();
     play.hidden_in = TextPlace::Unwritable;
     for way in [Way::Api, Way::Hook] {
         play.deliveries.open(way, false);
     }
     play.offer("a secret");
-    for _ in 0..3 {
+    for _ in 0..4 {
         refuse_as_exposed(&mut play);
     }
-    assert_eq!(play.ways_used(), [Way::Api, Way::Api, Way::Api, Way::Hook]);
+    let ways = [Way::Api, Way::Api, Way::Api, Way::Api, Way::Hook];
+    assert_eq!(play.ways_used(), ways);
     assert!(submissions(&play).iter().all(|given| !given.is_hidden));
+}
+
+#[test]
+fn a_text_that_could_not_be_hidden_is_hidden_at_the_next_attempt() {
+    let mut play = Play::claude_by(DeliveryMode::Api);
+    play.hidden_in = TextPlace::Unwritable;
+    play.deliveries.open(Way::Api, false);
+    play.offer("a secret");
+    refuse_as_exposed(&mut play);
+    play.hidden_in = TextPlace::HiddenInFile;
+    for _ in 0..2 {
+        refuse_as_exposed(&mut play);
+    }
+    assert!(submissions(&play).last().unwrap().is_hidden);
+    assert_eq!(play.deliveries.disabled_ways(), Vec::<Way>::new());
+}
+
+#[test]
+fn a_lost_connection_is_no_failure_of_a_way_that_shows_texts() {
+    let mut play = Play::claude_by(DeliveryMode::Api);
+    play.deliveries.open(Way::Api, false);
+    for _ in 0..2 {
+        play.offer("a secret");
+        play.deliveries.lose_deliveries();
+        refuse_as_exposed(&mut play);
+    }
+    assert_eq!(play.deliveries.disabled_ways(), Vec::<Way>::new());
 }
