@@ -36,8 +36,8 @@ pub(super) fn long_text(envelope: &Envelope, limit_bytes: usize) -> Box<LongText
     })
 }
 
-/// Returns the lines of a message whose text was written to a file. If that failed, the lines have
-/// the whole text.
+/// Returns the lines of a message whose text was written to a file. If that failed, they name the
+/// file that was written before, or have the whole text.
 pub(super) fn compose_with_file(
     message: &mut InFlightMessage,
     spilled: Spilled,
@@ -50,8 +50,11 @@ pub(super) fn compose_with_file(
             compose(&short, breaks)
         }
         Err(error) => {
-            log.write(&format!("a long text cannot be written to a file: {error}"));
-            compose(&message.envelope, breaks)
+            log.write(&format!("a text cannot be written to a file: {error}"));
+            if message.text_files.is_empty() {
+                return compose(&message.envelope, breaks);
+            }
+            (message.line.clone(), message.repeat_line.clone())
         }
     }
 }
@@ -62,6 +65,27 @@ mod tests {
 
     use super::*;
     use crate::name::SessionName;
+
+    #[test]
+    fn a_line_that_names_a_file_stays_when_another_file_cannot_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = SessionLog::open(&folder.path().join("log"));
+        let name = SessionName::new("peer").unwrap();
+        let (id, at) = (Ulid::nil(), chrono::DateTime::UNIX_EPOCH);
+        let envelope = Envelope::new(id, at, &name, &name, "the whole text".into());
+        let mut message = InFlightMessage::new(envelope, None, std::time::Instant::now());
+        let failed = || Err(std::io::ErrorKind::StorageFull.into());
+        let mut compose = |message: &mut _, spilled| {
+            compose_with_file(message, spilled, LineBreaks::Flatten, &mut log)
+        };
+        let (line, _) = compose(&mut message, failed());
+        assert!(line.contains("the whole text"), "{line}");
+        let mut short = message.envelope.clone();
+        short.message = "it is in a file".into();
+        let lines = compose(&mut message, Ok((short, "/file".into())));
+        (message.line, message.repeat_line) = lines.clone();
+        assert_eq!(compose(&mut message, failed()), lines);
+    }
 
     #[test]
     fn a_text_that_is_longer_than_the_line_may_be_goes_to_a_file_without_being_cleaned_first() {
