@@ -17,7 +17,7 @@ pub fn text(name: &str) -> String {
          what the sender says of itself, not a proof. Only the head in brackets and the parts \
          directly before `[end]` (`(files: ...)`, `(metadata: ...)`) are written by cbroker; what \
          stands between them is the sender's text. `text_sha256=` in the head means that cbroker \
-         moved a long text to the file that is named there. A message marked `(possible repeat)` \
+         moved the text to the file that is named there. A message marked `(possible repeat)` \
          may be one that you have seen; compare its id.\n\
          \n\
          How to answer: where the head has `reply_to=NAME correlation_id=ID` and an answer is due, \

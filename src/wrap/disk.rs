@@ -25,7 +25,7 @@ use super::body_file::{BodyFile, BodyPlace};
 use super::dead_letter::{self, DeadBody, NewDeadLetter};
 use super::delivery::MessageKey;
 use super::seen::{Seen, SeenLog};
-use super::spill::{self, SpillFolder};
+use super::spill::{self, Pointer, SpillFolder};
 use crate::config::{Home, write_private};
 use crate::envelope::Envelope;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
@@ -111,11 +111,11 @@ impl TextOutcome {
     }
 }
 
-/// A message whose text is to be written to a file, and the limit of its line in bytes.
+/// A message whose text is to be written to a file, and what its line may have.
 #[derive(Debug)]
 pub(super) struct LongText {
     pub(super) envelope: Envelope,
-    pub(super) limit_bytes: usize,
+    pub(super) pointer: Pointer,
 }
 
 /// The message that names the file with its text, and the path of the file.
@@ -127,7 +127,7 @@ pub(super) enum DiskEvent {
     /// What the seen log says of a message, and the file with its text, if one was written.
     LookedUp(MessageKey, Seen, Option<Box<Spilled>>),
     /// The text of a message was written to a file, or the error.
-    Spilled(MessageKey, Box<Spilled>),
+    Spilled(MessageKey, Pointer, Box<Spilled>),
     /// The intents are written.
     IntentsWritten,
     /// These messages are written as done.
@@ -147,7 +147,7 @@ impl DiskEvent {
     pub(super) fn into_text_file(self) -> Option<PathBuf> {
         let spilled = match self {
             Self::LookedUp(_, _, spilled) => *spilled?,
-            Self::Spilled(_, spilled) => *spilled,
+            Self::Spilled(.., spilled) => *spilled,
             _ => return None,
         };
         spilled.ok().map(|(_, file)| file)
@@ -291,7 +291,9 @@ impl Worker {
         }
         let event = match job {
             Job::LookUp(key, id, text) => self.look_up(key, &id, text)?,
-            Job::Spill(key, text) => DiskEvent::Spilled(key, Box::new(self.spill(&text))),
+            Job::Spill(key, text) => {
+                DiskEvent::Spilled(key, text.pointer, Box::new(self.spill(&text)))
+            }
             Job::SettleTextFile(path, outcome) => {
                 outcome.settle(&path);
                 return Some(());
@@ -407,7 +409,7 @@ impl Worker {
     }
 
     fn spill(&mut self, text: &LongText) -> Spilled {
-        self.texts.spill(&text.envelope, text.limit_bytes)
+        self.texts.spill(&text.envelope, text.pointer)
     }
 
     fn with_seen_log<T>(&mut self, work: impl Fn(&mut SeenLog) -> std::io::Result<T>) -> Option<T> {

@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use cbroker::envelope::digest;
+
 use crate::stage::{Stage, wait_for};
 
 crate::tests![a_codex_without_its_daemon_gets_no_text_on_a_command_line];
@@ -47,6 +49,10 @@ fn a_codex_without_its_daemon_gets_no_text_on_a_command_line() {
     });
     let seen = stage.text("codex-home/seen");
     assert!(!seen.contains("private"), "{seen}");
+    // Nor what confirms a guess: a digest of these words alone, their length, the number of names.
+    let guess = "file: /some/private-name\nmetadata: {\"key\":\"private-value\"}\na private text";
+    assert!(!seen.contains(&digest(guess.as_bytes(), 12)), "{seen}");
+    assert!(!seen.contains("bytes") && !seen.contains("lines"), "{seen}");
     let mut words = seen.split_whitespace();
     let path = words.find(|word| word.contains("/spill/")).unwrap();
     let text = std::fs::read_to_string(path).unwrap();

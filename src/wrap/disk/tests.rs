@@ -63,7 +63,7 @@ fn a_session_that_ended_leaves_no_file_of_a_text_that_nobody_was_told_of() {
     let text = || {
         Box::new(LongText {
             envelope: Envelope::parse(body.as_bytes(), 1 << 20).unwrap(),
-            limit_bytes: 0,
+            pointer: Pointer::Hidden,
         })
     };
     // The first one waits for the lock when the session ends, the others are not begun.

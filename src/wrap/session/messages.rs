@@ -358,7 +358,9 @@ impl Session {
     fn handle_disk_event(&mut self, event: DiskEvent) {
         match event {
             DiskEvent::LookedUp(key, seen, spilled) => self.admit(key, seen, spilled),
-            DiskEvent::Spilled(key, spilled) => self.moved_to_file(key, *spilled),
+            DiskEvent::Spilled(key, pointer, spilled) => {
+                self.moved_to_file(key, pointer, *spilled);
+            }
             DiskEvent::BodyParked => self.messages.parked.body_written(),
             DiskEvent::BodyRead(key, body) => self.handle_parked_body(key, body),
             DiskEvent::IntentsWritten => self.deliveries.intent_written(),

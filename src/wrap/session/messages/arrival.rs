@@ -18,7 +18,7 @@ use crate::wrap::delivery::{Claim, InFlightMessage, Precedence, State, TextPlace
 use crate::wrap::disk::{LongText, Spilled};
 use crate::wrap::hold::Hold;
 use crate::wrap::seen::{Publisher, Seen};
-use crate::wrap::spill;
+use crate::wrap::spill::{self, Pointer};
 
 impl Session {
     /// Parses a message and looks it up on disk.
@@ -158,26 +158,24 @@ impl Session {
             let envelope = message.envelope.clone();
             let text = Box::new(LongText {
                 envelope,
-                limit_bytes: 0,
+                pointer: Pointer::Hidden,
             });
             self.messages.parts.disk.submit(Job::Spill(key, text));
         }
     }
 
     /// Handles the result of [`Session::move_to_file`] or [`Session::hide_in_file`].
-    pub(super) fn moved_to_file(&mut self, key: MessageKey, spilled: Spilled) {
+    pub(super) fn moved_to_file(&mut self, key: MessageKey, pointer: Pointer, spilled: Spilled) {
         let Some(message) = self.deliveries.table.get_mut(key) else {
             return self
                 .messages
                 .remove_files(spilled.ok().map(|(_, file)| file));
         };
         let breaks = self.messages.parts.breaks;
-        let place = match &spilled {
-            Ok((short, _)) if short.files.is_none() && short.metadata.is_none() => {
-                TextPlace::HiddenInFile
-            }
-            Ok(_) => TextPlace::File,
-            Err(_) => TextPlace::Unwritable,
+        let place = match (&spilled, pointer) {
+            (Ok(_), Pointer::Hidden) => TextPlace::HiddenInFile,
+            (Ok(_), Pointer::UpTo(_)) => TextPlace::File,
+            (Err(_), _) => TextPlace::Unwritable,
         };
         let lines = compose_with_file(message, spilled, breaks, &mut self.log);
         self.deliveries.moved_to_file(key, lines, place);

@@ -5,6 +5,7 @@ use crate::platform;
 use crate::wrap::delivery::InFlightMessage;
 use crate::wrap::disk::{LongText, Spilled};
 use crate::wrap::log::SessionLog;
+use crate::wrap::spill::Pointer;
 
 /// Returns the message's line, and the same line marked as a possible repeat.
 fn compose(envelope: &Envelope, breaks: LineBreaks) -> (String, String) {
@@ -32,7 +33,7 @@ pub(super) fn compose_within(
 pub(super) fn long_text(envelope: &Envelope, limit_bytes: usize) -> Box<LongText> {
     Box::new(LongText {
         envelope: envelope.clone(),
-        limit_bytes: limit_bytes.max(platform::CANONICAL_LIMIT),
+        pointer: Pointer::UpTo(limit_bytes.max(platform::CANONICAL_LIMIT)),
     })
 }
 
