@@ -452,6 +452,12 @@ impl Deliveries {
         }
     }
 
+    /// Records whether other users of the machine could read what this way takes. If so, the words
+    /// of the senders are moved to files first.
+    pub fn set_exposed(&mut self, way: Way, is_exposed: bool) {
+        self.ways.set_exposed(way, is_exposed);
+    }
+
     /// Records that no process of the agent holds the session, so no way takes messages.
     pub fn mark_away(&mut self, way: Way) {
         self.ways.mark_away(way);

@@ -47,6 +47,9 @@ fn a_codex_without_its_daemon_gets_no_text_on_a_command_line() {
     wait_for("the delivery", || {
         stage.text("home/logs/peer.log").contains("delivered ")
     });
+    // A refused attempt was reported to the sender as handed over.
+    let log = stage.text("home/logs/peer.log");
+    assert!(!log.contains("did not take the text"), "{log}");
     let seen = stage.text("codex-home/seen");
     assert!(!seen.contains("private"), "{seen}");
     // Nor what confirms a guess: a digest of these words alone, their length, the number of names.

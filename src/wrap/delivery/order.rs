@@ -42,6 +42,7 @@ struct WayStatus {
     openness: Openness,
     failures: u8,
     can_steer: bool,
+    is_exposed: bool,
     /// When it was first found to be disabled.
     disabled_since: Option<Instant>,
     /// Number of retries since it last worked.
@@ -87,6 +88,15 @@ impl Ways {
         let known = self.entry(way);
         known.openness = Openness::Open;
         known.can_steer |= can_steer;
+    }
+
+    pub(super) fn set_exposed(&mut self, way: Way, is_exposed: bool) {
+        self.entry(way).is_exposed = is_exposed;
+    }
+
+    /// Whether other users of the machine could read what this way takes.
+    pub(super) fn is_exposed(&self, way: Way) -> bool {
+        self.known.get(&way).is_some_and(|known| known.is_exposed)
     }
 
     pub(super) fn close(&mut self, way: Way, now: Instant) {
@@ -259,6 +269,7 @@ impl Ways {
             openness: Openness::Closed,
             failures: 0,
             can_steer: false,
+            is_exposed: false,
             disabled_since: None,
             retries: 0,
         })

@@ -42,33 +42,11 @@ impl Deliveries {
                 self.requeue(&submitted.messages, false);
             }
             Refusal::Elsewhere => self.requeue(&submitted.messages, false),
-            Refusal::Exposed => self.hide(&submitted),
-        }
-    }
-
-    /// Moves what a way would have shown to others into files, and submits the messages again. A
-    /// file that cannot be written is a failure of the way, and the next attempt writes it again.
-    fn hide(&mut self, submitted: &Submitted) {
-        self.requeue(&submitted.messages, false);
-        let mut has_failed = false;
-        for &key in &submitted.messages {
-            let Some(message) = self.table.get_mut(key) else {
-                continue;
-            };
-            match message.place {
-                TextPlace::Line | TextPlace::File => {
-                    message.place = TextPlace::BeingWritten;
-                    self.due.push_back(Step::HideInFile(key));
-                }
-                TextPlace::Unwritable => {
-                    message.place = TextPlace::Line;
-                    has_failed = true;
-                }
-                TextPlace::BeingWritten | TextPlace::HiddenInFile => {}
+            // The messages are hidden before the next attempt.
+            Refusal::Exposed => {
+                self.ways.set_exposed(submitted.way, true);
+                self.requeue(&submitted.messages, false);
             }
-        }
-        if has_failed {
-            self.ways.note_failure(submitted.way);
         }
     }
 

@@ -182,16 +182,24 @@ impl Deliveries {
                     (false, true) => continue,
                 }
             }
-            self.last_submission += 1;
-            self.submissions.push(Submitted {
-                number: self.last_submission,
-                way,
-                messages: messages.clone(),
-                phase: SubmissionPhase::WritingIntent,
-            });
-            return Ok(Step::WriteIntent(messages));
+            if self.ways.is_exposed(way) && !self.hide(way, &messages) {
+                let due = self.due.pop_front();
+                return due.map_or_else(|| self.begin_submission(agent, now), Ok);
+            }
+            return Ok(self.write_intent(way, messages));
         }
         Err(next)
+    }
+
+    fn write_intent(&mut self, way: Way, messages: Vec<MessageKey>) -> Step {
+        self.last_submission += 1;
+        self.submissions.push(Submitted {
+            number: self.last_submission,
+            way,
+            messages: messages.clone(),
+            phase: SubmissionPhase::WritingIntent,
+        });
+        Step::WriteIntent(messages)
     }
 
     fn is_ready(&self, key: MessageKey, message: &InFlightMessage) -> bool {
@@ -236,6 +244,34 @@ impl Deliveries {
             message.place = TextPlace::BeingWritten;
         }
         Step::MoveToFile(key)
+    }
+
+    /// Returns whether these messages are hidden from others. Moves those that are not to files. A
+    /// file that could not be written is a failure of the way, and the next attempt writes it
+    /// again.
+    fn hide(&mut self, way: Way, messages: &[MessageKey]) -> bool {
+        let (mut is_hidden, mut has_failed) = (true, false);
+        for &key in messages {
+            let Some(message) = self.table.get_mut(key) else {
+                continue;
+            };
+            is_hidden &= message.place == TextPlace::HiddenInFile;
+            match message.place {
+                TextPlace::Line | TextPlace::File => {
+                    message.place = TextPlace::BeingWritten;
+                    self.due.push_back(Step::HideInFile(key));
+                }
+                TextPlace::Unwritable => {
+                    message.place = TextPlace::Line;
+                    has_failed = true;
+                }
+                TextPlace::BeingWritten | TextPlace::HiddenInFile => {}
+            }
+        }
+        if has_failed {
+            self.ways.note_failure(way);
+        }
+        is_hidden
     }
 
     /// The first free messages with this timing, in order: at most `count`, and as many as fit into

@@ -236,6 +236,7 @@ impl Session {
                 self.log.write(&format!("the way in by {way} is open"));
                 self.deliveries.open(way, can_steer);
             }
+            WayReport::Exposed(is_exposed) => self.deliveries.set_exposed(way, is_exposed),
             WayReport::Starting => self.deliveries.mark_starting(way, now),
             WayReport::Moved(pid) => {
                 self.ways.ways.iter().for_each(|way| way.moved(pid));

@@ -148,6 +148,8 @@ struct Work {
     in_flight: BTreeMap<SubmissionNumber, InFlight>,
     proof: Proof,
     reported: CodexAvailability,
+    /// Whether others could read the texts, as last reported.
+    is_exposed: bool,
     began: Instant,
     pause: Duration,
     /// When to look for the thread next.
@@ -170,6 +172,7 @@ impl Work {
             in_flight: BTreeMap::new(),
             proof: Proof::default(),
             reported: CodexAvailability::Starting,
+            is_exposed: false,
             began: Instant::now(),
             pause: FIRST_PAUSE,
             search_at: Instant::now(),
@@ -224,6 +227,11 @@ impl Work {
         if has_thread {
             self.local = None;
             self.has_no_turn = false;
+        }
+        let is_exposed = self.local.is_some();
+        if (has_thread || is_exposed) && is_exposed != self.is_exposed {
+            self.is_exposed = is_exposed;
+            self.report(WayReport::Exposed(is_exposed)).await;
         }
         let availability = if has_thread || self.local.is_some() {
             CodexAvailability::Open

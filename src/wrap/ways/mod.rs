@@ -108,6 +108,9 @@ pub enum WayReport {
     Starting,
     /// The way takes submissions from now on.
     Open,
+    /// Whether other users of the machine could read what the way takes; until the first such
+    /// report, they could not.
+    Exposed(bool),
     /// The way takes none, for this reason, which is logged.
     Closed(String),
     /// No process of the agent holds the session now: it is moving to another one. Texts that any

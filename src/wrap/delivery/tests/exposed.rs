@@ -41,18 +41,17 @@ fn texts_that_others_could_read_go_by_the_same_way_once_they_are_hidden() {
 }
 
 #[test]
-fn a_text_that_cannot_be_hidden_goes_by_another_way_after_a_second_try() {
+fn a_text_that_cannot_be_hidden_goes_by_another_way_after_two_failed_writes() {
     let mut play = Play::claude();
     play.hidden_in = TextPlace::Unwritable;
     for way in [Way::Api, Way::Hook] {
         play.deliveries.open(way, false);
     }
     play.offer("a secret");
-    for _ in 0..4 {
-        refuse_as_exposed(&mut play);
-    }
-    let ways = [Way::Api, Way::Api, Way::Api, Way::Api, Way::Hook];
-    assert_eq!(play.ways_used(), ways);
+    refuse_as_exposed(&mut play);
+    assert_eq!(play.ways_used(), [Way::Api, Way::Hook]);
+    let hides = |step: &&Step| matches!(step, Step::HideInFile(_));
+    assert_eq!(play.steps.iter().filter(hides).count(), 2);
     assert!(submissions(&play).iter().all(|given| !given.is_hidden));
 }
 
@@ -63,12 +62,10 @@ fn a_text_that_could_not_be_hidden_is_hidden_at_the_next_attempt() {
     play.deliveries.open(Way::Api, false);
     play.offer("a secret");
     refuse_as_exposed(&mut play);
+    assert_eq!(play.deliveries.disabled_ways(), [Way::Api]);
     play.hidden_in = TextPlace::HiddenInFile;
-    for _ in 0..2 {
-        refuse_as_exposed(&mut play);
-    }
+    play.passes(ms(120_000));
     assert!(submissions(&play).last().unwrap().is_hidden);
-    assert_eq!(play.deliveries.disabled_ways(), Vec::<Way>::new());
 }
 
 #[test]
@@ -81,4 +78,20 @@ fn a_lost_connection_is_no_failure_of_a_way_that_shows_texts() {
         refuse_as_exposed(&mut play);
     }
     assert_eq!(play.deliveries.disabled_ways(), Vec::<Way>::new());
+}
+
+#[test]
+fn texts_for_a_way_that_shows_them_are_hidden_before_they_are_handed_over() {
+    let mut play = Play::claude();
+    play.deliveries.open(Way::Api, false);
+    play.deliveries.set_exposed(Way::Api, true);
+    let key = play.offer("a secret");
+    let [hidden] = &submissions(&play)[..] else {
+        panic!("{:?}", play.steps);
+    };
+    assert!(hidden.is_hidden);
+    play.deliveries.in_context(hidden.number);
+    play.deliveries.set_exposed(Way::Api, false);
+    let other = play.offer("no secret");
+    assert!(play.did(&Step::HideInFile(key)) && !play.did(&Step::HideInFile(other)));
 }

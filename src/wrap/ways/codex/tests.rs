@@ -165,7 +165,7 @@ impl Reports {
     async fn next_result(&mut self) -> WayReport {
         loop {
             match self.next().await {
-                WayReport::Sign(_) | WayReport::Starting => {}
+                WayReport::Sign(_) | WayReport::Starting | WayReport::Exposed(_) => {}
                 report => return report,
             }
         }
