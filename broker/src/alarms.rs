@@ -49,6 +49,12 @@ impl AlarmState {
                 || (stays && self.is_transient_high))
     }
 
+    /// Whether the store is behind with its changes, and will catch up: it does not while the disk
+    /// is full.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.is_backlogged && !self.is_disk_full && !self.is_stopped
+    }
+
     /// Whether publishers are blocked for want of memory alone.
     pub(crate) fn is_memory_alone(&self) -> bool {
         (self.is_memory_high || self.is_transient_high)

@@ -323,6 +323,13 @@ impl BrokerState {
             .await;
     }
 
+    /// Waits while the store is behind with its changes; not on a full disk.
+    pub(crate) async fn store_caught_up(&self) {
+        let mut watch = self.alarms.watch();
+        // Here too.
+        let _ = watch.wait_for(|state| !state.is_behind()).await;
+    }
+
     /// Permissions have changed: channels ask again where they remembered that they may publish,
     /// and so do taps.
     pub fn permissions_changed(&self) {

@@ -213,6 +213,53 @@ fn very_many_messages_that_are_pushed_out_of_a_full_queue() {
     all_arrive(loaded, "20000 that are pushed out", 20_000);
 }
 
+/// The name of a queue of [`declare_into_fanout`].
+fn dead(number: u32) -> String {
+    format!("dead{number}")
+}
+
+/// A queue whose messages live so long and whose dead letters go to so many queues.
+fn declare_into_fanout(client: &mut Raw, queues: u32, bits: &[u8], ttl_ms: u32) {
+    let exchange = [&b"\0\0"[..], &short("all"), &short("fanout"), b"\0\0\0\0\0"].concat();
+    client.method(1, (40, 10), &exchange);
+    client.expect(1, (40, 11));
+    for number in 0..queues {
+        client.method(1, (50, 10), &declaring(&dead(number), bits));
+        client.expect(1, (50, 11));
+        let ends = [&short(&dead(number))[..], &short("all"), &short("")].concat();
+        client.method(1, (50, 20), &[&b"\0\0"[..], &ends, b"\0\0\0\0\0"].concat());
+        client.expect(1, (50, 21));
+    }
+    let arguments = [
+        text_argument("x-dead-letter-exchange", "all"),
+        number_argument("x-message-ttl", ttl_ms),
+    ];
+    let arguments = long(&arguments.concat());
+    let start = [&b"\0\0"[..], &short("q"), bits, &arguments].concat();
+    client.method(1, (50, 10), &start);
+    client.expect(1, (50, 11));
+}
+
+/// The store gets a copy for each queue.
+#[test]
+fn large_messages_that_expire_into_very_many_queues() {
+    const QUEUES: u32 = 150;
+    const COUNT: u32 = 3;
+    let loaded = Loaded::with_limit(LIMIT_MIB);
+    let mut client = loaded.client();
+    declare_into_fanout(&mut client, QUEUES, DURABLE, 1);
+    publish(&mut client, COUNT, 1_000_000);
+    let mut looking = loaded.client();
+    let until = Instant::now() + PATIENCE;
+    for number in 0..QUEUES {
+        while ready(&mut looking, &dead(number)) < COUNT {
+            assert!(Instant::now() < until, "{number}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    loaded.bear("letters to very many queues", vec![client, looking]);
+}
+
 /// A client rejects more than may wait for the store; then the messages behind are still delivered,
 /// because their acks may be what frees the disk.
 #[test]

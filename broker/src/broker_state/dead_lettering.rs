@@ -48,12 +48,8 @@ impl BrokerState {
     pub(super) async fn room_for_letters(&self) -> Option<OwnedSemaphorePermit> {
         // Never closed.
         let permit = Arc::clone(&self.letter_loads).acquire_owned().await.ok();
-        let mut watch = self.alarms.watch();
         loop {
-            let keeps_up = watch
-                .wait_for(|state| !state.is_backlogged || state.is_disk_full || state.is_stopped);
-            // An error means that the sender is gone, but `alarms` holds it.
-            let _ = keeps_up.await;
+            self.store_caught_up().await;
             if !memory::are_letters_full() {
                 return permit;
             }
@@ -95,7 +91,8 @@ impl BrokerState {
                 }
             };
             let made_before = effects.dead.len();
-            let is_done = route.offer(until, effects);
+            let is_store_behind = || self.alarm_state().is_behind();
+            let is_done = route.offer(until, is_store_behind, effects);
             cascade.follow(effects.dead.drain(made_before..));
             if !is_done {
                 // First, since its commit waits for it.
@@ -114,6 +111,9 @@ impl BrokerState {
         async move {
             loop {
                 tokio::task::yield_now().await;
+                if self.letters.has_route() {
+                    self.store_caught_up().await;
+                }
                 let mut effects = self.begin_unit();
                 let is_done = self.route_some_letters(&mut effects);
                 self.end_unit(effects);
@@ -130,8 +130,11 @@ impl BrokerState {
             let Some(mut cascade) = self.letters.take_next() else {
                 return true;
             };
-            self.advance(&mut cascade, effects.limit().steps(), effects);
+            let is_done = self.advance(&mut cascade, effects.limit().steps(), effects);
             self.letters.give_back(cascade);
+            if !is_done {
+                break;
+            }
         }
         false
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::delivery::effects::{DeadLetter, Effects};
 use crate::lock::lock;
-use crate::memory::Charge;
+use crate::memory::{self, Charge};
 use crate::persist::{CommitPause, DefinitionStore};
 use crate::queue::message::Message;
 use crate::queue::{ConfirmMode, Queue};
@@ -71,9 +71,21 @@ impl LetterRoute {
         self.letter
     }
 
-    /// Offers the letter to its next queues, until the unit of work has spent `until` steps. True
-    /// when the letter has left its own queue.
-    pub(crate) fn offer(&mut self, until: u32, effects: &mut Effects) -> bool {
+    /// Whether the copies for the store may be more than it takes into one commit.
+    fn is_large(&self) -> bool {
+        let copies = self.queues.len().saturating_mul(self.message.footprint());
+        self.message.is_persistent() && copies > memory::store_pending_bytes()
+    }
+
+    /// Offers the letter to its next queues, until the unit of work has spent `until` steps, or the
+    /// store is behind with the copies of a large one. True when the letter has left its own queue.
+    pub(crate) fn offer(
+        &mut self,
+        until: u32,
+        is_store_behind: impl Fn() -> bool,
+        effects: &mut Effects,
+    ) -> bool {
+        let is_large = self.is_large();
         if self.queues.is_empty() {
             let DeadLetter {
                 queue,
@@ -86,6 +98,9 @@ impl LetterRoute {
         while let Some(queue) = self.queues.get(self.next) {
             let is_piece_done = self.next > 0 && self.next.is_multiple_of(PIECE);
             if is_piece_done && effects.spent() >= until {
+                return false;
+            }
+            if is_large && self.next > 0 && is_store_behind() {
                 return false;
             }
             effects.spend(if self.next == 0 {
