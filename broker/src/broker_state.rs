@@ -264,8 +264,8 @@ impl BrokerState {
         }
     }
 
-    /// Loads the next slice of a long queue, on a thread that may wait for the disk. Where its
-    /// messages may become dead letters, there must be room for these.
+    /// Loads the next slice of a long queue, on a thread that may wait for the disk. A queue with a
+    /// dead-letter exchange first waits until there is room for dead letters.
     fn load(self: &Arc<Self>, queue: Arc<Queue>, wanted: LoadRequest) {
         let broker = Arc::clone(self);
         tokio::spawn(async move {
@@ -323,10 +323,10 @@ impl BrokerState {
             .await;
     }
 
-    /// Waits while the store is behind with its changes; not on a full disk.
+    /// Waits while the store is behind with its changes. Returns at once on a full disk.
     pub(crate) async fn store_caught_up(&self) {
         let mut watch = self.alarms.watch();
-        // Here too.
+        // An error means that the sender is gone, but `alarms` holds it.
         let _ = watch.wait_for(|state| !state.is_behind()).await;
     }
 

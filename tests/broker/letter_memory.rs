@@ -37,12 +37,17 @@ fn declare(client: &mut Raw, bits: &[u8], target: &str, further: &[u8]) {
         &text_argument("x-dead-letter-routing-key", target),
         further,
     ];
-    let start = [&b"\0\0"[..], &short("q"), bits, &long(&arguments.concat())].concat();
+    declare_with(client, bits, &arguments.concat());
+}
+
+/// Declares a queue `q` with these arguments.
+fn declare_with(client: &mut Raw, bits: &[u8], arguments: &[u8]) {
+    let start = [&b"\0\0"[..], &short("q"), bits, &long(arguments)].concat();
     client.method(1, (50, 10), &start);
     client.expect(1, (50, 11));
 }
 
-/// Publishes so many messages of this size, which are numbered, and waits until all are confirmed.
+/// Publishes `count` numbered messages of `size` bytes, and waits until all are confirmed.
 fn publish(client: &mut Raw, count: u32, size: usize) {
     publish_to(client, &["q"], count, size);
 }
@@ -218,7 +223,8 @@ fn dead(number: u32) -> String {
     format!("dead{number}")
 }
 
-/// A queue whose messages live so long and whose dead letters go to so many queues.
+/// Declares a queue `q` whose messages expire after `ttl_ms`, and whose dead letters go to `queues`
+/// queues.
 fn declare_into_fanout(client: &mut Raw, queues: u32, bits: &[u8], ttl_ms: u32) {
     let exchange = [&b"\0\0"[..], &short("all"), &short("fanout"), b"\0\0\0\0\0"].concat();
     client.method(1, (40, 10), &exchange);
@@ -234,10 +240,7 @@ fn declare_into_fanout(client: &mut Raw, queues: u32, bits: &[u8], ttl_ms: u32) 
         text_argument("x-dead-letter-exchange", "all"),
         number_argument("x-message-ttl", ttl_ms),
     ];
-    let arguments = long(&arguments.concat());
-    let start = [&b"\0\0"[..], &short("q"), bits, &arguments].concat();
-    client.method(1, (50, 10), &start);
-    client.expect(1, (50, 11));
+    declare_with(client, bits, &arguments.concat());
 }
 
 /// The store gets a copy for each queue.

@@ -3,8 +3,8 @@
 //!
 //! A letter of a stored message takes memory until the store has its copies. So the messages of a
 //! queue with a dead-letter exchange are read from the store no faster than letters arrive, whether
-//! they expire, are pushed out or are delivered and rejected. Nothing else waits for letters, and
-//! they wait for nothing: acks, purges and the messages of other queues pass them.
+//! they expire, are pushed out or are delivered and rejected. Acks, purges and other queues do not
+//! wait. A letter itself waits for the store only if its copies exceed one commit of the store.
 
 use std::sync::Arc;
 use std::time::Duration;

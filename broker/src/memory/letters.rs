@@ -7,12 +7,12 @@ use super::{ENTRY_CHARGE_BYTES, MIB, part};
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
-/// The bytes of one letter, until this is dropped. They are on the account already.
+/// Counts the bytes of one letter until it is dropped. They are already charged to the account.
 #[derive(Debug)]
 pub(crate) struct LetterBytes(usize);
 
 impl LetterBytes {
-    /// Those of a letter with a message of so many bytes.
+    /// Counts a letter whose message has `message` bytes.
     pub(crate) fn new(message: usize) -> Self {
         let bytes = message + ENTRY_CHARGE_BYTES;
         HELD.fetch_add(bytes, Relaxed);
