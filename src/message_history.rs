@@ -58,7 +58,8 @@ pub enum HistoryEvent {
     Answered,
     /// It had been delivered before and was only acked.
     Repeated,
-    /// It could not be parsed; the detail is the reason.
+    /// The session refused it: it is unreadable, its id was used twice, or too many messages of
+    /// other users wait. The detail is the reason.
     DeadLettered,
     /// It was deleted with its queue.
     Deleted,

@@ -35,7 +35,8 @@ pub enum ReceiptState {
     Delivered,
     /// It was answered. A session never sends this state; the answer itself shows it.
     Answered,
-    /// It could not be parsed, or its id was used twice; it will never be delivered.
+    /// It could not be parsed, its id was used twice, or too many messages of other users waited;
+    /// it will never be delivered.
     DeadLettered,
     /// It was deleted with its queue.
     Deleted,
