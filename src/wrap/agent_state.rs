@@ -115,8 +115,8 @@ pub struct AgentState {
     own_status: Option<(OwnStatus, Instant)>,
     /// Whether vim's INSERT mode was seen: without its footer, keys are commands.
     uses_vim: bool,
-    /// Whether the plugin reports. Its events are exact, and hooks are not needed.
-    has_plugin: bool,
+    /// Whether a way in reports the agent's state. Its events are exact, and hooks are not needed.
+    has_reporting_way: bool,
     /// Whether the person pressed Escape and has sent nothing since.
     is_stopped: bool,
     /// Whether the agent's arguments disable hooks.
@@ -144,7 +144,7 @@ impl AgentState {
             executes: None,
             own_status: None,
             uses_vim: false,
-            has_plugin: false,
+            has_reporting_way: false,
             is_stopped: false,
             runs_no_hooks: false,
         }
@@ -231,10 +231,10 @@ impl AgentState {
         }
     }
 
-    /// Records whether the plugin reports the agent's state. Without it nothing reports that a menu
+    /// Records whether a way in reports the agent's state. Without one nothing reports that a menu
     /// was closed, and only a hook may report the end of a turn.
-    pub fn plugin_reports(&mut self, reports: bool) {
-        self.has_plugin = reports;
+    pub fn set_way_reports(&mut self, reports: bool) {
+        self.has_reporting_way = reports;
         if !reports {
             self.menu = None;
             if let Turn::Busy(source) = &mut self.turn {
@@ -248,9 +248,9 @@ impl AgentState {
         if let HookEvent::PromptSubmitted(_) = event {
             self.person.submitted();
         }
-        // The plugin reports the same events earlier; a late hook could report a turn that has
+        // A way in reports the same events earlier; a late hook could report a turn that has
         // already ended.
-        let is_known = self.has_plugin && self.turn != Turn::Unknown;
+        let is_known = self.has_reporting_way && self.turn != Turn::Unknown;
         if is_known && !matches!(event, HookEvent::PermissionAsked(_)) {
             return;
         }
@@ -267,9 +267,9 @@ impl AgentState {
 
     /// Records a change of the agent's state that a way in saw.
     pub fn sign(&mut self, sign: &AgentSign, now: Instant) {
-        self.has_plugin = true;
+        self.has_reporting_way = true;
         match sign {
-            AgentSign::TurnBegan => self.turn_began(TurnSource::Plugin),
+            AgentSign::TurnBegan => self.turn_began(TurnSource::WayIn),
             AgentSign::TurnEnded => self.turn_ended(),
             AgentSign::PersonSpoke => {
                 self.is_stopped = false;
@@ -300,9 +300,9 @@ impl AgentState {
     }
 
     fn dialog_opened(&mut self, tool: &str, now: Instant) {
-        // The plugin also reports the end of a turn whose dialog a hook reported.
-        self.turn = Turn::Busy(if self.has_plugin {
-            TurnSource::Plugin
+        // A way in also reports the end of a turn whose dialog a hook reported.
+        self.turn = Turn::Busy(if self.has_reporting_way {
+            TurnSource::WayIn
         } else {
             TurnSource::Hooks
         });
@@ -405,7 +405,7 @@ impl AgentState {
         self.title == Title::Busy
             || self.reading.shows_busy
             || self.reading.shows_waiting
-            || self.turn == Turn::Busy(TurnSource::Plugin)
+            || self.turn == Turn::Busy(TurnSource::WayIn)
             || (self.turn == Turn::Busy(TurnSource::Hooks) && !self.looks_idle(now))
     }
 

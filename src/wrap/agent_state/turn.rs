@@ -17,6 +17,6 @@ pub(super) enum TurnSource {
     /// A hook. Nothing reports the end if a hook of the person refused the prompt or Escape ended
     /// the turn.
     Hooks,
-    /// The plugin, which reports each end.
-    Plugin,
+    /// A way in, which reports each end.
+    WayIn,
 }

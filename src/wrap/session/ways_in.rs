@@ -225,8 +225,8 @@ impl Session {
         let now = Instant::now();
         if way == Way::Plugin {
             match report {
-                WayReport::Open => self.agent.plugin_reports(true),
-                WayReport::Closed(_) | WayReport::Away => self.agent.plugin_reports(false),
+                WayReport::Open => self.agent.set_way_reports(true),
+                WayReport::Closed(_) | WayReport::Away => self.agent.set_way_reports(false),
                 _ => {}
             }
         }

@@ -199,7 +199,7 @@ fn a_late_hook_does_not_override_the_plugin() {
         let mut play = Play::claude_by(mode);
         play.deliveries.open(Way::Plugin, false);
         play.deliveries.open(Way::Hook, false);
-        play.agent.plugin_reports(true);
+        play.agent.set_way_reports(true);
         play.sign(&AgentSign::TurnBegan);
         play.sign(&AgentSign::Stopped);
         let late = HookEvent::PromptSubmitted("work".to_owned());
@@ -209,7 +209,7 @@ fn a_late_hook_does_not_override_the_plugin() {
         assert_eq!(play.hold(), Some(Hold::Escaped), "{mode:?}");
         assert!(!play.agent.is_busy(play.now), "{mode:?}");
         // In a process that has not loaded the plugin, the hooks decide.
-        play.agent.plugin_reports(false);
+        play.agent.set_way_reports(false);
         play.deliveries.close(Way::Plugin, play.now);
         play.event(&late);
         play.event(&HookEvent::TurnEnded);
@@ -228,10 +228,10 @@ fn a_prompt_that_was_refused_before_the_plugin_reported_leaves_the_agent_at_rest
     let mut later = Play::claude();
     later.sees(Input::Empty);
     later.event(&refused);
-    later.agent.plugin_reports(true);
+    later.agent.set_way_reports(true);
     let mut at_start = Play::with(&CLAUDE, DeliveryMode::Auto);
     at_start.sees(Input::Empty);
-    at_start.agent.plugin_reports(true);
+    at_start.agent.set_way_reports(true);
     at_start.event(&refused);
     for mut play in [later, at_start] {
         assert!(play.agent.is_busy(play.now), "it may be a turn");
@@ -240,7 +240,7 @@ fn a_prompt_that_was_refused_before_the_plugin_reported_leaves_the_agent_at_rest
         play.sign(&AgentSign::TurnBegan);
         play.passes(ms(60_000));
         assert!(play.agent.is_busy(play.now), "the plugin reports its end");
-        play.agent.plugin_reports(false);
+        play.agent.set_way_reports(false);
         assert!(!play.agent.is_busy(play.now), "nothing but the screen does");
     }
 }
