@@ -1,7 +1,6 @@
 //! The verbs, most of them in a file of their own name with a function `run(…) -> Result<Exit,
-//! Error>`. `resume` is in `pause`, `move` in `move_queues`, `version` here. `answerer`, `compose`,
-//! `connect`, `fate`, `groups`, `local`, `removal` and `sessions` are not verbs, but parts that
-//! several verbs share. This file selects the verb and its runtime.
+//! Error>`. ARCHITECTURE.md lists the verbs whose file has another name, and the files that are not
+//! verbs. This file selects the verb and its runtime.
 
 mod answerer;
 mod ask;

@@ -3,8 +3,9 @@
 //!
 //! Precedence: flag, environment, `config.toml`, `broker.json` (written by `start`), default. Only
 //! this module reads the environment of a command; all other code receives the [`Environment`] that
-//! was read here. The exception is `wrap::hook`, which an agent's hooks run: it passes on what the
-//! agent put into its environment.
+//! was read here. The exceptions are `wrap::hook`, which an agent's hooks run and which passes on
+//! what the agent put into its environment; `commands::completions`, which the shell runs before
+//! the command line is parsed; and `panics`, which in a debug build reads `CBROKER_TEST_PANIC`.
 
 mod address;
 mod credentials;

@@ -323,7 +323,7 @@ impl AgentState {
         self.first_prompt
     }
 
-    /// A signal stopped the program.
+    /// Records that a signal stopped the program.
     pub fn suspend(&mut self) {
         self.is_suspended = true;
     }
@@ -343,7 +343,7 @@ impl AgentState {
         self.own_status = status.map(|status| (status, now));
     }
 
-    /// A signal stopped the program.
+    /// Whether a signal has stopped the program.
     pub fn is_suspended(&self) -> bool {
         self.is_suspended
     }
