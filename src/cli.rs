@@ -256,7 +256,7 @@ pub fn command() -> clap::Command {
     Cli::command().subcommands([claude, run])
 }
 
-/// The same with all texts, for the manual. `agents` are the programs of the known agents.
+/// Like [`command`], with all texts, for the manual. `agents` are the programs of the known agents.
 pub fn described_command(agents: &[&str]) -> clap::Command {
     command().after_help(format!(
         "{EXAMPLES}\n{}\n\n{}\n{ENVIRONMENT}",

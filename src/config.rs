@@ -177,8 +177,8 @@ impl Config {
         Ok(config)
     }
 
-    /// The same for the broker that `move --from` names: a management API that was named on the
-    /// command line is that broker's, because its queues are asked for.
+    /// Like [`Self::for_url`], for the broker that `move --from` names: a management API that was
+    /// named on the command line is that broker's, because its queues are asked for.
     pub fn for_source_url(&self, url: &str) -> Result<Self, Error> {
         if self.flags.mgmt_url.is_none() {
             return self.for_url(url);
@@ -190,8 +190,8 @@ impl Config {
         Self::resolve(&flags, self.environment.clone())
     }
 
-    /// The same for the broker that `move --from` moves to: a management API that was named on the
-    /// command line is that of the other one.
+    /// Returns this configuration for the broker that `move --from` moves to: a management API that
+    /// was named on the command line is that of the other one.
     pub fn for_target(&self) -> Result<Self, Error> {
         let flags = Flags {
             mgmt_url: None,

@@ -196,9 +196,9 @@ impl Client {
         Ok(see(all).break_value())
     }
 
-    /// The same from the embedded broker alone, which only reads them. Page by page, because the
-    /// size of one response is limited, and so that not all are in memory at once. Returns what
-    /// `see` broke off with.
+    /// Shows the first `count` messages to `see`, like [`Self::peek`], but from the embedded broker
+    /// alone, which only reads them. Page by page, because the size of one response is limited, and
+    /// so that not all are in memory at once. Returns what `see` broke off with.
     ///
     /// # Errors
     /// Also when another broker answers.

@@ -26,7 +26,7 @@ use crate::envelope::{Envelope, timestamp};
 use latest::LatestMessages;
 pub use probes::{PROBE_SENDER, PROBE_TEXT, is_probe};
 
-/// So much of a text is kept.
+/// Bytes of a text that a line of the history keeps.
 const TEXT_BYTES: usize = 16 << 10;
 
 /// The fewest characters at the end of an id that stand for it. The page shows as many.
@@ -171,10 +171,10 @@ impl HistoryEvent {
         )
     }
 
-    /// Whether a message is in this state once this happened, which was in the state `before`.
+    /// Whether this event becomes the state of a message whose state was `before`.
     fn replaces(self, before: Self) -> bool {
         match self {
-            // Its sender may learn what the broker says when the message has gone on.
+            // The confirm may come after the recipient's session has recorded the message.
             Self::Confirmed | Self::Unconfirmed => before == Self::Sent,
             // What came later under the id of a message that arrived is another message.
             Self::DeadLettered => !before.is_at_session(),
@@ -188,7 +188,8 @@ impl HistoryEvent {
         }
     }
 
-    /// The way in that its detail is, or the reason that the detail of other events is.
+    /// Splits the detail of such an event into the way in, for two of them, and the reason, for all
+    /// others.
     pub fn way_and_reason(self, detail: Option<&str>) -> (Option<&str>, Option<&str>) {
         match self {
             Self::HandedOver | Self::Delivered => (detail, None),
@@ -273,8 +274,8 @@ impl MessageHistory {
     }
 
     /// Returns the message that has this id, or else those whose ids end with `text`, which then
-    /// has at least [`SHORT_ID`] characters; upper and lower case are the same. Where a message of
-    /// the user's fits, none of others does: they choose their ids.
+    /// has at least [`SHORT_ID`] characters; upper and lower case are the same. Ids of other users'
+    /// messages count only if none of the user's own matches, because other users choose their ids.
     pub fn ids_like(&self, text: &str) -> io::Result<BTreeSet<String>> {
         let (mut own, mut others) = (BTreeSet::new(), BTreeSet::new());
         self.for_each(|entry| {

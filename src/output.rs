@@ -98,7 +98,7 @@ impl Output {
         }
     }
 
-    /// The same without notices.
+    /// Returns this output without notices.
     #[must_use]
     pub fn without_notices(&self) -> Self {
         Self {

@@ -157,9 +157,9 @@ impl Peer {
         }
     }
 
-    /// The same for a queue that may not be a session's: `None` also if another connection uses it
-    /// exclusively or this user may not read it. Any user with the right can bind such a queue to
-    /// the sessions' exchange.
+    /// Like [`Self::queue_counts`], for a queue that may not be a session's: `None` also if another
+    /// connection uses it exclusively or this user may not read it. Any user with the right can
+    /// bind such a queue to the sessions' exchange.
     pub async fn look_among_sessions(
         &mut self,
         queue: &SessionName,
@@ -238,7 +238,8 @@ impl Peer {
         }
     }
 
-    /// The same, with the broker's refusal where they differ in more than the TTL.
+    /// Like [`Self::learn_arguments`], with the broker's refusal where they differ in more than the
+    /// TTL.
     async fn learn_or_refuse(
         &mut self,
         queue: &SessionName,
@@ -342,7 +343,7 @@ impl Peer {
         self.delete_if(queue, options).await
     }
 
-    /// The same for a queue with messages, which no session will consume.
+    /// Like [`Self::delete_unused`], for a queue with messages, which no session will consume.
     pub async fn delete_unattended(
         &mut self,
         queue: &SessionName,
@@ -411,7 +412,8 @@ impl Peer {
         published.answers(awaited).await
     }
 
-    /// The same for requests that must not wait until it is known which answers are awaited.
+    /// Sends requests like [`Self::ask_sessions`], where they must not wait until it is known which
+    /// answers are awaited.
     pub async fn publish_requests(
         &self,
         requests: &[Request],

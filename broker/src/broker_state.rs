@@ -91,7 +91,7 @@ pub struct BrokerState {
     pub totals: Totals,
     /// The recent traffic, for the listeners of the tap.
     pub tap: Arc<Tap>,
-    /// Where the program wants to know which messages ended.
+    /// Reports ended messages to the program's observer.
     ends: Option<EndSender>,
     /// Deleted queues whose messages are still being freed.
     freeing: AtomicU32,
@@ -361,8 +361,8 @@ impl BrokerState {
         }
     }
 
-    /// The same for one connection, in as many units of work as that takes. Returns the work done
-    /// in the last unit of work, after which the caller has not yielded.
+    /// Like [`Self::pump_waiting`], for one connection, in as many units of work as that takes.
+    /// Returns the work done in the last unit of work, after which the caller has not yielded.
     pub(crate) async fn pump_waiting_for(self: &Arc<Self>, outbox: &Outbox) -> u32 {
         let mut count = outbox.waiting();
         loop {

@@ -149,7 +149,8 @@ impl LoginThrottle {
         let Some(peer) = from.filter(|from| self.is_slow(from.network(), Instant::now())) else {
             return Ok(attempt);
         };
-        // Looked up before the password is: who closes the connection afterwards is known.
+        // Looked up before the password is checked, so that a client that disconnects right after
+        // is still identified.
         attempt.user = self.look_ups.user_of(peer).await;
         let from = attempt.user.unwrap_or(peer.network());
         if !self.must_wait(from, Instant::now())? {

@@ -293,7 +293,7 @@ pub(crate) enum HoldingKind {
 }
 
 impl HoldingKind {
-    /// The same of all connections, where it has a limit.
+    /// What all connections together hold of this kind, where that has a limit.
     fn of_all(self) -> Option<&'static AtomicUsize> {
         match self {
             Self::Unfinished => Some(&UNFINISHED),

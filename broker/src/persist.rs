@@ -163,7 +163,7 @@ impl DefinitionStore {
 
 /// Bytes of waiting messages that all queues together keep in memory although the store has them.
 ///
-/// Levels report in steps, so that the one number is not fought over for every message.
+/// A level reports only larger changes, so that the shared counter is rarely contended.
 #[derive(Debug, Default)]
 pub(crate) struct WindowBudget {
     held_bytes: AtomicUsize,
@@ -244,7 +244,8 @@ impl QueueStore {
         self.store.settle(self.queue(level), Sequence(position))
     }
 
-    /// The same for what is no part of a transaction or a move: on a full disk it waits for none.
+    /// Like [`Self::settle`], for a settle outside of transactions and moves: on a full disk it
+    /// does not wait for them.
     pub(crate) fn settle_alone(&self, level: u8, position: u64) -> Result<Settled, Stopped> {
         self.store
             .settle_alone(self.queue(level), Sequence(position))

@@ -36,7 +36,7 @@ pub(super) async fn peer(
     Ok(peer)
 }
 
-/// The same, with the configuration for that broker: one that was just started may have other
+/// Like [`peer`], with the configuration for that broker: one that was just started may have other
 /// ports.
 pub(super) async fn peer_and_config(
     config: &Config,

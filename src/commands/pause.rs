@@ -143,7 +143,7 @@ impl PauseTargets {
         }
     }
 
-    /// The same for requests: one each.
+    /// The scope of each request to send.
     fn scopes(&self) -> Vec<RequestScope> {
         match self {
             Self::One(name) => vec![RequestScope::Name(name.to_string())],

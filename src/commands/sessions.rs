@@ -64,7 +64,7 @@ pub(super) struct SessionRow {
     /// The machine on which it runs.
     #[serde(skip)]
     pub(super) host: Option<String>,
-    /// The same as a value, for what the command decides; `None` where no session answered.
+    /// The session's answer, for what the command decides; `None` where no session answered.
     #[serde(skip)]
     pub(super) answered: Option<Answered>,
 }

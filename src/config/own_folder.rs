@@ -156,7 +156,7 @@ pub(super) fn claim(folder: &Path, kind: FolderKind) -> io::Result<()> {
     }
 }
 
-/// The same for the folder of a store.
+/// Like [`claim`], for the folder of a store.
 pub fn claim_store(folder: &Path) -> io::Result<()> {
     claim(folder, STORE)
 }

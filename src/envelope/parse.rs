@@ -88,8 +88,8 @@ impl Envelope {
         Ok(OuterFields::read(body, limit_bytes)?.into_envelope(body)?.0)
     }
 
-    /// The same with the fields that this version does not know, for one who passes them on. Those
-    /// that are nested too deeply are left out.
+    /// Like [`Self::parse`], with the fields that this version does not know, for one who passes
+    /// them on. Those that are nested too deeply are left out.
     pub fn parse_whole(body: &[u8], limit_bytes: usize) -> Result<Self, Invalid> {
         let (mut envelope, others) = OuterFields::read(body, limit_bytes)?.into_envelope(body)?;
         let read = others.into_iter().filter_map(|(name, value)| {

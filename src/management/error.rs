@@ -25,7 +25,7 @@ pub enum ManagementError {
         /// The program, its process and its user, as far as the system reports them.
         owner: SocketOwner,
     },
-    /// The same at an address that the user did not name.
+    /// Like [`Self::Foreign`], at an address that the user did not name.
     #[error(
         "{owner} listens at {url}, which the broker's URL does not name, so nothing was sent; \
          --mgmt-url names the API"

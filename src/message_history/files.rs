@@ -76,7 +76,7 @@ impl MessageHistory {
         let Some(name) = message.whole.take() else {
             return;
         };
-        // A text is what its name says, wherever it lies.
+        // The name is the text's digest, so either folder may hold it.
         let mut folders = HistoryFiles::ALL.map(|files| self.texts(files)).into_iter();
         if let Some(text) = folders.find_map(|folder| texts::read(&folder, &name)) {
             message.text = text;

@@ -93,7 +93,7 @@ impl ReceivedMessage {
         }
     }
 
-    /// The same in another round.
+    /// Returns this message as one of another round.
     pub(super) fn in_round(self, round: u32) -> Self {
         Self { round, ..self }
     }

@@ -27,7 +27,7 @@ const PERSISTENT: u8 = 2;
 pub enum When {
     /// Between two tools of the running turn, where the agent can.
     Next,
-    /// The same, and also after the person pressed Escape.
+    /// Like [`Self::Next`], and also after the person pressed Escape.
     Now,
 }
 

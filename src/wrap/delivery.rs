@@ -103,7 +103,7 @@ pub enum Step {
     WithdrawIntent(Vec<String>),
     /// Move the text of this message to a file, then call [`Deliveries::moved_to_file`].
     MoveToFile(MessageKey),
-    /// The same with everything that is of the sender's own words.
+    /// Like [`Self::MoveToFile`], with everything that the sender wrote.
     HideInFile(MessageKey),
     /// Hand the submission to this way, and call [`Deliveries::not_handed_over`] if the way does
     /// not take it.

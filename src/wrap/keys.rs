@@ -40,7 +40,8 @@ enum InputState {
     OldMouse(u8),
     /// `ESC ]`, `ESC P` or `ESC _` (this byte), and nothing behind it yet.
     ResponseBegins(u8),
-    /// The same at the end of a read: Alt with a key, or a response that is split there.
+    /// [`Self::ResponseBegins`] at the end of a read: Alt with a key, or a response that is split
+    /// there.
     ResponseCut(u8),
     /// Within a response, which ends with BEL or `ESC \`.
     Response,

@@ -49,7 +49,7 @@ const DELIVERED: u32 = 0o400;
 pub(super) enum Pointer {
     /// At most this many bytes, with the names of files and the metadata if they fit.
     UpTo(usize),
-    /// Nothing that is of the sender's own words, and nothing that confirms a guess of them.
+    /// Nothing that the sender wrote, and nothing that confirms a guess of it.
     Hidden,
 }
 

@@ -303,7 +303,7 @@ mod platform {
         file.sync_data()
     }
 
-    /// The same, with all that the file system knows of the file or folder.
+    /// Like [`sync_data`], with all metadata of the file or folder.
     pub(crate) fn sync_all(file: &File) -> io::Result<()> {
         file.sync_all()
     }
@@ -340,7 +340,7 @@ mod platform {
         }
     }
 
-    /// The same, with all that the file system knows of the file or folder.
+    /// Like [`sync_data`], with all metadata of the file or folder.
     pub(crate) fn sync_all(file: &File) -> io::Result<()> {
         sync_data(file)
     }

@@ -188,7 +188,7 @@ impl Index {
         out
     }
 
-    /// The same, with the definitions changed since the last checkpoint.
+    /// Like [`Self::numbers`], with the definitions changed since the last checkpoint.
     pub(crate) fn snapshot(&self) -> Vec<u8> {
         let mut out = self.numbers();
         for key in self.changed.keys() {

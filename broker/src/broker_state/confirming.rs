@@ -48,7 +48,7 @@ impl BrokerState {
         }
     }
 
-    /// The same as far as the budget allows. True when no more are due.
+    /// Releases due confirms as far as the budget allows. True when no more are due.
     fn release_some(&self, effects: &mut Effects) -> bool {
         let durable = self.store.durable();
         while !effects.is_spent() {

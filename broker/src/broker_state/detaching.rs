@@ -60,7 +60,7 @@ impl BrokerState {
         }
     }
 
-    /// The same on a thread that may block.
+    /// Like [`Self::after_deletions`], on a thread that may block.
     pub(crate) fn after_deletions_here<T, E: From<Fault>>(
         self: &Arc<Self>,
         vhost: &Vhost,

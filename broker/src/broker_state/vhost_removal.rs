@@ -42,7 +42,7 @@ impl BrokerState {
         })
     }
 
-    /// The same on a thread that may block.
+    /// Like [`Self::remove_vhost`], on a thread that may block.
     pub(crate) fn remove_vhost_here(self: &Arc<Self>, name: &str) -> Result<Ticket, Fault> {
         let Some(mut removal) = self.begin_removal(name)? else {
             return Ok(Ticket::NONE);

@@ -160,8 +160,8 @@ impl Channel {
         Ok(true)
     }
 
-    /// The same for a publish of a transaction. Returns what its commit must wait for, once all
-    /// queues have been offered the message.
+    /// Like [`Self::offer_and_return`], for a publish of a transaction. Returns what its commit
+    /// must wait for, once all queues have been offered the message.
     pub(super) fn advance_commit(
         &mut self,
         publish: &mut FanOut,

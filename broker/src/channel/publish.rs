@@ -160,8 +160,8 @@ impl Channel {
     }
 
     /// Charges the received part of the draft to the account, and refuses more than the connection
-    /// may hold. Without the limit, parts of publishes could fill the memory limit: then all
-    /// publishers are paused, and no rest of a publish could be read any more.
+    /// may hold. Without the limit, unfinished publishes could fill the memory limit: publishers
+    /// would be paused, and no publish could be finished to free it.
     fn hold_draft(&mut self) -> Result<FrameResult, Fault> {
         let publishing = &mut self.publishing;
         let (bytes, charged) = publishing.draft.held_bytes();

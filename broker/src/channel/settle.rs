@@ -209,8 +209,8 @@ impl Channel {
         Ok(())
     }
 
-    /// Shared credit has grown, so each of these queues may deliver; each is the first one in turn
-    /// of its own unit of work.
+    /// Shared credit has grown, so each of these queues may deliver. The first queue rotates with
+    /// each call.
     pub(super) fn pump_all(&mut self, effects: &mut Effects) -> Result<(), Fault> {
         let count = self.consumers.len();
         self.first_pumped = self.first_pumped.wrapping_add(1);

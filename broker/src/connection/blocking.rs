@@ -15,7 +15,7 @@ use crate::wire::reply;
 
 /// How long a publisher is blocked before it gets a grant.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The same for a publisher that sent nothing during its last grants.
+/// The longest such wait, for a publisher that sent nothing during its last grants.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(8);
 /// A grant ends after this long without bytes from the client.
 const IDLE: Duration = Duration::from_millis(100);

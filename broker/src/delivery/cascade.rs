@@ -183,7 +183,8 @@ pub(crate) struct LetterBacklog {
 struct WaitingCascades {
     /// By the address of the queue they come from, which they keep allocated.
     by_source: HashMap<usize, VecDeque<Cascade>>,
-    /// The same queues in the order in which they are served, without the one that is served now.
+    /// The keys of `by_source` in the order in which they are served, without the one that is
+    /// served now.
     order: VecDeque<usize>,
     is_worked_on: bool,
 }

@@ -167,7 +167,7 @@ pub(crate) struct Effects {
     pub(crate) removed: Vec<RemovedMessages>,
     /// Values that take long to free; they are freed outside the unit of work.
     pub(crate) garbage: Vec<Box<dyn Any + Send>>,
-    /// What is settled now is no part of a transaction or a move.
+    /// Settles are made outside of any transaction or move (`QueueStore::settle_alone`).
     pub(crate) settles_alone: bool,
     limit: StepBudget,
     /// The work done so far, in units of one cheap step.

@@ -224,7 +224,8 @@ enum Router<D> {
 /// What an exchange uses beside itself, its name and its arguments: its places in the tables, its
 /// counters and the first entries of its maps.
 const EXCHANGE_BYTES: usize = 1024;
-/// The same of a binding: its places in the tables by identity, key and destination.
+/// What a binding uses beside its names and arguments: its places in the tables by identity, key
+/// and destination.
 const BINDING_BYTES: usize = 768;
 /// The divisor for the part of a binding's memory that is table entries of its exchange: half.
 /// These stay allocated when the binding is removed.

@@ -33,7 +33,7 @@ use crate::login_throttle::{LoginPeer, LoginThrottle};
 use crate::platform;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// From the moment that a request could come to the end of its head.
+/// Time limit from waiting for a request to the end of its head.
 const HEAD: Duration = Duration::from_secs(30);
 /// The longest head of a request. It bounds the memory that a client without a login can take.
 const HEAD_BYTES: usize = 64 * 1024;

@@ -100,7 +100,7 @@ impl Api {
         self.list_into(caller, listing, collect).await
     }
 
-    /// The same, with a collector that may take locks or fail.
+    /// Like [`Self::list`], with a collector that may take locks or fail.
     pub(super) async fn list_into<T: Listed>(
         &self,
         caller: &Caller,

@@ -40,7 +40,7 @@ const COLUMNS: usize = 64;
 const DEPTH: usize = 8;
 /// Bytes of a path in `sort` and of each column; a name may have four times as many.
 const LONGEST: usize = 256;
-/// Up to this many columns are looked up one by one. For more, an item is rendered once.
+/// Up to this many columns, each field is computed alone; for more, the item is rendered once.
 const FEW: usize = 4;
 /// The time limit for matching names against an expression.
 const MATCHING: Duration = Duration::from_secs(1);
@@ -256,7 +256,7 @@ impl Listing {
         self.sort_reverse.as_deref() == Some("true")
     }
 
-    /// The same columns of a single object.
+    /// A single object with only the columns of the query.
     pub(super) fn narrow(&self, item: Value) -> Value {
         match &self.columns {
             None => item,

@@ -121,7 +121,7 @@ struct Observation {
     channels: HashMap<(u64, u16), CounterRates<5>>,
     /// All queues together, including deleted ones.
     overall: CounterRates<9>,
-    /// The same for all channels.
+    /// All channels together, including closed ones.
     channels_overall: CounterRates<5>,
     points: VecDeque<HistoryPoint>,
 }

@@ -80,7 +80,7 @@ pub(super) fn routing_key<'de, D: Deserializer<'de>>(from: D) -> Result<String, 
 const LONGEST_KEY: usize = 255;
 const KEY_TOO_LONG: &str = "a routing key has at most 255 bytes";
 
-/// The same check of a key that was read already.
+/// Checks a key that was read already as [`routing_key`] does.
 pub(super) fn check_routing_key(key: &str) -> Result<(), ApiError> {
     if key.len() > LONGEST_KEY {
         return Err(ApiError::bad(KEY_TOO_LONG));

@@ -27,7 +27,7 @@ pub(super) const LITTLE_BYTES: usize = 64 * 1024;
 pub(super) const MUCH_BYTES: usize = 192 * 1024 * 1024;
 /// What one user may make the API hold, unless the memory limit allows less.
 const LIMIT_BYTES: usize = 2 * MUCH_BYTES;
-/// The same while there is no memory for publishers.
+/// Like [`LIMIT_BYTES`], while there is no memory for publishers.
 const SHORT_LIMIT_BYTES: usize = 1024 * 1024;
 /// The time limit for the next part of a body.
 const PART_WITHIN: Duration = Duration::from_secs(30);
@@ -190,7 +190,7 @@ impl FromRequest<SharedApi> for CallerBody {
 }
 
 impl CallerBody {
-    /// The same with another size limit, for callers whose rights were checked already.
+    /// Receives a body of at most `limit` bytes from a caller whose rights were checked already.
     pub(super) async fn receive(
         api: &SharedApi,
         caller: Caller,

@@ -28,7 +28,8 @@ impl ReadRoom {
         self.widen_within(bytes, share())
     }
 
-    /// The same for room that is only of use: half of the share is left to whole frames.
+    /// Like [`Self::widen`], for room that is useful and not necessary: half of the share is left
+    /// to whole frames.
     pub(crate) fn widen_freely(&mut self, bytes: usize) -> bool {
         self.widen_within(bytes, share() / 2)
     }

@@ -66,7 +66,7 @@ pub(crate) fn is_transient_full() -> bool {
     level() > MemoryLevel::Calm && transient_bytes() >= part(2, 0, usize::MAX)
 }
 
-/// The same once it was so: until a fifth of that is free again.
+/// Like [`is_transient_full`], once it was: true until a fifth of that is free again.
 pub(crate) fn is_transient_still_full() -> bool {
     let most = part(5, 0, usize::MAX / 2).saturating_mul(2);
     transient_bytes() >= most && held() >= most as u64

@@ -251,7 +251,7 @@ impl Message {
         self.u64_at(7)
     }
 
-    /// The same message, published at another time.
+    /// Returns a copy of this message with another time of publishing.
     pub(crate) fn published_at(&self, now_ms: u64) -> Self {
         let mut bytes = self.0.to_vec();
         bytes[7..15].copy_from_slice(&now_ms.to_be_bytes());

@@ -183,7 +183,7 @@ impl QueueState {
         Ok(Some(ticket))
     }
 
-    /// The same for the newest message of a level, if it is still ready.
+    /// Like [`Self::append`], for the newest message of a level, if it is still ready.
     pub(super) fn append_last(
         &mut self,
         queue: &Queue,
@@ -220,7 +220,7 @@ impl QueueState {
             self.unsettled_transient.subtract(&entry);
         }
         if self.is_deleted {
-            // Who took it says what became of it, unless he gives it back.
+            // The client that has the message decides its end, unless it requeues it.
             if disposition == Disposition::Requeue {
                 effects.note_end(queue, &entry.message, BrokerEnd::Deleted);
             }

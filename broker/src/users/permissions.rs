@@ -43,7 +43,8 @@ pub(crate) fn bounded_regex(text: &str) -> Result<Regex, BadPattern> {
     compile(text, COMPILED_BYTES)
 }
 
-/// The same, with a bound on its size in bytes that is at most twice as large as it is.
+/// Like [`bounded_regex`], with a bound on its size in bytes that is at most twice as large as it
+/// is.
 fn measured_regex(text: &str) -> Result<(Regex, usize), BadPattern> {
     let mut bound = SMALL_BYTES;
     loop {

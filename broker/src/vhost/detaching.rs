@@ -43,7 +43,7 @@ impl RemainingBindings {
 #[derive(Debug, Default)]
 pub(super) struct Detaching {
     remaining: HashMap<Destination, RemainingBindings>,
-    /// The same, in the order in which their next bindings are removed.
+    /// The keys of `remaining`, in the order in which their next bindings are removed.
     order: VecDeque<Destination>,
     /// A task is removing them.
     has_task: bool,

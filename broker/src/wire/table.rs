@@ -117,7 +117,7 @@ impl Value {
         size_of::<Self>() + outside
     }
 
-    /// The same as [`Table::has_text_names`]; a value without names has none that are not.
+    /// Like [`Table::has_text_names`]: true for a value without names.
     fn has_text_names(&self) -> bool {
         match self {
             Self::Table(table) => table.has_text_names(),

@@ -86,7 +86,7 @@ fn home(config: &Config, broken: Option<&Error>) -> Finding {
     )
 }
 
-/// The other checks go on with the defaults.
+/// Reports a broken `config.toml`; the other checks use the defaults.
 fn settings(error: &Error) -> Finding {
     let mend = "correct that line; the checks below do without the file";
     Finding::wrong("config", error.summary(), mend)
@@ -177,7 +177,8 @@ async fn round_trip(config: &Config) -> Finding {
     }
 }
 
-/// Where no broker answers, that is what is to be repaired, and not the address of its API.
+/// Asks the management API. If no broker answers, its fix is shown: another API address would not
+/// help.
 async fn management(config: &Config, broker: &Finding) -> Finding {
     let asked = async { Ok::<_, Error>(Client::new(config, API_WITHIN)?.overview().await?) };
     match asked.await {
@@ -229,7 +230,7 @@ fn store(config: &Config) -> Finding {
     }
 }
 
-/// Only if the broker is, or is configured to be, a container.
+/// Checks the Docker engine; `None` unless the broker is, or is configured to be, a container.
 async fn docker(config: &Config) -> Option<Finding> {
     let is_container = matches!(
         config.local.as_ref().map(|local| &local.kind),

@@ -33,8 +33,8 @@ const REQUESTS: u16 = 64;
 /// The number of those that wait in the broker, and their bytes; the oldest are dropped.
 const REQUESTS_WAITING: i32 = 1000;
 const REQUESTS_WAITING_BYTES: i32 = 4 << 20;
-/// The longest request or announcement that is read. Ours have some hundred bytes, and anybody's
-/// JSON takes many times its length while it is read.
+/// The longest request or announcement that is read. cbroker's own have a few hundred bytes; parsed
+/// JSON can take many times its length in memory.
 const REQUEST_BYTES: usize = 16 << 10;
 
 pub(super) struct InboxConnection {

@@ -62,7 +62,8 @@ impl OutgoingConnection {
         self.catch_up().await;
     }
 
-    /// The same for the state of the session; a newer announcement replaces one that waits.
+    /// Announces the session's state now, or once the broker accepts it; a newer announcement
+    /// replaces one that waits.
     pub(super) async fn announce(&mut self, presence: Presence) {
         self.unannounced = Some(presence);
         self.catch_up().await;

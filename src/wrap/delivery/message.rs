@@ -60,7 +60,7 @@ pub enum TextPlace {
     BeingWritten,
     /// In a file, which its line names. Short lists of files and metadata are in the line.
     File,
-    /// In a file with everything else that is of the sender's own words.
+    /// In a file with everything else that the sender wrote.
     HiddenInFile,
     /// In its line, because the file could not be written.
     Unwritable,

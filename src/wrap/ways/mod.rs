@@ -95,7 +95,7 @@ pub struct Submission {
     pub ids: Vec<String>,
     /// One safe line for each message.
     pub text: String,
-    /// The lines name files in place of all that is of the senders' own words.
+    /// The lines name files in place of everything that the senders wrote.
     pub is_hidden: bool,
     /// When it is to be delivered.
     pub timing: Timing,

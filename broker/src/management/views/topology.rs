@@ -267,7 +267,7 @@ fn quoted(bytes: &[u8]) -> String {
     text
 }
 
-/// The same for a key that came decoded, hash and all.
+/// Like [`quoted`], for a key that came decoded: the `~` before its hash stays.
 fn quoted_but_tilde(key: &str) -> String {
     match key.rsplit_once('~') {
         Some((key, hash)) if !hash.is_empty() => format!("{}~{hash}", quoted(key.as_bytes())),

@@ -152,7 +152,7 @@ impl Session {
         }
     }
 
-    /// Moves all that is of the sender's own words to a file, because others could read the line.
+    /// Moves everything that the sender wrote to a file, because others could read the line.
     pub(in crate::wrap::session) fn hide_in_file(&mut self, key: MessageKey) {
         if let Some(message) = self.deliveries.table.get(key) {
             let envelope = message.envelope.clone();

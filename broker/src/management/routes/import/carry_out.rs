@@ -35,8 +35,8 @@ impl ImportPlan<'_> {
         }
     }
 
-    /// The same between two lines, and in a line that waits for a deletion, if any user's rights
-    /// have changed since the last check.
+    /// Like [`Self::check_caller`], between two lines and in a line that waits for a deletion, if
+    /// any user's rights have changed since the last check.
     fn check_caller_if_changed(&mut self) -> Result<(), ApiError> {
         if self.changes.has_changed().unwrap_or(true) {
             // A change from here on is seen at the next check.
