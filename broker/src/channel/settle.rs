@@ -156,7 +156,8 @@ impl Channel {
                 }
                 _ => {
                     effects.settles_alone = true;
-                    let result = self.hand_back(&mut taken, (settle.disposition, credit), effects);
+                    let result =
+                        self.settle_in_queues(&mut taken, (settle.disposition, credit), effects);
                     effects.settles_alone = false;
                     result?;
                 }
@@ -168,12 +169,12 @@ impl Channel {
         Ok(known?)
     }
 
-    /// Returns deliveries to their queues, one call for each run of the same queue, and empties
+    /// Settles deliveries with their queues, one call for each run of the same queue, and empties
     /// `taken`.
     ///
     /// Credit that all consumers of the channel share is returned last: then the queues take it
     /// round-robin, and those that were settled first have no advantage.
-    pub(super) fn hand_back(
+    pub(super) fn settle_in_queues(
         &mut self,
         taken: &mut Vec<UnsettledDelivery>,
         (disposition, credit): (Disposition, Credit),
@@ -259,7 +260,7 @@ impl Channel {
                 .ledger
                 .take(DeliveryTags::UpTo(0), Credit::Now, AT_ONCE, &mut taken);
             let requeue = (Disposition::Requeue, Credit::Now);
-            if let Err(fault) = self.hand_back(&mut taken, requeue, effects) {
+            if let Err(fault) = self.settle_in_queues(&mut taken, requeue, effects) {
                 tracing::debug!(%fault, "deliveries of a closed channel could not be returned");
             }
             if !rest.is_ok_and(|rest| rest.is_some()) {

@@ -294,7 +294,7 @@ impl Channel {
         }
         let mut run = Vec::new();
         while let Some(disposition) = commit.next_settles(&mut run) {
-            self.hand_back(&mut run, (disposition, Credit::Later), effects)?;
+            self.settle_in_queues(&mut run, (disposition, Credit::Later), effects)?;
             if effects.is_spent() && commit.settles.peek().is_some() {
                 self.continuation = Some(Continuation::Commit(commit));
                 return Ok(FrameResult::Unfinished);
