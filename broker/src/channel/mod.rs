@@ -404,14 +404,14 @@ impl Channel {
         }
     }
 
-    /// Removes the channel's consumers, returns its deliveries to their queues and releases its due
-    /// confirms. Returns true when all of it is done, and false when the budget is spent; the next
-    /// unit of work calls it again.
+    /// Removes the channel's consumers, requeues its deliveries and releases its due confirms.
+    /// Returns true when all of it is done, and false when the budget is spent; the next unit of
+    /// work calls it again.
     pub(crate) fn close(&mut self, effects: &mut Effects) -> bool {
         if matches!(self.phase, ChannelState::Closed) {
             return true;
         }
-        if !self.requeue_deliveries(effects) || !self.finish_work(effects) {
+        if !self.leave_queues_and_requeue(effects) || !self.finish_work(effects) {
             return false;
         }
         effects.spend(LEAVING);
@@ -457,8 +457,8 @@ impl Channel {
 
     /// The first two parts of [`Self::close`]. True when the consumers have left their queues and
     /// the deliveries are requeued.
-    pub(crate) fn requeue_deliveries(&mut self, effects: &mut Effects) -> bool {
-        self.leave_queues(effects) && self.return_deliveries(effects)
+    pub(crate) fn leave_queues_and_requeue(&mut self, effects: &mut Effects) -> bool {
+        self.leave_queues(effects) && self.requeue_unsettled(effects)
     }
 
     /// Removes the consumers of a channel that ends from their queues. Returns false if the budget

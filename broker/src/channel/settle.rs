@@ -248,9 +248,9 @@ impl Channel {
         self.continue_settle(settle, effects)
     }
 
-    /// Returns the unsettled deliveries of a closing channel to their queues. True when none are
-    /// left, false when the budget is spent.
-    pub(super) fn return_deliveries(&mut self, effects: &mut Effects) -> bool {
+    /// Requeues the unsettled deliveries of a closing channel. True when none are left, false when
+    /// the budget is spent.
+    pub(super) fn requeue_unsettled(&mut self, effects: &mut Effects) -> bool {
         let mut taken = Vec::new();
         loop {
             if effects.is_spent() {
@@ -261,7 +261,7 @@ impl Channel {
                 .take(DeliveryTags::UpTo(0), Credit::Now, AT_ONCE, &mut taken);
             let requeue = (Disposition::Requeue, Credit::Now);
             if let Err(fault) = self.settle_in_queues(&mut taken, requeue, effects) {
-                tracing::debug!(%fault, "deliveries of a closed channel could not be returned");
+                tracing::debug!(%fault, "deliveries of a closed channel could not be requeued");
             }
             if !rest.is_ok_and(|rest| rest.is_some()) {
                 return true;

@@ -27,11 +27,11 @@ pub(super) struct OpenChannels {
     /// 0 is never used.
     by_number: Vec<Option<Box<Channel>>>,
     count: usize,
-    /// While the connection ends: from how many channels, counted from the front of `by_number`,
-    /// the consumers are removed.
-    left: usize,
-    /// How many of them have also returned their deliveries.
-    returned: usize,
+    /// While the connection ends: how many channels, counted from the front of `by_number`, have
+    /// removed their consumers from the queues.
+    detached: usize,
+    /// How many of them have also requeued their deliveries.
+    requeued: usize,
     /// For `by_number`.
     charge: Option<KindCharge>,
 }
@@ -115,9 +115,9 @@ impl OpenChannels {
 
     /// Ends the channels as far as the budget allows. The work of the channel `begun` continues.
     ///
-    /// All consumers leave their queues before any delivery is returned, which may take many units
+    /// All consumers leave their queues before any delivery is requeued, which may take many units
     /// of work: until they have left, other consumers may have to wait behind them. And all
-    /// deliveries are returned before work continues that may have to wait for room in the store.
+    /// deliveries are requeued before work continues that may have to wait for room in the store.
     pub(super) fn close(&mut self, begun: Option<u16>, effects: &mut Effects) -> Release {
         let begun = begun.unwrap_or(0);
         // First, because the store commits nothing else while a commit is in progress.
@@ -127,7 +127,7 @@ impl OpenChannels {
         {
             return Release::Unfinished;
         }
-        if !self.requeue_deliveries(effects) {
+        if !self.leave_queues_and_requeue(effects) {
             return Release::Unfinished;
         }
         if self
@@ -148,26 +148,26 @@ impl OpenChannels {
         Release::Done
     }
 
-    fn requeue_deliveries(&mut self, effects: &mut Effects) -> bool {
-        while let Some(slot) = self.by_number.get_mut(self.left) {
+    fn leave_queues_and_requeue(&mut self, effects: &mut Effects) -> bool {
+        while let Some(slot) = self.by_number.get_mut(self.detached) {
             if let Some(channel) = slot
                 && !channel.leave_queues(effects)
             {
                 return false;
             }
-            self.left += 1;
+            self.detached += 1;
             effects.spend(1);
             if effects.is_spent() {
                 return false;
             }
         }
-        while let Some(slot) = self.by_number.get_mut(self.returned) {
+        while let Some(slot) = self.by_number.get_mut(self.requeued) {
             if let Some(channel) = slot
-                && !channel.requeue_deliveries(effects)
+                && !channel.leave_queues_and_requeue(effects)
             {
                 return false;
             }
-            self.returned += 1;
+            self.requeued += 1;
         }
         true
     }
