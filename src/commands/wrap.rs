@@ -6,14 +6,13 @@ use std::time::Duration;
 use super::compose::{group_name, session_name};
 use super::connect::{Autostart, may_start};
 use super::start;
-use crate::cli::{DeliveryOption, ProgramArgs, TimeToLive, WrapArgs};
+use crate::cli::{ProgramArgs, TimeToLive, WrapArgs};
 use crate::config::{Config, Environment, Flags, LocalBroker};
 use crate::envelope::LineBreaks;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::peer::{Peer, PeerError, Sharing};
-use crate::wrap::delivery::DeliveryMode;
 use crate::wrap::{self, BrokerStart, Fallback, UnwrappedProgram, WrapOptions};
 
 /// The longest time that the program waits for the broker's start.
@@ -157,15 +156,7 @@ fn options(args: &WrapArgs, program: ProgramArgs, config: &Config) -> Result<Wra
         },
         is_briefed: !args.no_brief && settings.brief,
         may_send: args.allow_send,
-        delivery: args.delivery.map(|delivery| match delivery {
-            DeliveryOption::Auto => DeliveryMode::Auto,
-            DeliveryOption::Plugin => DeliveryMode::Plugin,
-            DeliveryOption::Inbox => DeliveryMode::Inbox,
-            DeliveryOption::Api => DeliveryMode::Api,
-            DeliveryOption::Pty => DeliveryMode::Keyboard,
-            DeliveryOption::Hook => DeliveryMode::Hook,
-            DeliveryOption::Notify => DeliveryMode::Notify,
-        }),
+        delivery: args.delivery,
         breaks: if args.multiline || settings.multiline {
             LineBreaks::Keep
         } else {

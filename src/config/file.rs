@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use serde::{Deserialize, Deserializer};
 
 use super::{Effective, Home, Login, ValueOrigin};
@@ -32,43 +33,46 @@ pub(super) struct File {
     pub(super) body_limit_bytes: Option<usize>,
     pub(super) max_hops: Option<u32>,
     pub(super) max_messages_per_minute: Option<u32>,
-    pub(super) delivery: Option<DeliveryWay>,
+    pub(super) delivery: Option<DeliveryMode>,
     pub(super) brief: Option<bool>,
     pub(super) multiline: Option<bool>,
     #[serde(deserialize_with = "batch")]
     pub(super) batch: Option<u32>,
 }
 
-/// How messages are delivered to an agent, as in the option `--delivery`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+/// Which ways deliver messages to an agent: the option `--delivery`, whose help has these texts,
+/// and the key `delivery`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum DeliveryWay {
-    /// The best way that the agent is known to support.
+pub enum DeliveryMode {
+    /// The first way that is open, the keyboard last
     #[default]
     Auto,
-    /// Our plugin inside it.
+    /// cbroker's plugin inside Claude Code: submitted as your own words
     Plugin,
-    /// Its inbox socket.
+    /// Claude Code's inbox socket: a teammate's request
     Inbox,
-    /// Its own interface for programs.
+    /// Codex's or opencode's own interface for programs: as your own words
     Api,
-    /// Through its hooks.
+    /// Claude Code's hooks: a notification
     Hook,
-    /// Typed into its prompt.
-    Pty,
-    /// Nothing is typed.
+    /// Typed into its prompt: as your own words
+    #[serde(rename = "pty")]
+    #[value(name = "pty")]
+    Keyboard,
+    /// Nothing is typed: title and bell; `cbroker inbox` reads
     Notify,
 }
 
-impl Display for DeliveryWay {
+impl Display for DeliveryMode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Plugin => "plugin",
             Self::Inbox => "inbox",
             Self::Api => "api",
-            Self::Pty => "pty",
             Self::Hook => "hook",
+            Self::Keyboard => "pty",
             Self::Notify => "notify",
         })
     }
@@ -99,7 +103,7 @@ pub struct Settings {
     /// (`max_messages_per_minute`).
     pub max_messages_per_minute: u32,
     /// How messages are delivered without the option `--delivery` (`delivery`).
-    pub delivery: DeliveryWay,
+    pub delivery: DeliveryMode,
     /// Whether Claude gets a briefing (`brief`).
     pub brief: bool,
     /// Whether line breaks are kept if the agent supports bracketed paste (`multiline`).

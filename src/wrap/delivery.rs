@@ -38,6 +38,7 @@ use super::hold::Hold;
 use super::ways::keyboard::{Keyboard, TurnProof};
 use super::ways::{AgentSign, Submission, SubmissionNumber, Way};
 
+pub use crate::config::DeliveryMode;
 use late::LateSubmission;
 pub use message::{
     Claim, InFlightMessage, MessageKey, MessageTable, Precedence, State, TextPlace, Unsettled,
@@ -46,39 +47,7 @@ pub use message::{
 use order::Ways;
 use takes::Take;
 
-/// Which ways deliver messages (`--delivery`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeliveryMode {
-    /// The first way that is open, with the keyboard as the last one.
-    Auto,
-    /// Only the plugin.
-    Plugin,
-    /// Only the agent's inbox socket.
-    Inbox,
-    /// Only the agent's API.
-    Api,
-    /// Only the hook.
-    Hook,
-    /// Only the keyboard.
-    Keyboard,
-    /// None: title and bell announce messages, and `cbroker inbox` shows them.
-    Notify,
-}
-
 impl DeliveryMode {
-    /// The value of `--delivery` that selects it.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Plugin => "plugin",
-            Self::Inbox => "inbox",
-            Self::Api => "api",
-            Self::Hook => "hook",
-            Self::Keyboard => "pty",
-            Self::Notify => "notify",
-        }
-    }
-
     pub(super) fn allows(self, way: Way) -> bool {
         match self {
             Self::Auto => way != Way::InboxCommand,

@@ -268,9 +268,8 @@ async fn session(prepared: PreparedStart, config: &Config) -> Result<Exit, Error
     let screen_socket = show_screen(&options, config, &identity, &mut log);
     let ways = ways::open(planned, config, &mut identity, &mut log).await;
     let (command, remarks) = child_env::command(&options, config, &identity, attachment.reach);
-    let word = mode.word();
     log.write(&format!(
-        "session {} of {}: {}, --delivery {word}",
+        "session {} of {}: {}, --delivery {mode}",
         identity.session, options.name, profile.name
     ));
     if profile.has_hooks && !options.may_send {

@@ -1,8 +1,9 @@
 //! Options of a wrap.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::cli::duration::{TimeToLive, positive_time_to_live};
+use crate::config::DeliveryMode;
 
 /// Options of a wrap, before `claude` or `run`.
 #[derive(Args, Debug, Default, Clone)]
@@ -36,7 +37,7 @@ pub struct WrapArgs {
     pub no_start: bool,
     /// How messages are delivered to the agent [default: auto]
     #[arg(long, value_name = "WAY")]
-    pub delivery: Option<DeliveryOption>,
+    pub delivery: Option<DeliveryMode>,
     /// Keep line breaks if the agent supports bracketed paste
     #[arg(long)]
     pub multiline: bool,
@@ -46,25 +47,6 @@ pub struct WrapArgs {
     /// Let Claude run `cbroker send` without asking each time
     #[arg(long)]
     pub allow_send: bool,
-}
-
-/// How messages are delivered to an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DeliveryOption {
-    /// The first way that is open, the keyboard last
-    Auto,
-    /// cbroker's plugin inside Claude Code: submitted as your own words
-    Plugin,
-    /// Claude Code's inbox socket: a teammate's request
-    Inbox,
-    /// Codex's or opencode's own interface for programs: as your own words
-    Api,
-    /// Claude Code's hooks: a notification
-    Hook,
-    /// Typed into its prompt: as your own words
-    Pty,
-    /// Nothing is typed: title and bell; `cbroker inbox` reads
-    Notify,
 }
 
 impl WrapArgs {

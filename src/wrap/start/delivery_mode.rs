@@ -1,6 +1,6 @@
 //! Resolves `--delivery`, from the options, the configuration and the program's profile.
 
-use crate::config::{Config, DeliveryWay};
+use crate::config::Config;
 use crate::error::Error;
 use crate::wrap::agents::{DefaultDelivery, Profile};
 use crate::wrap::delivery::DeliveryMode;
@@ -13,15 +13,6 @@ pub(super) fn resolve(
     config: &Config,
 ) -> Result<DeliveryMode, Error> {
     let program = options.program.to_string_lossy();
-    let configured = match config.settings.delivery {
-        DeliveryWay::Plugin => Some(DeliveryMode::Plugin),
-        DeliveryWay::Inbox => Some(DeliveryMode::Inbox),
-        DeliveryWay::Api => Some(DeliveryMode::Api),
-        DeliveryWay::Pty => Some(DeliveryMode::Keyboard),
-        DeliveryWay::Hook => Some(DeliveryMode::Hook),
-        DeliveryWay::Notify => Some(DeliveryMode::Notify),
-        DeliveryWay::Auto => None,
-    };
     let has_way = |mode: DeliveryMode| match mode {
         DeliveryMode::Plugin | DeliveryMode::Inbox | DeliveryMode::Hook => profile.has_hooks,
         DeliveryMode::Api => matches!(profile.name, "codex" | "opencode"),
@@ -35,14 +26,18 @@ pub(super) fn resolve(
         .because("it executes what is typed into it")
         .hint("leave `--delivery` out: messages are announced, and `cbroker inbox` reads them")),
         (Some(mode), _) if !has_way(mode) => Err(Error::usage(format!(
-            "`--delivery {}` does not work with {program}",
-            mode.word()
+            "`--delivery {mode}` does not work with {program}"
         ))
         .because("cbroker has no such way in for this program")),
         (Some(mode), _) => Ok(mode),
         (None, DefaultDelivery::NoticeOnly | DefaultDelivery::Notice) => Ok(DeliveryMode::Notify),
-        (None, DefaultDelivery::Typing) => Ok(configured
-            .filter(|&mode| has_way(mode))
-            .unwrap_or(DeliveryMode::Auto)),
+        (None, DefaultDelivery::Typing) => {
+            let configured = config.settings.delivery;
+            Ok(if has_way(configured) {
+                configured
+            } else {
+                DeliveryMode::Auto
+            })
+        }
     }
 }
