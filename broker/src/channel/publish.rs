@@ -44,6 +44,21 @@ fn unexpected(reason: impl Into<String>) -> Fault {
     Fault::connection(ReplyCode::UnexpectedFrame, reason)
 }
 
+impl PublishState {
+    /// The fault of a client that sends another kind of frame than this state expects.
+    fn unexpected(self) -> Fault {
+        unexpected(match self {
+            Self::Idle => "expected method frame, got non method frame instead",
+            Self::AwaitingHeader => {
+                "expected content header for class 60, got non content header frame instead"
+            }
+            Self::AwaitingBody { .. } => {
+                "expected content body, got non content body frame instead"
+            }
+        })
+    }
+}
+
 impl Publishing {
     pub(super) fn new(holdings: &Arc<ConnectionHoldings>) -> Self {
         Self {
@@ -58,12 +73,7 @@ impl Publishing {
     pub(super) fn check_idle(&self) -> Result<(), Fault> {
         match self.phase {
             PublishState::Idle => Ok(()),
-            PublishState::AwaitingHeader => Err(unexpected(
-                "expected content header for class 60, got non content header frame instead",
-            )),
-            PublishState::AwaitingBody { .. } => Err(unexpected(
-                "expected content body, got non content body frame instead",
-            )),
+            phase => Err(phase.unexpected()),
         }
     }
 
@@ -80,18 +90,8 @@ impl Channel {
         payload: &[u8],
         effects: &mut Effects,
     ) -> Result<FrameResult, Fault> {
-        match self.publishing.phase {
-            PublishState::Idle => {
-                return Err(unexpected(
-                    "expected method frame, got non method frame instead",
-                ));
-            }
-            PublishState::AwaitingBody { .. } => {
-                return Err(unexpected(
-                    "expected content body, got non content body frame instead",
-                ));
-            }
-            PublishState::AwaitingHeader => {}
+        if self.publishing.phase != PublishState::AwaitingHeader {
+            return Err(self.publishing.phase.unexpected());
         }
         let header = content::header(payload).map_err(|_| {
             Fault::connection(
@@ -132,18 +132,8 @@ impl Channel {
         payload: &[u8],
         effects: &mut Effects,
     ) -> Result<FrameResult, Fault> {
-        let missing = match self.publishing.phase {
-            PublishState::AwaitingBody { missing } => missing,
-            PublishState::Idle => {
-                return Err(unexpected(
-                    "expected method frame, got non method frame instead",
-                ));
-            }
-            PublishState::AwaitingHeader => {
-                return Err(unexpected(
-                    "expected content header for class 60, got non content header frame instead",
-                ));
-            }
+        let PublishState::AwaitingBody { missing } = self.publishing.phase else {
+            return Err(self.publishing.phase.unexpected());
         };
         let Some(left) = missing.checked_sub(payload.len() as u64) else {
             return Err(Fault::connection(
