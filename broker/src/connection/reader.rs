@@ -4,6 +4,8 @@
 //! A unit of work ends early when its budget is used up, when the client does not read what it is
 //! sent, and when memory is short and the client publishes. The connection's end ends every wait.
 
+mod frames;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,14 +18,15 @@ use super::ending::{self, ConnectionWatch, ReadEnd, wait_for_end};
 use super::open_channels::{OpenChannels, Release};
 use super::yield_policy::YieldPolicy;
 use crate::broker_state::BusyMark;
-use crate::channel::{ConnectionContext, FrameResult};
+use crate::channel::{Channel, ConnectionContext, FrameResult};
 use crate::delivery::budget::StepBudget;
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, FaultScope, ReplyCode};
 use crate::persist::Ticket;
+use crate::queue::Queue;
 use crate::registry::ConnectionEnding;
-use crate::wire::frame::{self, Frame, ParsedFrame};
-use crate::wire::method::{self, Method};
+use crate::wire::frame::{self, ParsedFrame};
+use crate::wire::method;
 use crate::wire::reply;
 
 /// How long a fast publisher waits for the consumers of a growing queue.
@@ -45,6 +48,8 @@ struct ConnectionReader {
     blocking: PublisherBlocking,
     /// The channel with unfinished work, which continues before the next frame.
     continuing: Option<u16>,
+    /// A fast publisher does not wait for the consumers of a growing queue before this time.
+    patient_from: Instant,
     /// The client has closed the connection and waits for `close-ok`.
     must_send_close_ok: bool,
 }
@@ -77,6 +82,7 @@ pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
         channels: OpenChannels::default(),
         blocking: PublisherBlocking::new(),
         continuing: None,
+        patient_from: Instant::now(),
         must_send_close_ok: false,
     };
     let (fault, cause) = match reader.read(&mut input, &mut ending).await {
@@ -113,22 +119,11 @@ impl ConnectionReader {
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut late = tokio::time::interval(LATE_LOOK);
         late.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut patient_from = Instant::now();
         let connection = Arc::clone(&self.context.connection);
         let mut blocking = self.context.broker.alarms.blocking();
         let mut yield_policy = YieldPolicy::new(&self.context.broker);
         loop {
-            let mut effects = self.begin_unit();
-            let brought = input.unused_bytes().len();
-            let outcome = self.take_frames(input, &mut effects);
-            self.blocking
-                .end_unit(brought - input.unused_bytes().len(), &effects);
-            let growing = effects.growing_queue.take();
-            let growing =
-                growing.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
-            let growing = growing.filter(|_| !self.is_committing());
-            yield_policy.count(&effects);
-            self.context.broker.end_unit(effects);
+            let (reason, growing) = self.run_unit(input, &mut yield_policy);
             yield_policy.yield_if_due().await;
             let seen = input.unused_bytes().len();
             let mut watched = ConnectionWatch {
@@ -136,17 +131,12 @@ impl ConnectionReader {
                 ending: &mut *ending,
                 connection: &connection,
             };
-            if let Some(queue) = growing {
-                // This gives consumers that keep up in the long run time to do so; others cost no
-                // more than this wait.
-                let drained = tokio::time::timeout(DRAINED_WITHIN, queue.drained());
-                match watched.or_end(drained).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => patient_from = Instant::now() + NO_WAIT_AFTER_TIMEOUT,
-                    Err(end) => return end,
-                }
+            if let Some(queue) = growing
+                && let Err(end) = self.wait_for_consumers(&queue, &mut watched).await
+            {
+                return end;
             }
-            let needed = match self.pause(outcome, &mut watched).await {
+            let needed = match self.pause(reason, &mut watched).await {
                 Ok(needed) => needed,
                 Err(end) => return end,
             };
@@ -171,6 +161,41 @@ impl ConnectionReader {
                 _ = late.tick(), if input.has_large_buffer() => {}
             }
         }
+    }
+
+    /// Handles the frames that were read, in one unit of work. Returns why it ended, and the queue
+    /// that grew if its fast publisher must wait for the consumers.
+    fn run_unit(
+        &mut self,
+        input: &mut ReadBuffer,
+        yield_policy: &mut YieldPolicy,
+    ) -> (StopReason, Option<Arc<Queue>>) {
+        let mut effects = self.begin_unit();
+        let brought = input.unused_bytes().len();
+        let reason = self.take_frames(input, &mut effects);
+        self.blocking
+            .end_unit(brought - input.unused_bytes().len(), &effects);
+        let growing = effects.growing_queue.take();
+        let growing = growing.filter(|_| {
+            brought >= HURRY_BYTES && Instant::now() >= self.patient_from && !self.is_committing()
+        });
+        yield_policy.count(&effects);
+        self.context.broker.end_unit(effects);
+        (reason, growing)
+    }
+
+    /// Gives consumers that keep up in the long run time to do so; others cost no more than this
+    /// wait.
+    async fn wait_for_consumers(
+        &mut self,
+        growing: &Queue,
+        watched: &mut ConnectionWatch<'_>,
+    ) -> Result<(), ReadEnd> {
+        let drained = tokio::time::timeout(DRAINED_WITHIN, growing.drained());
+        if watched.or_end(drained).await?.is_err() {
+            self.patient_from = Instant::now() + NO_WAIT_AFTER_TIMEOUT;
+        }
+        Ok(())
     }
 
     /// Begins a unit of work. One that continues a commit gets a full budget, however many other
@@ -316,18 +341,23 @@ impl ConnectionReader {
         outcome
     }
 
+    /// The channel whose work continues before the next frame.
+    fn continuing_channel(&mut self) -> Option<&mut Channel> {
+        self.channels.get(self.continuing?)
+    }
+
     /// Whether a commit must continue before the next frame. The store's commits wait for it, so it
     /// continues while publishers are blocked; its memory was charged with its publishes.
     fn is_committing(&mut self) -> bool {
-        let continuing = self.continuing.and_then(|number| self.channels.get(number));
-        continuing.is_some_and(|channel| channel.is_committing())
+        self.continuing_channel()
+            .is_some_and(|channel| channel.is_committing())
     }
 
     /// Waits for the store's backlog, but not in a commit that the store waits for.
     async fn backlog_over(&mut self) {
         loop {
-            let continuing = self.continuing.and_then(|number| self.channels.get(number));
-            if continuing.is_some_and(|channel| channel.is_commit_awaited()) {
+            let channel = self.continuing_channel();
+            if channel.is_some_and(|channel| channel.is_commit_awaited()) {
                 return;
             }
             let drained = tokio::time::timeout(LOADING, self.context.broker.store_drained());
@@ -339,8 +369,8 @@ impl ConnectionReader {
 
     /// Whether a publish must continue before the next frame.
     fn is_publishing(&mut self) -> bool {
-        let continuing = self.continuing.and_then(|number| self.channels.get(number));
-        continuing.is_some_and(|channel| channel.is_publishing())
+        self.continuing_channel()
+            .is_some_and(|channel| channel.is_publishing())
     }
 
     /// The reason why no further frame may be received now.
@@ -387,71 +417,6 @@ impl ConnectionReader {
             },
         }
         None
-    }
-
-    fn receive(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<FrameResult, Fault> {
-        if frame.channel == 0 {
-            return self.receive_own(frame, effects);
-        }
-        match frame.kind {
-            frame::METHOD | frame::BODY => {}
-            frame::HEADER => self.blocking.note_publish(),
-            frame::HEARTBEAT => {
-                return Err(Fault::connection(ReplyCode::UnexpectedFrame, frame.quote()));
-            }
-            _ => {
-                return Err(Fault::connection(
-                    ReplyCode::FrameError,
-                    format!("{}: unknown_frame", frame.quote()),
-                ));
-            }
-        }
-        match self.channels.get(frame.channel) {
-            Some(channel) => channel.receive(frame, effects),
-            None => self.channels.open(frame, &self.context, effects),
-        }
-    }
-
-    /// A frame on channel 0.
-    fn receive_own(
-        &mut self,
-        frame: Frame<'_>,
-        effects: &mut Effects,
-    ) -> Result<FrameResult, Fault> {
-        match frame.kind {
-            frame::HEARTBEAT => return Ok(FrameResult::Done),
-            frame::METHOD => {}
-            frame::HEADER | frame::BODY => {
-                return Err(Fault::connection(ReplyCode::UnexpectedFrame, frame.quote()));
-            }
-            _ => {
-                return Err(Fault::connection(
-                    ReplyCode::FrameError,
-                    format!("{}: unknown_frame", frame.quote()),
-                ));
-            }
-        }
-        match method::decode(frame.payload) {
-            Ok(Method::ConnectionClose { .. }) => {
-                self.must_send_close_ok = true;
-                Ok(FrameResult::Closed)
-            }
-            Ok(Method::ConnectionUpdateSecret { .. }) => {
-                self.context
-                    .connection
-                    .outbox
-                    .write(effects, |out| reply::empty_method(out, 0, 10, 71));
-                Ok(FrameResult::Done)
-            }
-            Ok(Method::ConnectionCloseOk) => Ok(FrameResult::Closed),
-            Err(error @ method::MethodError::Undecodable(_)) => {
-                Err(Fault::connection(ReplyCode::FrameError, error.to_string()))
-            }
-            _ => Err(Fault::connection(
-                ReplyCode::ChannelError,
-                "unexpected method in connection state running",
-            )),
-        }
     }
 
     /// Ends the channels as far as the budget allows, then deletes the connection's exclusive

@@ -7,10 +7,10 @@ use crate::broker_state::BrokerState;
 use crate::channel::tests::context;
 use crate::delivery::outbox::Frames;
 use crate::persist::StoreEvent;
-use crate::queue::Queue;
 use crate::registry::OpenedConnection;
 use crate::tests::{declare, opened};
 use crate::vhost::{BindRequest, DeleteCondition, Destination, Published};
+use crate::wire::frame::Frame;
 
 /// More than one unit of work returns to its queue.
 const HELD: u32 = 20_000;
@@ -32,6 +32,7 @@ fn reader(broker: &Arc<BrokerState>) -> ConnectionReader {
         channels: OpenChannels::default(),
         blocking: PublisherBlocking::new(),
         continuing: None,
+        patient_from: Instant::now(),
         must_send_close_ok: false,
     }
 }
