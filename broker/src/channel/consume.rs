@@ -12,6 +12,7 @@ use crate::queue::consumer::{Consumer, Subscription};
 use crate::queue::{GetMode, GetResult, Queue, SubscribeResult};
 use crate::vhost::{REPLY_TO, REPLY_TO_PREFIX, ReplyConsumer};
 use crate::wire::method::Consume;
+use crate::wire::method_id::MethodId;
 use crate::wire::reply;
 use crate::wire::table::Table;
 
@@ -40,7 +41,7 @@ impl Channel {
             self.view.prefetch.store(self.prefetch, Relaxed);
         }
         self.send(effects, |out, channel| {
-            reply::empty_method(out, channel, 60, 11);
+            reply::empty_method(out, channel, MethodId::BASIC_QOS_OK);
         });
         Ok(FrameResult::Done)
     }

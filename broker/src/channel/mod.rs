@@ -20,6 +20,7 @@ use crate::registry::ChannelView;
 use crate::wire::content::ChannelFraming;
 use crate::wire::frame::{self, Frame};
 use crate::wire::method::{self, Method};
+use crate::wire::method_id::MethodId;
 use crate::wire::reply;
 
 mod access;
@@ -85,7 +86,7 @@ enum ClosingFrame {
     /// The client closed the channel.
     CloseOk,
     /// The server closes it because of this fault of the method with these numbers.
-    Close(Fault, (u16, u16)),
+    Close(Fault, MethodId),
 }
 
 /// The cost, in steps, of removing a consumer from its queue, or a channel from its connection.
@@ -198,7 +199,7 @@ impl Channel {
             Ok(Method::ChannelCloseOk) => FrameResult::Closed,
             Ok(Method::ChannelClose { .. }) => {
                 self.send(effects, |out, channel| {
-                    reply::empty_method(out, channel, 20, 41);
+                    reply::empty_method(out, channel, MethodId::CHANNEL_CLOSE_OK);
                 });
                 FrameResult::Done
             }
@@ -294,7 +295,7 @@ impl Channel {
             }
             Method::AccessRequest => {
                 self.send(effects, |out, channel| {
-                    reply::MethodFrame::new(out, channel, 30, 11)
+                    reply::MethodFrame::new(out, channel, MethodId::ACCESS_REQUEST_OK)
                         .u16(1)
                         .finish();
                 });
@@ -316,7 +317,9 @@ impl Channel {
             return Err(Fault::connection(ReplyCode::NotImplemented, "active=false"));
         }
         self.send(effects, |out, channel| {
-            reply::MethodFrame::new(out, channel, 20, 21).u8(1).finish();
+            reply::MethodFrame::new(out, channel, MethodId::CHANNEL_FLOW_OK)
+                .u8(1)
+                .finish();
         });
         Ok(FrameResult::Done)
     }
@@ -344,7 +347,7 @@ impl Channel {
         }
         if !no_wait {
             self.send(effects, |out, channel| {
-                reply::empty_method(out, channel, 85, 11);
+                reply::empty_method(out, channel, MethodId::CONFIRM_SELECT_OK);
             });
         }
         Ok(FrameResult::Done)
@@ -376,7 +379,7 @@ impl Channel {
     pub(crate) fn fail(
         &mut self,
         fault: Fault,
-        cause: (u16, u16),
+        cause: MethodId,
         effects: &mut Effects,
     ) -> FrameResult {
         self.end(ClosingFrame::Close(fault, cause), effects)
@@ -391,7 +394,7 @@ impl Channel {
         match last {
             ClosingFrame::CloseOk => {
                 self.send(effects, |out, channel| {
-                    reply::empty_method(out, channel, 20, 41);
+                    reply::empty_method(out, channel, MethodId::CHANNEL_CLOSE_OK);
                 });
                 FrameResult::Closed
             }

@@ -17,6 +17,7 @@ use crate::fault::{Fault, ReplyCode};
 use crate::memory;
 use crate::queue::{Disposition, Queue};
 use crate::tap::{EXCERPT_BYTES, TapEvent, TapEventKind};
+use crate::wire::method_id::MethodId;
 use crate::wire::reply;
 
 /// The most deliveries that one step settles. If a method names more, the unit of work may end in
@@ -124,7 +125,7 @@ impl Channel {
         }
         if settle.then == SettleReply::Recovered(ReplyMode::Expected) {
             self.send(effects, |out, channel| {
-                reply::empty_method(out, channel, 60, 111);
+                reply::empty_method(out, channel, MethodId::BASIC_RECOVER_OK);
             });
         }
         Ok(FrameResult::Done)

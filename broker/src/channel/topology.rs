@@ -17,6 +17,7 @@ use crate::vhost::{
     BindRequest, Declare, DeleteCondition, Destination, REPLY_TO, REPLY_TO_PREFIX, strip_breaks,
 };
 use crate::wire::method::{BindMethod, ExchangeDeclare, QueueDeclare};
+use crate::wire::method_id::MethodId;
 use crate::wire::reply;
 
 /// A purge whose messages have left the queue and are not all gone.
@@ -104,7 +105,7 @@ impl Channel {
                 declare.no_wait,
                 effects,
                 |out, channel| {
-                    reply::empty_method(out, channel, 40, 11);
+                    reply::empty_method(out, channel, MethodId::EXCHANGE_DECLARE_OK);
                 },
             ));
         }
@@ -132,7 +133,7 @@ impl Channel {
         };
         Ok(
             self.reply_if_wanted(ticket, declare.no_wait, effects, |out, channel| {
-                reply::empty_method(out, channel, 40, 11);
+                reply::empty_method(out, channel, MethodId::EXCHANGE_DECLARE_OK);
             }),
         )
     }
@@ -156,7 +157,7 @@ impl Channel {
         };
         Ok(
             self.reply_if_wanted(ticket, no_wait, effects, |out, channel| {
-                reply::empty_method(out, channel, 40, 21);
+                reply::empty_method(out, channel, MethodId::EXCHANGE_DELETE_OK);
             }),
         )
     }
@@ -214,7 +215,7 @@ impl Channel {
         let ticket = self.context.vhost.bind(bind)?;
         Ok(
             self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
-                reply::empty_method(out, channel, 40, 31);
+                reply::empty_method(out, channel, MethodId::EXCHANGE_BIND_OK);
             }),
         )
     }
@@ -228,7 +229,7 @@ impl Channel {
         let ticket = self.context.vhost.unbind(&bind, effects)?;
         Ok(
             self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
-                reply::empty_method(out, channel, 40, 51);
+                reply::empty_method(out, channel, MethodId::EXCHANGE_UNBIND_OK);
             }),
         )
     }
@@ -242,7 +243,7 @@ impl Channel {
         let ticket = self.context.vhost.bind(bind)?;
         Ok(
             self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
-                reply::empty_method(out, channel, 50, 21);
+                reply::empty_method(out, channel, MethodId::QUEUE_BIND_OK);
             }),
         )
     }
@@ -256,7 +257,7 @@ impl Channel {
         let ticket = self.context.vhost.unbind(&bind, effects)?;
         Ok(
             self.reply_if_wanted(ticket, binding.no_wait, effects, |out, channel| {
-                reply::empty_method(out, channel, 50, 51);
+                reply::empty_method(out, channel, MethodId::QUEUE_UNBIND_OK);
             }),
         )
     }
@@ -362,7 +363,7 @@ impl Channel {
         let (count, ticket) = (purge.removed.count(), purge.removed.ticket());
         Ok(
             self.reply_if_wanted(ticket, purge.no_wait, effects, |out, channel| {
-                reply::queue_count_ok(out, channel, 31, clamp(count));
+                reply::queue_count_ok(out, channel, MethodId::QUEUE_PURGE_OK, clamp(count));
             }),
         )
     }
@@ -392,7 +393,7 @@ impl Channel {
         }
         Ok(
             self.reply_if_wanted(ticket, no_wait, effects, |out, channel| {
-                reply::queue_count_ok(out, channel, 41, clamp(count));
+                reply::queue_count_ok(out, channel, MethodId::QUEUE_DELETE_OK, clamp(count));
                 out.extend_from_slice(&cancels_after_delete);
             }),
         )

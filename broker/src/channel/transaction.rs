@@ -19,6 +19,7 @@ use crate::persist::{CommitPause, Ticket};
 use crate::queue::Disposition;
 use crate::queue::message::Message;
 use crate::vhost::Vhost;
+use crate::wire::method_id::MethodId;
 use crate::wire::properties::Properties;
 use crate::wire::reply;
 
@@ -207,7 +208,7 @@ impl Channel {
             }
         }
         self.send(effects, |out, channel| {
-            reply::empty_method(out, channel, 90, 11);
+            reply::empty_method(out, channel, MethodId::TX_SELECT_OK);
         });
         Ok(FrameResult::Done)
     }
@@ -304,7 +305,7 @@ impl Channel {
             return Err(Fault::precondition("partial tx completion"));
         }
         Ok(self.reply_after(commit.last, effects, |out, channel| {
-            reply::empty_method(out, channel, 90, 21);
+            reply::empty_method(out, channel, MethodId::TX_COMMIT_OK);
         }))
     }
 
@@ -312,7 +313,7 @@ impl Channel {
         let mut transaction = self.transaction()?;
         self.ledger.put_back(transaction.take_settled(), effects);
         self.send(effects, |out, channel| {
-            reply::empty_method(out, channel, 90, 31);
+            reply::empty_method(out, channel, MethodId::TX_ROLLBACK_OK);
         });
         Ok(FrameResult::Done)
     }

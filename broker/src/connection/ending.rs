@@ -12,7 +12,7 @@ use crate::fault::{Fault, ReplyCode};
 use crate::memory::{self, RoomWanted};
 use crate::registry::{ConnectionEnding, ConnectionHandle};
 use crate::wire::frame::{self, ParsedFrame};
-use crate::wire::method;
+use crate::wire::method_id::MethodId;
 use crate::wire::reply;
 
 /// Larger than any `connection.close` or `close-ok`.
@@ -32,7 +32,7 @@ pub(super) enum ReadEnd {
     /// connection held is released.
     Closed,
     /// The server closes the connection, and the client must be sent the reason.
-    Refused(Fault, (u16, u16)),
+    Refused(Fault, MethodId),
 }
 
 /// Watches for the end of a connection while its reader waits for something else.
@@ -72,7 +72,7 @@ impl ConnectionWatch<'_> {
         if memory::is_room_wanted() && self.input.is_late() {
             let reason = "a frame is not whole, and others need the memory for theirs";
             let fault = Fault::connection(ReplyCode::ResourceError, reason);
-            return Err(ReadEnd::Refused(fault, (0, 0)));
+            return Err(ReadEnd::Refused(fault, MethodId::NONE));
         }
         Ok(())
     }
@@ -84,7 +84,7 @@ pub(super) async fn wait_for_end(
     ending: &mut watch::Receiver<Option<ConnectionEnding>>,
 ) -> ReadEnd {
     match ending.wait_for(Option::is_some).await.as_deref() {
-        Ok(Some(ConnectionEnding::Close(fault))) => ReadEnd::Refused(fault.clone(), (0, 0)),
+        Ok(Some(ConnectionEnding::Close(fault))) => ReadEnd::Refused(fault.clone(), MethodId::NONE),
         _ => ReadEnd::Gone,
     }
 }
@@ -124,15 +124,18 @@ pub(super) async fn drop_frames_until_close_ok(
         match input.front(context.frame_max) {
             _ if skipped > 0 => needed = frame::OVERHEAD,
             Ok(ParsedFrame::Whole(front)) => {
-                let ids = (front.kind == frame::METHOD && front.channel == 0)
-                    .then(|| method::ids(front.payload));
+                let id = (front.kind == frame::METHOD && front.channel == 0)
+                    .then(|| MethodId::of(front.payload));
                 let total = front.total();
                 input.consume(total);
-                match ids {
-                    Some((10, 51)) => return,
+                match id {
+                    Some(MethodId::CONNECTION_CLOSE_OK) => return,
                     // Only once: the replies to a client that does not read would pile up.
-                    Some((10, 50)) if !std::mem::replace(&mut is_answered, true) => {
-                        context.send(|out| reply::empty_method(out, 0, 10, 51));
+                    Some(MethodId::CONNECTION_CLOSE)
+                        if !std::mem::replace(&mut is_answered, true) =>
+                    {
+                        context
+                            .send(|out| reply::empty_method(out, 0, MethodId::CONNECTION_CLOSE_OK));
                     }
                     _ => {}
                 }

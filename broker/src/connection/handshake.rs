@@ -19,6 +19,7 @@ use crate::registry::{ConnectionHandle, OpenedConnection, SocketEnd};
 use crate::users::{Credential, LoginOrigin, ScramExchange};
 use crate::wire::frame::{self, ParsedFrame};
 use crate::wire::method::{self, Method};
+use crate::wire::method_id::MethodId;
 use crate::wire::reply::{self, MethodFrame};
 use crate::wire::table::{Table, Value};
 use crate::wire::{PROTOCOL_HEADER, frame::MIN_LIMIT};
@@ -71,7 +72,7 @@ pub(super) async fn run(
     };
     greeting.protocol_header().await?;
     greeting.send(|out| {
-        MethodFrame::new(out, 0, 10, 10)
+        MethodFrame::new(out, 0, MethodId::CONNECTION_START)
             .u8(0)
             .u8(9)
             .raw(&server_properties().to_bytes())
@@ -82,9 +83,13 @@ pub(super) async fn run(
     let claim = greeting.read_start_ok().await?;
     let (user, proved_with) = greeting.log_in(&claim).await?;
     let agreed = greeting.tune().await;
-    let agreed = greeting.report_refusal(agreed, (10, 31)).await?;
+    let agreed = greeting
+        .report_refusal(agreed, MethodId::CONNECTION_TUNE_OK)
+        .await?;
     let opened = greeting.open(&user).await;
-    let vhost = greeting.report_refusal(opened, (10, 40)).await?;
+    let vhost = greeting
+        .report_refusal(opened, MethodId::CONNECTION_OPEN)
+        .await?;
     let user: Arc<str> = user.into();
     let context = ConnectionContext {
         broker: Arc::clone(broker),
@@ -106,11 +111,15 @@ pub(super) async fn run(
     };
     let admitted =
         admission::open_connection(broker, connection, opened).map_err(HandshakeEnd::from);
-    greeting.report_refusal(admitted, (10, 40)).await?;
+    greeting
+        .report_refusal(admitted, MethodId::CONNECTION_OPEN)
+        .await?;
     // A change of the user ends the connections that are marked as open. A change before this
     // connection was marked did not end it, so that is checked here.
     let is_welcome = is_still_welcome(&context, &proved_with);
-    greeting.report_refusal(is_welcome, (10, 40)).await?;
+    greeting
+        .report_refusal(is_welcome, MethodId::CONNECTION_OPEN)
+        .await?;
     greeting.send(reply::connection_open_ok);
     Ok(context)
 }
@@ -221,7 +230,8 @@ impl Greeting<'_> {
             _ => Err(out_of_place()),
         });
         let claimed = claimed.await;
-        self.report_refusal(claimed, (10, 11)).await
+        self.report_refusal(claimed, MethodId::CONNECTION_START_OK)
+            .await
     }
 
     /// Returns the authenticated user. A client that understands a refusal is sent one.
@@ -241,7 +251,7 @@ impl Greeting<'_> {
         );
         let fault = Fault::connection(ReplyCode::AccessRefused, reason);
         if claim.can("authentication_failure_close") {
-            self.send_close(&fault, (0, 0)).await;
+            self.send_close(&fault, MethodId::NONE).await;
         }
         Err(fault.into())
     }
@@ -307,7 +317,7 @@ impl Greeting<'_> {
     /// Returns the response to a `connection.secure`.
     async fn challenge(&mut self, challenge: &[u8]) -> Result<Vec<u8>, HandshakeEnd> {
         self.send(|out| {
-            MethodFrame::new(out, 0, 10, 20)
+            MethodFrame::new(out, 0, MethodId::CONNECTION_SECURE)
                 .long_string(challenge)
                 .finish();
         });
@@ -316,7 +326,8 @@ impl Greeting<'_> {
             _ => Err(out_of_place()),
         });
         let received = received.await;
-        self.report_refusal(received, (10, 21)).await
+        self.report_refusal(received, MethodId::CONNECTION_SECURE_OK)
+            .await
     }
 
     /// Channels, octets of a frame, seconds between heartbeats.
@@ -401,7 +412,7 @@ impl Greeting<'_> {
     async fn report_refusal<R>(
         &mut self,
         outcome: Result<R, HandshakeEnd>,
-        cause: (u16, u16),
+        cause: MethodId,
     ) -> Result<R, HandshakeEnd> {
         if let Err(HandshakeEnd::Refused(fault)) = &outcome {
             self.send_close(fault, cause).await;
@@ -411,7 +422,7 @@ impl Greeting<'_> {
 
     /// Sends `connection.close` and waits a moment for `close-ok`, so that the text is not lost
     /// with the socket.
-    async fn send_close(&mut self, fault: &Fault, cause: (u16, u16)) {
+    async fn send_close(&mut self, fault: &Fault, cause: MethodId) {
         self.send(|out| reply::close(out, 0, fault.code.number(), &fault.text(), cause));
         let closing =
             async { while self.read_more(1).await.is_ok_and(|()| !self.saw_close_ok()) {} };
@@ -421,7 +432,8 @@ impl Greeting<'_> {
 
     fn saw_close_ok(&mut self) -> bool {
         while let Ok(ParsedFrame::Whole(whole)) = self.input.front(GREETING_BYTES) {
-            let is_close_ok = whole.kind == frame::METHOD && method::ids(whole.payload) == (10, 51);
+            let is_close_ok = whole.kind == frame::METHOD
+                && MethodId::of(whole.payload) == MethodId::CONNECTION_CLOSE_OK;
             let total = whole.total();
             self.input.consume(total);
             if is_close_ok {

@@ -26,7 +26,7 @@ use crate::persist::Ticket;
 use crate::queue::Queue;
 use crate::registry::ConnectionEnding;
 use crate::wire::frame::{self, ParsedFrame};
-use crate::wire::method;
+use crate::wire::method_id::MethodId;
 use crate::wire::reply;
 
 /// How long a fast publisher waits for the consumers of a growing queue.
@@ -69,7 +69,7 @@ enum StopReason {
     /// There is no memory for more messages of this client.
     Short,
     /// A frame was refused; the client must be sent the reason.
-    Fault(Fault, (u16, u16)),
+    Fault(Fault, MethodId),
     /// The client closed the connection.
     Closed,
 }
@@ -90,7 +90,8 @@ pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
         ReadEnd::Closed => {
             reader.release_all(None).await;
             if reader.must_send_close_ok {
-                let close_ok = |out: &mut Vec<u8>| reply::empty_method(out, 0, 10, 51);
+                let close_ok =
+                    |out: &mut Vec<u8>| reply::empty_method(out, 0, MethodId::CONNECTION_CLOSE_OK);
                 reader.context.send(close_ok);
             }
             return ending::drop_input_until_closed(&reader.context.connection, &mut input).await;
@@ -225,7 +226,7 @@ impl ConnectionReader {
             StopReason::Closed => return Err(ReadEnd::Closed),
             StopReason::Wait(ticket, frames) => {
                 if !watched.or_end(broker.durable(ticket)).await? {
-                    return Err(ReadEnd::Refused(Fault::store_stopped(), (0, 0)));
+                    return Err(ReadEnd::Refused(Fault::store_stopped(), MethodId::NONE));
                 }
                 self.context.send(|out| out.extend_from_slice(&frames));
             }
@@ -304,7 +305,7 @@ impl ConnectionReader {
                     Some(channel) => channel.continue_work(effects),
                     None => Ok(FrameResult::Done),
                 };
-                match self.stop_reason(step, number, || (60, 40), effects) {
+                match self.stop_reason(step, number, || MethodId::BASIC_PUBLISH, effects) {
                     Some(outcome) => break outcome,
                     // The next frame may be a publish, which has to wait.
                     None if self.is_blocked() => break StopReason::Spent,
@@ -317,7 +318,7 @@ impl ConnectionReader {
                 Err(error) => {
                     break StopReason::Fault(
                         Fault::connection(ReplyCode::FrameError, error.to_string()),
-                        (0, 0),
+                        MethodId::NONE,
                     );
                 }
             };
@@ -328,9 +329,9 @@ impl ConnectionReader {
             used += front.total();
             let cause = || {
                 if front.kind == frame::METHOD {
-                    method::ids(front.payload)
+                    MethodId::of(front.payload)
                 } else {
-                    (60, 40)
+                    MethodId::BASIC_PUBLISH
                 }
             };
             if let Some(outcome) = self.stop_reason(step, front.channel, cause, effects) {
@@ -391,7 +392,7 @@ impl ConnectionReader {
         &mut self,
         step: Result<FrameResult, Fault>,
         number: u16,
-        cause: impl FnOnce() -> (u16, u16),
+        cause: impl FnOnce() -> MethodId,
         effects: &mut Effects,
     ) -> Option<StopReason> {
         match step {
@@ -436,7 +437,7 @@ impl ConnectionReader {
 
     /// Requeues the unsettled deliveries of the connection and deletes its exclusive queues, in as
     /// many units of work as that takes. Then sends the client the `reason`, if there is one.
-    async fn release_all(&mut self, reason: Option<(&Fault, (u16, u16))>) {
+    async fn release_all(&mut self, reason: Option<(&Fault, MethodId)>) {
         self.context.connection.outbox.refuse_deliveries();
         let mut busy = BusyMark::new(&self.context.broker);
         loop {

@@ -17,12 +17,6 @@ pub(crate) enum MethodError<'a> {
     Unknown { class: u16, method: u16 },
 }
 
-/// Reads the class and method number of a method frame; 0 for what is missing.
-pub(crate) fn ids(payload: &[u8]) -> (u16, u16) {
-    let mut cursor = ByteCursor::new(payload);
-    (cursor.u16().unwrap_or(0), cursor.u16().unwrap_or(0))
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "the protocol's own bits")]
 pub(crate) struct ExchangeDeclare<'a> {

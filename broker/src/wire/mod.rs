@@ -13,6 +13,7 @@ pub(crate) mod cursor;
 pub(crate) mod erlang;
 pub(crate) mod frame;
 pub(crate) mod method;
+pub(crate) mod method_id;
 pub mod properties;
 pub(crate) mod reply;
 pub mod table;

@@ -1,7 +1,8 @@
 //! Writes the methods that the server sends outside the hot path, as whole frames. Depends on
-//! `frame`.
+//! `frame` and `method_id`.
 
 use super::frame;
+use super::method_id::MethodId;
 
 /// A method frame under construction. [`MethodFrame::finish`] fills in its length.
 pub(crate) struct MethodFrame<'a> {
@@ -10,11 +11,11 @@ pub(crate) struct MethodFrame<'a> {
 }
 
 impl<'a> MethodFrame<'a> {
-    pub(crate) fn new(out: &'a mut Vec<u8>, channel: u16, class: u16, method: u16) -> Self {
+    pub(crate) fn new(out: &'a mut Vec<u8>, channel: u16, id: MethodId) -> Self {
         let start = out.len();
         frame::head(out, frame::METHOD, channel, 0);
-        out.extend_from_slice(&class.to_be_bytes());
-        out.extend_from_slice(&method.to_be_bytes());
+        out.extend_from_slice(&id.class.to_be_bytes());
+        out.extend_from_slice(&id.method.to_be_bytes());
         Self { out, start }
     }
 
@@ -76,8 +77,8 @@ impl<'a> MethodFrame<'a> {
 }
 
 /// Writes a method without arguments, such as `channel.close-ok`.
-pub(crate) fn empty_method(out: &mut Vec<u8>, channel: u16, class: u16, method: u16) {
-    MethodFrame::new(out, channel, class, method).finish();
+pub(crate) fn empty_method(out: &mut Vec<u8>, channel: u16, id: MethodId) {
+    MethodFrame::new(out, channel, id).finish();
 }
 
 pub(crate) fn connection_tune(
@@ -86,7 +87,7 @@ pub(crate) fn connection_tune(
     frame_max: u32,
     heartbeat_s: u16,
 ) {
-    MethodFrame::new(out, 0, 10, 30)
+    MethodFrame::new(out, 0, MethodId::CONNECTION_TUNE)
         .u16(channel_max)
         .u32(frame_max)
         .u16(heartbeat_s)
@@ -94,32 +95,38 @@ pub(crate) fn connection_tune(
 }
 
 pub(crate) fn connection_open_ok(out: &mut Vec<u8>) {
-    MethodFrame::new(out, 0, 10, 41).short_string(b"").finish();
+    MethodFrame::new(out, 0, MethodId::CONNECTION_OPEN_OK)
+        .short_string(b"")
+        .finish();
 }
 
 /// Writes `connection.close` on channel 0 and `channel.close` on all others.
-pub(crate) fn close(out: &mut Vec<u8>, channel: u16, code: u16, text: &str, cause: (u16, u16)) {
-    let (class, method) = if channel == 0 { (10, 50) } else { (20, 40) };
-    MethodFrame::new(out, channel, class, method)
+pub(crate) fn close(out: &mut Vec<u8>, channel: u16, code: u16, text: &str, cause: MethodId) {
+    let id = if channel == 0 {
+        MethodId::CONNECTION_CLOSE
+    } else {
+        MethodId::CHANNEL_CLOSE
+    };
+    MethodFrame::new(out, channel, id)
         .u16(code)
         .short_string(text.as_bytes())
-        .u16(cause.0)
-        .u16(cause.1)
+        .u16(cause.class)
+        .u16(cause.method)
         .finish();
 }
 
 pub(crate) fn connection_blocked(out: &mut Vec<u8>, reason: &str) {
-    MethodFrame::new(out, 0, 10, 60)
+    MethodFrame::new(out, 0, MethodId::CONNECTION_BLOCKED)
         .short_string(reason.as_bytes())
         .finish();
 }
 
 pub(crate) fn connection_unblocked(out: &mut Vec<u8>) {
-    empty_method(out, 0, 10, 61);
+    empty_method(out, 0, MethodId::CONNECTION_UNBLOCKED);
 }
 
 pub(crate) fn channel_open_ok(out: &mut Vec<u8>, channel: u16) {
-    MethodFrame::new(out, channel, 20, 11)
+    MethodFrame::new(out, channel, MethodId::CHANNEL_OPEN_OK)
         .long_string(b"")
         .finish();
 }
@@ -131,55 +138,53 @@ pub(crate) fn queue_declare_ok(
     ready: u32,
     consumers: u32,
 ) {
-    MethodFrame::new(out, channel, 50, 11)
+    MethodFrame::new(out, channel, MethodId::QUEUE_DECLARE_OK)
         .short_string(queue.as_bytes())
         .u32(ready)
         .u32(consumers)
         .finish();
 }
 
-/// Writes `queue.purge-ok` (31) or `queue.delete-ok` (41) with the number of deleted messages.
-pub(crate) fn queue_count_ok(out: &mut Vec<u8>, channel: u16, method: u16, count: u32) {
-    MethodFrame::new(out, channel, 50, method)
-        .u32(count)
-        .finish();
+/// Writes `queue.purge-ok` or `queue.delete-ok` with the number of deleted messages.
+pub(crate) fn queue_count_ok(out: &mut Vec<u8>, channel: u16, id: MethodId, count: u32) {
+    MethodFrame::new(out, channel, id).u32(count).finish();
 }
 
 pub(crate) fn consume_ok(out: &mut Vec<u8>, channel: u16, tag: &str) {
-    MethodFrame::new(out, channel, 60, 21)
+    MethodFrame::new(out, channel, MethodId::BASIC_CONSUME_OK)
         .short_string(tag.as_bytes())
         .finish();
 }
 
 pub(crate) fn cancel_ok(out: &mut Vec<u8>, channel: u16, tag: &str) {
-    MethodFrame::new(out, channel, 60, 31)
+    MethodFrame::new(out, channel, MethodId::BASIC_CANCEL_OK)
         .short_string(tag.as_bytes())
         .finish();
 }
 
 /// Writes the server's own `basic.cancel`: the queue was deleted.
 pub(crate) fn cancel(out: &mut Vec<u8>, channel: u16, tag: &str) {
-    MethodFrame::new(out, channel, 60, 30)
+    MethodFrame::new(out, channel, MethodId::BASIC_CANCEL)
         .short_string(tag.as_bytes())
         .u8(1)
         .finish();
 }
 
 pub(crate) fn get_empty(out: &mut Vec<u8>, channel: u16) {
-    MethodFrame::new(out, channel, 60, 72)
+    MethodFrame::new(out, channel, MethodId::BASIC_GET_EMPTY)
         .short_string(b"")
         .finish();
 }
 
 pub(crate) fn ack(out: &mut Vec<u8>, channel: u16, tag: u64, multiple: bool) {
-    MethodFrame::new(out, channel, 60, 80)
+    MethodFrame::new(out, channel, MethodId::BASIC_ACK)
         .u64(tag)
         .u8(u8::from(multiple))
         .finish();
 }
 
 pub(crate) fn nack(out: &mut Vec<u8>, channel: u16, tag: u64, multiple: bool) {
-    MethodFrame::new(out, channel, 60, 120)
+    MethodFrame::new(out, channel, MethodId::BASIC_NACK)
         .u64(tag)
         .u8(u8::from(multiple))
         .finish();

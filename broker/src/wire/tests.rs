@@ -9,6 +9,7 @@ use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 use proptest::prelude::*;
 
 use super::method::{self, BindMethod, Consume, ExchangeDeclare, Method, Publish, QueueDeclare};
+use super::method_id::MethodId;
 use super::table::Table;
 use super::{content, frame, reply};
 
@@ -234,6 +235,7 @@ proptest! {
         (code, class_id, method_id) in any::<(u16, u16, u16)>(),
     ) {
         let text: ShortString = first.as_str().into();
+        let cause = MethodId::new(class_id, method_id);
         prop_assert_eq!(
             reading(CHANNEL, |out| reply::queue_declare_ok(out, CHANNEL, &first, ready, consumers)),
             AMQPClass::Queue(queue::AMQPMethod::DeclareOk(queue::DeclareOk {
@@ -251,13 +253,13 @@ proptest! {
             AMQPClass::Basic(basic::AMQPMethod::Ack(basic::Ack { delivery_tag: tag, multiple }))
         );
         prop_assert_eq!(
-            reading(CHANNEL, |out| reply::close(out, CHANNEL, code, &first, (class_id, method_id))),
+            reading(CHANNEL, |out| reply::close(out, CHANNEL, code, &first, cause)),
             AMQPClass::Channel(channel::AMQPMethod::Close(channel::Close {
                 reply_code: code, reply_text: text.clone(), class_id, method_id,
             }))
         );
         prop_assert_eq!(
-            reading(0, |out| reply::close(out, 0, code, &first, (class_id, method_id))),
+            reading(0, |out| reply::close(out, 0, code, &first, cause)),
             AMQPClass::Connection(connection::AMQPMethod::Close(connection::Close {
                 reply_code: code, reply_text: text.clone(), class_id, method_id,
             }))

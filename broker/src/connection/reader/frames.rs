@@ -6,6 +6,7 @@ use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::wire::frame::{self, Frame};
 use crate::wire::method::{self, Method};
+use crate::wire::method_id::MethodId;
 use crate::wire::reply;
 
 impl ConnectionReader {
@@ -46,10 +47,9 @@ impl ConnectionReader {
                 Ok(FrameResult::Closed)
             }
             Ok(Method::ConnectionUpdateSecret { .. }) => {
-                self.context
-                    .connection
-                    .outbox
-                    .write(effects, |out| reply::empty_method(out, 0, 10, 71));
+                self.context.connection.outbox.write(effects, |out| {
+                    reply::empty_method(out, 0, MethodId::CONNECTION_UPDATE_SECRET_OK);
+                });
                 Ok(FrameResult::Done)
             }
             Ok(Method::ConnectionCloseOk) => Ok(FrameResult::Closed),
