@@ -53,6 +53,18 @@ pub enum Overflow {
     RejectPublishDlx,
 }
 
+impl Overflow {
+    /// The behaviour that `x-overflow` names.
+    fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "drop-head" => Some(Self::DropHead),
+            "reject-publish" => Some(Self::RejectPublish),
+            "reject-publish-dlx" => Some(Self::RejectPublishDlx),
+            _ => None,
+        }
+    }
+}
+
 /// Where dead letters go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetters {
@@ -108,11 +120,11 @@ impl QueueArguments {
             expires_ms: number("x-expires"),
             max_length: number("x-max-length"),
             max_length_bytes: number("x-max-length-bytes"),
-            overflow: match table.get("x-overflow").and_then(Value::as_text) {
-                Some("reject-publish") => Overflow::RejectPublish,
-                Some("reject-publish-dlx") => Overflow::RejectPublishDlx,
-                _ => Overflow::DropHead,
-            },
+            overflow: table
+                .get("x-overflow")
+                .and_then(Value::as_text)
+                .and_then(Overflow::from_name)
+                .unwrap_or_default(),
             dead_letters: text("x-dead-letter-exchange").map(|exchange| DeadLetters {
                 exchange,
                 routing_key: text("x-dead-letter-routing-key").map(|mut key| {

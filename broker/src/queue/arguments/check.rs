@@ -1,7 +1,7 @@
 //! The rule for each argument of `queue.declare`, in RabbitMQ's order, with its Erlang terms as
 //! reasons.
 
-use super::{ArgumentError, TTL_LIMIT_MS};
+use super::{ArgumentError, Overflow, TTL_LIMIT_MS};
 use crate::wire::table::{NAME_LIMIT, Table, Value};
 
 /// Known to quorum queues and streams only.
@@ -204,10 +204,8 @@ fn dead_letter_key(value: &Value, table: &Table) -> Result<(), InvalidValue> {
 }
 
 fn overflow(value: &Value, _: &Table) -> Result<(), InvalidValue> {
-    match text(value)? {
-        "drop-head" | "reject-publish" | "reject-publish-dlx" => Ok(()),
-        _ => Err(InvalidValue::Overflow),
-    }
+    let name = Overflow::from_name(text(value)?);
+    name.map(|_| ()).ok_or(InvalidValue::Overflow)
 }
 
 fn mode(value: &Value, _: &Table) -> Result<(), InvalidValue> {
