@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::delivery::confirms::{ConfirmState, Confirms};
+use crate::delivery::confirms::{Confirms, RouteOutcome};
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, DeliveryTags, Ledger};
 use crate::delivery::outbox::{Frames, Outbox, OutboxTake};
@@ -189,7 +189,7 @@ pub fn confirms(count: usize) -> usize {
     let mut effects = Effects::new(0);
     for _ in 0..count {
         let tag = confirms.open(&mut effects);
-        confirms.set(tag, ConfirmState::Ticket(Ticket::NONE), &mut effects);
+        confirms.set(tag, RouteOutcome::Ticket(Ticket::NONE), &mut effects);
     }
     confirms.release(Ticket::NONE, &mut effects);
     take(&outbox, &mut Frames::default())

@@ -339,7 +339,7 @@ pub(crate) mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::delivery::confirms::{ConfirmState, Confirms};
+    use crate::delivery::confirms::{Confirms, RouteOutcome};
     use crate::persist::definition::{Definition, VhostDefinition};
 
     /// An empty broker without listeners, and what must live as long.
@@ -416,7 +416,7 @@ pub(crate) mod tests {
                 .unwrap();
             let mut effects = broker.begin_unit();
             let tag = confirms.open(&mut effects);
-            confirms.set(tag, ConfirmState::Ticket(ticket), &mut effects);
+            confirms.set(tag, RouteOutcome::Ticket(ticket), &mut effects);
             broker.end_unit(effects);
         }
         let all = async {

@@ -71,7 +71,7 @@ impl BrokerState {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::delivery::confirms::ConfirmState;
+    use crate::delivery::confirms::RouteOutcome;
     use crate::delivery::outbox::Outbox;
     use crate::persist::Ticket;
     use crate::persist::definition::{Definition, VhostDefinition};
@@ -102,7 +102,7 @@ mod tests {
         let mut effects = Effects::new(0);
         for confirms in &channels {
             let tag = confirms.open(&mut effects);
-            confirms.set(tag, ConfirmState::Ticket(ticket), &mut effects);
+            confirms.set(tag, RouteOutcome::Ticket(ticket), &mut effects);
             let left = confirms.release(Ticket::NONE, &mut effects);
             assert_eq!(left, UnsentConfirms::MustBeListed(ticket));
             broker.awaiting.add(ticket, confirms);
@@ -143,7 +143,7 @@ mod tests {
         let mut effects = Effects::new(0);
         let tags = [far, near].map(|ticket| {
             let tag = confirms.open(&mut effects);
-            confirms.set(tag, ConfirmState::Ticket(ticket), &mut effects);
+            confirms.set(tag, RouteOutcome::Ticket(ticket), &mut effects);
             tag
         });
         let release = || confirms.release(Ticket::NONE, &mut Effects::new(0));

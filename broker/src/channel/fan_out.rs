@@ -12,7 +12,7 @@ use super::settle::Settle;
 use super::topology::Purge;
 use super::transaction::Commit;
 use super::{Channel, ClosingFrame, FrameResult};
-use crate::delivery::confirms::{ConfirmState, Confirms};
+use crate::delivery::confirms::{Confirms, RouteOutcome};
 use crate::delivery::effects::Effects;
 use crate::fault::Fault;
 use crate::persist::Ticket;
@@ -43,7 +43,7 @@ pub(super) struct FanOut {
     next: usize,
     is_mandatory: bool,
     reply: PublishReply,
-    confirm_state: ConfirmState,
+    outcome: RouteOutcome,
     was_taken: bool,
 }
 
@@ -70,7 +70,7 @@ impl FanOut {
             next: 0,
             is_mandatory,
             reply,
-            confirm_state: ConfirmState::Ticket(Ticket::NONE),
+            outcome: RouteOutcome::Ticket(Ticket::NONE),
             was_taken: false,
         }
     }
@@ -106,11 +106,11 @@ impl FanOut {
                 effects.spend(u32::try_from(steps).unwrap_or(u32::MAX));
             }
             self.was_taken |= outcome != PublishResult::Gone;
-            match (outcome, self.confirm_state) {
-                (PublishResult::Kept(ticket), ConfirmState::Ticket(before)) => {
-                    self.confirm_state = ConfirmState::Ticket(before.max(ticket));
+            match (outcome, self.outcome) {
+                (PublishResult::Kept(ticket), RouteOutcome::Ticket(before)) => {
+                    self.outcome = RouteOutcome::Ticket(before.max(ticket));
                 }
-                (PublishResult::Refused, _) => self.confirm_state = ConfirmState::Refused,
+                (PublishResult::Refused, _) => self.outcome = RouteOutcome::Refused,
                 _ => {}
             }
         }
@@ -132,7 +132,7 @@ impl Channel {
             return Ok(FrameResult::Unfinished);
         }
         if let PublishReply::ByConfirm(confirms, tag) = &publish.reply {
-            confirms.set(*tag, publish.confirm_state, effects);
+            confirms.set(*tag, publish.outcome, effects);
         }
         Ok(FrameResult::Done)
     }
@@ -166,11 +166,11 @@ impl Channel {
         &mut self,
         publish: &mut FanOut,
         effects: &mut Effects,
-    ) -> Result<Option<ConfirmState>, Fault> {
+    ) -> Result<Option<RouteOutcome>, Fault> {
         effects.spend(1);
         Ok(self
             .offer_and_return(publish, effects)?
-            .then_some(publish.confirm_state))
+            .then_some(publish.outcome))
     }
 
     /// Whether a publish continues in the next unit of work.

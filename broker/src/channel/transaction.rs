@@ -10,7 +10,7 @@ use super::fan_out::{Continuation, FanOut, PublishReply};
 use super::routes::TargetQueues;
 use super::settle::AT_ONCE;
 use super::{Channel, ChannelMode, FrameResult};
-use crate::delivery::confirms::ConfirmState;
+use crate::delivery::confirms::RouteOutcome;
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, UnsettledDelivery};
 use crate::fault::Fault;
@@ -284,9 +284,8 @@ impl Channel {
                     self.continuation = Some(Continuation::Commit(commit));
                     return Ok(FrameResult::Unfinished);
                 }
-                Some(ConfirmState::Ticket(ticket)) => commit.last = commit.last.max(ticket),
-                Some(ConfirmState::Refused) => commit.is_refused = true,
-                Some(ConfirmState::Routing) => {}
+                Some(RouteOutcome::Ticket(ticket)) => commit.last = commit.last.max(ticket),
+                Some(RouteOutcome::Refused) => commit.is_refused = true,
             }
             if effects.is_spent() && commit.has_more() {
                 self.continuation = Some(Continuation::Commit(commit));

@@ -16,15 +16,34 @@ use crate::persist::Ticket;
 use crate::stats::ChannelCounters;
 use crate::wire::reply;
 
+/// What became of a message that was offered to all its queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RouteOutcome {
+    /// The queues took it. It is safe when the store is durable up to this ticket;
+    /// [`Ticket::NONE`] is always durable.
+    Ticket(Ticket),
+    /// A queue refused it.
+    Refused,
+}
+
 /// What the confirm of one publish waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ConfirmState {
+enum ConfirmState {
     /// The message is not routed yet. Later confirms wait behind it.
     Routing,
     /// An ack, due when the store is durable up to this ticket. [`Ticket::NONE`] is always durable.
     Ticket(Ticket),
     /// A nack, due at once: a queue refused the message.
     Refused,
+}
+
+impl From<RouteOutcome> for ConfirmState {
+    fn from(outcome: RouteOutcome) -> Self {
+        match outcome {
+            RouteOutcome::Ticket(ticket) => Self::Ticket(ticket),
+            RouteOutcome::Refused => Self::Refused,
+        }
+    }
 }
 
 /// The confirms of one channel.
@@ -115,14 +134,14 @@ impl Confirms {
         window.first + window.waiting.len() as u64 - 1
     }
 
-    /// Sets what the publish with this tag waits for. An earlier call of [`Confirms::settled`]
-    /// takes precedence.
-    pub(crate) fn set(self: &Arc<Self>, tag: u64, waiting: ConfirmState, effects: &mut Effects) {
+    /// Sets what the confirm of the publish with this tag waits for. An earlier call of
+    /// [`Confirms::settled`] takes precedence.
+    pub(crate) fn set(self: &Arc<Self>, tag: u64, outcome: RouteOutcome, effects: &mut Effects) {
         let mut window = lock(&self.window);
         if let Some(slot) = window.slot(tag)
             && *slot == ConfirmState::Routing
         {
-            *slot = waiting;
+            *slot = outcome.into();
             // Routing can take more than one unit of work.
             window.ask_for_release(self, effects);
         }
@@ -264,7 +283,7 @@ mod tests {
         let mut effects = Effects::new(0);
         for _ in 0..100_000 {
             let tag = confirms.open(&mut effects);
-            confirms.set(tag, ConfirmState::Ticket(Ticket::NONE), &mut effects);
+            confirms.set(tag, RouteOutcome::Ticket(Ticket::NONE), &mut effects);
         }
         assert_eq!(
             confirms.release(Ticket::NONE, &mut effects),
