@@ -1,5 +1,5 @@
 //! A view of the last publishes and settlements, for `cbroker tail` and the management page.
-//! Depends on `lock` and `memory`.
+//! Depends on `lock`, `memory` and `wire`.
 //!
 //! # Cost
 //! One relaxed load for each publish while there are no listeners.
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::lock::lock;
 use crate::memory::{self, ALLOCATION_BYTES, Charge};
+use crate::wire::content::MessageContent;
 
 /// The maximum number of lines kept.
 pub const KEPT: usize = 10_000;
@@ -108,6 +109,27 @@ struct TapBuffer {
 }
 
 impl TapEvent {
+    /// Creates a line about a message with this content, which names no queue yet.
+    pub(crate) fn new(
+        what: TapEventKind,
+        at_ms: u64,
+        vhost: &str,
+        content: MessageContent<'_>,
+    ) -> Self {
+        Self {
+            what,
+            at_ms,
+            vhost: vhost.into(),
+            exchange: content.exchange.into(),
+            routing_key: content.routing_key.into(),
+            queue: None,
+            routed: Box::default(),
+            properties: content.properties.into(),
+            excerpt: content.body[..content.body.len().min(EXCERPT_BYTES)].into(),
+            body_bytes: content.body.len() as u64,
+        }
+    }
+
     /// Returns the memory that this line uses, in bytes.
     fn footprint(&self) -> usize {
         let names = self.exchange.len() + self.routing_key.len() + self.vhost.len();

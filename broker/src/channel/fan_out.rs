@@ -145,7 +145,7 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<bool, Fault> {
         if publish.next == 0 && self.context.broker.tap.is_open() {
-            self.show(&publish.message, &publish.targets, effects);
+            self.note_in_tap(&publish.message, &publish.targets, effects);
         }
         if !publish.offer_to_queues(effects)? {
             return Ok(false);

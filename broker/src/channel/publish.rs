@@ -15,7 +15,7 @@ use crate::fault::{Fault, ReplyCode};
 use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind, MemoryLevel};
 use crate::queue::dead_letter::Spread;
 use crate::queue::message::{Message, MessageBuilder, MessageFacts};
-use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, TapEventKind};
+use crate::tap::{QUEUES, TapEvent, TapEventKind};
 use crate::wire::content;
 use crate::wire::method;
 use crate::wire::table::Table;
@@ -334,23 +334,14 @@ impl Channel {
         self.fan_out(FanOut::new(message, targets, is_mandatory, reply), effects)
     }
 
-    pub(super) fn show(&self, message: &Message, targets: &TargetQueues, effects: &Effects) {
-        let content = message.content();
-        self.context.broker.tap.note(TapEvent {
-            what: TapEventKind::Published,
-            at_ms: effects.now_ms,
-            vhost: (&**self.context.vhost.name()).into(),
-            exchange: content.exchange.into(),
-            routing_key: content.routing_key.into(),
-            queue: None,
-            routed: targets
-                .iter()
-                .take(QUEUES)
-                .map(|queue| self.context.broker.tap_queue(queue))
-                .collect(),
-            properties: content.properties.into(),
-            excerpt: content.body[..content.body.len().min(EXCERPT_BYTES)].into(),
-            body_bytes: content.body.len() as u64,
+    /// Notes a publish in the tap.
+    pub(super) fn note_in_tap(&self, message: &Message, targets: &TargetQueues, effects: &Effects) {
+        let (broker, vhost) = (&self.context.broker, self.context.vhost.name());
+        let what = TapEventKind::Published;
+        let queues = targets.iter().take(QUEUES);
+        broker.tap.note(TapEvent {
+            routed: queues.map(|queue| broker.tap_queue(queue)).collect(),
+            ..TapEvent::new(what, effects.now_ms, vhost, message.content())
         });
     }
 }

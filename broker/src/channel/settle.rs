@@ -16,7 +16,7 @@ use crate::delivery::ledger::{
 use crate::fault::{Fault, ReplyCode};
 use crate::memory;
 use crate::queue::{Disposition, Queue};
-use crate::tap::{EXCERPT_BYTES, TapEvent, TapEventKind};
+use crate::tap::{TapEvent, TapEventKind};
 use crate::wire::method_id::MethodId;
 use crate::wire::reply;
 
@@ -187,7 +187,7 @@ impl Channel {
         };
         effects.spend(steps(taken));
         if self.context.broker.tap.is_open() {
-            self.show_settled(taken, disposition, effects);
+            self.note_settled_in_tap(taken, disposition, effects);
         }
         let mut rest = taken.drain(..).peekable();
         while let Some(first) = rest.next() {
@@ -270,31 +270,24 @@ impl Channel {
         }
     }
 
-    fn show_settled(
+    fn note_settled_in_tap(
         &self,
         taken: &[UnsettledDelivery],
         disposition: Disposition,
         effects: &Effects,
     ) {
         for delivery in taken {
-            let content = delivery.entry.message.content();
+            let what = match disposition {
+                Disposition::Ack if delivery.consumer.is_none() => TapEventKind::Taken,
+                Disposition::Ack => TapEventKind::Acked,
+                Disposition::Reject => TapEventKind::Rejected,
+                Disposition::Requeue => TapEventKind::Returned,
+            };
+            let (queue, content) = (&delivery.queue, delivery.entry.message.content());
             let broker = &self.context.broker;
             broker.tap.note(TapEvent {
-                what: match disposition {
-                    Disposition::Ack if delivery.consumer.is_none() => TapEventKind::Taken,
-                    Disposition::Ack => TapEventKind::Acked,
-                    Disposition::Reject => TapEventKind::Rejected,
-                    Disposition::Requeue => TapEventKind::Returned,
-                },
-                at_ms: effects.now_ms,
-                vhost: (&**delivery.queue.vhost()).into(),
-                exchange: content.exchange.into(),
-                routing_key: content.routing_key.into(),
-                queue: Some(broker.tap_queue(&delivery.queue)),
-                routed: Box::default(),
-                properties: content.properties.into(),
-                excerpt: content.body[..content.body.len().min(EXCERPT_BYTES)].into(),
-                body_bytes: content.body.len() as u64,
+                queue: Some(broker.tap_queue(queue)),
+                ..TapEvent::new(what, effects.now_ms, queue.vhost(), content)
             });
         }
     }

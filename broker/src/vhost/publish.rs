@@ -57,7 +57,8 @@ pub struct Published<'a> {
 }
 
 impl<'a> Published<'a> {
-    fn wire(&self) -> MessageContent<'a> {
+    /// The message as it goes on the wire.
+    pub(crate) fn wire(&self) -> MessageContent<'a> {
         MessageContent {
             exchange: self.exchange.as_bytes(),
             routing_key: self.routing_key.as_bytes(),

@@ -19,7 +19,7 @@ use crate::management::refusal::ApiError;
 use crate::management::user_memory::{self, CallerBody, UserHolding};
 use crate::management::{Api, SharedApi, views};
 use crate::memory::{self, MemoryLevel};
-use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, TapEventKind};
+use crate::tap::{QUEUES, TapEvent, TapEventKind};
 use crate::time::now_ms;
 use crate::users::Operation;
 use crate::vhost::{Published, Vhost};
@@ -172,7 +172,7 @@ impl SentPublish {
             properties: &properties,
             body: &payload,
         };
-        show(api, vhost, &message);
+        note_in_tap(api, vhost, &message);
         let mut effects = api.broker.begin_unit();
         let routed = vhost.publish(message, &mut effects);
         api.broker.end_unit(effects);
@@ -212,8 +212,8 @@ fn properties(raw: &RawValue, caller: &str) -> Result<Vec<u8>, ApiError> {
     Ok(properties)
 }
 
-/// The tap shows these publishes too.
-fn show(api: &SharedApi, vhost: &Vhost, message: &Published<'_>) {
+/// Notes a publish in the tap.
+fn note_in_tap(api: &SharedApi, vhost: &Vhost, message: &Published<'_>) {
     if !api.broker.tap.is_open() {
         return;
     }
@@ -223,18 +223,10 @@ fn show(api: &SharedApi, vhost: &Vhost, message: &Published<'_>) {
     let route = vhost.route(message.exchange, &keys, headers.as_ref());
     let queues = route.iter().flat_map(|route| &route.queues);
     let routed = queues.take(QUEUES).map(|queue| api.broker.tap_queue(queue));
-    let excerpt = &message.body[..message.body.len().min(EXCERPT_BYTES)];
+    let what = TapEventKind::Published;
     api.broker.tap.note(TapEvent {
-        what: TapEventKind::Published,
-        at_ms: now_ms(),
-        vhost: (&**vhost.name()).into(),
-        exchange: message.exchange.as_bytes().into(),
-        routing_key: message.routing_key.as_bytes().into(),
-        queue: None,
         routed: routed.collect(),
-        properties: message.properties.into(),
-        excerpt: excerpt.into(),
-        body_bytes: message.body.len() as u64,
+        ..TapEvent::new(what, now_ms(), vhost.name(), message.wire())
     });
 }
 
