@@ -197,7 +197,7 @@ impl Listing {
         (name, items): (&str, impl IntoIterator<Item = T>),
         holding: &mut UserHolding,
     ) -> Result<Vec<u8>, ApiError> {
-        let mut text = self.narrow(object).to_string().into_bytes();
+        let mut text = self.narrow(object)?.to_string().into_bytes();
         let mut columns = self.columns.iter().flat_map(|all| all.split(','));
         if self.columns.is_some() && !columns.any(|column| column == name) {
             return Ok(text);
@@ -257,14 +257,15 @@ impl Listing {
     }
 
     /// A single object with only the columns of the query.
-    pub(super) fn narrow(&self, item: Value) -> Value {
-        match &self.columns {
+    pub(super) fn narrow(&self, item: Value) -> Result<Value, ApiError> {
+        self.check_size()?;
+        Ok(match &self.columns {
             None => item,
             Some(columns) => {
-                let columns: Vec<_> = columns.split(',').take(COLUMNS).collect();
+                let columns: Vec<_> = columns.split(',').collect();
                 chosen(&columns, |column| field(&item, column).cloned())
             }
-        }
+        })
     }
 }
 
@@ -469,6 +470,19 @@ mod tests {
         let five = json!({ "columns": "name,messages,owner.pid,owner.name,nothing" });
         let response = listing(five).shown(items()).unwrap();
         assert_eq!(response[0]["owner"], json!({ "pid": 5, "name": "o" }));
+    }
+
+    /// The columns after the first 64 were left out of a single object.
+    #[test]
+    fn a_single_object_refuses_as_many_columns_as_a_listing_does() {
+        let holdings = Arc::<UserHoldings>::default();
+        let mut columns = vec!["other"; 64];
+        columns.push("n");
+        let list = ("list", vec![json!({ "name": "a" })]);
+        let many = listing(json!({ "columns": columns.join(",") }));
+        let mut holding = holdings.of(&"ada".into());
+        let text = many.show_with(json!({ "n": 1 }), list, &mut holding);
+        assert!(text.is_err(), "{text:?}");
     }
 
     #[test]

@@ -174,7 +174,7 @@ async fn show(
     let (shared, asker) = (SharedApi::clone(&api), caller.clone());
     let work = move || {
         let connection = find(&shared, &asker, &name)?;
-        Ok(listing.narrow(views::connection(&shared, &connection)))
+        listing.narrow(views::connection(&shared, &connection))
     };
     api.respond_with(&caller, work).await
 }

@@ -119,7 +119,7 @@ async fn show(
         // Messages are not counted by channel or by queue here.
         shown["incoming"] = json!([]);
         shown["outgoing"] = json!([]);
-        Ok(listing.narrow(shown))
+        listing.narrow(shown)
     };
     api.respond_with(&caller, work).await
 }

@@ -47,7 +47,7 @@ async fn overview(
             let (vhosts, connections) = (asker.vhosts(&shared), asker.connections(&shared));
             views::overview_of(&shared, &vhosts, &connections)
         };
-        Ok(listing.narrow(shown))
+        listing.narrow(shown)
     };
     api.respond_with(&caller, work).await
 }
