@@ -98,16 +98,7 @@ impl Listing {
         let page = self.page()?;
         let total = collected.items.len();
         self.check_size()?;
-        let filter = self.filter()?;
-        let until = Instant::now() + MATCHING;
-        let mut is_late = false;
-        collected.items.retain(|item| {
-            is_late = is_late || Instant::now() > until;
-            !is_late && filter.accepts(item.name())
-        });
-        if is_late {
-            return Err(ApiError::bad("the search in the names takes too long"));
-        }
+        self.retain_matching(&mut collected)?;
         self.order(&mut collected, page.is_some())?;
         let filtered = collected.items.len();
         let Some((page, size)) = page else {
@@ -136,12 +127,25 @@ impl Listing {
             "total_count": total,
         });
         let mut text = numbers.to_string().into_bytes();
-        // This replaces the brace at its end.
-        text.pop();
-        text.extend_from_slice(b",\"items\":");
+        begin_field(&mut text, "items");
         self.render(&mut collected, shown, &mut text)?;
         text.push(b'}');
         Ok(text)
+    }
+
+    /// Keeps the items whose names the query asks for.
+    fn retain_matching<T: Listed>(&self, collected: &mut Collected<'_, T>) -> Result<(), ApiError> {
+        let filter = self.filter()?;
+        let until = Instant::now() + MATCHING;
+        let mut is_late = false;
+        collected.items.retain(|item| {
+            is_late = is_late || Instant::now() > until;
+            !is_late && filter.accepts(item.name())
+        });
+        if is_late {
+            return Err(ApiError::bad("the search in the names takes too long"));
+        }
+        Ok(())
     }
 
     /// Sorts pages by name by default. A plain list keeps its order unless the query requests one.
@@ -204,12 +208,7 @@ impl Listing {
         }
         let mut collected = Collected::new(holding);
         collected.extend(items)?;
-        // In place of the brace at its end.
-        text.pop();
-        if text.len() > 1 {
-            text.push(b',');
-        }
-        text.extend_from_slice(format!("\"{name}\":").as_bytes());
+        begin_field(&mut text, name);
         let all = 0..collected.items.len();
         Self::default().render(&mut collected, all, &mut text)?;
         text.push(b'}');
@@ -267,6 +266,16 @@ impl Listing {
             }
         })
     }
+}
+
+/// Appends a field to the JSON text of an object. The caller appends its value and the closing
+/// brace, which this removes.
+fn begin_field(object: &mut Vec<u8>, name: &str) {
+    object.pop();
+    if object.len() > 1 {
+        object.push(b',');
+    }
+    object.extend_from_slice(format!("\"{name}\":").as_bytes());
 }
 
 /// An item with only these columns.
