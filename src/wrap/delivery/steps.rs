@@ -24,6 +24,16 @@ const INBOX_BATCH: usize = 10;
 /// Claude Code's box shows texts of more characters as a placeholder.
 const PLACEHOLDER_FROM: usize = 800;
 
+/// What may be submitted now.
+enum Selection {
+    /// These messages.
+    Send(Vec<MessageKey>),
+    /// The first one does not fit, and its text must be moved to a file before.
+    MoveToFile,
+    /// The first one waits for a larger window.
+    Wait,
+}
+
 impl Deliveries {
     /// Returns the next step at `now`, given the agent's state.
     pub fn step(&mut self, agent: &AgentState, now: Instant) -> Step {
@@ -155,33 +165,11 @@ impl Deliveries {
                     continue;
                 }
             };
-            let many = match way {
-                Way::Keyboard if !agent.takes_paste() => 1,
-                Way::Inbox => self.batch.min(INBOX_BATCH),
-                _ => self.batch,
+            let messages = match self.select_messages(way, (timing, first), agent) {
+                Selection::Send(messages) => messages,
+                Selection::MoveToFile => return Ok(self.move_to_file(first)),
+                Selection::Wait => continue,
             };
-            let is_for_a_line = way == Way::Keyboard && agent.profile().line.is_some();
-            if is_for_a_line && self.is_too_long_for_a_line(first) {
-                return Ok(self.move_to_file(first));
-            }
-            let bytes = if is_for_a_line {
-                LINE_BYTES
-            } else {
-                TEXT_BYTES
-            };
-            let mut messages = self.next_messages(timing, many, bytes);
-            if way == Way::Keyboard && agent.profile().knows_its_prompt() {
-                if !self.box_shows(&messages) {
-                    messages = vec![first];
-                }
-                let is_in_file = self.text_place(first).was_moved();
-                match (self.box_shows(&messages), is_in_file) {
-                    (true, _) => {}
-                    (false, false) => return Ok(self.move_to_file(first)),
-                    // The message waits for a larger window.
-                    (false, true) => continue,
-                }
-            }
             if self.ways.is_exposed(way) && !self.hide(way, &messages) {
                 let due = self.due.pop_front();
                 return due.map_or_else(|| self.begin_submission(agent, now), Ok);
@@ -189,6 +177,42 @@ impl Deliveries {
             return Ok(self.write_intent(way, messages));
         }
         Err(next)
+    }
+
+    /// Selects the messages that this way can show in one text, beginning with `first`.
+    fn select_messages(
+        &self,
+        way: Way,
+        (timing, first): (Timing, MessageKey),
+        agent: &AgentState,
+    ) -> Selection {
+        let many = match way {
+            Way::Keyboard if !agent.takes_paste() => 1,
+            Way::Inbox => self.batch.min(INBOX_BATCH),
+            _ => self.batch,
+        };
+        let is_for_a_line = way == Way::Keyboard && agent.profile().line.is_some();
+        if is_for_a_line && self.is_too_long_for_a_line(first) {
+            return Selection::MoveToFile;
+        }
+        let bytes = if is_for_a_line {
+            LINE_BYTES
+        } else {
+            TEXT_BYTES
+        };
+        let messages = self.next_messages(timing, many, bytes);
+        let is_for_a_box = way == Way::Keyboard && agent.profile().knows_its_prompt();
+        if !is_for_a_box || self.box_shows(&messages) {
+            return Selection::Send(messages);
+        }
+        if self.box_shows(&[first]) {
+            return Selection::Send(vec![first]);
+        }
+        if self.text_place(first).was_moved() {
+            Selection::Wait
+        } else {
+            Selection::MoveToFile
+        }
     }
 
     fn write_intent(&mut self, way: Way, messages: Vec<MessageKey>) -> Step {
