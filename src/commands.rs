@@ -134,7 +134,33 @@ fn works_without_file(action: &Action) -> bool {
         Verb::Dead(args) => args.resend.is_none(),
         Verb::Service(verb) => !matches!(verb, ServiceVerb::Install),
         Verb::Logs(_) | Verb::History(_) | Verb::Why(_) | Verb::Screen(_) | Verb::Stop => true,
-        _ => false,
+        Verb::Send(_)
+        | Verb::Ask(_)
+        | Verb::List(_)
+        | Verb::Group(_)
+        | Verb::Wait(_)
+        | Verb::Inbox(_)
+        | Verb::Tail(_)
+        | Verb::Purge(_)
+        | Verb::Delete(_)
+        | Verb::Pause(_)
+        | Verb::Resume(_)
+        | Verb::Start(_)
+        | Verb::Restart
+        | Verb::Status(_)
+        | Verb::Rotate
+        | Verb::Ui
+        | Verb::Nuke(_)
+        | Verb::Serve(_)
+        | Verb::Move(_)
+        | Verb::Doctor(_)
+        | Verb::Config
+        | Verb::Brief(_)
+        | Verb::Demo
+        | Verb::Mcp(_)
+        | Verb::Completions(_)
+        | Verb::Man
+        | Verb::Version => false,
     }
 }
 

@@ -184,7 +184,15 @@ impl HistoryEvent {
                 before,
                 Self::HandedOver | Self::Delivered | Self::Answered | Self::Repeated
             ),
-            _ => true,
+            Self::Sent
+            | Self::Returned
+            | Self::Received
+            | Self::Held
+            | Self::HandedOver
+            | Self::Delivered
+            | Self::Answered
+            | Self::Repeated
+            | Self::Requeued => true,
         }
     }
 
@@ -193,7 +201,20 @@ impl HistoryEvent {
     pub fn way_and_reason(self, detail: Option<&str>) -> (Option<&str>, Option<&str>) {
         match self {
             Self::HandedOver | Self::Delivered => (detail, None),
-            _ => (None, detail),
+            Self::Sent
+            | Self::Confirmed
+            | Self::Unconfirmed
+            | Self::Returned
+            | Self::Received
+            | Self::Held
+            | Self::Answered
+            | Self::Repeated
+            | Self::DeadLettered
+            | Self::Deleted
+            | Self::Purged
+            | Self::Expired
+            | Self::Dropped
+            | Self::Requeued => (None, detail),
         }
     }
 

@@ -105,7 +105,15 @@ pub(crate) fn open(
 fn after_queues(topology: &[Definition]) -> u64 {
     let ends = topology.iter().map(|definition| match definition {
         Definition::Queue(queue) => queue.id.saturating_add(MOST_LEVELS),
-        _ => 1,
+        Definition::Vhost(_)
+        | Definition::DeletedVhost { .. }
+        | Definition::Exchange(_)
+        | Definition::Binding(_)
+        | Definition::User(_)
+        | Definition::Permission(_)
+        | Definition::SignIn(_)
+        | Definition::Quota(_)
+        | Definition::Counter { .. } => 1,
     });
     ends.max().unwrap_or(1)
 }

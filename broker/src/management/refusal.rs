@@ -110,7 +110,18 @@ impl From<Fault> for ApiError {
             ReplyCode::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", fault.reason),
             ReplyCode::AccessRefused => Self::forbidden("Access refused."),
             ReplyCode::InternalError => Self::failed(fault.reason),
-            _ => Self::bad(fault.reason),
+            ReplyCode::ContentTooLarge
+            | ReplyCode::ConnectionForced
+            | ReplyCode::ResourceLocked
+            | ReplyCode::PreconditionFailed
+            | ReplyCode::FrameError
+            | ReplyCode::SyntaxError
+            | ReplyCode::CommandInvalid
+            | ReplyCode::ChannelError
+            | ReplyCode::UnexpectedFrame
+            | ReplyCode::ResourceError
+            | ReplyCode::NotAllowed
+            | ReplyCode::NotImplemented => Self::bad(fault.reason),
         }
     }
 }

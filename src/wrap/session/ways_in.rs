@@ -224,11 +224,7 @@ impl Session {
     pub(super) fn handle_way_report(&mut self, way: Way, report: WayReport) {
         let now = Instant::now();
         if way == Way::Plugin {
-            match report {
-                WayReport::Open => self.agent.set_way_reports(true),
-                WayReport::Closed(_) | WayReport::Away => self.agent.set_way_reports(false),
-                _ => {}
-            }
+            self.note_plugin_report(&report);
         }
         match report {
             WayReport::Open => {
@@ -283,6 +279,23 @@ impl Session {
         self.log_disabled_ways();
     }
 
+    /// Records whether the plugin reports the agent's state from now on.
+    fn note_plugin_report(&mut self, report: &WayReport) {
+        match report {
+            WayReport::Open => self.agent.set_way_reports(true),
+            WayReport::Closed(_) | WayReport::Away => self.agent.set_way_reports(false),
+            WayReport::Starting
+            | WayReport::Exposed(_)
+            | WayReport::Moved(_)
+            | WayReport::InContext(_)
+            | WayReport::NotTaken { .. }
+            | WayReport::Unread(_)
+            | WayReport::Unseen(_)
+            | WayReport::Lost(_)
+            | WayReport::Sign(_) => {}
+        }
+    }
+
     fn handle_sign(&mut self, sign: AgentSign, now: Instant) {
         self.agent.sign(&sign, now);
         self.deliveries.sign(&sign);
@@ -291,11 +304,17 @@ impl Session {
             AgentSign::Stopped => self
                 .log
                 .write("the person pressed Escape: messages wait for their next input"),
-            _ => {}
-        }
-        if let AgentSign::Transcript(path) = sign {
-            self.proofs.follow(path);
-            self.deliveries.set_turn_proof(TurnProof::Row);
+            AgentSign::Transcript(path) => {
+                self.proofs.follow(path);
+                self.deliveries.set_turn_proof(TurnProof::Row);
+            }
+            AgentSign::TurnBegan
+            | AgentSign::TurnEnded
+            | AgentSign::Asks(_)
+            | AgentSign::Answered
+            | AgentSign::Menu(_)
+            | AgentSign::MenuClosed
+            | AgentSign::Draft(_) => {}
         }
     }
 

@@ -70,7 +70,9 @@ impl HookDelivery {
                 match stage {
                     MessageStage::InContext => return HookOutcome::InContext,
                     MessageStage::Refused(why) => return HookOutcome::Refused(why),
-                    _ => is_accepted = true,
+                    MessageStage::Enqueued
+                    | MessageStage::SomethingEnqueued
+                    | MessageStage::SomethingDequeued => is_accepted = true,
                 }
             }
             if is_gone {
