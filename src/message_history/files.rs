@@ -183,18 +183,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use chrono::DateTime;
-    use tempfile::TempDir;
 
     use super::*;
-    use crate::config::{Environment, Home};
+    use crate::message_history::tests::history;
     use crate::message_history::{ConversationMessage, HistoryEvent};
-
-    fn history() -> (TempDir, MessageHistory) {
-        let folder = tempfile::tempdir().unwrap();
-        let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
-        let history = MessageHistory::of(&Home::of(&environment).unwrap());
-        (folder, history)
-    }
 
     fn says(text: &str, publisher: Option<&str>) -> HistoryEntry {
         let body = serde_json::json!({

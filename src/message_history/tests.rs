@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use tempfile::TempDir;
 use ulid::Ulid;
 
 use super::files::HistoryFiles;
@@ -9,11 +10,17 @@ use super::*;
 use crate::config::Environment;
 use crate::name::SessionName;
 
-#[test]
-fn the_end_of_an_id_stands_for_it() {
+/// The history of a new home, which is deleted with the folder.
+pub(super) fn history() -> (TempDir, MessageHistory) {
     let folder = tempfile::tempdir().unwrap();
     let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
     let history = MessageHistory::of(&Home::of(&environment).unwrap());
+    (folder, history)
+}
+
+#[test]
+fn the_end_of_an_id_stands_for_it() {
+    let (_folder, history) = history();
     for id in ["01JD3ZQ8V4AAAAAA", "01JD3ZQ8V4BBAAAA", "AAAAAA"] {
         let sent = HistoryEntry::new(DateTime::UNIX_EPOCH, id, HistoryEvent::Sent, "backend");
         history.note(&sent).unwrap();
@@ -27,9 +34,7 @@ fn the_end_of_an_id_stands_for_it() {
 
 #[test]
 fn the_conversation_has_each_text_once_and_what_became_of_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
-    let history = MessageHistory::of(&Home::of(&environment).unwrap());
+    let (_folder, history) = history();
     let says = |text: &str| MessageText {
         from: "frontend".into(),
         text: text.into(),
@@ -87,9 +92,7 @@ fn what_the_broker_says_of_a_publish_replaces_only_sent() {
 
 #[test]
 fn a_long_text_is_kept_whole_beside_its_line() {
-    let folder = tempfile::tempdir().unwrap();
-    let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
-    let history = MessageHistory::of(&Home::of(&environment).unwrap());
+    let (_folder, history) = history();
     let (a, b) = (
         &SessionName::new("a").unwrap(),
         &SessionName::new("b").unwrap(),
@@ -132,9 +135,7 @@ fn a_long_text_is_cut_between_characters() {
 
 #[test]
 fn a_message_s_story_is_told_in_order_and_without_the_others() {
-    let folder = tempfile::tempdir().unwrap();
-    let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
-    let history = MessageHistory::of(&Home::of(&environment).unwrap());
+    let (_folder, history) = history();
     assert_eq!(history.events_of("a").unwrap(), []);
     let entry = |id, event| HistoryEntry::new(DateTime::UNIX_EPOCH, id, event, "backend");
     history.note(&entry("a", HistoryEvent::Sent)).unwrap();

@@ -134,8 +134,7 @@ mod tests {
     fn what_an_api_tells_is_what_was_declared() {
         let told =
             json!({ "x-message-ttl": 60_000, "x-max-length": 1000, "x-overflow": "drop-head" });
-        let told =
-            DeclareArguments::from_json(told.as_object().into_iter().next().unwrap_or(&Map::new()));
+        let told = DeclareArguments::from_json(told.as_object().unwrap());
         assert_eq!(told, DeclareArguments::of_session(Some(60_000)));
         let bounds = told.bounds();
         assert_eq!((bounds.messages, bounds.bytes), (Some(1000), None));
@@ -147,7 +146,7 @@ mod tests {
     #[test]
     fn of_a_policy_and_arguments_the_smaller_bound_holds() {
         let policy = json!({ "max-length": 3, "max-length-bytes": 10, "ha-mode": "all" });
-        let policy = QueueBounds::of_policy(policy.as_object().into_iter().next().unwrap());
+        let policy = QueueBounds::of_policy(policy.as_object().unwrap());
         let both = DeclareArguments::of_session(Some(60_000))
             .bounds()
             .and(policy);

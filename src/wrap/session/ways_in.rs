@@ -83,7 +83,7 @@ impl Proofs {
     }
 
     /// Waits for submissions that the transcript shows as read or refused. Cancel safe.
-    pub(super) async fn next(&mut self) -> Vec<(u64, MessageStage)> {
+    pub(super) async fn next(&mut self) -> Vec<(SubmissionNumber, MessageStage)> {
         if !self.proof.is_waiting() {
             return std::future::pending().await;
         }
@@ -101,7 +101,7 @@ impl Proofs {
     }
 
     /// Reads the transcript once.
-    async fn read_transcript(&mut self) -> Vec<(u64, MessageStage)> {
+    async fn read_transcript(&mut self) -> Vec<(SubmissionNumber, MessageStage)> {
         let mut seen = self.proof.read_new_rows().await;
         seen.retain(|(_, stage)| {
             matches!(stage, MessageStage::InContext | MessageStage::Refused(_))
