@@ -7,7 +7,7 @@
 //! letter is written no message is rejected.
 //!
 //! Submitting never blocks. The number of queued jobs is bounded by the messages of the session
-//! that cause them: `session::messages::room` requests no more messages while too many writes are
+//! that cause them: `session::messages::intake` requests no more messages while too many writes are
 //! pending.
 //!
 //! Relies on the seen log, the dead letters, the files of long texts and the history.

@@ -11,9 +11,9 @@ mod answers;
 mod arrival;
 mod counts;
 mod dead_letters;
+mod intake;
 mod line;
 mod parked;
-mod room;
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -64,7 +64,7 @@ pub(in crate::wrap) struct SessionMessages {
     state_since: DateTime<Utc>,
     /// Number of waiting messages that title and bell last showed.
     noticed: usize,
-    /// The current round of deliveries; see [`room`].
+    /// The current round of deliveries; see [`intake`].
     round: u32,
     /// Messages of other users for which there is no room yet.
     parked: ParkedMessages,
@@ -357,7 +357,7 @@ impl Session {
 
     fn handle_disk_event(&mut self, event: DiskEvent) {
         match event {
-            DiskEvent::LookedUp(key, seen, spilled) => self.admit(key, seen, spilled),
+            DiskEvent::LookedUp(key, seen, spilled) => self.queue_after_lookup(key, seen, spilled),
             DiskEvent::Spilled(key, pointer, spilled) => {
                 self.moved_to_file(key, pointer, *spilled);
             }

@@ -22,7 +22,7 @@ use crate::wrap::spill::{self, Pointer};
 
 impl Session {
     /// Parses a message and looks it up on disk.
-    pub(super) fn accept(
+    pub(super) fn parse_and_look_up(
         &mut self,
         key: MessageKey,
         (delivery, body): (ReceivedMessage, Vec<u8>),
@@ -82,7 +82,12 @@ impl Session {
     }
 
     /// Queues a message after its lookup on disk, unless it is known already.
-    pub(super) fn admit(&mut self, key: MessageKey, seen: Seen, spilled: Option<Box<Spilled>>) {
+    pub(super) fn queue_after_lookup(
+        &mut self,
+        key: MessageKey,
+        seen: Seen,
+        spilled: Option<Box<Spilled>>,
+    ) {
         // The proof of an earlier submission arrived meanwhile, or the connection was lost.
         if !self.deliveries.table.is_arriving(key) {
             let file = spilled.and_then(|spilled| spilled.ok());

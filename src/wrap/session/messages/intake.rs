@@ -38,12 +38,12 @@ impl Session {
         let body = delivery.take_body();
         let is_too_long = body.len() > self.messages.parts.body_limit_bytes;
         if delivery.is_of_own_user() || is_too_long {
-            return self.accept(key, (delivery, body), is_backlog);
+            return self.parse_and_look_up(key, (delivery, body), is_backlog);
         }
         let publisher = publisher(&delivery);
         let waiting = Counts::of_table(&self.deliveries.table);
         if waiting.have_room_for(&publisher) && !self.messages.parked.has_some_of(&publisher) {
-            return self.accept(key, (delivery, body), is_backlog);
+            return self.parse_and_look_up(key, (delivery, body), is_backlog);
         }
         let parked = ParkedMessage {
             key,
@@ -61,7 +61,7 @@ impl Session {
     pub(super) fn make_room(&mut self) {
         if self.messages.parked.len() > 0 {
             self.dead_letter_surplus();
-            self.admit_parked();
+            self.unpark_admissible();
         }
         if self.messages.parked.is_file_unused() {
             self.messages.parts.disk.submit(Job::ClearBodies);
@@ -84,11 +84,11 @@ impl Session {
         }
     }
 
-    fn admit_parked(&mut self) {
+    fn unpark_admissible(&mut self) {
         loop {
             let waiting = Counts::of_table(&self.deliveries.table);
             match self.messages.parked.take_next(&waiting) {
-                NextParked::Message(key, body) => self.accept_parked(key, body),
+                NextParked::Message(key, body) => self.unpark(key, body),
                 NextParked::Read(key, place) => {
                     self.messages.parts.disk.submit(Job::ReadBody(key, place));
                 }
@@ -101,15 +101,15 @@ impl Session {
     pub(super) fn handle_parked_body(&mut self, key: MessageKey, body: Vec<u8>) {
         // The message may have been removed meanwhile.
         if self.messages.parked.remove(key).is_some() {
-            self.accept_parked(key, body);
+            self.unpark(key, body);
         }
     }
 
-    /// Accepts a message that was parked, behind those that wait already.
-    fn accept_parked(&mut self, parked: MessageKey, body: Vec<u8>) {
+    /// Takes a message out of the parked ones, behind those that wait already.
+    fn unpark(&mut self, parked: MessageKey, body: Vec<u8>) {
         if let Some(delivery) = self.deliveries.table.remove_without_message(parked) {
             let key = self.deliveries.table.next_key();
-            self.accept(key, (delivery, body), false);
+            self.parse_and_look_up(key, (delivery, body), false);
         }
     }
 
