@@ -118,7 +118,7 @@ pub struct AgentState {
     /// Whether a way in reports the agent's state. Its events are exact, and hooks are not needed.
     has_reporting_way: bool,
     /// Whether the person pressed Escape and has sent nothing since.
-    is_stopped: bool,
+    is_escaped: bool,
     /// Whether the agent's arguments disable hooks.
     runs_no_hooks: bool,
 }
@@ -145,7 +145,7 @@ impl AgentState {
             own_status: None,
             uses_vim: false,
             has_reporting_way: false,
-            is_stopped: false,
+            is_escaped: false,
             runs_no_hooks: false,
         }
     }
@@ -272,12 +272,12 @@ impl AgentState {
             AgentSign::TurnBegan => self.turn_began(TurnSource::WayIn),
             AgentSign::TurnEnded => self.turn_ended(),
             AgentSign::PersonSpoke => {
-                self.is_stopped = false;
+                self.is_escaped = false;
                 self.menu = None;
                 self.person.submitted();
             }
-            AgentSign::Stopped => {
-                self.is_stopped = true;
+            AgentSign::Escaped => {
+                self.is_escaped = true;
                 self.turn_ended();
             }
             AgentSign::Asks(tool) => self.dialog_opened(tool, now),
@@ -291,7 +291,7 @@ impl AgentState {
     fn turn_began(&mut self, source: TurnSource) {
         self.turn = Turn::Busy(source);
         self.dialog = None;
-        self.is_stopped = false;
+        self.is_escaped = false;
     }
 
     fn turn_ended(&mut self) {
@@ -349,8 +349,8 @@ impl AgentState {
     }
 
     /// Whether the person pressed Escape and has sent nothing since.
-    pub fn is_stopped(&self) -> bool {
-        self.is_stopped
+    pub fn is_escaped(&self) -> bool {
+        self.is_escaped
     }
 
     /// Whether the program has enabled bracketed paste.

@@ -80,7 +80,7 @@ pub(super) struct WayQuery<'a> {
     /// Whether a turn runs.
     pub(super) is_busy: bool,
     /// Whether the person pressed Escape.
-    pub(super) is_stopped: bool,
+    pub(super) is_escaped: bool,
 }
 
 impl Ways {
@@ -219,14 +219,14 @@ impl Ways {
         let WayQuery {
             timing,
             is_busy,
-            is_stopped,
+            is_escaped,
             ..
         } = wanted;
         let is_allowed = |way: &Way| mode.allows(*way) && self.is_enabled(*way) && is_meant(way);
         let is_open = |way: &Way| is_allowed(way) && self.is_open(*way);
         let can_steer = |way: &Way| self.can_steer(*way);
         let is_between_tools = is_busy && timing != Timing::Idle;
-        let past_escape = is_stopped && timing == Timing::Now;
+        let past_escape = is_escaped && timing == Timing::Now;
         let order = [Way::Plugin, Way::Api, Way::Inbox, Way::Hook];
         if (is_between_tools || past_escape)
             && let Some(way) = order.iter().find(|way| is_open(way) && can_steer(way))

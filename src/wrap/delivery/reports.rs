@@ -27,7 +27,7 @@ impl Deliveries {
         };
         self.due.push_back(Step::EndSearch(number));
         match refusal {
-            Refusal::Stopped => {
+            Refusal::Escaped => {
                 self.is_escaped = true;
                 self.requeue(&submitted.messages, false);
             }

@@ -104,7 +104,7 @@ impl Deliveries {
             .map_or(Timing::Idle, |message| message.timing);
         let is_right = !self.is_paused
             && messages.iter().all(waits)
-            && !(self.is_stopped(agent) && self.waits_after_escape(way, timing))
+            && !(self.is_escaped(agent) && self.waits_after_escape(way, timing))
             && match way {
                 Way::Keyboard => agent.verdict(now) == Verdict::Free && !self.keyboard.is_taken(),
                 _ => !agent.is_suspended(),
@@ -340,29 +340,29 @@ impl Deliveries {
             // Later messages must not overtake those that come back.
             return Err((Hold::Taking, None));
         }
-        let is_stopped = self.is_stopped(agent);
+        let is_escaped = self.is_escaped(agent);
         let verdict = agent.verdict(now);
         let wanted = WayQuery {
             timing,
             unseen_by,
             is_busy: agent.is_busy(now),
-            is_stopped,
+            is_escaped,
         };
         let choice = self.ways.choose(self.mode, wanted, now);
         match choice {
-            WayChoice::Take(way) if is_stopped && self.waits_after_escape(way, timing) => {
+            WayChoice::Take(way) if is_escaped && self.waits_after_escape(way, timing) => {
                 Err((Hold::Escaped, None))
             }
             WayChoice::Take(way) if self.has_submission(way) => Err((Hold::Behind, None)),
             WayChoice::Take(way) => Ok(way),
-            WayChoice::Soon(until) if is_stopped && timing != Timing::Now => {
+            WayChoice::Soon(until) if is_escaped && timing != Timing::Now => {
                 Err((Hold::Escaped, until))
             }
             WayChoice::Soon(until) => Err((Hold::Starting, until)),
             WayChoice::Keyboard | WayChoice::None if self.keyboard.is_stuck() => {
                 Err((Hold::Stuck, None))
             }
-            WayChoice::Keyboard if is_stopped => Err((Hold::Escaped, None)),
+            WayChoice::Keyboard if is_escaped => Err((Hold::Escaped, None)),
             WayChoice::Keyboard if self.keyboard.is_taken() => {
                 Err((agent.obstacle().unwrap_or(Hold::Behind), None))
             }
@@ -383,8 +383,8 @@ impl Deliveries {
     }
 
     /// Whether the person pressed Escape and has sent nothing since.
-    fn is_stopped(&self, agent: &AgentState) -> bool {
-        self.is_escaped || agent.is_stopped()
+    fn is_escaped(&self, agent: &AgentState) -> bool {
+        self.is_escaped || agent.is_escaped()
     }
 
     /// Whether a message waits after Escape: no way may begin a turn before the person sends a

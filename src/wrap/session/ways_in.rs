@@ -301,7 +301,7 @@ impl Session {
         self.deliveries.sign(&sign);
         match sign {
             AgentSign::PersonSpoke => self.messages.person_spoke(),
-            AgentSign::Stopped => self
+            AgentSign::Escaped => self
                 .log
                 .write("the person pressed Escape: messages wait for their next input"),
             AgentSign::Transcript(path) => {

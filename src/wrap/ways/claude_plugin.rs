@@ -161,7 +161,7 @@ struct Work {
     /// A command's menu is open.
     is_menu_open: bool,
     /// The person pressed Escape and has sent nothing since.
-    is_stopped: bool,
+    is_escaped: bool,
     location: SessionLocation,
     /// The availability that was last reported.
     reported: PluginAvailability,
@@ -187,7 +187,7 @@ impl Work {
             proof: Proof::default(),
             open_calls: BTreeMap::new(),
             is_menu_open: false,
-            is_stopped: false,
+            is_escaped: false,
             location: SessionLocation::Here,
             reported: PluginAvailability::Closed,
             hooked,

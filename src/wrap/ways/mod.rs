@@ -145,7 +145,7 @@ pub enum WayReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The person pressed Escape: nothing is taken before they send a prompt.
-    Stopped,
+    Escaped,
     /// A hook or a setting of the person refused this text: no other way may try it.
     Refused,
     /// The way failed. This counts as a failure of the way, and the next way may try.
@@ -168,7 +168,7 @@ pub enum AgentSign {
     /// The person sent a prompt.
     PersonSpoke,
     /// The person pressed Escape.
-    Stopped,
+    Escaped,
     /// A dialog asks for permission to use this tool.
     Asks(String),
     /// The dialog was answered.

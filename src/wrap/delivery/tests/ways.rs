@@ -159,7 +159,7 @@ fn after_escape_messages_wait_for_the_persons_next_input() {
     play.deliveries.open(Way::Plugin, false);
     play.offer("x");
     play.deliveries
-        .not_taken(play.last_key(), "stopped", Refusal::Stopped);
+        .not_taken(play.last_key(), "stopped", Refusal::Escaped);
     play.passes(ms(60_000));
     assert_eq!(play.hold(), Some(Hold::Escaped));
     assert_eq!(play.handed_over().len(), 1);
@@ -181,7 +181,7 @@ fn after_escape_no_way_is_given_a_message() {
         if let Some(way) = way {
             play.deliveries.open(way, way == Way::Inbox);
         }
-        play.sign(&AgentSign::Stopped);
+        play.sign(&AgentSign::Escaped);
         play.offer("x");
         play.passes(ms(60_000));
         assert_eq!(play.hold(), Some(Hold::Escaped), "{mode:?}");
@@ -201,7 +201,7 @@ fn a_late_hook_does_not_override_the_plugin() {
         play.deliveries.open(Way::Hook, false);
         play.agent.set_way_reports(true);
         play.sign(&AgentSign::TurnBegan);
-        play.sign(&AgentSign::Stopped);
+        play.sign(&AgentSign::Escaped);
         let late = HookEvent::PromptSubmitted("work".to_owned());
         play.event(&late);
         play.offer("x");
@@ -258,7 +258,7 @@ fn an_escape_while_the_intent_is_written_keeps_the_message_back() {
         play.deliveries.open(Way::Hook, false);
         let key = play.offer("x");
         assert!(play.did(&Step::WriteIntent(vec![key])), "{mode:?}");
-        play.sign(&AgentSign::Stopped);
+        play.sign(&AgentSign::Escaped);
         play.deliveries.intent_written();
         play.run();
         assert!(
@@ -276,7 +276,7 @@ fn a_message_for_now_gets_past_escape_by_the_inbox_and_one_for_next_between_tool
         play.deliveries.open(Way::Plugin, false);
         play.deliveries.open(Way::Inbox, true);
         let sign = match timing {
-            Timing::Now => AgentSign::Stopped,
+            Timing::Now => AgentSign::Escaped,
             _ => AgentSign::TurnBegan,
         };
         play.agent.sign(&sign, play.now);
@@ -453,7 +453,7 @@ fn after_escape_only_messages_for_now_go_by_the_inbox() {
     for way in [Way::Plugin, Way::Inbox] {
         play.deliveries.open(way, way == Way::Inbox);
     }
-    play.sign(&AgentSign::Stopped);
+    play.sign(&AgentSign::Escaped);
     play.offer("idle");
     assert_eq!(play.ways_used(), []);
     play.deliveries.close(Way::Plugin, play.now);

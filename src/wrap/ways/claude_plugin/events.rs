@@ -59,8 +59,8 @@ impl Work {
             PluginEvent::Dropped { number, why } => {
                 // A process that the session has moved to reports the stop in this drop first.
                 let says_stopped = STOPPED.iter().any(|words| why.contains(words));
-                let refusal = if self.is_stopped || says_stopped {
-                    Refusal::Stopped
+                let refusal = if self.is_escaped || says_stopped {
+                    Refusal::Escaped
                 } else {
                     Refusal::Refused
                 };
@@ -130,7 +130,7 @@ impl Work {
         if std::mem::take(&mut self.is_menu_open) {
             self.report(WayReport::Sign(AgentSign::MenuClosed)).await;
         }
-        self.is_stopped = false;
+        self.is_escaped = false;
         self.location = SessionLocation::Here;
         let elsewhere = |text: &&mut InFlight| text.instance.name != name;
         for text in self.in_flight.values_mut().filter(elsewhere) {
@@ -183,13 +183,13 @@ impl Work {
                 AgentSign::TurnEnded
             }
             PluginEvent::Person => {
-                self.is_stopped = false;
+                self.is_escaped = false;
                 AgentSign::PersonSpoke
             }
-            PluginEvent::Stopped => {
-                self.is_stopped = true;
+            PluginEvent::Escaped => {
+                self.is_escaped = true;
                 self.end_turn();
-                AgentSign::Stopped
+                AgentSign::Escaped
             }
             PluginEvent::Ask { call, tool } => {
                 self.open_calls.insert(call, tool.clone());

@@ -76,7 +76,8 @@ pub(super) enum PluginEvent {
     /// The person sent a prompt.
     Person,
     /// The person pressed Escape, or Ctrl-C.
-    Stopped,
+    #[serde(rename = "stopped")]
+    Escaped,
     /// A dialog asks for a permission.
     Ask {
         call: String,

@@ -158,13 +158,13 @@ async fn a_drop_after_escape_says_that_the_person_stopped_the_session() {
     stage
         .report(json!([{"is": "stopped"}, {"is": "dropped", "key": 7, "why": "no"}]))
         .await;
-    assert_eq!(stage.next().await, WayReport::Sign(AgentSign::Stopped));
+    assert_eq!(stage.next().await, WayReport::Sign(AgentSign::Escaped));
     let dropped = |refusal| WayReport::NotTaken {
         number: 7,
         why: "no".into(),
         refusal,
     };
-    assert_eq!(stage.next().await, dropped(Refusal::Stopped));
+    assert_eq!(stage.next().await, dropped(Refusal::Escaped));
     stage.report(json!([{"is": "person"}])).await;
     assert_eq!(stage.next().await, WayReport::Sign(AgentSign::PersonSpoke));
     stage.deliver();
@@ -185,7 +185,7 @@ async fn a_drop_can_report_that_the_process_was_stopped() {
     stage
         .report(json!([{"is": "dropped", "key": 7, "why": why}]))
         .await;
-    let (number, why, refusal) = (7, why.to_owned(), Refusal::Stopped);
+    let (number, why, refusal) = (7, why.to_owned(), Refusal::Escaped);
     assert_eq!(
         stage.next().await,
         WayReport::NotTaken {
