@@ -151,7 +151,7 @@ impl AgentState {
     }
 
     /// Records that the agent's arguments disable hooks.
-    pub fn runs_no_hooks(&mut self) {
+    pub fn disable_hooks(&mut self) {
         self.runs_no_hooks = true;
     }
 
@@ -161,7 +161,7 @@ impl AgentState {
     }
 
     /// Records output of the program, after which `modes` are in effect.
-    pub fn output(&mut self, modes: &super::modes::Modes, now: Instant) {
+    pub fn record_output(&mut self, modes: &super::modes::Modes, now: Instant) {
         self.last_output = now;
         self.is_within_frame = modes.is_within_frame();
         self.takes_paste = modes.takes_paste();
@@ -179,12 +179,12 @@ impl AgentState {
     }
 
     /// Records whether the program has read all of its input; `None` if the system does not tell.
-    pub fn input_is_read(&mut self, is_read: Option<bool>, now: Instant) {
-        self.person.input_is_read(is_read, now);
+    pub fn record_input_read(&mut self, is_read: Option<bool>, now: Instant) {
+        self.person.record_input_read(is_read, now);
     }
 
     /// Records a reading of the screen.
-    pub fn screen(&mut self, reading: ScreenReading, now: Instant) {
+    pub fn record_screen(&mut self, reading: ScreenReading, now: Instant) {
         let has_prompt = !matches!(reading.input, Input::Absent);
         if has_prompt {
             self.first_prompt.get_or_insert(now);
@@ -206,7 +206,7 @@ impl AgentState {
     }
 
     /// Records whether the last reading of the screen lacks output that the program has written.
-    pub fn screen_is_behind(&mut self, is_behind: bool) {
+    pub fn set_screen_behind(&mut self, is_behind: bool) {
         self.is_screen_behind = is_behind;
     }
 
@@ -224,7 +224,7 @@ impl AgentState {
     }
 
     /// Records a key of the person.
-    pub fn press(&mut self, press: KeyPress, now: Instant) {
+    pub fn record_press(&mut self, press: KeyPress, now: Instant) {
         self.person.press(press, now);
         if let Turn::Busy(_) = self.turn {
             self.turn = Turn::MayBeOver;
@@ -244,7 +244,7 @@ impl AgentState {
     }
 
     /// Records an event of a hook.
-    pub fn event(&mut self, event: &HookEvent, now: Instant) {
+    pub fn record_event(&mut self, event: &HookEvent, now: Instant) {
         if let HookEvent::PromptSubmitted(_) = event {
             self.person.submitted();
         }
@@ -266,7 +266,7 @@ impl AgentState {
     }
 
     /// Records a change of the agent's state that a way in saw.
-    pub fn sign(&mut self, sign: &AgentSign, now: Instant) {
+    pub fn record_sign(&mut self, sign: &AgentSign, now: Instant) {
         self.has_reporting_way = true;
         match sign {
             AgentSign::TurnBegan => self.turn_began(TurnSource::WayIn),
@@ -334,12 +334,12 @@ impl AgentState {
     }
 
     /// Records the foreground program that executes its input, if any.
-    pub fn foreground(&mut self, executes: Option<String>, now: Instant) {
+    pub fn record_foreground(&mut self, executes: Option<String>, now: Instant) {
         self.executes = executes.map(|program| (program, now));
     }
 
     /// Records the status in the agent's status file; `None` if there is none.
-    pub fn own_status(&mut self, status: Option<OwnStatus>, now: Instant) {
+    pub fn record_own_status(&mut self, status: Option<OwnStatus>, now: Instant) {
         self.own_status = status.map(|status| (status, now));
     }
 

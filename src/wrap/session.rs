@@ -185,7 +185,7 @@ impl Session {
     pub(super) fn expect_agent(&mut self, folder: Option<PathBuf>, is_bare: bool) {
         self.proofs = Proofs::new(folder);
         if is_bare {
-            self.agent.runs_no_hooks();
+            self.agent.disable_hooks();
             self.hook_reporting = HookReporting::Silent;
             self.log
                 .write("these arguments disable hooks: using the screen only");
@@ -247,7 +247,7 @@ impl Session {
                 self.modes.read(self.relay.seen());
                 self.screen.write(self.relay.seen(), now);
                 self.is_stale = self.reads_screen;
-                self.agent.output(&self.modes, now);
+                self.agent.record_output(&self.modes, now);
                 if let Some(title) = self.modes.title() {
                     self.ways
                         .ways
@@ -283,7 +283,7 @@ impl Session {
             if press == KeyPress::Enter {
                 self.messages.person_spoke();
             }
-            self.agent.press(press, now);
+            self.agent.record_press(press, now);
         }
     }
 
@@ -304,7 +304,7 @@ impl Session {
         self.check_input(now);
         let step = loop {
             let is_behind = self.is_stale || self.relay.has_unread_output();
-            self.agent.screen_is_behind(is_behind);
+            self.agent.set_screen_behind(is_behind);
             self.check_foreground(now);
             match self.deliveries.step(&self.agent, now) {
                 Step::Wait(again) => break again,
@@ -334,7 +334,7 @@ impl Session {
         }
         let is_read = self.program.has_read_input();
         if !self.program.is_hung_up() {
-            self.agent.input_is_read(is_read, now);
+            self.agent.record_input_read(is_read, now);
         }
     }
 
@@ -363,7 +363,7 @@ impl Session {
             return Some(due.min(now + READ_EVERY));
         }
         let reading = self.screen.read(self.agent.profile(), now);
-        self.agent.screen(reading, now);
+        self.agent.record_screen(reading, now);
         self.is_stale = false;
         self.last_reading = now;
         None
@@ -374,9 +374,9 @@ impl Session {
     fn check_foreground(&mut self, now: Instant) {
         if self.deliveries.needs_process_check(&self.agent, now) {
             let executes = foreground::executing_program(self.program.master());
-            self.agent.foreground(executes, now);
+            self.agent.record_foreground(executes, now);
             let file = self.check_status_file();
-            self.agent.own_status(file.status, now);
+            self.agent.record_own_status(file.status, now);
         }
     }
 

@@ -46,7 +46,7 @@ impl PersonTyping {
 
     /// Records whether the program has read its input. With `None`, a key counts as read when it
     /// was pressed.
-    pub(super) fn input_is_read(&mut self, is_read: Option<bool>, now: Instant) {
+    pub(super) fn record_input_read(&mut self, is_read: Option<bool>, now: Instant) {
         self.checked_at = Some(now);
         let was_unread = std::mem::replace(&mut self.is_unread, is_read == Some(false));
         if self.is_unread || was_unread {

@@ -104,7 +104,7 @@ impl Play {
 
     fn output(&mut self, bytes: &str) {
         self.modes.read(bytes.as_bytes());
-        self.agent.output(&self.modes, self.now);
+        self.agent.record_output(&self.modes, self.now);
         self.run();
     }
 
@@ -117,13 +117,13 @@ impl Play {
 
     /// The screen is redrawn and shows this.
     fn reads(&mut self, reading: ScreenReading) {
-        self.agent.output(&self.modes, self.now);
-        self.agent.screen(reading, self.now);
+        self.agent.record_output(&self.modes, self.now);
+        self.agent.record_screen(reading, self.now);
         self.run();
     }
 
     fn event(&mut self, event: &HookEvent) {
-        self.agent.event(event, self.now);
+        self.agent.record_event(event, self.now);
         self.deliveries.event(event, self.now);
         self.run();
     }
@@ -141,7 +141,7 @@ impl Play {
     }
 
     fn press(&mut self, press: KeyPress) {
-        self.agent.press(press, self.now);
+        self.agent.record_press(press, self.now);
         self.run();
     }
 
@@ -154,12 +154,13 @@ impl Play {
     fn run(&mut self) {
         loop {
             if !self.is_hung_up && self.agent.has_read_input() {
-                self.agent.input_is_read(Some(true), self.now);
+                self.agent.record_input_read(Some(true), self.now);
             }
             if self.status_file.is_some()
                 && self.deliveries.needs_process_check(&self.agent, self.now)
             {
-                self.agent.own_status(self.status_file.clone(), self.now);
+                self.agent
+                    .record_own_status(self.status_file.clone(), self.now);
             }
             let step = self.deliveries.step(&self.agent, self.now);
             match &step {

@@ -297,7 +297,7 @@ impl Session {
     }
 
     fn handle_sign(&mut self, sign: AgentSign, now: Instant) {
-        self.agent.sign(&sign, now);
+        self.agent.record_sign(&sign, now);
         self.deliveries.sign(&sign);
         match sign {
             AgentSign::PersonSpoke => self.messages.person_spoke(),
@@ -355,7 +355,7 @@ impl Session {
                 // interpreted by what was seen before.
                 self.read_screen_if_due(now);
                 self.read_state_at = Some(now + AFTER_HOOK_EVENT);
-                self.agent.event(&event, now);
+                self.agent.record_event(&event, now);
                 self.deliveries.event(&event, now);
                 if matches!(event, HookEvent::SessionEnd) {
                     self.drop_waiter(now);

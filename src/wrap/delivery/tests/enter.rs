@@ -52,14 +52,15 @@ fn no_enter_while_the_process_says_that_it_waits_for_the_person() {
     let waiting = || Some(OwnStatus::Waiting("permission".into()));
     let mut play = Play::claude();
     play.offer("x");
-    play.agent.own_status(waiting(), play.now);
+    play.agent.record_own_status(waiting(), play.now);
     play.shows_text();
     play.passes(ms(60_000));
     assert_eq!(play.enters(), 0);
-    play.agent.own_status(Some(OwnStatus::Idle), play.now);
+    play.agent
+        .record_own_status(Some(OwnStatus::Idle), play.now);
     play.passes(ms(1000));
     assert_eq!(play.enters(), 1);
-    play.agent.own_status(waiting(), play.now);
+    play.agent.record_own_status(waiting(), play.now);
     play.passes(ms(60_000));
     assert_eq!(play.enters(), 1, "nor is it pressed once more");
 }
@@ -336,7 +337,7 @@ fn an_unknown_program_has_a_text_once_it_has_read_it() {
     // It was acked when its Enter was written, and lost if the program ended before it read.
     let mut play = Play::unknown();
     let key = play.offer("x");
-    play.agent.input_is_read(Some(false), play.now);
+    play.agent.record_input_read(Some(false), play.now);
     play.passes(ms(1000));
     assert_eq!(play.enters(), 1);
     assert_eq!(play.deliveries.filter_keys(b"ab", play.now), None);
@@ -350,7 +351,7 @@ fn an_unknown_program_has_a_text_once_it_has_read_it() {
     assert!(!play.did(&delivered));
     let ended = play.deliveries.finish(&play.agent, play.now);
     assert!(!ended.contains(&delivered), "{ended:?}");
-    play.agent.input_is_read(Some(true), play.now);
+    play.agent.record_input_read(Some(true), play.now);
     play.run();
     assert!(play.did(&delivered));
     assert_eq!(play.enters(), 1);
@@ -375,15 +376,15 @@ fn a_text_that_was_read_before_the_key_that_ends_the_program_is_acked() {
     // The key came before the next look at the input, and was unread when the program ended.
     let mut play = Play::unknown();
     let key = play.offer("x");
-    play.agent.input_is_read(Some(false), play.now);
+    play.agent.record_input_read(Some(false), play.now);
     play.passes(ms(1000));
     assert_eq!(
         play.deliveries.filter_keys(b"\x03", play.now),
         Some(&b"\x03"[..])
     );
-    play.agent.input_is_read(Some(true), play.now);
+    play.agent.record_input_read(Some(true), play.now);
     play.deliveries.input_checked(&play.agent);
-    play.agent.input_is_read(Some(false), play.now);
+    play.agent.record_input_read(Some(false), play.now);
     play.is_hung_up = true;
     let ended = play.deliveries.finish(&play.agent, play.now);
     let delivered = Step::Delivered(vec![key], Way::Keyboard);
@@ -394,7 +395,7 @@ fn a_text_that_was_read_before_the_key_that_ends_the_program_is_acked() {
 fn a_text_that_the_terminal_discards_goes_again_as_a_possible_repeat() {
     let mut play = Play::unknown();
     let key = play.offer("x");
-    play.agent.input_is_read(Some(false), play.now);
+    play.agent.record_input_read(Some(false), play.now);
     play.passes(ms(1000));
     assert!(play.deliveries.may_be_flushed());
     assert_eq!(
@@ -402,7 +403,7 @@ fn a_text_that_the_terminal_discards_goes_again_as_a_possible_repeat() {
         Some(&b"\x03"[..])
     );
     play.deliveries.note_flush();
-    play.agent.input_is_read(Some(true), play.now);
+    play.agent.record_input_read(Some(true), play.now);
     play.passes(ms(5000));
     assert!(!play.did(&Step::Delivered(vec![key], Way::Keyboard)));
     assert!(play.last_text().contains("(possible repeat) x"));

@@ -392,14 +392,15 @@ fn a_menu_whose_end_is_not_reported_does_not_hold_for_ever() {
     for is_plugin_gone in [true, false] {
         let mut play = Play::claude_by(DeliveryMode::Keyboard);
         play.agent.set_way_reports(true);
-        play.agent.sign(&AgentSign::Menu("model".into()), play.now);
+        play.agent
+            .record_sign(&AgentSign::Menu("model".into()), play.now);
         play.offer("x");
         play.passes(ms(60_000));
         assert_eq!(play.hold(), Some(Hold::Dialog("model".into())));
         if is_plugin_gone {
             play.agent.set_way_reports(false);
         } else {
-            play.agent.sign(&AgentSign::PersonSpoke, play.now);
+            play.agent.record_sign(&AgentSign::PersonSpoke, play.now);
         }
         play.run();
         assert!(play.has_typed(), "{is_plugin_gone}");

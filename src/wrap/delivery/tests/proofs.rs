@@ -81,7 +81,7 @@ fn a_prompt_that_holds_some_messages_of_a_text_proves_none_of_them() {
 fn where_no_hook_runs_a_text_is_read_at_its_row_or_at_rest() {
     for has_row in [true, false] {
         let mut play = Play::with(&CLAUDE, DeliveryMode::Keyboard);
-        play.agent.runs_no_hooks();
+        play.agent.disable_hooks();
         play.deliveries.set_turn_proof(TurnProof::RowOrRest);
         play.sees(Input::Empty);
         play.passes(ms(3000));
@@ -114,7 +114,7 @@ fn the_status_file_is_read_again_before_rest_decides_about_a_text() {
         (OwnStatus::Busy, OwnStatus::Idle),
     ] {
         let mut play = Play::with(&CLAUDE, DeliveryMode::Keyboard);
-        play.agent.runs_no_hooks();
+        play.agent.disable_hooks();
         play.deliveries.set_turn_proof(TurnProof::RowOrRest);
         play.status_file = Some(OwnStatus::Idle);
         play.sees(Input::Empty);

@@ -5,12 +5,12 @@ use super::*;
 impl Play {
     /// The program has written more than the last reading of the screen shows.
     fn falls_behind(&mut self) {
-        self.agent.screen_is_behind(true);
+        self.agent.set_screen_behind(true);
         self.run();
     }
 
     fn catches_up(&mut self) {
-        self.agent.screen_is_behind(false);
+        self.agent.set_screen_behind(false);
         self.run();
     }
 }

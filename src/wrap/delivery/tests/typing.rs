@@ -174,14 +174,14 @@ fn a_key_that_the_program_has_not_read_is_a_draft() {
     // A slow agent showed an empty box: the person's text and the message were submitted together.
     let mut play = Play::claude_by(DeliveryMode::Keyboard);
     play.press(KeyPress::Text(1));
-    play.agent.input_is_read(Some(false), play.now);
+    play.agent.record_input_read(Some(false), play.now);
     play.offer("x");
     play.passes(ms(5000));
     play.sees(Input::Empty);
     play.passes(ms(60_000));
     assert_eq!(play.hold(), Some(Hold::Draft));
     assert!(!play.has_typed());
-    play.agent.input_is_read(Some(true), play.now);
+    play.agent.record_input_read(Some(true), play.now);
     play.run();
     assert_eq!(play.hold(), Some(Hold::Draft), "it was read, and not drawn");
     play.passes(ms(20));
@@ -200,11 +200,11 @@ fn a_key_that_draws_nothing_holds_messages_for_a_limited_time() {
             line => Play::quiet(line),
         };
         play.press(KeyPress::Recall);
-        play.agent.input_is_read(Some(false), play.now);
+        play.agent.record_input_read(Some(false), play.now);
         play.offer("x");
         play.sees(Input::Empty);
         play.passes(ms(20));
-        play.agent.input_is_read(Some(true), play.now);
+        play.agent.record_input_read(Some(true), play.now);
         play.passes(ms(9_900));
         assert_eq!(play.hold(), Some(Hold::Draft), "{program}");
         play.passes(ms(100));

@@ -27,7 +27,7 @@ impl Play {
     }
 
     fn sign(&mut self, sign: &AgentSign) {
-        self.agent.sign(sign, self.now);
+        self.agent.record_sign(sign, self.now);
         self.deliveries.sign(sign);
         self.run();
     }
@@ -279,7 +279,7 @@ fn a_message_for_now_gets_past_escape_by_the_inbox_and_one_for_next_between_tool
             Timing::Now => AgentSign::Escaped,
             _ => AgentSign::TurnBegan,
         };
-        play.agent.sign(&sign, play.now);
+        play.agent.record_sign(&sign, play.now);
         let key = play.deliveries.table.next_key();
         let mut first = message(key, "x", play.now);
         first.timing = timing;
