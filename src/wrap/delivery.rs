@@ -44,7 +44,7 @@ pub use message::{
     Claim, InFlightMessage, MessageKey, MessageTable, Precedence, State, TextPlace, Unsettled,
     publisher, publisher_mark,
 };
-use order::Ways;
+use order::WayStatuses;
 use takes::Take;
 
 impl DeliveryMode {
@@ -130,7 +130,7 @@ pub struct Deliveries {
     pub table: MessageTable,
     mode: DeliveryMode,
     batch: usize,
-    ways: Ways,
+    ways: WayStatuses,
     keyboard: Keyboard,
     submissions: Vec<Submitted>,
     /// Messages that were shown to a command, which has not confirmed it.
@@ -158,7 +158,7 @@ impl Deliveries {
             table: MessageTable::default(),
             mode,
             batch: batch.max(1),
-            ways: Ways::default(),
+            ways: WayStatuses::default(),
             keyboard: Keyboard::default(),
             submissions: Vec::new(),
             takes: Vec::new(),

@@ -35,7 +35,7 @@ use super::relay::{Relay, RelayEvent};
 use super::screen::Screen;
 use super::screen_socket::{ScreenQuestion, ScreenSocket};
 use super::terminal::Terminal;
-use super::ways::{Way, WaysIn};
+use super::ways::{Way, WayActors};
 use crate::error::Error;
 use crate::panics;
 
@@ -70,7 +70,7 @@ pub(super) struct Parts {
     pub(super) batch: usize,
     pub(super) hooks: Option<(Hooks, Receiver<HookReport>)>,
     /// The ways in that report through one channel.
-    pub(super) ways: WaysIn,
+    pub(super) ways: WayActors,
     pub(super) messages: SessionMessages,
     /// The socket of `cbroker screen`.
     pub(super) screen_socket: Option<(ScreenSocket, Receiver<ScreenQuestion>)>,
@@ -96,7 +96,7 @@ pub(super) struct Session {
     deliveries: Deliveries,
     hooks: Option<(Hooks, Receiver<HookReport>)>,
     waiter: Option<Waiter>,
-    ways: WaysIn,
+    ways: WayActors,
     proofs: Proofs,
     messages: SessionMessages,
     log: SessionLog,
@@ -140,7 +140,7 @@ impl Session {
         let relay =
             Relay::new(terminal.input(), terminal.output(), program.master()).map_err(cannot)?;
         let mut deliveries = Deliveries::new(mode, batch);
-        for way in &ways.ways {
+        for way in &ways.actors {
             deliveries.expect(way.way());
         }
         if profile.knows_its_prompt() {
@@ -250,7 +250,7 @@ impl Session {
                 self.agent.record_output(&self.modes, now);
                 if let Some(title) = self.modes.title() {
                     self.ways
-                        .ways
+                        .actors
                         .iter()
                         .for_each(|way| way.title_changed(title));
                 }

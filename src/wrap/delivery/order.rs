@@ -51,7 +51,7 @@ struct WayStatus {
 
 /// The state of the ways of one session.
 #[derive(Debug, Default)]
-pub(super) struct Ways {
+pub(super) struct WayStatuses {
     known: BTreeMap<Way, WayStatus>,
 }
 
@@ -83,7 +83,7 @@ pub(super) struct WayQuery<'a> {
     pub(super) is_escaped: bool,
 }
 
-impl Ways {
+impl WayStatuses {
     pub(super) fn open(&mut self, way: Way, can_steer: bool) {
         let known = self.entry(way);
         known.openness = Openness::Open;

@@ -235,7 +235,7 @@ impl Session {
             WayReport::Exposed(is_exposed) => self.deliveries.set_exposed(way, is_exposed),
             WayReport::Starting => self.deliveries.mark_starting(way, now),
             WayReport::Moved(pid) => {
-                self.ways.ways.iter().for_each(|way| way.moved(pid));
+                self.ways.actors.iter().for_each(|way| way.moved(pid));
                 self.drop_waiter_of_other_process(Some(pid), now);
             }
             WayReport::Away => {
@@ -344,7 +344,10 @@ impl Session {
                     self.hook_reporting = HookReporting::Reporting;
                     self.log.write("the agent's hooks work");
                 }
-                self.ways.ways.iter().for_each(|way| way.hook_ran(&origin));
+                self.ways
+                    .actors
+                    .iter()
+                    .for_each(|way| way.hook_ran(&origin));
                 self.drop_waiter_of_other_process(origin.pid, now);
                 self.proofs.status_file.clone_from(&origin.status_file);
                 if let Some(transcript) = origin.transcript {
@@ -365,7 +368,7 @@ impl Session {
                 // The SessionStart hook may report after the waiter.
                 self.deliveries.hooks_work(now);
                 let hook_writer = waiter.hook_writer();
-                let ways = self.ways.ways.iter();
+                let ways = self.ways.actors.iter();
                 ways.for_each(|way| way.hook_waits(hook_writer.clone()));
                 // Only one waiter is kept: dropping the previous one releases it.
                 self.waiter = Some(waiter);

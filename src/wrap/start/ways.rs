@@ -19,7 +19,7 @@ use crate::wrap::ways::claude_inbox::ClaudeInbox;
 use crate::wrap::ways::claude_plugin::{Plugin, PluginSetup};
 use crate::wrap::ways::codex::{self, Codex, ThreadMarker};
 use crate::wrap::ways::opencode::{self, Opencode};
-use crate::wrap::ways::{Way, WayIn, WayReporter, WaysIn};
+use crate::wrap::ways::{Way, WayActors, WayIn, WayReporter};
 
 /// Capacity of the channel of reports.
 const REPORTS: usize = 256;
@@ -88,28 +88,28 @@ pub(super) async fn open(
     config: &Config,
     identity: &mut Identity,
     log: &mut SessionLog,
-) -> WaysIn {
+) -> WayActors {
     let PlannedWays { profile, mode, api } = planned;
     let (to, reports) = mpsc::channel(REPORTS);
-    let mut ways: Vec<Box<dyn WayIn>> = Vec::new();
+    let mut actors: Vec<Box<dyn WayIn>> = Vec::new();
     if profile.has_hooks {
         match plugin(config, identity, WayReporter::new(Way::Plugin, to.clone())) {
-            Ok(plugin) => ways.push(Box::new(plugin)),
+            Ok(plugin) => actors.push(Box::new(plugin)),
             Err(error) => log.write(&format!("no plugin for Claude Code: {error}")),
         }
     }
     if profile.has_hooks && matches!(mode, DeliveryMode::Auto | DeliveryMode::Inbox) {
         let reporter = WayReporter::new(Way::Inbox, to.clone());
-        ways.push(Box::new(ClaudeInbox::start(reporter)));
+        actors.push(Box::new(ClaudeInbox::start(reporter)));
     }
     if let Some(asked) = api {
         let reporter = WayReporter::new(Way::Api, to);
         match open_api(profile, asked, config, identity, reporter).await {
-            Ok(way) => ways.push(way),
+            Ok(actor) => actors.push(actor),
             Err(error) => log.write(&format!("no way into {} by its API: {error}", profile.name)),
         }
     }
-    WaysIn { ways, reports }
+    WayActors { actors, reports }
 }
 
 fn plugin(config: &Config, identity: &mut Identity, reporter: WayReporter) -> io::Result<Plugin> {

@@ -226,18 +226,19 @@ pub trait WayIn: fmt::Debug + Send {
 
 /// The actors of one agent, which report through one channel.
 #[derive(Debug)]
-pub struct WaysIn {
-    /// The ways.
-    pub ways: Vec<Box<dyn WayIn>>,
+pub struct WayActors {
+    /// The actors.
+    pub actors: Vec<Box<dyn WayIn>>,
     /// Their reports.
     pub reports: mpsc::Receiver<(Way, WayReport)>,
 }
 
-impl WaysIn {
+impl WayActors {
     /// The actor of this way.
     pub fn get(&self, way: Way) -> Option<&dyn WayIn> {
-        let mut ways = self.ways.iter();
-        ways.find(|open| open.way() == way).map(AsRef::as_ref)
+        let mut actors = self.actors.iter();
+        let actor = actors.find(|actor| actor.way() == way);
+        actor.map(AsRef::as_ref)
     }
 }
 
