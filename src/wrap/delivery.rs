@@ -41,8 +41,8 @@ use super::ways::{AgentSign, Submission, SubmissionNumber, Way};
 pub use crate::config::DeliveryMode;
 use late::LateSubmission;
 pub use message::{
-    Claim, InFlightMessage, MessageKey, MessageTable, Precedence, State, TextPlace, Unsettled,
-    publisher, publisher_mark,
+    Claim, DeliveryState, InFlightMessage, MessageKey, MessageTable, Precedence, TextPlace,
+    Unsettled, publisher, publisher_mark,
 };
 use order::WayStatuses;
 use takes::Take;
@@ -216,7 +216,7 @@ impl Deliveries {
             .flat_map(|submitted| submitted.messages.iter().copied())
             .collect();
         self.table.lose_deliveries(|key, message| {
-            handed_over.contains(&key) || matches!(message.state, State::Delivered(_))
+            handed_over.contains(&key) || matches!(message.state, DeliveryState::Delivered(_))
         })
     }
 

@@ -31,7 +31,7 @@ pub struct MessageKey(pub u64);
 
 /// The state of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum DeliveryState {
     /// It is being looked up on disk.
     Arriving,
     /// It waits; the reason is computed on request.
@@ -112,7 +112,7 @@ pub struct InFlightMessage {
     /// it, so that none is acked before the proof.
     pub duplicates: Vec<ReceivedMessage>,
     /// Its state.
-    pub state: State,
+    pub state: DeliveryState,
     /// When it is to be delivered.
     pub timing: Timing,
     /// Whether it may have reached the agent before.
@@ -153,7 +153,7 @@ impl InFlightMessage {
             receipt_to: delivery
                 .as_ref()
                 .and_then(|delivery| delivery.receipt_to().map(str::to_owned)),
-            state: State::Arriving,
+            state: DeliveryState::Arriving,
             timing: delivery
                 .as_ref()
                 .and_then(ReceivedMessage::when)
@@ -178,7 +178,8 @@ impl InFlightMessage {
     /// Takes the files that the agent was not told to read, when the message is removed without
     /// having reached the agent.
     pub fn unread_files(&mut self) -> Vec<PathBuf> {
-        if self.may_repeat || !matches!(self.state, State::Arriving | State::Queued) {
+        if self.may_repeat || !matches!(self.state, DeliveryState::Arriving | DeliveryState::Queued)
+        {
             return Vec::new();
         }
         std::mem::take(&mut self.text_files)
@@ -205,7 +206,7 @@ impl InFlightMessage {
 
     /// Whether it waits.
     pub fn is_queued(&self) -> bool {
-        self.state == State::Queued
+        self.state == DeliveryState::Queued
     }
 
     /// Whether another user published it and it is or was blocked.
@@ -230,7 +231,7 @@ impl InFlightMessage {
     pub fn is_held(&self) -> bool {
         matches!(
             self.state,
-            State::Arriving | State::Queued | State::HandedOver(_)
+            DeliveryState::Arriving | DeliveryState::Queued | DeliveryState::HandedOver(_)
         )
     }
 }
@@ -321,7 +322,7 @@ impl MessageTable {
     /// Whether this message is being looked up on disk.
     pub fn is_arriving(&self, key: MessageKey) -> bool {
         self.get(key)
-            .is_some_and(|message| message.state == State::Arriving)
+            .is_some_and(|message| message.state == DeliveryState::Arriving)
     }
 
     /// The message with this key, mutable.
@@ -439,7 +440,7 @@ impl MessageTable {
     /// Whether delivered messages are not written as done yet.
     pub fn has_unfinished(&self) -> bool {
         self.iter()
-            .any(|(_, message)| matches!(message.state, State::Delivered(_)))
+            .any(|(_, message)| matches!(message.state, DeliveryState::Delivered(_)))
     }
 
     /// When the hold of a queued message is to be reported next.

@@ -2,7 +2,7 @@
 //!
 //! Relies on the table and the order of the ways.
 
-use super::{Claim, Deliveries, MessageKey, State, Step, Submitted, TextPlace};
+use super::{Claim, Deliveries, DeliveryState, MessageKey, Step, Submitted, TextPlace};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::keyboard::TypingOutcome;
 use crate::wrap::ways::{Refusal, SubmissionNumber, Way};
@@ -187,7 +187,7 @@ impl Deliveries {
     pub(super) fn handed_over(&mut self, messages: &[MessageKey], way: Way) {
         for &key in messages {
             if let Some(message) = self.table.get_mut(key) {
-                message.state = State::HandedOver(way);
+                message.state = DeliveryState::HandedOver(way);
             }
         }
         self.due.push_back(Step::HandedOver(messages.to_vec(), way));
@@ -200,7 +200,7 @@ impl Deliveries {
             if let Some(message) = self.table.get_mut(key)
                 && message.is_held()
             {
-                message.state = State::Delivered(way);
+                message.state = DeliveryState::Delivered(way);
                 self.alone.remove(&key);
                 news.push(key);
             }
@@ -221,10 +221,13 @@ impl Deliveries {
             let Some(message) = self.table.get_mut(key) else {
                 continue;
             };
-            if !matches!(message.state, State::Queued | State::HandedOver(_)) {
+            if !matches!(
+                message.state,
+                DeliveryState::Queued | DeliveryState::HandedOver(_)
+            ) {
                 continue;
             }
-            message.state = State::Queued;
+            message.state = DeliveryState::Queued;
             message.may_repeat |= may_repeat;
             self.remove_if_lost(key);
         }

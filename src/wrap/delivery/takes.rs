@@ -10,7 +10,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Deliveries, InFlightMessage, MessageKey, State, Step, SubmissionPhase, Submitted};
+use super::{
+    Deliveries, DeliveryState, InFlightMessage, MessageKey, Step, SubmissionPhase, Submitted,
+};
 use crate::wrap::ways::{SubmissionNumber, Way};
 
 /// Time limit for the confirmation. A command confirms once it has written the texts.
@@ -56,7 +58,7 @@ impl Deliveries {
         messages.retain(|key| {
             let message = self.table.get_mut(*key).filter(|one| one.is_queued());
             message.is_some_and(|message| {
-                message.state = State::HandedOver(Way::InboxCommand);
+                message.state = DeliveryState::HandedOver(Way::InboxCommand);
                 true
             })
         });
@@ -95,7 +97,7 @@ impl Deliveries {
     /// Whether a command was shown this message and has not confirmed it.
     fn is_shown(&self, key: MessageKey) -> bool {
         let message = self.table.get(key);
-        message.is_some_and(|one| one.state == State::HandedOver(Way::InboxCommand))
+        message.is_some_and(|one| one.state == DeliveryState::HandedOver(Way::InboxCommand))
     }
 
     /// Takes these messages out of the takes, and ends those that have no other one.
@@ -107,7 +109,7 @@ impl Deliveries {
                 let is_out = submitted.phase == SubmissionPhase::HandedOver;
                 let is_still_shown = |key: &MessageKey| {
                     table.get(*key).is_some_and(|one| {
-                        !is_out || one.state == State::HandedOver(Way::InboxCommand)
+                        !is_out || one.state == DeliveryState::HandedOver(Way::InboxCommand)
                     })
                 };
                 let messages = &mut submitted.messages;

@@ -245,7 +245,7 @@ fn message(key: MessageKey, text: &str, now: Instant) -> InFlightMessage {
     let mut message = InFlightMessage::new(envelope, None, now);
     message.repeat_line = line.replace("] ", "] (possible repeat) ");
     message.line = line;
-    message.state = State::Queued;
+    message.state = DeliveryState::Queued;
     message
 }
 

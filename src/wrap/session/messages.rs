@@ -31,7 +31,7 @@ use crate::peer::{
     ReceivedMessage, ReplyTo, SettleResult,
 };
 use crate::wrap::brake::Brake;
-use crate::wrap::delivery::{InFlightMessage, MessageKey, MessageTable, State};
+use crate::wrap::delivery::{DeliveryState, InFlightMessage, MessageKey, MessageTable};
 use crate::wrap::disk::{DiskEvent, DiskThread, Job, TextOutcome};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::{SubmissionNumber, Way};
@@ -216,7 +216,7 @@ impl SessionMessages {
         };
         let _disk_or_broker_is_stuck = tokio::time::timeout(limit, finishing).await;
         for message in table.values_mut() {
-            if let State::HandedOver(way) = message.state {
+            if let DeliveryState::HandedOver(way) = message.state {
                 self.record(
                     message,
                     HistoryEvent::Requeued,

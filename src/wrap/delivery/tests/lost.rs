@@ -106,7 +106,7 @@ fn a_proof_during_a_lost_connection_is_written() {
 
 #[test]
 fn a_proof_after_a_reconnect_acks_the_redelivered_message() {
-    for state in [State::Queued, State::Arriving] {
+    for state in [DeliveryState::Queued, DeliveryState::Arriving] {
         let (mut play, key, _) = given_up_and_lost();
         let again = MessageKey(key.0 + 100);
         let mut message = message(key, "x", play.now);
@@ -124,7 +124,7 @@ fn a_late_proof_says_nothing_of_another_message_under_the_same_id() {
     let (mut play, key, _) = given_up_and_lost();
     let other = MessageKey(key.0 + 100);
     let mut namesake = message(key, "another text", play.now);
-    namesake.state = State::Queued;
+    namesake.state = DeliveryState::Queued;
     play.deliveries.table.insert(other, namesake);
     play.deliveries.in_context(1);
     play.run();

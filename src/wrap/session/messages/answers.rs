@@ -15,7 +15,9 @@ use crate::peer::{
     ReplyTo, Request,
 };
 use crate::wrap::agent_state::Condition;
-use crate::wrap::delivery::{DeliveryMode, InFlightMessage, MessageKey, State, publisher_mark};
+use crate::wrap::delivery::{
+    DeliveryMode, DeliveryState, InFlightMessage, MessageKey, publisher_mark,
+};
 use crate::wrap::hold::Hold;
 use crate::wrap::seen::id_and_mark;
 use crate::wrap::ways::{SubmissionNumber, Way};
@@ -231,9 +233,11 @@ impl Session {
         };
         let shown = self.deliveries.table.iter().filter_map(|(key, message)| {
             let (state, reason) = match (&message.state, reason(key)) {
-                (State::HandedOver(way), _) => (ReceiptState::HandedOver.word(), way.to_string()),
-                (State::Queued, Some(reason)) => (ReceiptState::Held.word(), reason),
-                (State::Queued, None) => ("queued", String::new()),
+                (DeliveryState::HandedOver(way), _) => {
+                    (ReceiptState::HandedOver.word(), way.to_string())
+                }
+                (DeliveryState::Queued, Some(reason)) => (ReceiptState::Held.word(), reason),
+                (DeliveryState::Queued, None) => ("queued", String::new()),
                 _ => return None,
             };
             let shown = HeldMessage {

@@ -14,7 +14,9 @@ use crate::peer::{ReceiptState, ReceivedMessage};
 use crate::platform;
 use crate::wrap::brake::ArrivedMessage;
 use crate::wrap::dead_letter::{DeadBody, claimed_id};
-use crate::wrap::delivery::{Claim, InFlightMessage, Precedence, State, TextPlace, publisher};
+use crate::wrap::delivery::{
+    Claim, DeliveryState, InFlightMessage, Precedence, TextPlace, publisher,
+};
 use crate::wrap::disk::{LongText, Spilled};
 use crate::wrap::hold::Hold;
 use crate::wrap::seen::{Publisher, Seen};
@@ -137,7 +139,7 @@ impl Session {
         if is_loop && message.publisher != Publisher::Own {
             message.precedence = Precedence::Late;
         }
-        message.state = State::Queued;
+        message.state = DeliveryState::Queued;
         let text = MessageText::of(&message.envelope);
         self.messages.parts.disk.submit(Job::WriteHistory {
             id: message.envelope.id.clone(),
