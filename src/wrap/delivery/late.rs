@@ -87,10 +87,10 @@ impl Deliveries {
 
     /// Handles the proof of a submission that was given up.
     pub(super) fn proved_late(&mut self, number: SubmissionNumber) {
-        let Some(place) = self.late.iter().position(|late| late.number == number) else {
+        let Some(index) = self.late.iter().position(|late| late.number == number) else {
             return;
         };
-        let late = self.late.remove(place);
+        let late = self.late.remove(index);
         self.ways.note_success(late.way);
         self.due.push_back(Step::EndSearch(number));
         let mut here: Vec<MessageKey> = Vec::new();

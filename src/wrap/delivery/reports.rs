@@ -264,10 +264,10 @@ impl Deliveries {
     }
 
     pub(super) fn remove_submission(&mut self, number: SubmissionNumber) -> Option<Submitted> {
-        let place = self
+        let index = self
             .submissions
             .iter()
             .position(|submitted| submitted.number == number)?;
-        Some(self.submissions.remove(place))
+        Some(self.submissions.remove(index))
     }
 }

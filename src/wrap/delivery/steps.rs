@@ -84,16 +84,16 @@ impl Deliveries {
     fn hand_over_ready(&mut self, agent: &AgentState, now: Instant) -> Option<Step> {
         let is_intent_written =
             |submitted: &Submitted| submitted.phase == SubmissionPhase::IntentWritten;
-        let place = self.submissions.iter().position(is_intent_written)?;
-        if self.submissions[place].way == Way::InboxCommand {
-            return Some(self.show(place, now));
+        let index = self.submissions.iter().position(is_intent_written)?;
+        if self.submissions[index].way == Way::InboxCommand {
+            return Some(self.show(index, now));
         }
         let Submitted {
             number,
             way,
             messages,
             ..
-        } = self.submissions[place].clone();
+        } = self.submissions[index].clone();
         let waits = |key: &MessageKey| {
             let message = self.table.get(*key);
             message.is_some_and(InFlightMessage::is_queued)
@@ -110,7 +110,7 @@ impl Deliveries {
                 _ => !agent.is_suspended(),
             };
         if !is_right {
-            self.submissions.remove(place);
+            self.submissions.remove(index);
             self.withdraw_intents(&messages);
             return self.due.pop_front();
         }
@@ -127,7 +127,7 @@ impl Deliveries {
                 .all(|key| self.text_place(*key) == TextPlace::HiddenInFile),
             timing,
         };
-        self.submissions[place].phase = SubmissionPhase::HandedOver;
+        self.submissions[index].phase = SubmissionPhase::HandedOver;
         if way == Way::Keyboard {
             let bytes = self.keyboard.begin(submission.clone(), agent, now);
             return Some(Step::Type(submission, bytes));

@@ -52,9 +52,9 @@ impl Deliveries {
     }
 
     /// Shows messages whose intents are on disk.
-    pub(super) fn show(&mut self, place: usize, now: Instant) -> Step {
-        let number = self.submissions[place].number;
-        let mut messages = std::mem::take(&mut self.submissions[place].messages);
+    pub(super) fn show(&mut self, index: usize, now: Instant) -> Step {
+        let number = self.submissions[index].number;
+        let mut messages = std::mem::take(&mut self.submissions[index].messages);
         messages.retain(|key| {
             let message = self.table.get_mut(*key).filter(|one| one.is_queued());
             message.is_some_and(|message| {
@@ -63,10 +63,10 @@ impl Deliveries {
             })
         });
         if messages.is_empty() {
-            self.submissions.remove(place);
+            self.submissions.remove(index);
         } else {
-            self.submissions[place].messages.clone_from(&messages);
-            self.submissions[place].phase = SubmissionPhase::HandedOver;
+            self.submissions[index].messages.clone_from(&messages);
+            self.submissions[index].phase = SubmissionPhase::HandedOver;
             let until = now + CONFIRMED_WITHIN;
             self.takes.push(Take { number, until });
         }
