@@ -34,7 +34,7 @@
 //! Relies on the agent's state.
 
 mod key_buffer;
-mod steps;
+mod phases;
 mod text;
 
 use std::time::{Duration, Instant};

@@ -32,20 +32,20 @@ impl Keyboard {
             return KeyboardStep::Result(TypingOutcome::HandedOver);
         }
         match attempt.phase {
-            TypingPhase::Pasted { out, since } => self.pasted(agent, now, out, since),
+            TypingPhase::Pasted { out, since } => self.step_pasted(agent, now, out, since),
             TypingPhase::Entered {
                 out,
                 since,
                 presses,
-            } => self.entered(agent, now, (out, since, presses)),
+            } => self.step_entered(agent, now, (out, since, presses)),
             TypingPhase::Submitted { since, is_named } => {
-                self.submitted(agent, now, (since, is_named))
+                self.step_submitted(agent, now, (since, is_named))
             }
             TypingPhase::Waiting {
                 is_escaped,
                 over_since,
-            } => self.waiting(agent, now, (is_escaped, over_since)),
-            TypingPhase::Stuck { since, .. } => self.stuck(agent, now, since),
+            } => self.step_waiting(agent, now, (is_escaped, over_since)),
+            TypingPhase::Stuck { since, .. } => self.step_stuck(agent, now, since),
         }
     }
 
@@ -54,7 +54,7 @@ impl Keyboard {
         keys.map_or(KeyboardStep::Wait(again), KeyboardStep::Replay)
     }
 
-    fn pasted(
+    fn step_pasted(
         &mut self,
         agent: &AgentState,
         now: Instant,
@@ -183,7 +183,7 @@ impl Keyboard {
                 || agent.input_is_scrolled() || !agent.profile().knows_its_prompt())
     }
 
-    fn entered(
+    fn step_entered(
         &mut self,
         agent: &AgentState,
         now: Instant,
@@ -204,9 +204,9 @@ impl Keyboard {
                 return KeyboardStep::Wait(Some(settled));
             }
             if agent.profile().line.is_some() {
-                return self.entered_line(agent, now, out);
+                return self.step_entered_line(agent, now, out);
             }
-            return self.entered_blindly(agent, now, (out, end));
+            return self.step_entered_blindly(agent, now, (out, end));
         }
         let late = out + TURN_SIGN;
         let screen = agent.check_screen(now);
@@ -249,7 +249,7 @@ impl Keyboard {
 
     /// The `Entered` phase of a program whose screen is not known. The only sign is that it has
     /// read all input, for which there is no time limit.
-    fn entered_blindly(
+    fn step_entered_blindly(
         &mut self,
         agent: &AgentState,
         now: Instant,
@@ -271,7 +271,12 @@ impl Keyboard {
     /// starting agent may have dropped the text, or may not have drawn it yet. The proof is a turn,
     /// or the text above the empty line; if the agent may let a text wait, both are required, or an
     /// answer to it.
-    fn entered_line(&mut self, agent: &AgentState, now: Instant, out: Instant) -> KeyboardStep {
+    fn step_entered_line(
+        &mut self,
+        agent: &AgentState,
+        now: Instant,
+        out: Instant,
+    ) -> KeyboardStep {
         if agent.shows_waiting() {
             return self.begin_waiting(agent, now);
         }
@@ -323,7 +328,7 @@ impl Keyboard {
 
     /// The `Waiting` phase. The text is read once its turn or an answer is seen. After Escape its
     /// turn may never come.
-    fn waiting(
+    fn step_waiting(
         &mut self,
         agent: &AgentState,
         now: Instant,
@@ -343,7 +348,7 @@ impl Keyboard {
             return KeyboardStep::Wait(None);
         };
         if self.is_above(agent, now) {
-            return self.shown(agent, now, (is_escaped, over_since));
+            return self.step_no_longer_waiting(agent, now, (is_escaped, over_since));
         }
         // The screen may be drawn in pieces.
         let late = over_since + TURN_SIGN;
@@ -364,7 +369,7 @@ impl Keyboard {
 
     /// The `Waiting` phase of a text above the line that no longer waits. Without a sign of its
     /// turn the text may be lost, and is submitted again.
-    fn shown(
+    fn step_no_longer_waiting(
         &mut self,
         agent: &AgentState,
         now: Instant,
@@ -391,7 +396,7 @@ impl Keyboard {
         }
     }
 
-    fn submitted(
+    fn step_submitted(
         &mut self,
         agent: &AgentState,
         now: Instant,
@@ -425,7 +430,12 @@ impl Keyboard {
         KeyboardStep::Wait(Some(now + TURN_SIGN))
     }
 
-    fn stuck(&mut self, agent: &AgentState, now: Instant, stuck_since: Instant) -> KeyboardStep {
+    fn step_stuck(
+        &mut self,
+        agent: &AgentState,
+        now: Instant,
+        stuck_since: Instant,
+    ) -> KeyboardStep {
         if !self.buffer.is_empty() {
             return self.release_keys(None);
         }
