@@ -10,7 +10,7 @@ use cbroker::config::{Environment, Home};
 use cbroker::exit::Exit;
 
 fn main() -> ExitCode {
-    cbroker::panics::say_one_line();
+    cbroker::panics::install_hook();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if let Some(code) = cbroker::wrap::hidden(arguments.get(1..).unwrap_or_default()) {
         return code.into();

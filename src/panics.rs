@@ -1,7 +1,7 @@
 //! What a panic says: one line, as any other failure does, and never a backtrace.
 //!
 //! [`caught`] makes an error of a panic in its own work. Other panics are printed, or go where
-//! [`say_to`] says: while a session runs, a task beside its loop may fail alone, and its terminal
+//! [`send_to`] says: while a session runs, a task beside its loop may fail alone, and its terminal
 //! shows the program.
 
 use std::cell::{Cell, RefCell};
@@ -26,13 +26,13 @@ thread_local! {
     static SAID: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// From here on a panic says one line.
-pub fn say_one_line() {
+/// Installs the hook by which every panic says one line.
+pub fn install_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let said = words(panic);
         if IS_CAUGHT.get() {
             SAID.set(said);
-        } else if let Some(sink) = sink().as_ref() {
+        } else if let Some(sink) = lock_sink().as_ref() {
             sink(&said);
         } else {
             // If stderr is closed, there is no place to report that.
@@ -42,8 +42,8 @@ pub fn say_one_line() {
 }
 
 /// From here on the line about a panic that is not [`caught`] goes to `sink`.
-pub fn say_to(to: impl Fn(&str) + Send + 'static) {
-    *sink() = Some(Box::new(to));
+pub fn send_to(sink: impl Fn(&str) + Send + 'static) {
+    *lock_sink() = Some(Box::new(sink));
 }
 
 /// Does work, and makes an error of a panic in it.
@@ -66,7 +66,7 @@ pub async fn caught<T>(work: impl Future<Output = T>) -> Result<T, Error> {
 
 /// Panics where a test asks for it, in debug builds alone: where `CBROKER_TEST_PANIC` names the
 /// point.
-pub fn where_asked(point: &str) {
+pub fn panic_if_test_asks(point: &str) {
     if cfg!(debug_assertions) {
         let is_asked = std::env::var_os("CBROKER_TEST_PANIC").is_some_and(|asked| asked == point);
         assert!(!is_asked, "asked for\nby a test");
@@ -77,7 +77,7 @@ fn error(said: String) -> Error {
     Error::new("internal error").because(said)
 }
 
-fn sink() -> MutexGuard<'static, Option<PanicSink>> {
+fn lock_sink() -> MutexGuard<'static, Option<PanicSink>> {
     SINK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -126,7 +126,7 @@ async fn answer(
     if name.trim_ascii_end() != owner.name.as_bytes() {
         return Ok(());
     }
-    panics::where_asked("screen");
+    panics::panic_if_test_asks("screen");
     let (reply, text) = oneshot::channel();
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
     ask.send(reply).await.map_err(|_| gone())?;

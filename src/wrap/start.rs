@@ -447,7 +447,7 @@ fn initial_presence(options: &WrapOptions, profile: &Profile, identity: &Identit
 /// Writes panics to the session's log instead of the program's screen. A panic in a task other than
 /// the session's loop ends only that task.
 fn log_panics(log: PathBuf) {
-    panics::say_to(move |said| SessionLog::open(&log).write(&format!("internal error: {said}")));
+    panics::send_to(move |said| SessionLog::open(&log).write(&format!("internal error: {said}")));
 }
 
 /// Files that are removed when the session ends.
