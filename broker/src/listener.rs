@@ -23,7 +23,7 @@ use crate::broker_state::BrokerState;
 use crate::connection::{self, AcceptedSocket, ReadHalf};
 use crate::lock::lock;
 use crate::login_places::LoginPlace;
-use crate::login_throttle::LoginPeer;
+use crate::login_throttle::ClientEnds;
 use crate::registry::SocketEnd;
 
 /// Sockets above the connection limit that are accepted anyway, so that the handshake can refuse
@@ -188,7 +188,10 @@ async fn prepare(
     notice_dead_peers(stream).ok()?;
     let peer = stream.peer_addr().ok()?;
     let local = stream.local_addr().ok()?;
-    let place = broker.login_places.acquire(LoginPeer { peer, local }).await;
+    let place = broker
+        .login_places
+        .acquire(ClientEnds { peer, local })
+        .await;
     Some((end(peer), end(local), place))
 }
 

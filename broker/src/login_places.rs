@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 use crate::lock::lock;
-use crate::login_throttle::{LoginPeer, LoginSource, sources_of};
+use crate::login_throttle::{ClientEnds, LoginSource, sources_of};
 
 /// The maximum number of such connections to the AMQP ports.
 const MOST: usize = 512;
@@ -21,7 +21,7 @@ const MOST: usize = 512;
 pub(crate) struct LoginPlaces {
     most: usize,
     /// Finds the users of these connections. Slow: it reads the kernel's tables.
-    look_up: fn(&[LoginPeer]) -> Vec<LoginSource>,
+    look_up: fn(&[ClientEnds]) -> Vec<LoginSource>,
     /// Held by the task that takes a place, also while it reads the kernel's tables: other tasks
     /// wait for their place here, and `taken` stays free.
     taking: tokio::sync::Mutex<()>,
@@ -37,7 +37,7 @@ struct TakenPlaces {
 
 #[derive(Debug)]
 struct PlaceOwner {
-    from: LoginPeer,
+    from: ClientEnds,
     /// `None` until it matters which user of this machine it is.
     source: Option<LoginSource>,
     end: Arc<Notify>,
@@ -69,7 +69,7 @@ impl LoginPlaces {
 
     /// A place for a new connection from there. One caller after the other: a listener waits for it
     /// before it accepts the next connection, so each has at most one connection too many.
-    pub(crate) async fn acquire(self: &Arc<Self>, from: LoginPeer) -> LoginPlace {
+    pub(crate) async fn acquire(self: &Arc<Self>, from: ClientEnds) -> LoginPlace {
         let _taking = self.taking.lock().await;
         let end = Arc::new(Notify::new());
         let (number, is_full) = {
@@ -118,7 +118,7 @@ impl LoginPlaces {
 }
 
 impl TakenPlaces {
-    fn insert(&mut self, from: LoginPeer, end: &Arc<Notify>) -> u64 {
+    fn insert(&mut self, from: ClientEnds, end: &Arc<Notify>) -> u64 {
         let number = self.next;
         self.next += 1;
         let owner = PlaceOwner {
@@ -130,7 +130,7 @@ impl TakenPlaces {
         number
     }
 
-    fn unknown(&self) -> (Vec<u64>, Vec<LoginPeer>) {
+    fn unknown(&self) -> (Vec<u64>, Vec<ClientEnds>) {
         let places = self.places.iter();
         let unknown = places.filter(|(_, owner)| owner.source.is_none());
         unknown.map(|(number, owner)| (*number, owner.from)).unzip()
@@ -185,8 +185,8 @@ mod tests {
     const LOCAL: ([u8; 4], u16) = ([127, 0, 0, 1], 5672);
     const MOST: usize = 16;
 
-    fn from(ip: [u8; 4], port: u16) -> LoginPeer {
-        LoginPeer {
+    fn from(ip: [u8; 4], port: u16) -> ClientEnds {
+        ClientEnds {
             peer: (ip, port).into(),
             local: LOCAL.into(),
         }

@@ -31,7 +31,7 @@ const ADDRESSES: usize = 4096;
 
 /// The two ends of a client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LoginPeer {
+pub(crate) struct ClientEnds {
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
 }
@@ -47,7 +47,7 @@ pub(crate) enum LoginSource {
 /// An attempt whose password may be checked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LoginAttempt {
-    from: Option<LoginPeer>,
+    from: Option<ClientEnds>,
     /// The user of this machine, where it was looked up already.
     user: Option<LoginSource>,
 }
@@ -70,7 +70,7 @@ struct LookUps {
 #[derive(Debug, Default)]
 struct LookUpQueue {
     waiting: Vec<(SocketPair, oneshot::Sender<Option<u32>>)>,
-    is_read: bool,
+    has_reader: bool,
 }
 
 impl Default for LookUps {
@@ -84,21 +84,21 @@ impl Default for LookUps {
 
 impl LookUps {
     /// The user of this machine, where the client is on it and the system tells.
-    async fn user_of(&self, client: LoginPeer) -> Option<LoginSource> {
+    async fn user_of(&self, client: ClientEnds) -> Option<LoginSource> {
         if !client.is_local() {
             return None;
         }
-        let (tell, told) = oneshot::channel();
-        let was_read = {
+        let (sender, receiver) = oneshot::channel();
+        let had_reader = {
             let mut queue = lock(&self.queue);
-            queue.waiting.push(((client.peer, client.local), tell));
-            std::mem::replace(&mut queue.is_read, true)
+            queue.waiting.push(((client.peer, client.local), sender));
+            std::mem::replace(&mut queue.has_reader, true)
         };
-        if !was_read {
+        if !had_reader {
             let own = self.clone();
             tokio::task::spawn_blocking(move || own.read());
         }
-        told.await.ok().flatten().map(LoginSource::LocalUser)
+        receiver.await.ok().flatten().map(LoginSource::LocalUser)
     }
 
     /// Serves look-ups until none waits.
@@ -106,16 +106,16 @@ impl LookUps {
         loop {
             let waiting = {
                 let mut queue = lock(&self.queue);
-                queue.is_read = !queue.waiting.is_empty();
+                queue.has_reader = !queue.waiting.is_empty();
                 std::mem::take(&mut queue.waiting)
             };
             if waiting.is_empty() {
                 return;
             }
-            let (ends, tell): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
-            for (user, tell) in (self.users_of)(&ends).into_iter().zip(tell) {
+            let (ends, senders): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+            for (user, sender) in (self.users_of)(&ends).into_iter().zip(senders) {
                 // The requester may have been dropped.
-                let _ = tell.send(user);
+                let _ = sender.send(user);
             }
         }
     }
@@ -134,7 +134,7 @@ struct LoginRecord {
 pub(crate) struct TooManyTries;
 
 /// One waiting attempt, counted until it is dropped.
-struct Attempt<'a> {
+struct WaitingAttempt<'a> {
     throttle: &'a LoginThrottle,
     from: LoginSource,
 }
@@ -143,7 +143,7 @@ impl LoginThrottle {
     /// Delays an attempt if necessary. Must be called before the password is checked.
     pub(crate) async fn begin_attempt(
         &self,
-        from: Option<LoginPeer>,
+        from: Option<ClientEnds>,
     ) -> Result<LoginAttempt, TooManyTries> {
         let mut attempt = LoginAttempt { from, user: None };
         let Some(peer) = from.filter(|from| self.is_slow(from.network(), Instant::now())) else {
@@ -156,7 +156,7 @@ impl LoginThrottle {
         if !self.must_wait(from, Instant::now())? {
             return Ok(attempt);
         }
-        let _place = Attempt {
+        let _waiting = WaitingAttempt {
             throttle: self,
             from,
         };
@@ -184,7 +184,7 @@ impl LoginThrottle {
 
     /// The user of this machine at the other end of a connection over loopback, where the system
     /// tells.
-    pub(crate) async fn local_user(&self, client: LoginPeer) -> Option<u32> {
+    pub(crate) async fn local_user(&self, client: ClientEnds) -> Option<u32> {
         match self.look_ups.user_of(client).await? {
             LoginSource::LocalUser(user) => Some(user),
             LoginSource::Network(_) => None,
@@ -217,7 +217,7 @@ impl LoginThrottle {
     }
 }
 
-impl LoginPeer {
+impl ClientEnds {
     fn network(self) -> LoginSource {
         LoginSource::Network(network(self.peer.ip()))
     }
@@ -234,7 +234,7 @@ impl LoginPeer {
 }
 
 /// Who the clients on this machine are: their users, where the system tells. Reads files.
-pub(crate) fn sources_of(peers: &[LoginPeer]) -> Vec<LoginSource> {
+pub(crate) fn sources_of(peers: &[ClientEnds]) -> Vec<LoginSource> {
     let ends: Vec<_> = peers.iter().map(|from| (from.peer, from.local)).collect();
     let users = platform::users_of(&ends).into_iter();
     let sources = users.zip(peers).map(|(user, from)| match user {
@@ -254,7 +254,7 @@ impl LoginRecord {
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for WaitingAttempt<'_> {
     fn drop(&mut self) {
         if let Some(record) = lock(&self.throttle.records).get_mut(&self.from) {
             record.waiting = record.waiting.saturating_sub(1);
@@ -296,14 +296,14 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::{
-        ADDRESSES, FREE, LoginPeer, LoginSource, LoginThrottle, LookUps, SocketPair, TooManyTries,
+        ADDRESSES, ClientEnds, FREE, LoginSource, LoginThrottle, LookUps, SocketPair, TooManyTries,
         WAITING, lock, network,
     };
 
     const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const HERE: LoginSource = LoginSource::Network(LOCALHOST);
 
-    fn angry(now: Instant) -> LoginThrottle {
+    fn after_ten_failures(now: Instant) -> LoginThrottle {
         let throttle = LoginThrottle::default();
         for _ in 0..FREE {
             assert_eq!(throttle.must_wait(HERE, now), Ok(false));
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn ten_wrong_passwords_a_minute_slow_one_address_down() {
         let now = Instant::now();
-        let throttle = angry(now);
+        let throttle = after_ten_failures(now);
         assert_eq!(throttle.must_wait(HERE, now), Ok(true));
         let other = LoginSource::Network([10, 0, 0, 1].into());
         assert_eq!(throttle.must_wait(other, now), Ok(false));
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn tries_beside_one_another_do_not_raise_the_rate() {
         let now = Instant::now();
-        let throttle = angry(now);
+        let throttle = after_ten_failures(now);
         for _ in 0..WAITING {
             assert_eq!(throttle.must_wait(HERE, now), Ok(true));
         }
@@ -359,7 +359,7 @@ mod tests {
             return;
         }
         let now = Instant::now();
-        let throttle = angry(now);
+        let throttle = after_ten_failures(now);
         let stranger = LoginSource::LocalUser(u32::MAX);
         for _ in 0..FREE {
             throttle.record(stranger, now);
@@ -373,9 +373,9 @@ mod tests {
         let local = listener.local_addr().unwrap();
         let _client = std::net::TcpStream::connect(local).unwrap();
         let (_accepted, peer) = listener.accept().unwrap();
-        let own = LoginPeer { peer, local };
+        let own = ClientEnds { peer, local };
         assert!(throttle.begin_attempt(Some(own)).await.is_ok());
-        let unknown = LoginPeer {
+        let unknown = ClientEnds {
             peer: (Ipv4Addr::LOCALHOST, 1).into(),
             local,
         };
@@ -402,7 +402,7 @@ mod tests {
         };
         let queue = Arc::default();
         let look_ups = &LookUps { queue, users_of };
-        let client = |port| LoginPeer {
+        let client = |port| ClientEnds {
             peer: (Ipv4Addr::LOCALHOST, port).into(),
             local: (Ipv4Addr::LOCALHOST, 5672).into(),
         };
@@ -438,7 +438,7 @@ mod tests {
         let open = || {
             let client = std::net::TcpStream::connect(local).unwrap();
             let (accepted, peer) = listener.accept().unwrap();
-            (client, accepted, Some(LoginPeer { peer, local }))
+            (client, accepted, Some(ClientEnds { peer, local }))
         };
         let user = LoginSource::LocalUser(rustix::process::geteuid().as_raw());
         // One that still reads the result.

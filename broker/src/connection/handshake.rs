@@ -14,7 +14,7 @@ use crate::channel::ConnectionContext;
 use crate::clean_text::clean;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read};
-use crate::login_throttle::LoginPeer;
+use crate::login_throttle::ClientEnds;
 use crate::registry::{ConnectionHandle, OpenedConnection, SocketEnd};
 use crate::users::{Credential, LoginOrigin, ScramExchange};
 use crate::wire::frame::{self, ParsedFrame};
@@ -53,7 +53,7 @@ struct Greeting<'a> {
     input: &'a mut ReadBuffer,
     origin: LoginOrigin,
     /// Where the client is; `None` on a Unix socket.
-    from: Option<LoginPeer>,
+    from: Option<ClientEnds>,
 }
 
 /// Runs the handshake. A refused client has been sent the reason, as far as it may know it.
@@ -68,7 +68,7 @@ pub(super) async fn run(
         connection,
         input,
         origin,
-        from: login_peer(connection),
+        from: client_ends(connection),
     };
     greeting.protocol_header().await?;
     greeting.send(|out| {
@@ -125,9 +125,9 @@ pub(super) async fn run(
 }
 
 /// The two ends of a connection over TCP.
-fn login_peer(connection: &ConnectionHandle) -> Option<LoginPeer> {
+fn client_ends(connection: &ConnectionHandle) -> Option<ClientEnds> {
     let address = |end: &SocketEnd| Some(SocketAddr::new(end.host.parse().ok()?, end.port));
-    Some(LoginPeer {
+    Some(ClientEnds {
         peer: address(&connection.peer)?,
         local: address(&connection.local)?,
     })

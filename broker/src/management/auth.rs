@@ -25,7 +25,7 @@ use super::sign_ins::{self, ClientLocation, Fingerprint, FoundSignIn};
 use super::{Api, SharedApi, page_cookie};
 use crate::inspect::{self, ConnectionHandle};
 use crate::lock::read;
-use crate::login_throttle::LoginPeer;
+use crate::login_throttle::ClientEnds;
 use crate::time::now_ms;
 use crate::users::{LoginOrigin, Operation, Rank, User, Users};
 use crate::vhost::Vhost;
@@ -147,7 +147,7 @@ pub(super) async fn check_password(
     let peer = parts.extensions.get::<RemoteEnd>();
     let is_local = peer.is_some_and(|peer| peer.address.is_none());
     let from = peer.and_then(|end| {
-        Some(LoginPeer {
+        Some(ClientEnds {
             peer: end.address?,
             local: end.local?,
         })

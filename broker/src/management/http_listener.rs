@@ -29,7 +29,7 @@ use super::write_deadline::{SPAN, WriteDeadline};
 use crate::listener::UnixSocket;
 use crate::lock::lock;
 use crate::login_places::{LoginPlace, LoginPlaces};
-use crate::login_throttle::{LoginPeer, LoginThrottle};
+use crate::login_throttle::{ClientEnds, LoginThrottle};
 use crate::platform;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -72,7 +72,7 @@ impl RemoteEnd {
         let (Some(peer), Some(local)) = (self.address, self.local) else {
             return ClientLocation::UnknownLocalUser;
         };
-        let client = LoginPeer { peer, local };
+        let client = ClientEnds { peer, local };
         if !client.is_local() {
             return ClientLocation::Network;
         }
@@ -267,7 +267,7 @@ impl HttpServer {
         let place = self
             .connections
             .without_login
-            .acquire(LoginPeer { peer, local })
+            .acquire(ClientEnds { peer, local })
             .await;
         Some(RemoteEnd {
             address: Some(peer),
@@ -376,8 +376,8 @@ mod tests {
     const SOON: Duration = Duration::from_millis(500);
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
-    fn from(ip: [u8; 4]) -> LoginPeer {
-        LoginPeer {
+    fn from(ip: [u8; 4]) -> ClientEnds {
+        ClientEnds {
             peer: (ip, 1).into(),
             local: ([10, 0, 0, 1], 15672).into(),
         }
