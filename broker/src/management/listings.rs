@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Api;
 use super::auth::Caller;
-use super::paging::{Collected, Listed, Listing};
+use super::paging::{Collected, Listed, ListingQuery};
 use super::refusal::ApiError;
 use super::user_memory;
 use crate::lock::lock;
@@ -93,7 +93,7 @@ impl Api {
     pub(super) async fn list<T: Listed, I: IntoIterator<Item = T>>(
         &self,
         caller: &Caller,
-        listing: Listing,
+        listing: ListingQuery,
         collect: impl FnOnce() -> I + Send + 'static,
     ) -> Result<Response, ApiError> {
         let collect = |into: &mut Collected<'_, T>| into.extend(collect());
@@ -104,7 +104,7 @@ impl Api {
     pub(super) async fn list_into<T: Listed>(
         &self,
         caller: &Caller,
-        listing: Listing,
+        listing: ListingQuery,
         collect: impl FnOnce(&mut Collected<'_, T>) -> Result<(), ApiError> + Send + 'static,
     ) -> Result<Response, ApiError> {
         let mut holding = self.holdings.of(&caller.name);

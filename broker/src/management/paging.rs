@@ -22,7 +22,7 @@ use crate::users::bounded_regex;
 /// The query of a listing.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Listing {
+pub(super) struct ListingQuery {
     page: Option<String>,
     page_size: Option<String>,
     name: Option<String>,
@@ -33,15 +33,15 @@ pub(super) struct Listing {
     disable_stats: Option<String>,
 }
 
-const DEFAULT_SIZE: usize = 100;
-const MOST: usize = 500;
+const DEFAULT_PAGE_SIZE: usize = 100;
+const MAX_PAGE_SIZE: usize = 500;
 /// The limits of requested columns and of names in the path of a column.
-const COLUMNS: usize = 64;
-const DEPTH: usize = 8;
+const MAX_COLUMNS: usize = 64;
+const MAX_PATH_DEPTH: usize = 8;
 /// Bytes of a path in `sort` and of each column; a name may have four times as many.
-const LONGEST: usize = 256;
+const MAX_PATH_BYTES: usize = 256;
 /// Up to this many columns, each field is computed alone; for more, the item is rendered once.
-const FEW: usize = 4;
+const MAX_SINGLE_COLUMNS: usize = 4;
 /// The time limit for matching names against an expression.
 const MATCHING: Duration = Duration::from_secs(1);
 
@@ -88,7 +88,7 @@ impl Filter {
     }
 }
 
-impl Listing {
+impl ListingQuery {
     /// The response as JSON text, charged while it is made: a plain array, or a page with its
     /// numbers.
     pub(super) fn show<T: Listed>(
@@ -218,10 +218,12 @@ impl Listing {
     /// Refuses a query that would cost more than any tool needs.
     fn check_size(&self) -> Result<(), ApiError> {
         let columns = || self.columns.iter().flat_map(|columns| columns.split(','));
-        let is_long = |text: &str| text.len() > LONGEST || text.split('.').count() > DEPTH;
+        let is_long =
+            |text: &str| text.len() > MAX_PATH_BYTES || text.split('.').count() > MAX_PATH_DEPTH;
         let mut paths = columns().chain(self.sort.as_deref());
         let name_bytes = self.name.as_ref().map_or(0, String::len);
-        if columns().count() > COLUMNS || paths.any(is_long) || name_bytes > 4 * LONGEST {
+        if columns().count() > MAX_COLUMNS || paths.any(is_long) || name_bytes > 4 * MAX_PATH_BYTES
+        {
             return Err(ApiError::bad("columns, sort or name are too long"));
         }
         Ok(())
@@ -235,8 +237,11 @@ impl Listing {
             None => Some(default),
             Some(text) => text.parse::<usize>().ok().filter(|number| *number > 0),
         };
-        match (number(&self.page, 1), number(&self.page_size, DEFAULT_SIZE)) {
-            (Some(page), Some(size)) if size <= MOST => Ok(Some((page, size))),
+        match (
+            number(&self.page, 1),
+            number(&self.page_size, DEFAULT_PAGE_SIZE),
+        ) {
+            (Some(page), Some(size)) if size <= MAX_PAGE_SIZE => Ok(Some((page, size))),
             _ => Err(ApiError::bad("Pagination parameters are invalid")),
         }
     }
@@ -280,7 +285,7 @@ fn begin_field(object: &mut Vec<u8>, name: &str) {
 
 /// An item with only these columns.
 fn narrowed<T: Listed>(item: &T, columns: &[&str]) -> Value {
-    if columns.len() <= FEW {
+    if columns.len() <= MAX_SINGLE_COLUMNS {
         return chosen(columns, |column| item.field(column));
     }
     let whole = item.render();

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use std::sync::Arc;
 
-use super::{ApiError, Collected, Listed, Listing};
+use super::{ApiError, Collected, Listed, ListingQuery};
 use crate::management::user_memory::{UserHolding, UserHoldings};
 
-impl Listing {
+impl ListingQuery {
     fn text<T: Listed>(
         &self,
         items: impl IntoIterator<Item = T>,
@@ -33,12 +33,12 @@ fn a_listing_is_held_while_it_is_made_and_refused_where_its_user_holds_too_much(
     let holdings = Arc::<UserHoldings>::default();
     let ada = "ada".into();
     let mut holding = holdings.of(&ada);
-    let text = Listing::default().text(items(), &mut holding).unwrap();
+    let text = ListingQuery::default().text(items(), &mut holding).unwrap();
     assert!(holdings.of_user("ada") >= text.len());
     let mut others = holdings.of(&ada);
     while others.set(holdings.of_user("ada") + (1 << 20)).is_ok() {}
     let long = vec![json!({ "name": "x".repeat(2 << 20) })];
-    assert!(Listing::default().text(long, &mut holding).is_err());
+    assert!(ListingQuery::default().text(long, &mut holding).is_err());
 }
 
 fn items() -> Vec<Value> {
@@ -49,7 +49,7 @@ fn items() -> Vec<Value> {
     vec![item("b", 5), item("Alpha", 7), item("c", 1)]
 }
 
-fn listing(query: Value) -> Listing {
+fn listing(query: Value) -> ListingQuery {
     serde_json::from_value(query).unwrap()
 }
 
@@ -65,7 +65,7 @@ fn names(response: &Value) -> Vec<&str> {
 #[test]
 fn without_a_query_everything_comes_as_it_is() {
     assert_eq!(
-        names(&Listing::default().shown(items()).unwrap()),
+        names(&ListingQuery::default().shown(items()).unwrap()),
         ["b", "Alpha", "c"]
     );
 }
@@ -103,7 +103,7 @@ fn items_are_held_before_the_last_one_has_come() {
     }
     let holdings = Arc::<UserHoldings>::default();
     let without_end = std::iter::repeat_with(|| Large);
-    let shown = Listing::default().text(without_end, &mut holdings.of(&"ada".into()));
+    let shown = ListingQuery::default().text(without_end, &mut holdings.of(&"ada".into()));
     assert!(shown.is_err());
 }
 

@@ -13,7 +13,7 @@ use super::Routes;
 use crate::inspect::{self, Binding, ExchangeView};
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
-use crate::management::paging::{Collected, Listed, Listing};
+use crate::management::paging::{Collected, Listed, ListingQuery};
 use crate::management::refusal::ApiError;
 use crate::management::user_memory::{CallerBody, UserHolding};
 use crate::management::views::{self, BindingView, WantedKey};
@@ -153,7 +153,7 @@ impl Listed for ListedBinding {
 async fn list(
     State(api): State<SharedApi>,
     vhost: Option<Path<String>>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let vhosts = caller.vhosts_of(&api, vhost)?;
@@ -189,7 +189,7 @@ async fn respond(
     ends: BindingEnds,
 ) -> Result<Response, ApiError> {
     let all = move |into: &mut Collected<'_, _>| find(&vhost, &ends, |_, _| true, into);
-    api.list_into(caller, Listing::default(), all).await
+    api.list_into(caller, ListingQuery::default(), all).await
 }
 
 async fn to_exchange(

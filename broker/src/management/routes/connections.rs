@@ -11,7 +11,7 @@ use super::Routes;
 use crate::fault::{Fault, ReplyCode};
 use crate::inspect::{self, ChannelView, ConnectionHandle, ConsumerView, QueueView};
 use crate::management::auth::Caller;
-use crate::management::paging::{Collected, Listed, Listing};
+use crate::management::paging::{Collected, Listed, ListingQuery};
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
 
@@ -119,7 +119,7 @@ fn find(api: &Api, caller: &Caller, name: &str) -> Result<Connection, ApiError> 
 async fn respond(
     api: &SharedApi,
     caller: &Caller,
-    listing: Listing,
+    listing: ListingQuery,
     wanted: impl Fn(&ConnectionHandle) -> bool + Send + 'static,
 ) -> Result<Response, ApiError> {
     let (shared, asker) = (SharedApi::clone(api), caller.clone());
@@ -148,7 +148,7 @@ fn add_channels(
 async fn list(
     State(api): State<SharedApi>,
     vhost: Option<Path<String>>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let wanted = in_vhost(&api, &caller, vhost)?;
@@ -158,7 +158,7 @@ async fn list(
 async fn of_user(
     State(api): State<SharedApi>,
     Path(user): Path<String>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let wanted = move |connection: &ConnectionHandle| connection.is_of_user(&user);
@@ -168,7 +168,7 @@ async fn of_user(
 async fn show(
     State(api): State<SharedApi>,
     Path(name): Path<String>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let (shared, asker) = (SharedApi::clone(&api), caller.clone());
@@ -203,7 +203,7 @@ async fn close(
 async fn channels(
     State(api): State<SharedApi>,
     vhost: Option<Path<String>>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let wanted = in_vhost(&api, &caller, vhost)?;
@@ -219,7 +219,7 @@ async fn channels(
 async fn channels_of(
     State(api): State<SharedApi>,
     Path(name): Path<String>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let (shared, asker) = (SharedApi::clone(&api), caller.clone());
@@ -268,7 +268,7 @@ pub(super) fn consumers_of(
 async fn consumers(
     State(api): State<SharedApi>,
     vhost: Option<Path<String>>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let vhosts = caller.vhosts_of(&api, vhost)?;
@@ -291,7 +291,7 @@ mod tests {
         let test = TestApi::start().await;
         let state = || State(SharedApi::clone(&test.api));
         let name = || Path("none".to_owned());
-        let all = || Query(Listing::default());
+        let all = || Query(ListingQuery::default());
         let looks = [
             test.without_slots(async { show(state(), name(), all(), test.ada()).await.is_err() })
                 .await,

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::inspect::{self, ExchangeView};
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
-use crate::management::paging::{Collected, Listed, Listing};
+use crate::management::paging::{Collected, Listed, ListingQuery};
 use crate::management::refusal::ApiError;
 use crate::management::user_memory::CallerBody;
 use crate::management::{SharedApi, views};
@@ -92,7 +92,7 @@ pub(super) fn find_all(
 async fn list(
     State(api): State<SharedApi>,
     vhost: Option<Path<String>>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let vhosts = caller.vhosts_of(&api, vhost)?;
@@ -107,7 +107,7 @@ async fn list(
 async fn show(
     State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
@@ -316,7 +316,7 @@ mod tests {
         let test = TestApi::start().await;
         let state = State(SharedApi::clone(&test.api));
         let path = Path(("/".to_owned(), "amq.topic".to_owned()));
-        let request = show(state, path, Query(Listing::default()), test.ada());
+        let request = show(state, path, Query(ListingQuery::default()), test.ada());
         let (answer, has_waited) = test.without_slots(request).await;
         assert!(answer.is_ok());
         assert!(has_waited, "it was shown where requests are served");

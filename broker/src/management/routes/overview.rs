@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Routes;
 use crate::management::auth::Caller;
-use crate::management::paging::Listing;
+use crate::management::paging::ListingQuery;
 use crate::management::refusal::ApiError;
 use crate::management::{SharedApi, history, views};
 
@@ -35,7 +35,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
 
 async fn overview(
     State(api): State<SharedApi>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let (shared, asker) = (SharedApi::clone(&api), caller.clone());
@@ -63,7 +63,7 @@ async fn cluster_name(State(api): State<SharedApi>, _caller: Caller) -> Json<Val
 
 async fn nodes(
     State(api): State<SharedApi>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     caller.monitors()?;

@@ -14,7 +14,7 @@ use crate::admission;
 use crate::inspect::{self, QueueView};
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
-use crate::management::paging::{Listed, Listing};
+use crate::management::paging::{Listed, ListingQuery};
 use crate::management::refusal::ApiError;
 use crate::management::user_memory::{self, CallerBody};
 use crate::management::{Api, SharedApi, views};
@@ -69,7 +69,7 @@ impl Listed for ListedQueue {
 async fn list(
     State(api): State<SharedApi>,
     vhost: Option<Path<String>>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let vhosts = caller.vhosts_of(&api, vhost)?;
@@ -97,7 +97,7 @@ fn find(
 async fn show(
     State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;

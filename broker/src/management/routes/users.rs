@@ -14,7 +14,7 @@ use super::{Routes, limits};
 use crate::broker_state::{check_access_room, permission_definition};
 use crate::lock::{read, write};
 use crate::management::auth::Caller;
-use crate::management::paging::{Listed, Listing};
+use crate::management::paging::{Listed, ListingQuery};
 use crate::management::refusal::ApiError;
 use crate::management::user_memory::CallerBody;
 use crate::management::{Api, SharedApi, views};
@@ -65,7 +65,7 @@ impl Listed for ListedUser {
 
 async fn list(
     State(api): State<SharedApi>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     caller.administers()?;

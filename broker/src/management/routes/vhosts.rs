@@ -14,7 +14,7 @@ use super::Routes;
 use crate::fault::ReplyCode;
 use crate::lock::read;
 use crate::management::auth::Caller;
-use crate::management::paging::{Listed, Listing};
+use crate::management::paging::{Listed, ListingQuery};
 use crate::management::refusal::ApiError;
 use crate::management::user_memory::CallerBody;
 use crate::management::{Api, SharedApi, views};
@@ -58,7 +58,7 @@ impl Listed for ListedVhost {
 
 async fn list(
     State(api): State<SharedApi>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListingQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let all = if caller.rank() >= Rank::Monitoring {
