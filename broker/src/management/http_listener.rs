@@ -32,16 +32,17 @@ use crate::login_places::{LoginPlace, LoginPlaces};
 use crate::login_throttle::{ClientEnds, LoginThrottle};
 use crate::platform;
 
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit from waiting for a request to the end of its head.
-const HEAD: Duration = Duration::from_secs(30);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest head of a request. It bounds the memory that a client without a login can take.
 const HEAD_BYTES: usize = 64 * 1024;
 /// The limit of connections without a login.
 const WITHOUT_LOGIN: usize = 256;
+/// The limit of connections of one user.
 const OF_ONE_USER: usize = 256;
 /// Rest after a failed accept, which is mostly a lack of descriptors.
-const REST: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The far end of a connection.
 #[derive(Clone, Debug)]
@@ -169,6 +170,7 @@ impl HttpConnections {
 }
 
 impl ConnectionPermit {
+    /// Moves the connection from those without a login to those of `user`.
     fn promote(&self, user: &str) {
         let mut users = lock(&self.connections.users);
         let is_known = |slot: &ConnectionSlot| &*slot.user == user;
@@ -190,15 +192,15 @@ impl UserConnections {
     fn end_oldest_beyond(&mut self, user: &str, most: usize) {
         let group = || {
             let slots = self.slots.iter();
-            slots.filter(|(_, place)| &*place.user == user)
+            slots.filter(|(_, slot)| &*slot.user == user)
         };
         if group().count() <= most {
             return;
         }
         if let Some(oldest) = group().map(|(id, _)| *id).min()
-            && let Some(place) = self.slots.remove(&oldest)
+            && let Some(slot) = self.slots.remove(&oldest)
         {
-            place.end.notify_one();
+            slot.end.notify_one();
         }
     }
 }
@@ -216,9 +218,9 @@ pub(super) struct HttpServer {
     tls: Option<TlsAcceptor>,
     connections: Arc<HttpConnections>,
     /// How long the server waits for a client that reads nothing.
-    span: Duration,
+    write_timeout: Duration,
     /// How long the server waits for the head of a request.
-    head: Duration,
+    head_timeout: Duration,
 }
 
 impl HttpServer {
@@ -227,8 +229,8 @@ impl HttpServer {
             router,
             tls: tls.map(TlsAcceptor::from),
             connections: Arc::default(),
-            span: SPAN,
-            head: HEAD,
+            write_timeout: SPAN,
+            head_timeout: HEAD_TIMEOUT,
         }
     }
 
@@ -284,7 +286,7 @@ impl HttpServer {
         };
         let (end, peer_address) = (Arc::clone(&peer.permit.end), peer.address);
         let greeted = tokio::select! {
-            greeted = tokio::time::timeout(HANDSHAKE, tls.accept(stream)) => greeted,
+            greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)) => greeted,
             () = end.notified() => return,
         };
         match greeted {
@@ -318,7 +320,7 @@ impl HttpServer {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: RemoteEnd,
     ) {
-        let stream = WriteDeadline::new(stream, self.span);
+        let stream = WriteDeadline::new(stream, self.write_timeout);
         let end = Arc::clone(&peer.permit.end);
         let routes = TowerToHyperService::new(self.router);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -330,7 +332,7 @@ impl HttpServer {
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.head)
+            .header_read_timeout(self.head_timeout)
             .max_buf_size(HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         tokio::select! {
@@ -344,7 +346,7 @@ impl HttpServer {
 
 async fn cannot_accept(error: &std::io::Error) {
     tracing::warn!(%error, "the management API cannot accept");
-    tokio::time::sleep(REST).await;
+    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 /// `/api/queues/` means `/api/queues`, as at RabbitMQ; `None` where there is nothing to change.
@@ -453,7 +455,7 @@ mod tests {
     async fn an_answer_that_its_client_does_not_read_is_not_held_for_ever() {
         let response = || async { vec![0u8; 1 << 20] };
         let router = Router::new().route("/", axum::routing::get(response));
-        let (mut client, serving) = served(router, |server| server.span = SOON);
+        let (mut client, serving) = served(router, |server| server.write_timeout = SOON);
         client.write_all(REQUEST).await.unwrap();
         let mut begin = [0; 100];
         client.read_exact(&mut begin).await.unwrap();
@@ -466,7 +468,7 @@ mod tests {
 
     #[tokio::test]
     async fn half_a_head_is_not_waited_for_for_ever() {
-        let (mut client, serving) = served(Router::new(), |server| server.head = SOON);
+        let (mut client, serving) = served(Router::new(), |server| server.head_timeout = SOON);
         client.write_all(&REQUEST[..20]).await.unwrap();
         assert!(ends(serving).await, "the client holds its place");
     }
@@ -474,7 +476,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_is_silent_after_its_answer_is_not_waited_for_for_ever() {
         let router = Router::new().route("/", axum::routing::get(|| async { "a response" }));
-        let (mut client, serving) = served(router, |server| server.head = SOON);
+        let (mut client, serving) = served(router, |server| server.head_timeout = SOON);
         client.write_all(REQUEST).await.unwrap();
         let mut response = String::new();
         client.read_to_string(&mut response).await.unwrap();
