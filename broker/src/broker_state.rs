@@ -28,7 +28,7 @@ use crate::config::ClientLimits;
 use crate::delivery::budget::StepBudget;
 use crate::delivery::cascade::LetterBacklog;
 use crate::delivery::confirms::AwaitingConfirms;
-use crate::delivery::effects::{Effects, REMOVAL};
+use crate::delivery::effects::{Effects, REMOVAL_STEPS};
 use crate::delivery::ends::EndSender;
 use crate::delivery::outbox::Outbox;
 use crate::fault::Fault;
@@ -239,10 +239,10 @@ impl BrokerState {
     /// Carries out the effects so far of a unit of work that goes on. No lock may be held.
     pub(crate) fn carry_out(self: &Arc<Self>, effects: &mut Effects) {
         loop {
-            if !effects.dead.is_empty() {
+            if !effects.dead_letters.is_empty() {
                 self.route_dead_letters(effects);
-            } else if let Some(queue) = effects.unused.pop() {
-                effects.spend(REMOVAL);
+            } else if let Some(queue) = effects.unused_queues.pop() {
+                effects.spend(REMOVAL_STEPS);
                 if let Some(vhost) = self.vhost(queue.vhost()) {
                     vhost.remove_unused(&queue, effects);
                 }

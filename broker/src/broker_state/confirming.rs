@@ -9,7 +9,7 @@ use crate::delivery::effects::Effects;
 use crate::wakeup::Wakeup;
 
 /// What it costs to release the confirms of a channel, in steps: it wakes a writer.
-const RELEASE: u32 = 4;
+const RELEASE_STEPS: u32 = 4;
 
 impl BrokerState {
     /// Releases confirms for as long as the broker runs.
@@ -55,7 +55,7 @@ impl BrokerState {
             let Some(confirms) = self.awaiting.take_due(durable) else {
                 return true;
             };
-            effects.spend(RELEASE);
+            effects.spend(RELEASE_STEPS);
             // A channel that waits for more is listed under a later ticket, so this loop ends. If
             // the store has progressed meanwhile, it announces that, and this task runs again.
             if let UnsentConfirms::MustBeListed(ticket) = confirms.release_listed(durable, effects)

@@ -90,10 +90,10 @@ impl BrokerState {
                     route
                 }
             };
-            let made_before = effects.dead.len();
+            let made_before = effects.dead_letters.len();
             let is_store_behind = || self.alarm_state().is_behind();
             let is_done = route.offer(until, is_store_behind, effects);
-            cascade.follow(effects.dead.drain(made_before..));
+            cascade.follow(effects.dead_letters.drain(made_before..));
             if !is_done {
                 // First, since its commit waits for it.
                 cascade.put_back(CascadeStep::Route(route));

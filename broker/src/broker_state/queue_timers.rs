@@ -4,7 +4,7 @@
 use std::sync::{Arc, Weak};
 
 use super::BrokerState;
-use crate::delivery::effects::{Effects, REMOVAL};
+use crate::delivery::effects::{Effects, REMOVAL_STEPS};
 use crate::queue::Queue;
 use crate::vhost::DeleteCondition;
 
@@ -30,7 +30,7 @@ impl BrokerState {
         effects.spend(1);
         match queue.on_time(effects) {
             Ok(true) => {
-                effects.spend(REMOVAL);
+                effects.spend(REMOVAL_STEPS);
                 // It may be used again by now.
                 let condition = DeleteCondition {
                     expired: true,
@@ -70,7 +70,7 @@ mod tests {
         let queue = declared.unwrap().unwrap().queue;
         let mut early = Effects::new(1_500);
         broker.on_time(&queue, &mut early);
-        assert!((1..REMOVAL).contains(&early.spent()));
+        assert!((1..REMOVAL_STEPS).contains(&early.spent()));
         assert!(vhost.queue("q").is_some());
         assert!(queue.touch(&mut Effects::new(2_400)), "a declare just then");
         let condition = DeleteCondition {
@@ -81,7 +81,7 @@ mod tests {
         assert!(kept.is_ok() && vhost.queue("q").is_some());
         let mut late = Effects::new(3_500);
         broker.on_time(&queue, &mut late);
-        assert!(late.spent() > REMOVAL);
+        assert!(late.spent() > REMOVAL_STEPS);
         assert!(vhost.queue("q").is_none());
         broker.store.clone().close().unwrap();
     }

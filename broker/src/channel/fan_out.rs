@@ -21,7 +21,7 @@ use crate::queue::{ConfirmMode, PublishResult};
 use crate::vhost::{REPLY_TO_PREFIX, Vhost};
 
 /// What one of many queues costs, in steps: it wakes a writer of its own.
-const ONE_OF_MANY: u32 = 4;
+const ONE_OF_MANY_STEPS: u32 = 4;
 /// Bytes of a body that are copied for the store of one of many queues for one step.
 const COPIED_A_STEP: usize = 4096;
 
@@ -90,7 +90,7 @@ impl FanOut {
                 if effects.is_spent() {
                     return Ok(false);
                 }
-                effects.spend(ONE_OF_MANY);
+                effects.spend(ONE_OF_MANY_STEPS);
             }
             self.next += 1;
             let mut outcome = queue.publish(&self.message, confirm_mode, effects)?;

@@ -90,7 +90,7 @@ enum ClosingFrame {
 }
 
 /// The cost, in steps, of removing a consumer from its queue, or a channel from its connection.
-const LEAVING: u32 = 8;
+const LEAVING_STEPS: u32 = 8;
 
 #[derive(Debug)]
 pub(crate) struct Channel {
@@ -417,7 +417,7 @@ impl Channel {
         if !self.leave_queues_and_requeue(effects) || !self.finish_work(effects) {
             return false;
         }
-        effects.spend(LEAVING);
+        effects.spend(LEAVING_STEPS);
         self.phase = ChannelState::Closed;
         if let ChannelMode::Confirming(confirms) = &self.mode {
             // A publish that is already durable is confirmed, although the channel ends.
@@ -477,7 +477,7 @@ impl Channel {
             let Some((queue, consumer)) = leaving.pop() else {
                 break;
             };
-            effects.spend(LEAVING);
+            effects.spend(LEAVING_STEPS);
             if let Err(error) = queue.unsubscribe(&consumer, effects) {
                 tracing::debug!(queue = %queue.name(), %error, "a consumer could not be removed");
             }

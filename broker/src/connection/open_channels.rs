@@ -10,7 +10,7 @@ use crate::wire::method::{self, Method};
 use crate::wire::reply;
 
 /// What it costs to open a channel, in steps.
-const OPENING: u32 = 8;
+const OPENING_STEPS: u32 = 8;
 
 /// How far the end of a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl OpenChannels {
             );
             return Err(Fault::connection(ReplyCode::NotAllowed, reason));
         }
-        effects.spend(OPENING);
+        effects.spend(OPENING_STEPS);
         Channel::check_room()?;
         let one_at_a_time = admission::check_channel(&context.broker, &context.user)?;
         let slot = usize::from(frame.channel);
@@ -222,7 +222,7 @@ mod tests {
             };
             channels.open(opening, &context, &mut effects).unwrap();
         }
-        assert!(effects.spent() >= 100 * OPENING);
+        assert!(effects.spent() >= 100 * OPENING_STEPS);
         assert_eq!(channels.close(None, &mut Effects::new(0)), Release::Done);
         broker.store.clone().close().unwrap();
     }

@@ -123,9 +123,9 @@ impl ExchangeTally {
 }
 
 /// What a dead letter costs in advance, in steps.
-pub(crate) const DEAD_LETTER: u32 = 4;
+pub(crate) const DEAD_LETTER_STEPS: u32 = 4;
 /// What it costs to delete a queue, in steps.
-pub(crate) const REMOVAL: u32 = 32;
+pub(crate) const REMOVAL_STEPS: u32 = 32;
 /// Steps before the first look at the clock, from which the time is counted. A unit of work with
 /// fewer is short enough, and most are.
 const FIRST_LOOK: u32 = 16;
@@ -137,10 +137,10 @@ const LOOK_EVERY: u32 = 64;
 pub(crate) struct Effects {
     /// The time, read once for the whole unit of work.
     pub(crate) now_ms: u64,
-    wakes: Vec<Arc<Outbox>>,
-    pub(crate) dead: VecDeque<DeadLetter>,
+    writers_to_wake: Vec<Arc<Outbox>>,
+    pub(crate) dead_letters: VecDeque<DeadLetter>,
     /// Auto-delete queues whose last consumer left.
-    pub(crate) unused: Vec<Arc<Queue>>,
+    pub(crate) unused_queues: Vec<Arc<Queue>>,
     /// Queues that need a timer, with its deadline.
     pub(crate) timers: Vec<(u64, Weak<Queue>)>,
     /// Queues whose next messages must be loaded from the store.
@@ -186,9 +186,9 @@ impl Effects {
     pub(crate) fn new(now_ms: u64) -> Self {
         Self {
             now_ms,
-            wakes: Vec::new(),
-            dead: VecDeque::new(),
-            unused: Vec::new(),
+            writers_to_wake: Vec::new(),
+            dead_letters: VecDeque::new(),
+            unused_queues: Vec::new(),
             timers: Vec::new(),
             loads: Vec::new(),
             growing_queue: None,
@@ -356,18 +356,18 @@ impl Effects {
     /// Adds a dead letter. Its cost counts at once, so that a unit of work does not collect more of
     /// them than it can route at its end.
     pub(crate) fn add_dead_letter(&mut self, letter: DeadLetter) {
-        self.spend(DEAD_LETTER);
-        self.dead.push_back(letter);
+        self.spend(DEAD_LETTER_STEPS);
+        self.dead_letters.push_back(letter);
     }
 
     /// Takes the oldest dead letter.
     pub(crate) fn next_dead_letter(&mut self) -> Option<DeadLetter> {
-        self.dead.pop_front()
+        self.dead_letters.pop_front()
     }
 
     /// Whether dead letters or queue removals are still to be carried out.
     pub(crate) fn has_unfinished(&self) -> bool {
-        !self.dead.is_empty() || !self.unused.is_empty()
+        !self.dead_letters.is_empty() || !self.unused_queues.is_empty()
     }
 
     /// Leaves the remaining deliveries of a queue to a later unit of work.
@@ -391,12 +391,12 @@ impl Effects {
     }
 
     pub(crate) fn wake_later(&mut self, outbox: &Arc<Outbox>) {
-        self.wakes.push(Arc::clone(outbox));
+        self.writers_to_wake.push(Arc::clone(outbox));
     }
 
     /// Wakes the writer of every outbox that was written to.
     pub(crate) fn wake_writers(&mut self) {
-        for outbox in self.wakes.drain(..) {
+        for outbox in self.writers_to_wake.drain(..) {
             outbox.wake();
         }
     }

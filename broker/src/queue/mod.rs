@@ -339,7 +339,7 @@ impl Queue {
         state.used_ms = effects.now_ms;
         if state.consumers.is_empty() {
             if self.identity.auto_delete && !state.is_deleted {
-                effects.unused.push(Arc::clone(self));
+                effects.unused_queues.push(Arc::clone(self));
             }
             limits::arm(self, &mut state, effects);
         }

@@ -305,7 +305,7 @@ impl World {
                 MessagePlace::Unsettled { tag }
             };
         }
-        for letter in &effects.dead {
+        for letter in &effects.dead_letters {
             let place = self.places.get_mut(&id_of(&letter.message)).unwrap();
             assert!(
                 matches!(

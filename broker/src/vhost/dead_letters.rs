@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Vhost;
 use crate::delivery::cascade::LetterRoute;
-use crate::delivery::effects::{DEAD_LETTER, DeadLetter, Effects};
+use crate::delivery::effects::{DEAD_LETTER_STEPS, DeadLetter, Effects};
 use crate::queue::Queue;
 use crate::queue::dead_letter::{Death, Reason, Spread, queues_of_cycle};
 use crate::queue::message::{Message, MessageFacts};
@@ -71,7 +71,7 @@ impl Vhost {
         };
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let route = self.route(&target.exchange, &keys, Some(&headers))?;
-        effects.spend(route.steps.saturating_sub(DEAD_LETTER));
+        effects.spend(route.steps.saturating_sub(DEAD_LETTER_STEPS));
         if !route.is_whole {
             tracing::warn!(
                 queue = %letter.queue.name(),

@@ -1,7 +1,7 @@
 //! Declares and deletes exchanges. Depends on `detaching` for the bindings from and to them.
 
 use super::{Destination, Vhost, check_name, check_room};
-use crate::delivery::effects::{Effects, REMOVAL};
+use crate::delivery::effects::{Effects, REMOVAL_STEPS};
 use crate::exchange::{Declaration, Exchange};
 use crate::fault::Fault;
 use crate::lock::write;
@@ -82,7 +82,7 @@ impl Vhost {
                 self.name
             )));
         }
-        effects.spend(REMOVAL);
+        effects.spend(REMOVAL_STEPS);
         self.drop_exchange(&mut tables, name, effects).map(Some)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Destination, Vhost, check_name, check_room};
-use crate::delivery::effects::{Effects, REMOVAL};
+use crate::delivery::effects::{Effects, REMOVAL_STEPS};
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read, write};
 use crate::persist::{QueueStore, Ticket};
@@ -299,7 +299,7 @@ impl Vhost {
             if effects.is_spent() {
                 return false;
             }
-            effects.spend(REMOVAL);
+            effects.spend(REMOVAL_STEPS);
             if let Err(fault) = self.remove_queue(&queue, DeleteCondition::default(), effects) {
                 tracing::warn!(
                     queue = %queue.name(), %fault,

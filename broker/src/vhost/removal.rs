@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{DeleteCondition, Vhost};
-use crate::delivery::effects::{Effects, REMOVAL};
+use crate::delivery::effects::{Effects, REMOVAL_STEPS};
 use crate::fault::Fault;
 use crate::lock::write;
 use crate::queue::Queue;
@@ -35,10 +35,10 @@ impl Vhost {
         while !effects.is_spent() {
             // A queue whose exchanges are gone has few bindings left to find.
             if let Some(exchange) = contents.exchanges.pop() {
-                effects.spend(REMOVAL);
+                effects.spend(REMOVAL_STEPS);
                 self.drop_exchange(&mut write(&self.tables), &exchange, effects)?;
             } else if let Some(queue) = contents.queues.pop() {
-                effects.spend(REMOVAL);
+                effects.spend(REMOVAL_STEPS);
                 self.remove_queue(&queue, DeleteCondition::default(), effects)?;
             } else if !self.detach_next(effects)? {
                 return Ok(false);

@@ -97,7 +97,7 @@ fn reject_all_but_the_first(queue: &Arc<Queue>) -> Vec<DeadLetter> {
     assert!((1..=MESSAGES).all(|body| get(queue, &ledger) == Some(body)));
     let mut letters = Vec::new();
     for tag in 2..=MESSAGES.into() {
-        letters.extend(settle(queue, &ledger, tag, Disposition::Reject).dead);
+        letters.extend(settle(queue, &ledger, tag, Disposition::Reject).dead_letters);
     }
     settle(queue, &ledger, 1, Disposition::Requeue);
     assert_eq!(letters.len(), usize::from(MESSAGES) - 1);
