@@ -177,14 +177,14 @@ pub(crate) struct WindowBudget {
     held_bytes: AtomicUsize,
 }
 
-/// The step in which a level reports.
-const STEP_BYTES: usize = 16 * 1024;
+/// The smallest change that a level reports, except to 0.
+const REPORT_BYTES: usize = 16 * 1024;
 
 impl WindowBudget {
-    /// Brings what a level last reported up to what it holds, where that is a step or more; 0 is
-    /// always reported.
+    /// Brings what a level last reported up to what it holds, where these differ by
+    /// [`REPORT_BYTES`] or more; 0 is always reported.
     pub(crate) fn report(&self, reported: &mut usize, holds: usize) {
-        if holds.abs_diff(*reported) < STEP_BYTES && (holds > 0 || *reported == 0) {
+        if holds.abs_diff(*reported) < REPORT_BYTES && (holds > 0 || *reported == 0) {
             return;
         }
         if holds > *reported {
