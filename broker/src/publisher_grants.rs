@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_ends_with_its_bytes_or_its_time() {
+    fn a_grant_ends_with_its_bytes_or_its_time() {
         let grants = Arc::<PublisherGrants>::default();
         let mut waiting = grants.request(false, Duration::ZERO);
         grants.hand_out(ROOM, Instant::now());

@@ -167,22 +167,22 @@ async fn publish(
     let history = MessageHistory::of(&config.home);
     let entry = |event| HistoryEntry::new(Utc::now(), &question.id, event, to.as_str());
     // The history is for people. The question is asked even if it cannot be written.
-    let _untold = history.note(&entry(HistoryEvent::Sent).saying(MessageText::of(question)));
+    let _unrecorded = history.note(&entry(HistoryEvent::Sent).saying(MessageText::of(question)));
     match peer.publish(&message, CONFIRM_WITHIN).await {
         Ok(outcome) => match outcome.why_returned() {
             None => {
-                let _untold = history.note(&entry(HistoryEvent::Confirmed));
+                let _unrecorded = history.note(&entry(HistoryEvent::Confirmed));
                 Ok(())
             }
             Some(why) => {
-                let _untold = history.note(&entry(HistoryEvent::Returned).because(why));
+                let _unrecorded = history.note(&entry(HistoryEvent::Returned).because(why));
                 Err(was_returned("question", &to, why))
             }
         },
         Err(error) => {
             let error = unpublished("question", question, &to, error);
             let failed = entry(HistoryEvent::Unconfirmed).because(error.summary());
-            let _untold = history.note(&failed);
+            let _unrecorded = history.note(&failed);
             Err(error)
         }
     }

@@ -104,7 +104,7 @@ pub(super) fn drop_letter(letter: &KeptDeadLetter, config: &Config) -> io::Resul
     if let Some(id) = letter.message_id.as_ref().filter(|_| letter.is_own) {
         let entry = HistoryEntry::new(Utc::now(), id, HistoryEvent::DeadLettered, &letter.queue);
         // It is dropped even if the history cannot be written.
-        let _untold =
+        let _unrecorded =
             MessageHistory::of(&config.home).note(&entry.because("its dead letter was dropped"));
     }
     Ok(())
@@ -158,7 +158,7 @@ pub(super) async fn send_again(
     let was = format!("it was the dead letter {}", letter.id);
     let intent = entry(HistoryEvent::Sent).saying(MessageText::of(&envelope));
     // The history is for people. The message is sent even if it cannot be written.
-    let _untold = history.note(&intent.because(was));
+    let _unrecorded = history.note(&intent.because(was));
     let sent: Result<_, Error> = async {
         peer.ensure_queue(&to, config.settings.ttl_ms).await?;
         let message = Publication::plain(&envelope);
@@ -169,16 +169,16 @@ pub(super) async fn send_again(
     match sent.map(PublishOutcome::why_returned) {
         Ok(None) => {}
         Ok(Some(why)) => {
-            let _untold = history.note(&entry(HistoryEvent::Returned).because(why));
+            let _unrecorded = history.note(&entry(HistoryEvent::Returned).because(why));
             return Err(was_returned("message", &to, why).hint("the dead letter stays"));
         }
         Err(error) => {
             let failed = entry(HistoryEvent::Unconfirmed).because(error.summary());
-            let _untold = history.note(&failed);
+            let _unrecorded = history.note(&failed);
             return Err(error);
         }
     }
-    let _untold = history.note(&entry(HistoryEvent::Confirmed));
+    let _unrecorded = history.note(&entry(HistoryEvent::Confirmed));
     remove_dead_letter(&config.home, letter)
         .map_err(|error| Error::new("cannot remove the dead letter").because(error))?;
     Ok(envelope)

@@ -19,19 +19,24 @@ use crate::output::{Output, Style, state_words};
 pub(super) fn run(args: &HistoryArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let wanted = HistoryFilter::of(args, Utc::now())?;
     let history = MessageHistory::of(&config.home);
-    let told = history
+    let messages = history
         .conversation(usize::MAX)
         .map_err(|error| Error::new("cannot read the message history").because(error))?;
-    let is_empty = told.is_empty();
-    let mut told: Vec<_> = told.into_iter().filter(|told| wanted.has(told)).collect();
-    let first = args.last.map_or(0, |last| told.len().saturating_sub(last));
-    for message in &mut told[first..] {
+    let is_empty = messages.is_empty();
+    let mut messages: Vec<_> = messages
+        .into_iter()
+        .filter(|message| wanted.has(message))
+        .collect();
+    let first = args
+        .last
+        .map_or(0, |last| messages.len().saturating_sub(last));
+    for message in &mut messages[first..] {
         history.complete(&mut message.message);
         let shown = ShownMessage::of(message);
         output.json(&shown)?;
         shown.print(output)?;
     }
-    if told.is_empty() {
+    if messages.is_empty() {
         let none = if is_empty {
             "no messages on this machine yet"
         } else {
@@ -66,14 +71,14 @@ impl HistoryFilter {
         })
     }
 
-    fn has(&self, told: &ConversationMessage) -> bool {
-        let is_of = |name: &String| told.message.from == *name || told.to == *name;
+    fn has(&self, message: &ConversationMessage) -> bool {
+        let is_of = |name: &String| message.message.from == *name || message.to == *name;
         self.name.as_ref().is_none_or(is_of)
-            && self.since.as_ref().is_none_or(|since| told.ts >= *since)
+            && self.since.as_ref().is_none_or(|since| message.ts >= *since)
             && self
                 .text
                 .as_ref()
-                .is_none_or(|text| told.message.text.to_lowercase().contains(text))
+                .is_none_or(|text| message.message.text.to_lowercase().contains(text))
     }
 }
 
@@ -137,15 +142,15 @@ struct ShownMessage<'a> {
 }
 
 impl<'a> ShownMessage<'a> {
-    fn of(told: &'a ConversationMessage) -> Self {
+    fn of(message: &'a ConversationMessage) -> Self {
         Self {
-            ts: &told.ts,
-            id: &told.id,
-            to: &told.to,
-            publisher: told.publisher.as_deref(),
-            message: &told.message,
-            state: MessageState::after(told.state),
-            detail: told.detail.as_deref(),
+            ts: &message.ts,
+            id: &message.id,
+            to: &message.to,
+            publisher: message.publisher.as_deref(),
+            message: &message.message,
+            state: MessageState::after(message.state),
+            detail: message.detail.as_deref(),
         }
     }
 

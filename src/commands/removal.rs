@@ -130,7 +130,7 @@ impl MessageEnd {
             let entry = HistoryEntry::new(Utc::now(), &envelope.id, event, name.as_str())
                 .published_by(publisher_mark(message));
             // The command continues even if the history cannot be written or no sender waits.
-            let _untold = MessageHistory::of(&config.home).note(&entry);
+            let _unrecorded = MessageHistory::of(&config.home).note(&entry);
             if let Some(queue) = message.receipt_to() {
                 let receipt = Receipt {
                     id: envelope.id,
@@ -139,7 +139,7 @@ impl MessageEnd {
                     reason: None,
                     way: None,
                 };
-                let _untold = peer.send_receipt(queue, &receipt).await;
+                let _unsent = peer.send_receipt(queue, &receipt).await;
             }
         }
         message.ack().await;

@@ -94,8 +94,8 @@ impl MessageWindow {
         let known = keys.first().and_then(|key| self.places.get(key));
         match (known, entry.message.is_some()) {
             (Some(place), _) => {
-                if let Some(told) = place.checked_sub(self.older) {
-                    self.messages[told].follow(entry);
+                if let Some(index) = place.checked_sub(self.older) {
+                    self.messages[index].follow(entry);
                 }
             }
             (None, true) => self.push(entry, keys, limits),
@@ -110,7 +110,7 @@ impl MessageWindow {
         message.cut_to(text_bytes);
         let place = self.older + self.messages.len();
         self.places.extend(keys.iter().map(|key| (*key, place)));
-        let told = ConversationMessage {
+        let message = ConversationMessage {
             ts: entry.ts,
             id: entry.id,
             to: entry.session,
@@ -119,8 +119,8 @@ impl MessageWindow {
             state: entry.event,
             detail: entry.detail,
         };
-        self.bytes += bytes_of(&told);
-        self.messages.push_back(told);
+        self.bytes += bytes_of(&message);
+        self.messages.push_back(message);
         if self.messages.len() > most
             && let Some(oldest) = self.messages.pop_front()
         {
@@ -135,8 +135,8 @@ impl MessageWindow {
 }
 
 /// What a message takes in memory, about; a change of its state does not count.
-fn bytes_of(told: &ConversationMessage) -> usize {
-    size_of::<ConversationMessage>() + told.id.len() + told.to.len() + told.message.bytes()
+fn bytes_of(message: &ConversationMessage) -> usize {
+    size_of::<ConversationMessage>() + message.id.len() + message.to.len() + message.message.bytes()
 }
 
 impl MessageText {

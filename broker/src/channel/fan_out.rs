@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn thousands_of_queues_take_more_than_one_turn_and_get_one_copy_each() {
+    fn thousands_of_queues_take_more_than_one_unit_of_work_and_get_one_copy_each() {
         let queues: Vec<_> = (0..5_000).map(|_| Queue::plain()).collect();
         let mut fan_out = to(queues.clone());
         let mut units = 1;

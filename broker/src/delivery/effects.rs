@@ -407,7 +407,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_among_many_is_spent_earlier() {
+    fn a_unit_of_work_among_many_is_spent_earlier() {
         let limit = StepBudget::shared_by(100);
         let mut effects = Effects::new(0).with_limit(limit);
         effects.spend(limit.steps() - 1);

@@ -428,7 +428,7 @@ fn a_queue_that_cannot_be_read_says_so_and_is_asked_again_later() {
 }
 
 #[test]
-fn a_queue_with_very_many_consumers_hands_out_in_several_turns() {
+fn a_queue_with_very_many_consumers_delivers_in_several_units_of_work() {
     const MESSAGES: u64 = 100_000;
     let mut world = World::new(&Table::new());
     let mut filling = Effects::new(1000);

@@ -211,7 +211,7 @@ impl<'a> Receipts<'a> {
         for (id, to) in expired {
             let entry = HistoryEntry::new(Utc::now(), &id, HistoryEvent::Expired, &to);
             // The wait goes on even if the history cannot be written.
-            let _untold = MessageHistory::of(&self.config.home).note(&entry);
+            let _unrecorded = MessageHistory::of(&self.config.home).note(&entry);
             let receipt = Receipt {
                 id,
                 to: Some(to),

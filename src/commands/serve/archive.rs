@@ -181,14 +181,14 @@ impl Archive for HomeArchive {
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut refused = None;
         let mut charge = |bytes| charged(charge, &mut refused, bytes);
-        let told = history.latest(EXCERPT_BYTES, MOST_MESSAGES, &mut charge);
-        let mut told = told.map_err(|error| refused.unwrap_or(error.into()))?;
-        for one in &mut told.messages {
+        let latest = history.latest(EXCERPT_BYTES, MOST_MESSAGES, &mut charge);
+        let mut latest = latest.map_err(|error| refused.unwrap_or(error.into()))?;
+        for message in &mut latest.messages {
             // The page must not learn file names.
-            one.message.whole = None;
+            message.message.whole = None;
         }
         Ok(text(
-            &json!({ "version": version, "older": told.older, "messages": told.messages }),
+            &json!({ "version": version, "older": latest.older, "messages": latest.messages }),
         ))
     }
 

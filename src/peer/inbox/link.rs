@@ -87,7 +87,7 @@ impl InboxConnection {
     pub(super) async fn run(mut self, mut closing: watch::Receiver<bool>) {
         let mut backoff = Backoff::default();
         let mut was_attached = false;
-        let mut told = None;
+        let mut reported = None;
         loop {
             let endpoint_finder = self.options.endpoint_finder.as_ref();
             if let Some(endpoint) = endpoint_finder.and_then(|endpoint_finder| endpoint_finder.0())
@@ -102,7 +102,7 @@ impl InboxConnection {
                 Ok((connections, attached)) => {
                     backoff.reset();
                     was_attached = true;
-                    told = None;
+                    reported = None;
                     if self
                         .events
                         .send(InboxEvent::Attached(attached))
@@ -125,8 +125,8 @@ impl InboxConnection {
                 }
             };
             let text = error.to_string();
-            if told.as_ref() != Some(&text) {
-                told = Some(text);
+            if reported.as_ref() != Some(&text) {
+                reported = Some(text);
                 if self.events.send(InboxEvent::Lost(error)).await.is_err() {
                     return;
                 }
