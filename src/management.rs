@@ -143,7 +143,7 @@ impl Client {
         let mut groups: BTreeMap<GroupName, BTreeSet<SessionName>> = BTreeMap::new();
         for binding in self.queue_bindings(GROUPS_EXCHANGE).await? {
             let exact = |name: &SessionName| {
-                name.as_str() == binding.destination && !name.waits_for_answer()
+                name.as_str() == binding.destination && !name.is_answer_queue()
             };
             let member = SessionName::new(&binding.destination).ok().filter(exact);
             let group = GroupName::new(&binding.routing_key).ok();

@@ -58,7 +58,7 @@ impl SessionName {
     }
 
     /// Whether this is a queue for one answer, which `list` hides and `send` never creates.
-    pub fn waits_for_answer(&self) -> bool {
+    pub fn is_answer_queue(&self) -> bool {
         self.0
             .strip_prefix(ASK)
             .is_some_and(|rest| rest.len() == 26 && Ulid::from_string(rest).is_ok())
@@ -158,11 +158,11 @@ mod tests {
     #[test]
     fn a_queue_for_one_answer_is_recognised() {
         let name = SessionName::for_answer(Ulid::nil());
-        assert!(name.waits_for_answer());
+        assert!(name.is_answer_queue());
         assert!(SessionName::is_exact(name.as_str()));
         for other in ["ask", "asker", "askTheExpertsWhoKnowItBetter1"] {
             assert!(
-                !SessionName::new(other).unwrap().waits_for_answer(),
+                !SessionName::new(other).unwrap().is_answer_queue(),
                 "{other}"
             );
         }

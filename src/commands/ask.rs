@@ -147,7 +147,7 @@ async fn publish(
             return Err(full_queue(&to, queue).hint("`cbroker purge` empties the queue"));
         }
         Some(_) => {}
-        None if to.waits_for_answer() => {
+        None if to.is_answer_queue() => {
             return Err(
                 Error::new(format!("no `cbroker ask` waits for an answer at `{to}`"))
                     .exit_with(Exit::Unconfirmed),
@@ -361,7 +361,7 @@ fn left_behind(names: &[String], now: SystemTime, random: u128) -> Vec<SessionNa
     let left_behind = names.iter().filter_map(|name| {
         let made = Ulid::from_string(name.get(3..)?).ok()?.datetime();
         let name = SessionName::new(name).ok()?;
-        (name.waits_for_answer() && made <= old).then_some(name)
+        (name.is_answer_queue() && made <= old).then_some(name)
     });
     let mut all: Vec<_> = left_behind.collect();
     let first = random.checked_rem(all.len() as u128).unwrap_or(0);

@@ -267,7 +267,7 @@ impl SendParameters<'_> {
     /// Accepts a new name, except for answers that no `ask` waits for, and except with
     /// `--must-exist`.
     async fn refuse_unwanted_name(&self, to: &SessionName) -> Result<(), Error> {
-        if to.waits_for_answer() {
+        if to.is_answer_queue() {
             return Err(
                 Error::new(format!("no `cbroker ask` waits for an answer at `{to}`"))
                     .because("the question timed out or was cancelled")

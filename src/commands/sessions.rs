@@ -379,7 +379,7 @@ impl KnownNames {
 
 /// Without the queues in which `ask` waits for answers.
 fn session_names(names: BTreeSet<SessionName>) -> BTreeSet<SessionName> {
-    let is_session = |name: &SessionName| !name.waits_for_answer();
+    let is_session = |name: &SessionName| !name.is_answer_queue();
     names.into_iter().filter(is_session).collect()
 }
 

@@ -136,7 +136,7 @@ fn command_line(program: ProgramArgs) -> Result<(OsString, Vec<OsString>), Error
 fn options(args: &WrapArgs, program: ProgramArgs, config: &Config) -> Result<WrapOptions, Error> {
     let settings = &config.settings;
     let name = session_name(args.name.as_deref().unwrap_or_default(), "--name")?;
-    if name.waits_for_answer() {
+    if name.is_answer_queue() {
         return Err(Error::usage(format!("`{name}` is a name of `cbroker ask`")));
     }
     let groups = args.groups.iter();

@@ -15,7 +15,7 @@ pub const PROBE_TEXT: &str = "a probe";
 
 /// Whether it is the message of a probe. The page decides it in the same way.
 pub fn is_probe(to: &str, from: &str, text: &str) -> bool {
-    let is_awaited = || SessionName::new(to).is_ok_and(|to| to.waits_for_answer());
+    let is_awaited = || SessionName::new(to).is_ok_and(|to| to.is_answer_queue());
     from == PROBE_SENDER && text == PROBE_TEXT && is_awaited()
 }
 

@@ -87,7 +87,7 @@ impl Receipt {
     /// Whether receipts go to a queue of this name. Only to a queue of ours: a header of a message
     /// must not make us publish into another session.
     pub fn may_go_to(queue: &str) -> bool {
-        SessionName::new(queue).is_ok_and(|name| name.as_str() == queue && name.waits_for_answer())
+        SessionName::new(queue).is_ok_and(|name| name.as_str() == queue && name.is_answer_queue())
     }
 
     /// Whether the receipt is about the message with this id to this recipient.

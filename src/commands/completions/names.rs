@@ -76,8 +76,7 @@ async fn from_api(wanted: WantedNames, config: &Config) -> Option<Vec<String>> {
 /// Without the queues of answers, and without what is no session's name.
 fn sessions(names: impl IntoIterator<Item = String>) -> Vec<String> {
     let is_session = |name: &String| {
-        SessionName::new(name)
-            .is_ok_and(|exact| exact.as_str() == name && !exact.waits_for_answer())
+        SessionName::new(name).is_ok_and(|exact| exact.as_str() == name && !exact.is_answer_queue())
     };
     names.into_iter().filter(is_session).collect()
 }

@@ -72,7 +72,7 @@ impl EndRecorder {
     /// Reads an ended message; `None` if it was none to a session.
     fn read(&self, ended: &EndedMessage<'_>) -> Option<SessionMessage> {
         let to = SessionName::new(ended.queue).ok()?;
-        if to.as_str() != ended.queue || to.waits_for_answer() {
+        if to.as_str() != ended.queue || to.is_answer_queue() {
             return None;
         }
         let limit_bytes = self.config.settings.body_limit_bytes;
