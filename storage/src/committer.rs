@@ -19,7 +19,7 @@ use crate::frame::{BLOCK, FrameBuilder, LARGE_BYTES, Record, pack_ranges};
 use crate::handover::Handover;
 use crate::index::Index;
 use crate::log::{FramePurpose, LogWriter};
-use crate::pending::{Chunk, CommitBatch, CommitShare, Grouping, Unity};
+use crate::pending::{Atomicity, Chunk, CommitBatch, CommitShare, Grouping};
 use crate::terms::{Demand, Options, Stopped, StoreEvent};
 use crate::tidying::{Compaction, TidyingHandle};
 
@@ -211,9 +211,9 @@ impl Committer {
             }
         }
         let before = self.frame.body().len();
-        let limit = match batch.unity {
-            Unity::None => self.max_frame_bytes(),
-            Unity::Whole | Unity::Continued => usize::MAX,
+        let limit = match batch.atomicity {
+            Atomicity::None => self.max_frame_bytes(),
+            Atomicity::Whole | Atomicity::Continued => usize::MAX,
         };
         let mut is_whole = true;
         for (queue, taken) in batch.queues.iter().filter(|(_, taken)| !taken.is_dropped) {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{LogFile, to_usize};
-use crate::frame::{CRC, Entry, GroupHeads, Malformed, Range, group_crc, push};
+use crate::frame::{CRC, Entry, GroupHeads, Malformed, SequenceRange, group_crc, push};
 
 /// A segment as the index knows it.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ impl Ranges {
         before.is_some_and(|(_, to)| *to >= first)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Range> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = SequenceRange> {
         self.0.iter().map(|(first, last)| (*first, *last))
     }
 
@@ -316,7 +316,7 @@ impl QueueIndex {
     }
 
     /// The number of live messages of a run from `first` to `last`, and their bytes.
-    fn count_live(&self, run: &ExtentRun, (first, last): Range) -> (u64, u64) {
+    fn count_live(&self, run: &ExtentRun, (first, last): SequenceRange) -> (u64, u64) {
         let (mut live, mut bytes) = (0, 0);
         for (Extent { heads, .. }, _) in run.extents_in(first, last) {
             let is_whole = first <= heads.first && heads.last() <= last;

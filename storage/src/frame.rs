@@ -256,11 +256,11 @@ impl FrameBuilder {
 pub struct Malformed;
 
 /// Sequences from the first to the last.
-pub type Range = (u64, u64);
+pub type SequenceRange = (u64, u64);
 
 /// Packs ranges in rising order: for each how many sequences lie between it and the one before, and
 /// how many more than one it has.
-pub fn pack_ranges(ranges: impl Iterator<Item = Range>) -> Vec<u8> {
+pub fn pack_ranges(ranges: impl Iterator<Item = SequenceRange>) -> Vec<u8> {
     let (mut packed, mut next) = (Vec::new(), 0);
     for (first, last) in ranges {
         push(&mut packed, &(first - next, last - first));
@@ -270,8 +270,8 @@ pub fn pack_ranges(ranges: impl Iterator<Item = Range>) -> Vec<u8> {
 }
 
 /// The first of some packed ranges, and the others. `next` is the sequence behind the one before.
-pub(crate) fn take_range(packed: &[u8], next: u64) -> Result<(Range, &[u8]), Malformed> {
-    let taken = postcard::take_from_bytes::<Range>(packed).ok();
+pub(crate) fn take_range(packed: &[u8], next: u64) -> Result<(SequenceRange, &[u8]), Malformed> {
+    let taken = postcard::take_from_bytes::<SequenceRange>(packed).ok();
     let taken = taken.and_then(|((gap, more), others)| {
         let first = next.checked_add(gap)?;
         let last = first.checked_add(more).filter(|last| *last < u64::MAX)?;

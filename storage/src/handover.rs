@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::disk::lock;
 use crate::pending::{
-    Chunk, CommitBatch, DefinitionChange, Grouping, PendingQueue, QueueCopy, TargetBatch, Unity,
+    Atomicity, Chunk, CommitBatch, DefinitionChange, Grouping, PendingQueue, QueueCopy, TargetBatch,
 };
 use crate::read_plan::ReadLimit;
 use crate::terms::{
@@ -53,9 +53,9 @@ struct PauseState {
     /// Rises when a commit has waited long enough: pauses of earlier rounds have no effect.
     round: u64,
     /// Of the batch that gathers.
-    gathering: Unity,
+    gathering: Atomicity,
     /// Of the batches that were closed and not taken yet.
-    closed: Unity,
+    closed: Atomicity,
     awaited: AwaitedClose,
     /// Tickets of large bodies that are being written.
     bodies: BTreeSet<u64>,
@@ -346,8 +346,8 @@ impl Handover {
         let mut shards = self.shards.each_ref().map(lock);
         pauses.closed = pauses.closed.max(pauses.gathering);
         pauses.gathering = match self.grouping() {
-            Grouping::Together => Unity::Continued,
-            Grouping::Alone => Unity::None,
+            Grouping::Together => Atomicity::Continued,
+            Grouping::Alone => Atomicity::None,
         };
         // Reset under all locks: earlier changes are in the closed batch, later ones raise the
         // demand again.
@@ -371,7 +371,7 @@ impl Handover {
             // From now on changes must have the same ticket in all queues.
             self.raise_batch(pauses.last_body_ticket);
         }
-        pauses.gathering = pauses.gathering.max(Unity::Whole);
+        pauses.gathering = pauses.gathering.max(Atomicity::Whole);
         pauses.round
     }
 
@@ -399,7 +399,7 @@ impl Handover {
 
     /// Takes all changes of the batches up to `through`.
     pub(crate) fn take_batch(&self, through: u64) -> CommitBatch {
-        let unity = std::mem::take(&mut lock(&self.pauses).closed);
+        let atomicity = std::mem::take(&mut lock(&self.pauses).closed);
         let (mut queues, mut definitions) = (Vec::new(), Vec::new());
         for shard in &self.shards {
             let mut shard = lock(shard);
@@ -414,7 +414,7 @@ impl Handover {
             through,
             queues,
             definitions,
-            unity,
+            atomicity,
         }
     }
 

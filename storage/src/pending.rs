@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::extent::{Ranges, WrittenBody};
-use crate::frame::{LARGE_BYTES, Range};
+use crate::frame::{LARGE_BYTES, SequenceRange};
 use crate::read_plan::ReadLimit;
 use crate::terms::{QueueId, Sequence, Urgency};
 
@@ -98,7 +98,7 @@ pub(crate) struct CommitShare {
     /// Messages to write, where not settled since.
     pub(crate) chunks: Vec<Chunk>,
     /// Older ones that are settled.
-    pub(crate) settled: Vec<(Range, Grouping)>,
+    pub(crate) settled: Vec<(SequenceRange, Grouping)>,
     /// The queue is gone.
     pub(crate) is_dropped: bool,
     /// Everything below was handed out.
@@ -123,7 +123,7 @@ pub(crate) struct CommitBatch {
     pub(crate) through: u64,
     pub(crate) queues: Vec<(QueueId, Arc<CommitShare>)>,
     pub(crate) definitions: Vec<DefinitionChange>,
-    pub(crate) unity: Unity,
+    pub(crate) atomicity: Atomicity,
 }
 
 /// The batch that a change belongs to.
@@ -145,7 +145,7 @@ pub(crate) enum Grouping {
 
 /// What of a batch must be committed together.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Unity {
+pub(crate) enum Atomicity {
     /// Nothing.
     #[default]
     None,
@@ -160,10 +160,10 @@ impl CommitBatch {
     /// Whether all of its changes that free space may be written before an earlier batch that waits
     /// for room. Settlements that belong to no pause may be in any case.
     pub(crate) fn may_go_ahead(&self) -> bool {
-        match self.unity {
-            Unity::None => true,
-            Unity::Whole => self.only_frees(),
-            Unity::Continued => false,
+        match self.atomicity {
+            Atomicity::None => true,
+            Atomicity::Whole => self.only_frees(),
+            Atomicity::Continued => false,
         }
     }
 
@@ -186,7 +186,7 @@ impl CommitBatch {
 pub(crate) struct PendingQueue {
     chunks: VecDeque<Chunk>,
     /// Settled messages that are on disk or in an earlier commit, with the batch of the settlement.
-    settled: VecDeque<(TargetBatch, Range)>,
+    settled: VecDeque<(TargetBatch, SequenceRange)>,
     /// The batch in which the queue was dropped. Later changes are ignored.
     dropped: Option<u64>,
     /// Taken by the committer and not durable yet, oldest first. More than one only while the disk
@@ -272,7 +272,7 @@ impl PendingQueue {
     /// letter, so a confirm promises nothing that is lost.
     pub(crate) fn settle_all(
         &mut self,
-        (first, last): Range,
+        (first, last): SequenceRange,
         known: u64,
         batch: TargetBatch,
         spare: &mut Vec<Chunk>,
@@ -289,7 +289,7 @@ impl PendingQueue {
     /// memory that became free.
     fn mark_settled(
         &mut self,
-        (first, last): Range,
+        (first, last): SequenceRange,
         may_go: impl Fn(&ChunkEntry, u64) -> bool,
         spare: &mut Vec<Chunk>,
     ) -> (usize, usize) {
