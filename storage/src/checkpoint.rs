@@ -39,7 +39,7 @@ pub(crate) struct CheckpointMeta {
     /// The log is replayed from here on.
     pub(crate) tail: Tail,
     /// The last commit that changed a definition.
-    pub(crate) defined: u64,
+    pub(crate) checkpointed_definitions: u64,
     /// In the order in which they are applied.
     tables: Vec<CheckpointTable>,
 }
@@ -57,15 +57,17 @@ impl CheckpointImage {
     /// Copies what a checkpoint needs out of the index. `before` is what is on the disk.
     pub(crate) fn of(index: &Index, before: &CheckpointMeta) -> Self {
         let (mut meta, tables) = (CheckpointMeta::default(), &index.segments.all);
-        (meta.commit, meta.tail, meta.defined) = (index.commit, index.tail, index.defined);
+        (meta.commit, meta.tail, meta.checkpointed_definitions) =
+            (index.commit, index.tail, index.checkpointed_definitions);
         for commit in index.changed.values() {
-            meta.defined = meta.defined.max(*commit);
+            meta.checkpointed_definitions = meta.checkpointed_definitions.max(*commit);
         }
         // An older checkpoint than the last may be all that is left on the disk.
-        let has_new = meta.defined != before.defined || before.table(DEFINITIONS).is_none();
+        let has_new = meta.checkpointed_definitions != before.checkpointed_definitions
+            || before.table(DEFINITIONS).is_none();
         let mut records = vec![
-            (NUMBERS, Some(index.numbers())),
-            (DEFINITIONS, has_new.then(|| index.all_definitions())),
+            (NUMBERS, Some(index.number_records())),
+            (DEFINITIONS, has_new.then(|| index.definition_records())),
         ];
         let is_sealed = |number| {
             let segment = tables.get(&number).filter(|segment| !segment.is_body);
@@ -73,9 +75,12 @@ impl CheckpointImage {
         };
         for number in tables.keys().copied().filter(|number| is_sealed(*number)) {
             let is_new = before.table(number).is_none();
-            records.push((number, is_new.then(|| index.runs(|of| of == number))));
+            records.push((number, is_new.then(|| index.run_records(|of| of == number))));
         }
-        records.push((OPEN_EXTENTS, Some(index.runs(|number| !is_sealed(number)))));
+        records.push((
+            OPEN_EXTENTS,
+            Some(index.run_records(|number| !is_sealed(number))),
+        ));
         let definitions = has_new.then(|| index.definitions.clone().into_iter().collect());
         Self {
             meta,
@@ -159,7 +164,7 @@ fn load(engine: &dyn Engine, index: &mut Index) -> io::Result<CheckpointMeta> {
         index.apply(records, place).map_err(|_| damaged())?;
     }
     index.changed.clear();
-    (index.tail, index.defined) = (meta.tail, meta.defined);
+    (index.tail, index.checkpointed_definitions) = (meta.tail, meta.checkpointed_definitions);
     Ok(meta)
 }
 

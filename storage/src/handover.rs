@@ -150,15 +150,15 @@ impl Handover {
     ) -> Result<(Ticket, T), Stopped> {
         self.check_running()?;
         let shard = &mut *self.shard(queue);
-        let waiting = shard.queues.entry(queue).or_default();
+        let pending = shard.queues.entry(queue).or_default();
         let batch = TargetBatch {
-            number: shard.batch.max(waiting.not_before),
+            number: shard.batch.max(pending.not_before),
             grouping: self.grouping(),
         };
-        let outcome = if waiting.is_dropped() {
+        let outcome = if pending.is_dropped() {
             T::default()
         } else {
-            change(waiting, batch, &mut shard.spare)
+            change(pending, batch, &mut shard.spare)
         };
         Ok((Ticket(batch.number), outcome))
     }
@@ -237,16 +237,16 @@ impl Handover {
         parts: &[&[u8]],
         urgency: Urgency,
     ) -> Result<Ticket, Stopped> {
-        let (ticket, pending) = self.change(queue, |waiting, batch, spare| {
-            let added = waiting.append(sequence.0, (parts, urgency), batch.number, spare);
+        let (ticket, total) = self.change(queue, |pending, batch, spare| {
+            let added = pending.append(sequence.0, (parts, urgency), batch.number, spare);
             (self.account.charge)(added);
             // Counted before the shard is unlocked: these bytes cannot be released earlier.
             self.pending.fetch_add(added, Ordering::SeqCst) + added
         })?;
-        let is_urgent = urgency == Urgency::Confirmed || pending * 2 > self.limit;
+        let is_urgent = urgency == Urgency::Confirmed || total * 2 > self.limit;
         let demand = if is_urgent { Demand::Now } else { Demand::Soon };
         self.signal.raise(demand);
-        if pending >= self.limit && !self.is_backlogged.load(Ordering::Relaxed) {
+        if total >= self.limit && !self.is_backlogged.load(Ordering::Relaxed) {
             self.announce_crossing();
         }
         Ok(ticket)
@@ -286,9 +286,9 @@ impl Handover {
         limit: ReadLimit,
     ) -> QueueCopy {
         let shard = self.shard(queue);
-        let waiting = shard.queues.get(&queue);
-        waiting.map_or_else(QueueCopy::default, |waiting| {
-            waiting.copy_pending(from, limit)
+        let pending = shard.queues.get(&queue);
+        pending.map_or_else(QueueCopy::default, |pending| {
+            pending.copy_pending(from, limit)
         })
     }
 
@@ -403,9 +403,9 @@ impl Handover {
         let (mut queues, mut definitions) = (Vec::new(), Vec::new());
         for shard in &self.shards {
             let mut shard = lock(shard);
-            shard.queues.retain(|queue, waiting| {
-                queues.extend(waiting.take_share(through).map(|taken| (*queue, taken)));
-                !waiting.is_idle()
+            shard.queues.retain(|queue, pending| {
+                queues.extend(pending.take_share(through).map(|taken| (*queue, taken)));
+                !pending.is_idle()
             });
             let ready = shard.definitions.partition_point(|(of, _)| *of <= through);
             definitions.extend(shard.definitions.drain(..ready).map(|(_, change)| change));
@@ -426,10 +426,10 @@ impl Handover {
         let mut freed = 0;
         for (queue, taken) in batch.queues {
             let shard = &mut *self.shard(queue);
-            if let Entry::Occupied(mut waiting) = shard.queues.entry(queue) {
-                waiting.get_mut().committed(batch.through);
-                if waiting.get().is_idle() {
-                    waiting.remove();
+            if let Entry::Occupied(mut pending) = shard.queues.entry(queue) {
+                pending.get_mut().committed(batch.through);
+                if pending.get().is_idle() {
+                    pending.remove();
                 }
             }
             freed += taken.chunks.iter().map(Chunk::memory_bytes).sum::<usize>();

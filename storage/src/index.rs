@@ -55,7 +55,7 @@ pub(crate) struct Index {
     pub(crate) commit: u64,
     pub(crate) tail: Tail,
     /// The last commit that changed a definition and is in a durable checkpoint.
-    pub(crate) defined: u64,
+    pub(crate) checkpointed_definitions: u64,
     /// Definition records up to this commit are known from elsewhere.
     pub(crate) definitions_commit: u64,
     /// Records of queues that are not known, which were left out.
@@ -66,10 +66,11 @@ impl Index {
     /// Applies the records of one frame, or of a row.
     pub(crate) fn apply(&mut self, body: &[u8], place: FramePlace) -> Result<(), Malformed> {
         // Queues that a snapshot has not named yet.
-        let mut before = HashMap::new();
+        let mut unnamed_queues = HashMap::new();
         let mut records = records(body);
-        let outcome = records.try_for_each(|read| self.apply_record(read?, place, &mut before));
-        for mut queue in before.into_values() {
+        let outcome =
+            records.try_for_each(|read| self.apply_record(read?, place, &mut unnamed_queues));
+        for mut queue in unnamed_queues.into_values() {
             queue.remove_range(0, u64::MAX, &mut self.segments);
         }
         self.commit = self.commit.max(place.commit);
@@ -80,7 +81,7 @@ impl Index {
         &mut self,
         (record, end): (Record<'_>, usize),
         place: FramePlace,
-        before: &mut HashMap<u64, QueueIndex>,
+        unnamed_queues: &mut HashMap<u64, QueueIndex>,
     ) -> Result<(), Malformed> {
         match record {
             Record::Group(group) => {
@@ -106,12 +107,13 @@ impl Index {
             Record::Put(key, value) => self.define(key, Some(value), place.commit),
             Record::Remove(key) => self.define(key, None, place.commit),
             Record::Snapshot(defined) => {
-                self.defined = self.defined.max(defined);
-                *before = std::mem::take(&mut self.queues);
+                self.checkpointed_definitions = self.checkpointed_definitions.max(defined);
+                *unnamed_queues = std::mem::take(&mut self.queues);
             }
             Record::Numbers([number, next, delivered_below], ranges) => {
                 let queue = self.queues.entry(number);
-                let queue = queue.or_insert_with(|| before.remove(&number).unwrap_or_default());
+                let queue =
+                    queue.or_insert_with(|| unnamed_queues.remove(&number).unwrap_or_default());
                 queue.next = queue.next.max(next);
                 queue.delivered_below = queue.delivered_below.max(delivered_below);
                 self.settle(number, ranges)?;
@@ -177,9 +179,9 @@ impl Index {
     }
 
     /// The records of a snapshot: the numbers of all queues.
-    pub(crate) fn numbers(&self) -> Vec<u8> {
+    pub(crate) fn number_records(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        push(&mut out, &Record::Snapshot(self.defined));
+        push(&mut out, &Record::Snapshot(self.checkpointed_definitions));
         for (number, queue) in &self.queues {
             let numbers = [*number, queue.next, queue.delivered_below];
             let settled = pack_ranges(queue.settled.iter());
@@ -188,9 +190,9 @@ impl Index {
         out
     }
 
-    /// Like [`Self::numbers`], with the definitions changed since the last checkpoint.
-    pub(crate) fn snapshot(&self) -> Vec<u8> {
-        let mut out = self.numbers();
+    /// Like [`Self::number_records`], with the definitions changed since the last checkpoint.
+    pub(crate) fn snapshot_records(&self) -> Vec<u8> {
+        let mut out = self.number_records();
         for key in self.changed.keys() {
             let value = self.definitions.get(key);
             let record = value.map_or(Record::Remove(key), |value| Record::Put(key, value));
@@ -199,7 +201,8 @@ impl Index {
         out
     }
 
-    pub(crate) fn all_definitions(&self) -> Vec<u8> {
+    /// The records of all definitions.
+    pub(crate) fn definition_records(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for (key, value) in &self.definitions {
             push(&mut out, &Record::Put(key, value));
@@ -207,8 +210,8 @@ impl Index {
         out
     }
 
-    /// The extents that lie in some segments.
-    pub(crate) fn runs(&self, is_wanted: impl Fn(u64) -> bool) -> Vec<u8> {
+    /// The records of the extents that lie in some segments.
+    pub(crate) fn run_records(&self, is_wanted: impl Fn(u64) -> bool) -> Vec<u8> {
         let mut out = Vec::new();
         for (number, queue) in &self.queues {
             for run in queue.runs.iter().filter(|run| is_wanted(run.segment)) {

@@ -396,7 +396,7 @@ impl LogWriter {
         commit: u64,
         purpose: FramePurpose,
     ) -> io::Result<u64> {
-        let mut snapshot = FrameBuilder::of(&lock(&self.index).snapshot());
+        let mut snapshot = FrameBuilder::of(&lock(&self.index).snapshot_records());
         let length = BLOCK + snapshot.stride() + frame.stride();
         let (file, before, is_reserve) = self.slots.take_slot(padded(length), purpose)?;
         let segment = self.slots.next_number.fetch_add(1, Ordering::Relaxed);

@@ -423,32 +423,32 @@ mod tests {
         TargetBatch { number, grouping }
     }
 
-    fn append(waiting: &mut PendingQueue, number: u64, urgency: Urgency, batch: u64) {
-        waiting.append(number, (&[b"text"], urgency), batch, &mut Vec::new());
+    fn append(pending: &mut PendingQueue, number: u64, urgency: Urgency, batch: u64) {
+        pending.append(number, (&[b"text"], urgency), batch, &mut Vec::new());
     }
 
     #[test]
     fn the_room_of_buffers_counts_and_all_that_was_counted_is_released() {
         let (mut counted, mut freed, mut spare) = (0, 0, Vec::new());
-        let mut waiting = PendingQueue::default();
+        let mut pending = PendingQueue::default();
         for number in 0..10_000 {
             let text = vec![7; usize::try_from(number % 300).unwrap()];
-            counted += waiting.append(number, (&[&text], Urgency::Eventually), 1, &mut spare);
-            freed += waiting
+            counted += pending.append(number, (&[&text], Urgency::Eventually), 1, &mut spare);
+            freed += pending
                 .settle(number / 2, batch(1), &mut spare)
                 .unwrap_or(0);
-            let chunks = waiting.chunks.iter();
+            let chunks = pending.chunks.iter();
             let occupied = chunks.map(|chunk| chunk.bytes.capacity() + chunk.entries.capacity());
             assert!(counted - freed >= occupied.sum::<usize>());
         }
         assert!(
-            waiting.chunks.len() < 20,
+            pending.chunks.len() < 20,
             "chunks stay that nothing lives in"
         );
         for number in 5_000..10_000 {
-            freed += waiting.settle(number, batch(1), &mut spare).unwrap();
+            freed += pending.settle(number, batch(1), &mut spare).unwrap();
         }
-        assert_eq!((freed, waiting.chunks.len()), (counted, 0));
+        assert_eq!((freed, pending.chunks.len()), (counted, 0));
         // One small message in each of many queues takes far more than its bytes.
         let alone =
             PendingQueue::default().append(1, (&[b"x"], Urgency::Eventually), 1, &mut spare);
@@ -457,16 +457,16 @@ mod tests {
 
     #[test]
     fn an_awaited_message_of_a_closed_batch_is_written_and_another_is_not() {
-        let mut waiting = PendingQueue::default();
-        append(&mut waiting, 1, Urgency::Confirmed, 7);
-        append(&mut waiting, 2, Urgency::Eventually, 7);
-        assert_eq!(waiting.settle(1, batch(8), &mut Vec::new()), None);
-        assert_eq!(waiting.settle(2, batch(8), &mut Vec::new()), Some(0));
-        let taken = waiting.take_share(7).unwrap();
+        let mut pending = PendingQueue::default();
+        append(&mut pending, 1, Urgency::Confirmed, 7);
+        append(&mut pending, 2, Urgency::Eventually, 7);
+        assert_eq!(pending.settle(1, batch(8), &mut Vec::new()), None);
+        assert_eq!(pending.settle(2, batch(8), &mut Vec::new()), Some(0));
+        let taken = pending.take_share(7).unwrap();
         let written: Vec<_> = taken.chunks.iter().flat_map(Chunk::live).collect();
         assert_eq!(written, [(1, &b"text"[..])]);
         assert_eq!(taken.settled, []);
-        waiting.committed(7);
-        assert!(!waiting.is_idle(), "the settlement is for the next batch");
+        pending.committed(7);
+        assert!(!pending.is_idle(), "the settlement is for the next batch");
     }
 }

@@ -226,7 +226,7 @@ impl Recovery<'_> {
             self.load_definitions()?;
         }
         self.replay()?;
-        if self.index.defined > commit && commit > 0 {
+        if self.index.checkpointed_definitions > commit && commit > 0 {
             let what = "the index is older than the log expects; the log was read instead";
             self.report.repaired(what);
             self.index.clear();
@@ -387,7 +387,7 @@ impl Recovery<'_> {
         for (queue, count) in lost.into_iter().filter(|(_, count)| *count > 0) {
             report.lost(format!("{count} messages of queue {queue} are lost"));
         }
-        if index.defined > rows.meta.commit.max(index.definitions_commit) {
+        if index.checkpointed_definitions > rows.meta.commit.max(index.definitions_commit) {
             report.lost("the definitions are older than the log expects: changes may be missing");
         }
         if index.unknown > 0 {

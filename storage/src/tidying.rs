@@ -149,7 +149,9 @@ impl TidyingThread {
             Ok(()) => {
                 self.has_warned = false;
                 let (mut index, meta) = (lock(&self.index), &image.meta);
-                index.defined = index.defined.max(meta.defined);
+                index.checkpointed_definitions = index
+                    .checkpointed_definitions
+                    .max(meta.checkpointed_definitions);
                 index.changed.retain(|_, commit| *commit > meta.commit);
             }
             Err(reason) => {
