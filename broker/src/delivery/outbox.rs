@@ -61,21 +61,21 @@ struct Unsent {
 /// Queues with a message for a consumer of this connection, each once, the first to come first.
 #[derive(Debug, Default)]
 struct WaitingQueues {
-    line: VecDeque<Weak<Queue>>,
-    /// The addresses of those in the line, which they keep allocated.
+    order: VecDeque<Weak<Queue>>,
+    /// The addresses of those in `order`, which they keep allocated.
     listed: HashSet<usize>,
     /// How many the last [`Self::remove_deleted_queues`] left.
     tidied: usize,
 }
 
-/// Queues that are kept in the line however many of them are deleted.
+/// Queues that are kept in the order however many of them are deleted.
 const FEW_WAITING: usize = 64;
 
 impl WaitingQueues {
     fn push(&mut self, queue: &Arc<Queue>) {
         if self.listed.insert(Arc::as_ptr(queue) as usize) {
-            self.line.push_back(Arc::downgrade(queue));
-            if self.line.len() > 2 * self.tidied + FEW_WAITING {
+            self.order.push_back(Arc::downgrade(queue));
+            if self.order.len() > 2 * self.tidied + FEW_WAITING {
                 self.remove_deleted_queues();
             }
         }
@@ -83,15 +83,15 @@ impl WaitingQueues {
 
     /// Removes deleted queues. A client that reads nothing could gather any number of them.
     fn remove_deleted_queues(&mut self) {
-        self.line.retain(|queue| queue.strong_count() > 0);
-        let left = self.line.iter().map(|queue| queue.as_ptr() as usize);
+        self.order.retain(|queue| queue.strong_count() > 0);
+        let left = self.order.iter().map(|queue| queue.as_ptr() as usize);
         self.listed = left.collect();
-        self.tidied = self.line.len();
-        memory::give_back_room(&mut self.line);
+        self.tidied = self.order.len();
+        memory::give_back_room(&mut self.order);
     }
 
     fn pop(&mut self) -> Option<Weak<Queue>> {
-        let queue = self.line.pop_front()?;
+        let queue = self.order.pop_front()?;
         self.listed.remove(&(queue.as_ptr() as usize));
         Some(queue)
     }
@@ -237,7 +237,7 @@ impl Outbox {
 
     /// Returns the number of queues that wait for this connection.
     pub(crate) fn waiting(&self) -> usize {
-        lock(&self.unsent).waiting.line.len()
+        lock(&self.unsent).waiting.order.len()
     }
 
     /// Pumps the first `count` queues that wait for this connection, as long as there is room and
@@ -296,7 +296,7 @@ impl Outbox {
         if pending < UNREAD_BYTES / 2 {
             self.readable.notify_waiters();
         }
-        pending < memory::outbox_room() / 4 && !unsent.waiting.line.is_empty()
+        pending < memory::outbox_room() / 4 && !unsent.waiting.order.is_empty()
     }
 
     /// Whether the buffer is larger than an idle connection may keep.
@@ -351,8 +351,8 @@ mod tests {
         for _ in 0..50_000 {
             waiting.push(&Queue::plain());
         }
-        assert!(waiting.line.len() < 3_000, "{}", waiting.line.len());
-        assert_eq!(waiting.listed.len(), waiting.line.len());
+        assert!(waiting.order.len() < 3_000, "{}", waiting.order.len());
+        assert_eq!(waiting.listed.len(), waiting.order.len());
         for queue in &alive {
             waiting.push(queue);
         }

@@ -107,7 +107,7 @@ impl QueueArguments {
     /// routing key for dead letters that is too long for one is cut between two characters, because
     /// consumers may decode keys as UTF-8.
     pub fn parse_stored(table: &Table) -> Result<Self, ArgumentError> {
-        check::all(table)?;
+        check::check_all(table)?;
         let text = |name| table.get(name).and_then(Value::as_text).map(str::to_owned);
         let number = |name| {
             table

@@ -80,11 +80,11 @@ const CHECKS: [(&str, Check); 12] = [
     ("x-overflow", overflow),
     ("x-queue-mode", mode),
     ("x-queue-version", version),
-    ("x-single-active-consumer", claim),
+    ("x-single-active-consumer", boolean),
     ("x-queue-type", any_text),
 ];
 
-pub(super) fn all(table: &Table) -> Result<(), ArgumentError> {
+pub(super) fn check_all(table: &Table) -> Result<(), ArgumentError> {
     const EXCHANGE: &str = "x-dead-letter-exchange";
     if let Some(value) = table
         .get(EXCHANGE)
@@ -95,7 +95,7 @@ pub(super) fn all(table: &Table) -> Result<(), ArgumentError> {
             kind: value.type_name(),
         });
     }
-    let is_quorum = kind(table)? == ArgumentKind::Quorum;
+    let is_quorum = queue_type(table)? == QueueType::Quorum;
     if let Some(name) = OTHER_KINDS
         .into_iter()
         .find(|name| !is_quorum && table.get(name).is_some())
@@ -125,18 +125,18 @@ pub(super) fn new_queue(table: &Table) -> Result<(), ArgumentError> {
 }
 
 #[derive(PartialEq)]
-enum ArgumentKind {
+enum QueueType {
     Classic,
     Quorum,
 }
 
-fn kind(table: &Table) -> Result<ArgumentKind, ArgumentError> {
+fn queue_type(table: &Table) -> Result<QueueType, ArgumentError> {
     let Some(value) = table.get("x-queue-type") else {
-        return Ok(ArgumentKind::Classic);
+        return Ok(QueueType::Classic);
     };
     let reason = match value.as_text() {
-        Some("classic") => return Ok(ArgumentKind::Classic),
-        Some("quorum") => return Ok(ArgumentKind::Quorum),
+        Some("classic") => return Ok(QueueType::Classic),
+        Some("quorum") => return Ok(QueueType::Quorum),
         Some("stream") => return Err(ArgumentError::Stream),
         Some(other) => InvalidValue::unsupported("type", &other),
         None => unacceptable(value),
@@ -222,7 +222,7 @@ fn version(value: &Value, _: &Table) -> Result<(), InvalidValue> {
     }
 }
 
-fn claim(value: &Value, _: &Table) -> Result<(), InvalidValue> {
+fn boolean(value: &Value, _: &Table) -> Result<(), InvalidValue> {
     match value {
         Value::Bool(_) => Ok(()),
         _ => Err(unacceptable(value)),
