@@ -1,7 +1,7 @@
 //! Everything on the page can be reached with the Tab key.
 
 use crate::fixture::eventually;
-use crate::looks::Busy;
+use crate::layout::Busy;
 
 const TAB: &str = "\u{e004}";
 

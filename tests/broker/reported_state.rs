@@ -1,4 +1,4 @@
-//! What the broker says is so: confirms, leases, counts, and the end of a connection that waits.
+//! What the broker reports is so: confirms, expiry, counts, and the end of a connection that waits.
 
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,7 @@ async fn an_unroutable_publish_before_the_one_that_closes_the_channel_is_confirm
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purge_is_no_use_of_a_queue_with_a_lease() {
+async fn a_purge_does_not_renew_x_expires() {
     let running = Running::new().await;
     with_raw(&running, |mut raw| {
         // x-expires of 1,500 ms.

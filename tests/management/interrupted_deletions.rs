@@ -123,7 +123,7 @@ fn count(server: &Server, path: &str) -> usize {
 }
 
 #[test]
-fn who_gets_the_name_of_a_deleted_user_gets_none_of_its_rights_whenever_the_broker_crashed() {
+fn a_new_user_with_a_deleted_users_name_has_none_of_its_rights_after_a_crash() {
     let server = with_bob();
     let states = crashes(&server, || {
         assert_eq!(server.ask("DELETE", "/api/users/bob", "").status, 204);
