@@ -271,7 +271,7 @@ impl HistoryEntry {
 
     /// Adds the reason or the way.
     #[must_use]
-    pub fn because(mut self, detail: impl Into<String>) -> Self {
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
     }

@@ -175,13 +175,13 @@ async fn publish(
                 Ok(())
             }
             Some(why) => {
-                let _unrecorded = history.note(&entry(HistoryEvent::Returned).because(why));
+                let _unrecorded = history.note(&entry(HistoryEvent::Returned).with_detail(why));
                 Err(was_returned("question", &to, why))
             }
         },
         Err(error) => {
             let error = unpublished("question", question, &to, error);
-            let failed = entry(HistoryEvent::Unconfirmed).because(error.summary());
+            let failed = entry(HistoryEvent::Unconfirmed).with_detail(error.summary());
             let _unrecorded = history.note(&failed);
             Err(error)
         }

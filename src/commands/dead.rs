@@ -104,8 +104,8 @@ pub(super) fn drop_letter(letter: &KeptDeadLetter, config: &Config) -> io::Resul
     if let Some(id) = letter.message_id.as_ref().filter(|_| letter.is_own) {
         let entry = HistoryEntry::new(Utc::now(), id, HistoryEvent::DeadLettered, &letter.queue);
         // It is dropped even if the history cannot be written.
-        let _unrecorded =
-            MessageHistory::of(&config.home).note(&entry.because("its dead letter was dropped"));
+        let _unrecorded = MessageHistory::of(&config.home)
+            .note(&entry.with_detail("its dead letter was dropped"));
     }
     Ok(())
 }
@@ -158,7 +158,7 @@ pub(super) async fn send_again(
     let was = format!("it was the dead letter {}", letter.id);
     let intent = entry(HistoryEvent::Sent).saying(MessageText::of(&envelope));
     // The history is for people. The message is sent even if it cannot be written.
-    let _unrecorded = history.note(&intent.because(was));
+    let _unrecorded = history.note(&intent.with_detail(was));
     let sent: Result<_, Error> = async {
         peer.ensure_queue(&to, config.settings.ttl_ms).await?;
         let message = Publication::plain(&envelope);
@@ -169,11 +169,11 @@ pub(super) async fn send_again(
     match sent.map(PublishOutcome::why_returned) {
         Ok(None) => {}
         Ok(Some(why)) => {
-            let _unrecorded = history.note(&entry(HistoryEvent::Returned).because(why));
+            let _unrecorded = history.note(&entry(HistoryEvent::Returned).with_detail(why));
             return Err(was_returned("message", &to, why).hint("the dead letter stays"));
         }
         Err(error) => {
-            let failed = entry(HistoryEvent::Unconfirmed).because(error.summary());
+            let failed = entry(HistoryEvent::Unconfirmed).with_detail(error.summary());
             let _unrecorded = history.note(&failed);
             return Err(error);
         }

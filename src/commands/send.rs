@@ -245,12 +245,12 @@ impl SendParameters<'_> {
                 return Ok(None);
             }
             Ok(Some(why)) => {
-                self.note(envelope, &entry(HistoryEvent::Returned).because(why));
+                self.note(envelope, &entry(HistoryEvent::Returned).with_detail(why));
                 return Ok(Some(why));
             }
             Err(error) => unpublished("message", envelope, to, error),
         };
-        let failed = entry(HistoryEvent::Unconfirmed).because(failure.summary());
+        let failed = entry(HistoryEvent::Unconfirmed).with_detail(failure.summary());
         self.note(envelope, &failed);
         Err(failure)
     }
@@ -260,7 +260,7 @@ impl SendParameters<'_> {
         if let Some(question) = &answer.correlation_id {
             let event = HistoryEvent::Answered;
             let entry = HistoryEntry::new(Utc::now(), question, event, &answer.from);
-            self.note(answer, &entry.because(&answer.id));
+            self.note(answer, &entry.with_detail(&answer.id));
         }
     }
 

@@ -265,7 +265,7 @@ mod tests {
             history.note(&one).unwrap();
         }
         for _ in 0..35 {
-            let line = event(HistoryEvent::Held, Some("-")).because("y".repeat(512 << 10));
+            let line = event(HistoryEvent::Held, Some("-")).with_detail("y".repeat(512 << 10));
             history.note(&line).unwrap();
         }
         let path = history.path(HistoryFiles::Others);

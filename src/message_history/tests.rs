@@ -49,9 +49,9 @@ fn the_conversation_has_each_text_once_and_what_became_of_it() {
         entry("a", HistoryEvent::Sent).saying(says("one")),
         entry("b", HistoryEvent::Received).saying(says("two")),
         entry("a", HistoryEvent::Received).saying(says("one")),
-        entry("b", HistoryEvent::Held).because("draft"),
-        entry("a", HistoryEvent::Delivered).because("plugin"),
-        entry("a", HistoryEvent::DeadLettered).because("id used twice"),
+        entry("b", HistoryEvent::Held).with_detail("draft"),
+        entry("a", HistoryEvent::Delivered).with_detail("plugin"),
+        entry("a", HistoryEvent::DeadLettered).with_detail("id used twice"),
         // Its sender hears late; and a copy of it was left in the queue by a crash.
         entry("a", HistoryEvent::Confirmed),
         entry("a", HistoryEvent::Expired),
@@ -141,7 +141,7 @@ fn a_message_s_story_is_told_in_order_and_without_the_others() {
     history.note(&entry("a", HistoryEvent::Sent)).unwrap();
     history.note(&entry("b", HistoryEvent::Sent)).unwrap();
     history
-        .note(&entry("a", HistoryEvent::Held).because("draft"))
+        .note(&entry("a", HistoryEvent::Held).with_detail("draft"))
         .unwrap();
     fs::rename(
         history.path(HistoryFiles::User),
