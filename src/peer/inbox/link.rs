@@ -78,7 +78,7 @@ enum LinkEnd {
 }
 
 impl LinkEnd {
-    fn because(failure: ConnectionFailure) -> Self {
+    fn connection_failed(failure: ConnectionFailure) -> Self {
         Self::Lost(PeerError::Lost(failure))
     }
 }
@@ -323,7 +323,7 @@ impl InboxConnection {
                         }
                     }
                     Some(Err(error)) => return LinkEnd::Lost(error.into()),
-                    None => return LinkEnd::because(ConnectionFailure::QueueDeleted),
+                    None => return LinkEnd::connection_failed(ConnectionFailure::QueueDeleted),
                 },
                 request = connections.requests.next() => match request {
                     Some(Ok(request)) => {
@@ -331,7 +331,10 @@ impl InboxConnection {
                         connections.outgoing.handled(request.acker).await;
                     }
                     Some(Err(error)) => return LinkEnd::Lost(error.into()),
-                    None => return LinkEnd::because(ConnectionFailure::PresenceQueueDeleted),
+                    None => {
+                        let failure = ConnectionFailure::PresenceQueueDeleted;
+                        return LinkEnd::connection_failed(failure);
+                    }
                 },
                 () = self.more.notified() => {
                     if let Err(error) = self.consume_anew(&mut connections).await {
@@ -342,7 +345,7 @@ impl InboxConnection {
                 Ok(()) = self.presence.changed() => self.announce(&mut connections).await,
                 _ = pulse.tick() => {
                     if !connections.is_open() {
-                        return LinkEnd::because(ConnectionFailure::Gone);
+                        return LinkEnd::connection_failed(ConnectionFailure::Gone);
                     }
                     connections.outgoing.catch_up().await;
                 }
