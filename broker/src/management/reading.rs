@@ -63,7 +63,7 @@ fn explained(field: &str, message: &str) -> ApiError {
 const OWN_WORDS: &str = "reason ";
 
 /// A reason for a refusal, from within a parser.
-pub(super) fn because<E: serde::de::Error>(reason: &Value) -> E {
+pub(super) fn custom_error<E: serde::de::Error>(reason: &Value) -> E {
     E::custom(format!("{OWN_WORDS}{reason}"))
 }
 
@@ -72,7 +72,7 @@ pub(super) fn because<E: serde::de::Error>(reason: &Value) -> E {
 pub(super) fn routing_key<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let key = String::deserialize(from)?;
     if key.len() > LONGEST_KEY {
-        return Err(because(&json!(KEY_TOO_LONG)));
+        return Err(custom_error(&json!(KEY_TOO_LONG)));
     }
     Ok(key)
 }
@@ -96,7 +96,7 @@ pub(super) fn integer<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Erro
         Value::String(text) => text.parse().ok(),
         _ => None,
     };
-    number.ok_or_else(|| because(&json!(["not_integer", value])))
+    number.ok_or_else(|| custom_error(&json!(["not_integer", value])))
 }
 
 /// A boolean, also as a text: `rabbitmqadmin` and old tools send it so.
@@ -105,7 +105,7 @@ pub(super) fn claim<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error
         Value::Bool(claim) => Ok(claim),
         Value::String(text) if text == "true" => Ok(true),
         Value::String(text) if text == "false" => Ok(false),
-        other => Err(because(&json!(["not_boolean", other]))),
+        other => Err(custom_error(&json!(["not_boolean", other]))),
     }
 }
 

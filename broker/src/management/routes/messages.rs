@@ -67,7 +67,7 @@ impl<'de> Deserialize<'de> for AckMode {
             Some("reject_requeue_true") => Self::RejectRequeueTrue,
             Some("reject_requeue_false") => Self::RejectRequeueFalse,
             _ => {
-                return Err(super::because(&json!([
+                return Err(super::custom_error(&json!([
                     "unsupported_ackmode",
                     super::quoted(&value)
                 ])));

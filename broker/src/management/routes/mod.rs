@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::reading::{
-    because, check_routing_key, claim, integer, interpret, quoted, read, read_or_default,
+    check_routing_key, claim, custom_error, integer, interpret, quoted, read, read_or_default,
     routing_key,
 };
 use super::refusal::ApiError;

@@ -138,7 +138,7 @@ impl<'de> Deserialize<'de> for UserTags {
             Value::Array(list) => words(list),
             _ => None,
         }
-        .ok_or_else(|| super::because(&json!(["not_a_list_of_tags", super::quoted(&value)])))
+        .ok_or_else(|| super::custom_error(&json!(["not_a_list_of_tags", super::quoted(&value)])))
     }
 }
 

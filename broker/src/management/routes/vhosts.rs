@@ -127,8 +127,9 @@ impl<'de> Deserialize<'de> for VhostTags {
                 .collect::<Option<Vec<_>>>(),
             _ => None,
         };
-        let words = words
-            .ok_or_else(|| super::because(&json!(["not_a_list_of_tags", super::quoted(&value)])))?;
+        let words = words.ok_or_else(|| {
+            super::custom_error(&json!(["not_a_list_of_tags", super::quoted(&value)]))
+        })?;
         Ok(Self(
             words.into_iter().filter(|word| !word.is_empty()).collect(),
         ))

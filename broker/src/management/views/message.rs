@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::inspect::Message;
 use crate::management::amqp_json::{table_from_json, table_to_json};
-use crate::management::reading::because;
+use crate::management::reading::custom_error;
 use crate::management::refusal::ApiError;
 use crate::wire::properties::Properties;
 use crate::wire::table::Table;
@@ -27,7 +27,7 @@ impl<'de> Deserialize<'de> for Encoding {
         match Value::deserialize(from)?.as_str() {
             Some("auto") => Ok(Self::Auto),
             Some("base64") => Ok(Self::Base64),
-            _ => Err(because(&json!(
+            _ => Err(custom_error(&json!(
                 "Unsupported encoding. Please use auto or base64."
             ))),
         }
