@@ -221,13 +221,13 @@ pub fn parse(
         (Some(program), None, _) => Action::Wrap(checked(cli.wrap, &program)?, program),
         (_, Some(_), Some(option)) => {
             return Err(Error::usage(format!("{option} is an option of a wrap"))
-                .because("it is only valid before an agent or `run`")
+                .caused_by("it is only valid before an agent or `run`")
                 .hint(typed.place_of(option, &command)));
         }
         (_, Some(verb), None) => Action::Verb(verb),
         (None, None, Some(_)) => {
             return Err(Error::usage("nothing to wrap")
-                .because("an agent or `run` is missing")
+                .caused_by("an agent or `run` is missing")
                 .hint("cbroker --name NAME claude, or cbroker --name NAME run -- PROGRAM"));
         }
         (None, None, None) => {
@@ -314,7 +314,7 @@ fn refuse_mistyped_option(verb: Option<&Verb>) -> Result<(), Error> {
     match text {
         None => Ok(()),
         Some(text) => Err(Error::usage(format!("invalid value '{text}' for '[TEXT]'"))
-            .because("no such option")
+            .caused_by("no such option")
             .hint(format!(
                 "as a text it goes behind `--`: cbroker send NAME -- {text}"
             ))),
@@ -324,13 +324,13 @@ fn refuse_mistyped_option(verb: Option<&Verb>) -> Result<(), Error> {
 fn checked(wrap: WrapArgs, program: &ProgramArgs) -> Result<WrapArgs, Error> {
     if let Some(option) = program.misplaced_option() {
         return Err(Error::usage(format!("`{option}` is not a program"))
-            .because("the options of a wrap go before `run`")
+            .caused_by("the options of a wrap go before `run`")
             .hint("cbroker --name NAME run -- PROGRAM [ARGS]"));
     }
     if wrap.name.is_none() {
         let verb = program.verb();
         return Err(Error::usage("a wrap needs a name")
-            .because(format!("--name NAME is missing before `{verb}`"))
+            .caused_by(format!("--name NAME is missing before `{verb}`"))
             .hint(program.line_with("NAME")));
     }
     if matches!(program, ProgramArgs::Other(args) if args.is_empty()) {

@@ -190,7 +190,7 @@ fn runtime(action: &Action) -> Result<Runtime, Error> {
     builder
         .enable_all()
         .build()
-        .map_err(|error| Error::new("cannot start").because(error))
+        .map_err(|error| Error::new("cannot start").caused_by(error))
 }
 
 async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, Error> {

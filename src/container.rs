@@ -76,7 +76,7 @@ impl DockerEngine {
         let socket = match environment.text("DOCKER_HOST") {
             Some(host) if !host.starts_with("unix://") => {
                 return Err(Error::new("docker is not available")
-                    .because(format!(
+                    .caused_by(format!(
                         "DOCKER_HOST is {host}, and only unix:// is supported"
                     ))
                     .hint("use the embedded broker: `cbroker start`"));
@@ -328,9 +328,9 @@ fn is_missing(error: &bollard::errors::Error) -> bool {
 fn failed(what: &str, error: bollard::errors::Error) -> Error {
     match error {
         bollard::errors::Error::DockerResponseServerError { message, .. } => {
-            Error::new(what).because(message)
+            Error::new(what).caused_by(message)
         }
-        other => Error::new(what).because(other),
+        other => Error::new(what).caused_by(other),
     }
 }
 

@@ -86,11 +86,11 @@ impl StartLock {
     /// Waits until no other start or stop is in progress.
     pub async fn acquire(home: &Home) -> Result<Self, Error> {
         home.prepare().map_err(|error| {
-            Error::new(format!("cannot use {}", home.folder().display())).because(error)
+            Error::new(format!("cannot use {}", home.folder().display())).caused_by(error)
         })?;
         let path = home.start_lock();
         let cannot = |error: std::io::Error| {
-            Error::new(format!("cannot lock {}", path.display())).because(error)
+            Error::new(format!("cannot lock {}", path.display())).caused_by(error)
         };
         let file = OpenOptions::new()
             .write(true)
@@ -136,7 +136,7 @@ pub async fn start(config: &Config, requested: RequestedSettings) -> Result<Star
             "cannot write {}",
             config.home.credentials_file().display()
         ))
-        .because(error)
+        .caused_by(error)
     })?;
     let mut child = spawn(&config.home, [port, management_port], &requested.arguments)?;
     let local = wait_until_ready(&config.home, &mut child).await?;
@@ -197,7 +197,7 @@ fn free(port: u16, option: &str) -> Result<(), Error> {
         return Ok(());
     };
     Err(Error::new(format!("port {port} is in use"))
-        .because(holder)
+        .caused_by(holder)
         .hint(format!(
             "choose another with {option}, or use that broker with \
              --url amqp://guest:guest@localhost:{port}"
@@ -209,7 +209,7 @@ fn spawn(
     [port, management_port]: [u16; 2],
     arguments: &[String],
 ) -> Result<Child, Error> {
-    let cannot = |error: std::io::Error| Error::new("cannot start the broker").because(error);
+    let cannot = |error: std::io::Error| Error::new("cannot start the broker").caused_by(error);
     let program: PathBuf = std::env::current_exe().map_err(cannot)?;
     let log = OpenOptions::new()
         .append(true)
@@ -247,14 +247,14 @@ async fn wait_until_ready(home: &Home, child: &mut Child) -> Result<LocalBroker,
         }
         if let Ok(Some(status)) = child.try_wait() {
             let failed = Error::new("the broker did not start")
-                .because(last_log_line(home).unwrap_or_else(|| status.to_string()));
+                .caused_by(last_log_line(home).unwrap_or_else(|| status.to_string()));
             return Err(failed.hint("`cbroker logs` shows all of it"));
         }
         if Instant::now() > until {
             // It may hang. What it has stored is safe.
             let _ = child.kill();
             return Err(Error::new("the broker did not start")
-                .because(format!(
+                .caused_by(format!(
                     "it was not ready within {} s",
                     READY_WITHIN.as_secs()
                 ))

@@ -45,7 +45,7 @@ impl Error {
 
     /// Adds the cause: an error, which keeps its own causes, or a text.
     #[must_use]
-    pub fn because(mut self, why: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub fn caused_by(mut self, why: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.why = Some(Arc::from(why.into()));
         self
     }
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn an_error_is_one_line_and_a_hint() {
         let error = Error::new("no broker answers at amqp://localhost:5672")
-            .because("connection refused\n")
+            .caused_by("connection refused\n")
             .hint("start one with `cbroker start`")
             .exit_with(Exit::Unreachable);
         assert_eq!(
@@ -158,7 +158,7 @@ mod tests {
         #[error("the file is damaged")]
         struct Damaged(#[source] std::io::Error);
         let cause = std::io::Error::other("row 7\nhas no end");
-        let error = Error::new("cannot start").because(Damaged(cause));
+        let error = Error::new("cannot start").caused_by(Damaged(cause));
         assert_eq!(
             error.report(false),
             "cbroker: cannot start: the file is damaged"
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_foreign_text_cannot_break_the_line_or_colour_the_terminal() {
-        let error = Error::new("refused").because("a\r\nb\u{1b}[31mc");
+        let error = Error::new("refused").caused_by("a\r\nb\u{1b}[31mc");
         assert_eq!(error.to_string(), "cbroker: refused: a b [31mc");
     }
 }

@@ -380,10 +380,10 @@ impl Client {
 fn parsed(management: &Management) -> Result<Uri, Error> {
     let no_url = || Error::usage("the management address is not a URL");
     let url: Result<Uri, _> = management.url.parse();
-    let url = url.map_err(|error| no_url().because(error))?;
+    let url = url.map_err(|error| no_url().caused_by(error))?;
     match url.host() {
         Some(_) => Ok(url),
-        None => Err(no_url().because("it has no host")),
+        None => Err(no_url().caused_by("it has no host")),
     }
 }
 

@@ -126,7 +126,7 @@ impl Output {
             return Ok(());
         }
         let text = serde_json::to_string(value)
-            .map_err(|error| Error::new("cannot print as JSON").because(error))?;
+            .map_err(|error| Error::new("cannot print as JSON").caused_by(error))?;
         self.print(&format!("{}\n", clean::json(&text)))
     }
 
@@ -330,7 +330,7 @@ pub fn counted(count: impl Into<u64>, what: &str) -> String {
 fn through(written: io::Result<()>) -> Result<(), Error> {
     written.map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => Error::silent(),
-        _ => Error::new("cannot write the result").because(error),
+        _ => Error::new("cannot write the result").caused_by(error),
     })
 }
 
@@ -374,7 +374,7 @@ mod tests {
         };
         output.notice(NASTY);
         output.detail(NASTY);
-        output.error(&Error::new(NASTY).because(NASTY).hint(NASTY));
+        output.error(&Error::new(NASTY).caused_by(NASTY).hint(NASTY));
         let shown = capture.take();
         assert_eq!(shown.lines().count(), 4, "{shown:?}");
         let acts = |c: char| c != '\n' && (c.is_control() || clean::is_hidden(c));

@@ -74,7 +74,7 @@ pub fn panic_if_test_asks(point: &str) {
 }
 
 fn error(said: String) -> Error {
-    Error::new("internal error").because(said)
+    Error::new("internal error").caused_by(said)
 }
 
 fn lock_sink() -> MutexGuard<'static, Option<PanicSink>> {

@@ -82,7 +82,7 @@ pub(super) fn in_our_words(error: &clap::Error, typed: &TypedLine, agents: Agent
     };
     let usage = Error::usage(problem).hint(hint);
     match reason(error) {
-        Some(reason) => usage.because(reason),
+        Some(reason) => usage.caused_by(reason),
         None => usage,
     }
 }

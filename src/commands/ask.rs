@@ -292,7 +292,7 @@ async fn unanswered(
             let error = Error::new(format!("no answer will come from `{to}`"));
             return Some(
                 error
-                    .because(receipt_words(receipt))
+                    .caused_by(receipt_words(receipt))
                     .exit_with(Exit::Unconfirmed),
             );
         }
@@ -311,7 +311,7 @@ async fn unanswered(
     let seconds = args.timeout.as_secs();
     Some(
         Error::new(format!("no answer from `{to}` within {seconds} s"))
-            .because(why)
+            .caused_by(why)
             .hint(format!(
                 "`cbroker why {id}` shows the history of the message"
             ))
@@ -321,7 +321,7 @@ async fn unanswered(
 
 fn unconfirmed_answer(to: &SessionName) -> Error {
     Error::new(format!("the answer from `{to}` is not confirmed"))
-        .because("the broker does not confirm that the session sent it")
+        .caused_by("the broker does not confirm that the session sent it")
         .hint("for a session of another tool, --mgmt-url must show that it consumes from the queue")
         .exit_with(Exit::Unconfirmed)
 }
@@ -329,7 +329,7 @@ fn unconfirmed_answer(to: &SessionName) -> Error {
 /// Ends early on Ctrl-C and SIGTERM, so that the queue is deleted in these cases too.
 async fn interruptible<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let mut terminated = signal(SignalKind::terminate())
-        .map_err(|error| Error::new("cannot wait for signals").because(error))?;
+        .map_err(|error| Error::new("cannot wait for signals").caused_by(error))?;
     tokio::select! {
         done = work => done,
         _ = tokio::signal::ctrl_c() => Err(interrupted()),

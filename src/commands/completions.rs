@@ -112,7 +112,7 @@ fn priorities() -> Vec<&'static str> {
 
 /// Prints the script.
 pub(super) fn run(args: &CompletionsArgs) -> Result<Exit, Error> {
-    let cannot = |error: std::io::Error| Error::new("cannot make the script").because(error);
+    let cannot = |error: std::io::Error| Error::new("cannot make the script").caused_by(error);
     let shell = args.shell.to_string();
     let shells = Shells::builtins();
     let Some(completer) = shells.completer(&shell) else {

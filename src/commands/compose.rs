@@ -97,7 +97,7 @@ fn after_to<'a>(word: Option<&'a str>, args: &MessageArgs) -> Result<Option<&'a 
     let is_text = args.text.is_none() && args.message.is_none() && args.message_file.is_none();
     match word {
         Some(word) if !is_text => Err(Error::usage(format!("unexpected argument `{word}`"))
-            .because("--to names the recipient, and there is a text")
+            .caused_by("--to names the recipient, and there is a text")
             .hint("several recipients: --to a,b")),
         word => Ok(word),
     }
@@ -153,14 +153,16 @@ impl MessageDraft {
         envelope.metadata = (!self.metadata.is_empty())
             .then(|| JsonText::of(&self.metadata))
             .transpose()
-            .map_err(|error| Error::usage("--meta cannot be written as JSON").because(error))?;
+            .map_err(|error| Error::usage("--meta cannot be written as JSON").caused_by(error))?;
         envelope.reply_to = self.reply_to.as_ref().map(ToString::to_string);
         envelope.correlation_id.clone_from(&self.correlation_id);
         let body = envelope.to_json();
         match Envelope::parse(&body, self.limit_bytes) {
             Ok(_) => Ok(envelope),
             Err(Invalid::Large { bytes, limit_bytes }) => Err(too_long(bytes, limit_bytes)),
-            Err(invalid) => Err(Error::usage("no session would take the message").because(invalid)),
+            Err(invalid) => {
+                Err(Error::usage("no session would take the message").caused_by(invalid))
+            }
         }
     }
 }
@@ -168,14 +170,14 @@ impl MessageDraft {
 /// Normalises a session name from the command line.
 pub(super) fn session_name(text: &str, option: &str) -> Result<SessionName, Error> {
     SessionName::new(text).map_err(|error| {
-        Error::usage(format!("`{text}` in {option} is not a session name")).because(error)
+        Error::usage(format!("`{text}` in {option} is not a session name")).caused_by(error)
     })
 }
 
 /// Normalises a group name from the command line.
 pub(super) fn group_name(text: &str, option: &str) -> Result<GroupName, Error> {
     GroupName::new(text).map_err(|error| {
-        Error::usage(format!("`{text}` in {option} is not a group name")).because(error)
+        Error::usage(format!("`{text}` in {option} is not a group name")).caused_by(error)
     })
 }
 
@@ -188,14 +190,14 @@ fn message(
         (Some(text), _) => text.to_owned(),
         (None, Some(path)) => {
             let cannot = |error: io::Error| {
-                Error::usage(format!("cannot read {}", path.display())).because(error)
+                Error::usage(format!("cannot read {}", path.display())).caused_by(error)
             };
             let file = File::open(path).map_err(cannot)?;
             without_last_break(read_text(file, limit_bytes, &path.display().to_string())?)
         }
         (None, None) if io::stdin().is_terminal() => {
             return Err(Error::usage("no message")
-                .because("there is no text, no --message-file and no input from a pipe")
+                .caused_by("there is no text, no --message-file and no input from a pipe")
                 .hint(format!("cbroker {} NAME \"…\"", address.verb)));
         }
         (None, None) => without_last_break(read_text(
@@ -219,7 +221,7 @@ fn read_text(source: impl Read, limit_bytes: usize, name: &str) -> Result<String
     source
         .take(limit)
         .read_to_end(&mut bytes)
-        .map_err(|error| Error::usage(format!("cannot read {name}")).because(error))?;
+        .map_err(|error| Error::usage(format!("cannot read {name}")).caused_by(error))?;
     if bytes.len() > limit_bytes {
         return Err(too_long(bytes.len(), limit_bytes));
     }
@@ -251,7 +253,7 @@ fn absolute(path: &Path, output: &Output) -> Result<String, Error> {
     let absolute = found
         .or_else(|_| std::path::absolute(path))
         .map_err(|error| {
-            Error::usage(format!("{} is not a path", path.display())).because(error)
+            Error::usage(format!("{} is not a path", path.display())).caused_by(error)
         })?;
     absolute
         .into_os_string()
@@ -266,7 +268,7 @@ fn too_long(bytes: usize, limit_bytes: usize) -> Error {
         "at least "
     };
     Error::usage("the message is too long")
-        .because(format!(
+        .caused_by(format!(
             "it has {more}{bytes} bytes; the limit is {limit_bytes}"
         ))
         .hint("write it to a file and attach that with -f")

@@ -32,11 +32,11 @@ pub(super) async fn run(args: DeadArgs, config: &Config, output: &Output) -> Res
     let name = args.name.as_deref().map(|name| session_name(name, "NAME"));
     let name = name.transpose()?;
     let letters = dead_letters(&config.home, name.as_ref())
-        .map_err(|error| Error::new("cannot read the dead letters").because(error))?;
+        .map_err(|error| Error::new("cannot read the dead letters").caused_by(error))?;
     if let Some(id) = &args.drop {
         let letter = find(&letters, id)?;
         drop_letter(letter, config)
-            .map_err(|error| Error::new("cannot remove the dead letter").because(error))?;
+            .map_err(|error| Error::new("cannot remove the dead letter").caused_by(error))?;
         output.json(letter)?;
         output.line(format!("dropped {} of {}", letter.id, letter.queue))?;
     } else if let Some(id) = &args.resend {
@@ -93,7 +93,7 @@ fn unconfirmed_publisher(letter: &KeptDeadLetter) -> Error {
         "another user may have published the dead letter {}",
         letter.id
     ))
-    .because("the broker does not confirm that it was your user")
+    .caused_by("the broker does not confirm that it was your user")
     .hint("`cbroker dead --json` shows it whole; add --yes to send it as yours")
 }
 
@@ -180,7 +180,7 @@ pub(super) async fn send_again(
     }
     let _unrecorded = history.note(&entry(HistoryEvent::Confirmed));
     remove_dead_letter(&config.home, letter)
-        .map_err(|error| Error::new("cannot remove the dead letter").because(error))?;
+        .map_err(|error| Error::new("cannot remove the dead letter").caused_by(error))?;
     Ok(envelope)
 }
 
@@ -196,7 +196,7 @@ fn mended(letter: &KeptDeadLetter, to: &SessionName, config: &Config) -> Result<
             "the dead letter {} cannot be sent again",
             letter.id
         ))
-        .because(why)
+        .caused_by(why)
         .hint("`cbroker dead --json` shows it whole; `cbroker send` sends its text as yours")
     };
     if let Some(bytes) = letter.cut_from {

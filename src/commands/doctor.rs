@@ -69,7 +69,7 @@ pub(super) fn without_configuration(
     };
     let output = Output::new(&config);
     let runtime = Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::new("cannot start").because(error))?;
+    let runtime = runtime.map_err(|error| Error::new("cannot start").caused_by(error))?;
     let findings = runtime.block_on(checks::all(args, &config, &left_out));
     print(&findings, &output)
 }

@@ -90,7 +90,7 @@ impl Membership {
         };
         if names.is_empty() {
             return Err(Error::usage("no session given")
-                .because("this shell does not run in a session")
+                .caused_by("this shell does not run in a session")
                 .hint("cbroker group join GROUP NAME"));
         }
         let names = names.into_iter().map(|name| session_name(name, "NAME"));

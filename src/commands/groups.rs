@@ -42,7 +42,7 @@ pub(super) async fn all(config: &Config) -> Result<Groups, Error> {
     }
     let error = Error::from(error);
     let (why, exit) = (error.summary(), error.exit());
-    let unknown = Error::new("the members of groups are not known").because(why);
+    let unknown = Error::new("the members of groups are not known").caused_by(why);
     let hint = "the broker answers, but only its management API knows the members: --mgmt-url, \
                 CBROKER_MGMT_URL";
     Err(unknown.hint(hint).exit_with(exit))

@@ -21,7 +21,7 @@ pub(super) fn run(args: &HistoryArgs, config: &Config, output: &Output) -> Resul
     let history = MessageHistory::of(&config.home);
     let messages = history
         .conversation(usize::MAX)
-        .map_err(|error| Error::new("cannot read the message history").because(error))?;
+        .map_err(|error| Error::new("cannot read the message history").caused_by(error))?;
     let is_empty = messages.is_empty();
     let mut messages: Vec<_> = messages
         .into_iter()

@@ -37,7 +37,7 @@ pub(super) async fn print(
 ) -> Result<Option<TakenMessages>, Error> {
     let Some(name) = args.name.or_else(|| config.inside.name.clone()) else {
         return Err(Error::usage("no session given")
-            .because("this shell does not run in a session")
+            .caused_by("this shell does not run in a session")
             .hint("cbroker inbox NAME"));
     };
     let name = session_name(&name, "NAME")?;
@@ -59,7 +59,7 @@ pub(super) async fn print(
     if answers.is_empty() {
         peer.close().await;
         return Err(Error::new(format!("no session `{name}` is attached"))
-            .because(format!(
+            .caused_by(format!(
                 "waiting in its queue: {}",
                 counted(waiting, "message")
             ))
@@ -101,7 +101,7 @@ impl TakenMessages {
             self.name
         );
         Err(Error::new(what)
-            .because(why.summary())
+            .caused_by(why.summary())
             .hint("it may deliver them again, marked as a possible repeat")
             .exit_with(Exit::Unconfirmed))
     }
@@ -116,7 +116,7 @@ fn all_taken(answers: &[Answer]) -> Result<(), Error> {
     match left.sum() {
         0 => Ok(()),
         left => Err(Error::new(format!("not taken: {}", left_with_others(left)))
-            .because("it took too long to print them")
+            .caused_by("it took too long to print them")
             .exit_with(Exit::Unconfirmed)),
     }
 }

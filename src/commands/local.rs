@@ -91,7 +91,7 @@ pub(super) async fn alarm(config: &Config) -> Option<&'static str> {
 pub(super) fn is_ours(config: &Config) -> Result<(), Error> {
     if config.names_a_broker() && !config.endpoint.address.is_local() {
         return Err(
-            Error::usage("this command acts on the local broker only").because(format!(
+            Error::usage("this command acts on the local broker only").caused_by(format!(
                 "{} is not on this machine",
                 config.endpoint.address
             )),

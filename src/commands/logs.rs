@@ -32,7 +32,7 @@ pub(super) async fn run(args: LogsArgs, config: &Config, output: &Output) -> Res
     let show = async {
         if let Some(name) = &session {
             let none = Error::new(format!("there is no log of `{name}`"))
-                .because("no session of this name ran on this machine")
+                .caused_by("no session of this name ran on this machine")
                 .hint("`cbroker list` shows the sessions");
             return file(&config.home.session_log(name.as_str()), none, &args, output).await;
         }
@@ -40,7 +40,7 @@ pub(super) async fn run(args: LogsArgs, config: &Config, output: &Output) -> Res
             RunsAs::Container(engine, _) => container(&engine, &args, output).await,
             RunsAs::Embedded(..) | RunsAs::Nothing => {
                 let none = Error::new("there is no log yet")
-                    .because("no broker was started in the background")
+                    .caused_by("no broker was started in the background")
                     .hint(
                         "run `cbroker start`; a `cbroker serve` in the foreground logs to its \
                          terminal",
@@ -66,7 +66,7 @@ async fn container(engine: &DockerEngine, args: &LogsArgs, output: &Output) -> R
 /// Prints a file; `none` is the error where there is no such file.
 async fn file(path: &Path, none: Error, args: &LogsArgs, output: &Output) -> Result<(), Error> {
     let cannot = |error: std::io::Error| {
-        Error::new(format!("cannot read {}", path.display())).because(error)
+        Error::new(format!("cannot read {}", path.display())).caused_by(error)
     };
     let file = match File::open(path) {
         Ok(file) => file,

@@ -18,7 +18,7 @@ const DATE: &str = "2026-11-29";
 
 /// Prints the page as roff.
 pub(super) fn run() -> Result<Exit, Error> {
-    let page = render().map_err(|error| Error::new("cannot write the manual").because(error))?;
+    let page = render().map_err(|error| Error::new("cannot write the manual").caused_by(error))?;
     output::raw(&page)?;
     Ok(Exit::Done)
 }

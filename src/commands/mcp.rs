@@ -42,7 +42,7 @@ pub(super) async fn run(args: McpArgs, config: &Config, output: &Output) -> Resu
 }
 
 async fn serve(config: &Config) -> Result<Exit, Error> {
-    let cannot = |error: io::Error| Error::new("the MCP server cannot start").because(error);
+    let cannot = |error: io::Error| Error::new("the MCP server cannot start").caused_by(error);
     let input = input().map_err(cannot)?;
     let mut terminated = signal(SignalKind::terminate()).map_err(cannot)?;
     let (calls, mut called) = mpsc::channel(CALLS);
@@ -59,7 +59,7 @@ async fn serve(config: &Config) -> Result<Exit, Error> {
             // else.
             Err(error) => {
                 return Err(
-                    Error::new("no MCP client is connected to the standard input").because(error),
+                    Error::new("no MCP client is connected to the standard input").caused_by(error),
                 );
             }
         }

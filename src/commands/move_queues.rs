@@ -79,7 +79,7 @@ fn check_url(url: Option<&str>, option: &str) -> Result<(), Error> {
         return Ok(());
     };
     Err(Error::usage(format!("{option} is not a broker address"))
-        .because(error)
+        .caused_by(error)
         .hint("expected amqp://user:password@host:5672/vhost, amqps:// with TLS, or docker"))
 }
 
@@ -129,7 +129,7 @@ async fn out_of_docker(config: &Config, output: &Output) -> Result<(), Error> {
             None => format!("the embedded broker has the queues that were moved; {again}"),
         };
         Error::new("not everything was moved out of the container")
-            .because(error.summary())
+            .caused_by(error.summary())
             .hint(hint)
             .exit_with(error.exit())
     })?;
@@ -158,7 +158,7 @@ async fn move_all(
 ) -> Result<(), Error> {
     if from.endpoint.address.is_same_place(&to.endpoint.address) {
         return Err(Error::usage("both sides are the same broker")
-            .because(from.endpoint.address.to_string()));
+            .caused_by(from.endpoint.address.to_string()));
     }
     let mut brokers = Brokers {
         from,
@@ -286,7 +286,7 @@ impl Brokers<'_> {
         self.source.begin_anew().await?;
         self.target.peer.begin_anew().await?;
         let stays = Error::new(format!("`{name}` stays"))
-            .because(error.summary())
+            .caused_by(error.summary())
             .exit_with(error.exit());
         Ok(match error.advice() {
             Some(hint) => stays.hint(hint),
@@ -319,7 +319,7 @@ async fn has_session(
 /// source.
 fn attached(name: &SessionName) -> Error {
     Error::new("a session is attached to it")
-        .because("its messages cannot be moved while it takes them")
+        .caused_by("its messages cannot be moved while it takes them")
         .hint(format!(
             "close the session and open it again with the other --url; if it is not yours, \
              `cbroker delete {name} --yes --force` deletes its queue and the messages in it"
@@ -344,7 +344,7 @@ async fn refuse_attached(from: &Config) -> Result<(), Error> {
     }
     Err(
         Error::new(format!("sessions are attached to {}", open.join(", ")))
-            .because("the local broker cannot be moved while they take messages")
+            .caused_by("the local broker cannot be moved while they take messages")
             .hint("close them; for one that is not yours: cbroker delete NAME --yes --force"),
     )
 }

@@ -26,7 +26,7 @@ pub(super) async fn run(args: YesArgs, config: &Config, output: &Output) -> Resu
         RunsAs::Embedded(..) | RunsAs::Nothing => delete_store(config).await?,
     };
     let forget = LocalBroker::forget(&config.home);
-    forget.map_err(|error| Error::new("cannot remove broker.json").because(error))?;
+    forget.map_err(|error| Error::new("cannot remove broker.json").caused_by(error))?;
     output.json(&json!({ "deleted": deleted }))?;
     output.line(format!("deleted {deleted}"))?;
     Ok(Exit::Done)
@@ -41,7 +41,7 @@ async fn delete_store(config: &Config) -> Result<String, Error> {
     let _lock = StartLock::acquire(&config.home).await?;
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::new(format!("cannot delete {}", folder.display())).because(error))
+            Err(Error::new(format!("cannot delete {}", folder.display())).caused_by(error))
         }
         _ => Ok(folder.display().to_string()),
     }

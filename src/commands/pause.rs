@@ -75,8 +75,11 @@ pub(super) async fn run(
         PauseTargets::All => None,
     };
     if let Some(whose) = whose.filter(|_| sessions.is_empty()) {
-        return Err(Error::new(format!("no session {whose} is attached"))
-            .because("only an open session can be paused; messages to a closed one wait anyway"));
+        return Err(
+            Error::new(format!("no session {whose} is attached")).caused_by(
+                "only an open session can be paused; messages to a closed one wait anyway",
+            ),
+        );
     }
     output.json(&sessions)?;
     if sessions.is_empty() {

@@ -168,7 +168,7 @@ impl RemovalCounts {
         let have = if self.unanswered == 1 { "has" } else { "have" };
         Err(
             Error::new(format!("{consumers} of `{name}` {have} not answered"))
-                .because("what is held there is not removed yet, and may still be delivered")
+                .caused_by("what is held there is not removed yet, and may still be delivered")
                 .exit_with(Exit::Unconfirmed),
         )
     }

@@ -23,7 +23,7 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
     local::is_ours(config)?;
     let cannot = |error: std::io::Error| {
         let path = config.home.credentials_file();
-        Error::new(format!("cannot use {}", path.display())).because(error)
+        Error::new(format!("cannot use {}", path.display())).caused_by(error)
     };
     let old = Credentials::read_or_create(&config.home).map_err(cannot)?;
     let new = Credentials::fresh(&old.user).map_err(cannot)?;
@@ -31,7 +31,7 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
         RunsAs::Container(..) => {
             return Err(
                 Error::new("the broker in the container cannot change its password")
-                    .because("LavinMQ reads it only for a new data folder")
+                    .caused_by("LavinMQ reads it only for a new data folder")
                     .hint("change it on the management page, and set it in CBROKER_URL"),
             );
         }

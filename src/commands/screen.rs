@@ -15,7 +15,7 @@ pub(super) async fn run(args: ScreenArgs, config: &Config, output: &Output) -> R
     if screens.is_empty() {
         return Err(
             Error::new(format!("no session `{name}` runs on this machine"))
-                .because("a terminal is only shown to its own user, and never through the broker")
+                .caused_by("a terminal is only shown to its own user, and never through the broker")
                 .hint("`cbroker list` shows the sessions"),
         );
     }

@@ -270,7 +270,7 @@ impl SendParameters<'_> {
         if to.is_answer_queue() {
             return Err(
                 Error::new(format!("no `cbroker ask` waits for an answer at `{to}`"))
-                    .because("the question timed out or was cancelled")
+                    .caused_by("the question timed out or was cancelled")
                     .exit_with(Exit::Unconfirmed),
             );
         }
@@ -369,7 +369,7 @@ fn draft(
         .transpose()?;
     if let Some(id) = args.correlation_id.as_deref().filter(|id| !is_id(id)) {
         return Err(Error::usage(format!("`{id}` is not a message id"))
-            .because("an id has 1 to 128 letters, digits, `.`, `_`, `:` or `-`"));
+            .caused_by("an id has 1 to 128 letters, digits, `.`, `_`, `:` or `-`"));
     }
     let mut draft = MessageDraft::read(&args.message, address, config, output)?;
     draft.reply_to = reply_to;
@@ -405,7 +405,7 @@ pub(super) fn full_queue(to: &SessionName, queue: QueueCounts) -> Error {
         _ => " beside those that its session holds",
     };
     Error::new(format!("`{to}` is full"))
-        .because(format!(
+        .caused_by(format!(
             "{} messages wait{held}, and one more would drop the oldest",
             queue.messages
         ))
@@ -444,7 +444,7 @@ pub(super) fn unpublished(
 /// The error for a message, or a question, that the broker returned because no queue accepts it.
 pub(super) fn was_returned(what: &str, to: &SessionName, why: &'static str) -> Error {
     Error::new(format!("the {what} to `{to}` was returned"))
-        .because(why)
+        .caused_by(why)
         .exit_with(Exit::Unconfirmed)
 }
 
@@ -454,6 +454,6 @@ fn not_confirmed(
     why: impl Into<Box<dyn StdError + Send + Sync>>,
 ) -> Error {
     Error::new(format!("the {what} to `{to}` is not confirmed"))
-        .because(why)
+        .caused_by(why)
         .exit_with(Exit::Unconfirmed)
 }

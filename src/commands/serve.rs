@@ -95,7 +95,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     }
     stopped.map_err(|error| {
         Error::new("the broker did not stop cleanly")
-            .because(error)
+            .caused_by(error)
             .hint("confirmed messages are safe; free some disk space before the next start")
     })?;
     Ok(Exit::Done)
@@ -128,7 +128,7 @@ fn refuse_open_doors(args: &ServeArgs) -> Result<(), Error> {
     };
     Err(
         Error::usage(format!("{address} is reachable from other machines"))
-            .because("anyone who reads the traffic could type into your agents")
+            .caused_by("anyone who reads the traffic could type into your agents")
             .hint("add --tls-cert and --tls-key, or --insecure if you trust the whole network"),
     )
 }
@@ -143,7 +143,7 @@ fn refuse_taken_ports(args: &ServeArgs) -> Result<(), Error> {
             && let Some(holder) = daemon::in_use(port)
         {
             return Err(Error::new(format!("port {port} is in use"))
-                .because(holder)
+                .caused_by(holder)
                 .hint(format!("choose another with {option}")));
         }
     }
@@ -313,13 +313,13 @@ fn print_addresses(addresses: &Addresses, output: &Output) -> Result<(), Error> 
 }
 
 fn explain(error: StartError, args: &ServeArgs) -> Error {
-    let told = Error::new("the broker cannot start").because(error);
+    let told = Error::new("the broker cannot start").caused_by(error);
     for (port, option) in [(args.port, "--port"), (args.mgmt_port, "--mgmt-port")] {
         if port != 0
             && let Some(holder) = daemon::in_use(port)
         {
             return Error::new(format!("port {port} is in use"))
-                .because(holder)
+                .caused_by(holder)
                 .hint(format!("choose another with {option}"));
         }
     }
@@ -327,7 +327,7 @@ fn explain(error: StartError, args: &ServeArgs) -> Error {
 }
 
 fn cannot_use(what: &str, error: std::io::Error) -> Error {
-    Error::new(format!("cannot use {what}")).because(error)
+    Error::new(format!("cannot use {what}")).caused_by(error)
 }
 
 /// The signals that the broker handles.
@@ -340,7 +340,7 @@ struct ServeSignals {
 impl ServeSignals {
     fn listen() -> Result<Self, Error> {
         let listen = |kind| {
-            signal(kind).map_err(|error| Error::new("cannot wait for signals").because(error))
+            signal(kind).map_err(|error| Error::new("cannot wait for signals").caused_by(error))
         };
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,

@@ -71,7 +71,7 @@ pub(super) fn run(verb: &ServiceVerb, config: &Config, output: &Output) -> Resul
             }
             let unloaded = run_all(&service.unload);
             fs::remove_file(&service.file)
-                .map_err(|error| Error::new(format!("cannot remove {file}")).because(error))?;
+                .map_err(|error| Error::new(format!("cannot remove {file}")).caused_by(error))?;
             let forgotten = run_all(&service.forget);
             output.line(format!("removed {file}; the broker's data stays"))?;
             // The service manager may be out of reach for good, as in a container.
@@ -194,7 +194,7 @@ fn run_all(commands: &[Vec<String>]) -> Result<(), Error> {
         let line = command.join(" ");
         let failed = |why: String| {
             Error::new("the service manager refused a command")
-                .because(why)
+                .caused_by(why)
                 .hint(format!(
                     "run `{line}` where your session's service manager is reachable"
                 ))
@@ -218,7 +218,7 @@ fn run_all(commands: &[Vec<String>]) -> Result<(), Error> {
 
 fn write(file: &Path, text: &str) -> Result<(), Error> {
     let cannot = |error: std::io::Error| {
-        Error::new(format!("cannot write {}", file.display())).because(error)
+        Error::new(format!("cannot write {}", file.display())).caused_by(error)
     };
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder).map_err(cannot)?;
@@ -228,7 +228,7 @@ fn write(file: &Path, text: &str) -> Result<(), Error> {
 
 fn program() -> Result<PathBuf, Error> {
     std::env::current_exe()
-        .map_err(|error| Error::new("cannot find this program's own file").because(error))
+        .map_err(|error| Error::new("cannot find this program's own file").caused_by(error))
 }
 
 fn user_home(config: &Config) -> Result<PathBuf, Error> {
@@ -236,7 +236,7 @@ fn user_home(config: &Config) -> Result<PathBuf, Error> {
         .environment
         .get("HOME")
         .map(PathBuf::from)
-        .ok_or_else(|| Error::new("no home directory").because("HOME is not set"))
+        .ok_or_else(|| Error::new("no home directory").caused_by("HOME is not set"))
 }
 
 fn words(line: &str) -> Vec<String> {

@@ -147,7 +147,7 @@ pub(super) async fn names_at(config: &Config) -> Result<BTreeSet<SessionName>, E
             "the queues of {} are not all known",
             config.endpoint.address
         ))
-        .because(error.summary())
+        .caused_by(error.summary())
         .hint("--mgmt-url names the management API of the broker that is moved from")
         .exit_with(error.exit())
     })?;

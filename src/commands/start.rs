@@ -125,7 +125,7 @@ async fn start_again(config: &Config, gone: GoneContainer) -> Result<StartedBrok
         Error::new(format!(
             "the broker in the container {name} cannot be started"
         ))
-        .because(error.summary())
+        .caused_by(error.summary())
         .hint(gone.hint())
         .exit_with(Exit::Unreachable)
     };
@@ -151,7 +151,8 @@ pub(super) async fn existing_container(config: &Config) -> Result<LocalBroker, E
 pub(super) async fn container(config: &Config, output: &Output) -> Result<LocalBroker, Error> {
     let engine = DockerEngine::new(&config.environment)?;
     let login = Credentials::read_or_create(&config.home);
-    let login = login.map_err(|error| Error::new("cannot write the credentials").because(error))?;
+    let login =
+        login.map_err(|error| Error::new("cannot write the credentials").caused_by(error))?;
     let plan = ContainerPlan {
         image: IMAGE.to_owned(),
         port: daemon::free_port_near(5672),
@@ -176,7 +177,7 @@ async fn start_showing(
 /// Makes it the local broker.
 pub(super) fn record(local: &LocalBroker, config: &Config) -> Result<(), Error> {
     let written = local.write(&config.home);
-    written.map_err(|error| Error::new("cannot write broker.json").because(error))
+    written.map_err(|error| Error::new("cannot write broker.json").caused_by(error))
 }
 
 fn refuse_other_ports(local: &LocalBroker, args: &StartArgs) -> Result<(), Error> {
@@ -228,7 +229,7 @@ async fn start_container(
         for (port, option) in [(plan.port, "--port"), (plan.management_port, "--mgmt-port")] {
             if let Some(holder) = daemon::in_use(port) {
                 return Err(Error::new(format!("port {port} is in use"))
-                    .because(holder)
+                    .caused_by(holder)
                     .hint(format!("choose another with {option}")));
             }
         }
@@ -247,7 +248,7 @@ fn plan(args: &StartArgs, config: &Config) -> Result<ContainerPlan, Error> {
         None
     } else {
         let made = Credentials::read_or_create(&config.home);
-        Some(made.map_err(|error| Error::new("cannot write the credentials").because(error))?)
+        Some(made.map_err(|error| Error::new("cannot write the credentials").caused_by(error))?)
     };
     Ok(ContainerPlan {
         image: args.image.clone(),
@@ -270,7 +271,7 @@ async fn wait_for_amqp(config: &Config) -> Result<(), Error> {
             }
             Err(PeerError::SignInRefused { source, .. }) => {
                 return Err(Error::new("the container's broker refused our login")
-                    .because(source)
+                    .caused_by(source)
                     .hint(
                         "its volume was created with another user: `cbroker nuke --yes` deletes \
                          it, or use --url with that user",

@@ -139,7 +139,7 @@ async fn peek(
                 return Err(Error::new(format!(
                     "cannot show the messages of `{name}` without taking them"
                 ))
-                .because(format!("a session is attached, and {error}"))
+                .caused_by(format!("a session is attached, and {error}"))
                 .hint("close the session, or name the management API with --mgmt-url"));
             }
             peek_by_returning(peer, name, count, view).await

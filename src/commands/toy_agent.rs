@@ -35,7 +35,7 @@ struct KeyReader {
 
 /// Runs until Ctrl-C, Ctrl-D or the end of input.
 pub(super) fn run(record: Option<&Path>) -> Result<Exit, Error> {
-    let failed = |error: io::Error| Error::new("the toy agent failed").because(error);
+    let failed = |error: io::Error| Error::new("the toy agent failed").caused_by(error);
     let record = record.map(open).transpose().map_err(failed)?;
     let _raw = RawMode::enter().map_err(failed)?;
     talk(record).map_err(failed)?;

@@ -46,7 +46,7 @@ async fn look_until(
         }
         if Instant::now() + LOOK_EVERY > until {
             return Err(Error::new(format!("`{name}` is not {}", args.until.word()))
-                .because(format!("it is {}", state.unwrap_or_default()))
+                .caused_by(format!("it is {}", state.unwrap_or_default()))
                 .exit_with(Exit::Unconfirmed));
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -10,7 +10,7 @@ use crate::output::{Output, Style, state_words};
 /// Prints what happened to the message, in order.
 pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let history = MessageHistory::of(&config.home);
-    let unreadable = |error| Error::new("cannot read the message history").because(error);
+    let unreadable = |error| Error::new("cannot read the message history").caused_by(error);
     let ids: Vec<String> = history
         .ids_like(&args.id)
         .map_err(unreadable)?
@@ -35,7 +35,7 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
         several => {
             return Err(
                 Error::usage(format!("`{}` is the end of several ids", args.id))
-                    .because(several.join(", ")),
+                    .caused_by(several.join(", ")),
             );
         }
     };

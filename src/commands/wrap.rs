@@ -48,7 +48,7 @@ pub(super) async fn run(
         return wrap::run(checked, config).await;
     };
     let started = started
-        .map_err(|error| Error::new("the broker did not start").because(error))
+        .map_err(|error| Error::new("the broker did not start").caused_by(error))
         .flatten();
     match started {
         Ok(Started { config, local }) => {

@@ -127,7 +127,7 @@ impl File {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => {
-                return Err(Error::new(format!("cannot read {}", path.display())).because(error));
+                return Err(Error::new(format!("cannot read {}", path.display())).caused_by(error));
             }
         };
         Self::parse(&text, &path)
@@ -141,7 +141,7 @@ impl File {
             // Some messages have two lines.
             let why = error.message().lines().collect::<Vec<_>>().join(", ");
             Error::new(format!("{} line {line}", path.display()))
-                .because(why)
+                .caused_by(why)
                 .hint("correct that line; `cbroker doctor` checks the rest without the file")
                 .exit_with(Exit::Usage)
         })
@@ -202,7 +202,7 @@ impl File {
             (None, None) => Ok(None),
             (None, Some(path)) => {
                 let text = fs::read_to_string(path).map_err(|error| {
-                    Error::new(format!("cannot read url_file {}", path.display())).because(error)
+                    Error::new(format!("cannot read url_file {}", path.display())).caused_by(error)
                 })?;
                 Ok(Some(
                     text.lines().next().unwrap_or_default().trim().to_owned(),

@@ -158,7 +158,7 @@ pub struct LeftOut {
 fn usable_home(environment: &Environment) -> Result<Home, Error> {
     let home = Home::of(environment).ok_or_else(|| {
         Error::new("no home directory")
-            .because("neither CBROKER_HOME nor HOME is set")
+            .caused_by("neither CBROKER_HOME nor HOME is set")
             .exit_with(Exit::Usage)
     })?;
     // Before anything in it is believed.
@@ -166,7 +166,7 @@ fn usable_home(environment: &Environment) -> Result<Home, Error> {
         None => Ok(home),
         Some(objection) => {
             let folder = home.folder().display();
-            Err(Error::new(format!("cannot use {folder}")).because(objection))
+            Err(Error::new(format!("cannot use {folder}")).caused_by(objection))
         }
     }
 }
@@ -193,7 +193,7 @@ fn address(
     };
     let address = Address::parse(&text).map_err(|error| {
         Error::usage(format!("{named} is not a broker address"))
-            .because(error)
+            .caused_by(error)
             .hint("expected amqp://user:password@host:5672/vhost, or amqps:// with TLS")
     })?;
     Ok((address, origin))
@@ -269,7 +269,7 @@ fn login(
     if (address.is_local() || is_its_place) && !guest_there {
         let stored = Credentials::read(home).map_err(|error| {
             let path = home.credentials_file();
-            Error::new(format!("cannot read {}", path.display())).because(error)
+            Error::new(format!("cannot read {}", path.display())).caused_by(error)
         })?;
         if let Some(login) = stored.filter(|login| is_wanted(&login.user)) {
             return Ok(login);
@@ -311,7 +311,7 @@ fn management(
     };
     if !(url.starts_with("http://") || url.starts_with("https://")) {
         return Err(Error::usage("the management address is not a URL")
-            .because("it starts with neither http:// nor https://"));
+            .caused_by("it starts with neither http:// nor https://"));
     }
     let mut login = file
         .management_login()

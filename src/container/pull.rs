@@ -28,7 +28,7 @@ pub(super) async fn pull(
                 .hint("check the network, or name another image with --image")
         })?;
         if let Some(error) = step.error_detail.and_then(|error| error.message) {
-            return Err(Error::new(format!("cannot pull {image}")).because(error));
+            return Err(Error::new(format!("cannot pull {image}")).caused_by(error));
         }
         let detail = step.progress_detail.unwrap_or_default();
         if let (Some(layer), Some(current), Some(total)) = (step.id, detail.current, detail.total) {

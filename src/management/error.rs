@@ -89,7 +89,7 @@ impl From<ManagementError> for Error {
             }
             ManagementError::Unreachable { url, source } => {
                 Self::new(format!("no management API answers at {url}"))
-                    .because(source)
+                    .caused_by(source)
                     .hint("set its address with --mgmt-url or CBROKER_MGMT_URL")
             }
             ManagementError::Login(_) => Self::new(text)
@@ -97,7 +97,7 @@ impl From<ManagementError> for Error {
             ManagementError::Response { path, source } => Self::new(format!(
                 "the management API's response to {path} cannot be read"
             ))
-            .because(source),
+            .caused_by(source),
             ManagementError::Unnamed { .. } | ManagementError::Status { .. } => Self::new(text),
         };
         told.exit_with(Exit::Unreachable)

@@ -194,7 +194,7 @@ impl From<lapin::Error> for PeerError {
 
 fn refused(why: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new("the broker refused")
-        .because(why)
+        .caused_by(why)
         .exit_with(Exit::Unreachable)
 }
 
@@ -212,7 +212,7 @@ fn unreachable_hint(address: &Address, is_local_broker: bool) -> &'static str {
 fn sign_in_refused(address: &Address, source: SignInFailure, refused: RefusedSignIn) -> Error {
     let what = format!("the broker at {address} refused");
     let told = Error::new(what)
-        .because(source)
+        .caused_by(source)
         .exit_with(Exit::Unreachable);
     match refused.hint(address) {
         Some(hint) => told.hint(hint),
@@ -235,7 +235,7 @@ impl From<PeerError> for Error {
                 source,
                 is_local_broker,
             } => Self::new(format!("no broker answers at {address}"))
-                .because(source)
+                .caused_by(source)
                 .hint(unreachable_hint(&address, is_local_broker))
                 .exit_with(Exit::Unreachable),
             PeerError::SignInRefused {
@@ -246,7 +246,7 @@ impl From<PeerError> for Error {
             PeerError::Foreign { address, owner } => Self::new(format!(
                 "another user's program listens at {address}"
             ))
-            .because(format!("{owner}; nothing was sent to it"))
+            .caused_by(format!("{owner}; nothing was sent to it"))
             .hint(format!(
                 "`cbroker start --port PORT` starts your broker elsewhere; if that one is meant, \
                  name it with its login: --url amqp://guest:guest@localhost:{}",
@@ -255,36 +255,36 @@ impl From<PeerError> for Error {
             .exit_with(Exit::Unreachable),
             PeerError::NotTrusted { address, source } => {
                 Self::new(format!("the certificate of {address} is not trusted"))
-                    .because(source)
+                    .caused_by(source)
                     .hint("--ca-cert FILE trusts the certificates in FILE as well")
                     .exit_with(Exit::Unreachable)
             }
             PeerError::Unreadable { address, source } => {
                 Self::new(format!("cannot talk to the broker at {address}"))
-                    .because(source)
+                    .caused_by(source)
                     .exit_with(Exit::Unreachable)
             }
             PeerError::NotAmqp(_) => other_protocol(&error, "it has TLS and wants amqps://"),
             PeerError::NotTls(_) => other_protocol(&error, "it has no TLS and wants amqp://"),
             PeerError::Lost(why) => Self::new("the connection to the broker was lost")
-                .because(why)
+                .caused_by(why)
                 .exit_with(Exit::Unreachable),
             PeerError::TimedOut(_) => Self::new(error.to_string()).exit_with(Exit::Unconfirmed),
             PeerError::NotAccepted => Self::new("the broker refused the message")
-                .because("a queue did not accept it; others may have it")
+                .caused_by("a queue did not accept it; others may have it")
                 .exit_with(Exit::Unconfirmed),
             PeerError::Blocked(why) => Self::new("the broker does not accept messages")
-                .because(why)
+                .caused_by(why)
                 .hint(BLOCKED_HINT)
                 .exit_with(Exit::Unconfirmed),
             PeerError::Refused(why) => refused(why),
             PeerError::InUse(why) => refused(why),
             PeerError::OtherArguments { source, .. } => {
-                Self::new("the queue was declared with other arguments").because(source)
+                Self::new("the queue was declared with other arguments").caused_by(source)
             }
             PeerError::Setup(TlsSetupError::Certificates { path, source }) => {
                 let path = path.display();
-                Self::new(format!("cannot read the certificates in {path}")).because(source)
+                Self::new(format!("cannot read the certificates in {path}")).caused_by(source)
             }
             other => Self::new(other.to_string()),
         }

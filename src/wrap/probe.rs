@@ -56,10 +56,10 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
     let shown = agent.to_string_lossy();
     if find_program(agent, config.environment.get("PATH")).is_none() {
         return Err(Error::new(format!("{shown} cannot be run"))
-            .because("there is no such program on the PATH"));
+            .caused_by("there is no such program on the PATH"));
     }
     let failed =
-        |error: std::io::Error| Error::new(format!("{shown} cannot be probed")).because(error);
+        |error: std::io::Error| Error::new(format!("{shown} cannot be probed")).caused_by(error);
     config.home.prepare().map_err(failed)?;
     let socket = config
         .home

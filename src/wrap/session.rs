@@ -119,7 +119,7 @@ impl Session {
     /// mode. From here on no signal may end this process before the terminal is restored.
     pub(super) fn new(parts: Parts) -> Result<Self, Error> {
         let cannot =
-            |error: std::io::Error| Error::new("the terminal cannot be watched").because(error);
+            |error: std::io::Error| Error::new("the terminal cannot be watched").caused_by(error);
         let Parts {
             terminal,
             program,

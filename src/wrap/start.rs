@@ -82,9 +82,9 @@ pub async fn run(checked: CheckedWrap, config: &Config) -> Result<Exit, Error> {
 
 /// Creates the files of a session, and opens its terminal if there is one.
 fn prepare(config: &Config) -> Result<(Identity, Option<Terminal>), Error> {
-    let cannot = |error: std::io::Error| Error::new("the session cannot start").because(error);
+    let cannot = |error: std::io::Error| Error::new("the session cannot start").caused_by(error);
     let home_cannot = |error: std::io::Error| {
-        Error::new(format!("{} cannot be used", config.home.folder().display())).because(error)
+        Error::new(format!("{} cannot be used", config.home.folder().display())).caused_by(error)
     };
     config.home.prepare().map_err(home_cannot)?;
     let now = SystemTime::now();
@@ -165,7 +165,7 @@ fn exec(command: &CommandLine) -> Result<Infallible, Error> {
     let program = command.program.to_string_lossy();
     let exit = exit_of(&error);
     Err(Error::new(format!("{program} cannot be run"))
-        .because(error)
+        .caused_by(error)
         .exit_with(exit))
 }
 
@@ -361,7 +361,7 @@ fn session_messages(
     let queue = options.name.as_str();
     let paths = DiskPaths::of(&config.home, queue, &presence.session);
     let (disk, disk_events) = DiskThread::start(paths)
-        .map_err(|error| Error::new("the session cannot start").because(error))?;
+        .map_err(|error| Error::new("the session cannot start").caused_by(error))?;
     let limits = Limits {
         hops: config.settings.max_hops,
         per_minute: config.settings.max_messages_per_minute,
@@ -386,7 +386,7 @@ fn start(command: &CommandLine, profile: &Profile, terminal: &Terminal) -> Resul
             "{} cannot be started",
             command.program.to_string_lossy()
         ))
-        .because(error)
+        .caused_by(error)
     };
     let size = terminal.size().map_err(failed)?;
     let setup = ProgramSetup {
@@ -410,7 +410,7 @@ fn exit(end: ChildStatus, program: &str) -> Result<Exit, Error> {
             let error = std::io::Error::from_raw_os_error(error);
             let exit = exit_of(&error);
             Err(Error::new(format!("{program} cannot be started"))
-                .because(error)
+                .caused_by(error)
                 .exit_with(exit))
         }
         ChildStatus::Started(_) | ChildStatus::Stopped(_) | ChildStatus::Continued => {

@@ -36,11 +36,11 @@ impl Sandbox {
             .map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
         let home = temporary.join(format!("cbroker-demo-{}", Ulid::generate()));
         private_folder(&home).map_err(|error| {
-            Error::new(format!("cannot make {}", home.display())).because(error)
+            Error::new(format!("cannot make {}", home.display())).caused_by(error)
         })?;
         let program = std::env::current_exe();
         let program = program
-            .map_err(|error| Error::new("cannot find this program's own file").because(error))?;
+            .map_err(|error| Error::new("cannot find this program's own file").caused_by(error))?;
         Ok(Self {
             home,
             program,
@@ -95,7 +95,7 @@ impl Sandbox {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| failed().because(error))?;
+            .map_err(|error| failed().caused_by(error))?;
         let said = first_line(&mut child, limit);
         let mut complaint = String::new();
         if said.is_none() {
@@ -107,7 +107,7 @@ impl Sandbox {
         self.broker = Some(child);
         // Its error text says more than the absence of JSON.
         let said: Value = serde_json::from_str(&said.unwrap_or_default())
-            .map_err(|_| failed().because(complaint))?;
+            .map_err(|_| failed().caused_by(complaint))?;
         self.port = port_of(&said["url"]).unwrap_or(self.port);
         self.management_port = port_of(&said["mgmt_url"]).unwrap_or(self.management_port);
         Ok(())
@@ -121,7 +121,7 @@ impl Sandbox {
         let killed = broker.kill().and_then(|()| broker.wait());
         killed
             .map(|_| ())
-            .map_err(|error| Error::new("cannot kill the demo's broker").because(error))
+            .map_err(|error| Error::new("cannot kill the demo's broker").caused_by(error))
     }
 
     /// Waits until these sessions are attached.
@@ -144,7 +144,7 @@ impl Sandbox {
             }
             if Instant::now() > until {
                 return Err(
-                    Error::new("the demo's sessions did not attach").because(rows.to_string())
+                    Error::new("the demo's sessions did not attach").caused_by(rows.to_string())
                 );
             }
             thread::sleep(LOOK_AGAIN);
@@ -159,9 +159,9 @@ impl Sandbox {
             .args(["send", "--no-start", "--from", from, "--to", to, "-m", text])
             .stdin(Stdio::null())
             .output()
-            .map_err(|error| failed().because(error))?;
+            .map_err(|error| failed().caused_by(error))?;
         if !told.status.success() {
-            return Err(failed().because(String::from_utf8_lossy(&told.stderr).into_owned()));
+            return Err(failed().caused_by(String::from_utf8_lossy(&told.stderr).into_owned()));
         }
         Ok(String::from_utf8_lossy(&told.stdout).trim().to_owned())
     }

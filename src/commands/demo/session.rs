@@ -33,8 +33,9 @@ pub(super) struct DemoSession {
 impl DemoSession {
     /// Runs `cbroker --name NAME run -- cbroker toy` in a new terminal.
     pub(super) fn open(sandbox: &Sandbox, name: &str) -> Result<Self, Error> {
-        let failed =
-            |error: io::Error| Error::new(format!("cannot open the session {name}")).because(error);
+        let failed = |error: io::Error| {
+            Error::new(format!("cannot open the session {name}")).caused_by(error)
+        };
         let (ours, theirs) = terminal().map_err(failed)?;
         let end = |terminal: &OwnedFd| terminal.try_clone().map(Stdio::from);
         let child = sandbox
@@ -79,7 +80,7 @@ impl DemoSession {
             }
             if Instant::now() > until {
                 return Err(
-                    Error::new(format!("the message did not reach {}", self.name)).because(
+                    Error::new(format!("the message did not reach {}", self.name)).caused_by(
                         format!("its screen shows: {}", self.screen().rows.join(" ")),
                     ),
                 );
@@ -102,7 +103,7 @@ impl DemoSession {
     /// Ends the toy agent with its quit key, as a person would, and waits for the wrap to end.
     pub(super) fn close(mut self, limit: Duration) -> Result<(), Error> {
         let failed =
-            |error: io::Error| Error::new(format!("cannot close {}", self.name)).because(error);
+            |error: io::Error| Error::new(format!("cannot close {}", self.name)).caused_by(error);
         self.terminal.write_all(&[LEAVE]).map_err(failed)?;
         let until = Instant::now() + limit;
         while self.child.try_wait().map_err(failed)?.is_none() {

@@ -27,7 +27,7 @@ const VARIABLES: [&str; 4] = [
 /// Prints the piece of configuration, or writes it.
 pub(super) fn run(args: &McpInstallArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let program = std::env::current_exe()
-        .map_err(|error| Error::new("the path of this program is not known").because(error))?;
+        .map_err(|error| Error::new("the path of this program is not known").caused_by(error))?;
     let file = file(args.agent, config)?;
     let piece = ConfigPiece::of(args.agent, &program.to_string_lossy());
     let shown = file.display().to_string();
@@ -58,7 +58,7 @@ fn file(agent: McpAgent, config: &Config) -> Result<PathBuf, Error> {
     };
     Ok(match agent {
         McpAgent::Claude => std::env::current_dir()
-            .map_err(|error| Error::new("the current folder is not known").because(error))?
+            .map_err(|error| Error::new("the current folder is not known").caused_by(error))?
             .join(".mcp.json"),
         McpAgent::Codex => folder("CODEX_HOME", ".codex")?.join("config.toml"),
         McpAgent::Gemini => home(config)?.join(".gemini").join("settings.json"),
@@ -68,7 +68,7 @@ fn file(agent: McpAgent, config: &Config) -> Result<PathBuf, Error> {
 
 fn home(config: &Config) -> Result<PathBuf, Error> {
     let home = config.environment.get("HOME").map(PathBuf::from);
-    home.ok_or_else(|| Error::new("the home directory is not known").because("HOME is not set"))
+    home.ok_or_else(|| Error::new("the home directory is not known").caused_by("HOME is not set"))
 }
 
 /// Why nothing can be added to a configuration.
@@ -128,10 +128,10 @@ impl ConfigPiece {
         let shown = file.display();
         let unchanged = |why: AddError| {
             Error::new(format!("{shown} is not changed"))
-                .because(why)
+                .caused_by(why)
                 .hint("without --write the piece is printed, to be added by hand")
         };
-        let cannot_read = |error| Error::new(format!("cannot read {shown}")).because(error);
+        let cannot_read = |error| Error::new(format!("cannot read {shown}")).caused_by(error);
         if is_link_of_another_user(file) {
             return Err(unchanged(AddError::ForeignLink));
         }
@@ -141,7 +141,7 @@ impl ConfigPiece {
             return Ok(false);
         };
         replace(file, before, &after)
-            .map_err(|error| Error::new(format!("cannot write {shown}")).because(error))?;
+            .map_err(|error| Error::new(format!("cannot write {shown}")).caused_by(error))?;
         Ok(true)
     }
 

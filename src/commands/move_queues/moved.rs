@@ -105,7 +105,7 @@ impl MovedQueues {
             count => format!("{count} queues stay"),
         };
         Err(Error::new("not everything was moved")
-            .because(format!("{what} at {here}"))
+            .caused_by(format!("{what} at {here}"))
             .hint(hint)
             .exit_with(exit))
     }

@@ -187,7 +187,7 @@ fn is_less(bound: Option<u64>, wanted: Option<u64>) -> bool {
 }
 
 fn would_lose_error(why: &str) -> Error {
-    Error::new("the queue with this name at the target could lose messages").because(why)
+    Error::new("the queue with this name at the target could lose messages").caused_by(why)
 }
 
 fn keeps_less(why: &str) -> Error {
@@ -195,7 +195,7 @@ fn keeps_less(why: &str) -> Error {
 }
 
 fn stopped(what: String, why: String) -> Error {
-    Error::new(what).because(why).exit_with(Exit::Unconfirmed)
+    Error::new(what).caused_by(why).exit_with(Exit::Unconfirmed)
 }
 
 fn moved_in_words(moved: u32) -> String {

@@ -289,7 +289,7 @@ impl<'a> Receipts<'a> {
             let hint = format!("`cbroker why {}` tells what is known of it", message.id);
             output.error(
                 &Error::new(format!("no final receipt from `{}`", message.to))
-                    .because(Arc::clone(&error))
+                    .caused_by(Arc::clone(&error))
                     .hint(hint),
             );
         }
@@ -312,7 +312,7 @@ impl<'a> Receipts<'a> {
             let (to, seconds) = (&message.to, limit.as_secs());
             output.error(
                 &Error::new(format!("{missing} from `{to}` within {seconds} s"))
-                    .because(why)
+                    .caused_by(why)
                     .hint(hint),
             );
         }

@@ -176,7 +176,7 @@ async fn attempt(config: &Config, prefix: Vec<OsString>) -> Result<(), Error> {
 
 /// Runs `cbroker send` with the environment of a wrapped agent's shell.
 async fn run(config: &Config, prefix: Vec<OsString>, to: &SessionName) -> Result<(), Error> {
-    let failed = |error: std::io::Error| Error::new("it cannot be run").because(error);
+    let failed = |error: std::io::Error| Error::new("it cannot be run").caused_by(error);
     let session = Ulid::generate().to_string();
     write_session_address(&config.home, &session, &config.endpoint).map_err(failed)?;
     let mut words = prefix;

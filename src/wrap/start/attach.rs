@@ -113,7 +113,7 @@ pub(super) fn no_answer(options: &WrapOptions, config: &Config) -> Error {
     let address = &config.endpoint.address;
     let error = match options.broker_start {
         BrokerStart::Over => Error::new(format!("no broker answers at {address}"))
-            .because(format!("no answer within {} s", ATTACH_WITHIN.as_secs())),
+            .caused_by(format!("no answer within {} s", ATTACH_WITHIN.as_secs())),
         BrokerStart::GoesOn => Error::new("the local broker takes long to start"),
     };
     error.exit_with(Exit::Unreachable)

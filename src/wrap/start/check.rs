@@ -70,19 +70,19 @@ fn cannot_be_run(program: &OsStr, profile: &Profile) -> Error {
     let is_path = program.as_encoded_bytes().contains(&b'/');
     if is_path && Path::new(program).is_dir() {
         return error
-            .because("it is a folder")
+            .caused_by("it is a folder")
             .hint(format!("name a program in it: {shown}/PROGRAM"))
             .exit_with(NOT_EXECUTABLE);
     }
     if is_path && Path::new(program).exists() {
         return error
-            .because("it is not an executable file")
+            .caused_by("it is not an executable file")
             .hint(format!("`chmod +x {shown}` makes a program of a script"))
             .exit_with(NOT_EXECUTABLE);
     }
     if is_path {
         return error
-            .because("there is no such file")
+            .caused_by("there is no such file")
             .hint("check the path; a name without `/` is looked up on the PATH")
             .exit_with(NOT_FOUND);
     }
@@ -93,7 +93,7 @@ fn cannot_be_run(program: &OsStr, profile: &Profile) -> Error {
         format!("check the name, or name its file: {by_path}")
     };
     error
-        .because("there is no such program on the PATH")
+        .caused_by("there is no such program on the PATH")
         .hint(hint)
         .exit_with(NOT_FOUND)
 }

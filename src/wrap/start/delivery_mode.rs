@@ -23,12 +23,12 @@ pub(super) fn resolve(
         (Some(DeliveryMode::Keyboard), DefaultDelivery::NoticeOnly) => Err(Error::usage(format!(
             "nothing is typed into {program}"
         ))
-        .because("it executes what is typed into it")
+        .caused_by("it executes what is typed into it")
         .hint("leave `--delivery` out: messages are announced, and `cbroker inbox` reads them")),
         (Some(mode), _) if !has_way(mode) => Err(Error::usage(format!(
             "`--delivery {mode}` does not work with {program}"
         ))
-        .because("cbroker has no such way in for this program")),
+        .caused_by("cbroker has no such way in for this program")),
         (Some(mode), _) => Ok(mode),
         (None, DefaultDelivery::NoticeOnly | DefaultDelivery::Notice) => Ok(DeliveryMode::Notify),
         (None, DefaultDelivery::Typing) => {
