@@ -222,13 +222,13 @@ pub fn parse(
         (_, Some(_), Some(option)) => {
             return Err(Error::usage(format!("{option} is an option of a wrap"))
                 .caused_by("it is only valid before an agent or `run`")
-                .hint(typed.place_of(option, &command)));
+                .with_hint(typed.place_of(option, &command)));
         }
         (_, Some(verb), None) => Action::Verb(verb),
         (None, None, Some(_)) => {
             return Err(Error::usage("nothing to wrap")
                 .caused_by("an agent or `run` is missing")
-                .hint("cbroker --name NAME claude, or cbroker --name NAME run -- PROGRAM"));
+                .with_hint("cbroker --name NAME claude, or cbroker --name NAME run -- PROGRAM"));
         }
         (None, None, None) => {
             return Ok(help(&["cbroker".into()], agents));
@@ -315,7 +315,7 @@ fn refuse_mistyped_option(verb: Option<&Verb>) -> Result<(), Error> {
         None => Ok(()),
         Some(text) => Err(Error::usage(format!("invalid value '{text}' for '[TEXT]'"))
             .caused_by("no such option")
-            .hint(format!(
+            .with_hint(format!(
                 "as a text it goes behind `--`: cbroker send NAME -- {text}"
             ))),
     }
@@ -325,17 +325,17 @@ fn checked(wrap: WrapArgs, program: &ProgramArgs) -> Result<WrapArgs, Error> {
     if let Some(option) = program.misplaced_option() {
         return Err(Error::usage(format!("`{option}` is not a program"))
             .caused_by("the options of a wrap go before `run`")
-            .hint("cbroker --name NAME run -- PROGRAM [ARGS]"));
+            .with_hint("cbroker --name NAME run -- PROGRAM [ARGS]"));
     }
     if wrap.name.is_none() {
         let verb = program.verb();
         return Err(Error::usage("a wrap needs a name")
             .caused_by(format!("--name NAME is missing before `{verb}`"))
-            .hint(program.line_with("NAME")));
+            .with_hint(program.line_with("NAME")));
     }
     if matches!(program, ProgramArgs::Other(args) if args.is_empty()) {
         return Err(
-            Error::usage("nothing to run").hint("cbroker --name NAME run -- PROGRAM [ARGS]")
+            Error::usage("nothing to run").with_hint("cbroker --name NAME run -- PROGRAM [ARGS]")
         );
     }
     Ok(wrap)
@@ -417,9 +417,9 @@ mod tests {
             assert_eq!(error.exit().code(), 2, "{line}");
         }
         assert_eq!(
-            failure("cbroker send --too x").advice(),
+            failure("cbroker send --too x").hint(),
             Some("a similar argument exists: '--to'")
         );
-        assert_eq!(failure("cbroker why").advice(), Some("cbroker why --help"));
+        assert_eq!(failure("cbroker why").hint(), Some("cbroker why --help"));
     }
 }

@@ -79,7 +79,7 @@ impl DockerEngine {
                     .caused_by(format!(
                         "DOCKER_HOST is {host}, and only unix:// is supported"
                     ))
-                    .hint("use the embedded broker: `cbroker start`"));
+                    .with_hint("use the embedded broker: `cbroker start`"));
             }
             Some(socket) => socket,
             None => SOCKET,
@@ -336,7 +336,7 @@ fn failed(what: &str, error: bollard::errors::Error) -> Error {
 
 fn unavailable(error: bollard::errors::Error) -> Error {
     failed("docker is not available", error)
-        .hint("start Docker, or use the embedded broker: `cbroker start`")
+        .with_hint("start Docker, or use the embedded broker: `cbroker start`")
         .exit_with(Exit::Failed)
 }
 

@@ -102,7 +102,9 @@ impl StartLock {
         let until = Instant::now() + LOCK_WITHIN;
         while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if Instant::now() > until {
-                return Err(cannot(error.into()).hint("another `cbroker start` or `stop` hangs"));
+                return Err(
+                    cannot(error.into()).with_hint("another `cbroker start` or `stop` hangs")
+                );
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -184,7 +186,7 @@ fn already_runs(local: LocalBroker, requested: &RequestedSettings) -> Result<Sta
             "the local broker already runs, on port {}",
             local.port
         ))
-        .hint("`cbroker stop` first, then start it with the other ports"));
+        .with_hint("`cbroker stop` first, then start it with the other ports"));
     }
     Ok(StartedBroker {
         local,
@@ -198,7 +200,7 @@ fn free(port: u16, option: &str) -> Result<(), Error> {
     };
     Err(Error::new(format!("port {port} is in use"))
         .caused_by(holder)
-        .hint(format!(
+        .with_hint(format!(
             "choose another with {option}, or use that broker with \
              --url amqp://guest:guest@localhost:{port}"
         )))
@@ -248,7 +250,7 @@ async fn wait_until_ready(home: &Home, child: &mut Child) -> Result<LocalBroker,
         if let Ok(Some(status)) = child.try_wait() {
             let failed = Error::new("the broker did not start")
                 .caused_by(last_log_line(home).unwrap_or_else(|| status.to_string()));
-            return Err(failed.hint("`cbroker logs` shows all of it"));
+            return Err(failed.with_hint("`cbroker logs` shows all of it"));
         }
         if Instant::now() > until {
             // It may hang. What it has stored is safe.
@@ -258,7 +260,7 @@ async fn wait_until_ready(home: &Home, child: &mut Child) -> Result<LocalBroker,
                     "it was not ready within {} s",
                     READY_WITHIN.as_secs()
                 ))
-                .hint("see `cbroker logs`"));
+                .with_hint("see `cbroker logs`"));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }

@@ -52,7 +52,7 @@ impl Error {
 
     /// Adds what the user can do.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
@@ -94,7 +94,7 @@ impl Error {
     }
 
     /// Returns the hint, if any.
-    pub fn advice(&self) -> Option<&str> {
+    pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 }
@@ -142,7 +142,7 @@ mod tests {
     fn an_error_is_one_line_and_a_hint() {
         let error = Error::new("no broker answers at amqp://localhost:5672")
             .caused_by("connection refused\n")
-            .hint("start one with `cbroker start`")
+            .with_hint("start one with `cbroker start`")
             .exit_with(Exit::Unreachable);
         assert_eq!(
             error.to_string(),

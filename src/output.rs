@@ -374,7 +374,7 @@ mod tests {
         };
         output.notice(NASTY);
         output.detail(NASTY);
-        output.error(&Error::new(NASTY).caused_by(NASTY).hint(NASTY));
+        output.error(&Error::new(NASTY).caused_by(NASTY).with_hint(NASTY));
         let shown = capture.take();
         assert_eq!(shown.lines().count(), 4, "{shown:?}");
         let acts = |c: char| c != '\n' && (c.is_control() || clean::is_hidden(c));

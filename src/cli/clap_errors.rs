@@ -80,7 +80,7 @@ pub(super) fn in_our_words(error: &clap::Error, typed: &TypedLine, agents: Agent
         ) => format!("`cbroker {verb}` needs a subcommand: {}", subcommands(verb)),
         _ => problem(error),
     };
-    let usage = Error::usage(problem).hint(hint);
+    let usage = Error::usage(problem).with_hint(hint);
     match reason(error) {
         Some(reason) => usage.caused_by(reason),
         None => usage,

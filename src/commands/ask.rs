@@ -144,7 +144,7 @@ async fn publish(
     let to = session_name(&question.to, "--to")?;
     match peer.queue_counts(&to).await? {
         Some(queue) if queue.is_full() => {
-            return Err(full_queue(&to, queue).hint("`cbroker purge` empties the queue"));
+            return Err(full_queue(&to, queue).with_hint("`cbroker purge` empties the queue"));
         }
         Some(_) => {}
         None if to.is_answer_queue() => {
@@ -312,7 +312,7 @@ async fn unanswered(
     Some(
         Error::new(format!("no answer from `{to}` within {seconds} s"))
             .caused_by(why)
-            .hint(format!(
+            .with_hint(format!(
                 "`cbroker why {id}` shows the history of the message"
             ))
             .exit_with(Exit::Unconfirmed),
@@ -322,7 +322,9 @@ async fn unanswered(
 fn unconfirmed_answer(to: &SessionName) -> Error {
     Error::new(format!("the answer from `{to}` is not confirmed"))
         .caused_by("the broker does not confirm that the session sent it")
-        .hint("for a session of another tool, --mgmt-url must show that it consumes from the queue")
+        .with_hint(
+            "for a session of another tool, --mgmt-url must show that it consumes from the queue",
+        )
         .exit_with(Exit::Unconfirmed)
 }
 

@@ -66,7 +66,7 @@ impl<'a> RecipientAddress<'a> {
                 text
             }
             ([], None) => {
-                return Err(Error::usage("no recipient").hint(format!(
+                return Err(Error::usage("no recipient").with_hint(format!(
                     "cbroker {verb} NAME TEXT, or cbroker {verb} --to NAME -m TEXT"
                 )));
             }
@@ -98,7 +98,7 @@ fn after_to<'a>(word: Option<&'a str>, args: &MessageArgs) -> Result<Option<&'a 
     match word {
         Some(word) if !is_text => Err(Error::usage(format!("unexpected argument `{word}`"))
             .caused_by("--to names the recipient, and there is a text")
-            .hint("several recipients: --to a,b")),
+            .with_hint("several recipients: --to a,b")),
         word => Ok(word),
     }
 }
@@ -198,7 +198,7 @@ fn message(
         (None, None) if io::stdin().is_terminal() => {
             return Err(Error::usage("no message")
                 .caused_by("there is no text, no --message-file and no input from a pipe")
-                .hint(format!("cbroker {} NAME \"…\"", address.verb)));
+                .with_hint(format!("cbroker {} NAME \"…\"", address.verb)));
         }
         (None, None) => without_last_break(read_text(
             io::stdin().lock(),
@@ -271,5 +271,5 @@ fn too_long(bytes: usize, limit_bytes: usize) -> Error {
         .caused_by(format!(
             "it has {more}{bytes} bytes; the limit is {limit_bytes}"
         ))
-        .hint("write it to a file and attach that with -f")
+        .with_hint("write it to a file and attach that with -f")
 }

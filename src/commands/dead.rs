@@ -79,7 +79,7 @@ fn find<'a>(letters: &'a [KeptDeadLetter], id: &str) -> Result<&'a KeptDeadLette
     match found.as_slice() {
         [letter] => Ok(letter),
         [] => Err(Error::new(format!("there is no dead letter `{id}`"))
-            .hint("`cbroker dead` lists them, each with its id")),
+            .with_hint("`cbroker dead` lists them, each with its id")),
         _ => Err(Error::usage(format!(
             "`{id}` is the beginning of several ids"
         ))),
@@ -94,7 +94,7 @@ fn unconfirmed_publisher(letter: &KeptDeadLetter) -> Error {
         letter.id
     ))
     .caused_by("the broker does not confirm that it was your user")
-    .hint("`cbroker dead --json` shows it whole; add --yes to send it as yours")
+    .with_hint("`cbroker dead --json` shows it whole; add --yes to send it as yours")
 }
 
 /// Removes a dead letter for good. The story of its message says so, where that was the user's own:
@@ -170,7 +170,7 @@ pub(super) async fn send_again(
         Ok(None) => {}
         Ok(Some(why)) => {
             let _unrecorded = history.note(&entry(HistoryEvent::Returned).with_detail(why));
-            return Err(was_returned("message", &to, why).hint("the dead letter stays"));
+            return Err(was_returned("message", &to, why).with_hint("the dead letter stays"));
         }
         Err(error) => {
             let failed = entry(HistoryEvent::Unconfirmed).with_detail(error.summary());
@@ -197,7 +197,7 @@ fn mended(letter: &KeptDeadLetter, to: &SessionName, config: &Config) -> Result<
             letter.id
         ))
         .caused_by(why)
-        .hint("`cbroker dead --json` shows it whole; `cbroker send` sends its text as yours")
+        .with_hint("`cbroker dead --json` shows it whole; `cbroker send` sends its text as yours")
     };
     if let Some(bytes) = letter.cut_from {
         let why = format!("only the beginning of its {bytes} bytes was kept");

@@ -91,7 +91,7 @@ impl Membership {
         if names.is_empty() {
             return Err(Error::usage("no session given")
                 .caused_by("this shell does not run in a session")
-                .hint("cbroker group join GROUP NAME"));
+                .with_hint("cbroker group join GROUP NAME"));
         }
         let names = names.into_iter().map(|name| session_name(name, "NAME"));
         Ok(Self {
@@ -112,7 +112,7 @@ impl Membership {
             None => Ok(()),
             Some(name) => Err(
                 Error::new(format!("`{name}` is not in the group `{group}`"))
-                    .hint(format!("`cbroker group list {group}` shows who is")),
+                    .with_hint(format!("`cbroker group list {group}` shows who is")),
             ),
         }
     }

@@ -45,7 +45,7 @@ pub(super) async fn all(config: &Config) -> Result<Groups, Error> {
     let unknown = Error::new("the members of groups are not known").caused_by(why);
     let hint = "the broker answers, but only its management API knows the members: --mgmt-url, \
                 CBROKER_MGMT_URL";
-    Err(unknown.hint(hint).exit_with(exit))
+    Err(unknown.with_hint(hint).exit_with(exit))
 }
 
 /// Returns the members of one group.
@@ -60,7 +60,7 @@ pub(super) async fn members(
 /// The error about a group that has no members, and so does not exist.
 pub(super) fn no_member(group: &GroupName) -> Error {
     Error::new(format!("no session is in the group `{group}`"))
-        .hint("`cbroker group list` shows the groups and their members")
+        .with_hint("`cbroker group list` shows the groups and their members")
 }
 
 /// Returns the groups of one session, in order.

@@ -38,7 +38,7 @@ pub(super) async fn print(
     let Some(name) = args.name.or_else(|| config.inside.name.clone()) else {
         return Err(Error::usage("no session given")
             .caused_by("this shell does not run in a session")
-            .hint("cbroker inbox NAME"));
+            .with_hint("cbroker inbox NAME"));
     };
     let name = session_name(&name, "NAME")?;
     let mut peer = connect::peer(config, "inbox", Autostart::Never, output).await?;
@@ -63,7 +63,7 @@ pub(super) async fn print(
                 "waiting in its queue: {}",
                 counted(waiting, "message")
             ))
-            .hint(format!("`cbroker tail {name} --no-ack` shows them")));
+            .with_hint(format!("`cbroker tail {name} --no-ack` shows them")));
     }
     let held = HeldMessages::of(answers, &name);
     held.print(output, || {
@@ -102,7 +102,7 @@ impl TakenMessages {
         );
         Err(Error::new(what)
             .caused_by(why.summary())
-            .hint("it may deliver them again, marked as a possible repeat")
+            .with_hint("it may deliver them again, marked as a possible repeat")
             .exit_with(Exit::Unconfirmed))
     }
 }

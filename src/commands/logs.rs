@@ -33,7 +33,7 @@ pub(super) async fn run(args: LogsArgs, config: &Config, output: &Output) -> Res
         if let Some(name) = &session {
             let none = Error::new(format!("there is no log of `{name}`"))
                 .caused_by("no session of this name ran on this machine")
-                .hint("`cbroker list` shows the sessions");
+                .with_hint("`cbroker list` shows the sessions");
             return file(&config.home.session_log(name.as_str()), none, &args, output).await;
         }
         match local::find(config).await? {
@@ -41,7 +41,7 @@ pub(super) async fn run(args: LogsArgs, config: &Config, output: &Output) -> Res
             RunsAs::Embedded(..) | RunsAs::Nothing => {
                 let none = Error::new("there is no log yet")
                     .caused_by("no broker was started in the background")
-                    .hint(
+                    .with_hint(
                         "run `cbroker start`; a `cbroker serve` in the foreground logs to its \
                          terminal",
                     );

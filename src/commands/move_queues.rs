@@ -66,7 +66,7 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
         _ => {
             return Err(
                 Error::usage("`docker` can be moved only from or to the embedded broker")
-                    .hint("cbroker move --to docker, or cbroker move --from docker"),
+                    .with_hint("cbroker move --to docker, or cbroker move --from docker"),
             );
         }
     }
@@ -80,7 +80,7 @@ fn check_url(url: Option<&str>, option: &str) -> Result<(), Error> {
     };
     Err(Error::usage(format!("{option} is not a broker address"))
         .caused_by(error)
-        .hint("expected amqp://user:password@host:5672/vhost, amqps:// with TLS, or docker"))
+        .with_hint("expected amqp://user:password@host:5672/vhost, amqps:// with TLS, or docker"))
 }
 
 /// Moves from the embedded broker to the container, which then is the local broker.
@@ -124,13 +124,13 @@ async fn out_of_docker(config: &Config, output: &Output) -> Result<(), Error> {
     };
     moving.await.map_err(|error| {
         let again = "run the same command again";
-        let hint = match error.advice() {
+        let hint = match error.hint() {
             Some(advice) => format!("{advice}; then {again}"),
             None => format!("the embedded broker has the queues that were moved; {again}"),
         };
         Error::new("not everything was moved out of the container")
             .caused_by(error.summary())
-            .hint(hint)
+            .with_hint(hint)
             .exit_with(error.exit())
     })?;
     DockerEngine::new(&config.environment)?.stop().await?;
@@ -288,8 +288,8 @@ impl Brokers<'_> {
         let stays = Error::new(format!("`{name}` stays"))
             .caused_by(error.summary())
             .exit_with(error.exit());
-        Ok(match error.advice() {
-            Some(hint) => stays.hint(hint),
+        Ok(match error.hint() {
+            Some(hint) => stays.with_hint(hint),
             None => stays,
         })
     }
@@ -320,7 +320,7 @@ async fn has_session(
 fn attached(name: &SessionName) -> Error {
     Error::new("a session is attached to it")
         .caused_by("its messages cannot be moved while it takes them")
-        .hint(format!(
+        .with_hint(format!(
             "close the session and open it again with the other --url; if it is not yours, \
              `cbroker delete {name} --yes --force` deletes its queue and the messages in it"
         ))
@@ -345,7 +345,7 @@ async fn refuse_attached(from: &Config) -> Result<(), Error> {
     Err(
         Error::new(format!("sessions are attached to {}", open.join(", ")))
             .caused_by("the local broker cannot be moved while they take messages")
-            .hint("close them; for one that is not yours: cbroker delete NAME --yes --force"),
+            .with_hint("close them; for one that is not yours: cbroker delete NAME --yes --force"),
     )
 }
 

@@ -25,7 +25,7 @@ pub(super) fn confirmed(is_meant: bool, what: &str) -> Result<(), Error> {
     if is_meant {
         return Ok(());
     }
-    Err(Error::usage(format!("{what} cannot be undone")).hint("add --yes to confirm"))
+    Err(Error::usage(format!("{what} cannot be undone")).with_hint("add --yes to confirm"))
 }
 
 /// Takes the messages that `purge` and `delete` remove: those that wait in the queue, and with
@@ -68,7 +68,7 @@ pub(super) async fn take_messages(
 pub(super) async fn existing(peer: &mut Peer, name: &SessionName) -> Result<QueueCounts, Error> {
     peer.queue_counts(name).await?.ok_or_else(|| {
         Error::new(format!("there is no queue `{name}`"))
-            .hint("`cbroker list` shows the existing ones")
+            .with_hint("`cbroker list` shows the existing ones")
     })
 }
 
@@ -99,7 +99,7 @@ pub(super) async fn unattended(
             "a session `{name}` is attached and holds {messages}"
         ))
     };
-    Err(refused.hint("end the session first, or add --force to delete what it holds too"))
+    Err(refused.with_hint("end the session first, or add --force to delete what it holds too"))
 }
 
 /// How a waiting message ends that a command takes out of its queue.

@@ -32,7 +32,7 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
             return Err(
                 Error::new("the broker in the container cannot change its password")
                     .caused_by("LavinMQ reads it only for a new data folder")
-                    .hint("change it on the management page, and set it in CBROKER_URL"),
+                    .with_hint("change it on the management page, and set it in CBROKER_URL"),
             );
         }
         RunsAs::Embedded(..) => {

@@ -16,7 +16,7 @@ pub(super) async fn run(args: ScreenArgs, config: &Config, output: &Output) -> R
         return Err(
             Error::new(format!("no session `{name}` runs on this machine"))
                 .caused_by("a terminal is only shown to its own user, and never through the broker")
-                .hint("`cbroker list` shows the sessions"),
+                .with_hint("`cbroker list` shows the sessions"),
         );
     }
     for screen in &screens {

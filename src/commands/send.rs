@@ -182,7 +182,7 @@ impl SendParameters<'_> {
             }
         } else if state.is_full() && !self.args.drop_oldest {
             let hint = "--drop-oldest sends it anyway; `cbroker purge` empties the queue";
-            return Err(full_queue(to, state).hint(hint));
+            return Err(full_queue(to, state).with_hint(hint));
         }
         let answerer = if waits_for_answer(self.args) {
             Some(Answerer::of(peer, to, self.config).await?)
@@ -279,8 +279,8 @@ impl SendParameters<'_> {
         }
         let refused = Error::new(format!("no session has used the name `{to}`"));
         Err(match self.nearest(to).await {
-            Some(near) => refused.hint(format!("did you mean `{near}`?")),
-            None => refused.hint("`cbroker list` shows the names in use"),
+            Some(near) => refused.with_hint(format!("did you mean `{near}`?")),
+            None => refused.with_hint("`cbroker list` shows the names in use"),
         })
     }
 
@@ -360,7 +360,7 @@ fn draft(
         return Err(Error::usage(format!(
             "`--wait=answered` does not see an answer that goes to `{other}`"
         ))
-        .hint("leave `--reply-to` out: the answer comes to this command"));
+        .with_hint("leave `--reply-to` out: the answer comes to this command"));
     }
     let reply_to = args
         .reply_to
@@ -416,7 +416,7 @@ pub(super) fn full_queue(to: &SessionName, queue: QueueCounts) -> Error {
 /// the broker may have blocked it after the message before.
 fn unsent(to: &SessionName, error: PeerError) -> Error {
     match error {
-        PeerError::Blocked(_) => not_confirmed("message", to, error).hint(BLOCKED_HINT),
+        PeerError::Blocked(_) => not_confirmed("message", to, error).with_hint(BLOCKED_HINT),
         error => error.into(),
     }
 }
@@ -431,12 +431,12 @@ pub(super) fn unpublished(
 ) -> Error {
     match error {
         PeerError::Lost(_) | PeerError::TimedOut(_) | PeerError::NotAccepted => {
-            not_confirmed(what, to, error).hint(format!(
+            not_confirmed(what, to, error).with_hint(format!(
                 "it may have arrived: see `cbroker why {}` before you send it again",
                 envelope.id
             ))
         }
-        PeerError::Blocked(_) => not_confirmed(what, to, error).hint(BLOCKED_HINT),
+        PeerError::Blocked(_) => not_confirmed(what, to, error).with_hint(BLOCKED_HINT),
         error => error.into(),
     }
 }

@@ -96,7 +96,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     stopped.map_err(|error| {
         Error::new("the broker did not stop cleanly")
             .caused_by(error)
-            .hint("confirmed messages are safe; free some disk space before the next start")
+            .with_hint("confirmed messages are safe; free some disk space before the next start")
     })?;
     Ok(Exit::Done)
 }
@@ -129,7 +129,9 @@ fn refuse_open_doors(args: &ServeArgs) -> Result<(), Error> {
     Err(
         Error::usage(format!("{address} is reachable from other machines"))
             .caused_by("anyone who reads the traffic could type into your agents")
-            .hint("add --tls-cert and --tls-key, or --insecure if you trust the whole network"),
+            .with_hint(
+                "add --tls-cert and --tls-key, or --insecure if you trust the whole network",
+            ),
     )
 }
 
@@ -144,7 +146,7 @@ fn refuse_taken_ports(args: &ServeArgs) -> Result<(), Error> {
         {
             return Err(Error::new(format!("port {port} is in use"))
                 .caused_by(holder)
-                .hint(format!("choose another with {option}")));
+                .with_hint(format!("choose another with {option}")));
         }
     }
     Ok(())
@@ -320,7 +322,7 @@ fn explain(error: StartError, args: &ServeArgs) -> Error {
         {
             return Error::new(format!("port {port} is in use"))
                 .caused_by(holder)
-                .hint(format!("choose another with {option}"));
+                .with_hint(format!("choose another with {option}"));
         }
     }
     told

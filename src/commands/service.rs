@@ -195,7 +195,7 @@ fn run_all(commands: &[Vec<String>]) -> Result<(), Error> {
         let failed = |why: String| {
             Error::new("the service manager refused a command")
                 .caused_by(why)
-                .hint(format!(
+                .with_hint(format!(
                     "run `{line}` where your session's service manager is reachable"
                 ))
         };

@@ -148,7 +148,7 @@ pub(super) async fn names_at(config: &Config) -> Result<BTreeSet<SessionName>, E
             config.endpoint.address
         ))
         .caused_by(error.summary())
-        .hint("--mgmt-url names the management API of the broker that is moved from")
+        .with_hint("--mgmt-url names the management API of the broker that is moved from")
         .exit_with(error.exit())
     })?;
     let exact = names.iter().filter(|name| SessionName::is_exact(name));

@@ -126,7 +126,7 @@ async fn start_again(config: &Config, gone: GoneContainer) -> Result<StartedBrok
             "the broker in the container {name} cannot be started"
         ))
         .caused_by(error.summary())
-        .hint(gone.hint())
+        .with_hint(gone.hint())
         .exit_with(Exit::Unreachable)
     };
     let engine = DockerEngine::new(&config.environment).map_err(absent)?;
@@ -190,7 +190,7 @@ fn refuse_other_ports(local: &LocalBroker, args: &StartArgs) -> Result<(), Error
             container::CONTAINER,
             local.port
         ))
-        .hint("`cbroker move --from docker` takes its messages to the embedded broker"));
+        .with_hint("`cbroker move --from docker` takes its messages to the embedded broker"));
     }
     Ok(())
 }
@@ -201,7 +201,7 @@ async fn refuse_beside_container(config: &Config) -> Result<(), Error> {
             "LavinMQ already runs in the container {}",
             container::CONTAINER
         ))
-        .hint("`cbroker stop` first; `cbroker move --from docker` takes its messages along")),
+        .with_hint("`cbroker stop` first; `cbroker move --from docker` takes its messages along")),
         _ => Ok(()),
     }
 }
@@ -217,7 +217,7 @@ async fn start_container(
             "the embedded broker already runs, on port {}",
             local.port
         ))
-        .hint(
+        .with_hint(
             "`cbroker stop` first, or `cbroker move --to docker`, which takes its messages along",
         ));
     }
@@ -230,7 +230,7 @@ async fn start_container(
             if let Some(holder) = daemon::in_use(port) {
                 return Err(Error::new(format!("port {port} is in use"))
                     .caused_by(holder)
-                    .hint(format!("choose another with {option}")));
+                    .with_hint(format!("choose another with {option}")));
             }
         }
     }
@@ -272,7 +272,7 @@ async fn wait_for_amqp(config: &Config) -> Result<(), Error> {
             Err(PeerError::SignInRefused { source, .. }) => {
                 return Err(Error::new("the container's broker refused our login")
                     .caused_by(source)
-                    .hint(
+                    .with_hint(
                         "its volume was created with another user: `cbroker nuke --yes` deletes \
                          it, or use --url with that user",
                     )

@@ -116,7 +116,7 @@ async fn peek(
 ) -> Result<Exit, Error> {
     let Some(state) = peer.queue_counts(name).await? else {
         return Err(Error::new(format!("there is no queue `{name}`"))
-            .hint("`cbroker list` shows the existing ones"));
+            .with_hint("`cbroker list` shows the existing ones"));
     };
     let most = usize::try_from(MAX_LENGTH.max(state.messages)).unwrap_or(usize::MAX);
     let count = usize::try_from(limit).unwrap_or(usize::MAX).min(most);
@@ -140,7 +140,7 @@ async fn peek(
                     "cannot show the messages of `{name}` without taking them"
                 ))
                 .caused_by(format!("a session is attached, and {error}"))
-                .hint("close the session, or name the management API with --mgmt-url"));
+                .with_hint("close the session, or name the management API with --mgmt-url"));
             }
             peek_by_returning(peer, name, count, view).await
         }

@@ -26,7 +26,7 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
         }
         [] => {
             return Err(
-                Error::new(format!("nothing is known of `{}` on this machine", args.id)).hint(
+                Error::new(format!("nothing is known of `{}` on this machine", args.id)).with_hint(
                     "it may have been sent and received elsewhere; `cbroker tail NAME --no-ack` \
                      shows what waits",
                 ),

@@ -142,7 +142,7 @@ impl File {
             let why = error.message().lines().collect::<Vec<_>>().join(", ");
             Error::new(format!("{} line {line}", path.display()))
                 .caused_by(why)
-                .hint("correct that line; `cbroker doctor` checks the rest without the file")
+                .with_hint("correct that line; `cbroker doctor` checks the rest without the file")
                 .exit_with(Exit::Usage)
         })
     }

@@ -194,7 +194,7 @@ fn address(
     let address = Address::parse(&text).map_err(|error| {
         Error::usage(format!("{named} is not a broker address"))
             .caused_by(error)
-            .hint("expected amqp://user:password@host:5672/vhost, or amqps:// with TLS")
+            .with_hint("expected amqp://user:password@host:5672/vhost, or amqps:// with TLS")
     })?;
     Ok((address, origin))
 }

@@ -25,7 +25,7 @@ pub(super) async fn pull(
     while let Some(step) = steps.next().await {
         let step = step.map_err(|error| {
             failed(&format!("cannot pull {image}"), error)
-                .hint("check the network, or name another image with --image")
+                .with_hint("check the network, or name another image with --image")
         })?;
         if let Some(error) = step.error_detail.and_then(|error| error.message) {
             return Err(Error::new(format!("cannot pull {image}")).caused_by(error));

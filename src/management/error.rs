@@ -85,15 +85,15 @@ impl From<ManagementError> for Error {
         let text = error.to_string();
         let told = match error {
             ManagementError::Foreign { .. } => {
-                Self::new(text).hint("`cbroker start --mgmt-port PORT` uses another port")
+                Self::new(text).with_hint("`cbroker start --mgmt-port PORT` uses another port")
             }
             ManagementError::Unreachable { url, source } => {
                 Self::new(format!("no management API answers at {url}"))
                     .caused_by(source)
-                    .hint("set its address with --mgmt-url or CBROKER_MGMT_URL")
+                    .with_hint("set its address with --mgmt-url or CBROKER_MGMT_URL")
             }
             ManagementError::Login(_) => Self::new(text)
-                .hint("set the user and password with --mgmt-user and CBROKER_MGMT_PASS"),
+                .with_hint("set the user and password with --mgmt-user and CBROKER_MGMT_PASS"),
             ManagementError::Response { path, source } => Self::new(format!(
                 "the management API's response to {path} cannot be read"
             ))

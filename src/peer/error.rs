@@ -215,7 +215,7 @@ fn sign_in_refused(address: &Address, source: SignInFailure, refused: RefusedSig
         .caused_by(source)
         .exit_with(Exit::Unreachable);
     match refused.hint(address) {
-        Some(hint) => told.hint(hint),
+        Some(hint) => told.with_hint(hint),
         None => told,
     }
 }
@@ -223,7 +223,7 @@ fn sign_in_refused(address: &Address, source: SignInFailure, refused: RefusedSig
 /// The error about a listener that speaks something else, unless the URL's scheme is wrong.
 fn other_protocol(error: &PeerError, or: &str) -> Error {
     Error::new(error.to_string())
-        .hint(format!("another program has that port, or {or}"))
+        .with_hint(format!("another program has that port, or {or}"))
         .exit_with(Exit::Unreachable)
 }
 
@@ -236,7 +236,7 @@ impl From<PeerError> for Error {
                 is_local_broker,
             } => Self::new(format!("no broker answers at {address}"))
                 .caused_by(source)
-                .hint(unreachable_hint(&address, is_local_broker))
+                .with_hint(unreachable_hint(&address, is_local_broker))
                 .exit_with(Exit::Unreachable),
             PeerError::SignInRefused {
                 address,
@@ -247,7 +247,7 @@ impl From<PeerError> for Error {
                 "another user's program listens at {address}"
             ))
             .caused_by(format!("{owner}; nothing was sent to it"))
-            .hint(format!(
+            .with_hint(format!(
                 "`cbroker start --port PORT` starts your broker elsewhere; if that one is meant, \
                  name it with its login: --url amqp://guest:guest@localhost:{}",
                 address.port
@@ -256,7 +256,7 @@ impl From<PeerError> for Error {
             PeerError::NotTrusted { address, source } => {
                 Self::new(format!("the certificate of {address} is not trusted"))
                     .caused_by(source)
-                    .hint("--ca-cert FILE trusts the certificates in FILE as well")
+                    .with_hint("--ca-cert FILE trusts the certificates in FILE as well")
                     .exit_with(Exit::Unreachable)
             }
             PeerError::Unreadable { address, source } => {
@@ -275,7 +275,7 @@ impl From<PeerError> for Error {
                 .exit_with(Exit::Unconfirmed),
             PeerError::Blocked(why) => Self::new("the broker does not accept messages")
                 .caused_by(why)
-                .hint(BLOCKED_HINT)
+                .with_hint(BLOCKED_HINT)
                 .exit_with(Exit::Unconfirmed),
             PeerError::Refused(why) => refused(why),
             PeerError::InUse(why) => refused(why),

@@ -68,7 +68,7 @@ fn program() -> Finding {
 fn home(config: &Config, broken: Option<&Error>) -> Finding {
     if let Some(error) = broken {
         let mend = error
-            .advice()
+            .hint()
             .unwrap_or("set CBROKER_HOME to a folder of cbroker's own");
         return Finding::wrong("home", error.summary(), mend);
     }
@@ -323,7 +323,7 @@ fn environment(config: &Config) -> Finding {
 }
 
 fn failed(check: &'static str, error: &Error) -> Finding {
-    let mend = error.advice().unwrap_or("see the line above").to_owned();
+    let mend = error.hint().unwrap_or("see the line above").to_owned();
     Finding {
         check,
         ok: false,

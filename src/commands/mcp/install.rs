@@ -129,7 +129,7 @@ impl ConfigPiece {
         let unchanged = |why: AddError| {
             Error::new(format!("{shown} is not changed"))
                 .caused_by(why)
-                .hint("without --write the piece is printed, to be added by hand")
+                .with_hint("without --write the piece is printed, to be added by hand")
         };
         let cannot_read = |error| Error::new(format!("cannot read {shown}")).caused_by(error);
         if is_link_of_another_user(file) {

@@ -106,7 +106,7 @@ impl MovedQueues {
         };
         Err(Error::new("not everything was moved")
             .caused_by(format!("{what} at {here}"))
-            .hint(hint)
+            .with_hint(hint)
             .exit_with(exit))
     }
 }

@@ -88,7 +88,7 @@ impl TargetBroker {
                 return Err(would_lose_error(
                     "it limits the bytes that wait, and messages wait there",
                 )
-                .hint("let a session read these messages, and run the same command again"));
+                .with_hint("let a session read these messages, and run the same command again"));
             }
         }
         let limit = live.messages.unwrap_or(u64::MAX);
@@ -191,7 +191,8 @@ fn would_lose_error(why: &str) -> Error {
 }
 
 fn keeps_less(why: &str) -> Error {
-    would_lose_error(why).hint("delete that queue, or the policy, and run the same command again")
+    would_lose_error(why)
+        .with_hint("delete that queue, or the policy, and run the same command again")
 }
 
 fn stopped(what: String, why: String) -> Error {

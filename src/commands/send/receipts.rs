@@ -290,7 +290,7 @@ impl<'a> Receipts<'a> {
             output.error(
                 &Error::new(format!("no final receipt from `{}`", message.to))
                     .caused_by(Arc::clone(&error))
-                    .hint(hint),
+                    .with_hint(hint),
             );
         }
     }
@@ -313,7 +313,7 @@ impl<'a> Receipts<'a> {
             output.error(
                 &Error::new(format!("{missing} from `{to}` within {seconds} s"))
                     .caused_by(why)
-                    .hint(hint),
+                    .with_hint(hint),
             );
         }
     }

@@ -71,19 +71,19 @@ fn cannot_be_run(program: &OsStr, profile: &Profile) -> Error {
     if is_path && Path::new(program).is_dir() {
         return error
             .caused_by("it is a folder")
-            .hint(format!("name a program in it: {shown}/PROGRAM"))
+            .with_hint(format!("name a program in it: {shown}/PROGRAM"))
             .exit_with(NOT_EXECUTABLE);
     }
     if is_path && Path::new(program).exists() {
         return error
             .caused_by("it is not an executable file")
-            .hint(format!("`chmod +x {shown}` makes a program of a script"))
+            .with_hint(format!("`chmod +x {shown}` makes a program of a script"))
             .exit_with(NOT_EXECUTABLE);
     }
     if is_path {
         return error
             .caused_by("there is no such file")
-            .hint("check the path; a name without `/` is looked up on the PATH")
+            .with_hint("check the path; a name without `/` is looked up on the PATH")
             .exit_with(NOT_FOUND);
     }
     let by_path = format!("cbroker --name NAME run -- /PATH/TO/{shown}");
@@ -94,6 +94,6 @@ fn cannot_be_run(program: &OsStr, profile: &Profile) -> Error {
     };
     error
         .caused_by("there is no such program on the PATH")
-        .hint(hint)
+        .with_hint(hint)
         .exit_with(NOT_FOUND)
 }

@@ -24,7 +24,9 @@ pub(super) fn resolve(
             "nothing is typed into {program}"
         ))
         .caused_by("it executes what is typed into it")
-        .hint("leave `--delivery` out: messages are announced, and `cbroker inbox` reads them")),
+        .with_hint(
+            "leave `--delivery` out: messages are announced, and `cbroker inbox` reads them",
+        )),
         (Some(mode), _) if !has_way(mode) => Err(Error::usage(format!(
             "`--delivery {mode}` does not work with {program}"
         ))
