@@ -5,8 +5,10 @@
 
 use std::fmt::Write;
 
-use icu_properties::CodePointSetData;
-use icu_properties::props::{DefaultIgnorableCodePoint, ExtendedPictographic};
+use icu_properties::props::{
+    DefaultIgnorableCodePoint, ExtendedPictographic, GeneralCategory, PrependedConcatenationMark,
+};
+use icu_properties::{CodePointMapData, CodePointSetData};
 
 /// The variation selector that shows the preceding symbol in colour.
 const EMOJI_STYLE: char = '\u{FE0F}';
@@ -71,13 +73,20 @@ pub fn json(text: &str) -> String {
     out
 }
 
-/// Whether Unicode calls the character default-ignorable (joiners, variation selectors,
-/// bidirectional controls, fillers, tags), or it is a line separator or an interlinear annotation
-/// mark.
+/// Whether the character is shown as nothing, or only changes how others are shown: what Unicode
+/// calls default-ignorable (joiners, variation selectors, bidirectional controls, fillers, tags) or
+/// a format control (but for the number and verse signs among these, which are visible), a line
+/// separator, the Khitan filler, and the mirror sign of hieroglyphs.
 pub fn is_hidden(c: char) -> bool {
     !c.is_ascii()
         && (CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
-            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{FFF9}'..='\u{FFFB}'))
+            || is_invisible_format(c)
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{13440}' | '\u{16FE4}'))
+}
+
+fn is_invisible_format(c: char) -> bool {
+    CodePointMapData::<GeneralCategory>::new().get(c) == GeneralCategory::Format
+        && !CodePointSetData::new::<PrependedConcatenationMark>().contains(c)
 }
 
 fn is_pictograph(c: char) -> bool {
@@ -89,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_unicode_calls_default_ignorable_passes() {
+    fn no_character_that_is_shown_as_nothing_passes() {
         let hidden = [
             '\u{AD}',
             '\u{34F}',
@@ -112,6 +121,12 @@ mod tests {
             '\u{FEFF}',
             '\u{FFA0}',
             '\u{FFF0}',
+            '\u{FFF9}',
+            '\u{FFFB}',
+            '\u{13430}',
+            '\u{1343F}',
+            '\u{13440}',
+            '\u{16FE4}',
             '\u{1BCA0}',
             '\u{1D173}',
             '\u{E0001}',
@@ -122,6 +137,8 @@ mod tests {
         for c in hidden {
             assert_eq!(line(&format!("a{c}b")), "ab", "U+{:04X}", u32::from(c));
         }
+        // The Arabic number sign is a format control too, and visible.
+        assert_eq!(line("\u{600}\u{661}"), "\u{600}\u{661}");
     }
 
     #[test]

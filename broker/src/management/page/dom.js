@@ -4,7 +4,8 @@
 import { dropSecrets, keepSecrets, send, sendProven } from "./proof.js";
 
 const EMOJI = /(\p{Extended_Pictographic}\uFE0F)/u.source;
-const INVISIBLE = /[\p{Cc}\p{Default_Ignorable_Code_Point}\u2028\u2029\uFFF9-\uFFFB]/u.source;
+const MARKS = /[\u2028\u2029\uFFF9-\uFFFB\u{13430}-\u{13440}\u{16FE4}]/u.source;
+const INVISIBLE = `[\\p{Cc}\\p{Default_Ignorable_Code_Point}]|${MARKS}`;
 const HIDDEN = new RegExp(`${EMOJI}|${INVISIBLE}`, "gu");
 
 /**
