@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::{Place, Server, Wrapped, wait_until};
+use crate::support::{Place, Ran, Server, Wrapped, wait_until};
 
 /// A client of the server, as an agent is one.
 struct Client {
@@ -322,4 +322,47 @@ fn a_configuration_that_is_another_user_s_link_is_not_changed() {
         &format!("{} is not changed: it is a link", link.display()),
     );
     assert_eq!(fs::read_to_string(&precious).unwrap(), "{}");
+}
+
+#[test]
+fn a_link_that_others_may_replace_is_not_followed() {
+    let place = Place::new();
+    let folder = place.path().join("shared");
+    let (link, precious) = (folder.join(".mcp.json"), place.path().join("precious"));
+    fs::create_dir(&folder).unwrap();
+    fs::write(&precious, "{}").unwrap();
+    symlink(&precious, &link).unwrap();
+    let write = || {
+        let mut command = place.command();
+        command
+            .current_dir(&folder)
+            .args(["mcp", "install", "claude", "--write"]);
+        Ran::of(&command.output().unwrap())
+    };
+    for (mode, code) in [(0o777, 1), (0o775, 1), (0o1777, 0)] {
+        fs::set_permissions(&folder, PermissionsExt::from_mode(mode)).unwrap();
+        let ran = write();
+        assert_eq!(ran.code, code, "{mode:o} {ran:?}");
+        let is_as_before = fs::read_to_string(&precious).unwrap() == "{}";
+        assert_eq!(is_as_before, code == 1, "{mode:o} {ran:?}");
+    }
+}
+
+#[test]
+fn the_rights_of_another_user_s_file_are_not_taken_over() {
+    let place = Place::new();
+    let at = |name: &str| place.path().join(name);
+    fs::write(at(".mcp.json"), "{}").unwrap();
+    // Only root can give a file away.
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        chown(at(".mcp.json"), Some(65534), None).unwrap();
+    }
+    fs::set_permissions(at(".mcp.json"), PermissionsExt::from_mode(0o6777)).unwrap();
+    place.ok(["mcp", "install", "claude", "--write"]);
+    let expected = if is_root { 0o755 } else { 0o777 };
+    for name in [".mcp.json", ".mcp.json.before-cbroker"] {
+        let mode = fs::metadata(at(name)).unwrap().mode() & 0o7777;
+        assert_eq!(mode, expected, "{name}");
+    }
 }

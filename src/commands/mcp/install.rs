@@ -1,11 +1,12 @@
 //! `cbroker mcp install AGENT`: prints the configuration with which an agent starts the server, or
 //! writes it into the agent's file.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{McpAgent, McpInstallArgs};
@@ -82,8 +83,8 @@ enum AddError {
     NotAnObject(&'static str),
     #[error("it has another server `{NAME}`")]
     OtherServer,
-    /// What it leads to was chosen by somebody else.
-    #[error("it is a link of another user")]
+    /// What it leads to was, or may have been, chosen by somebody else.
+    #[error("it is a link that another user has made or may replace")]
     ForeignLink,
 }
 
@@ -132,10 +133,11 @@ impl ConfigPiece {
                 .with_hint("without --write the piece is printed, to be added by hand")
         };
         let cannot_read = |error| Error::new(format!("cannot read {shown}")).caused_by(error);
-        if is_link_of_another_user(file) {
-            return Err(unchanged(AddError::ForeignLink));
-        }
-        let before = OldFile::read(file).map_err(cannot_read)?;
+        let before = match LinkTarget::of(file).map_err(cannot_read)? {
+            LinkTarget::ChosenByOthers => return Err(unchanged(AddError::ForeignLink)),
+            LinkTarget::Missing => None,
+            LinkTarget::At(path) => Some(OldFile::read(path).map_err(cannot_read)?),
+        };
         let text = before.as_ref().map_or("", |before| before.text.as_str());
         let Some(after) = self.added_to(text).map_err(unchanged)? else {
             return Ok(false);
@@ -187,38 +189,78 @@ fn pretty(value: &Value) -> String {
     text
 }
 
+/// The file that is meant by a path, which may be a link.
+enum LinkTarget {
+    /// There is none.
+    Missing,
+    /// Somebody else made the link, or may put another one in its place.
+    ChosenByOthers,
+    /// The file is at this path. If others may write to its folder, it may be a link by now.
+    At(PathBuf),
+}
+
+impl LinkTarget {
+    fn of(file: &Path) -> io::Result<Self> {
+        let found = match file.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Missing),
+            found => found?,
+        };
+        if !found.is_symlink() {
+            return Ok(Self::At(file.to_owned()));
+        }
+        if !is_ours(&found) || others_may_rename_in(file.parent().unwrap_or(Path::new("/")))? {
+            return Ok(Self::ChosenByOthers);
+        }
+        match file.canonicalize() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::Missing),
+            path => Ok(Self::At(path?)),
+        }
+    }
+}
+
 /// A configuration as it was found.
 struct OldFile {
-    /// What a link leads to.
     path: PathBuf,
     text: String,
+    /// With which rights it may be written anew.
     permissions: Permissions,
 }
 
 impl OldFile {
-    /// `None` if there is no file.
-    fn read(file: &Path) -> io::Result<Option<Self>> {
-        let path = match file.canonicalize() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            path => path?,
-        };
-        let mut open = File::open(&path)?;
-        let permissions = open.metadata()?.permissions();
+    /// Reads the file itself, and never what a link at its path leads to.
+    fn read(path: PathBuf) -> io::Result<Self> {
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mut open = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(&path)?;
+        let found = open.metadata()?;
+        if !found.is_file() {
+            return Err(io::Error::other("it is not a file"));
+        }
+        // The new file is this user's: what another user allowed on an own file is not taken over.
+        let allowed = if is_ours(&found) { 0o777 } else { 0o755 };
+        let permissions = Permissions::from_mode(found.mode() & allowed);
         let mut text = String::new();
         open.read_to_string(&mut text)?;
-        Ok(Some(Self {
+        Ok(Self {
             path,
             text,
             permissions,
-        }))
+        })
     }
 }
 
-/// Whether a file is a link that neither this user nor root has made.
-fn is_link_of_another_user(file: &Path) -> bool {
-    let us = rustix::process::geteuid().as_raw();
-    let found = file.symlink_metadata();
-    found.is_ok_and(|found| found.is_symlink() && ![0, us].contains(&found.uid()))
+/// Whether a file or a link is this user's or root's.
+fn is_ours(found: &Metadata) -> bool {
+    [0, rustix::process::geteuid().as_raw()].contains(&found.uid())
+}
+
+/// Whether users other than this one and root may rename and remove a link of this user's there.
+fn others_may_rename_in(folder: &Path) -> io::Result<bool> {
+    let found = folder.metadata()?;
+    let is_sticky = found.mode() & 0o1000 != 0;
+    Ok(!is_ours(&found) || found.mode() & 0o022 != 0 && !is_sticky)
 }
 
 /// Puts a new text in the place of a file; a reader sees the old or the new one. What was there
