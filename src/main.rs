@@ -15,7 +15,9 @@ fn main() -> ExitCode {
     if let Some(code) = cbroker::wrap::hidden(arguments.get(1..).unwrap_or_default()) {
         return code.into();
     }
-    if let Some(home) = Home::of(&Environment::of_process()) {
+    // Profiles that other users may have written are not read.
+    let is_of_others = |home: &Home| home.objection().is_some_and(|why| why.is_of_others());
+    if let Some(home) = Home::of(&Environment::of_process()).filter(|home| !is_of_others(home)) {
         cbroker::wrap::use_profiles(home.agents());
     }
     if commands::complete(&arguments) {

@@ -124,7 +124,7 @@ pub(super) fn objection(folder: &Path, kind: FolderKind) -> io::Result<Option<No
     }
     let foreign = names.iter().find(|name| !kind.knows(name));
     let has_name = |name: &String| is_one_of(name, kind.telling);
-    let is_told = || names.iter().any(has_name) || kind.is_marked(folder);
+    let is_told = || names.iter().any(has_name) || kind.is_marked(folder) || kind.is_usual(folder);
     Ok(match foreign {
         Some(name) => Some(NotOurs::Holds(name.clone())),
         None if !is_told() => Some(NotOurs::Holds(names.swap_remove(0))),
@@ -166,6 +166,16 @@ pub fn private_folder(folder: &Path) -> io::Result<()> {
     match DirBuilder::new().recursive(true).mode(0o700).create(folder) {
         Err(_) if folder.is_dir() => Ok(()),
         made => made,
+    }
+}
+
+impl NotOurs {
+    /// Whether other users may have put there what is in the folder.
+    pub fn is_of_others(&self) -> bool {
+        match self {
+            Self::Holds(_) => false,
+            Self::Shared | Self::OfAnother(_) | Self::HoldsForeign { .. } => true,
+        }
     }
 }
 

@@ -153,3 +153,17 @@ fn doctor_names_only_what_mends_a_home_that_is_a_file() {
     assert!(ran.out.contains("✗ home"), "{}", ran.out);
     assert!(!ran.out.contains("✗ config"), "{}", ran.out);
 }
+
+#[test]
+fn profiles_in_a_home_that_everybody_may_write_to_are_not_read() {
+    let place = Place::new();
+    let home = place.path().join("shared");
+    std::fs::create_dir_all(home.join("agents")).unwrap();
+    // Whoever reads it waits for a writer.
+    let pipe = home.join("agents/planted.toml");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    std::fs::set_permissions(&home, Permissions::from_mode(0o777)).unwrap();
+    let ran = ended(place.command().env("CBROKER_HOME", &home).arg("--help"));
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
