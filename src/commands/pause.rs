@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::name::SessionName;
-use crate::output::{Output, Style, counted};
+use crate::output::{Output, Style, counted, foreign_part};
 use crate::peer::{Answer, AwaitedAnswers, Peer, Presence, Request, RequestScope};
 
 /// The number of names in one request. Sessions do not read a request of more than 16 KiB, and any
@@ -86,7 +86,8 @@ pub(super) async fn run(
         output.line(output.paint(Style::Dim, "no session is attached"))?;
     }
     for session in &sessions {
-        output.line(format!("{}: {}", session.name, session.words()))?;
+        let words = foreign_part(&session.words());
+        output.line(format!("{}: {words}", session.name))?;
     }
     Ok(Exit::Done)
 }

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::name::SessionName;
-use crate::output::Output;
+use crate::output::{Output, foreign_part};
 use crate::peer::{Peer, PeerState};
 
 /// How often it looks.
@@ -28,7 +28,7 @@ pub(super) async fn run(args: WaitArgs, config: &Config, output: &Output) -> Res
     };
     peer.close().await;
     output.json(&found)?;
-    output.line(format!("{name}: {}", found.state))?;
+    output.line(format!("{name}: {}", foreign_part(&found.state)))?;
     Ok(Exit::Done)
 }
 
@@ -46,7 +46,10 @@ async fn look_until(
         }
         if Instant::now() + LOOK_EVERY > until {
             return Err(Error::new(format!("`{name}` is not {}", args.until.word()))
-                .caused_by(format!("it is {}", state.unwrap_or_default()))
+                .caused_by(format!(
+                    "it is {}",
+                    foreign_part(&state.unwrap_or_default())
+                ))
                 .exit_with(Exit::Unconfirmed));
         }
         tokio::time::sleep(LOOK_EVERY).await;
