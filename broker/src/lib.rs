@@ -41,6 +41,7 @@ pub mod fault;
 mod inspect;
 mod listener;
 mod lock;
+mod log_limit;
 mod login_places;
 mod login_throttle;
 mod management;

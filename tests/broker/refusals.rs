@@ -287,6 +287,44 @@ async fn a_header_that_is_text_or_large_still_goes_through() {
     reading.await.unwrap();
 }
 
+/// Declares a queue whose dead letters go to another one, with further arguments.
+fn declare_dying(raw: &mut Raw, queue: &str, target: &str, further: &[u8]) {
+    let text = |name: &[u8], value: &[u8]| {
+        let length = u8::try_from(name.len()).unwrap();
+        [&[length], name, b"S", &long(value)].concat()
+    };
+    let mut arguments = text(b"x-dead-letter-exchange", b"");
+    arguments.extend(text(b"x-dead-letter-routing-key", target.as_bytes()));
+    arguments.extend(further);
+    let declare = [&b"\0\0"[..], &short(queue), b"\0", &long(&arguments)].concat();
+    raw.method(1, (50, 10), &declare);
+    raw.expect(1, (50, 11));
+}
+
+/// Messages expire at once.
+const NO_TIME: &[u8] = b"\x0dx-message-ttlI\0\0\0\0";
+
+/// Waits for a message of the queue and takes it, to be settled. Returns its tag and its header.
+fn take(raw: &mut Raw, queue: &str) -> (u64, Vec<u8>) {
+    loop {
+        raw.method(1, (60, 70), &[&b"\0\0"[..], &short(queue), b"\0"].concat());
+        let (_, _, answer) = raw.next().unwrap();
+        if answer[..4] == [0, 60, 0, 71] {
+            let tag = u64::from_be_bytes(answer[4..12].try_into().unwrap());
+            let (_, _, header) = raw.next().unwrap();
+            raw.next().unwrap();
+            return (tag, header);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn has(header: &[u8], text: &str) -> bool {
+    header
+        .windows(text.len())
+        .any(|part| part == text.as_bytes())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_record_of_a_death_makes_no_header_larger_than_clients_take() {
     let running = Running::new().await;
@@ -295,33 +333,62 @@ async fn the_record_of_a_death_makes_no_header_larger_than_clients_take() {
         let mut raw = Raw::open(port);
         raw.method(1, (50, 10), &declaring("target", b"\0"));
         raw.expect(1, (50, 11));
-        let text = |name: &[u8], value: &[u8]| {
-            let length = u8::try_from(name.len()).unwrap();
-            [&[length], name, b"S", &long(value)].concat()
-        };
-        let mut arguments = text(b"x-dead-letter-exchange", b"");
-        arguments.extend(text(b"x-dead-letter-routing-key", b"target"));
-        arguments.extend(b"\x0dx-message-ttlI\0\0\0\0");
-        let declare = [&b"\0\0"[..], &short("dying"), b"\0", &long(&arguments)].concat();
-        raw.method(1, (50, 10), &declare);
-        raw.expect(1, (50, 11));
+        declare_dying(&mut raw, "dying", "target", NO_TIME);
         let properties = one_header(b"h", 130_500);
         raw.bytes(&publishing(1, ("", "dying"), 0, &properties, b"x"));
-        loop {
-            raw.method(
-                1,
-                (60, 70),
-                &[&b"\0\0"[..], &short("target"), b"\x01"].concat(),
-            );
-            let (_, _, answer) = raw.next().unwrap();
-            if answer[..4] == [0, 60, 0, 71] {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let (_, _, header) = raw.next().unwrap();
+        let (_, header) = take(&mut raw, "target");
         assert!(header.len() + 8 <= 131_072, "{} bytes", header.len());
-        assert!(header.windows(7).any(|part| part == b"x-death"));
+        assert!(has(&header, "x-death"));
+    });
+    reading.await.unwrap();
+}
+
+/// A consumer that tries a message some times, with pauses in a queue with a time to live, counts
+/// its rejects there. It began again, and so for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reject_is_on_record_after_a_death_that_made_the_header_too_large() {
+    let running = Running::new().await;
+    let port = running.port();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut raw = Raw::open(port);
+        declare_dying(&mut raw, "work", "pause", b"");
+        declare_dying(&mut raw, "pause", "work", NO_TIME);
+        // There is room for the first death, and not for the second.
+        let properties = one_header(b"h", 130_160);
+        raw.bytes(&publishing(1, ("", "work"), 0, &properties, b"x"));
+        let (tag, header) = take(&mut raw, "work");
+        assert!(!has(&header, "x-death"));
+        raw.method(1, (60, 90), &[&tag.to_be_bytes()[..], &[0]].concat());
+        let (_, header) = take(&mut raw, "work");
+        assert!(!has(&header, "xxxxxxxx"), "it was not too large");
+        assert!(has(&header, "expired") && has(&header, "rejected"));
+    });
+    reading.await.unwrap();
+}
+
+/// What a publisher writes there is no longer than what the broker does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_record_of_deaths_by_a_publisher_is_cut_short() {
+    let running = Running::new().await;
+    let port = running.port();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut raw = Raw::open(port);
+        raw.method(1, (50, 10), &declaring("target", b"\0"));
+        raw.expect(1, (50, 11));
+        declare_dying(&mut raw, "dying", "target", NO_TIME);
+        let text = |name: &str, value: &[u8]| [&short(name)[..], b"S", &long(value)].concat();
+        let death = [
+            text("queue", b"dying"),
+            text("reason", b"expired"),
+            text("exchange", &[b'x'; 130_420]),
+        ];
+        let deaths = [&b"F"[..], &long(&death.concat())].concat();
+        let table = [&short("x-death")[..], b"A", &long(&deaths)].concat();
+        let properties = [&b"\x20\0"[..], &long(&table)].concat();
+        raw.bytes(&publishing(1, ("", "dying"), 0, &properties, b"x"));
+        let (_, header) = take(&mut raw, "target");
+        assert!(header.len() + 8 <= 131_072, "{} bytes", header.len());
+        assert!(has(&header, "expired") && !has(&header, "xxxxxxxx"));
     });
     reading.await.unwrap();
 }

@@ -1,11 +1,11 @@
 //! Routes dead letters. Depends on `routing`.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::Vhost;
 use crate::delivery::cascade::LetterRoute;
 use crate::delivery::effects::{DEAD_LETTER_STEPS, DeadLetter, Effects};
+use crate::log_limit::LogLimit;
 use crate::queue::Queue;
 use crate::queue::dead_letter::{Death, Reason, Spread, queues_of_cycle};
 use crate::queue::message::{Message, MessageFacts};
@@ -27,8 +27,29 @@ const COPIED_A_STEP: usize = 4096;
 const RECODED_A_STEP: usize = 16;
 /// Properties of so many bytes cost nothing extra.
 const FEW_PROPERTIES: usize = 1024;
-/// How often it is logged that a message has spread too far.
-const TOLD_EVERY_MS: u64 = 10_000;
+/// Further deaths that are kept of headers that are too large.
+const KEPT_DEATHS: usize = 16;
+
+/// How often what clients can cause with dead letters is logged.
+const LOG_EVERY_MS: u64 = 10_000;
+
+/// Bounds what is logged of a vhost's dead letters.
+#[derive(Debug)]
+pub(super) struct LetterLogs {
+    /// Letters that do not reach all their queues.
+    cut_routes: LogLimit,
+    /// Messages that were moved or multiplied too often.
+    spread: LogLimit,
+}
+
+impl Default for LetterLogs {
+    fn default() -> Self {
+        Self {
+            cut_routes: LogLimit::new(LOG_EVERY_MS),
+            spread: LogLimit::new(LOG_EVERY_MS),
+        }
+    }
+}
 
 impl Vhost {
     /// Finds the queues of a dead letter. What its route adds to the store and the settlement of
@@ -72,13 +93,10 @@ impl Vhost {
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let route = self.route(&target.exchange, &keys, Some(&headers))?;
         effects.spend(route.steps.saturating_sub(DEAD_LETTER_STEPS));
-        if !route.is_whole {
-            tracing::warn!(
-                queue = %letter.queue.name(),
-                "a dead letter matches too many bindings: some of its queues do not get it"
-            );
-        }
         if !letter.is_counted() {
+            if !route.is_whole {
+                self.warn_of_cut_route(letter, effects.now_ms);
+            }
             effects.count(&route.counters, route.queues.len());
         }
         let mut queues = route.queues;
@@ -104,12 +122,19 @@ impl Vhost {
         Some((message, queues))
     }
 
-    fn warn_of_spread(&self, letter: &DeadLetter, queues: usize, now_ms: u64) {
-        let warned_ms = self.spread_warned_ms.load(Relaxed);
-        if warned_ms == 0 || now_ms >= warned_ms.saturating_add(TOLD_EVERY_MS) {
-            self.spread_warned_ms.store(now_ms, Relaxed);
+    fn warn_of_cut_route(&self, letter: &DeadLetter, now_ms: u64) {
+        if let Some(others) = self.letter_logs.cut_routes.admit(now_ms) {
             tracing::warn!(
-                queue = %letter.queue.name(), vhost = %self.name, queues,
+                queue = %letter.queue.name(), vhost = %self.name, others,
+                "a dead letter matches too many bindings: some of its queues do not get it"
+            );
+        }
+    }
+
+    fn warn_of_spread(&self, letter: &DeadLetter, queues: usize, now_ms: u64) {
+        if let Some(others) = self.letter_logs.spread.admit(now_ms) {
+            tracing::warn!(
+                queue = %letter.queue.name(), vhost = %self.name, queues, others,
                 "a message was dropped: dead-lettering alone has moved or multiplied it too often"
             );
         }
@@ -132,7 +157,7 @@ fn restamped(
 ) -> Message {
     let mut raw = encoded(properties, headers);
     if raw.len() > PROPERTIES_BYTES {
-        raw = encoded(properties, &of_the_death_alone(headers));
+        raw = encoded(properties, &of_the_deaths_alone(headers));
     }
     let content = MessageContent {
         exchange: exchange.as_bytes(),
@@ -155,33 +180,74 @@ fn encoded(properties: &Properties<'_>, headers: &Table) -> Vec<u8> {
     raw
 }
 
-/// What is left of headers that the record of a death made larger than clients take: the newest
-/// death, without the keys that CC added to it.
-fn of_the_death_alone(headers: &Table) -> Table {
-    let newest = match headers.get(X_DEATH) {
-        Some(Value::Array(deaths)) => deaths.first().cloned(),
-        _ => None,
+/// What is left of headers that the record of a death made larger than clients take: what they say
+/// of the newest deaths. The last reject is among these, as clients count it to end a loop.
+fn of_the_deaths_alone(headers: &Table) -> Table {
+    let deaths = match headers.get(X_DEATH) {
+        Some(Value::Array(deaths)) => deaths.as_slice(),
+        _ => &[],
     };
     let mut kept = Table::new();
-    if let Some(Value::Table(mut death)) = newest {
-        if let Some(Value::Array(keys)) = death.get(ROUTING_KEYS) {
-            let own = keys.iter().take(1).cloned().collect();
-            death.set(ROUTING_KEYS, Value::Array(own));
-        }
-        kept.set(X_DEATH, Value::Array(vec![Value::Table(death)]));
-    }
+    let (newest, older) = deaths.split_at(deaths.len().min(KEPT_DEATHS));
+    let is_reject = |death: &&Value| {
+        let reason = match death {
+            Value::Table(death) => death.get("reason").and_then(Value::as_bytes),
+            _ => None,
+        };
+        reason == Some(Reason::Rejected.as_str().as_bytes())
+    };
+    let reject = if newest.iter().any(|death| is_reject(&death)) {
+        None
+    } else {
+        older.iter().find(is_reject)
+    };
+    let deaths = newest.iter().chain(reject).filter_map(essence_of_death);
+    kept.set(X_DEATH, Value::Array(deaths.collect()));
     for which in ["first", "last"] {
         for what in ["reason", "queue", "exchange"] {
             let name = format!("x-{which}-death-{what}");
-            match headers.get(&name) {
-                Some(value @ Value::LongString(text)) if text.len() <= NAME_LIMIT => {
-                    kept.set(&name, value.clone());
-                }
-                _ => {}
+            if let Some(value) = headers.get(&name).filter(|value| is_short(value)) {
+                kept.set(&name, value.clone());
             }
         }
     }
     kept
+}
+
+/// The fields of a death that the broker writes, without the keys that CC added: a publisher may
+/// have written others, of any length.
+fn essence_of_death(death: &Value) -> Option<Value> {
+    const FIELDS: [&str; 6] = [
+        "count",
+        "exchange",
+        "original-expiration",
+        "queue",
+        "reason",
+        "time",
+    ];
+    let Value::Table(death) = death else {
+        return None;
+    };
+    let mut kept = Table::new();
+    for field in FIELDS {
+        if let Some(value) = death.get(field).filter(|value| is_short(value)) {
+            kept.set(field, value.clone());
+        }
+    }
+    if let Some(Value::Array(keys)) = death.get(ROUTING_KEYS) {
+        let own = keys.first().filter(|key| is_short(key)).cloned();
+        kept.set(ROUTING_KEYS, Value::Array(own.into_iter().collect()));
+    }
+    Some(Value::Table(kept))
+}
+
+/// Whether it is a number, a time, or a text no longer than a name.
+fn is_short(value: &Value) -> bool {
+    match value {
+        Value::LongString(text) => text.len() <= NAME_LIMIT,
+        Value::Timestamp(_) => true,
+        value => value.as_integer().is_some(),
+    }
 }
 
 /// Returns the message's own routing key and those of its CC header.

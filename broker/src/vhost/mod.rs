@@ -30,6 +30,7 @@ mod reply_to;
 mod routing;
 
 pub(crate) use bindings::BindRequest;
+use dead_letters::LetterLogs;
 pub(crate) use dead_letters::routing_keys;
 use detaching::Detaching;
 pub use publish::Published;
@@ -84,8 +85,7 @@ pub struct Vhost {
     definitions: DefinitionStore,
     /// The ticket of the newest change to durable topology.
     changed: Mutex<Ticket>,
-    /// When it was last logged that dead-lettering has multiplied a message too often; 0 for never.
-    spread_warned_ms: AtomicU64,
+    letter_logs: LetterLogs,
 }
 
 #[derive(Debug, Default)]
@@ -139,7 +139,7 @@ impl Vhost {
             replies: Mutex::default(),
             definitions,
             changed: Mutex::new(Ticket::NONE),
-            spread_warned_ms: AtomicU64::new(0),
+            letter_logs: LetterLogs::default(),
         }
     }
 
