@@ -236,6 +236,32 @@ fn server_named_queues_can_be_imported_again() {
     );
 }
 
+/// RabbitMQ accepts such a key, and so did older versions. The broker refused its own export.
+#[test]
+fn a_queue_whose_dead_letter_key_is_too_long_is_imported_and_not_declared() {
+    let server = Server::start();
+    let arguments = json!({
+        "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "k".repeat(300),
+    });
+    let queue = json!({ "durable": true, "auto_delete": false, "arguments": arguments });
+    let declare = || server.ask("PUT", "/api/queues/%2F/q", &queue.to_string());
+    let refused = declare();
+    assert_eq!(refused.status, 400);
+    let reason = "invalid arg 'x-dead-letter-routing-key'";
+    assert!(refused.body.contains(reason), "{}", refused.body);
+    let mut line = queue.clone();
+    (line["name"], line["vhost"]) = ("q".into(), "/".into());
+    let document = json!({ "queues": [line] }).to_string();
+    for _ in 0..2 {
+        let imported = server.ask("POST", "/api/definitions", &document);
+        assert_eq!(imported.status, 204, "{}", imported.body);
+    }
+    let exported = server.get("/api/definitions").json();
+    assert_eq!(exported["queues"][0]["arguments"], arguments);
+    // It is there, and the same.
+    assert_eq!(declare().status, 204);
+}
+
 #[test]
 fn a_form_imports_definitions_and_redirects_its_sender() {
     let server = Server::start();

@@ -12,9 +12,11 @@ use crate::fault::{Fault, ReplyCode};
 use crate::persist::Ticket;
 use crate::queue::Queue;
 use crate::queue::arguments::QueueArguments;
+use crate::queue::closing::CancelledConsumers;
 use crate::queue::removed::RemovedMessages;
 use crate::vhost::{
-    BindRequest, Declare, DeleteCondition, Destination, REPLY_TO, REPLY_TO_PREFIX, strip_breaks,
+    BindRequest, Declare, DeclareOrigin, DeleteCondition, Destination, REPLY_TO, REPLY_TO_PREFIX,
+    strip_breaks,
 };
 use crate::wire::method::{BindMethod, ExchangeDeclare, QueueDeclare};
 use crate::wire::method_id::MethodId;
@@ -295,6 +297,7 @@ impl Channel {
                 exclusive: declare.exclusive,
                 auto_delete: declare.auto_delete,
                 is_server_named,
+                origin: DeclareOrigin::Client,
                 arguments,
                 connection: self.context.connection.id,
                 limit: admission::queue_limit(&self.context.broker, self.context.vhost.name()),

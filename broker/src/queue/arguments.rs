@@ -103,9 +103,9 @@ impl QueueArguments {
         Ok(arguments)
     }
 
-    /// Reads the arguments of a queue in the store, which an older version may have accepted. A
-    /// routing key for dead letters that is too long for one is cut between two characters, because
-    /// consumers may decode keys as UTF-8.
+    /// Reads the arguments of a queue in the store, which an older version may have accepted, or in
+    /// definitions, which may be those of RabbitMQ. A routing key for dead letters that is too long
+    /// for one is cut between two characters, because consumers may decode keys as UTF-8.
     pub fn parse_stored(table: &Table) -> Result<Self, ArgumentError> {
         check::check_all(table)?;
         let text = |name| table.get(name).and_then(Value::as_text).map(str::to_owned);

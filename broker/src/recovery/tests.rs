@@ -308,5 +308,14 @@ async fn a_stored_queue_with_a_long_dead_letter_key_is_restored_and_its_key_is_c
     let queue = broker.vhost("/").unwrap().queue("q").unwrap();
     let letters = queue.identity.arguments.dead_letters.clone().unwrap();
     assert_eq!(letters.routing_key.unwrap(), "\u{e9}".repeat(127));
+    // Who declares it again, as before, gets it.
+    let declare = Declare {
+        durable: true,
+        arguments: queue.identity.table.clone(),
+        ..Declare::transient("q")
+    };
+    let vhost = broker.vhost("/").unwrap();
+    let again = vhost.declare_queue(declare, &mut broker.begin_unit());
+    assert!(Arc::ptr_eq(&again.unwrap().unwrap().queue, &queue));
     broker.store.clone().close().unwrap();
 }

@@ -34,7 +34,7 @@ use dead_letters::LetterLogs;
 pub(crate) use dead_letters::routing_keys;
 use detaching::Detaching;
 pub use publish::Published;
-pub(crate) use queues::{Declare, DeleteCondition};
+pub(crate) use queues::{Declare, DeclareOrigin, DeleteCondition};
 pub(crate) use removal::VhostContents;
 pub(crate) use reply_to::ReplyConsumer;
 pub(crate) use reply_to::{REPLY_TO, REPLY_TO_PREFIX};

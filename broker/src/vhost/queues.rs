@@ -8,11 +8,17 @@ use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read, write};
 use crate::persist::{QueueStore, Ticket};
 use crate::queue::arguments::{ArgumentError, QueueArguments};
-use crate::queue::closing::{CloseCondition, KeptQueue};
-use crate::queue::consumer::Consumer;
+use crate::queue::closing::{CancelledConsumers, CloseCondition, KeptQueue};
 use crate::queue::{Queue, QueueIdentity};
-use crate::wire::reply;
 use crate::wire::table::Table;
+
+/// Who declares a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeclareOrigin {
+    Client,
+    /// A line of definitions, which a broker may have written that accepts more.
+    Definitions,
+}
 
 /// The arguments of a queue declare.
 #[derive(Debug, Clone)]
@@ -24,6 +30,7 @@ pub(crate) struct Declare<'a> {
     pub(crate) auto_delete: bool,
     /// Whether the server generated the name, which allows the reserved prefix.
     pub(crate) is_server_named: bool,
+    pub(crate) origin: DeclareOrigin,
     pub(crate) arguments: Table,
     pub(crate) connection: u64,
     /// The maximum number of queues in a vhost.
@@ -40,6 +47,7 @@ impl<'a> Declare<'a> {
             exclusive: false,
             auto_delete: false,
             is_server_named: false,
+            origin: DeclareOrigin::Client,
             arguments: Table::new(),
             connection: 1,
             limit: usize::MAX,
@@ -99,8 +107,11 @@ impl Vhost {
                 break tables;
             }
         };
-        let arguments = QueueArguments::parse(&declare.arguments)
-            .map_err(|error| self.argument_fault(&error, declare.name))?;
+        let arguments = match declare.origin {
+            DeclareOrigin::Client => QueueArguments::parse(&declare.arguments),
+            DeclareOrigin::Definitions => QueueArguments::parse_stored(&declare.arguments),
+        };
+        let arguments = arguments.map_err(|error| self.argument_fault(&error, declare.name))?;
         if tables
             .detaching
             .has(|| Destination::Queue(declare.name.into()))

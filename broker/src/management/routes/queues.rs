@@ -20,7 +20,7 @@ use crate::management::user_memory::{self, CallerBody};
 use crate::management::{Api, SharedApi, views};
 use crate::queue::Queue;
 use crate::users::Operation;
-use crate::vhost::{Declare, DeleteCondition, Vhost, check_name};
+use crate::vhost::{Declare, DeclareOrigin, DeleteCondition, Vhost, check_name};
 use crate::wire::table::Value as Field;
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -141,6 +141,7 @@ impl QueueRequest {
             exclusive: false,
             auto_delete: self.auto_delete,
             is_server_named: false,
+            origin: DeclareOrigin::Client,
             arguments: table_from_json(self.arguments.as_ref())?,
             connection: 0,
             // That of the vhost is for those who ask for one queue.

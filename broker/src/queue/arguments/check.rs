@@ -110,8 +110,8 @@ pub(super) fn check_all(table: &Table) -> Result<(), ArgumentError> {
     Ok(())
 }
 
-/// Checks what neither RabbitMQ nor older versions check. A start does not call this, because the
-/// store may hold such queues.
+/// Checks what neither RabbitMQ nor older versions check. Neither a start nor an import calls this,
+/// because the store and the definitions of others may hold such queues.
 pub(super) fn new_queue(table: &Table) -> Result<(), ArgumentError> {
     const KEY: &str = "x-dead-letter-routing-key";
     let key = table.get(KEY).and_then(Value::as_text);

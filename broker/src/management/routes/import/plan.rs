@@ -21,7 +21,9 @@ use crate::management::{Api, SharedApi};
 use crate::queue::arguments::QueueArguments;
 use crate::quotas::{Quota, QuotaScope};
 use crate::users::Permissions;
-use crate::vhost::{BindRequest, Declare, Destination, Vhost, VhostLabels, check_name};
+use crate::vhost::{
+    BindRequest, Declare, DeclareOrigin, Destination, Vhost, VhostLabels, check_name,
+};
 use crate::wire::table::Table;
 
 /// The checked content of a document.
@@ -61,6 +63,7 @@ impl QueueLine {
     pub(super) fn declare<'l>(&self, api: &Api, name: &'l str) -> Declare<'l> {
         Declare {
             is_server_named: is_server_named(name),
+            origin: DeclareOrigin::Definitions,
             name,
             durable: self.durable,
             exclusive: false,
@@ -330,7 +333,7 @@ impl<'a> ImportPlan<'a> {
             queues::check_caller(caller, &vhost, &declare)
         })?;
         let fault = |text: String| ApiError::from(Fault::precondition(text));
-        QueueArguments::parse(&declare.arguments)
+        QueueArguments::parse_stored(&declare.arguments)
             .map_err(|error| fault(error.text(name, &vhost)))?;
         if let Some(there) = self.api.broker.vhost(&vhost)
             && let Some(queue) = there.queue(name)
