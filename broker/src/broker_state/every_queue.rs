@@ -7,6 +7,7 @@ use super::BrokerState;
 use crate::delivery::effects::Effects;
 use crate::memory;
 use crate::queue::Queue;
+use crate::time::now_ms;
 
 /// The cost of visiting a queue, in steps.
 const VISIT: u32 = 8;
@@ -18,6 +19,7 @@ impl BrokerState {
         if !self.alarms.set_memory_high(is_high) {
             return;
         }
+        self.memory_watch.note_change(now_ms());
         memory::set_alarm(is_high);
         if is_high {
             crate::block::pool::empty();

@@ -30,6 +30,8 @@ impl BrokerState {
         if seen.is_over != alarms.is_memory_high {
             self.set_memory_high(seen.is_over);
         }
+        let is_raised = self.alarm_state().is_memory_high;
+        self.memory_watch.log_alarm(resident, is_raised, now_ms());
         let is_transient_high = if alarms.is_transient_high {
             memory::is_transient_still_full()
         } else {
