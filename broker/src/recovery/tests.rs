@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use crate::broker_state::BrokerState;
 use crate::config::BrokerConfig;
+use crate::exchange::{Declaration, ExchangeType};
 use crate::persist;
 use crate::persist::definition::{
     BindingDefinition, Definition, DestinationKind, ExchangeDefinition, QueueDefinition,
     VhostDefinition,
 };
 use crate::tests::declare;
-use crate::vhost::{Declare, Published, VhostLabels};
+use crate::vhost::{BindRequest, Declare, Destination, Published, VhostLabels};
 use crate::wakeup;
 use crate::wire::table::{Table, Value};
 
@@ -193,6 +194,40 @@ async fn an_auto_delete_exchange_with_a_binding_that_cannot_be_restored_stays_at
     let found = persist::open(&folder.path().join("data"), |_| ()).unwrap();
     assert!(found.topology.contains(&kept), "its record is kept");
     found.store.close().unwrap();
+}
+
+/// As at RabbitMQ, where a binding must be removed, not forgotten, for its exchange to go.
+#[tokio::test]
+async fn an_auto_delete_exchange_that_transient_queues_alone_kept_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(folder.path()).await;
+    let vhost = broker.vhost("/").unwrap();
+    let declaration = Declaration {
+        kind: ExchangeType::Fanout,
+        durable: true,
+        auto_delete: true,
+        internal: false,
+        arguments: Table::new(),
+    };
+    vhost.declare_exchange("kept", declaration).unwrap();
+    let transient = Declare::transient("transient");
+    vhost
+        .declare_queue(transient, &mut broker.begin_unit())
+        .unwrap();
+    let to = |queue: &str| BindRequest::plain("kept", Destination::Queue(queue.into()));
+    vhost.bind(to("transient")).unwrap();
+    broker.store.clone().close().unwrap();
+    let broker = open(folder.path()).await;
+    let vhost = broker.vhost("/").unwrap();
+    let bindings = || vhost.with_exchange("kept", |exchange| exchange.bindings().count());
+    assert_eq!(bindings(), Some(0));
+    declare(&broker, "q");
+    vhost.bind(to("q")).unwrap();
+    let mut effects = broker.begin_unit();
+    vhost.unbind(&to("q"), &mut effects).unwrap();
+    broker.end_unit(effects);
+    assert_eq!(bindings(), None);
+    broker.store.clone().close().unwrap();
 }
 
 /// A record that a deleted vhost is being removed, and a queue there with a message. With
