@@ -6,6 +6,7 @@
 
 mod administration;
 mod busy_mark;
+mod cancelling;
 mod confirming;
 mod dead_lettering;
 mod detaching;
@@ -206,6 +207,9 @@ impl BrokerState {
             if let Some(vhost) = self.vhost(&vhost) {
                 tokio::spawn(Arc::clone(self).detach_rest(vhost));
             }
+        }
+        for cancelled in effects.cancelled.drain(..) {
+            self.spawn_cancels(cancelled);
         }
         for removed in effects.removed.drain(..) {
             self.spawn_end_of_removed(removed);

@@ -11,6 +11,7 @@
 //! called. A login or subscription that runs at the same time checks again afterwards. Depends on
 //! `broker_state`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::broker_state::BrokerState;
@@ -18,10 +19,10 @@ use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::read;
 use crate::queue::Queue;
+use crate::queue::closing::CancelledConsumers;
 use crate::queue::consumer::Consumer;
 use crate::registry::ConnectionHandle;
 use crate::users::Operation;
-use crate::wire::reply;
 
 /// Why a user's connections end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,59 +87,46 @@ fn cancel_consumers(
     let Some(vhost) = broker.vhost(vhost) else {
         return;
     };
+    let by_id = connections
+        .iter()
+        .map(|connection| (connection.id, connection));
+    let connections: HashMap<u64, &Arc<ConnectionHandle>> = by_id.collect();
+    let is_theirs =
+        |consumer: &Consumer| connections.contains_key(&consumer.subscription.connection);
     let mut effects = broker.begin_unit();
     for queue in vhost.queues() {
-        let held: Vec<_> = queue.with(|state| {
-            let consumers = state.consumers.iter();
-            consumers
-                .filter(|consumer| owner(connections, consumer).is_some())
-                .map(Arc::clone)
-                .collect()
-        });
+        let has_some = queue.with(|state| state.consumers.iter().any(|it| is_theirs(it)));
         let may_read =
             || read(&broker.users).may(user, vhost.name(), Operation::Read, queue.name());
-        if held.is_empty() || may_read() {
+        if !has_some || may_read() {
             continue;
         }
-        for consumer in held {
-            cancel(&queue, &consumer, connections, &mut effects);
+        let consumers = queue.unsubscribe_all(is_theirs, &mut effects);
+        cancel(&queue, consumers, &connections, &mut effects);
+        if effects.is_spent() {
+            broker.end_unit(effects);
+            effects = broker.begin_unit();
         }
     }
     broker.end_unit(effects);
 }
 
-fn owner<'a>(
-    connections: &'a [Arc<ConnectionHandle>],
-    consumer: &Consumer,
-) -> Option<&'a Arc<ConnectionHandle>> {
-    connections
-        .iter()
-        .find(|connection| connection.id == consumer.subscription.connection)
-}
-
-/// Cancels one consumer and notifies its client. A client without `consumer_cancel_notify` loses
-/// its connection.
+/// Notifies the clients of consumers that have left their queue. A client without
+/// `consumer_cancel_notify` loses its connection.
 fn cancel(
-    queue: &Arc<Queue>,
-    consumer: &Arc<Consumer>,
-    connections: &[Arc<ConnectionHandle>],
+    queue: &Queue,
+    consumers: Vec<Arc<Consumer>>,
+    connections: &HashMap<u64, &Arc<ConnectionHandle>>,
     effects: &mut Effects,
 ) {
-    consumer.mark_cancelled();
-    if let Err(error) = queue.unsubscribe(consumer, effects) {
-        tracing::debug!(
-            queue = %queue.name(), %error,
-            "a cancelled consumer's messages could not be requeued: the store has stopped"
-        );
+    for consumer in &consumers {
+        let subscription = &consumer.subscription;
+        if !subscription.wants_cancel
+            && let Some(connection) = connections.get(&subscription.connection)
+        {
+            let reason = format!("reading from queue '{}' is no longer allowed", queue.name());
+            connection.end(Fault::connection(ReplyCode::ConnectionForced, reason));
+        }
     }
-    let subscription = &consumer.subscription;
-    if subscription.wants_cancel {
-        let outbox = &subscription.outbox;
-        outbox.write(effects, |out| {
-            reply::cancel(out, subscription.framing.channel, &subscription.tag);
-        });
-    } else if let Some(connection) = owner(connections, consumer) {
-        let reason = format!("reading from queue '{}' is no longer allowed", queue.name());
-        connection.end(Fault::connection(ReplyCode::ConnectionForced, reason));
-    }
+    effects.cancel(CancelledConsumers::new(consumers, None));
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::routes::TargetQueues;
 use super::settle::Settle;
-use super::topology::Purge;
+use super::topology::{Purge, QueueDeletion};
 use super::transaction::Commit;
 use super::{Channel, ClosingFrame, FrameResult};
 use crate::delivery::confirms::{Confirms, RouteOutcome};
@@ -54,6 +54,7 @@ pub(super) enum Continuation {
     Commit(Box<Commit>),
     Settle(Settle),
     Purge(Purge),
+    QueueDeletion(QueueDeletion),
     Close(ClosingFrame),
 }
 
@@ -196,6 +197,9 @@ impl Channel {
             Some(Continuation::Commit(commit)) => self.commit(commit, effects),
             Some(Continuation::Settle(settle)) => self.continue_settle(settle, effects),
             Some(Continuation::Purge(purge)) => self.continue_purge(purge, effects),
+            Some(Continuation::QueueDeletion(deletion)) => {
+                Ok(self.continue_queue_deletion(deletion, effects))
+            }
             Some(Continuation::Close(last)) => Ok(self.end(last, effects)),
         }
     }

@@ -29,6 +29,18 @@ pub(super) struct Purge {
     no_wait: bool,
 }
 
+/// The deletion of a queue whose consumers are not all cancelled.
+#[derive(Debug)]
+pub(super) struct QueueDeletion {
+    left: CancelledConsumers,
+    /// `basic.cancel` frames for consumers of this connection.
+    own_cancels: Vec<u8>,
+    /// How many messages it had.
+    count: u64,
+    ticket: Ticket,
+    no_wait: bool,
+}
+
 /// Twenty-two random characters.
 pub(crate) fn random_name() -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -386,20 +398,47 @@ impl Channel {
             connection: Some(self.context.connection.id),
             ..DeleteCondition::default()
         };
+        let others = effects.cancelled.len();
         let (count, ticket) = self.context.vhost.delete_queue(&name, condition, effects)?;
         self.context.broker.totals.queues_deleted.add(1);
-        let cancels_after_delete = std::mem::take(&mut effects.cancels_after_delete);
-        if no_wait {
-            self.send(effects, |out, _| {
-                out.extend_from_slice(&cancels_after_delete);
-            });
+        let left = effects.cancelled.drain(others..).next();
+        let deletion = QueueDeletion {
+            left: left.unwrap_or_default(),
+            own_cancels: Vec::new(),
+            count,
+            ticket,
+            no_wait,
+        };
+        Ok(self.continue_queue_deletion(deletion, effects))
+    }
+
+    /// Cancels consumers of a deleted queue as far as the budget allows, and then replies.
+    pub(super) fn continue_queue_deletion(
+        &mut self,
+        mut deletion: QueueDeletion,
+        effects: &mut Effects,
+    ) -> FrameResult {
+        let is_more = deletion.left.cancel_some(effects);
+        let own = &mut effects.cancels_after_delete;
+        deletion.own_cancels.append(own);
+        if is_more {
+            self.continuation = Some(Continuation::QueueDeletion(deletion));
+            return FrameResult::Unfinished;
         }
-        Ok(
-            self.reply_if_wanted(ticket, no_wait, effects, |out, channel| {
-                reply::queue_count_ok(out, channel, MethodId::QUEUE_DELETE_OK, clamp(count));
-                out.extend_from_slice(&cancels_after_delete);
-            }),
-        )
+        let QueueDeletion {
+            own_cancels,
+            count,
+            ticket,
+            no_wait,
+            ..
+        } = deletion;
+        if no_wait {
+            self.send(effects, |out, _| out.extend_from_slice(&own_cancels));
+        }
+        self.reply_if_wanted(ticket, no_wait, effects, |out, channel| {
+            reply::queue_count_ok(out, channel, MethodId::QUEUE_DELETE_OK, clamp(count));
+            out.extend_from_slice(&own_cancels);
+        })
     }
 }
 

@@ -20,6 +20,7 @@ use crate::delivery::outbox::Outbox;
 use crate::memory::{EntryCharge, LetterBytes};
 use crate::observer::BrokerEnd;
 use crate::queue::Queue;
+use crate::queue::closing::CancelledConsumers;
 use crate::queue::dead_letter::Reason;
 use crate::queue::level::LoadRequest;
 use crate::queue::message::Message;
@@ -165,6 +166,8 @@ pub(crate) struct Effects {
     pub(crate) ended: Vec<EndedEntry>,
     /// Messages of deleted queues that this budget was too small for.
     pub(crate) removed: Vec<RemovedMessages>,
+    /// Consumers to cancel that this budget was too small for.
+    pub(crate) cancelled: Vec<CancelledConsumers>,
     /// Values that take long to free; they are freed outside the unit of work.
     pub(crate) garbage: Vec<Box<dyn Any + Send>>,
     /// Settles are made outside of any transaction or move (`QueueStore::settle_alone`).
@@ -201,6 +204,7 @@ impl Effects {
             observed: None,
             ended: Vec::new(),
             removed: Vec::new(),
+            cancelled: Vec::new(),
             garbage: Vec::new(),
             settles_alone: false,
             limit: StepBudget::FULL,
@@ -375,6 +379,13 @@ impl Effects {
         let is_last = |last: &Arc<Queue>| Arc::ptr_eq(last, queue);
         if !self.unpumped.last().is_some_and(is_last) {
             self.unpumped.push(Arc::clone(queue));
+        }
+    }
+
+    /// Cancels consumers: here as far as the budget allows, the others in later units of work.
+    pub(crate) fn cancel(&mut self, mut consumers: CancelledConsumers) {
+        if consumers.cancel_some(self) {
+            self.cancelled.push(consumers);
         }
     }
 

@@ -1,5 +1,5 @@
-//! The end of a queue: it is closed if the conditions of its deletion hold, and emptied later.
-//! Relies on `state`.
+//! The end of a queue: it is closed if the conditions of its deletion hold, its consumers are
+//! cancelled, and it is emptied later. Relies on `state`.
 
 use std::sync::Arc;
 
@@ -8,6 +8,10 @@ use super::removed::RemovedMessages;
 use super::{Queue, limits};
 use crate::delivery::effects::Effects;
 use crate::observer::BrokerEnd;
+use crate::wire::reply;
+
+/// The cost of cancelling a consumer, in steps: it wakes a writer of its own.
+const CANCEL: u32 = 4;
 
 /// What must be true of a queue at the moment at which it is closed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +37,52 @@ pub(crate) enum KeptQueue {
 pub(crate) struct ClosedQueue {
     pub(crate) ready: u64,
     pub(crate) consumers: Vec<Arc<Consumer>>,
+}
+
+/// Consumers that have left their queue and are still to be cancelled.
+#[derive(Debug, Default)]
+pub(crate) struct CancelledConsumers {
+    consumers: std::vec::IntoIter<Arc<Consumer>>,
+    /// The connection that deleted the queue.
+    deleter: Option<u64>,
+}
+
+impl CancelledConsumers {
+    pub(crate) fn new(consumers: Vec<Arc<Consumer>>, deleter: Option<u64>) -> Self {
+        Self {
+            consumers: consumers.into_iter(),
+            deleter,
+        }
+    }
+
+    /// Cancels as many consumers as the budget allows, and at least one. Those of the deleter are
+    /// cancelled after the reply to its delete. False when none is left.
+    pub(crate) fn cancel_some(&mut self, effects: &mut Effects) -> bool {
+        for consumer in self.consumers.by_ref() {
+            effects.spend(CANCEL);
+            cancel(&consumer, self.deleter, effects);
+            if effects.is_spent() {
+                return self.consumers.len() > 0;
+            }
+        }
+        false
+    }
+}
+
+fn cancel(consumer: &Consumer, deleter: Option<u64>, effects: &mut Effects) {
+    consumer.mark_cancelled();
+    let subscription = &consumer.subscription;
+    if !subscription.wants_cancel {
+        return;
+    }
+    let (channel, tag) = (subscription.framing.channel, &subscription.tag);
+    if deleter == Some(subscription.connection) {
+        reply::cancel(&mut effects.cancels_after_delete, channel, tag);
+    } else {
+        subscription
+            .outbox
+            .write(effects, |out| reply::cancel(out, channel, tag));
+    }
 }
 
 impl Queue {

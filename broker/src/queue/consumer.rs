@@ -227,6 +227,28 @@ impl Consumers {
         is_removed
     }
 
+    /// Removes all consumers that `is_meant` says.
+    pub(crate) fn remove_all(
+        &mut self,
+        is_meant: impl Fn(&Consumer) -> bool,
+    ) -> Vec<Arc<Consumer>> {
+        let mut removed = Vec::new();
+        for (_, ring) in &mut self.groups {
+            let all = std::mem::take(ring);
+            let (meant, others): (VecDeque<_>, _) = all.into_iter().partition(|it| is_meant(it));
+            *ring = others;
+            removed.extend(meant);
+        }
+        self.groups.retain(|(_, ring)| !ring.is_empty());
+        if let ConsumerChoice::Single(active) = &mut self.choice {
+            active.take_if(|active| is_meant(active));
+        }
+        self.choose();
+        let is_exclusive = |it: &&Arc<Consumer>| it.subscription.exclusive;
+        self.exclusive -= removed.iter().filter(is_exclusive).count();
+        removed
+    }
+
     fn choose(&mut self) {
         if let ConsumerChoice::Single(active @ None) = &mut self.choice {
             *active = self

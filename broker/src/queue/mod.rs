@@ -41,11 +41,11 @@ pub(crate) mod queued;
 pub(crate) mod ready;
 pub(crate) mod removed;
 mod state;
+mod subscribing;
 #[cfg(test)]
 mod tests;
 
 use arguments::QueueArguments;
-use consumer::Consumer;
 
 pub use counters::{Counters, QueueSnapshot};
 use level::LoadNeed;
@@ -301,49 +301,6 @@ impl Queue {
     /// Delivers what can be delivered: a writer has room again, a credit grew.
     pub(crate) fn pump(self: &Arc<Self>, effects: &mut Effects) -> Result<(), Stopped> {
         lock(&self.state).pump(self, effects).map(drop)
-    }
-
-    /// Adds a consumer, if it may be added. `greet` sends its `consume-ok`, before the first
-    /// delivery.
-    pub(crate) fn subscribe(
-        self: &Arc<Self>,
-        consumer: &Arc<Consumer>,
-        greet: impl FnOnce(&mut Effects),
-        effects: &mut Effects,
-    ) -> Result<SubscribeResult, Stopped> {
-        let mut state = lock(&self.state);
-        if state.is_deleted {
-            return Ok(SubscribeResult::Gone);
-        }
-        let is_exclusive = consumer.subscription.exclusive;
-        if state.consumers.has_exclusive() || (is_exclusive && !state.consumers.is_empty()) {
-            return Ok(SubscribeResult::InExclusiveUse);
-        }
-        state.consumers.add(Arc::clone(consumer));
-        greet(effects);
-        state.used_ms = effects.now_ms;
-        state.pump(self, effects)?;
-        Ok(SubscribeResult::Added)
-    }
-
-    /// Takes a consumer out; its open deliveries stay in the ledger.
-    pub(crate) fn unsubscribe(
-        self: &Arc<Self>,
-        consumer: &Arc<Consumer>,
-        effects: &mut Effects,
-    ) -> Result<(), Stopped> {
-        let mut state = lock(&self.state);
-        if !state.consumers.remove(consumer) {
-            return Ok(());
-        }
-        state.used_ms = effects.now_ms;
-        if state.consumers.is_empty() {
-            if self.identity.auto_delete && !state.is_deleted {
-                effects.unused_queues.push(Arc::clone(self));
-            }
-            limits::arm(self, &mut state, effects);
-        }
-        state.pump(self, effects).map(drop)
     }
 
     /// `basic.get`.

@@ -264,7 +264,10 @@ impl Vhost {
         let whole = self.definitions.pause_commits();
         let mut ticket = self.detach_queue(&mut tables, queue.name(), effects)?;
         drop(tables);
-        cancel_consumers(closed.consumers, condition.connection, effects);
+        effects.cancel(CancelledConsumers::new(
+            closed.consumers,
+            condition.connection,
+        ));
         let mut removed = queue.remove_ready(effects);
         if let Some(store) = queue.store() {
             store.drop_all(queue.identity.arguments.max_priority.unwrap_or(0))?;
@@ -327,32 +330,6 @@ impl Vhost {
         let (owner, name) = tables.exclusive.range((connection, "".into())..).next()?;
         let queue = tables.queues.get(name).filter(|_| *owner == connection);
         queue.cloned()
-    }
-}
-
-/// Cancels the consumers of a closed queue. Those of the connection `deleter` are cancelled after
-/// the reply to its delete.
-fn cancel_consumers(consumers: Vec<Arc<Consumer>>, deleter: Option<u64>, effects: &mut Effects) {
-    for consumer in consumers {
-        consumer.mark_cancelled();
-        if !consumer.subscription.wants_cancel {
-            continue;
-        }
-        if deleter == Some(consumer.subscription.connection) {
-            reply::cancel(
-                &mut effects.cancels_after_delete,
-                consumer.subscription.framing.channel,
-                &consumer.subscription.tag,
-            );
-        } else {
-            consumer.subscription.outbox.write(effects, |out| {
-                reply::cancel(
-                    out,
-                    consumer.subscription.framing.channel,
-                    &consumer.subscription.tag,
-                );
-            });
-        }
     }
 }
 
