@@ -55,6 +55,12 @@ impl AlarmState {
         self.is_backlogged && !self.is_disk_full && !self.is_stopped
     }
 
+    /// Whether nothing is read from the store that would then stay in memory, because that is
+    /// short. On a full disk it is read: the acks for it may be what frees the disk.
+    pub(crate) fn holds_back_reads(&self) -> bool {
+        (self.is_memory_high || self.is_transient_high) && !self.is_disk_full && !self.is_stopped
+    }
+
     /// Whether publishers are blocked for want of memory alone.
     pub(crate) fn is_memory_alone(&self) -> bool {
         (self.is_memory_high || self.is_transient_high)
@@ -69,6 +75,8 @@ pub(crate) struct Alarms {
     /// Whether publishers are blocked for a reason that is sent to clients. Changes far less often
     /// than `state`, so that idle connections can await it.
     blocking: watch::Sender<bool>,
+    /// [`AlarmState::holds_back_reads`], which changes as seldom: very many queues may await it.
+    holding_back: watch::Sender<bool>,
     /// Woken whenever more is durable.
     pub(crate) durable: Waker,
 }
@@ -86,6 +94,7 @@ impl Alarms {
         Self {
             state: watch::Sender::new(state),
             blocking: watch::Sender::new(false),
+            holding_back: watch::Sender::new(false),
             durable,
         }
     }
@@ -103,20 +112,25 @@ impl Alarms {
         match progress {
             StoreEvent::Durable(_) => self.durable.wake(),
             StoreEvent::NoRoom | StoreEvent::Room | StoreEvent::Stopped(_) => {
-                self.update_blocking();
+                self.update_summaries();
             }
             StoreEvent::Backlogged | StoreEvent::Drained => {}
         }
     }
 
-    /// Reads `state` under the lock of `blocking`, so that the last caller writes the last
-    /// value.
-    fn update_blocking(&self) {
-        self.blocking.send_if_modified(|is_blocking| {
-            let state = self.now();
-            let blocks = state.blocks(false) && state.blocked_reason(false).is_some();
-            std::mem::replace(is_blocking, blocks) != blocks
+    /// Updates what follows from `state` and is awaited by many. Reads `state` under the lock of
+    /// each, so that the last caller writes the last value.
+    fn update_summaries(&self) {
+        let update = |summary: &watch::Sender<bool>, of: fn(AlarmState) -> bool| {
+            summary.send_if_modified(|value| {
+                let now = of(self.now());
+                std::mem::replace(value, now) != now
+            });
+        };
+        update(&self.blocking, |state| {
+            state.blocks(false) && state.blocked_reason(false).is_some()
         });
+        update(&self.holding_back, |state| state.holds_back_reads());
     }
 
     /// Sets the memory alarm. Returns true if it changed.
@@ -124,15 +138,18 @@ impl Alarms {
         let is_changed = self.state.send_if_modified(|state| {
             std::mem::replace(&mut state.is_memory_high, is_high) != is_high
         });
-        self.update_blocking();
+        self.update_summaries();
         is_changed
     }
 
     /// Sets the alarm about transient messages. Idle publishers are not told of it.
     pub(crate) fn set_transient_high(&self, is_high: bool) {
-        self.state.send_if_modified(|state| {
+        let is_changed = self.state.send_if_modified(|state| {
             std::mem::replace(&mut state.is_transient_high, is_high) != is_high
         });
+        if is_changed {
+            self.update_summaries();
+        }
     }
 
     /// Returns what the task that releases confirms awaits.
@@ -151,6 +168,11 @@ impl Alarms {
     /// Returns what an idle connection awaits to tell its client that publishers are blocked.
     pub(crate) fn blocking(&self) -> watch::Receiver<bool> {
         self.blocking.subscribe()
+    }
+
+    /// Returns what a read of the store awaits whose messages would stay in memory.
+    pub(crate) fn holding_back(&self) -> watch::Receiver<bool> {
+        self.holding_back.subscribe()
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<AlarmState> {

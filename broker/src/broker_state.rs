@@ -274,7 +274,11 @@ impl BrokerState {
         let broker = Arc::clone(self);
         tokio::spawn(async move {
             let _room = if queue.makes_letters() {
-                broker.room_for_letters().await
+                let Some(room) = broker.room_for_letters(&queue, wanted).await else {
+                    // It asks for another read if it needs one.
+                    return broker.pump_deferred(vec![queue]).await;
+                };
+                Some(room)
             } else {
                 None
             };

@@ -32,17 +32,22 @@ fn declare_both(client: &mut Raw, bits: &[u8], further: &[u8]) {
 
 /// Declares a queue `q` whose dead letters go to the queue `target`, with a further argument.
 fn declare(client: &mut Raw, bits: &[u8], target: &str, further: &[u8]) {
+    declare_dying(client, "q", bits, target, further);
+}
+
+/// The same for a queue of any name.
+fn declare_dying(client: &mut Raw, queue: &str, bits: &[u8], target: &str, further: &[u8]) {
     let arguments = [
         &text_argument("x-dead-letter-exchange", "")[..],
         &text_argument("x-dead-letter-routing-key", target),
         further,
     ];
-    declare_with(client, bits, &arguments.concat());
+    declare_with(client, queue, bits, &arguments.concat());
 }
 
-/// Declares a queue `q` with these arguments.
-fn declare_with(client: &mut Raw, bits: &[u8], arguments: &[u8]) {
-    let start = [&b"\0\0"[..], &short("q"), bits, &long(arguments)].concat();
+/// Declares a queue with these arguments.
+fn declare_with(client: &mut Raw, queue: &str, bits: &[u8], arguments: &[u8]) {
+    let start = [&b"\0\0"[..], &short(queue), bits, &long(arguments)].concat();
     client.method(1, (50, 10), &start);
     client.expect(1, (50, 11));
 }
@@ -240,7 +245,7 @@ fn declare_into_fanout(client: &mut Raw, queues: u32, bits: &[u8], ttl_ms: u32) 
         text_argument("x-dead-letter-exchange", "all"),
         number_argument("x-message-ttl", ttl_ms),
     ];
-    declare_with(client, bits, &arguments.concat());
+    declare_with(client, "q", bits, &arguments.concat());
 }
 
 /// The store gets a copy for each queue.
@@ -298,4 +303,164 @@ fn messages_are_delivered_on_a_full_disk_while_dead_letters_wait_for_it() {
     let mut looking = client();
     std::fs::remove_file(&ballast).unwrap();
     take_each_once(&mut looking, "a full disk", REJECTED);
+}
+
+/// Declares the queue `dead`, which no store keeps, and a durable queue `q` whose dead letters go
+/// there, with a further argument.
+fn declare_into_memory(client: &mut Raw, further: &[u8]) {
+    client.method(1, (50, 10), &declaring("dead", b"\0"));
+    client.expect(1, (50, 11));
+    declare(client, DURABLE, "dead", further);
+}
+
+/// Takes all letters out of the queue `dead` as they come, each once, after the broker has borne
+/// that nobody takes them for a while.
+fn each_arrives_once_when_it_is_consumed(loaded: Loaded, what: &str, count: u32) {
+    let mut client = loaded.client();
+    let until = Instant::now() + PATIENCE;
+    while ready(&mut client, "dead") == 0 {
+        assert!(Instant::now() < until, "{what}: none has come");
+        thread::sleep(Duration::from_millis(20));
+    }
+    // Until hardly any more come: a publisher that waits for memory sends a little now and then.
+    let mut before = 0;
+    loop {
+        thread::sleep(Duration::from_secs(1));
+        let now = ready(&mut client, "dead");
+        if now < before + count / 100 {
+            break;
+        }
+        before = now;
+    }
+    assert!(before < count / 2, "{what}: {before} are in memory");
+    let mut seen = vec![false; count as usize];
+    let mut left = count;
+    consume(&mut client, "dead", |client, number, tag| {
+        let is_again = std::mem::replace(&mut seen[number as usize], true);
+        assert!(!is_again, "{what}: {number} came twice");
+        left -= 1;
+        if left.is_multiple_of(8) {
+            settle_up_to(client, tag, true);
+        }
+        left > 0
+    });
+    let mut looking = loaded.client();
+    assert_eq!(ready(&mut looking, "q"), 0, "{what}");
+    loaded.bear(what, vec![client, looking]);
+}
+
+#[test]
+fn very_many_messages_that_expire_into_memory() {
+    let loaded = Loaded::with_limit(LIMIT_MIB);
+    let mut client = loaded.client();
+    declare_into_memory(&mut client, &number_argument("x-message-ttl", 8_000));
+    publish(&mut client, 20_000, 10_000);
+    each_arrives_once_when_it_is_consumed(loaded, "letters into memory", 20_000);
+}
+
+/// Consumes from the queue `q` and rejects everything, from a thread of its own, which ends with
+/// the connection.
+fn reject_in_background(mut client: Raw) {
+    let consume = [&b"\0\0"[..], &short("q"), &short("t"), b"\0\0\0\0\0"].concat();
+    client.bytes(&method(1, (60, 20), &consume));
+    client.expect(1, (60, 21));
+    client.stream().set_read_timeout(Some(PATIENCE)).unwrap();
+    thread::spawn(move || {
+        let mut rejecting = client.stream();
+        while let Some((kind, _, payload)) = client.next() {
+            if kind == 1 && payload[..4] == [0, 60, 0, 60] {
+                let tag = &payload[6..14];
+                let reject = method(1, (60, 90), &[tag, &[0]].concat());
+                if rejecting.write_all(&reject).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn very_many_messages_that_are_rejected_into_memory() {
+    let loaded = Loaded::with_limit(LIMIT_MIB);
+    let mut client = loaded.client();
+    declare_into_memory(&mut client, b"");
+    publish(&mut client, 20_000, 10_000);
+    reject_in_background(loaded.client());
+    each_arrives_once_when_it_is_consumed(loaded, "rejects into memory", 20_000);
+}
+
+#[test]
+fn very_many_messages_that_are_pushed_out_into_memory() {
+    let loaded = Loaded::with_limit(LIMIT_MIB);
+    let mut client = loaded.client();
+    declare_into_memory(&mut client, &number_argument("x-max-length", 0));
+    let mut publisher = loaded.client();
+    let publishing = thread::spawn(move || publish(&mut publisher, 20_000, 10_000));
+    each_arrives_once_when_it_is_consumed(loaded, "pushed out into memory", 20_000);
+    publishing.join().unwrap();
+}
+
+/// More queues than may be read at once.
+const HELD_BACK: [&str; 12] = [
+    "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11",
+];
+
+/// Nothing but the consumers of their letters may ever free the memory that they wait for.
+#[test]
+fn queues_whose_letters_find_no_memory_hold_up_no_other() {
+    const EACH: u32 = 400;
+    const OTHERS: u32 = 200;
+    let loaded = Loaded::with_limit(LIMIT_MIB);
+    let mut client = loaded.client();
+    client.method(1, (50, 10), &declaring("memory", b"\0"));
+    client.expect(1, (50, 11));
+    let time = number_argument("x-message-ttl", 8_000);
+    for queue in HELD_BACK {
+        declare_dying(&mut client, queue, DURABLE, "memory", &time);
+    }
+    publish_to(&mut client, &HELD_BACK, EACH, 10_000);
+    // Those who have published are told that memory is short, among other answers.
+    let mut looking = loaded.client();
+    let waiting = |looking: &mut Raw| HELD_BACK.map(|queue| ready(looking, queue));
+    // Hardly any more of them die.
+    let mut before = EACH;
+    loop {
+        thread::sleep(Duration::from_secs(1));
+        let left = waiting(&mut looking).iter().sum();
+        if left < EACH * 12 && left == before {
+            break;
+        }
+        before = left;
+    }
+    let left = waiting(&mut looking);
+    let stuck = left.iter().filter(|left| **left > 0).count();
+    assert!(stuck > 8, "{left:?}");
+    // A client that could be the one to consume the letters is not stopped.
+    let at = left.iter().position(|left| *left > 0).unwrap();
+    let mut getting = loaded.client();
+    let get = [&b"\0\0"[..], &short(HELD_BACK[at]), b"\0"].concat();
+    getting.method(1, (60, 70), &get);
+    let (code, text) = getting.closed().unwrap();
+    assert_eq!(code, 406, "{text}");
+    assert!(text.contains("no memory for more dead letters"), "{text}");
+    // The letters of another queue.
+    let mut other = loaded.client();
+    let short_time = number_argument("x-message-ttl", 1_000);
+    declare_both(&mut other, DURABLE, &short_time);
+    publish(&mut other, OTHERS, 10_000);
+    take_each_once(&mut loaded.client(), "others", OTHERS);
+    // And theirs once there is memory.
+    let (mut seen, mut missing) = (vec![0; EACH as usize], EACH * 12);
+    let mut consumer = loaded.client();
+    consume(&mut consumer, "memory", |client, number, tag| {
+        seen[number as usize] += 1;
+        missing -= 1;
+        if missing.is_multiple_of(8) {
+            settle_up_to(client, tag, true);
+        }
+        missing > 0
+    });
+    assert!(seen.iter().all(|count| *count == 12), "{seen:?}");
+    assert_eq!(waiting(&mut looking), [0; 12]);
+    loaded.bear("letters without memory", vec![client, other, consumer]);
 }

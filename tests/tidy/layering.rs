@@ -41,6 +41,7 @@ const CRATES: [Layers; 3] = [
             ("stats", 0),
             ("time", 0),
             ("lock", 0),
+            ("log_limit", 0),
             ("clean_text", 0),
             ("wakeup", 0),
             ("memory", 1),

@@ -5,6 +5,10 @@
 //! queue with a dead-letter exchange are read from the store no faster than letters arrive, whether
 //! they expire, are pushed out or are delivered and rejected. Acks, purges and other queues do not
 //! wait. A letter itself waits for the store only if its copies exceed one commit of the store.
+//!
+//! Where letters of a queue stay in memory, because no store has their new queue, its messages are
+//! not read while memory is short. It may be that nobody ever frees it. So such a read holds
+//! nothing that others need, and a `basic.get` does not wait for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +19,22 @@ use super::BrokerState;
 use crate::delivery::budget::FULL_STEPS;
 use crate::delivery::cascade::{Cascade, CascadeStep};
 use crate::delivery::effects::Effects;
+use crate::log_limit::LogLimit;
 use crate::memory;
 use crate::observer::BrokerEnd;
+use crate::queue::Queue;
+use crate::queue::level::LoadRequest;
+use crate::time::now_ms;
 
 /// What a unit of work may spend on its dead letters beyond what it has spent before, in steps. It
 /// is enough for as many as a unit of work collects, where each goes to one queue.
 const ALLOWANCE: u32 = FULL_STEPS / 2;
 /// How often a read of the store looks whether letters have arrived.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How often a read that is held back looks whether it is still wanted.
+const LOOK_IF_WANTED: Duration = Duration::from_secs(1);
+/// How often it is logged that a queue is not read.
+const LOG_EVERY_MS: u64 = 60_000;
 
 impl BrokerState {
     /// Routes the dead letters so far. What the allowance is too small for, and what must stay
@@ -40,21 +52,70 @@ impl BrokerState {
         }
     }
 
-    /// Waits until the store keeps up with its changes and letters hold less than their part.
-    /// Returns what a read of the store that may make letters keeps until it is over.
+    /// Waits until the store keeps up with its changes and letters hold less than their part, and
+    /// while memory is short if letters of this queue stay in it. Returns what a read of the store
+    /// that may make letters keeps until it is over; `None` if the read is no longer wanted.
     ///
     /// On a full disk it does not wait: the client that gets the messages may free the disk by its
     /// acks.
-    pub(super) async fn room_for_letters(&self) -> Option<OwnedSemaphorePermit> {
-        // Never closed.
-        let permit = Arc::clone(&self.letter_loads).acquire_owned().await.ok();
+    pub(super) async fn room_for_letters(
+        self: &Arc<Self>,
+        queue: &Arc<Queue>,
+        wanted: LoadRequest,
+    ) -> Option<OwnedSemaphorePermit> {
         loop {
-            self.store_caught_up().await;
-            if !memory::are_letters_full() {
-                return permit;
+            if !self.memory_for_letters(queue, wanted).await {
+                return None;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            // Never closed.
+            let permit = Arc::clone(&self.letter_loads).acquire_owned().await.ok()?;
+            loop {
+                self.store_caught_up().await;
+                if !memory::are_letters_full() {
+                    break;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            if !self.holds_back_reads(queue) {
+                return Some(permit);
+            }
         }
+    }
+
+    /// Waits while memory is short and letters of this queue stay in it. False if the read is no
+    /// longer wanted.
+    async fn memory_for_letters(self: &Arc<Self>, queue: &Arc<Queue>, wanted: LoadRequest) -> bool {
+        if !self.holds_back_reads(queue) {
+            return true;
+        }
+        static LOG: LogLimit = LogLimit::new(LOG_EVERY_MS);
+        if let Some(others) = LOG.admit(now_ms()) {
+            tracing::warn!(
+                queue = %queue.name(), vhost = %queue.vhost(), others,
+                "memory is short, and dead letters of a queue would stay in it: the messages of \
+                 the queue stay in the store until the letters are consumed"
+            );
+        }
+        let _held_back = queue.hold_back_read();
+        // Those who wait for this read.
+        self.loaded.notify_waiters();
+        let mut holding_back = self.alarms.holding_back();
+        while *holding_back.borrow_and_update() {
+            let _ = tokio::time::timeout(LOOK_IF_WANTED, holding_back.changed()).await;
+            if !queue.is_load_wanted(wanted) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether memory is short and letters of this queue stay in it.
+    fn holds_back_reads(self: &Arc<Self>, queue: &Queue) -> bool {
+        if !queue.do_letters_stay() {
+            return false;
+        }
+        self.look_at_memory();
+        self.alarm_state().holds_back_reads()
     }
 
     /// Routes a letter and those that follow from it, until the unit of work has spent `until`

@@ -231,6 +231,15 @@ impl Channel {
                 );
                 return Err(Fault::precondition(reason));
             }
+            // It may be this client that has to consume the letters.
+            GetResult::HeldBack => {
+                let (name, vhost) = (queue.name(), queue.vhost());
+                let reason = format!(
+                    "no memory for more dead letters of queue '{name}' in vhost '{vhost}': its \
+                     messages are read when those are consumed"
+                );
+                return Err(Fault::precondition(reason));
+            }
             GetResult::Loading | GetResult::Held => return Ok(FrameResult::Retry),
             GetResult::Delivery {
                 tag,

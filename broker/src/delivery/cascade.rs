@@ -32,6 +32,8 @@ pub(crate) struct LetterRoute {
     queues: Vec<Arc<Queue>>,
     /// The first queue that has not been offered the letter.
     next: usize,
+    /// Whether it waits in memory alone in one of those before.
+    stays: bool,
     /// A letter that is in the store enters its queues and leaves its own in one commit. Another
     /// one does not delay commits.
     _move: Option<CommitPause>,
@@ -55,6 +57,7 @@ impl LetterRoute {
             message,
             queues,
             next: 0,
+            stays: false,
             _charge: charge,
         }
     }
@@ -110,7 +113,11 @@ impl LetterRoute {
             });
             self.next += 1;
             // It may not vanish unwritten from a batch in which its original is settled.
-            if let Err(error) = queue.publish(&self.message, ConfirmMode::Ticket, effects) {
+            let publish =
+                |effects: &mut Effects| queue.publish(&self.message, ConfirmMode::Ticket, effects);
+            let (published, stays) = effects.noting_stay(publish);
+            self.stays |= stays;
+            if let Err(error) = published {
                 tracing::debug!(
                     queue = %self.letter.queue.name(), %error,
                     "a message could not be dead-lettered and stays in its queue"
@@ -118,6 +125,7 @@ impl LetterRoute {
                 return true;
             }
         }
+        self.letter.queue.note_letter(self.stays);
         self.letter.settle();
         true
     }

@@ -341,6 +341,19 @@ impl Effects {
         self.stays_in_memory = Some(stays || self.stays_in_memory == Some(true));
     }
 
+    /// Runs `publish`. Returns its result, and whether a message that it published waits in memory
+    /// alone.
+    pub(crate) fn noting_stay<R>(&mut self, publish: impl FnOnce(&mut Self) -> R) -> (R, bool) {
+        let before = self.stays_in_memory.take();
+        let result = publish(self);
+        let stays = self.stays_in_memory == Some(true);
+        self.stays_in_memory = match before {
+            Some(true) => before,
+            _ => self.stays_in_memory.or(before),
+        };
+        (result, stays)
+    }
+
     /// Publishes to queues, each queue counted.
     pub(crate) fn published(&self) -> u32 {
         self.published

@@ -368,7 +368,7 @@ impl PriorityLevel {
         wanted: LoadRequest,
         slice: LoadedSlice,
     ) -> Option<MissingMessages> {
-        if self.gap.epoch != wanted.epoch {
+        if !self.is_wanted(wanted) {
             return None;
         }
         self.gap.is_loading = false;
@@ -402,9 +402,14 @@ impl PriorityLevel {
 
     /// A read failed or is not made; another may be.
     pub(super) fn load_failed(&mut self, wanted: LoadRequest) {
-        if self.gap.epoch == wanted.epoch {
+        if self.is_wanted(wanted) {
             self.gap.is_loading = false;
         }
+    }
+
+    /// Whether the messages that a read is to bring are still to be read.
+    pub(super) fn is_wanted(&self, wanted: LoadRequest) -> bool {
+        self.gap.epoch == wanted.epoch
     }
 
     /// Puts a message back at its place.

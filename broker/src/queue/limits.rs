@@ -44,6 +44,7 @@ pub(super) fn refuse(
     if arguments.overflow == Overflow::RejectPublishDlx && arguments.dead_letters.is_some() {
         let letter = DeadLetter::new(queue, message.clone(), Reason::MaxLength, None);
         effects.add_dead_letter(letter);
+        effects.note_published(queue.do_letters_stay());
     }
 }
 

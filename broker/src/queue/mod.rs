@@ -32,6 +32,7 @@ pub(crate) mod closing;
 pub(crate) mod consumer;
 mod counters;
 pub mod dead_letter;
+mod letter_memory;
 pub(crate) mod level;
 pub(crate) mod limits;
 pub(crate) mod loading;
@@ -46,6 +47,7 @@ mod subscribing;
 mod tests;
 
 use arguments::QueueArguments;
+use letter_memory::LetterMemory;
 
 pub use counters::{Counters, QueueSnapshot};
 use level::LoadNeed;
@@ -77,6 +79,7 @@ pub struct Queue {
     /// Messages that have left the queue and are still in the store: dead letters on their way, and
     /// purges.
     stored_originals: AtomicU64,
+    letters: LetterMemory,
     /// Notified when consumers have nearly emptied the queue.
     drained: Notify,
     _charge: KindCharge,
@@ -134,6 +137,8 @@ pub(crate) enum GetResult {
     Unreadable,
     /// Memory is short, and clients hold much of this queue unsettled.
     Held,
+    /// Memory is short, and dead letters of this queue stay in it.
+    HeldBack,
     Delivery {
         tag: u64,
         message: Message,
@@ -172,6 +177,7 @@ impl Queue {
             store,
             state: Mutex::new(state),
             stored_originals: AtomicU64::new(0),
+            letters: LetterMemory::default(),
             drained: Notify::new(),
         }
     }
@@ -267,8 +273,12 @@ impl Queue {
                 ticket => ticket,
             }
         };
-        effects.note_published(is_transient && !state.ready.is_empty());
+        let is_left = is_transient && !state.ready.is_empty();
+        let letters_before = effects.dead_letters.len();
         limits::enforce(self, &mut state, effects);
+        // What it pushed out takes its place in memory.
+        let has_letters = effects.dead_letters.len() > letters_before;
+        effects.note_published(is_left || (has_letters && self.letters.do_stay()));
         if state.is_above(GROWING) && !state.consumers.is_empty() {
             effects.note_growing_queue(self);
         }
@@ -328,6 +338,7 @@ impl Queue {
             return Ok(match state.ready.is_empty() {
                 true => GetResult::Empty,
                 false if state.is_unreadable(effects) => GetResult::Unreadable,
+                false if self.letters.is_read_held_back() => GetResult::HeldBack,
                 false => GetResult::Loading,
             });
         };

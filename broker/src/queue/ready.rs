@@ -252,6 +252,11 @@ impl ReadyMessages {
         self.levels[usize::from(wanted.level)].load_failed(wanted);
     }
 
+    /// [`PriorityLevel::is_wanted`] of the level that a read is for.
+    pub(super) fn is_wanted(&self, wanted: LoadRequest) -> bool {
+        self.levels[usize::from(wanted.level)].is_wanted(wanted)
+    }
+
     /// The messages of each level that are only in the store, of levels that have such. From the
     /// first of them on a level has no stored message in memory.
     pub(super) fn in_store(&self) -> Vec<StoredMessages> {

@@ -195,9 +195,16 @@ async fn take(api: &SharedApi, queue: &Arc<Queue>, count: usize) -> Result<GotMe
             GetResult::Held if taken.messages.is_empty() => {
                 return Err(ApiError::bad("no memory for unsettled messages"));
             }
-            GetResult::Empty | GetResult::Loading | GetResult::Unreadable | GetResult::Held => {
-                break;
+            GetResult::HeldBack if taken.messages.is_empty() => {
+                return Err(ApiError::bad(
+                    "no memory for more dead letters of this queue",
+                ));
             }
+            GetResult::Empty
+            | GetResult::Loading
+            | GetResult::Unreadable
+            | GetResult::Held
+            | GetResult::HeldBack => break,
         }
         waiting_since = Instant::now();
     }
