@@ -21,7 +21,7 @@ use std::path::PathBuf;
 
 pub use address::{Address, AddressError, Endpoint, Login, LoginGuard, UrlScheme, escape};
 pub use credentials::{Credentials, read_session_address, write_session_address};
-pub use environment::{Environment, remove_passwords};
+pub use environment::{Environment, remove_own_variables};
 pub use file::{DeliveryMode, Settings};
 pub use home::{Home, NewFileMode, replace_file, write_private, write_private_with};
 pub use local::{BrokerKind, LocalBroker};

@@ -23,7 +23,7 @@ pub use ports::{free_port_near, in_use};
 pub use process::RunningProcess;
 pub(crate) use process::start_time;
 
-use crate::config::{BrokerKind, Config, Credentials, Home, LocalBroker};
+use crate::config::{BrokerKind, Config, Credentials, Home, LocalBroker, remove_own_variables};
 use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 5672;
@@ -219,7 +219,10 @@ fn spawn(
         .mode(0o600)
         .open(home.broker_log())
         .map_err(cannot)?;
-    Command::new(program)
+    let mut command = Command::new(program);
+    // A session in which it is started has nothing to do with it, and may end before it does.
+    remove_own_variables(&mut command);
+    command
         .args([
             "serve",
             "--background",

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::connect::require_broker;
 use super::page_host;
-use crate::config::{Config, remove_passwords, write_private};
+use crate::config::{Config, remove_own_variables, write_private};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::management::{Client, ManagementError, SignInLink};
@@ -96,7 +96,7 @@ fn open(opener: &str, config: &Config, url: &str, is_secret: bool) -> bool {
         PathBuf::from(url)
     };
     let mut command = Command::new(opener);
-    remove_passwords(&mut command);
+    remove_own_variables(&mut command);
     let opened = command
         .arg(target)
         .stdin(Stdio::null())

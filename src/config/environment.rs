@@ -10,9 +10,13 @@ use super::Address;
 /// The variables that may hold a password.
 const WITH_PASSWORDS: [&str; 3] = ["CBROKER_URL", "CBROKER_MGMT_URL", "CBROKER_MGMT_PASS"];
 
-/// Keeps passwords from a program that needs none of cbroker's variables.
-pub fn remove_passwords(command: &mut Command) {
-    for name in WITH_PASSWORDS {
+/// The variables by which a session's commands know it.
+const OF_SESSION: [&str; 2] = ["CBROKER_NAME", "CBROKER_SESSION"];
+
+/// Keeps passwords, and the session in which this command runs, from a program that needs none of
+/// cbroker's variables.
+pub fn remove_own_variables(command: &mut Command) {
+    for name in WITH_PASSWORDS.into_iter().chain(OF_SESSION) {
         command.env_remove(name);
     }
 }
@@ -40,9 +44,10 @@ impl Environment {
         self.0.keys().map(OsString::as_os_str)
     }
 
-    /// Returns the variables that may hold a password, each with a value that holds none. `None`
-    /// for one that must not be passed on.
-    pub fn without_passwords(&self) -> Vec<(&'static str, Option<OsString>)> {
+    /// Returns the changes with which a program inherits this environment: without passwords,
+    /// and without the session in which this command runs. `None` for a variable that must not be
+    /// passed on.
+    pub fn changes_for_program(&self) -> Vec<(&'static str, Option<OsString>)> {
         let clean = |name| match name {
             "CBROKER_URL" => {
                 let address = Address::parse(self.text(name)?).ok()?;
@@ -53,6 +58,7 @@ impl Environment {
         };
         let set = WITH_PASSWORDS
             .into_iter()
+            .chain(OF_SESSION)
             .filter(|name| self.0.contains_key(OsStr::new(name)));
         set.map(|name| (name, clean(name).map(OsString::from)))
             .collect()
@@ -115,16 +121,16 @@ mod tests {
         ] {
             let environment = Environment::from_iter([(name, url), ("HOME", "/p")]);
             let expected = vec![(name, expected.map(OsString::from))];
-            assert_eq!(environment.without_passwords(), expected, "{url}");
+            assert_eq!(environment.changes_for_program(), expected, "{url}");
         }
     }
 
     #[test]
     fn a_program_that_needs_none_of_them_gets_no_variable_with_a_password() {
         let mut command = Command::new("true");
-        remove_passwords(&mut command);
+        remove_own_variables(&mut command);
         let removed: Vec<_> = command.get_envs().collect();
-        assert_eq!(removed.len(), WITH_PASSWORDS.len());
+        assert_eq!(removed.len(), WITH_PASSWORDS.len() + OF_SESSION.len());
         assert!(removed.iter().all(|(_, value)| value.is_none()));
     }
 }

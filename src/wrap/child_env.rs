@@ -174,6 +174,7 @@ fn settings(options: &WrapOptions, identity: &Identity) -> Value {
 }
 
 /// The variables of this process that an agent does not get, or gets without the person's password.
+/// It does not get those of a session around this process, so that it does not act in its name.
 pub(super) fn changed(environment: &Environment) -> Vec<(OsString, Option<OsString>)> {
     let is_removed = |name: &&OsStr| {
         REMOVED.iter().any(|removed| name == removed)
@@ -183,7 +184,7 @@ pub(super) fn changed(environment: &Environment) -> Vec<(OsString, Option<OsStri
     };
     let removed = environment.names().filter(is_removed);
     let removed = removed.map(|name| (name.to_owned(), None));
-    let cleaned = environment.without_passwords().into_iter();
+    let cleaned = environment.changes_for_program().into_iter();
     let cleaned = cleaned.map(|(name, value)| (name.into(), value));
     removed.chain(cleaned).collect()
 }
@@ -321,6 +322,8 @@ mod tests {
             ("CLAUDE_CODE_MESSAGING_TOKEN", ""),
             ("CLAUDE_CODE_USE_VERTEX", "1"),
             ("CBROKER_MGMT_PASS", "hush"),
+            ("CBROKER_NAME", "outer"),
+            ("CBROKER_SESSION", "01J"),
             ("PATH", "/bin"),
         ]);
         let names: Vec<_> = changed(&environment)
@@ -335,7 +338,9 @@ mod tests {
             [
                 "CLAUDECODE",
                 "CLAUDE_CODE_MESSAGING_TOKEN",
-                "CBROKER_MGMT_PASS"
+                "CBROKER_MGMT_PASS",
+                "CBROKER_NAME",
+                "CBROKER_SESSION"
             ]
         );
     }

@@ -166,6 +166,28 @@ fn the_record_of_a_killed_broker_is_recognised_as_stale() {
     );
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_broker_that_a_session_started_keeps_nothing_of_it() {
+    // It kept the session's name and login for as long as it ran.
+    let own = Own::new();
+    let ports = [free_port().to_string(), free_port().to_string()];
+    let mut start = own.0.command();
+    start.args(["start", "--port", &ports[0], "--mgmt-port", &ports[1]]);
+    start.envs([
+        ("CBROKER_NAME", "agent"),
+        ("CBROKER_SESSION", "01SESSION"),
+        ("CBROKER_MGMT_PASS", "hush"),
+    ]);
+    assert!(start.status().unwrap().success());
+    let environment = format!("/proc/{}/environ", own.record()["pid"]);
+    let environment = String::from_utf8(fs::read(environment).unwrap()).unwrap();
+    assert!(environment.contains("CBROKER_HOME="), "{environment}");
+    for kept in ["CBROKER_NAME", "CBROKER_SESSION", "hush"] {
+        assert!(!environment.contains(kept), "{kept} in {environment}");
+    }
+}
+
 #[test]
 fn the_broker_outlives_the_terminal_that_started_it() {
     let own = Own::new();

@@ -13,6 +13,7 @@ crate::tests![
     nothing_of_an_outer_session_reaches_the_program,
     the_program_gets_no_password_in_a_url,
     a_probed_agent_gets_no_password_and_nothing_of_an_outer_session,
+    a_program_without_messages_is_not_taken_for_the_session_around_it,
     without_a_search_path_the_program_runs_and_finds_others,
     a_folder_that_others_can_write_to_is_not_searched,
     the_program_is_the_one_that_the_search_path_names,
@@ -107,6 +108,34 @@ fn the_program_gets_no_password_in_a_url() {
         let management = "CBROKER_MGMT_URL=https://api.example/x\n";
         assert!(environment.contains(management), "{environment}");
     }
+}
+
+fn a_program_without_messages_is_not_taken_for_the_session_around_it() {
+    // Its `cbroker send` signed as the outer session, with that session's login and hop count.
+    let stage = Stage::new();
+    stage.configure("autostrat = true\n");
+    let outer = [("CBROKER_NAME", "outer"), ("CBROKER_SESSION", "01OUTER")];
+    let output = stage
+        .cbroker(&["--name", "peer", "run", "--", "env"])
+        .envs(outer)
+        .output()
+        .unwrap();
+    let environment = String::from_utf8_lossy(&output.stdout);
+    assert!(environment.contains("CBROKER_DISABLED=1"), "{output:?}");
+    for (name, _) in outer {
+        assert!(!environment.contains(name), "{name} in {environment}");
+    }
+    let agent = stage.path("agent");
+    std::fs::write(&agent, "#!/bin/sh\nenv > \"$STAGE/environment\"\n").unwrap();
+    std::fs::set_permissions(&agent, Permissions::from_mode(0o755)).unwrap();
+    stage.configure("");
+    let mut doctor = stage.cbroker(&["doctor", "--probe"]);
+    doctor.arg(&agent).envs(outer).output().unwrap();
+    let probed = stage.text("environment");
+    assert!(
+        !probed.contains("outer") && !probed.contains("01OUTER"),
+        "{probed}"
+    );
 }
 
 fn without_a_search_path_the_program_runs_and_finds_others() {

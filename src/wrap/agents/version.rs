@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use crate::config::{remove_passwords, write_private};
+use crate::config::{remove_own_variables, write_private};
 
 /// Time limit for the program to print its version. opencode takes a second on an idle machine.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
@@ -113,7 +113,7 @@ fn of_package(path: &Path, name: &str) -> Option<Version> {
 
 async fn ask(path: &Path) -> Option<Version> {
     let mut command = Command::new(path);
-    remove_passwords(command.as_std_mut());
+    remove_own_variables(command.as_std_mut());
     let asked = command
         .arg("--version")
         .stdin(Stdio::null())

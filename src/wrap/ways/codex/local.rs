@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::{NO_THREAD, Progress, Work, is_queued};
-use crate::config::remove_passwords;
+use crate::config::remove_own_variables;
 use crate::platform::{self, Process};
 use crate::wrap::ways::{Refusal, Submission, SubmissionNumber, WayReport, process};
 
@@ -109,7 +109,7 @@ impl LocalThread {
             return Err(QueueError::Refused(why.to_owned()));
         }
         let mut command = Command::new(program);
-        remove_passwords(command.as_std_mut());
+        remove_own_variables(command.as_std_mut());
         let running = command
             .args(["queue", "--thread", &self.thread, "--message", text])
             .stdin(Stdio::null())
