@@ -18,7 +18,7 @@ pub use args::*;
 pub use duration::{Since, TimeToLive};
 pub use split_args::ProgramArgs;
 
-use crate::config::{Flags, Format, Volume};
+use crate::config::{ApiChoice, Flags, Format, Volume};
 use crate::error::Error;
 use crate::exit::Exit;
 
@@ -152,12 +152,13 @@ struct Globals {
 }
 
 impl Globals {
-    fn into_flags(self) -> Flags {
+    fn into_flags(self, api: ApiChoice) -> Flags {
         Flags {
             url: self.url,
             mgmt_url: self.mgmt_url,
             mgmt_user: self.mgmt_user,
             mgmt_pass: self.mgmt_pass,
+            api,
             ca_cert: self.ca_cert,
             format: if self.json {
                 Format::Json
@@ -235,9 +236,18 @@ pub fn parse(
         }
     };
     Ok(ParsedArgs::Invocation(Box::new(Invocation {
-        flags: cli.globals.into_flags(),
+        flags: cli.globals.into_flags(api_choice(&action)),
         action,
     })))
+}
+
+/// With `move --from`, the options for the management API are those of the broker that is moved
+/// from, and not of the one that other commands use.
+fn api_choice(action: &Action) -> ApiChoice {
+    match action {
+        Action::Verb(Verb::Move(args)) if args.from.is_some() => ApiChoice::WithoutFlags,
+        _ => ApiChoice::WithFlags,
+    }
 }
 
 /// Returns the whole command, for completions. `claude` and `run` are split off before clap parses

@@ -13,6 +13,7 @@ mod environment;
 mod file;
 mod home;
 mod local;
+mod management;
 mod own_folder;
 mod resolve;
 
@@ -41,6 +42,8 @@ pub struct Flags {
     pub mgmt_user: Option<String>,
     /// `--mgmt-pass`
     pub mgmt_pass: Option<String>,
+    /// Which settings of a management API are used.
+    pub api: ApiChoice,
     /// `--ca-cert`
     pub ca_cert: Option<PathBuf>,
     /// `--json`
@@ -69,6 +72,39 @@ pub enum Volume {
     Normal,
     /// Details too; from 2 on, the libraries' own logs as well.
     Verbose(u8),
+}
+
+/// Which settings of a management API are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ApiChoice {
+    /// Those of the flags, and those of the environment and the file that are about the broker.
+    #[default]
+    WithFlags,
+    /// The same without the flags, which are about another broker: with `move --from` about the one
+    /// that is moved from.
+    WithoutFlags,
+    /// None: the API is derived from the broker's address.
+    Derived,
+}
+
+/// The broker that settings of a management API are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApiOf {
+    /// The one of the configuration.
+    ThisBroker,
+    /// Another one, so they are not used: a login goes only to the broker that it was given for.
+    AnotherBroker,
+}
+
+/// The brokers that each source's settings of a management API are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedApi {
+    /// Those of the flags.
+    pub flags: ApiOf,
+    /// Those of the environment.
+    pub environment: ApiOf,
+    /// Those of `config.toml`.
+    pub file: ApiOf,
 }
 
 /// The source of a value, in order of precedence.
@@ -132,6 +168,8 @@ pub struct Config {
     pub endpoint_origin: ValueOrigin,
     /// The management API of the broker.
     pub management: Management,
+    /// Which sources' settings were used for it.
+    pub named_api: NamedApi,
     /// Text or JSON.
     pub format: Format,
     /// How much is printed.
@@ -159,45 +197,58 @@ impl std::fmt::Debug for Flags {
     }
 }
 
+impl ApiOf {
+    fn this_broker_if(is_this: bool) -> Self {
+        if is_this {
+            Self::ThisBroker
+        } else {
+            Self::AnotherBroker
+        }
+    }
+
+    /// Whether they are about the broker of the configuration.
+    pub fn is_this(self) -> bool {
+        self == Self::ThisBroker
+    }
+}
+
 impl Config {
     /// Resolves the configuration again, after a local broker was started or stopped.
     pub fn again(&self) -> Result<Self, Error> {
         Self::resolve(&self.flags, self.environment.clone())
     }
 
-    /// Returns this configuration for another broker (`move`).
+    /// Returns this configuration for another broker, of whose management API nothing was said.
     pub fn for_url(&self, url: &str) -> Result<Self, Error> {
-        let flags = Flags {
-            url: Some(url.to_owned()),
-            ..self.flags.clone()
-        };
-        let mut config = Self::resolve(&flags, self.environment.clone())?;
-        // A configured management API belongs to the usual broker, not to this one.
-        config.derive_management(config.local.clone().as_ref());
-        Ok(config)
+        self.for_other(url, ApiChoice::Derived)
     }
 
-    /// Like [`Self::for_url`], for the broker that `move --from` names: a management API that was
-    /// named on the command line is that broker's, because its queues are asked for.
+    /// Like [`Self::for_url`], for the broker that `move --from` names, with the management API and
+    /// the login that flags name.
     pub fn for_source_url(&self, url: &str) -> Result<Self, Error> {
-        if self.flags.mgmt_url.is_none() {
-            return self.for_url(url);
-        }
+        self.for_other(url, ApiChoice::WithFlags)
+    }
+
+    /// Like [`Self::for_url`], for the broker that `move --to` names: the flags are those of the
+    /// other one.
+    pub fn for_target_url(&self, url: &str) -> Result<Self, Error> {
+        self.for_other(url, ApiChoice::WithoutFlags)
+    }
+
+    fn for_other(&self, url: &str, api: ApiChoice) -> Result<Self, Error> {
         let flags = Flags {
             url: Some(url.to_owned()),
+            api,
             ..self.flags.clone()
         };
         Self::resolve(&flags, self.environment.clone())
     }
 
-    /// Returns this configuration for the broker that `move --from` moves to: a management API that
-    /// was named on the command line is that of the other one.
-    pub fn for_target(&self) -> Result<Self, Error> {
-        let flags = Flags {
-            mgmt_url: None,
-            ..self.flags.clone()
-        };
-        Self::resolve(&flags, self.environment.clone())
+    /// Whether a flag says something of a management API.
+    pub fn has_api_flag(&self) -> bool {
+        let flags = &self.flags;
+        let given = [&flags.mgmt_url, &flags.mgmt_user, &flags.mgmt_pass];
+        given.into_iter().any(Option::is_some)
     }
 
     /// Returns this configuration for a local broker that is not the one in `broker.json`.
@@ -214,12 +265,24 @@ impl Config {
         Ok(config)
     }
 
+    /// Variables about a management API that a wrapped program does not get, because its broker is
+    /// another one, or because it does not get their password.
+    pub fn withheld_api_variables(&self) -> &'static [&'static str] {
+        if !self.named_api.environment.is_this() {
+            &["CBROKER_MGMT_URL", "CBROKER_MGMT_USER"]
+        } else if self.flags.mgmt_pass.is_some() {
+            &["CBROKER_MGMT_USER"]
+        } else {
+            &[]
+        }
+    }
+
     fn derive_management(&mut self, local: Option<&LocalBroker>) {
         let login = self.endpoint.login.clone();
         let origin = ValueOrigin::Derived;
         self.management = Management {
-            url: resolve::derived_management_url(&self.endpoint.address, local),
-            guard: resolve::management_guard(&self.endpoint, &login, origin, (&self.home, local)),
+            url: management::derived_url(&self.endpoint.address, local),
+            guard: management::guard(&self.endpoint, &login, origin, (&self.home, local)),
             login,
         };
     }

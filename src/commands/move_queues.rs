@@ -50,15 +50,21 @@ const DOCKER: &str = "docker";
 /// Moves every session's queue and prints how many messages were moved.
 pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let is_docker = |side: Option<&String>| side.is_some_and(|side| side == DOCKER);
-    match (is_docker(args.from.as_ref()), is_docker(args.to.as_ref())) {
+    let docker = (is_docker(args.from.as_ref()), is_docker(args.to.as_ref()));
+    if docker != (false, false) && config.has_api_flag() {
+        return Err(Error::usage("no management API can be named with `docker`")
+            .caused_by("those of the local brokers are known")
+            .with_hint("leave out --mgmt-url, --mgmt-user and --mgmt-pass"));
+    }
+    match docker {
         (false, false) => {
             for (side, option) in [(&args.to, "--to"), (&args.from, "--from")] {
                 check_url(side.as_deref(), option)?;
             }
-            let to = args.to.as_ref().map(|url| config.for_url(url));
+            let to = args.to.as_ref().map(|url| config.for_target_url(url));
             let from = args.from.as_ref().map(|url| config.for_source_url(url));
             let from = from.unwrap_or_else(|| Ok(config.clone()))?;
-            let to = to.unwrap_or_else(|| config.for_target())?;
+            let to = to.unwrap_or_else(|| Ok(config.clone()))?;
             move_all((&from, &to), Leftover::MayStay, output).await?;
         }
         (false, true) if args.from.is_none() => into_docker(config, output).await?,

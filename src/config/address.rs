@@ -197,11 +197,16 @@ impl Address {
         }
     }
 
-    /// Whether both are the same broker, independent of the login.
+    /// Whether both are the same broker and vhost, independent of the login.
     pub fn is_same_place(&self, other: &Self) -> bool {
+        self.is_same_server(other) && self.vhost == other.vhost
+    }
+
+    /// Whether both are the same broker, independent of login and vhost.
+    pub fn is_same_server(&self, other: &Self) -> bool {
         let host =
             self.host.eq_ignore_ascii_case(&other.host) || (self.is_local() && other.is_local());
-        host && (self.scheme, self.port, &self.vhost) == (other.scheme, other.port, &other.vhost)
+        host && (self.scheme, self.port) == (other.scheme, other.port)
     }
 
     fn spell(&self, password: Option<&str>) -> String {
@@ -366,7 +371,7 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), AddressError> {
     }
 }
 
-fn unescape(text: &str) -> Result<String, AddressError> {
+pub(super) fn unescape(text: &str) -> Result<String, AddressError> {
     let is_hex = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit);
     let broken = |(at, _): (usize, &str)| !text.as_bytes().get(at + 1..at + 3).is_some_and(is_hex);
     if text.match_indices('%').any(broken) {

@@ -12,9 +12,12 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use super::home::{write_private, write_private_once};
 use super::own_folder::private_folder;
-use super::{Address, Endpoint, Home, Login};
+use super::{Address, ApiOf, Config, Home, Login};
 
 const USER: &str = "cbroker";
+
+/// The line of a session's address file that says so.
+const FILE_API_OF_ANOTHER: &str = "management of config.toml: another broker's";
 
 /// The content of the file `credentials`: user and password of the local broker.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -80,8 +83,10 @@ impl Credentials {
 
 /// Writes the address that commands inside a session use; its password is not in their environment.
 /// A stored login is not copied, so that a new password reaches these commands too. Earlier
-/// addresses of the session follow, one on each line, without passwords.
-pub fn write_session_address(home: &Home, session: &str, endpoint: &Endpoint) -> io::Result<()> {
+/// addresses of the session follow, one on each line, without passwords, and a line if what
+/// `config.toml` says of a management API is not about this broker.
+pub fn write_session_address(config: &Config, session: &str) -> io::Result<()> {
+    let Config { home, endpoint, .. } = config;
     home.claim()?;
     private_folder(&home.sessions())?;
     let url = if endpoint.guard.is_of_stored_user(&endpoint.login) {
@@ -95,6 +100,9 @@ pub fn write_session_address(home: &Home, session: &str, endpoint: &Endpoint) ->
         for address in before.filter(|before| !endpoint.address.is_same_place(before)) {
             let _infallible = writeln!(text, "{}", address.without_password());
         }
+    }
+    if !config.named_api.file.is_this() {
+        let _infallible = writeln!(text, "{FILE_API_OF_ANOTHER}");
     }
     write_private(&home.session_credentials(session), text.as_bytes())
 }
@@ -118,10 +126,17 @@ pub(super) fn moved_session_address(
     has_moved.then_some(known.now)
 }
 
+/// Returns which broker `config.toml` is about where it says something of a management API and
+/// names no broker itself, for the commands of this session.
+pub(super) fn file_api_of_session(home: &Home, session: &str) -> ApiOf {
+    SessionAddress::read(home, session).map_or(ApiOf::ThisBroker, |known| known.file_api)
+}
+
 /// The current and earlier addresses of a session's broker.
 struct SessionAddress {
     now: Address,
     before: Vec<Address>,
+    file_api: ApiOf,
 }
 
 impl SessionAddress {
@@ -130,9 +145,11 @@ impl SessionAddress {
         ulid::Ulid::from_string(session).ok()?;
         let text = fs::read_to_string(home.session_credentials(session)).ok()?;
         let mut addresses = text.lines().filter_map(|line| Address::parse(line).ok());
+        let is_of_another = text.lines().any(|line| line == FILE_API_OF_ANOTHER);
         Some(Self {
             now: addresses.next()?,
             before: addresses.collect(),
+            file_api: ApiOf::this_broker_if(!is_of_another),
         })
     }
 }

@@ -44,9 +44,9 @@ impl Environment {
         self.0.keys().map(OsString::as_os_str)
     }
 
-    /// Returns the changes with which a program inherits this environment: without passwords,
-    /// and without the session in which this command runs. `None` for a variable that must not be
-    /// passed on.
+    /// Returns the changes with which a program inherits this environment: without passwords, the
+    /// user of a password that it does not get, and the session in which this command runs. `None`
+    /// for a variable that must not be passed on.
     pub fn changes_for_program(&self) -> Vec<(&'static str, Option<OsString>)> {
         let clean = |name| match name {
             "CBROKER_URL" => {
@@ -56,8 +56,11 @@ impl Environment {
             "CBROKER_MGMT_URL" => without_login(self.text(name)?),
             _ => None,
         };
+        let has_password = self.get("CBROKER_MGMT_PASS").is_some();
+        let user = has_password.then_some("CBROKER_MGMT_USER");
         let set = WITH_PASSWORDS
             .into_iter()
+            .chain(user)
             .chain(OF_SESSION)
             .filter(|name| self.0.contains_key(OsStr::new(name)));
         set.map(|name| (name, clean(name).map(OsString::from)))
@@ -123,6 +126,18 @@ mod tests {
             let expected = vec![(name, expected.map(OsString::from))];
             assert_eq!(environment.changes_for_program(), expected, "{url}");
         }
+    }
+
+    #[test]
+    fn a_program_gets_no_user_whose_password_is_kept_from_it() {
+        let user = ("CBROKER_MGMT_USER", "ada");
+        let withheld = |more: &[(&str, &str)]| {
+            let environment: Environment = more.iter().copied().chain([user]).collect();
+            let changes = environment.changes_for_program();
+            changes.contains(&(user.0, None))
+        };
+        assert!(withheld(&[("CBROKER_MGMT_PASS", "p")]));
+        assert!(!withheld(&[]), "config.toml may have its password");
     }
 
     #[test]

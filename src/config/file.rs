@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer};
 
-use super::{Effective, Home, Login, ValueOrigin};
+use super::{Effective, Home, ValueOrigin};
 use crate::envelope::DEFAULT_LIMIT_BYTES;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -209,11 +209,6 @@ impl File {
                 ))
             }
         }
-    }
-
-    pub(super) fn management_login(&self) -> Option<Login> {
-        let (user, password) = (self.mgmt_user.clone()?, self.mgmt_pass.clone()?);
-        Some(Login { user, password })
     }
 }
 

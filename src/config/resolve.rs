@@ -1,18 +1,18 @@
 //! Resolves flags, environment and files into a [`Config`]: the first source that names a value
 //! wins.
 
-use super::address::UrlScheme;
-use super::credentials::moved_session_address;
+use super::credentials::{file_api_of_session, moved_session_address};
 use super::file::File;
+use super::management::{self, ApiSettings, ResolvedApi};
 use super::{
-    Address, Config, Credentials, CurrentSession, Effective, Endpoint, Environment, Flags, Home,
-    LocalBroker, Login, LoginGuard, Management, ValueOrigin, read_session_address,
+    Address, ApiChoice, ApiOf, Config, Credentials, CurrentSession, Effective, Endpoint,
+    Environment, Flags, Home, LocalBroker, Login, LoginGuard, NamedApi, ValueOrigin,
+    read_session_address,
 };
 use crate::error::Error;
 use crate::exit::Exit;
 
 const DEFAULT_PORT: u16 = 5672;
-const DEFAULT_MANAGEMENT_PORT: u16 = 15672;
 
 impl Config {
     /// Reads the files and determines every value. Does not use the network.
@@ -61,13 +61,14 @@ impl Config {
             session: environment.text("CBROKER_SESSION").map(str::to_owned),
         };
         let local = LocalBroker::read(&home);
-        let (mut address, endpoint_origin) =
-            address(flags, &environment, file, &home, local.as_ref())?;
-        if let (ValueOrigin::Environment, Some(session)) = (endpoint_origin, &inside.session)
-            && let Some(moved) = moved_session_address(&home, session, &address)
-        {
-            address = moved;
-        }
+        let sources = ConfigSources {
+            environment: &environment,
+            file,
+            home: &home,
+            inside: &inside,
+            local: local.as_ref(),
+        };
+        let (address, endpoint_origin) = sources.address(flags)?;
         let login = login(&address, endpoint_origin, &home, &inside, local.as_ref())?;
         let guard = guard(&address, endpoint_origin, &home, &inside, &login);
         let (ca_cert, ca_origin) = match (&flags.ca_cert, &file.ca_cert) {
@@ -84,13 +85,8 @@ impl Config {
             ca_cert,
             guard,
         };
-        let (management, management_origin) = management(
-            flags,
-            &environment,
-            file,
-            &endpoint,
-            (&home, local.as_ref()),
-        )?;
+        let named_api = sources.named_api(flags, &endpoint.address, endpoint_origin);
+        let api = sources.api(flags, &endpoint, named_api)?;
 
         let mut config = Self {
             warnings: warnings(flags, &endpoint.address),
@@ -98,7 +94,8 @@ impl Config {
             home,
             endpoint,
             endpoint_origin,
-            management,
+            management: api.management,
+            named_api,
             format: flags.format,
             volume: flags.volume,
             inside,
@@ -107,12 +104,14 @@ impl Config {
             flags: flags.clone(),
             effective: Vec::new(),
         };
-        config.effective = config.explain(file, [management_origin, ca_origin]);
+        let origins = [api.url_origin, api.user_origin, ca_origin];
+        config.effective = config.explain(file, origins);
         Ok(config)
     }
 
     /// Returns every value for display with its source, for `cbroker config`.
-    fn explain(&self, file: &File, [management, ca_cert]: [ValueOrigin; 2]) -> Vec<Effective> {
+    fn explain(&self, file: &File, origins: [ValueOrigin; 3]) -> Vec<Effective> {
+        let [api_url, api_user, ca_cert] = origins;
         let home = if self.environment.get("CBROKER_HOME").is_some() {
             ValueOrigin::Environment
         } else {
@@ -137,8 +136,8 @@ impl Config {
                 self.endpoint.login.user.clone(),
                 ValueOrigin::Derived,
             ),
-            row("mgmt_url", self.management.url.clone(), management),
-            row("mgmt_user", self.management.login.user.clone(), management),
+            row("mgmt_url", self.management.url.clone(), api_url),
+            row("mgmt_user", self.management.login.user.clone(), api_user),
             row("ca_cert", ca_path, ca_cert),
         ];
         rows.extend(file.explain_settings());
@@ -171,32 +170,92 @@ fn usable_home(environment: &Environment) -> Result<Home, Error> {
     }
 }
 
-fn address(
-    flags: &Flags,
-    environment: &Environment,
-    file: &File,
-    home: &Home,
-    local: Option<&LocalBroker>,
-) -> Result<(Address, ValueOrigin), Error> {
-    let (text, origin, named) = if let Some(url) = &flags.url {
-        (url.clone(), ValueOrigin::Flag, "--url".to_owned())
-    } else if let Some(url) = environment.text("CBROKER_URL") {
-        let named = "CBROKER_URL".to_owned();
-        (url.to_owned(), ValueOrigin::Environment, named)
-    } else if let Some(url) = file.url()? {
-        let named = format!("the url of {}", home.config_file().display());
-        (url, ValueOrigin::File, named)
-    } else if let Some(local) = local {
-        return Ok((local.address(), ValueOrigin::Local));
-    } else {
-        return Ok((Address::local(DEFAULT_PORT), ValueOrigin::Default));
-    };
-    let address = Address::parse(&text).map_err(|error| {
-        Error::usage(format!("{named} is not a broker address"))
-            .caused_by(error)
-            .with_hint("expected amqp://user:password@host:5672/vhost, or amqps:// with TLS")
-    })?;
-    Ok((address, origin))
+/// What a configuration is resolved from, apart from the flags.
+struct ConfigSources<'a> {
+    environment: &'a Environment,
+    file: &'a File,
+    home: &'a Home,
+    inside: &'a CurrentSession,
+    local: Option<&'a LocalBroker>,
+}
+
+impl ConfigSources<'_> {
+    /// Returns the address of the broker and its source.
+    fn address(&self, flags: &Flags) -> Result<(Address, ValueOrigin), Error> {
+        let (text, origin, named) = if let Some(url) = &flags.url {
+            (url.clone(), ValueOrigin::Flag, "--url".to_owned())
+        } else if let Some(url) = self.environment.text("CBROKER_URL") {
+            let named = "CBROKER_URL".to_owned();
+            (url.to_owned(), ValueOrigin::Environment, named)
+        } else if let Some(url) = self.file.url()? {
+            let named = format!("the url of {}", self.home.config_file().display());
+            (url, ValueOrigin::File, named)
+        } else if let Some(local) = self.local {
+            return Ok((local.address(), ValueOrigin::Local));
+        } else {
+            return Ok((Address::local(DEFAULT_PORT), ValueOrigin::Default));
+        };
+        let address = Address::parse(&text).map_err(|error| {
+            Error::usage(format!("{named} is not a broker address"))
+                .caused_by(error)
+                .with_hint("expected amqp://user:password@host:5672/vhost, or amqps:// with TLS")
+        })?;
+        let moved = match (origin, &self.inside.session) {
+            (ValueOrigin::Environment, Some(session)) => {
+                moved_session_address(self.home, session, &address)
+            }
+            _ => None,
+        };
+        Ok((moved.unwrap_or(address), origin))
+    }
+
+    /// Determines about which broker each source is where it says something of an API: the one that
+    /// it or a source below it names.
+    fn named_api(&self, flags: &Flags, address: &Address, origin: ValueOrigin) -> NamedApi {
+        let is_derived = flags.api == ApiChoice::Derived;
+        let is_usual = !is_derived
+            && (origin != ValueOrigin::Flag || {
+                let usual = self.address(&Flags::default());
+                usual.is_ok_and(|(usual, _)| usual.is_same_server(address))
+            });
+        NamedApi {
+            flags: ApiOf::this_broker_if(flags.api == ApiChoice::WithFlags),
+            environment: ApiOf::this_broker_if(is_usual),
+            file: ApiOf::this_broker_if(is_usual && self.is_of_file(address)),
+        }
+    }
+
+    /// Whether what the file says of an API is about this broker, unless flags name another one. A
+    /// session's commands have its address in their environment, where the file names none.
+    fn is_of_file(&self, address: &Address) -> bool {
+        match self.file.url() {
+            Ok(Some(url)) => Address::parse(&url).is_ok_and(|url| url.is_same_server(address)),
+            Ok(None) => {
+                let session = self.inside.session.as_deref();
+                session.is_none_or(|session| file_api_of_session(self.home, session).is_this())
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn api(
+        &self,
+        flags: &Flags,
+        endpoint: &Endpoint,
+        named: NamedApi,
+    ) -> Result<ResolvedApi, Error> {
+        let mut sources = Vec::new();
+        if named.flags.is_this() {
+            sources.push(ApiSettings::of_flags(flags)?);
+        }
+        if named.environment.is_this() {
+            sources.push(ApiSettings::of_environment(self.environment)?);
+        }
+        if named.file.is_this() {
+            sources.push(ApiSettings::of_file(self.file)?);
+        }
+        management::resolve(&sources, endpoint, (self.home, self.local))
+    }
 }
 
 /// Guards a login with the stored password, whatever its user, even if it came from elsewhere, such
@@ -285,108 +344,10 @@ fn login(
     })
 }
 
-fn management(
-    flags: &Flags,
-    environment: &Environment,
-    file: &File,
-    endpoint: &Endpoint,
-    (home, local): (&Home, Option<&LocalBroker>),
-) -> Result<(Management, ValueOrigin), Error> {
-    let given = flags
-        .mgmt_url
-        .as_deref()
-        .map(|url| (url, ValueOrigin::Flag))
-        .or_else(|| {
-            environment
-                .text("CBROKER_MGMT_URL")
-                .map(|url| (url, ValueOrigin::Environment))
-        })
-        .or_else(|| file.mgmt_url.as_deref().map(|url| (url, ValueOrigin::File)));
-    let (url, origin) = match given {
-        Some((url, origin)) => (url.trim_end_matches('/').to_owned(), origin),
-        None => (
-            derived_management_url(&endpoint.address, local),
-            ValueOrigin::Derived,
-        ),
-    };
-    if !(url.starts_with("http://") || url.starts_with("https://")) {
-        return Err(Error::usage("the management address is not a URL")
-            .caused_by("it starts with neither http:// nor https://"));
-    }
-    let mut login = file
-        .management_login()
-        .unwrap_or_else(|| endpoint.login.clone());
-    if let Some(user) = flags
-        .mgmt_user
-        .as_deref()
-        .or_else(|| environment.text("CBROKER_MGMT_USER"))
-    {
-        user.clone_into(&mut login.user);
-    }
-    if let Some(password) = flags
-        .mgmt_pass
-        .as_deref()
-        .or_else(|| environment.text("CBROKER_MGMT_PASS"))
-    {
-        password.clone_into(&mut login.password);
-    }
-    let guard = management_guard(endpoint, &login, origin, (home, local));
-    Ok((Management { url, login, guard }, origin))
-}
-
-/// Guards the stored password for the management API too, whatever the user beside it, and any
-/// login where the address is derived. The socket, which logs in as the broker's first user, is
-/// used only for that user and only if no API was named.
-pub(super) fn management_guard(
-    endpoint: &Endpoint,
-    login: &Login,
-    origin: ValueOrigin,
-    (home, local): (&Home, Option<&LocalBroker>),
-) -> LoginGuard {
-    let is_derived = origin == ValueOrigin::Derived;
-    let is_guarded = matches!(endpoint.guard, LoginGuard::Stored { .. })
-        && login.password == endpoint.login.password;
-    if is_guarded || is_stored(home, login) {
-        let is_first_user = *login == endpoint.login && endpoint.guard.is_of_stored_user(login);
-        let is_embedded = local.is_none_or(LocalBroker::is_embedded);
-        let has_sockets = endpoint.guard.has_sockets() && is_first_user;
-        return LoginGuard::Stored {
-            home: home.clone(),
-            has_sockets: has_sockets && is_derived && is_embedded,
-        };
-    }
-    match &endpoint.guard {
-        _ if !is_derived => LoginGuard::AsGiven,
-        LoginGuard::Assumed if *login == endpoint.login => LoginGuard::Assumed,
-        LoginGuard::AsGiven => LoginGuard::Derived {
-            broker_port: Some(endpoint.address.port),
-        },
-        _ => LoginGuard::Derived { broker_port: None },
-    }
-}
-
 /// Whether a login has the stored password.
-fn is_stored(home: &Home, login: &Login) -> bool {
+pub(super) fn is_stored(home: &Home, login: &Login) -> bool {
     let stored = Credentials::read(home).ok().flatten();
     stored.is_some_and(|stored| stored.password == login.password)
-}
-
-/// Returns the management URL of a broker. Cloud brokers use HTTPS on the standard port, and a
-/// local broker records its port in `broker.json`.
-pub(super) fn derived_management_url(address: &Address, local: Option<&LocalBroker>) -> String {
-    let host = if address.host.contains(':') {
-        format!("[{}]", address.host)
-    } else {
-        address.host.clone()
-    };
-    if address.scheme == UrlScheme::Amqps || host.ends_with(".cloudamqp.com") {
-        return format!("https://{host}");
-    }
-    let here = local.filter(|local| address.is_local() && local.port == address.port);
-    let port = here
-        .and_then(|local| local.management_port)
-        .unwrap_or(DEFAULT_MANAGEMENT_PORT);
-    format!("http://{host}:{port}")
 }
 
 fn warnings(flags: &Flags, address: &Address) -> Vec<String> {
@@ -398,12 +359,18 @@ fn warnings(flags: &Flags, address: &Address) -> Vec<String> {
                 .into(),
         );
     }
-    if flags.mgmt_pass.is_some() {
-        warnings.push(
-            "the password in --mgmt-pass is visible to every user of this machine; \
-             set CBROKER_MGMT_PASS"
-                .into(),
-        );
+    let has_login = |url: &String| url.contains('@');
+    let in_api_url = flags.mgmt_url.as_ref().is_some_and(has_login);
+    for (option, is_given) in [
+        ("--mgmt-pass", flags.mgmt_pass.is_some()),
+        ("--mgmt-url", in_api_url),
+    ] {
+        if is_given {
+            warnings.push(format!(
+                "the password in {option} is visible to every user of this machine; \
+                 set CBROKER_MGMT_PASS"
+            ));
+        }
     }
     warnings
 }

@@ -75,7 +75,7 @@ pub(super) fn command(
     let profile = Profile::of(&options.program, &options.arguments);
     let (arguments, remark) = arguments_of(options, profile, identity);
     let mut remarks: Vec<String> = remark.into_iter().collect();
-    let mut environment = changed(&config.environment);
+    let mut environment = changed_for(config);
     let mut set = |name: &str, value: Option<OsString>| environment.push((name.into(), value));
     let url = config.endpoint.address.without_password().to_string();
     set("CBROKER_NAME", Some(options.name.as_str().into()));
@@ -171,6 +171,14 @@ fn settings(options: &WrapOptions, identity: &Identity) -> Value {
         Some(plugin) => arguments::merge(&hooks, &plugin.settings(&identity.binary)),
         None => hooks,
     }
+}
+
+/// As [`changed`], for a program that gets messages of the configured broker.
+pub(super) fn changed_for(config: &Config) -> Vec<(OsString, Option<OsString>)> {
+    let withheld = config.withheld_api_variables().iter();
+    let withheld = withheld.map(|name| (OsString::from(name), None));
+    let changed = changed(&config.environment).into_iter();
+    changed.chain(withheld).collect()
 }
 
 /// The variables of this process that an agent does not get, or gets without the person's password.

@@ -104,8 +104,7 @@ fn prepare(config: &Config) -> Result<(Identity, Option<Terminal>), Error> {
     );
     let identity = identity(config).map_err(cannot)?;
     // This also checks whether the home is writable.
-    write_session_address(&config.home, &identity.session, &config.endpoint)
-        .map_err(home_cannot)?;
+    write_session_address(config, &identity.session).map_err(home_cannot)?;
     Ok((identity, Terminal::of_this_process().map_err(cannot)?))
 }
 

@@ -10,6 +10,7 @@ mod support;
 
 mod agents;
 mod agreement;
+mod api_logins;
 mod asking;
 mod background_broker;
 mod client;

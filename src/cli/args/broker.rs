@@ -106,6 +106,9 @@ const MOVE_TO_HELP: &str = "The broker to move to: amqp://user:password@host:567
     with TLS, or `docker` for the container of `start --docker` [default: the broker that other \
     commands use: --url, CBROKER_URL, config.toml, else the local one]";
 
+const MOVE_FROM_HELP: &str = "The broker to move from, in the same forms [default: as for --to]. \
+    The options for a management API mean the one of this broker, never that of the target";
+
 /// Arguments of `move`.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true)]
@@ -113,8 +116,8 @@ pub struct MoveArgs {
     /// The target.
     #[arg(long, value_name = "URL", help = MOVE_TO_HELP)]
     pub to: Option<String>,
-    /// The broker to move from, in the same forms; --mgmt-url is its API [default: as for --to]
-    #[arg(long, value_name = "URL")]
+    /// The source.
+    #[arg(long, value_name = "URL", help = MOVE_FROM_HELP)]
     pub from: Option<String>,
 }
 

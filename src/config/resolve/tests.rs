@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::config::{BrokerKind, write_session_address};
+use crate::config::{BrokerKind, Management, write_session_address};
 use crate::transport::ListenerDemand;
 
 struct TestHome {
@@ -181,7 +181,7 @@ fn a_command_inside_a_session_takes_the_password_that_its_wrap_wrote() {
     let outer = home
         .config(&url("amqps://u:secret@far.example/v"), &[])
         .unwrap();
-    write_session_address(&home.home(), &session, &outer.endpoint).unwrap();
+    write_session_address(&outer, &session).unwrap();
     let visible = outer.endpoint.address.without_password().to_string();
     assert!(!visible.contains("secret"));
     let inner = home
@@ -233,9 +233,10 @@ fn the_guard_follows_the_stored_password_and_the_user_stays_as_given() {
     let stored = Credentials::read_or_create(&home.home()).unwrap();
     let session = ulid::Ulid::generate().to_string();
     let at = format!("amqp://ada:{}@127.0.0.1:7000", stored.password);
-    let outer = home.config(&url(&at), &[]).unwrap().endpoint;
+    let outer = home.config(&url(&at), &[]).unwrap();
+    write_session_address(&outer, &session).unwrap();
+    let outer = outer.endpoint;
     assert_eq!(outer.guard.listener_demand(), ListenerDemand::Ours);
-    write_session_address(&home.home(), &session, &outer).unwrap();
     let visible = outer.address.without_password().to_string();
     let inside = [
         ("CBROKER_URL", visible.as_str()),
@@ -245,6 +246,7 @@ fn the_guard_follows_the_stored_password_and_the_user_stays_as_given() {
     assert_eq!(inner.endpoint.login, outer.login);
     let flags = Flags {
         mgmt_user: Some("ada".into()),
+        mgmt_pass: Some(stored.password),
         mgmt_url: Some("http://api.example".into()),
         ..Flags::default()
     };
@@ -253,13 +255,11 @@ fn the_guard_follows_the_stored_password_and_the_user_stays_as_given() {
     let new = Credentials::fresh("cbroker").unwrap();
     Credentials::replace(&home.home(), &new).unwrap();
     let now = guard.login_now(&login);
-    assert_eq!(
-        (now.user.as_str(), now.password),
-        ("ada", new.password),
-        "rotated"
-    );
+    let rotated = ("ada", new.password.as_str());
+    assert_eq!((now.user.as_str(), now.password.as_str()), rotated);
     let derived = Flags {
         mgmt_url: None,
+        mgmt_pass: Some(new.password),
         ..flags
     };
     let guard = home.config(&derived, &[]).unwrap().management.guard;
@@ -269,4 +269,196 @@ fn the_guard_follows_the_stored_password_and_the_user_stays_as_given() {
         None,
         "that of the first user"
     );
+}
+
+/// The API's address and login.
+fn api(config: &Config) -> [&str; 3] {
+    let Management { url, login, .. } = &config.management;
+    [url, &login.user, &login.password]
+}
+
+#[test]
+fn what_the_file_says_of_an_api_is_not_for_the_broker_of_a_flag() {
+    // The login in --url went to the API that the file named for another broker, and the file's
+    // login to the API of --url.
+    let home = TestHome::new();
+    let of_file = "mgmt_user = \"ada\"\nmgmt_pass = \"secret\"\n";
+    let derived = ["http://other.example:15672", "u", "p"];
+    for named in ["", "mgmt_url = \"http://api.example\"\n"] {
+        fs::write(home.home().config_file(), format!("{named}{of_file}")).unwrap();
+        let config = home.config(&url("amqp://u:p@other.example"), &[]).unwrap();
+        assert_eq!(api(&config), derived);
+        // Nor for that of an environment, where the file names its own.
+        let text = format!("url = \"amqp://mine.example\"\n{named}{of_file}");
+        fs::write(home.home().config_file(), text).unwrap();
+        let environment = [("CBROKER_URL", "amqp://u:p@other.example")];
+        let config = home.config(&Flags::default(), &environment).unwrap();
+        assert_eq!(api(&config), derived);
+    }
+    let same = ["amqp://u:p@mine.example", "amqp://u:p@mine.example/v"];
+    for same in same {
+        let config = home.config(&url(same), &[]).unwrap();
+        assert_eq!(
+            api(&config),
+            ["http://api.example", "ada", "secret"],
+            "{same}"
+        );
+    }
+}
+
+#[test]
+fn a_login_that_was_given_for_one_api_is_not_for_another() {
+    let home = TestHome::new();
+    let text = "mgmt_url = \"http://api.example\"\nmgmt_user = \"ada\"\nmgmt_pass = \"secret\"\n";
+    fs::write(home.home().config_file(), text).unwrap();
+    let elsewhere = Flags {
+        mgmt_url: Some("http://other.example".into()),
+        ..url("amqp://u:p@localhost")
+    };
+    let environment = [("CBROKER_URL", "amqp://u:p@localhost")];
+    let config = home.config(&elsewhere, &environment).unwrap();
+    assert_eq!(api(&config), ["http://other.example", "u", "p"]);
+    // A login without an address is for each.
+    let login = [
+        environment[0],
+        ("CBROKER_MGMT_USER", "eve"),
+        ("CBROKER_MGMT_PASS", "hush"),
+    ];
+    let config = home.config(&elsewhere, &login).unwrap();
+    assert_eq!(api(&config), ["http://other.example", "eve", "hush"]);
+}
+
+#[test]
+fn a_password_goes_with_its_own_user_and_a_user_without_one_is_an_error() {
+    // A user in the file without a password was ignored, and one in the environment was sent with
+    // the broker's password.
+    let home = TestHome::new();
+    let broker = ("CBROKER_URL", "amqp://u:p@broker.example");
+    let login = |file: &str, flags: &Flags, more: &[(&str, &str)]| {
+        fs::write(home.home().config_file(), file).unwrap();
+        let environment = [&[broker][..], more].concat();
+        let config = home.config(flags, &environment);
+        config.map(|config| config.management.login)
+    };
+    let is = |user: &str, password: &str| {
+        let (user, password) = (user.to_owned(), password.to_owned());
+        Login { user, password }
+    };
+    let none = Flags::default();
+    let ada = Flags {
+        mgmt_user: Some("ada".into()),
+        ..Flags::default()
+    };
+    let secret = ("CBROKER_MGMT_PASS", "secret");
+    let user = "mgmt_user = \"ada\"\n";
+    assert_eq!(login(user, &none, &[secret]).unwrap(), is("ada", "secret"));
+    assert_eq!(login("", &ada, &[secret]).unwrap(), is("ada", "secret"));
+    let password = "mgmt_pass = \"hush\"\n";
+    assert_eq!(login(password, &none, &[]).unwrap(), is("u", "hush"));
+    assert_eq!(
+        login("mgmt_user = \"u\"\n", &none, &[]).unwrap(),
+        is("u", "p")
+    );
+    let in_url = "mgmt_url = \"http://ada:s%40@api.example/\"\n";
+    assert_eq!(login(in_url, &none, &[]).unwrap(), is("ada", "s@"));
+    let eve = ("CBROKER_MGMT_USER", "eve");
+    for (file, flags, more, what) in [
+        (user, &none, &[][..], "mgmt_user in "),
+        ("", &none, &[eve][..], "CBROKER_MGMT_USER"),
+        ("", &ada, &[][..], "--mgmt-user"),
+        // The password beside another user.
+        (
+            "mgmt_user = \"eve\"\nmgmt_pass = \"x\"\n",
+            &ada,
+            &[][..],
+            "--mgmt-user",
+        ),
+        (in_url, &none, &[eve][..], "CBROKER_MGMT_USER"),
+    ] {
+        let error = login(file, flags, more).unwrap_err();
+        let said = error.summary();
+        assert!(
+            said.starts_with(what) && said.ends_with(" has no password"),
+            "{said}"
+        );
+        assert_eq!(error.exit(), Exit::Usage);
+        assert!(error.hint().unwrap().contains("CBROKER_MGMT_PASS"));
+    }
+}
+
+#[test]
+fn a_login_in_the_address_of_an_api_is_used_and_not_shown() {
+    let home = TestHome::new();
+    let flags = Flags {
+        mgmt_url: Some("http://ada:secret@api.example/prefix/".into()),
+        ..Flags::default()
+    };
+    let config = home.config(&flags, &[]).unwrap();
+    assert_eq!(api(&config), ["http://api.example/prefix", "ada", "secret"]);
+    assert!(!format!("{config:?}").contains("secret"));
+    assert!(config.warnings[0].contains("--mgmt-url"));
+    for wrong in ["http://ada:s/x@api.example", "http://ada:%zz@api.example"] {
+        let flags = Flags {
+            mgmt_url: Some(wrong.into()),
+            ..Flags::default()
+        };
+        let error = home.config(&flags, &[]).unwrap_err();
+        assert!(!error.to_string().contains("ada"), "{error}");
+    }
+}
+
+#[test]
+fn a_session_of_another_broker_does_not_use_what_the_file_says_of_an_api() {
+    let home = TestHome::new();
+    let text = "mgmt_url = \"http://api.example\"\nmgmt_user = \"ada\"\nmgmt_pass = \"secret\"\n";
+    fs::write(home.home().config_file(), text).unwrap();
+    let session = ulid::Ulid::generate().to_string();
+    let inside = |outer: &Config| {
+        write_session_address(outer, &session).unwrap();
+        let visible = outer.endpoint.address.without_password().to_string();
+        let environment = [
+            ("CBROKER_URL", visible.as_str()),
+            ("CBROKER_SESSION", session.as_str()),
+        ];
+        home.config(&Flags::default(), &environment).unwrap()
+    };
+    let other = home.config(&url("amqp://u:p@other.example"), &[]).unwrap();
+    let inner = inside(&other);
+    assert_eq!(api(&inner), ["http://other.example:15672", "u", "p"]);
+    // A session within that session too.
+    assert_eq!(api(&inside(&inner)), api(&inner));
+    let usual = [("CBROKER_URL", "amqp://u:p@usual.example")];
+    let usual = home.config(&Flags::default(), &usual).unwrap();
+    assert_eq!(
+        api(&inside(&usual)),
+        ["http://api.example", "ada", "secret"]
+    );
+}
+
+#[test]
+fn the_flags_of_an_api_are_for_the_broker_that_is_moved_from() {
+    let home = TestHome::new();
+    let environment = [
+        ("CBROKER_URL", "amqp://u:p@target.example"),
+        ("CBROKER_MGMT_URL", "http://api.target.example"),
+    ];
+    let flags = Flags {
+        mgmt_user: Some("ada".into()),
+        mgmt_pass: Some("secret".into()),
+        api: ApiChoice::WithoutFlags,
+        ..Flags::default()
+    };
+    let target = home.config(&flags, &environment).unwrap();
+    assert_eq!(api(&target), ["http://api.target.example", "u", "p"]);
+    let source = target.for_source_url("amqp://x:y@source.example").unwrap();
+    assert_eq!(
+        api(&source),
+        ["http://source.example:15672", "ada", "secret"]
+    );
+    let other = target.for_target_url("amqp://x:y@other.example").unwrap();
+    assert_eq!(api(&other), ["http://other.example:15672", "x", "y"]);
+    let usual = target
+        .for_target_url("amqp://x:y@target.example/v")
+        .unwrap();
+    assert_eq!(api(&usual), ["http://api.target.example", "x", "y"]);
 }

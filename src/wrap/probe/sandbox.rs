@@ -27,7 +27,8 @@ use crate::message_history::{PROBE_SENDER, PROBE_TEXT};
 use crate::name::SessionName;
 use crate::peer::Peer;
 use crate::wrap::agents::Profile;
-use crate::wrap::pty::find_program;
+use crate::wrap::child_env;
+use crate::wrap::pty::{CommandLine, find_program};
 
 const WITHIN: Duration = Duration::from_secs(15);
 const WHAT: &str = "send";
@@ -178,7 +179,7 @@ async fn attempt(config: &Config, prefix: Vec<OsString>) -> Result<(), Error> {
 async fn run(config: &Config, prefix: Vec<OsString>, to: &SessionName) -> Result<(), Error> {
     let failed = |error: std::io::Error| Error::new("it cannot be run").caused_by(error);
     let session = Ulid::generate().to_string();
-    write_session_address(&config.home, &session, &config.endpoint).map_err(failed)?;
+    write_session_address(config, &session).map_err(failed)?;
     let mut words = prefix;
     words.push(std::env::current_exe().map_err(failed)?.into());
     for word in [
@@ -192,7 +193,11 @@ async fn run(config: &Config, prefix: Vec<OsString>, to: &SessionName) -> Result
     ] {
         words.push(word.into());
     }
-    let command = Command::new(&words[0])
+    let as_for_agent = CommandLine {
+        environment: child_env::changed_for(config),
+        ..CommandLine::default()
+    };
+    let command = Command::from(as_for_agent.to_command(&words[0]))
         .args(&words[1..])
         .env("CBROKER_HOME", config.home.folder())
         .env("CBROKER_SESSION", &session)

@@ -93,8 +93,7 @@ fn endpoint_finder(config: &Config, session: &str) -> Option<EndpointFinder> {
         let now = config.again().ok().filter(|now| now.local.is_some())?;
         let recorded = read_session_address(&now.home, &session);
         if recorded.is_some_and(|recorded| !recorded.is_same_place(&now.endpoint.address)) {
-            let _next_attempt_tries_again =
-                write_session_address(&now.home, &session, &now.endpoint);
+            let _next_attempt_tries_again = write_session_address(&now, &session);
         }
         Some(now.endpoint)
     }))
