@@ -198,7 +198,9 @@ impl File {
     /// of the configuration.
     pub(super) fn url(&self) -> Result<Option<String>, Error> {
         match (&self.url, &self.url_file) {
-            (Some(url), _) => Ok(Some(url.clone())),
+            (Some(_), Some(_)) => Err(Error::usage("config.toml has both url and url_file")
+                .with_hint("leave out one of them: either may be the broker that is meant")),
+            (Some(url), None) => Ok(Some(url.clone())),
             (None, None) => Ok(None),
             (None, Some(path)) => {
                 let text = fs::read_to_string(path).map_err(|error| {

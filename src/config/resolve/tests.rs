@@ -462,3 +462,14 @@ fn the_flags_of_an_api_are_for_the_broker_that_is_moved_from() {
         .unwrap();
     assert_eq!(api(&usual), ["http://api.target.example", "x", "y"]);
 }
+
+#[test]
+fn a_file_that_names_two_brokers_is_refused() {
+    let home = TestHome::new();
+    let text = "url = \"amqp://a.example\"\nurl_file = \"/b\"\n";
+    fs::write(home.home().config_file(), text).unwrap();
+    let error = home.config(&Flags::default(), &[]).unwrap_err();
+    assert!(error.summary().contains("both url and url_file"), "{error}");
+    // A flag comes before both.
+    assert!(home.config(&url("amqp://c.example"), &[]).is_ok());
+}
