@@ -110,7 +110,18 @@ struct Submitted {
     number: SubmissionNumber,
     way: Way,
     messages: Vec<MessageKey>,
+    /// Whose words it has, as it was handed over.
+    wording: Wording,
     phase: SubmissionPhase,
+}
+
+/// Whose words a submission has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wording {
+    /// Words of its senders.
+    OfSenders,
+    /// Names of files in place of them.
+    OfFiles,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

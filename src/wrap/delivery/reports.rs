@@ -2,7 +2,7 @@
 //!
 //! Relies on the table and the order of the ways.
 
-use super::{Claim, Deliveries, DeliveryState, MessageKey, Step, Submitted, TextPlace};
+use super::{Claim, Deliveries, DeliveryState, MessageKey, Step, Submitted, TextPlace, Wording};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::keyboard::TypingOutcome;
 use crate::wrap::ways::{Refusal, SubmissionNumber, Way};
@@ -37,14 +37,17 @@ impl Deliveries {
                 self.alone.extend(submitted.messages);
             }
             Refusal::Refused => self.refused(&submitted.messages, why),
-            Refusal::Failed => {
-                self.ways.note_failure(submitted.way);
+            // The messages are hidden before the next attempt.
+            Refusal::Exposed if submitted.wording == Wording::OfSenders => {
+                self.ways.set_exposed(submitted.way, true);
                 self.requeue(&submitted.messages, false);
             }
-            Refusal::Elsewhere => self.requeue(&submitted.messages, false),
-            // The messages are hidden before the next attempt.
-            Refusal::Exposed => {
-                self.ways.set_exposed(submitted.way, true);
+            Refusal::Elsewhere if !self.ways.is_open(submitted.way) => {
+                self.requeue(&submitted.messages, false);
+            }
+            // Each of these counts, so that no way is asked without end.
+            Refusal::Failed | Refusal::Elsewhere | Refusal::Exposed => {
+                self.ways.note_failure(submitted.way);
                 self.requeue(&submitted.messages, false);
             }
         }

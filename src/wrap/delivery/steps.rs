@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::order::{WayChoice, WayQuery};
 use super::{
     Claim, Deliveries, DeliveryMode, InFlightMessage, MessageKey, Step, SubmissionPhase, Submitted,
-    TextPlace,
+    TextPlace, Wording,
 };
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::hold::Hold;
@@ -128,6 +128,11 @@ impl Deliveries {
             timing,
         };
         self.submissions[index].phase = SubmissionPhase::HandedOver;
+        self.submissions[index].wording = if submission.is_hidden {
+            Wording::OfFiles
+        } else {
+            Wording::OfSenders
+        };
         if way == Way::Keyboard {
             let bytes = self.keyboard.begin(submission.clone(), agent, now);
             return Some(Step::Type(submission, bytes));
@@ -221,6 +226,7 @@ impl Deliveries {
             number: self.last_submission,
             way,
             messages: messages.clone(),
+            wording: Wording::OfSenders,
             phase: SubmissionPhase::WritingIntent,
         });
         Step::WriteIntent(messages)

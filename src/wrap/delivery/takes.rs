@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Deliveries, DeliveryState, InFlightMessage, MessageKey, Step, SubmissionPhase, Submitted,
+    Wording,
 };
 use crate::wrap::ways::{SubmissionNumber, Way};
 
@@ -45,6 +46,7 @@ impl Deliveries {
             number: self.last_submission,
             way: Way::InboxCommand,
             messages: messages.clone(),
+            wording: Wording::OfSenders,
             phase: SubmissionPhase::WritingIntent,
         });
         self.due.push_back(Step::WriteIntent(messages));

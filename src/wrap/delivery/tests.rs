@@ -13,6 +13,7 @@ mod screen_behind;
 mod takes;
 mod typing;
 mod ways;
+mod with_way;
 
 use std::time::{Duration, Instant};
 

@@ -151,10 +151,11 @@ pub enum Refusal {
     /// The way failed. This counts as a failure of the way, and the next way may try.
     Failed,
     /// The session is where the way does not reach, and the way has reported that it is closed.
-    /// This is not a failure, and the next way may try.
+    /// This is not a failure, and the next way may try. While the way counts as open, it is one.
     Elsewhere,
     /// Other users of the machine could have read the text while it was handed over. This is not a
-    /// failure: the way takes it once the words of its senders are in files.
+    /// failure: the way takes it once the words of its senders are in files. For a text that had
+    /// none, it is one.
     Exposed,
 }
 

@@ -95,3 +95,18 @@ fn texts_for_a_way_that_shows_them_are_hidden_before_they_are_handed_over() {
     let other = play.offer("no secret");
     assert!(play.did(&Step::HideInFile(key)) && !play.did(&Step::HideInFile(other)));
 }
+
+#[test]
+fn a_way_that_refuses_what_is_hidden_is_not_asked_without_end() {
+    let mut play = Play::claude_by(DeliveryMode::Api);
+    play.deliveries.open(Way::Api, false);
+    let key = play.offer("a secret");
+    for _ in 0..10 {
+        refuse_as_exposed(&mut play);
+    }
+    let hidden: Vec<bool> = submissions(&play).iter().map(|one| one.is_hidden).collect();
+    assert_eq!(hidden, [false, true, true], "two failures");
+    assert_eq!(play.deliveries.disabled_ways(), [Way::Api]);
+    assert_eq!(play.hold(), Some(Hold::NoWay));
+    assert!(play.deliveries.table.get(key).unwrap().is_queued());
+}
