@@ -130,7 +130,7 @@ enum SubmissionPhase {
     WritingIntent,
     /// The intent is on disk.
     IntentWritten,
-    /// The way has the submission.
+    /// The way has the submission, and the agent does too once the way reports it.
     HandedOver,
 }
 
@@ -393,11 +393,18 @@ impl Deliveries {
         let mut steps = Vec::new();
         loop {
             match self.step(agent, now) {
-                Step::Wait(_) => return steps,
+                Step::Wait(_) => break,
                 Step::Type(..) | Step::Write(_) | Step::Replay(_) => {}
                 step => steps.push(step),
             }
         }
+        // A way may have given its text to an agent that goes on, as Codex's daemon does.
+        for key in self.with_ways().collect::<Vec<_>>() {
+            if let Some(message) = self.table.get_mut(key) {
+                message.may_repeat = true;
+            }
+        }
+        steps
     }
 
     /// Whether an actor has a submission without an outcome.

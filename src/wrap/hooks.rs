@@ -51,6 +51,8 @@ pub(super) enum HookReport {
     Waiter(Waiter),
     /// The waiting hook with this number ended without a message.
     WaiterGone(u64),
+    /// The waiting hook has the submission.
+    HandedOver(SubmissionNumber),
     /// The submission is in the model's context, according to the transcript.
     InContext(SubmissionNumber),
     /// A hook of the person refused the submission, for this reason.

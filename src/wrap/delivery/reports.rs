@@ -2,7 +2,10 @@
 //!
 //! Relies on the table and the order of the ways.
 
-use super::{Claim, Deliveries, DeliveryState, MessageKey, Step, Submitted, TextPlace, Wording};
+use super::{
+    Claim, Deliveries, DeliveryState, MessageKey, Step, SubmissionPhase, Submitted, TextPlace,
+    Wording,
+};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::keyboard::TypingOutcome;
 use crate::wrap::ways::{Refusal, SubmissionNumber, Way};
@@ -50,6 +53,15 @@ impl Deliveries {
                 self.ways.note_failure(submitted.way);
                 self.requeue(&submitted.messages, false);
             }
+        }
+    }
+
+    /// Handles the report of a way that the agent has a submission now.
+    pub fn agent_has(&mut self, number: SubmissionNumber) {
+        let mut submissions = self.submissions.iter();
+        let found = submissions.find(|submitted| submitted.number == number);
+        if let Some(Submitted { messages, way, .. }) = found.cloned() {
+            self.handed_over(&messages, way);
         }
     }
 
@@ -106,6 +118,26 @@ impl Deliveries {
             self.keep_looking(&submitted);
             self.requeue(&submitted.messages, true);
         }
+    }
+
+    /// The messages that ways other than the keyboard have. The agent may not have them yet.
+    pub(super) fn with_ways(&self) -> impl Iterator<Item = MessageKey> {
+        let is_out = |submitted: &&Submitted| {
+            submitted.way != Way::Keyboard && submitted.phase == SubmissionPhase::HandedOver
+        };
+        let out = self.submissions.iter().filter(is_out);
+        out.flat_map(|submitted| submitted.messages.iter().copied())
+    }
+
+    pub(super) fn is_with_way(&self, key: MessageKey) -> bool {
+        self.with_ways().any(|with_way| with_way == key)
+    }
+
+    /// The messages of a submission.
+    pub fn messages_of(&self, number: SubmissionNumber) -> &[MessageKey] {
+        let mut submissions = self.submissions.iter();
+        let found = submissions.find(|submitted| submitted.number == number);
+        found.map_or(&[], |submitted| &submitted.messages)
     }
 
     /// Replaces the lines of a message whose text was to be moved to a file.
@@ -179,21 +211,29 @@ impl Deliveries {
         }
     }
 
-    /// Removes a waiting message whose delivery was lost; the broker delivers it again.
+    /// Removes a waiting message whose delivery was lost and that no way has; the broker delivers
+    /// it again.
     fn remove_if_lost(&mut self, key: MessageKey) {
         let message = self.table.get(key);
-        if message.is_some_and(|one| one.claim == Claim::Lost && one.is_queued() && !one.is_stuck) {
+        let is_lost =
+            message.is_some_and(|one| one.claim == Claim::Lost && one.is_queued() && !one.is_stuck);
+        if is_lost && !self.is_with_way(key) {
             self.table.remove(key);
         }
     }
 
     pub(super) fn handed_over(&mut self, messages: &[MessageKey], way: Way) {
+        let mut news = Vec::new();
         for &key in messages {
-            if let Some(message) = self.table.get_mut(key) {
+            // Another way may have delivered it.
+            if let Some(message) = self.table.get_mut(key).filter(|one| one.is_queued()) {
                 message.state = DeliveryState::HandedOver(way);
+                news.push(key);
             }
         }
-        self.due.push_back(Step::HandedOver(messages.to_vec(), way));
+        if !news.is_empty() {
+            self.due.push_back(Step::HandedOver(news, way));
+        }
     }
 
     /// Marks the messages as delivered, except those that another way has delivered.

@@ -137,7 +137,6 @@ impl Deliveries {
             let bytes = self.keyboard.begin(submission.clone(), agent, now);
             return Some(Step::Type(submission, bytes));
         }
-        self.handed_over(&messages, way);
         Some(Step::Deliver(way, submission))
     }
 
@@ -418,6 +417,13 @@ impl Deliveries {
         }
         if self.table.has_earlier_with_same_id(key, message) {
             return Some(Hold::Behind);
+        }
+        if self.is_with_way(key) {
+            // Its way waits with it for the agent.
+            return match agent.obstacle() {
+                Some(hold @ (Hold::Dialog(_) | Hold::Suspended)) => Some(hold),
+                _ => agent.is_busy(now).then_some(Hold::Busy),
+            };
         }
         match self.choose_way((message.timing, &message.unseen_by), agent, now) {
             Err((hold, _)) => Some(hold),

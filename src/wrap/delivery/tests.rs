@@ -43,6 +43,8 @@ struct Play {
     status_file: Option<OwnStatus>,
     /// Where a text is that was to be hidden.
     hidden_in: TextPlace,
+    /// Ways keep what they are given, and the agent does not get it.
+    are_ways_slow: bool,
 }
 
 fn ms(milliseconds: u64) -> Duration {
@@ -62,6 +64,7 @@ impl Play {
             is_hung_up: false,
             status_file: None,
             hidden_in: TextPlace::HiddenInFile,
+            are_ways_slow: false,
         };
         play.output("\x1b[?2004h\x1b]0;\u{2733} Claude Code\x07");
         play
@@ -181,7 +184,14 @@ impl Play {
                 }
                 _ => {}
             }
+            let given = match &step {
+                Step::Deliver(_, submission) if !self.are_ways_slow => Some(submission.number),
+                _ => None,
+            };
             self.steps.push(step);
+            if let Some(number) = given {
+                self.deliveries.agent_has(number);
+            }
         }
     }
 

@@ -139,6 +139,9 @@ async fn deliver(
     bytes.extend_from_slice(submission.text.as_bytes());
     bytes.push(b'\n');
     let is_written = stream.write_all(&bytes).await.is_ok() && stream.shutdown().await.is_ok();
+    if is_written {
+        let _session_ended = reports.send(HookReport::HandedOver(number)).await;
+    }
     let report = match delivery {
         _ if !is_written => HookReport::NotTaken(number),
         Some(delivery) => tokio::select! {

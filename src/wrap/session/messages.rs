@@ -141,16 +141,20 @@ impl SessionMessages {
         self.parts.disk.submit(Job::WithdrawIntents(identities));
     }
 
+    /// Writes the hop count that the agent's own `cbroker send` passes on for these messages. Done
+    /// before the agent has them.
+    pub(super) fn write_hops(&mut self, table: &MessageTable, keys: &[MessageKey]) {
+        let hops = keys
+            .iter()
+            .filter_map(|key| Some(table.get(*key)?.hops_to_pass_on))
+            .max();
+        self.parts.disk.submit(Job::WriteHops(hops));
+    }
+
     /// Reports that these messages were handed to the agent.
     pub(super) fn handed_over(&mut self, table: &MessageTable, keys: &[MessageKey], way: Way) {
-        // The agent's own `cbroker send` reads the hop count, so it is written before the agent can
-        // run it.
-        if way != Way::InboxCommand {
-            let hops = keys
-                .iter()
-                .filter_map(|key| Some(table.get(*key)?.hops_to_pass_on))
-                .max();
-            self.parts.disk.submit(Job::WriteHops(hops));
+        if way == Way::Keyboard {
+            self.write_hops(table, keys);
         }
         for &key in keys {
             if let Some(message) = table.get(key) {

@@ -198,6 +198,8 @@ impl Session {
 
     fn deliver_by_way(&mut self, way: Way, submission: Submission, now: Instant) {
         let number = submission.number;
+        let keys = self.deliveries.messages_of(number);
+        self.messages.write_hops(&self.deliveries.table, keys);
         // The transcripts of the other ways are not known here.
         if let Way::Plugin | Way::Inbox | Way::Hook = way {
             self.proofs.expect(number, submission.ids.clone());
@@ -249,6 +251,7 @@ impl Session {
                     .write(&format!("the way in by {way} is closed: {why}"));
                 self.deliveries.close(way, now);
             }
+            WayReport::HandedOver(number) => self.deliveries.agent_has(number),
             WayReport::InContext(number) => self.deliveries.in_context(number),
             WayReport::NotTaken {
                 number,
@@ -287,6 +290,7 @@ impl Session {
             WayReport::Starting
             | WayReport::Exposed(_)
             | WayReport::Moved(_)
+            | WayReport::HandedOver(_)
             | WayReport::InContext(_)
             | WayReport::NotTaken { .. }
             | WayReport::Unread(_)
@@ -380,6 +384,7 @@ impl Session {
                     self.drop_waiter(now);
                 }
             }
+            HookReport::HandedOver(number) => self.deliveries.agent_has(number),
             HookReport::InContext(number) => self.deliveries.in_context(number),
             HookReport::Unseen(number) => {
                 self.log.write("hook: the agent did not accept the text");

@@ -372,6 +372,9 @@ impl Work {
             return self.probe().await;
         }
         self.pace.sent(&submission.text, now);
+        if result == WriteResult::Written {
+            self.report(WayReport::HandedOver(submission.number)).await;
+        }
         self.in_flight = Some(InFlight {
             submission,
             stage: Progress::Sent(address, Instant::now()),

@@ -283,6 +283,7 @@ impl Work {
                 unbound_since: None,
             };
             self.in_flight.insert(number, in_flight);
+            self.report(WayReport::HandedOver(number)).await;
         } else {
             self.proof.forget(number);
             // The process may have ended a moment ago.

@@ -221,6 +221,13 @@ impl Work {
         let _session_ended = self.reporter.send(report).await;
     }
 
+    /// Reports that Codex has a text, unless its outcome is known already.
+    async fn report_hand_over(&self, number: SubmissionNumber) {
+        if self.in_flight.contains_key(&number) {
+            self.report(WayReport::HandedOver(number)).await;
+        }
+    }
+
     /// Reports whether the way is open, if that has changed.
     async fn report_availability(&mut self) {
         let has_thread = self.threads.current().is_some();

@@ -6,7 +6,8 @@
 //! the session's deliveries do that for all ways in one place.
 //!
 //! If `deliver` returns `false`, nothing was handed over and no report follows. After `true`, one
-//! of these reports follows:
+//! of these reports follows, and before it `HandedOver`, if the agent got the text and the way knew
+//! this before the outcome:
 //!
 //! | report | meaning |
 //! |---|---|
@@ -118,6 +119,8 @@ pub enum WayReport {
     Away,
     /// The session moved to this process from another one.
     Moved(i32),
+    /// The agent has this submission now. Before this it may wait in the way itself.
+    HandedOver(SubmissionNumber),
     /// The proof: this submission is in the model's context.
     InContext(SubmissionNumber),
     /// This submission never entered the session.

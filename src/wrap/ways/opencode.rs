@@ -422,7 +422,7 @@ impl Work {
         }
         let path = format!("/session/{session}/prompt_async");
         match self.server.request(Method::POST, &path, Some(&body)).await {
-            Ok(_) => {}
+            Ok(_) => self.report(WayReport::HandedOver(number)).await,
             Err(error) if error.is_transient() => self.set_stage(number, Progress::retry_soon()),
             Err(error) if error.was_not_processed() => {
                 let why = error.to_string();

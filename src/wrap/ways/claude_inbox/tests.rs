@@ -70,6 +70,7 @@ impl InboxFixture {
         assert_eq!(self.next_report().await, WayReport::Open);
         self.deliver(7);
         let line = line_of(&socket).await;
+        assert_eq!(self.next().await, WayReport::HandedOver(7));
         (socket, line)
     }
 
@@ -79,9 +80,19 @@ impl InboxFixture {
         assert!(nothing.is_err(), "{nothing:?}");
     }
 
-    async fn next_report(&mut self) -> WayReport {
+    async fn next(&mut self) -> WayReport {
         let said = tokio::time::timeout(LIMIT, self.reports.recv()).await;
         said.unwrap().unwrap().1
+    }
+
+    /// The next report other than that a text was handed over.
+    async fn next_report(&mut self) -> WayReport {
+        loop {
+            match self.next().await {
+                WayReport::HandedOver(_) => {}
+                report => return report,
+            }
+        }
     }
 
     fn deliver(&self, number: SubmissionNumber) {

@@ -19,6 +19,8 @@ struct PluginFixture {
     folder: tempfile::TempDir,
     plugin: Plugin,
     reports: Receiver<(Way, WayReport)>,
+    /// The submissions that were reported as handed over.
+    handed_over: Vec<SubmissionNumber>,
 }
 
 impl PluginFixture {
@@ -32,6 +34,7 @@ impl PluginFixture {
             folder,
             plugin,
             reports,
+            handed_over: Vec::new(),
         }
     }
 
@@ -90,9 +93,15 @@ impl PluginFixture {
         orders
     }
 
+    /// The next report other than that a text was handed over.
     async fn next(&mut self) -> WayReport {
-        let report = tokio::time::timeout(LIMIT, self.reports.recv()).await;
-        report.unwrap().unwrap().1
+        loop {
+            let report = tokio::time::timeout(LIMIT, self.reports.recv()).await;
+            match report.unwrap().unwrap().1 {
+                WayReport::HandedOver(number) => self.handed_over.push(number),
+                report => return report,
+            }
+        }
     }
 
     fn deliver(&self) {
@@ -129,6 +138,7 @@ async fn a_text_is_in_the_context_when_the_transcript_says_so() {
     assert_eq!(stage.next().await, WayReport::Sign(AgentSign::TurnBegan));
     stage.write_row("t");
     assert_eq!(stage.next().await, WayReport::InContext(7));
+    assert_eq!(stage.handed_over, [7]);
 }
 
 #[tokio::test]

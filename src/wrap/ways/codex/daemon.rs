@@ -67,6 +67,7 @@ impl Work {
             }
             (RequestKind::Start(number) | RequestKind::Steer(number), Ok(_)) => {
                 self.set_stage(number, Progress::Sent(Instant::now()));
+                self.report_hand_over(number).await;
             }
             (RequestKind::Start(number), Err(error)) => {
                 let why = error.to_string();

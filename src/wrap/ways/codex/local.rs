@@ -169,7 +169,10 @@ impl Work {
         }
         self.proof.expect(number, ids.clone(), Some(&local.rollout));
         match local.queue(&self.setup.program, text).await {
-            Ok(()) => self.set_stage(number, Progress::Queued(Instant::now())),
+            Ok(()) => {
+                self.set_stage(number, Progress::Queued(Instant::now()));
+                self.report_hand_over(number).await;
+            }
             Err(QueueError::Refused(why)) => self.not_taken(number, why, Refusal::Failed).await,
             Err(QueueError::Unknown) => {
                 self.in_flight.remove(&number);

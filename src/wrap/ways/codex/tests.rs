@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod hand_over;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -161,11 +163,14 @@ impl Reports {
             .1
     }
 
-    /// The next report other than `AgentSign` and `Starting`.
+    /// The next outcome of a text, or whether the way is open.
     async fn next_result(&mut self) -> WayReport {
         loop {
             match self.next().await {
-                WayReport::Sign(_) | WayReport::Starting | WayReport::Exposed(_) => {}
+                WayReport::Sign(_)
+                | WayReport::Starting
+                | WayReport::Exposed(_)
+                | WayReport::HandedOver(_) => {}
                 report => return report,
             }
         }
@@ -200,6 +205,7 @@ async fn an_idle_thread_gets_a_turn_and_the_rollout_proves_it() {
     assert_eq!(method, "turn/start");
     assert_eq!(params["threadId"], "ours");
     assert_eq!(params["input"][0]["text"], LINE);
+    while reports.next().await != WayReport::HandedOver(1) {}
     daemon
         .set_status(json!({"type": "active", "activeFlags": []}))
         .await;

@@ -188,7 +188,7 @@ impl Reports {
     async fn next_result(&mut self) -> WayReport {
         loop {
             match self.next().await {
-                WayReport::Sign(_) => {}
+                WayReport::Sign(_) | WayReport::HandedOver(_) => {}
                 report => return report,
             }
         }
@@ -224,6 +224,7 @@ async fn an_idle_session_gets_a_prompt_and_its_answer_proves_it() {
     let (path, body) = fake.request().await;
     assert_eq!(path, "/session/s1/prompt_async");
     assert_eq!(body["parts"][0]["text"], LINE);
+    while reports.next().await != WayReport::HandedOver(1) {}
     fake.begin_answer();
     assert_eq!(reports.next_result().await, WayReport::InContext(1));
 }
