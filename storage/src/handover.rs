@@ -340,8 +340,8 @@ impl Handover {
     }
 
     /// Closes the batch that gathers. The pauses must be locked, so that no pause begins before all
-    /// shards are in the next batch. None is in effect, so those that are open are of earlier
-    /// rounds.
+    /// shards are in the next batch. None is in effect: those that are open are of earlier rounds,
+    /// or were yielded.
     fn close_batch_locked(&self, pauses: &mut PauseState) -> (u64, Demand) {
         let mut shards = self.shards.each_ref().map(lock);
         pauses.closed = pauses.closed.max(pauses.gathering);
@@ -375,17 +375,30 @@ impl Handover {
         pauses.round
     }
 
-    /// Ends what [`begin_pause`](Self::begin_pause) began. The end of the last pause closes the
-    /// batch if the committer waits for that.
-    pub(crate) fn end_pause(&self, round: u64) {
+    /// Lets commits go on without the pause of this round, which goes on otherwise. Bodies are
+    /// still written in the order of their tickets, as during every open pause.
+    pub(crate) fn yield_pause(&self, round: u64) {
+        self.leave_round(&mut lock(&self.pauses), round);
+    }
+
+    /// Ends what [`begin_pause`](Self::begin_pause) began: the pause of this round, or of none if
+    /// it was yielded.
+    pub(crate) fn end_pause(&self, round: Option<u64>) {
         let mut pauses = lock(&self.pauses);
         self.open_pauses.fetch_sub(1, Ordering::SeqCst);
+        if let Some(round) = round {
+            self.leave_round(&mut pauses, round);
+        }
+    }
+
+    /// The last pause that leaves its round closes the batch if the committer waits for that.
+    fn leave_round(&self, pauses: &mut PauseState, round: u64) {
         if pauses.round != round {
             return;
         }
         pauses.count -= 1;
         if pauses.count == 0 && pauses.awaited == AwaitedClose::Wanted {
-            let (batch, demand) = self.close_batch_locked(&mut pauses);
+            let (batch, demand) = self.close_batch_locked(pauses);
             pauses.awaited = AwaitedClose::Made(batch, demand);
             self.pauses_ended.notify_one();
         }

@@ -111,14 +111,24 @@ struct Inner {
 #[must_use]
 pub struct CommitPause {
     handover: Arc<Handover>,
-    round: u64,
+    /// `None` once it has yielded.
+    round: Option<u64>,
 }
 
 impl CommitPause {
     /// Whether commits of the store wait for this guard, so that its owner must not wait for one.
     /// Not once it was held for too long, nor while too many bytes wait.
     pub fn is_awaited(&self) -> bool {
-        self.handover.is_pause_in_effect(self.round)
+        let is_in_effect = |round| self.handover.is_pause_in_effect(round);
+        self.round.is_some_and(is_in_effect)
+    }
+
+    /// Lets commits go on without it, so that its owner may wait for the store. What is handed over
+    /// from now on may be durable later than what was, and never earlier.
+    pub fn yield_to_commits(&mut self) {
+        if let Some(round) = self.round.take() {
+            self.handover.yield_pause(round);
+        }
     }
 }
 
@@ -187,7 +197,7 @@ impl Store {
     /// held while waiting for the store.
     pub fn pause_commits(&self) -> CommitPause {
         CommitPause {
-            round: self.inner.handover.begin_pause(),
+            round: Some(self.inner.handover.begin_pause()),
             handover: Arc::clone(&self.inner.handover),
         }
     }

@@ -248,24 +248,33 @@ fn declare_into_fanout(client: &mut Raw, queues: u32, bits: &[u8], ttl_ms: u32) 
     declare_with(client, "q", bits, &arguments.concat());
 }
 
-/// The store gets a copy for each queue.
-#[test]
-fn large_messages_that_expire_into_very_many_queues() {
-    const QUEUES: u32 = 150;
-    const COUNT: u32 = 3;
+/// Messages expire into many queues at once. The store gets a copy for each.
+fn expire_into_queues(queues: u32, (count, size): (u32, usize)) {
     let loaded = Loaded::with_limit(LIMIT_MIB);
     let mut client = loaded.client();
-    declare_into_fanout(&mut client, QUEUES, DURABLE, 1);
-    publish(&mut client, COUNT, 1_000_000);
+    declare_into_fanout(&mut client, queues, DURABLE, 1);
+    publish(&mut client, count, size);
     let mut looking = loaded.client();
     let until = Instant::now() + PATIENCE;
-    for number in 0..QUEUES {
-        while ready(&mut looking, &dead(number)) < COUNT {
+    for number in 0..queues {
+        while ready(&mut looking, &dead(number)) < count {
             assert!(Instant::now() < until, "{number}");
             thread::sleep(Duration::from_millis(20));
         }
     }
-    loaded.bear("letters to very many queues", vec![client, looking]);
+    let what = format!("{count} letters to {queues} queues");
+    loaded.bear(&what, vec![client, looking]);
+}
+
+/// The copies of one are more than the store takes into a commit.
+#[test]
+fn large_messages_that_expire_into_very_many_queues() {
+    expire_into_queues(150, (3, 1_000_000));
+}
+
+#[test]
+fn many_messages_that_expire_into_many_queues() {
+    expire_into_queues(250, (400, 10_000));
 }
 
 /// A client rejects more than may wait for the store; then the messages behind are still delivered,

@@ -122,7 +122,7 @@ impl BrokerState {
     /// steps. True when none is left.
     fn advance(&self, cascade: &mut Cascade, until: u32, effects: &mut Effects) -> bool {
         while let Some(step) = cascade.next() {
-            if effects.spent() >= until {
+            if effects.spent() >= until || self.must_wait_for_store(&step) {
                 cascade.put_back(step);
                 return false;
             }
@@ -163,6 +163,16 @@ impl BrokerState {
         true
     }
 
+    /// Whether the step would begin to add copies to a store that is behind.
+    fn must_wait_for_store(&self, step: &CascadeStep) -> bool {
+        match step {
+            CascadeStep::Letter(letter) => {
+                letter.message.is_persistent() && self.alarm_state().is_behind()
+            }
+            CascadeStep::Route(_) => false,
+        }
+    }
+
     /// Routes what waits, one unit of work after the other.
     #[expect(
         clippy::manual_async_fn,
@@ -172,7 +182,7 @@ impl BrokerState {
         async move {
             loop {
                 tokio::task::yield_now().await;
-                if self.letters.has_route() {
+                if !self.letters.holds_commits_back() {
                     self.store_caught_up().await;
                 }
                 let mut effects = self.begin_unit();

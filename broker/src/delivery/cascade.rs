@@ -34,9 +34,9 @@ pub(crate) struct LetterRoute {
     next: usize,
     /// Whether it waits in memory alone in one of those before.
     stays: bool,
-    /// A letter that is in the store enters its queues and leaves its own in one commit. Another
-    /// one does not delay commits.
-    _move: Option<CommitPause>,
+    /// A letter that is in the store enters its queues and leaves its own in one commit, unless its
+    /// copies are too many for one. Another letter does not delay commits.
+    whole: Option<CommitPause>,
     /// For `queues`.
     _charge: Charge,
 }
@@ -52,7 +52,7 @@ impl LetterRoute {
         let mut charge = Charge::default();
         charge.set(queues.capacity() * size_of::<Arc<Queue>>());
         Self {
-            _move: letter.is_stored().then(|| store.pause_commits()),
+            whole: letter.is_stored().then(|| store.pause_commits()),
             letter,
             message,
             queues,
@@ -72,6 +72,10 @@ impl LetterRoute {
     pub(crate) fn into_letter(mut self, generation: u64) -> DeadLetter {
         self.letter.set_long_in(generation);
         self.letter
+    }
+
+    fn holds_commits_back(&self) -> bool {
+        self.whole.as_ref().is_some_and(CommitPause::is_awaited)
     }
 
     /// Whether the copies for the store may be more than it takes into one commit.
@@ -104,6 +108,10 @@ impl LetterRoute {
                 return false;
             }
             if is_large && self.next > 0 && is_store_behind() {
+                // The commits that it waits for may not wait for it.
+                if let Some(pause) = &mut self.whole {
+                    pause.yield_to_commits();
+                }
                 return false;
             }
             effects.spend(if self.next == 0 {
@@ -170,6 +178,13 @@ impl Cascade {
         self.steps.extend(letters.rev().map(CascadeStep::Letter));
     }
 
+    fn holds_commits_back(&self) -> bool {
+        match self.steps.last() {
+            Some(CascadeStep::Route(route)) => route.holds_commits_back(),
+            Some(CascadeStep::Letter(_)) | None => false,
+        }
+    }
+
     /// Whether its next step is a route, some of whose queues have the letter.
     fn is_under_way(&self) -> bool {
         matches!(self.steps.last(), Some(CascadeStep::Route(_)))
@@ -212,6 +227,15 @@ impl LetterBacklog {
     /// its list of queues, and commits of the store.
     pub(crate) fn has_route(&self) -> bool {
         self.routes.load(Relaxed) > 0
+    }
+
+    /// Whether commits of the store wait for the next cascade, so that it must not wait for them.
+    pub(crate) fn holds_commits_back(&self) -> bool {
+        let waiting = lock(&self.waiting);
+        let source = waiting.order.front();
+        let cascades = source.and_then(|source| waiting.by_source.get(source));
+        let cascade = cascades.and_then(VecDeque::front);
+        cascade.is_some_and(Cascade::holds_commits_back)
     }
 
     /// Adds a cascade behind those of its queue. True when the caller must see to it that the
@@ -315,7 +339,7 @@ mod tests {
             let letter = letter(&Queue::plain(), stored);
             let queues: Vec<_> = (0..100).map(|_| Queue::plain()).collect();
             let route = LetterRoute::new(letter, (message(), queues), &broker.definitions);
-            assert_eq!(route._move.is_some(), stored.is_some());
+            assert_eq!(route.whole.is_some(), stored.is_some());
             assert!(route._charge.bytes() >= 100 * size_of::<Arc<Queue>>());
         }
     }
