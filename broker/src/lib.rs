@@ -81,6 +81,8 @@ use wakeup::Waker;
 
 /// How long clients have to close their connections at a shutdown.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a shutdown waits for the copies of dead letters that are being routed.
+const ROUTED_WITHIN: Duration = Duration::from_millis(1500);
 /// How long a shutdown waits until it is recorded how messages ended.
 const RECORDED_WITHIN: Duration = Duration::from_secs(1);
 /// How often resident memory is read.
@@ -198,6 +200,7 @@ impl Broker {
                 FAREWELL,
             )
             .await;
+        self.state.letters_routed(ROUTED_WITHIN).await;
         self.state.ends_recorded(RECORDED_WITHIN).await;
         let store = self.state.store.clone();
         let closed = tokio::task::spawn_blocking(move || store.close()).await;

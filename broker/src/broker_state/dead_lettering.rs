@@ -173,6 +173,18 @@ impl BrokerState {
         }
     }
 
+    /// Waits until no letter is being routed. Those that wait stay in their queues.
+    pub(crate) async fn letters_routed(&self, limit: Duration) {
+        self.letters.close();
+        let routed = async {
+            while self.letters.is_worked_on() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        // After the limit, the next start repeats the copies that were made.
+        let _ = tokio::time::timeout(limit, routed).await;
+    }
+
     /// Routes what waits, one unit of work after the other.
     #[expect(
         clippy::manual_async_fn,

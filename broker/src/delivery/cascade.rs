@@ -210,6 +210,8 @@ struct WaitingCascades {
     /// served now.
     order: VecDeque<usize>,
     is_worked_on: bool,
+    /// Whether only routes under way go on.
+    is_closing: bool,
 }
 
 fn address(queue: &Arc<Queue>) -> usize {
@@ -256,12 +258,23 @@ impl LetterBacklog {
         !std::mem::replace(&mut waiting.is_worked_on, true)
     }
 
+    /// From now on only routes under way go on. The other letters stay in their queues.
+    pub(crate) fn close(&self) {
+        lock(&self.waiting).is_closing = true;
+    }
+
+    /// Whether a cascade waits or is worked on.
+    pub(crate) fn is_worked_on(&self) -> bool {
+        lock(&self.waiting).is_worked_on
+    }
+
     /// Takes the next cascade; [`LetterBacklog::give_back`] must follow. `None` if nothing waits;
     /// the backlog then has no worker.
     pub(crate) fn take_next(&self) -> Option<Cascade> {
         let mut waiting = lock(&self.waiting);
         let waiting = &mut *waiting;
-        let source = waiting.order.pop_front();
+        let may_begin = !waiting.is_closing || self.has_route();
+        let source = may_begin.then(|| waiting.order.pop_front()).flatten();
         let cascades = source.and_then(|source| waiting.by_source.get_mut(&source));
         let cascade = cascades.and_then(VecDeque::pop_front);
         waiting.is_worked_on = cascade.is_some();
@@ -332,6 +345,16 @@ mod tests {
         DeadLetter::new(queue, message(), Reason::Rejected, stored)
     }
 
+    /// A cascade of this queue, one of whose routes waits.
+    fn under_way(queue: &Arc<Queue>, store: &DefinitionStore) -> Cascade {
+        let way = (message(), vec![Queue::plain()]);
+        let route = LetterRoute::new(letter(queue, None), way, store);
+        Cascade {
+            source: Arc::clone(queue),
+            steps: vec![CascadeStep::Route(route)],
+        }
+    }
+
     #[tokio::test]
     async fn a_route_holds_commits_back_only_where_the_store_has_its_letter() {
         let (broker, _kept) = opened().await;
@@ -344,15 +367,29 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_closed_backlog_goes_on_with_the_route_under_way_alone() {
+        let (broker, _kept) = opened().await;
+        let (queue, other) = (Queue::plain(), Queue::plain());
+        let under_way = under_way(&queue, &broker.definitions);
+        let backlog = LetterBacklog::default();
+        backlog.add(Cascade::new(letter(&other, None)));
+        backlog.add(under_way);
+        backlog.close();
+        let mut next = backlog.take_next().expect("the route under way");
+        assert!(next.is_under_way() && backlog.is_worked_on());
+        next.steps.clear();
+        backlog.give_back(next);
+        assert!(backlog.take_next().is_none() && !backlog.is_worked_on());
+        assert!(backlog.has(&other), "it stays in its queue");
+    }
+
     /// Two threads may route letters of one queue at the same time.
     #[tokio::test]
     async fn a_route_under_way_comes_before_letters_of_its_queue() {
         let (broker, _kept) = opened().await;
         let queue = Queue::plain();
-        let way = (message(), vec![Queue::plain()]);
-        let route = LetterRoute::new(letter(&queue, None), way, &broker.definitions);
-        let mut under_way = Cascade::new(letter(&queue, None));
-        under_way.steps = vec![CascadeStep::Route(route)];
+        let under_way = under_way(&queue, &broker.definitions);
         let backlog = LetterBacklog::default();
         backlog.add(Cascade::new(letter(&queue, None)));
         let first = backlog.take_next();
