@@ -380,7 +380,7 @@ async fn a_long_record_of_deaths_by_a_publisher_is_cut_short() {
         let death = [
             text("queue", b"dying"),
             text("reason", b"expired"),
-            text("exchange", &[b'x'; 130_420]),
+            text("exchange", &vec![b'x'; 130_420]),
         ];
         let deaths = [&b"F"[..], &long(&death.concat())].concat();
         let table = [&short("x-death")[..], b"A", &long(&deaths)].concat();

@@ -4,7 +4,8 @@
 //! A letter of a stored message takes memory until the store has its copies. So the messages of a
 //! queue with a dead-letter exchange are read from the store no faster than letters arrive, whether
 //! they expire, are pushed out or are delivered and rejected. Acks, purges and other queues do not
-//! wait. A letter itself waits for the store only if its copies exceed one commit of the store.
+//! wait. A persistent letter is routed when the store keeps up, and one whose copies exceed a
+//! commit of the store waits for it in between too.
 //!
 //! Where letters of a queue stay in memory, because no store has their new queue, its messages are
 //! not read while memory is short. It may be that nobody ever frees it. So such a read holds
@@ -85,10 +86,10 @@ impl BrokerState {
     /// Waits while memory is short and letters of this queue stay in it. False if the read is no
     /// longer wanted.
     async fn memory_for_letters(self: &Arc<Self>, queue: &Arc<Queue>, wanted: LoadRequest) -> bool {
+        static LOG: LogLimit = LogLimit::new(LOG_EVERY_MS);
         if !self.holds_back_reads(queue) {
             return true;
         }
-        static LOG: LogLimit = LogLimit::new(LOG_EVERY_MS);
         if let Some(others) = LOG.admit(now_ms()) {
             tracing::warn!(
                 queue = %queue.name(), vhost = %queue.vhost(), others,
