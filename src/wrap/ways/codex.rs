@@ -386,23 +386,29 @@ impl Work {
         self.threads.clear();
         self.report_end_of_thread().await;
         self.check_texts().await;
+        let is_silent = matches!(error, LinkError::Silent);
         for number in self.numbers(|_| true) {
-            let waits = |text: &InFlight| matches!(text.stage, Progress::Waits(_));
-            if self.in_flight.get(&number).is_some_and(waits) {
-                self.not_taken(number, error.to_string(), Refusal::Failed)
-                    .await;
-            } else {
-                self.report_lost(number).await;
+            match self.in_flight.get(&number).map(|text| text.stage) {
+                Some(Progress::Waits(_)) => {
+                    let why = error.to_string();
+                    self.not_taken(number, why, Refusal::Failed).await;
+                }
+                // A failure of the way: the same daemon would be asked again without end.
+                Some(Progress::Asked(_)) if is_silent => {
+                    self.give_up(number, WayReport::Unseen(number)).await;
+                }
+                _ => self.give_up(number, WayReport::Lost(number)).await,
             }
         }
         self.search_at = Instant::now() + FIRST_PAUSE;
         self.report_availability().await;
     }
 
-    async fn report_lost(&mut self, number: SubmissionNumber) {
+    /// Reports the outcome of a text that may have been read.
+    async fn give_up(&mut self, number: SubmissionNumber, report: WayReport) {
         if self.in_flight.remove(&number).is_some() {
             self.proof.forget(number);
-            self.report(WayReport::Lost(number)).await;
+            self.report(report).await;
         }
     }
 
@@ -436,9 +442,7 @@ impl Work {
             _ => false,
         };
         for number in self.numbers(ended) {
-            self.in_flight.remove(&number);
-            self.proof.forget(number);
-            self.report(WayReport::Unread(number)).await;
+            self.give_up(number, WayReport::Unread(number)).await;
         }
         if is_local_gone {
             self.local = None;
@@ -463,7 +467,7 @@ impl Work {
 
     async fn lose_where(&mut self, is_lost: impl Fn(&InFlight) -> bool) {
         for number in self.numbers(is_lost) {
-            self.report_lost(number).await;
+            self.give_up(number, WayReport::Lost(number)).await;
         }
     }
 

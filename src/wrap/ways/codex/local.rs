@@ -174,11 +174,7 @@ impl Work {
                 self.report_hand_over(number).await;
             }
             Err(QueueError::Refused(why)) => self.not_taken(number, why, Refusal::Failed).await,
-            Err(QueueError::Unknown) => {
-                self.in_flight.remove(&number);
-                self.proof.forget(number);
-                self.report(WayReport::Unseen(number)).await;
-            }
+            Err(QueueError::Unknown) => self.give_up(number, WayReport::Unseen(number)).await,
         }
     }
 }

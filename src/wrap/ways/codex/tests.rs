@@ -351,7 +351,8 @@ async fn the_end_of_the_daemon_loses_sent_texts_and_gives_back_waiting_ones() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_does_not_answer_is_disconnected_and_its_text_is_lost() {
+async fn a_daemon_that_does_not_answer_is_disconnected_and_has_failed() {
+    // The text went to it again every twenty seconds, without end.
     let home = tempfile::tempdir().unwrap();
     let marker = ThreadMarker::new(home.path().join("01MARK")).unwrap();
     let (home, program) = (home.path().to_owned(), "codex".into());
@@ -371,7 +372,7 @@ async fn a_daemon_that_does_not_answer_is_disconnected_and_its_text_is_lost() {
     assert!(reports.0.try_recv().is_err(), "it was asked just now");
     work.set_stage(1, Progress::Asked(now - ANSWERS_WITHIN));
     work.disconnect_if_silent().await;
-    assert_eq!(reports.next().await, WayReport::Lost(1));
+    assert_eq!(reports.next().await, WayReport::Unseen(1));
     assert!(work.in_flight.is_empty());
 }
 
