@@ -39,6 +39,7 @@ mod text;
 
 use std::time::{Duration, Instant};
 
+use super::transcript::ids_in;
 use super::{Submission, SubmissionNumber};
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
@@ -419,11 +420,11 @@ impl Keyboard {
     }
 }
 
-/// Whether `prompt` holds all messages of the submission: a person may have recalled the text and
-/// removed some of them.
+/// Whether `prompt` holds all messages of the submission, by the heads of their lines: a person may
+/// have recalled the text and removed some of them, and another message may quote an id.
 fn contains_all_ids(submission: &Submission, prompt: &str) -> bool {
-    let mut ids = submission.ids.iter();
-    ids.all(|id| prompt.contains(&format!(" id={id}]")))
+    let found = ids_in(prompt);
+    submission.ids.iter().all(|id| found.contains(id))
 }
 
 /// The last letters and digits of a text.

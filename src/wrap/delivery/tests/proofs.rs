@@ -78,6 +78,42 @@ fn a_prompt_that_holds_some_messages_of_a_text_proves_none_of_them() {
 }
 
 #[test]
+fn the_end_of_its_turn_proves_a_text_whatever_follows_its_id_in_the_head() {
+    // The transcript cannot be read. A question ended as refused by the person's own hook.
+    for more in [
+        "",
+        " reply_to=b",
+        " correlation_id=c",
+        " text_sha256=0123456789ab",
+    ] {
+        let mut play = Play::claude_by(DeliveryMode::Keyboard);
+        play.deliveries.set_turn_proof(TurnProof::Row);
+        let key = play.offer("x");
+        play.shows_text();
+        play.sees(Input::Empty);
+        play.begins(&format!(
+            "[cbroker peer message from=a id=m1{more}] x [end]"
+        ));
+        play.ends();
+        let delivered = Step::Delivered(vec![key], Way::Keyboard);
+        assert!(play.did(&delivered), "{more:?}: {:?}", play.hold());
+    }
+}
+
+#[test]
+fn an_id_in_the_text_of_another_message_proves_nothing() {
+    // It came by another way while this text was typed, and its turn ended.
+    let mut play = Play::claude_by(DeliveryMode::Keyboard);
+    play.deliveries.set_turn_proof(TurnProof::Row);
+    let key = play.offer("x");
+    play.shows_text();
+    play.sees(Input::Empty);
+    play.begins("[cbroker peer message from=c id=other] what of id=m1] there? [end]");
+    play.ends();
+    play.is_delivered_only_by_its_row(key);
+}
+
+#[test]
 fn where_no_hook_runs_a_text_is_read_at_its_row_or_at_rest() {
     for has_row in [true, false] {
         let mut play = Play::with(&CLAUDE, DeliveryMode::Keyboard);
