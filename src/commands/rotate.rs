@@ -35,8 +35,9 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
                     .with_hint("change it on the management page, and set it in CBROKER_URL"),
             );
         }
-        RunsAs::Embedded(..) => {
-            let client = Client::new(config, API_WITHIN)?;
+        RunsAs::Embedded(local, _) => {
+            // A configured management API may be that of another broker.
+            let client = Client::new(&config.for_local(&local)?, API_WITHIN)?;
             client.set_password(&new.user, &new.password).await?;
         }
         RunsAs::Nothing => {}

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 
 use crate::background_broker::{api, kill_broker, password, started};
-use crate::support::{PageLogin, Place, Request, Wrapped, free_port};
+use crate::fake_http;
+use crate::support::{PageLogin, Place, Ran, Request, Wrapped, free_port};
 
 /// Signs in at the page with a one-time token.
 fn sign_in(place: &Place) -> PageLogin {
@@ -69,6 +71,39 @@ fn rotate_ends_the_page_s_sessions_and_the_old_password_everywhere() {
     let file = place.home().join("credentials");
     assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert!(!std::fs::read_to_string(&file).unwrap().contains(&old));
+    place.ok(["stop"]);
+}
+
+#[test]
+fn rotate_tells_no_other_broker_the_new_password() {
+    let place = Place::new();
+    let _broker = started(&place);
+    let old = place.ok(["status", "--show-url"]);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let other = fake_http::on_tcp(move |request, body| {
+        let body = String::from_utf8_lossy(body).into_owned();
+        seen.lock().unwrap().push((request.to_owned(), body));
+        (204, String::new())
+    });
+    let login = [
+        ("CBROKER_MGMT_URL", other.as_str()),
+        ("CBROKER_MGMT_USER", "ada"),
+        ("CBROKER_MGMT_PASS", "hush"),
+    ];
+    let rotated = place.command().arg("rotate").envs(login).output().unwrap();
+    let rotated = Ran::of(&rotated);
+    assert_eq!(rotated.code, 0, "{rotated:?}");
+    let settings = format!("mgmt_url = \"{other}\"\nmgmt_user = \"ada\"\nmgmt_pass = \"hush\"\n");
+    std::fs::write(place.home().join("config.toml"), settings).unwrap();
+    place.ok(["rotate"]);
+    assert_eq!(*asked.lock().unwrap(), []);
+    std::fs::remove_file(place.home().join("config.toml")).unwrap();
+    // The running broker has the new password.
+    let new = place.ok(["status", "--show-url"]);
+    assert_ne!(old, new);
+    assert_eq!(place.run(["list", "--url", old.trim()]).code, 3);
+    place.ok(["list", "--url", new.trim()]);
     place.ok(["stop"]);
 }
 
