@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use cbroker::wrap::monitor::ChildStatus;
+use serde_json::json;
 
 use crate::stage::{CBROKER, Stage, wait_for};
 
@@ -17,6 +18,7 @@ crate::tests![
     a_probe_says_which_signals_an_agent_gives,
     a_probe_says_what_an_agent_asks_instead_of_its_prompt,
     a_probe_tries_a_send_inside_the_sandbox_that_the_settings_switch_on,
+    a_probe_runs_no_program_that_the_folder_names,
     a_probe_of_an_agent_with_a_line_tells_its_prompt_and_whether_a_send_works,
 ];
 
@@ -198,6 +200,36 @@ shift
     let said = probed(&stage, "");
     let not_tried = format!("not tried: the agent's sandbox is on ({by}), and bwrap: no perm");
     assert!(said.contains(&not_tried), "{said}");
+}
+
+fn a_probe_runs_no_program_that_the_folder_names() {
+    let stage = Stage::new();
+    let tool = stage.path("tool");
+    std::fs::write(&tool, "#!/bin/sh\nenv > \"$STAGE/environment\"\n").unwrap();
+    std::fs::set_permissions(&tool, Permissions::from_mode(0o755)).unwrap();
+    let settings = json!({"sandbox": {"enabled": true, "bwrapPath": tool}}).to_string();
+    let probe_with = |file: &str| {
+        let file = stage.path(file);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, &settings).unwrap();
+        let mut doctor = stage.cbroker(&["doctor", "--probe", "claude"]);
+        doctor.current_dir(stage.path("repository"));
+        doctor.env("HOME", stage.path("user"));
+        doctor.env("CBROKER_MGMT_URL", "https://ada:hush@api.example/x");
+        doctor.env("CBROKER_MGMT_PASS", "hush");
+        doctor.output().unwrap();
+        std::fs::remove_file(&file).unwrap();
+        stage.text("environment")
+    };
+    for name in ["settings.json", "settings.local.json"] {
+        let environment = probe_with(&format!("repository/.claude/{name}"));
+        assert_eq!(environment, "", "{name}");
+    }
+    // The person's own settings may name it, and it gets no password.
+    let environment = probe_with("user/.claude/settings.json");
+    assert!(environment.contains("CBROKER_MGMT_URL=https://api.example/x\n"));
+    assert!(!environment.contains("hush"), "{environment}");
+    assert!(!environment.contains(":secret@"), "{environment}");
 }
 
 fn a_probe_of_an_agent_with_a_line_tells_its_prompt_and_whether_a_send_works() {

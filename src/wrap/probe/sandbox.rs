@@ -41,7 +41,18 @@ struct SandboxSettings {
     on_by: Option<PathBuf>,
     /// Whether `cbroker` is excepted from it.
     is_excepted: bool,
+    /// The program that the person's own settings name in place of `bwrap`. Those of a folder must
+    /// not name a program that runs here: nobody was asked whether the folder is trusted.
     bwrap: Option<String>,
+}
+
+/// Whose settings a file has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SettingsOwner {
+    /// The person's.
+    Person,
+    /// The working folder's, which may be anybody's.
+    Folder,
 }
 
 /// Tries to send a message as the agent's shell would.
@@ -231,27 +242,25 @@ fn first_line(output: &Output) -> String {
 
 /// The settings files of the user, the project, and the project's local ones. Later files take
 /// precedence.
-fn settings_files(config: &Config) -> Vec<PathBuf> {
+fn settings_files(config: &Config) -> Vec<(SettingsOwner, PathBuf)> {
     let home = config.environment.get("HOME").map(PathBuf::from);
-    home.map(|home| home.join(".claude/settings.json"))
-        .into_iter()
-        .chain([
-            ".claude/settings.json".into(),
-            ".claude/settings.local.json".into(),
-        ])
-        .collect()
+    let own = home.map(|home| home.join(".claude/settings.json"));
+    let own = own.map(|file| (SettingsOwner::Person, file));
+    let folder = [".claude/settings.json", ".claude/settings.local.json"];
+    let folder = folder.map(|file| (SettingsOwner::Folder, file.into()));
+    own.into_iter().chain(folder).collect()
 }
 
 impl SandboxSettings {
-    fn of(files: &[PathBuf]) -> Self {
+    fn of(files: &[(SettingsOwner, PathBuf)]) -> Self {
         let mut settings = Self::default();
-        for file in files {
-            settings.add(file);
+        for (owner, file) in files {
+            settings.add(*owner, file);
         }
         settings
     }
 
-    fn add(&mut self, file: &Path) {
+    fn add(&mut self, owner: SettingsOwner, file: &Path) {
         let Some(settings) = std::fs::read(file)
             .ok()
             .and_then(|text| serde_json::from_slice::<Value>(&text).ok())
@@ -262,8 +271,8 @@ impl SandboxSettings {
         if let Some(is_on) = sandbox["enabled"].as_bool() {
             self.on_by = is_on.then(|| file.to_owned());
         }
-        if let Some(bwrap) = sandbox["bwrapPath"].as_str() {
-            self.bwrap = Some(bwrap.to_owned());
+        if owner == SettingsOwner::Person {
+            self.bwrap = sandbox["bwrapPath"].as_str().map(str::to_owned);
         }
         self.is_excepted |= sandbox["excludedCommands"]
             .as_array()
@@ -322,11 +331,15 @@ mod tests {
             r#"{"sandbox":{"excludedCommands":["cbroker send:*"]}}"#,
         );
         let absent = folder.path().join("absent.json");
-        let settings = SandboxSettings::of(&[on.clone(), absent]);
+        let [own, other] = [SettingsOwner::Person, SettingsOwner::Folder];
+        let settings = SandboxSettings::of(&[(own, on.clone()), (other, absent)]);
         assert_eq!(settings.on_by, Some(on.clone()));
         assert_eq!(settings.bwrap.as_deref(), Some("/b"));
         assert!(!settings.is_excepted);
-        assert_eq!(SandboxSettings::of(&[on.clone(), off]).on_by, None);
-        assert!(SandboxSettings::of(&[excepted, on]).is_excepted);
+        let settings = SandboxSettings::of(&[(own, off.clone()), (other, on.clone())]);
+        assert_eq!((settings.on_by, settings.bwrap), (Some(on.clone()), None));
+        let settings = SandboxSettings::of(&[(own, on.clone()), (other, off)]);
+        assert_eq!(settings.on_by, None);
+        assert!(SandboxSettings::of(&[(own, excepted), (other, on)]).is_excepted);
     }
 }
