@@ -123,6 +123,16 @@ impl Home {
         self.sessions().join(format!("{session}.hops"))
     }
 
+    /// The token that the hooks of the session send.
+    pub fn session_token(&self, session: &str) -> PathBuf {
+        self.sessions().join(format!("{session}.token"))
+    }
+
+    /// The settings of the session's agent.
+    pub fn session_settings(&self, session: &str) -> PathBuf {
+        self.sessions().join(format!("{session}.settings.json"))
+    }
+
     /// `spill/`: texts too long to type.
     pub fn spill(&self) -> PathBuf {
         self.folder.join("spill")

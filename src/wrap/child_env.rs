@@ -6,19 +6,21 @@
 //! Relies on the profile, the hooks' settings and the configuration.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::WrapOptions;
 use super::agents::Profile;
 use super::agents::arguments::{self, Additions, ClaudeRun};
-use super::hooks;
+use super::agents::settings::{SettingsError, merge};
+use super::hooks::{self, HookAddress};
 use super::own_status;
 use super::pty::{CommandLine, find_program};
 use super::ways::claude_plugin::PluginSetup;
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, write_private};
 
 /// The permission with which an agent can send answers without asking each time.
 const SEND_PERMISSION: &str = "Bash(cbroker send:*)";
@@ -51,10 +53,10 @@ pub(super) enum BrokerReach {
 pub(super) struct Identity {
     /// Its ULID.
     pub session: String,
-    /// The socket of its hooks.
-    pub socket: PathBuf,
-    /// The token that its hooks send on that socket.
-    pub token: String,
+    /// Where its hooks report.
+    pub hooks: HookAddress,
+    /// The private file for the settings of its agent.
+    pub settings_file: PathBuf,
     /// This binary.
     pub binary: PathBuf,
     /// The plugin for Claude Code, if it could be set up.
@@ -65,15 +67,25 @@ pub(super) struct Identity {
     pub environment: Vec<(OsString, OsString)>,
 }
 
-/// Returns the program's command, and remarks for the log.
+/// Whether anything listens to the agent's hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HookListener {
+    /// The session does.
+    Session,
+    /// The program replaces this process.
+    Nobody,
+}
+
+/// Returns the program's command, and remarks for the log. Writes the agent's settings.
 pub(super) fn command(
     options: &WrapOptions,
     config: &Config,
     identity: &Identity,
     reach: BrokerReach,
+    listener: HookListener,
 ) -> (CommandLine, Vec<String>) {
     let profile = Profile::of(&options.program, &options.arguments);
-    let (arguments, remark) = arguments_of(options, profile, identity);
+    let (arguments, remark) = arguments_of(options, profile, identity, listener);
     let mut remarks: Vec<String> = remark.into_iter().collect();
     let mut environment = changed_for(config);
     let mut set = |name: &str, value: Option<OsString>| environment.push((name.into(), value));
@@ -140,6 +152,7 @@ fn arguments_of(
     options: &WrapOptions,
     profile: &Profile,
     identity: &Identity,
+    listener: HookListener,
 ) -> (Vec<OsString>, Option<String>) {
     if !profile.has_hooks || arguments::claude_run_of(&options.arguments) != ClaudeRun::Session {
         return (options.arguments.clone(), None);
@@ -148,29 +161,51 @@ fn arguments_of(
         briefing: options
             .is_briefed
             .then(|| super::briefing::text(options.name.as_str())),
-        settings: settings(options, identity),
+        settings: settings(options, identity, listener),
+        settings_file: identity.settings_file.clone(),
         plugin: identity.plugin.as_ref().map(|given| given.folder.clone()),
     };
-    match arguments::join(&options.arguments, &additions) {
-        Ok(joined) => (joined, None),
+    match with_settings_file(&options.arguments, &additions) {
+        Ok(arguments) => (arguments, None),
         Err(why) => (
             options.arguments.clone(),
-            Some(format!(
-                "no hooks and no briefing: the settings given to the agent cannot be merged: {why}"
-            )),
+            Some(format!("no hooks and no briefing: {why}")),
         ),
     }
 }
 
-/// The settings with the hooks and the plugin's options.
-fn settings(options: &WrapOptions, identity: &Identity) -> Value {
-    let permission = options.may_send.then_some(SEND_PERMISSION);
-    let (socket, token) = (&identity.socket, &identity.token);
-    let hooks = hooks::settings(&identity.binary, socket, token, permission);
-    match &identity.plugin {
-        Some(plugin) => arguments::merge(&hooks, &plugin.settings(&identity.binary)),
-        None => hooks,
+/// Why the agent gets no settings.
+#[derive(Debug, thiserror::Error)]
+enum NoSettings {
+    #[error("the settings given to the agent cannot be merged: {0}")]
+    Unmerged(#[from] SettingsError),
+    #[error("the agent's settings cannot be written: {0}")]
+    Unwritten(#[from] io::Error),
+}
+
+/// Joins the arguments, and writes the settings that they name.
+fn with_settings_file(
+    arguments: &[OsString],
+    additions: &Additions,
+) -> Result<Vec<OsString>, NoSettings> {
+    let joined = arguments::join(arguments, additions)?;
+    if let Some(settings) = &joined.settings {
+        write_private(&additions.settings_file, settings.to_string().as_bytes())?;
     }
+    Ok(joined.arguments)
+}
+
+/// The settings with the hooks, the permission to send and the plugin's options; `None` if there is
+/// nothing to set.
+fn settings(options: &WrapOptions, identity: &Identity, listener: HookListener) -> Option<Value> {
+    let hooks = (listener == HookListener::Session)
+        .then(|| hooks::settings(&identity.binary, &identity.hooks));
+    let plugin = identity.plugin.as_ref();
+    let plugin = plugin.map(|plugin| plugin.settings(&identity.binary));
+    let permission = json!({"permissions": {"allow": [SEND_PERMISSION]}});
+    let permission = options.may_send.then_some(permission);
+    let parts = [hooks, plugin, permission].into_iter().flatten();
+    parts.reduce(|all, part| merge(&all, &part))
 }
 
 /// As [`changed`], for a program that gets messages of the configured broker.

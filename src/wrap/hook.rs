@@ -1,4 +1,4 @@
-//! `cbroker hook EVENT --socket PATH --token TOKEN` (hidden): what an agent's hook runs.
+//! `cbroker hook EVENT --socket PATH --token-file FILE` (hidden): what an agent's hook runs.
 //!
 //! It sends the hook's input to the wrap and exits with 0, whatever happens: a hook must never
 //! block or break the agent. A waiting hook (`EVENT` is `wait`) runs until the wrap sends it a
@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &[OsString]) -> i32 {
         return stream::run(path);
     }
     let token = match secret {
-        [option, token] if option == "--token" => token.to_str(),
+        [option, file] if option == "--token-file" => std::fs::read_to_string(file).ok(),
         _ => None,
     };
     let Some(token) = token else {
@@ -74,7 +74,7 @@ pub(super) fn run(arguments: &[OsString]) -> i32 {
     let Ok(mut wrap) = UnixStream::connect(path) else {
         return 0;
     };
-    let sent = send_event(&mut wrap, token, event);
+    let sent = send_event(&mut wrap, &token, event);
     if event == WAIT && sent.is_ok() {
         wait_for_order(&mut wrap)
     } else {

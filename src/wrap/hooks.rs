@@ -1,8 +1,9 @@
 //! The socket of the agent's hooks. Hooks report the agent's events on it, and a waiting hook
 //! delivers a message without the keyboard.
 //!
-//! A client must send the session's token first, which only the commands of its hooks hold. Other
-//! programs of the user that find the socket get no message and are ignored.
+//! A client must send the session's token first. The commands of its hooks name the private file
+//! that holds it, because other users can read command lines. Programs that find the socket and do
+//! not send the token get no message and are ignored.
 //!
 //! Relies on tokio for the socket and on `serde_json` for the hooks' input.
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 use super::agent_state::HookEvent;
 use super::hook::{self, AgentEnvironment};
 use super::own_status;
+use super::session_files::SettingsUsers;
 use super::ways::claude_inbox::InboxAddress;
 use super::ways::{HookOrigin, SubmissionNumber};
 use serde_json::{Value, json};
@@ -26,6 +28,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 
+use crate::config::write_private;
 use origin::Origins;
 pub(super) use waiter::Waiter;
 
@@ -68,24 +71,37 @@ pub(super) enum HookReport {
     Lost(SubmissionNumber),
 }
 
-/// The socket. Removed when dropped.
+/// Where a session's hooks report, and what they prove themselves with.
+#[derive(Clone, Debug)]
+pub(super) struct HookAddress {
+    /// The socket.
+    pub socket: PathBuf,
+    /// The private file with the token.
+    pub token_file: PathBuf,
+}
+
+/// The socket. Removed when dropped, with the token.
 #[derive(Debug)]
 pub(super) struct Hooks {
-    path: PathBuf,
+    address: HookAddress,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Hooks {
-    /// Listens on `path` for hooks of this user that send `token`.
+    /// Listens for hooks of this user, and writes the token that they must send. Records in `users`
+    /// whether other processes run the hooks too.
     pub(super) fn listen(
-        path: &Path,
-        token: String,
+        address: &HookAddress,
+        users: SettingsUsers,
     ) -> io::Result<(Self, mpsc::Receiver<HookReport>)> {
+        let token = token()?;
+        write_private(&address.token_file, token.as_bytes())?;
+        let path = &address.socket;
         let _left_by_a_crash = std::fs::remove_file(path);
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         let (reports, received) = mpsc::channel(256);
-        let origins = Arc::new(Mutex::new(Origins::default()));
+        let origins = Arc::new(Mutex::new(Origins::new(users)));
         let token = Arc::new(token);
         let task = tokio::spawn(async move {
             let mut number = 0;
@@ -107,7 +123,7 @@ impl Hooks {
         });
         Ok((
             Self {
-                path: path.to_owned(),
+                address: address.clone(),
                 task,
             },
             received,
@@ -118,12 +134,14 @@ impl Hooks {
 impl Drop for Hooks {
     fn drop(&mut self) {
         self.task.abort();
-        let _already_gone = std::fs::remove_file(&self.path);
+        for file in [&self.address.socket, &self.address.token_file] {
+            let _already_gone = std::fs::remove_file(file);
+        }
     }
 }
 
 /// Generates the token of a session: 128 random bits in hexadecimal digits.
-pub(super) fn token() -> io::Result<String> {
+fn token() -> io::Result<String> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     Ok(random.iter().fold(String::new(), |mut text, byte| {
@@ -141,17 +159,13 @@ fn tokens_match(token: &[u8], claimed: &[u8]) -> bool {
     token.len() == claimed.len() && std::hint::black_box(differences) == 0
 }
 
-/// The hooks for `--settings`, each a call of `program` (this binary) with this socket and token.
-pub(super) fn settings(
-    program: &Path,
-    socket: &Path,
-    token: &str,
-    permission: Option<&str>,
-) -> Value {
+/// The hooks for `--settings`, each a call of `program` (this binary) with this address.
+pub(super) fn settings(program: &Path, address: &HookAddress) -> Value {
+    let (socket, token) = (quoted(&address.socket), quoted(&address.token_file));
+    let program = quoted(program);
     let call = |event: &str| {
-        let (program, socket) = (quoted(program), quoted(socket));
         format!(
-            "{program} {} {event} --socket {socket} --token {token}",
+            "{program} {} {event} --socket {socket} --token-file {token}",
             hook::VERB
         )
     };
@@ -180,10 +194,7 @@ pub(super) fn settings(
         }
         hooks[event] = json!([{"hooks": calls}]);
     }
-    match permission {
-        Some(rule) => json!({"hooks": hooks, "permissions": {"allow": [rule]}}),
-        None => json!({"hooks": hooks}),
-    }
+    json!({"hooks": hooks})
 }
 
 /// Quotes a path for the shell that runs the hook.
@@ -303,7 +314,12 @@ mod tests {
 
     use super::*;
 
-    const TOKEN: &str = "00ff";
+    fn address(folder: &Path) -> HookAddress {
+        HookAddress {
+            socket: folder.join("s.sock"),
+            token_file: folder.join("s.token"),
+        }
+    }
 
     #[test]
     fn tokens_are_compared_completely() {
@@ -320,18 +336,15 @@ mod tests {
 
     #[test]
     fn hooks_call_this_binary_with_quoted_paths() {
-        let settings = settings(
-            Path::new("/opt/it's here/cbroker"),
-            Path::new("/run/s.sock"),
-            TOKEN,
-            None,
-        );
+        let program = Path::new("/opt/it's here/cbroker");
+        let settings = settings(program, &address(Path::new("/run")));
         let command = settings["hooks"]["Stop"][0]["hooks"][0]["command"]
             .as_str()
             .unwrap();
         assert_eq!(
             command,
-            r"'/opt/it'\''s here/cbroker' hook Stop --socket '/run/s.sock' --token 00ff"
+            r"'/opt/it'\''s here/cbroker' hook Stop ".to_owned()
+                + "--socket '/run/s.sock' --token-file '/run/s.token'"
         );
         assert_eq!(
             settings["hooks"]["Stop"][0]["hooks"][1]["asyncRewake"],
@@ -365,9 +378,10 @@ mod tests {
     }
 
     /// Connects as a hook with this event.
-    async fn hook(path: &Path, event: &str) -> UnixStream {
-        let mut stream = UnixStream::connect(path).await.unwrap();
-        let message = format!("{TOKEN}\n{event}\n{{}}\n{{}}");
+    async fn hook(address: &HookAddress, event: &str) -> UnixStream {
+        let mut stream = UnixStream::connect(&address.socket).await.unwrap();
+        let token = std::fs::read_to_string(&address.token_file).unwrap();
+        let message = format!("{token}\n{event}\n{{}}\n{{}}");
         let length = u32::try_from(message.len()).unwrap();
         stream.write_u32(length).await.unwrap();
         stream.write_all(message.as_bytes()).await.unwrap();
@@ -377,9 +391,9 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_a_waiter_is_reported() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s.sock");
-        let (_hooks, mut reports) = Hooks::listen(&path, TOKEN.to_owned()).unwrap();
-        let stream = hook(&path, hook::WAIT).await;
+        let address = address(folder.path());
+        let (_hooks, mut reports) = Hooks::listen(&address, SettingsUsers::default()).unwrap();
+        let stream = hook(&address, hook::WAIT).await;
         let Some(HookReport::Waiter(waiter)) = reports.recv().await else {
             panic!("no waiter");
         };
@@ -393,9 +407,9 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_waiter_is_released() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s.sock");
-        let (_hooks, mut reports) = Hooks::listen(&path, TOKEN.to_owned()).unwrap();
-        let mut stream = hook(&path, hook::WAIT).await;
+        let address = address(folder.path());
+        let (_hooks, mut reports) = Hooks::listen(&address, SettingsUsers::default()).unwrap();
+        let mut stream = hook(&address, hook::WAIT).await;
         drop(reports.recv().await);
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
@@ -404,12 +418,7 @@ mod tests {
 
     #[test]
     fn the_settings_register_all_needed_events_and_waiters() {
-        let settings = settings(
-            Path::new("/c"),
-            Path::new("/s"),
-            TOKEN,
-            Some("Bash(cbroker send:*)"),
-        );
+        let settings = settings(Path::new("/c"), &address(Path::new("/s")));
         let hooks = settings["hooks"].as_object().unwrap();
         for (event, groups) in hooks {
             assert!(parse_event(event, &json!({})).is_some(), "{event}");
@@ -426,6 +435,5 @@ mod tests {
         ] {
             assert!(events.contains(&event), "{event}");
         }
-        assert_eq!(settings["permissions"]["allow"][0], "Bash(cbroker send:*)");
     }
 }

@@ -14,6 +14,7 @@
 //! | messages from the broker's delivery to the ack | [`delivery`]: pure, time is an argument |
 //! | the ways in: plugin, API, inbox, hook and keyboard | [`ways`] |
 //! | the start of a session | [`start`], [`child_env`], [`briefing`], [`opened`] |
+//! | private files that end with the session | [`session_files`] |
 //! | why a message waits | [`hold`], [`brake`] |
 //! | files that survive a crash | [`disk`], [`seen`], [`dead_letter`], [`spill`] |
 //! | bodies of parked messages | [`body_file`] |
@@ -50,6 +51,7 @@ mod screen;
 mod screen_socket;
 mod seen;
 mod session;
+mod session_files;
 mod spill;
 mod start;
 mod terminal;

@@ -16,12 +16,13 @@ use super::agent_state::HookEvent;
 use super::agents::Profile;
 use super::agents::reading::{Input, ScreenReading};
 use super::child_env;
-use super::hooks::{self, HookReport, Hooks};
+use super::hooks::{self, HookAddress, HookReport, Hooks};
 use super::modes::Modes;
 use super::monitor::OnWrapExit;
 use super::pty::{CommandLine, Program, ProgramSetup, find_program};
 use super::screen::Screen;
-use crate::config::Config;
+use super::session_files::SessionFiles;
+use crate::config::{Config, write_private};
 use crate::error::Error;
 
 /// Time limit for an agent to show all signs.
@@ -61,11 +62,14 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
     let failed =
         |error: std::io::Error| Error::new(format!("{shown} cannot be probed")).caused_by(error);
     config.home.prepare().map_err(failed)?;
-    let socket = config
-        .home
-        .socket(&format!("{}.sock", ulid::Ulid::generate()));
-    let token = hooks::token().map_err(failed)?;
-    let (hooks, reports) = Hooks::listen(&socket, token.clone()).map_err(failed)?;
+    let session = ulid::Ulid::generate().to_string();
+    let files = SessionFiles::of(&config.home, &session);
+    let address = HookAddress {
+        socket: config.home.socket(&format!("{session}.sock")),
+        token_file: config.home.session_token(&session),
+    };
+    let users = files.settings_users();
+    let (hooks, reports) = Hooks::listen(&address, users).map_err(failed)?;
     let mut command = CommandLine {
         program: agent.to_owned(),
         arguments: Vec::new(),
@@ -73,12 +77,10 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
     };
     if profile.has_hooks {
         let binary = std::env::current_exe().map_err(failed)?;
-        command.arguments = vec![
-            "--settings".into(),
-            hooks::settings(&binary, &socket, &token, None)
-                .to_string()
-                .into(),
-        ];
+        let settings = hooks::settings(&binary, &address).to_string();
+        let file = config.home.session_settings(&session);
+        write_private(&file, settings.as_bytes()).map_err(failed)?;
+        command.arguments = vec!["--settings".into(), file.into()];
     }
     let program = Program::start(
         &command,
@@ -99,7 +101,7 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
         reading: ScreenReading::default(),
     };
     watch.run(&program).await;
-    drop((program, hooks));
+    drop((program, hooks, files));
     let mut signs = watch.signs();
     signs.push(sandbox::send(profile, config).await);
     Ok(signs)

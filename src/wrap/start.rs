@@ -23,10 +23,10 @@ use tokio::sync::mpsc::Receiver;
 
 use super::agents::{DefaultDelivery, Profile};
 use super::brake::{Brake, Limits};
-use super::child_env::{self, BrokerReach, Identity};
+use super::child_env::{self, BrokerReach, HookListener, Identity};
 use super::delivery::DeliveryMode;
 use super::disk::{DiskPaths, DiskThread};
-use super::hooks::{self, HookReport, Hooks};
+use super::hooks::{HookAddress, HookReport, Hooks};
 use super::log::SessionLog;
 use super::monitor::{ChildStatus, OnWrapExit};
 use super::opened;
@@ -34,6 +34,7 @@ use super::options::{Fallback, WrapOptions};
 use super::pty::{CommandLine, Program, ProgramSetup};
 use super::screen_socket::{self, ScreenOwner, ScreenQuestion, ScreenSocket};
 use super::session::{MessageParts, Parts, Session, SessionMessages};
+use super::session_files::{SessionFiles, SettingsUsers};
 use super::spill;
 use super::terminal::Terminal;
 use crate::config::{Config, Environment, Volume, write_session_address};
@@ -95,7 +96,9 @@ fn prepare(config: &Config) -> Result<(Identity, Option<Terminal>), Error> {
             "bodies",
             "cred",
             "hops",
+            "json",
             "sock",
+            "token",
             screen_socket::SUFFIX,
             opened::SUFFIX,
         ],
@@ -179,11 +182,13 @@ struct PreparedStart {
 
 fn identity(config: &Config) -> std::io::Result<Identity> {
     let session = ulid::Ulid::generate().to_string();
-    let socket = config.home.session_socket(&session, "sock");
     Ok(Identity {
+        hooks: HookAddress {
+            socket: config.home.session_socket(&session, "sock"),
+            token_file: config.home.session_token(&session),
+        },
+        settings_file: config.home.session_settings(&session),
         session,
-        socket,
-        token: hooks::token()?,
         binary: std::env::current_exe()?,
         plugin: None,
         arguments: Vec::new(),
@@ -219,7 +224,7 @@ async fn exec_program(
         Ok(Err(error)) => without_broker(options, config, error.into())?,
         Err(_) => without_broker(options, config, no_answer(options, config))?,
     };
-    let (command, _) = child_env::command(options, config, identity, reach);
+    let (command, _) = child_env::command(options, config, identity, reach, HookListener::Nobody);
     match exec(&command)? {}
 }
 
@@ -257,16 +262,13 @@ async fn session(prepared: PreparedStart, config: &Config) -> Result<Exit, Error
     let mut log = SessionLog::open(&config.home.session_log(options.name.as_str()));
     let planned = ways::PlannedWays::new(&options, mode, config);
     let attachment = attach(&options, config, &identity).await?;
-    let _session_files = SessionFiles {
-        files: vec![
-            config.home.session_credentials(&identity.session),
-            config.home.session_hops(&identity.session),
-        ],
-    };
-    let hooks = listen_for_hooks(profile, &identity, &mut log);
+    let session_files = SessionFiles::of(&config.home, &identity.session);
+    let users = session_files.settings_users();
+    let hooks = listen_for_hooks(profile, &identity, users, &mut log);
     let screen_socket = show_screen(&options, config, &identity, &mut log);
     let ways = ways::open(planned, config, &mut identity, &mut log).await;
-    let (command, remarks) = child_env::command(&options, config, &identity, attachment.reach);
+    let (reach, listener) = (attachment.reach, HookListener::Session);
+    let (command, remarks) = child_env::command(&options, config, &identity, reach, listener);
     log.write(&format!(
         "session {} of {}: {}, --delivery {mode}",
         identity.session, options.name, profile.name
@@ -282,7 +284,11 @@ async fn session(prepared: PreparedStart, config: &Config) -> Result<Exit, Error
         .and_then(|messages| Ok((messages, start(&command, profile, &terminal)?)));
     let (messages, program) = match parts {
         Ok(parts) => parts,
-        Err(why) => return run_without_messages(unwrapped, why),
+        Err(why) => {
+            // The program replaces this process, which then drops nothing.
+            drop((session_files, hooks));
+            return run_without_messages(unwrapped, why);
+        }
     };
     record_command(config, &options, &mut log);
     log_panics(config.home.session_log(options.name.as_str()));
@@ -318,17 +324,18 @@ async fn run_session(
 fn listen_for_hooks(
     profile: &Profile,
     identity: &Identity,
+    users: SettingsUsers,
     log: &mut SessionLog,
 ) -> Option<(Hooks, Receiver<HookReport>)> {
-    let path = &identity.socket;
-    let hooks = Hooks::listen(path, identity.token.clone());
-    if let Err(error) = &hooks {
-        log.write(&format!(
-            "no socket for hooks at {}: {error}",
-            path.display()
-        ));
+    if !profile.has_hooks {
+        return None;
     }
-    hooks.ok().filter(|_| profile.has_hooks)
+    let hooks = Hooks::listen(&identity.hooks, users);
+    if let Err(error) = &hooks {
+        let path = identity.hooks.socket.display();
+        log.write(&format!("no socket for hooks at {path}: {error}"));
+    }
+    hooks.ok()
 }
 
 /// Listens for `cbroker screen`. An error is only logged.
@@ -447,17 +454,4 @@ fn initial_presence(options: &WrapOptions, profile: &Profile, identity: &Identit
 /// the session's loop ends only that task.
 fn log_panics(log: PathBuf) {
     panics::send_to(move |said| SessionLog::open(&log).write(&format!("internal error: {said}")));
-}
-
-/// Files that are removed when the session ends.
-struct SessionFiles {
-    files: Vec<PathBuf>,
-}
-
-impl Drop for SessionFiles {
-    fn drop(&mut self) {
-        for file in &self.files {
-            let _was_never_made = std::fs::remove_file(file);
-        }
-    }
 }

@@ -190,6 +190,7 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let mut agent = Agent::new(arguments, &stage, &tell, quirks, log);
     agent.note(&format!("process {}", std::process::id()));
     agent.note(&format!("arguments {arguments:?}"));
+    agent.note(&format!("settings {}", agent.hooks.settings()));
     sink::raw();
     let pause = agent.quirks.has("pause");
     read_keys(tell.clone(), pause);
@@ -204,8 +205,8 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     agent.open(&tell);
     agent.hooks.run("SessionStart", &[]);
     if agent.quirks.has("spare") {
-        let settings = agent.hooks.settings().to_string();
-        agent.spare = Some(elsewhere::begin_spare(&agent.stage, &settings));
+        let settings = agent.hooks.given();
+        agent.spare = Some(elsewhere::begin_spare(&agent.stage, settings));
     }
     agent.note("started");
     agent.live(&hear);

@@ -307,9 +307,9 @@ fn one_waiter_waits_and_no_more() {
 fn unbriefed_and_allowed_to_send() {
     let stage = Stage::new();
     let _terminal = ready(&stage, &["--no-brief", "--allow-send"], "");
-    let arguments = stage.text("agent.log");
-    assert!(!arguments.contains("--append-system-prompt"), "{arguments}");
-    assert!(arguments.contains("Bash(cbroker send:*)"), "{arguments}");
+    let log = stage.text("agent.log");
+    assert!(!log.contains("--append-system-prompt"), "{log}");
+    assert!(log.contains("Bash(cbroker send:*)"), "{log}");
     assert!(!stage.text("home/logs/peer.log").contains("--allow-send"));
     let stage = Stage::new();
     let _terminal = ready(&stage, &[], "");

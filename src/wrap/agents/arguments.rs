@@ -2,15 +2,18 @@
 //! arguments.
 //!
 //! A second `--settings` or `--append-system-prompt` replaces the first, so the user's values are
-//! merged with cbroker's, and the result comes first, where no subcommand can reject it.
+//! merged with cbroker's, and the result comes first, where no subcommand can reject it. Settings
+//! may hold secrets, and other users can read a command line, so the merged settings go into a
+//! private file, whose path is the argument.
 //!
-//! Relies on `serde_json` for the settings.
+//! Relies on `serde_json` and on [`settings`] for the settings.
 
 use std::ffi::OsString;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use super::settings::{self, SettingsError, merge};
 
 /// Subcommands, which do not start a session.
 const SUBCOMMANDS: [&str; 17] = [
@@ -119,54 +122,45 @@ pub fn claude_run_of(arguments: &[OsString]) -> ClaudeRun {
 pub struct Additions {
     /// For `--append-system-prompt`.
     pub briefing: Option<String>,
-    /// For `--settings`.
-    pub settings: Value,
+    /// For `--settings`, if there are any.
+    pub settings: Option<Value>,
+    /// The file for the settings, merged with the user's.
+    pub settings_file: PathBuf,
     /// For `--plugin-dir`, which may be given several times.
     pub plugin: Option<PathBuf>,
 }
 
-/// Why the value of the user's `--settings` cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// It begins like JSON and cannot be parsed.
-    #[error("the value of --settings is not JSON: {0}")]
-    Value(#[source] serde_json::Error),
-    /// It names a file that cannot be read.
-    #[error("{file}: {source}")]
-    Unreadable {
-        /// The file.
-        file: String,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// It names a file that is not JSON.
-    #[error("{file} is not JSON: {source}")]
-    NotJson {
-        /// The file.
-        file: String,
-        /// The parse error.
-        source: serde_json::Error,
-    },
-    /// It is JSON of another type.
-    #[error("the value of --settings is not a JSON object")]
-    NotAnObject,
+/// The arguments of an agent, and what their file must hold.
+#[derive(Clone, Debug)]
+pub struct JoinedArguments {
+    /// All arguments.
+    pub arguments: Vec<OsString>,
+    /// The content of [`Additions::settings_file`], if the arguments name it.
+    pub settings: Option<Value>,
 }
 
 /// Adds cbroker's arguments in front of the user's. Fails if the user's settings cannot be read;
 /// nothing may be added then.
-pub fn join(arguments: &[OsString], additions: &Additions) -> Result<Vec<OsString>, SettingsError> {
+pub fn join(
+    arguments: &[OsString],
+    additions: &Additions,
+) -> Result<JoinedArguments, SettingsError> {
     let mut rest = arguments.to_vec();
     let mut joined = Vec::new();
-    let settings = match take(&mut rest, "--settings") {
-        Some(theirs) => merge(&read_settings(&theirs)?, &additions.settings),
-        None => additions.settings.clone(),
-    };
+    let mut settings = additions.settings.clone();
+    if let Some(ours) = &mut settings
+        && let Some(theirs) = take(&mut rest, "--settings")
+    {
+        *ours = merge(&settings::read(&theirs)?, ours);
+    }
     if let Some(plugin) = &additions.plugin {
         joined.push("--plugin-dir".into());
         joined.push(plugin.into());
     }
-    joined.push("--settings".into());
-    joined.push(settings.to_string().into());
+    if settings.is_some() {
+        joined.push("--settings".into());
+        joined.push(additions.settings_file.clone().into());
+    }
     // A prompt in a file cannot be combined with the briefing, which is left to `cbroker brief`
     // then.
     let has_file = rest.iter().any(|word| {
@@ -184,7 +178,10 @@ pub fn join(arguments: &[OsString], additions: &Additions) -> Result<Vec<OsStrin
         joined.push(prompt);
     }
     joined.append(&mut rest);
-    Ok(joined)
+    Ok(JoinedArguments {
+        arguments: joined,
+        settings,
+    })
 }
 
 /// Removes every occurrence of an option and returns the last value, which is the effective one.
@@ -212,51 +209,6 @@ fn take(arguments: &mut Vec<OsString>, option: &str) -> Option<OsString> {
     rest.extend(words);
     *arguments = rest;
     value
-}
-
-/// Reads the value of `--settings`, which is JSON or the path of a JSON file.
-fn read_settings(value: &OsString) -> Result<Value, SettingsError> {
-    let text = value.to_string_lossy();
-    let parsed = if text.trim_start().starts_with('{') {
-        serde_json::from_str(&text).map_err(SettingsError::Value)?
-    } else {
-        let file = || text.to_string();
-        let content = std::fs::read_to_string(Path::new(value)).map_err(|source| {
-            SettingsError::Unreadable {
-                file: file(),
-                source,
-            }
-        })?;
-        serde_json::from_str(&content).map_err(|source| SettingsError::NotJson {
-            file: file(),
-            source,
-        })?
-    };
-    match parsed {
-        Value::Object(_) => Ok(parsed),
-        _ => Err(SettingsError::NotAnObject),
-    }
-}
-
-/// Merges two values: lists are concatenated, objects are merged by field, and otherwise the user's
-/// value is used.
-pub fn merge(theirs: &Value, ours: &Value) -> Value {
-    match (theirs, ours) {
-        (Value::Object(theirs), Value::Object(ours)) => {
-            let mut both: Map<String, Value> = theirs.clone();
-            for (key, value) in ours {
-                let merged = both
-                    .get(key)
-                    .map_or_else(|| value.clone(), |their| merge(their, value));
-                both.insert(key.clone(), merged);
-            }
-            Value::Object(both)
-        }
-        (Value::Array(theirs), Value::Array(ours)) => {
-            Value::Array(theirs.iter().chain(ours).cloned().collect())
-        }
-        _ => theirs.clone(),
-    }
 }
 
 #[cfg(test)]
@@ -301,12 +253,21 @@ mod tests {
         );
     }
 
+    /// Additions with these settings.
+    fn with(settings: Value) -> Additions {
+        Additions {
+            briefing: None,
+            settings: Some(settings),
+            settings_file: "/file".into(),
+            plugin: None,
+        }
+    }
+
     #[test]
     fn our_arguments_come_first_and_the_users_are_kept() {
         let ours = Additions {
             briefing: Some("B".into()),
-            settings: json!({"hooks": {"Stop": [1]}}),
-            plugin: None,
+            ..with(json!({"hooks": {"Stop": [1]}}))
         };
         let mut line = words(
             "--model opus --settings={\"hooks\":{\"Stop\":[0],\"X\":[2]},\"a\":1} \
@@ -315,60 +276,49 @@ mod tests {
         line.push("theirs".into());
         line.push("prompt".into());
         let joined = join(&line, &ours).unwrap();
-        let settings: Value = serde_json::from_str(joined[1].to_str().unwrap()).unwrap();
         assert_eq!(
-            settings,
-            json!({"hooks": {"Stop": [0, 1], "X": [2]}, "a": 1})
+            joined.settings,
+            Some(json!({"hooks": {"Stop": [0, 1], "X": [2]}, "a": 1}))
         );
-        assert_eq!(joined[0], "--settings");
-        assert_eq!(
-            joined[2..],
-            words("--append-system-prompt x --model opus prompt")
-                .iter()
-                .cloned()
-                .enumerate()
-                .map(|(place, word)| if place == 1 {
-                    "theirs\n\nB".into()
-                } else {
-                    word
-                })
-                .collect::<Vec<OsString>>()
-        );
+        let mut expected = words("--settings /file --append-system-prompt x --model opus prompt");
+        expected[3] = "theirs\n\nB".into();
+        assert_eq!(joined.arguments, expected);
     }
 
     #[test]
     fn nothing_is_added_if_the_settings_cannot_be_read() {
-        let ours = Additions {
-            briefing: None,
-            settings: json!({}),
-            plugin: None,
-        };
+        let ours = with(json!({}));
         assert!(join(&words("--settings /no/such/file"), &ours).is_err());
         assert!(join(&words("--settings {broken"), &ours).is_err());
     }
 
     #[test]
+    fn without_settings_of_ours_the_users_stay_where_they_are() {
+        let ours = Additions {
+            settings: None,
+            ..with(json!({}))
+        };
+        let line = words("--model opus --settings {broken");
+        let joined = join(&line, &ours).unwrap();
+        assert_eq!((joined.arguments, joined.settings), (line, None));
+    }
+
+    #[test]
     fn our_plugin_is_added_to_the_users_plugins() {
         let ours = Additions {
-            briefing: None,
-            settings: json!({}),
             plugin: Some("/ours".into()),
+            ..with(json!({}))
         };
         let joined = join(&words("--plugin-dir /theirs"), &ours).unwrap();
         assert_eq!(
-            joined,
-            words("--plugin-dir /ours --settings {} --plugin-dir /theirs")
+            joined.arguments,
+            words("--plugin-dir /ours --settings /file --plugin-dir /theirs")
         );
     }
 
     #[test]
     fn arguments_after_two_dashes_are_not_parsed() {
-        let ours = Additions {
-            briefing: None,
-            settings: json!({}),
-            plugin: None,
-        };
-        let joined = join(&words("-- --settings x"), &ours).unwrap();
-        assert_eq!(joined, words("--settings {} -- --settings x"));
+        let joined = join(&words("-- --settings x"), &with(json!({}))).unwrap();
+        assert_eq!(joined.arguments, words("--settings /file -- --settings x"));
     }
 }

@@ -12,6 +12,7 @@ pub mod history;
 mod input_line;
 mod known;
 pub mod reading;
+pub mod settings;
 mod subcommands;
 pub mod version;
 

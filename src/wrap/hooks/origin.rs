@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::wrap::session_files::SettingsUsers;
 use crate::wrap::ways::{claude_moves, process};
 
 /// Maximum number of transcripts that are remembered.
@@ -16,6 +17,8 @@ const REMEMBERED: usize = 16;
 /// The processes that hold or held the session.
 #[derive(Debug, Default)]
 pub(super) struct Origins {
+    /// Whether others run its hooks.
+    users: SettingsUsers,
     /// The process in the terminal.
     main: Option<i32>,
     /// Processes that the session moved to.
@@ -25,10 +28,25 @@ pub(super) struct Origins {
 }
 
 impl Origins {
+    pub(super) fn new(users: SettingsUsers) -> Self {
+        Self {
+            users,
+            ..Self::default()
+        }
+    }
+
     /// Whether a hook of this process, which writes `transcript`, belongs to the session. Versions
     /// that do not name the process have no spares.
     pub(super) fn holds_session(&mut self, pid: Option<i32>, transcript: Option<&Path>) -> bool {
         let is_it = pid.is_none_or(|pid| self.is_known(pid) || self.admits(pid, transcript));
+        let may_be_other = match pid {
+            Some(_) => pid != self.main,
+            // Another transcript may be that of another process.
+            None => transcript.is_some_and(|new| self.transcripts.iter().any(|old| old != new)),
+        };
+        if may_be_other {
+            self.users.add_other();
+        }
         if let Some(transcript) = transcript.filter(|_| is_it) {
             self.transcripts.retain(|known| known != transcript);
             self.transcripts.push(transcript.to_owned());
@@ -168,5 +186,28 @@ mod tests {
     #[test]
     fn a_version_that_names_no_process_is_believed() {
         assert!(Origins::default().holds_session(None, None));
+    }
+
+    #[test]
+    fn the_settings_have_other_users_once_another_process_may_have_run_a_hook() {
+        let users = SettingsUsers::default();
+        let mut origins = Origins::new(users.clone());
+        let main = Running::with("");
+        let transcript = Some(Path::new("/p/one.jsonl"));
+        for _ in 0..2 {
+            origins.holds_session(main.pid(), transcript);
+        }
+        assert!(!users.has_others());
+        origins.holds_session(Running::with("--bg-spare").pid(), transcript);
+        assert!(users.has_others());
+
+        let users = SettingsUsers::default();
+        let mut origins = Origins::new(users.clone());
+        for _ in 0..2 {
+            origins.holds_session(None, transcript);
+        }
+        assert!(!users.has_others());
+        origins.holds_session(None, Some(Path::new("/p/two.jsonl")));
+        assert!(users.has_others());
     }
 }

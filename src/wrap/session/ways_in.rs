@@ -12,7 +12,9 @@ use crate::wrap::own_status::{self, StatusFile};
 use crate::wrap::ways::keyboard::TurnProof;
 use crate::wrap::ways::proof::Proof;
 use crate::wrap::ways::transcript::MessageStage;
-use crate::wrap::ways::{AgentSign, Refusal, Submission, SubmissionNumber, Way, WayIn, WayReport};
+use crate::wrap::ways::{
+    AgentSign, HookOrigin, Refusal, Submission, SubmissionNumber, Way, WayIn, WayReport,
+};
 
 /// Time limit for the last reports of the ways in after the agent's end.
 const LAST_REPORTS_WITHIN: Duration = Duration::from_secs(1);
@@ -343,31 +345,7 @@ impl Session {
     pub(super) fn handle_hook_report(&mut self, report: HookReport) {
         let now = Instant::now();
         match report {
-            HookReport::Event(event, origin) => {
-                if self.hook_reporting != HookReporting::Reporting {
-                    self.hook_reporting = HookReporting::Reporting;
-                    self.log.write("the agent's hooks work");
-                }
-                self.ways
-                    .actors
-                    .iter()
-                    .for_each(|way| way.hook_ran(&origin));
-                self.drop_waiter_of_other_process(origin.pid, now);
-                self.proofs.status_file.clone_from(&origin.status_file);
-                if let Some(transcript) = origin.transcript {
-                    self.proofs.follow(transcript);
-                    self.deliveries.set_turn_proof(TurnProof::Row);
-                }
-                // The screen is read at each event, even if no message waits: later readings are
-                // interpreted by what was seen before.
-                self.read_screen_if_due(now);
-                self.read_state_at = Some(now + AFTER_HOOK_EVENT);
-                self.agent.record_event(&event, now);
-                self.deliveries.event(&event, now);
-                if matches!(event, HookEvent::SessionEnd) {
-                    self.drop_waiter(now);
-                }
-            }
+            HookReport::Event(event, origin) => self.handle_hook_event(&event, origin, now),
             HookReport::Waiter(waiter) => {
                 // The SessionStart hook may report after the waiter.
                 self.deliveries.hooks_work(now);
@@ -405,6 +383,32 @@ impl Session {
                 self.deliveries.not_taken(number, why, Refusal::Failed);
                 self.log_disabled_ways();
             }
+        }
+    }
+
+    fn handle_hook_event(&mut self, event: &HookEvent, origin: HookOrigin, now: Instant) {
+        if self.hook_reporting != HookReporting::Reporting {
+            self.hook_reporting = HookReporting::Reporting;
+            self.log.write("the agent's hooks work");
+        }
+        self.ways
+            .actors
+            .iter()
+            .for_each(|way| way.hook_ran(&origin));
+        self.drop_waiter_of_other_process(origin.pid, now);
+        self.proofs.status_file.clone_from(&origin.status_file);
+        if let Some(transcript) = origin.transcript {
+            self.proofs.follow(transcript);
+            self.deliveries.set_turn_proof(TurnProof::Row);
+        }
+        // The screen is read at each event, even if no message waits: later readings are
+        // interpreted by what was seen before.
+        self.read_screen_if_due(now);
+        self.read_state_at = Some(now + AFTER_HOOK_EVENT);
+        self.agent.record_event(event, now);
+        self.deliveries.event(event, now);
+        if matches!(event, HookEvent::SessionEnd) {
+            self.drop_waiter(now);
         }
     }
 

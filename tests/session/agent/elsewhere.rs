@@ -3,7 +3,7 @@
 //!
 //! Relies on this program's name, which makes it the agent.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -27,20 +27,21 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const CLAIM: u8 = b'!';
 
 /// The process that the session moves to.
-pub(super) fn move_session(stage: &Path, settings: &str, transcript: &Path) -> Child {
+pub(super) fn move_session(stage: &Path, settings: &OsStr, transcript: &Path) -> Child {
     let mut moved = Command::new(stage.join("claude"));
     moved
         .args(["--session-id", "two", "--fork-session", "--resume"])
         .arg(transcript)
-        .args(["--settings", settings]);
+        .arg("--settings")
+        .arg(settings);
     begin(&mut moved)
 }
 
 /// A process that waits for a task.
-pub(super) fn begin_spare(stage: &Path, settings: &str) -> Child {
+pub(super) fn begin_spare(stage: &Path, settings: &OsStr) -> Child {
     let mut spare = Command::new(stage.join("claude"));
     spare.args(["bg-spare", "--bg-spare", "/tmp/spare.sock"]);
-    begin(spare.args(["--settings", settings]))
+    begin(spare.arg("--settings").arg(settings))
 }
 
 /// The session moves to this spare process.

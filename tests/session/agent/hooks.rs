@@ -3,7 +3,7 @@
 //!
 //! Relies on `sh` and on `serde_json`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,6 +17,8 @@ use super::quirks::Quirks;
 
 /// What the settings say, and the transcript.
 pub(crate) struct Hooks {
+    /// The value of `--settings`.
+    given: OsString,
     settings: Value,
     transcript: PathBuf,
     /// Where messages are taken, for the hooks' environment.
@@ -36,14 +38,21 @@ impl Hooks {
         quirks: &Quirks,
     ) -> Self {
         let mut words = arguments.iter();
-        let mut settings = Value::Null;
+        let mut given = OsString::from("{}");
         while let Some(word) = words.next() {
             if word == "--settings" {
-                settings = serde_json::from_str(&words.next().unwrap().to_string_lossy()).unwrap();
+                given.clone_from(words.next().unwrap());
             }
         }
+        let text = given.to_string_lossy();
+        let settings = if text.starts_with('{') {
+            serde_json::from_str(&text)
+        } else {
+            serde_json::from_str(&std::fs::read_to_string(&given).unwrap())
+        };
         Self {
-            settings,
+            settings: settings.unwrap(),
+            given,
             transcript,
             inbox: None,
             tell,
@@ -55,6 +64,11 @@ impl Hooks {
                 "default"
             },
         }
+    }
+
+    /// The value of `--settings`, which the agent gives to its other processes.
+    pub(crate) fn given(&self) -> &OsStr {
+        &self.given
     }
 
     /// The settings that the agent was given.

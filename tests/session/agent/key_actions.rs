@@ -107,9 +107,8 @@ impl Agent {
             return;
         }
         if self.quirks.has("moves") {
-            let settings = self.hooks.settings().to_string();
-            let transcript = self.hooks.transcript();
-            self.moved = Some(elsewhere::move_session(&self.stage, &settings, transcript));
+            let (settings, transcript) = (self.hooks.given(), self.hooks.transcript());
+            self.moved = Some(elsewhere::move_session(&self.stage, settings, transcript));
         } else if self.quirks.has("claims") {
             self.hooks.go_on_in(elsewhere::SPARE_SESSION);
             self.moved = self.spare.take().map(elsewhere::claim);
