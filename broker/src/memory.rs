@@ -31,8 +31,8 @@ pub(crate) use kinds::{ACCESS, CHANNELS, CONNECTIONS, CONSUMERS, KindCharge, TOP
 pub(crate) use letters::{LetterBytes, are_letters_full};
 use parts::{MIB, part, transactions_limit};
 pub(crate) use parts::{
-    connection_limit, outbox_share, pool_bytes, store_pending_bytes, tap_bytes, unfinished_limit,
-    windows_bytes,
+    connection_limit, kept_drafts, outbox_share, pool_bytes, store_pending_bytes, tap_bytes,
+    unfinished_limit, windows_bytes,
 };
 pub(crate) use reads::{ReadRoom, RoomWanted, is_room_wanted};
 pub(crate) use transient::{
@@ -390,6 +390,11 @@ impl Holding {
 
     pub(crate) fn charged(&self) -> usize {
         self.charge.bytes()
+    }
+
+    /// What the connection holds of this kind.
+    pub(crate) fn of_connection(&self) -> usize {
+        self.holdings.bytes(self.kind)
     }
 
     /// True while this connection and all together hold no more of this kind than they may.

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::loaded::{Confirmed, Loaded, PERSISTENT, PLAIN, declare, method, publishing};
+use crate::loaded::{Confirmed, Loaded, PERSISTENT, PLAIN, declare, frame, method, publishing};
 use crate::memory::{consume_all, filled};
-use crate::raw::{Raw, short};
+use crate::raw::{Raw, long, short};
 
 /// How long a client writes in vain before the broker is taken not to read from it.
 const HELD_FOR: Duration = Duration::from_secs(3);
@@ -147,4 +147,35 @@ fn a_publisher_goes_on_beside_several_kinds_at_once() {
     }
     publisher.goes_on();
     loaded.bear("several kinds at once", clients);
+}
+
+/// Nothing counted them: each channel of a connection could keep 128 KiB.
+#[test]
+fn a_publisher_goes_on_beside_headers_whose_bodies_never_come() {
+    const CHANNELS: u16 = 1200;
+    let loaded = Loaded::start();
+    let mut publisher = Confirmed::new(&loaded);
+    let text = long(&vec![b'x'; 130_000]);
+    let table = long(&[&b"\x01hS"[..], &text].concat());
+    let properties = [&b"\x20\0"[..], &table].concat();
+    let header = [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5], &properties[..]].concat();
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let client = loaded.client();
+            for channel in 2..CHANNELS {
+                let begun = [
+                    method(channel, (20, 10), &short("")),
+                    method(channel, (60, 40), b"\0\0\0\x07nowhere\0"),
+                    frame(2, channel, &header),
+                ];
+                // The broker closes a connection that holds too much.
+                if client.stream().write_all(&begun.concat()).is_err() {
+                    break;
+                }
+            }
+            client
+        })
+        .collect();
+    publisher.goes_on();
+    loaded.bear("headers without bodies", clients);
 }

@@ -24,16 +24,20 @@ pub(super) fn table(raw: &[u8]) -> Result<Table, Fault> {
     Table::decode(raw).map_err(undecodable)
 }
 
+/// Refuses properties that are longer than clients read: see [`check_texts`].
+pub(super) fn check_size(raw: &[u8]) -> Result<(), Fault> {
+    if raw.len() <= PROPERTIES_BYTES {
+        return Ok(());
+    }
+    Err(Fault::precondition(format!(
+        "properties of {} bytes are larger than the maximum of {PROPERTIES_BYTES}",
+        raw.len()
+    )))
+}
+
 /// Refuses what clients cannot read: they end their connection at such a delivery, get it again
 /// when they come back, and hear nothing behind it. Raw properties of ASCII alone cost one look.
-pub(super) fn check(raw: &[u8], properties: &Properties<'_>) -> Result<(), Fault> {
-    if raw.len() > PROPERTIES_BYTES {
-        let reason = format!(
-            "properties of {} bytes are larger than the maximum of {PROPERTIES_BYTES}",
-            raw.len()
-        );
-        return Err(Fault::precondition(reason));
-    }
+pub(super) fn check_texts(raw: &[u8], properties: &Properties<'_>) -> Result<(), Fault> {
     let values = raw.get(2..).unwrap_or_default();
     if values.is_ascii() {
         return Ok(());

@@ -426,6 +426,7 @@ impl Channel {
         }
         self.mode = ChannelMode::Plain;
         *lock(&self.view.confirms) = None;
+        self.publishing.discard();
         self.context.connection.remove_channel(self.framing.channel);
         let totals = &self.context.broker.totals;
         totals.closed_channels.absorb(&self.view.counters);

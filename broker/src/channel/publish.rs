@@ -40,6 +40,9 @@ enum PublishState {
     },
 }
 
+/// Up to this, a draft's buffer is kept for the channel's next publish whatever others keep.
+const KEPT_BY_EACH_BYTES: usize = 1024;
+
 fn unexpected(reason: impl Into<String>) -> Fault {
     Fault::connection(ReplyCode::UnexpectedFrame, reason)
 }
@@ -81,6 +84,32 @@ impl Publishing {
         self.draft.begin(publish.exchange, publish.routing_key);
         self.is_mandatory = publish.mandatory;
         self.phase = PublishState::AwaitingHeader;
+        self.charge_draft();
+    }
+
+    /// Charges what the draft takes. Costs two comparisons where that has not changed.
+    fn charge_draft(&mut self) {
+        let (bytes, charged) = self.draft.held_bytes();
+        self.holding.set(bytes, charged);
+    }
+
+    /// The message is made. Keeps the draft's buffer for the next one if it is small, or if all
+    /// those of the connection are.
+    fn end_draft(&mut self) {
+        let (bytes, _) = self.draft.held_bytes();
+        let is_too_much =
+            || bytes > KEPT_BY_EACH_BYTES && self.holding.of_connection() > memory::kept_drafts();
+        if memory::level() > MemoryLevel::Calm || is_too_much() {
+            self.draft.free_buffer();
+        }
+        self.charge_draft();
+    }
+
+    /// The channel ends. Its client may leave it without `close-ok` for as long as it likes.
+    pub(super) fn discard(&mut self) {
+        self.phase = PublishState::Idle;
+        self.draft = MessageBuilder::default();
+        self.charge_draft();
     }
 }
 
@@ -115,8 +144,13 @@ impl Channel {
             );
             return Err(Fault::precondition(reason));
         }
+        if let Err(fault) = message_properties::check_size(header.properties) {
+            self.publishing.phase = PublishState::Idle;
+            return Err(fault);
+        }
         self.publishing.draft.properties(header.properties);
         if header.body_size == 0 {
+            self.hold_draft()?;
             return self.publish(effects);
         }
         let body_size = usize::try_from(header.body_size).unwrap_or(usize::MAX);
@@ -124,7 +158,8 @@ impl Channel {
         self.publishing.phase = PublishState::AwaitingBody {
             missing: header.body_size,
         };
-        Ok(FrameResult::Done)
+        // The body need not come.
+        self.hold_draft()
     }
 
     pub(super) fn receive_body(
@@ -154,9 +189,10 @@ impl Channel {
     /// would be paused, and no publish could be finished to free it.
     fn hold_draft(&mut self) -> Result<FrameResult, Fault> {
         let publishing = &mut self.publishing;
-        let (bytes, charged) = publishing.draft.held_bytes();
-        publishing.holding.set(bytes, charged);
-        if publishing.holding.is_within_limit() {
+        let before = publishing.holding.bytes();
+        publishing.charge_draft();
+        let holding = &publishing.holding;
+        if holding.bytes() <= before || holding.is_within_limit() {
             return Ok(FrameResult::Done);
         }
         let reason = format!(
@@ -168,13 +204,8 @@ impl Channel {
 
     /// Makes the message of the draft; its buffer is kept for the next one.
     fn finish_draft(&mut self, facts: MessageFacts) -> Message {
-        let publishing = &mut self.publishing;
-        let message = publishing.draft.finish(facts);
-        if memory::level() > MemoryLevel::Calm {
-            publishing.draft.free_buffer();
-        }
-        let (bytes, charged) = publishing.draft.held_bytes();
-        publishing.holding.set(bytes, charged);
+        let message = self.publishing.draft.finish(facts);
+        self.publishing.end_draft();
         message
     }
 
@@ -189,7 +220,7 @@ impl Channel {
         }
         let view = self.publishing.draft.view();
         let properties = message_properties::properties(view.properties)?;
-        message_properties::check(view.properties, &properties)?;
+        message_properties::check_texts(view.properties, &properties)?;
         message_properties::check_text("the routing key", view.routing_key)?;
         message_properties::check_text("the exchange's name", view.exchange)?;
         if let Some(user) = properties.user_id {
@@ -251,13 +282,16 @@ impl Channel {
         let message = match rewritten {
             Some(raw) => {
                 let view = self.publishing.draft.view();
-                Message::assemble(
+                let message = Message::assemble(
                     content::MessageContent {
                         properties: &raw,
                         ..view
                     },
                     facts,
-                )
+                );
+                self.publishing.draft.clear();
+                self.publishing.end_draft();
+                message
             }
             None => self.finish_draft(facts),
         };
@@ -345,3 +379,6 @@ impl Channel {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

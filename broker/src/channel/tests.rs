@@ -42,12 +42,12 @@ pub(crate) fn context(broker: &Arc<BrokerState>) -> ConnectionContext {
     }
 }
 
-fn channel(broker: &Arc<BrokerState>) -> Channel {
+pub(super) fn channel(broker: &Arc<BrokerState>) -> Channel {
     Channel::new(context(broker), 1)
 }
 
 /// Gives the channel a frame. Returns what is next, and the steps that it took.
-fn receive(channel: &mut Channel, kind: u8, payload: &[u8]) -> (FrameResult, u32) {
+pub(super) fn receive(channel: &mut Channel, kind: u8, payload: &[u8]) -> (FrameResult, u32) {
     let mut effects = Effects::new(0);
     let frame = Frame {
         kind,

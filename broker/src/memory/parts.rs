@@ -26,6 +26,12 @@ pub(crate) fn connection_limit() -> usize {
     part(4, MIB, usize::MAX)
 }
 
+/// What the channels of one connection may keep for their next publishes, beside the buffers of
+/// small ones.
+pub(crate) fn kept_drafts() -> usize {
+    part(64, MIB / 4, 16 * MIB)
+}
+
 /// What all transactions together may hold.
 pub(super) fn transactions_limit() -> usize {
     part(4, 2 * MIB, usize::MAX)

@@ -78,7 +78,7 @@ struct LargeMessage {
 }
 
 /// A draft's buffer that grew beyond this is given back.
-const KEEP_BYTES: usize = 64 * 1024;
+pub(crate) const KEEP_BYTES: usize = 64 * 1024;
 
 impl MessageBuilder {
     /// Starts over with the names from `basic.publish`, each at most 255 bytes.
@@ -125,6 +125,16 @@ impl MessageBuilder {
         }
     }
 
+    /// Forgets the message. The buffer is kept unless it has grown large.
+    pub(crate) fn clear(&mut self) {
+        self.large = None;
+        if self.bytes.capacity() > KEEP_BYTES {
+            self.bytes = Vec::new();
+        } else {
+            self.bytes.clear();
+        }
+    }
+
     /// Frees the buffer.
     pub(crate) fn free_buffer(&mut self) {
         self.bytes = Vec::new();
@@ -152,17 +162,16 @@ impl MessageBuilder {
         }
     }
 
-    /// Makes the message and keeps the buffer.
+    /// Makes the message, and forgets it.
     pub(crate) fn finish(&mut self, facts: MessageFacts) -> Message {
-        if let Some(LargeMessage { mut builder, .. }) = self.large.take() {
+        let message = if let Some(LargeMessage { mut builder, .. }) = self.large.take() {
             write_facts(facts, builder.bytes_mut());
-            return Message(builder.finish());
-        }
-        write_facts(facts, &mut self.bytes);
-        let message = Message(Block::copy_of(&self.bytes));
-        if self.bytes.capacity() > KEEP_BYTES {
-            self.bytes = Vec::new();
-        }
+            Message(builder.finish())
+        } else {
+            write_facts(facts, &mut self.bytes);
+            Message(Block::copy_of(&self.bytes))
+        };
+        self.clear();
         message
     }
 }
