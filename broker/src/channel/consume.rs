@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{Channel, FrameResult};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
-use crate::memory;
+use crate::memory::{self, KindCharge};
 use crate::persist::Stopped;
 use crate::queue::consumer::{Consumer, Subscription};
 use crate::queue::{GetMode, GetResult, Queue, SubscribeResult};
@@ -18,6 +18,28 @@ use crate::wire::table::Table;
 
 /// The number of consumers up to which cancelled ones are not removed.
 const FEW_CONSUMERS: usize = 16;
+
+/// A channel's consumer of direct replies.
+#[derive(Debug)]
+pub(super) struct ReplySubscription {
+    /// It is part of the address to which others reply.
+    pub(super) token: String,
+    tag: Arc<str>,
+    _charge: KindCharge,
+}
+
+/// What it takes in the tables of its vhost, besides its tag and its token.
+const REPLIES_BYTES: usize = 512;
+
+/// Refuses a consumer for which there is no memory. `source` is what it would consume from.
+fn check_room(bytes: usize, source: &str) -> Result<(), Fault> {
+    if memory::CONSUMERS.has_room(bytes) {
+        return Ok(());
+    }
+    let what = format!("consume from queue '{source}'");
+    let limit = memory::CONSUMERS.limit();
+    Err(Fault::no_room(&what, "consumers", limit))
+}
 
 impl Channel {
     pub(super) fn qos(
@@ -71,14 +93,7 @@ impl Channel {
             wants_cancel: self.context.wants_cancel,
             connection: self.context.connection.id,
         };
-        if !memory::CONSUMERS.has_room(Consumer::footprint(&subscription)) {
-            let what = format!("consume from queue '{}'", queue.name());
-            return Err(Fault::no_room(
-                &what,
-                "consumers",
-                memory::CONSUMERS.limit(),
-            ));
-        }
+        check_room(Consumer::footprint(&subscription), queue.name())?;
         let consumer = Arc::new(Consumer::new(subscription));
         let greet = |effects: &mut Effects| {
             if !consume.no_wait {
@@ -126,7 +141,7 @@ impl Channel {
             || self
                 .replies
                 .as_ref()
-                .is_some_and(|(_, tag)| **tag == *asked);
+                .is_some_and(|replies| *replies.tag == *asked);
         if is_used {
             return Err(Fault::connection(
                 ReplyCode::NotAllowed,
@@ -149,6 +164,8 @@ impl Channel {
             return Err(Fault::precondition("reply consumer cannot acknowledge"));
         }
         let token = super::topology::random_name();
+        let bytes = REPLIES_BYTES + tag.len() + 2 * token.len();
+        check_room(bytes, REPLY_TO)?;
         let consumer = ReplyConsumer {
             tag: Arc::clone(&tag),
             framing: self.framing,
@@ -161,7 +178,11 @@ impl Channel {
                 reply::consume_ok(out, channel, &tag);
             });
         }
-        self.replies = Some((token, tag));
+        self.replies = Some(ReplySubscription {
+            token,
+            tag,
+            _charge: memory::CONSUMERS.charge(bytes),
+        });
         Ok(FrameResult::Done)
     }
 
@@ -171,7 +192,7 @@ impl Channel {
             return Ok(None);
         }
         match &self.replies {
-            Some((token, _)) => Ok(Some(format!("{REPLY_TO_PREFIX}{token}"))),
+            Some(replies) => Ok(Some(format!("{REPLY_TO_PREFIX}{}", replies.token))),
             None => Err(Fault::precondition("fast reply consumer does not exist")),
         }
     }
@@ -188,8 +209,8 @@ impl Channel {
                 u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
                 Relaxed,
             );
-        } else if let Some((token, _)) = self.replies.take_if(|(_, own)| **own == *tag) {
-            self.context.vhost.remove_reply_consumer(&token);
+        } else if let Some(replies) = self.replies.take_if(|replies| *replies.tag == *tag) {
+            self.context.vhost.remove_reply_consumer(&replies.token);
         }
         if !no_wait {
             self.send(effects, |out, channel| reply::cancel_ok(out, channel, tag));
@@ -298,5 +319,40 @@ fn priority(arguments: &Table, queue: &Queue) -> Result<i32, Fault> {
                 Err(Fault::precondition(reason))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::used_underscore_binding,
+        reason = "nothing else says what is charged"
+    )]
+
+    use super::*;
+    use crate::channel::tests::{channel, receive};
+    use crate::tests::opened;
+    use crate::wire::frame;
+
+    /// Each channel could keep one with a long tag that was on no account.
+    #[tokio::test]
+    async fn a_consumer_of_direct_replies_is_charged_as_others_are() {
+        let (broker, _kept) = opened().await;
+        let mut channel = channel(&broker);
+        let consume = |tag: &[u8]| {
+            let (from, length) = (REPLY_TO.as_bytes(), u8::try_from(tag.len()).unwrap_or(0));
+            let start: [&[u8]; 3] = [&[0, 60, 0, 20, 0, 0, 21], from, &[length]];
+            [&start.concat(), tag, &[2, 0, 0, 0, 0]].concat()
+        };
+        receive(&mut channel, frame::METHOD, &consume(&[b't'; 255]));
+        let charged = channel
+            .replies
+            .as_ref()
+            .map(|replies| replies._charge.bytes());
+        let takes = 2 * size_of::<(String, ReplyConsumer)>() + 255;
+        assert!(charged.is_some_and(|bytes| bytes >= takes), "{charged:?}");
+        channel.close(&mut Effects::new(0));
+        assert!(channel.replies.is_none());
+        broker.store.clone().close().expect("the store is whole");
     }
 }

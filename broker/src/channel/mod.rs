@@ -37,6 +37,7 @@ mod transaction;
 pub(crate) use connection_context::ConnectionContext;
 pub(crate) use topology::random_name;
 
+use consume::ReplySubscription;
 use fan_out::Continuation;
 use publish::Publishing;
 use routes::RouteCache;
@@ -107,8 +108,7 @@ pub(crate) struct Channel {
     consumers: HashMap<Arc<str>, (Arc<Queue>, Arc<Consumer>)>,
     /// The number of consumers that remained when cancelled ones were last removed.
     consumers_kept: usize,
-    /// Token and tag of the consumer of direct replies.
-    replies: Option<(String, Arc<str>)>,
+    replies: Option<ReplySubscription>,
     /// The queue that an empty name means.
     last_queue: String,
     prefetch: u32,
@@ -119,8 +119,8 @@ pub(crate) struct Channel {
     _charge: KindCharge,
 }
 
-/// What a channel uses: its ledger, its counters, and the route of its last publish.
-const CHANNEL_BYTES: usize = 1024;
+/// What a channel uses: ledger, counters, its last publish's route, and its last queue's name.
+const CHANNEL_BYTES: usize = 1280;
 
 impl Channel {
     pub(crate) fn new(context: ConnectionContext, number: u16) -> Self {
@@ -425,8 +425,8 @@ impl Channel {
             confirms.abandon();
         }
         self.mode = ChannelMode::Plain;
-        *lock(&self.view.confirms) = None;
         self.publishing.discard();
+        *lock(&self.view.confirms) = None;
         self.context.connection.remove_channel(self.framing.channel);
         let totals = &self.context.broker.totals;
         totals.closed_channels.absorb(&self.view.counters);
@@ -449,8 +449,8 @@ impl Channel {
         if matches!(self.phase, ChannelState::Open) {
             let leaving = std::mem::take(&mut self.consumers).into_values().collect();
             self.phase = ChannelState::Ending(leaving);
-            if let Some((token, _)) = self.replies.take() {
-                self.context.vhost.remove_reply_consumer(&token);
+            if let Some(replies) = self.replies.take() {
+                self.context.vhost.remove_reply_consumer(&replies.token);
             }
             if let ChannelMode::Transactional(transaction) = &mut self.mode {
                 self.ledger.put_back(transaction.take_settled(), effects);
