@@ -338,6 +338,13 @@ impl BrokerState {
         let _ = watch.wait_for(|state| !state.is_behind()).await;
     }
 
+    /// Waits until publishers whose messages go to the store are not blocked.
+    pub(crate) async fn publishers_unblocked(&self) {
+        let mut watch = self.alarms.watch();
+        // An error means that the sender is gone, but `alarms` holds it.
+        let _ = watch.wait_for(|state| !state.blocks(false)).await;
+    }
+
     /// Permissions have changed: channels ask again where they remembered that they may publish,
     /// and so do taps.
     pub fn permissions_changed(&self) {

@@ -1,4 +1,4 @@
-//! Commits that add much more to memory than their publishes were.
+//! Commits and publishes by HTTP that add much more to memory than what was sent.
 
 use std::time::Duration;
 
@@ -61,4 +61,33 @@ fn a_commit_of_large_messages_to_many_durable_queues() {
     let (_, _, ok) = committed.expect("it is not committed");
     assert_eq!(ok[..4], [0, 90, 0, 21], "{ok:?}");
     loaded.bear("a commit of large messages", vec![client]);
+}
+
+/// All copies were made at once, while publishers over AMQP waited for the store.
+#[test]
+fn large_publishes_by_http_to_many_durable_queues() {
+    const QUEUES: usize = 60;
+    let loaded = Loaded::with_limit(32);
+    fanout(&mut loaded.client(), QUEUES, b"\x02");
+    let body = format!(
+        r#"{{"properties":{{"delivery_mode":2}},"routing_key":"","payload":"{}",
+        "payload_encoding":"string"}}"#,
+        "z".repeat(4_000_000)
+    );
+    let publish = || loaded.answer("POST", "/api/exchanges/%2F/all/publish", &body);
+    std::thread::scope(|scope| {
+        let publishes = [scope.spawn(publish), scope.spawn(publish)];
+        for publish in publishes {
+            let (status, answer) = publish.join().unwrap();
+            assert_eq!((status, &*answer), (200, r#"{"routed":true}"#));
+        }
+    });
+    let mut client = loaded.client();
+    for number in 0..QUEUES {
+        client.method(1, (50, 10), &declaring(&format!("q{number}"), b"\x03"));
+        let declared = client.expect(1, (50, 11));
+        let name = 1 + usize::from(declared[0]);
+        assert_eq!(declared[name..name + 4], 2_u32.to_be_bytes(), "q{number}");
+    }
+    loaded.bear("large publishes by HTTP", vec![client]);
 }

@@ -18,12 +18,7 @@ use crate::fault::Fault;
 use crate::persist::Ticket;
 use crate::queue::message::Message;
 use crate::queue::{ConfirmMode, PublishResult};
-use crate::vhost::{REPLY_TO_PREFIX, Vhost};
-
-/// What one of many queues costs, in steps: it wakes a writer of its own.
-const ONE_OF_MANY_STEPS: u32 = 4;
-/// Bytes of a body that are copied for the store of one of many queues for one step.
-const COPIED_A_STEP: usize = 4096;
+use crate::vhost::{ONE_OF_MANY_STEPS, REPLY_TO_PREFIX, Vhost, copy_steps};
 
 /// How the publisher learns what became of its message.
 #[derive(Debug)]
@@ -101,10 +96,9 @@ impl FanOut {
             {
                 outcome = newer.publish(&self.message, confirm_mode, effects)?;
             }
-            if !is_alone && queue.store().is_some() && self.message.is_persistent() {
+            if !is_alone {
                 // Publishers wait for the store's backlog between two units of work.
-                let steps = self.message.body_len() / COPIED_A_STEP;
-                effects.spend(u32::try_from(steps).unwrap_or(u32::MAX));
+                effects.spend(copy_steps(queue, &self.message));
             }
             self.was_taken |= outcome != PublishResult::Gone;
             match (outcome, self.outcome) {
@@ -293,7 +287,8 @@ mod tests {
     async fn a_large_message_goes_to_one_durable_queue_in_each_unit_of_work() {
         let (broker, _kept) = opened().await;
         let limit = StepBudget::shared_by(u32::MAX);
-        let body = vec![7; COPIED_A_STEP * limit.steps() as usize];
+        // A copy of 4 KiB is one step.
+        let body = vec![7; 4096 * limit.steps() as usize];
         let facts = MessageFacts {
             persistent: true,
             ..Message::transient((b"", b""), b"").facts()

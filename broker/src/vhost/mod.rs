@@ -34,11 +34,11 @@ use dead_letters::LetterLogs;
 pub(crate) use dead_letters::routing_keys;
 use detaching::Detaching;
 pub use publish::Published;
+pub(crate) use publish::{ONE_OF_MANY_STEPS, RoutedPublish, copy_steps};
 pub(crate) use queues::{Declare, DeclareOrigin, DeleteCondition};
 pub(crate) use removal::VhostContents;
 pub(crate) use reply_to::ReplyConsumer;
 pub(crate) use reply_to::{REPLY_TO, REPLY_TO_PREFIX};
-pub(crate) use routing::QueueRoute;
 
 /// What a binding routes to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -11,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
 use super::Routes;
 use crate::fault::ReplyCode;
@@ -22,7 +24,7 @@ use crate::memory::{self, MemoryLevel};
 use crate::tap::{QUEUES, TapEvent, TapEventKind};
 use crate::time::now_ms;
 use crate::users::Operation;
-use crate::vhost::{Published, Vhost};
+use crate::vhost::{Published, RoutedPublish, Vhost};
 use crate::wire::content::PROPERTIES_BYTES;
 use crate::wire::properties::Properties;
 use crate::wire::table::Table;
@@ -55,6 +57,16 @@ struct PublishRequest<'a> {
 /// into a buffer that grows by doubling, and copies it from there. A text without escapes is not
 /// copied.
 const COPIES: usize = 3;
+
+/// How long a publish waits for the store or for room, before it begins and between its queues.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until the store keeps up with its changes, as publishers over AMQP do.
+async fn wait_for_store(api: &Api) -> Result<(), ApiError> {
+    let caught_up = tokio::time::timeout(PATIENCE, api.broker.store_caught_up());
+    let waited = caught_up.await;
+    waited.map_err(|_| ApiError::busy("the store does not keep up with its messages now"))
+}
 
 /// A text in JSON; `None` for anything else.
 fn text(json: &RawValue) -> Option<Cow<'_, str>> {
@@ -122,6 +134,10 @@ async fn publish(
         vhost,
         exchange,
     };
+    if api.broker.alarm_state().is_behind() {
+        wait_for_store(&api).await?;
+        caller.check_unchanged(&api)?;
+    }
     // The default exchange leads to one queue, another one to any number of them.
     let is_little = body.len() <= user_memory::LITTLE_BYTES && publish.exchange.is_empty();
     let routed = if is_little {
@@ -174,15 +190,49 @@ impl SentPublish {
         };
         note_in_tap(api, vhost, &message);
         let mut effects = api.broker.begin_unit();
-        let routed = vhost.publish(message, &mut effects);
+        let routed = vhost.route_publish(message, &mut effects);
+        let offered = routed.and_then(|mut publish| {
+            let is_done = publish.offer(
+                |effects| effects.is_spent() || is_blocked(api),
+                &mut effects,
+            )?;
+            Ok((publish, is_done))
+        });
         api.broker.end_unit(effects);
-        match routed {
-            Ok(routed) => Ok(routed),
+        match offered {
+            Ok((publish, true)) => Ok(publish.was_taken()),
+            Ok((publish, false)) => hand_out(api, publish),
             // RabbitMQ publishes over its own connection and reports why that was closed.
             Err(fault) if fault.code == ReplyCode::NotFound => {
                 Err(ApiError::bad(fault.to_string()))
             }
             Err(fault) => Err(fault.into()),
+        }
+    }
+}
+
+/// Whether the message must not be offered to more queues now, because the store of each durable
+/// one gets a copy.
+fn is_blocked(api: &Api) -> bool {
+    api.broker.alarm_state().blocks(false)
+}
+
+/// Offers a message to the rest of its queues, as fast as publishers over AMQP may. Runs on a
+/// thread that may block.
+fn hand_out(api: &Api, mut publish: RoutedPublish) -> Result<bool, ApiError> {
+    loop {
+        let unblocked = tokio::time::timeout(PATIENCE, api.broker.publishers_unblocked());
+        let waited = Handle::current().block_on(unblocked);
+        waited
+            .map_err(|_| ApiError::busy("no room for messages now; some queues have this one"))?;
+        let mut effects = api.broker.begin_unit();
+        let offered = publish.offer(
+            |effects| effects.is_spent() || is_blocked(api),
+            &mut effects,
+        );
+        api.broker.end_unit(effects);
+        if offered? {
+            return Ok(publish.was_taken());
         }
     }
 }
