@@ -96,7 +96,7 @@ async fn get(
     queue.check_access(0)?;
     let mut holding = api.holdings.of(&caller.name);
     let slot = api.slot(&caller).await?;
-    let taken = take(&api, &queue, count.min(MOST)).await?;
+    let taken = take(&api, &caller, &queue, count.min(MOST)).await?;
     let showing = move || {
         let shown = taken.messages.iter().map(|(message, redelivered, left)| {
             let (mut one, payload) = views::message(message, get.encoding, get.truncate);
@@ -107,8 +107,9 @@ async fn get(
         let response = listed(shown, &mut holding)?;
         Ok((user_memory::with_holding(response, holding)?, taken))
     };
-    // If the caller hangs up, the messages are requeued.
+    // If the caller hangs up, or has lost a right, the messages are requeued.
     let (response, taken) = Api::in_slot(slot, showing).await?;
+    caller.check_unchanged(&api)?;
     let settling = move || taken.settle(get.ackmode);
     let settled = tokio::task::spawn_blocking(settling).await;
     settled.map_err(|_| ApiError::failed("the messages could not be settled"))??;
@@ -155,7 +156,13 @@ struct GotMessages {
     messages: Vec<(Message, bool, u64)>,
 }
 
-async fn take(api: &SharedApi, queue: &Arc<Queue>, count: usize) -> Result<GotMessages, ApiError> {
+/// Takes messages. Refused if the rights of the caller change meanwhile.
+async fn take(
+    api: &SharedApi,
+    caller: &Caller,
+    queue: &Arc<Queue>,
+    count: usize,
+) -> Result<GotMessages, ApiError> {
     let mut taken = GotMessages {
         api: SharedApi::clone(api),
         ledger: Ledger::default(),
@@ -185,11 +192,13 @@ async fn take(api: &SharedApi, queue: &Arc<Queue>, count: usize) -> Result<GotMe
                 taken.messages.push((message, redelivered, left));
                 if taken.messages.len().is_multiple_of(AT_ONCE) {
                     tokio::task::yield_now().await;
+                    caller.check_unchanged(api)?;
                 }
             }
             // A slice of this or another queue is being read from the disk.
             GetResult::Loading if waiting_since.elapsed() < LOADING => {
                 let _looked_at_again = tokio::time::timeout(LOADING / 100, loaded).await;
+                caller.check_unchanged(api)?;
                 continue;
             }
             GetResult::Held if taken.messages.is_empty() => {
@@ -309,9 +318,9 @@ async fn peek(
         let response = listed(shown, &mut holding)?;
         user_memory::with_holding(response, holding)
     };
-    Ok(user_memory::json_response(
-        api.run_in_slot(&caller, looking).await?,
-    ))
+    let response = api.run_in_slot(&caller, looking).await?;
+    caller.check_unchanged(&api)?;
+    Ok(user_memory::json_response(response))
 }
 
 #[cfg(test)]

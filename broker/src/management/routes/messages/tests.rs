@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::FutureExt;
 
 use super::*;
+use crate::lock::write;
 use crate::management::tests::TestApi;
 use crate::management::user_memory::UserHoldings;
 use crate::vhost::Published;
@@ -53,9 +54,27 @@ fn an_answer_takes_no_more_than_its_text_and_is_on_the_account_before_it_is_made
     assert!(refused.is_err(), "six times as long as text");
 }
 
+/// It went on taking them, up to ten seconds for each read of the store.
 #[tokio::test]
-async fn taking_many_messages_holds_up_no_thread_that_serves() {
+async fn a_get_of_a_user_who_loses_a_right_meanwhile_takes_nothing() {
     let test = TestApi::start().await;
+    let queue = filled(&test);
+    let sent = CallerBody {
+        caller: test.ada(),
+        body: r#"{"count":10000,"ackmode":"ack_requeue_false"}"#.into(),
+    };
+    let place = Path(("/".to_owned(), "queue-0".to_owned()));
+    let mut request = std::pin::pin!(get(State(SharedApi::clone(&test.api)), place, sent));
+    assert!(request.as_mut().now_or_never().is_none());
+    assert!(queue.counts().0 < MOST as u64, "it has begun");
+    assert!(write(&test.api.broker.users).forbid("ada", "/"));
+    assert!(request.await.is_err());
+    assert_eq!(queue.counts().0, MOST as u64);
+    test.stop().await;
+}
+
+/// A queue with the most messages that one response has.
+fn filled(test: &TestApi) -> Arc<Queue> {
     test.declare_queues(1);
     let vhost = test.api.broker.vhost("/").unwrap();
     for _ in 0..MOST {
@@ -70,10 +89,16 @@ async fn taking_many_messages_holds_up_no_thread_that_serves() {
         test.api.broker.end_unit(effects);
         assert!(published.is_ok());
     }
-    let queue = vhost.queue("queue-0").unwrap();
-    let api = SharedApi::clone(&test.api);
+    vhost.queue("queue-0").unwrap()
+}
+
+#[tokio::test]
+async fn taking_many_messages_holds_up_no_thread_that_serves() {
+    let test = TestApi::start().await;
+    let queue = filled(&test);
+    let (api, ada) = (SharedApi::clone(&test.api), test.ada());
     let taken = {
-        let mut taking = std::pin::pin!(take(&api, &queue, MOST));
+        let mut taking = std::pin::pin!(take(&api, &ada, &queue, MOST));
         let first = taking.as_mut().now_or_never();
         assert!(first.is_none(), "all were taken at once");
         taking.await.unwrap()
