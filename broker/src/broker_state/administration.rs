@@ -86,6 +86,11 @@ impl BrokerState {
         Ok(Some(saved?))
     }
 
+    /// Takes the limits of a deleted vhost or user away.
+    pub(crate) fn forget_quota(&self, scope: QuotaScope, name: &str) -> Result<Ticket, Fault> {
+        self.change_quota((scope, name), |_| (), |_| Ok(()))
+    }
+
     /// Removes all permissions in a deleted vhost.
     pub(super) fn forget_rights_in(&self, vhost: &str) -> Result<(), Fault> {
         let mut users = write(&self.users);
@@ -98,16 +103,19 @@ impl BrokerState {
         Ok(())
     }
 
-    /// Changes the limits of a vhost or user. One that does not exist has none.
-    pub(crate) fn change_quota(
+    /// Changes the limits of a vhost or user. One that does not exist has none. `check` may refuse
+    /// it while the users are locked.
+    pub(crate) fn change_quota<E: From<Fault>>(
         &self,
-        scope: QuotaScope,
-        name: &str,
+        (scope, name): (QuotaScope, &str),
         change: impl FnOnce(&mut Quota),
-    ) -> Result<Ticket, Fault> {
+        check: impl FnOnce(&Users) -> Result<(), E>,
+    ) -> Result<Ticket, E> {
         // All are held to the end: a vhost or user that goes meanwhile takes its limits away
         // afterwards, and the store gets changes in their order.
-        let (users, vhosts) = (read(&self.users), read(&self.vhosts));
+        let users = read(&self.users);
+        check(&users)?;
+        let vhosts = read(&self.vhosts);
         let mut quotas = write(&self.quotas);
         let is_there = match scope {
             QuotaScope::Vhost => vhosts.contains_key(name),
@@ -129,11 +137,12 @@ impl BrokerState {
             quota,
         });
         let is_empty = quotas.get(scope, name).is_none();
-        Ok(if is_empty {
-            self.definitions.forget(&definition)?
+        let changed = if is_empty {
+            self.definitions.forget(&definition)
         } else {
-            self.definitions.save(&definition)?
-        })
+            self.definitions.save(&definition)
+        };
+        Ok(changed.map_err(Fault::from)?)
     }
 }
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use super::BrokerState;
 use crate::fault::{Fault, ReplyCode};
-use crate::lock::{lock, write};
+use crate::lock::{lock, read, write};
 use crate::persist::Ticket;
 use crate::persist::definition::{Definition, VhostDefinition};
 use crate::quotas::QuotaScope;
 use crate::registry::ConnectionHandle;
+use crate::users::Users;
 use crate::vhost::{Vhost, VhostContents};
 
 /// A vhost that was removed from the list. No vhost of its name is created until all of it is
@@ -25,9 +26,14 @@ struct VhostRemoval {
 
 impl BrokerState {
     /// Deletes a vhost with everything in it and all rights there, and ends the connections to it.
-    /// Runs to the end even if the caller no longer waits.
-    pub async fn remove_vhost(self: &Arc<Self>, name: &str) -> Result<Ticket, Fault> {
-        let Some(mut removal) = self.begin_removal(name)? else {
+    /// `check` may refuse it while the users are locked. Runs to the end even if the caller no
+    /// longer waits.
+    pub(crate) async fn remove_vhost<E: From<Fault>>(
+        self: &Arc<Self>,
+        name: &str,
+        check: impl FnOnce(&Users) -> Result<(), E>,
+    ) -> Result<Ticket, E> {
+        let Some(mut removal) = self.begin_removal(name, check)? else {
             return Ok(Ticket::NONE);
         };
         let removing = tokio::spawn(async move {
@@ -36,15 +42,16 @@ impl BrokerState {
             }
             removal.finish()
         });
-        removing.await.unwrap_or_else(|_| {
+        let removed = removing.await.unwrap_or_else(|_| {
             let reason = "the deletion of a vhost has failed";
             Err(Fault::connection(ReplyCode::InternalError, reason))
-        })
+        });
+        Ok(removed?)
     }
 
     /// Like [`Self::remove_vhost`], on a thread that may block.
     pub(crate) fn remove_vhost_here(self: &Arc<Self>, name: &str) -> Result<Ticket, Fault> {
-        let Some(mut removal) = self.begin_removal(name)? else {
+        let Some(mut removal) = self.begin_removal(name, |_| Ok::<_, Fault>(()))? else {
             return Ok(Ticket::NONE);
         };
         while removal.remove_some()? {}
@@ -52,14 +59,28 @@ impl BrokerState {
     }
 
     /// Removes a vhost from the list, with all rights in it. `None` if it does not exist.
-    fn begin_removal(self: &Arc<Self>, name: &str) -> Result<Option<VhostRemoval>, Fault> {
+    fn begin_removal<E: From<Fault>>(
+        self: &Arc<Self>,
+        name: &str,
+        check: impl FnOnce(&Users) -> Result<(), E>,
+    ) -> Result<Option<VhostRemoval>, E> {
         let _whole = self.definitions.pause_commits();
-        let Some(vhost) = self.take_vhost(name) else {
+        let taken = {
+            let users = read(&self.users);
+            check(&users)?;
+            self.take_vhost(name)
+        };
+        let Some(vhost) = taken else {
             return Ok(None);
         };
+        Ok(Some(self.begin_removal_of(vhost)?))
+    }
+
+    fn begin_removal_of(self: &Arc<Self>, vhost: Arc<Vhost>) -> Result<VhostRemoval, Fault> {
+        let name: &str = vhost.name();
         // No new right can be granted meanwhile, because the vhost is no longer in the list.
         self.forget_rights_in(name)?;
-        self.change_quota(QuotaScope::Vhost, name, |_| ())?;
+        self.forget_quota(QuotaScope::Vhost, name)?;
         self.definitions.save(&deleted(name))?;
         let definition = VhostDefinition {
             name: name.to_owned(),
@@ -69,11 +90,11 @@ impl BrokerState {
         self.definitions.forget(&Definition::Vhost(definition))?;
         self.end_connections_to(name);
         let contents = vhost.begin_removal();
-        Ok(Some(VhostRemoval {
+        Ok(VhostRemoval {
             broker: Arc::clone(self),
             vhost,
             contents,
-        }))
+        })
     }
 
     /// Removes a vhost from the list. None of its name is created until [`VhostRemoval::finish`].

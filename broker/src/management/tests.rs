@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 
 use super::auth::{AuthMethod, Caller};
 use super::{Api, BrokerFacts, HttpScheme, SharedApi};
-use crate::lock::{lock, read};
+use crate::lock::{lock, read, write};
 use crate::tests::once_free;
 use crate::vhost::Declare;
 use crate::{Broker, BrokerConfig, FirstUser};
@@ -79,6 +79,13 @@ impl TestApi {
             by: AuthMethod::Socket,
             is_owner: false,
         }
+    }
+
+    /// The administrator as she was before she was deleted, as a request has her that came then.
+    pub(super) fn deleted_ada(&self) -> Caller {
+        let caller = self.ada();
+        write(&self.api.broker.users).remove("ada");
+        caller
     }
 
     /// The response to a request of hers, made while all her slots for costly work are taken; says

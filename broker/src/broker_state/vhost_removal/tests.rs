@@ -12,13 +12,17 @@ use crate::exchange::{Declaration, ExchangeType};
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::read;
 use crate::tests::{opened, restart};
+use crate::users::Users;
 use crate::vhost::{BindRequest, Declare, Destination, Published, VhostLabels};
 use crate::wire::table::Table;
+
+/// Lets everybody delete a vhost.
+const ANYBODY: fn(&Users) -> Result<(), Fault> = |_| Ok(());
 
 /// Deletes the vhost in a task of its own.
 fn start_deleting(broker: &Arc<BrokerState>) -> JoinHandle<Result<(), Fault>> {
     let broker = Arc::clone(broker);
-    tokio::spawn(async move { broker.remove_vhost("v").await.map(drop) })
+    tokio::spawn(async move { broker.remove_vhost("v", ANYBODY).await.map(drop) })
 }
 
 /// It was made, and the old one's deletion then took its record away: the next start had none.
@@ -50,7 +54,7 @@ async fn nothing_is_declared_in_a_vhost_that_is_deleted() {
     let (broker, _kept) = opened().await;
     broker.put_vhost("v", VhostLabels::default()).unwrap();
     let vhost = broker.vhost("v").unwrap();
-    broker.remove_vhost("v").await.unwrap();
+    broker.remove_vhost("v", ANYBODY).await.unwrap();
     let declaration = Declaration {
         kind: ExchangeType::Fanout,
         durable: true,

@@ -14,7 +14,7 @@ use crate::management::user_memory::CallerBody;
 use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
 use crate::quotas::{Quota, QuotaScope};
-use crate::users::Rank;
+use crate::users::{Rank, Users};
 use crate::wire::erlang;
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -203,36 +203,47 @@ fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Value, D::Error>
 /// Sets one limit.
 async fn set(
     api: &Api,
+    sent: &CallerBody,
     (scope, of): (QuotaScope, &str),
     name: String,
-    body: &axum::body::Bytes,
 ) -> Result<StatusCode, ApiError> {
-    let limit: Limit = super::read(body)?;
+    let limit: Limit = super::read(&sent.body)?;
     let quota = parse(scope, &[(name, limit.value)].into_iter().collect())?;
-    let ticket = merge(api, (scope, of), &quota)?;
+    let ticket = merge(api, &sent.caller, (scope, of), &quota)?;
     super::wait_until_durable(api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Changes limits. Refused if the caller is not an administrator any more.
+pub(super) fn change(
+    api: &Api,
+    caller: &Caller,
+    of: (QuotaScope, &str),
+    change: impl FnOnce(&mut Quota),
+) -> Result<Ticket, ApiError> {
+    let check = |users: &Users| caller.check_administers_among(users);
+    api.broker.change_quota(of, change, check)
 }
 
 /// Sets these limits and keeps the others.
 pub(super) fn merge(
     api: &Api,
-    (scope, of): (QuotaScope, &str),
+    caller: &Caller,
+    of: (QuotaScope, &str),
     limits: &Quota,
 ) -> Result<Ticket, ApiError> {
-    let change = |quota: &mut Quota| quota.merge(limits);
-    Ok(api.broker.change_quota(scope, of, change)?)
+    change(api, caller, of, |quota| quota.merge(limits))
 }
 
 /// Removes one limit; there may be none.
 async fn free(
     api: &Api,
+    caller: &Caller,
     (scope, of): (QuotaScope, &str),
     name: &str,
 ) -> Result<StatusCode, ApiError> {
     if let Some(kind) = scope.kind(name) {
-        let change = |quota: &mut Quota| quota.remove(kind);
-        let ticket = api.broker.change_quota(scope, of, change)?;
+        let ticket = change(api, caller, (scope, of), |quota| quota.remove(kind))?;
         super::wait_until_durable(api, ticket).await?;
     }
     Ok(StatusCode::NO_CONTENT)
@@ -241,11 +252,11 @@ async fn free(
 async fn limit_vhost(
     State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
-    CallerBody { caller, body }: CallerBody,
+    sent: CallerBody,
 ) -> Result<StatusCode, ApiError> {
-    caller.administers()?;
+    sent.caller.administers()?;
     find_vhost(&api, &vhost)?;
-    set(&api, (QuotaScope::Vhost, &vhost), name, &body).await
+    set(&api, &sent, (QuotaScope::Vhost, &vhost), name).await
 }
 
 async fn free_vhost(
@@ -255,19 +266,19 @@ async fn free_vhost(
 ) -> Result<StatusCode, ApiError> {
     caller.administers()?;
     find_vhost(&api, &vhost)?;
-    free(&api, (QuotaScope::Vhost, &vhost), &name).await
+    free(&api, &caller, (QuotaScope::Vhost, &vhost), &name).await
 }
 
 async fn limit_user(
     State(api): State<SharedApi>,
     Path((user, name)): Path<(String, String)>,
-    CallerBody { caller, body }: CallerBody,
+    sent: CallerBody,
 ) -> Result<StatusCode, ApiError> {
-    caller.administers()?;
+    sent.caller.administers()?;
     if find_user(&api, &user).is_err() {
         return Err(ApiError::bad_value(json!(["no_such_user", user])));
     }
-    set(&api, (QuotaScope::User, &user), name, &body).await
+    set(&api, &sent, (QuotaScope::User, &user), name).await
 }
 
 async fn free_user(
@@ -277,13 +288,37 @@ async fn free_user(
 ) -> Result<StatusCode, ApiError> {
     caller.administers()?;
     find_user(&api, &user)?;
-    free(&api, (QuotaScope::User, &user), &name).await
+    free(&api, &caller, (QuotaScope::User, &user), &name).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::management::tests::TestApi;
+
+    #[tokio::test]
+    async fn a_deleted_administrator_changes_no_limits() {
+        let test = TestApi::start().await;
+        let state = || State(SharedApi::clone(&test.api));
+        let limit = || Path(("/".to_owned(), "max-queues".to_owned()));
+        let sent = |caller, value: &'static str| CallerBody {
+            caller,
+            body: value.as_bytes().into(),
+        };
+        let set = limit_vhost(state(), limit(), sent(test.ada(), r#"{"value":7}"#)).await;
+        assert!(set.is_ok());
+        let limits = || {
+            let quotas = read(&test.api.broker.quotas);
+            quotas.get(QuotaScope::Vhost, "/").cloned()
+        };
+        let (before, ada) = (limits(), test.deleted_ada());
+        assert!(before.is_some());
+        let other = sent(ada.clone(), r#"{"value":9}"#);
+        assert!(limit_vhost(state(), limit(), other).await.is_err());
+        assert!(free_vhost(state(), limit(), ada).await.is_err());
+        assert_eq!(limits(), before);
+        test.stop().await;
+    }
 
     #[tokio::test]
     async fn a_list_of_limits_of_many_vhosts_and_users_holds_up_no_thread_that_serves() {

@@ -160,6 +160,7 @@ async fn forbid(
     let gone = permission_definition(&name, &vhost, &Permissions::all());
     let ticket = {
         let mut users = write(&api.broker.users);
+        caller.check_administers_among(&users)?;
         if !users.forbid(&name, &vhost) {
             return Err(ApiError::not_found());
         }
@@ -188,6 +189,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_deleted_administrator_shuts_nobody_out() {
+        let test = TestApi::start().await;
+        write(&test.api.broker.users).put("bee", None, Vec::new());
+        let place = ("bee", "/");
+        assert!(permit(&test.api, &test.ada(), place, Permissions::all()).is_ok());
+        let state = State(SharedApi::clone(&test.api));
+        let named = Path(("/".to_owned(), "bee".to_owned()));
+        assert!(forbid(state, named, test.deleted_ada()).await.is_err());
+        assert!(read(&test.api.broker.users).may_enter("bee", "/"));
+        test.stop().await;
+    }
+
+    #[tokio::test]
     async fn a_right_in_a_vhost_that_goes_meanwhile_does_not_wait_for_the_next_of_its_name() {
         let test = TestApi::start().await;
         let ada = |vhost: &str| read(&test.api.broker.users).may_enter("ada", vhost);
@@ -202,7 +216,7 @@ mod tests {
             permit(&test.api, &test.ada(), place, Permissions::all())
         };
         assert!(permit().is_ok());
-        assert!(test.api.broker.remove_vhost("v").await.is_ok());
+        assert!(test.api.broker.remove_vhost_here("v").is_ok());
         assert!(!ada("v"), "it went with the vhost");
         assert!(permit().is_err());
         assert!(!ada("v"), "it was given for a vhost that is not there");

@@ -328,7 +328,7 @@ async fn make(
     let user = prepare(&api, &name, wanted)?;
     check_access_room(user.growth(&api), || format!("make user '{name}'"))?;
     let (was_there, ticket) = put(&api, &caller, user)?;
-    let limited = limits::merge(&api, (QuotaScope::User, &name), &quota)?;
+    let limited = limits::merge(&api, &caller, (QuotaScope::User, &name), &quota)?;
     super::wait_until_durable(&api, ticket.max(limited)).await?;
     Ok(super::made(was_there))
 }
@@ -345,6 +345,7 @@ async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> 
         let _one_commit = api.broker.definitions.pause_commits();
         let forgotten = {
             let mut users = write(&api.broker.users);
+            caller.check_administers_among(&users)?;
             let known = users.get(name).ok_or_else(ApiError::not_found)?;
             let permission = |vhost| permission_definition(name, vhost, &Permissions::all());
             let permissions = known.permissions().map(|(vhost, _)| permission(vhost));
@@ -352,7 +353,7 @@ async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> 
             users.remove(name);
             forget(api, &gone)
         };
-        let unlimited = api.broker.change_quota(QuotaScope::User, name, |_| ());
+        let unlimited = api.broker.forget_quota(QuotaScope::User, name);
         forgotten.and_then(|ticket| Ok(ticket.max(unlimited?)))
     };
     api.sign_out_everywhere(name);
@@ -396,6 +397,17 @@ mod tests {
 
     use super::*;
     use crate::management::tests::TestApi;
+
+    #[tokio::test]
+    async fn a_deleted_administrator_deletes_no_user() {
+        let test = TestApi::start().await;
+        write(&test.api.broker.users).put("bee", None, Vec::new());
+        let ada = test.deleted_ada();
+        let state = State(SharedApi::clone(&test.api));
+        assert!(delete(state, Path("bee".to_owned()), ada).await.is_err());
+        assert!(read(&test.api.broker.users).get("bee").is_some());
+        test.stop().await;
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_login_does_not_wait_for_a_listing_of_users_and_a_change_neither() {

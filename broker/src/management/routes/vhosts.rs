@@ -19,7 +19,7 @@ use crate::management::refusal::ApiError;
 use crate::management::user_memory::CallerBody;
 use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
-use crate::users::{Permissions, Rank, User};
+use crate::users::{Permissions, Rank, User, Users};
 use crate::vhost::{Vhost, VhostLabels};
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -156,7 +156,8 @@ pub(super) fn check_name(name: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Creates a vhost and permits its creator to enter, or sets the labels of an existing one.
+/// Creates a vhost and permits its creator to enter, or sets the labels of an existing one. Refused
+/// if the caller is not an administrator any more.
 pub(super) fn put(
     api: &Api,
     caller: &Caller,
@@ -164,15 +165,15 @@ pub(super) fn put(
     labels: VhostLabels,
 ) -> Result<Ticket, ApiError> {
     let was_there = api.broker.vhost(name).is_some();
-    let ticket = api
-        .broker
-        .put_vhost(name, labels)
-        .map_err(|fault| match fault.code {
-            ReplyCode::ResourceLocked => {
-                ApiError::new(StatusCode::CONFLICT, "conflict", fault.reason)
-            }
-            _ => ApiError::from(fault),
-        })?;
+    let changed = {
+        let users = read(&api.broker.users);
+        caller.check_administers_among(&users)?;
+        api.broker.put_vhost(name, labels)
+    };
+    let ticket = changed.map_err(|fault| match fault.code {
+        ReplyCode::ResourceLocked => ApiError::new(StatusCode::CONFLICT, "conflict", fault.reason),
+        _ => ApiError::from(fault),
+    })?;
     if was_there {
         return Ok(ticket);
     }
@@ -208,7 +209,8 @@ async fn delete(
     if name == "/" {
         return Err(ApiError::bad("the vhost '/' always exists"));
     }
-    let ticket = api.broker.remove_vhost(&name).await?;
+    let check = |users: &Users| caller.check_administers_among(users);
+    let ticket = api.broker.remove_vhost(&name, check).await?;
     super::wait_until_durable(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -264,21 +266,47 @@ mod tests {
         test.stop().await;
     }
 
+    #[tokio::test]
+    async fn a_deleted_administrator_makes_changes_and_deletes_no_vhost() {
+        let test = TestApi::start().await;
+        let broker = Arc::clone(&test.api.broker);
+        assert!(broker.put_vhost("v", VhostLabels::default()).is_ok());
+        let ada = test.deleted_ada();
+        let state = State(SharedApi::clone(&test.api));
+        let refused = delete(state, Path("v".to_owned()), ada.clone()).await;
+        assert!(refused.is_err() && broker.vhost("v").is_some());
+        assert!(put(&test.api, &ada, "w", VhostLabels::default()).is_err());
+        assert!(broker.vhost("w").is_none(), "it was made");
+        let labels = VhostLabels {
+            description: "hers".to_owned(),
+            ..VhostLabels::default()
+        };
+        assert!(put(&test.api, &ada, "v", labels).is_err());
+        let labels = broker.vhost("v").map(|vhost| vhost.labels());
+        assert_eq!(labels, Some(VhostLabels::default()));
+        test.stop().await;
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_vhost_is_refused_with_409_while_an_older_one_is_being_deleted() {
         let test = TestApi::start().await;
         let (broker, ada) = (Arc::clone(&test.api.broker), test.ada());
         assert!(broker.put_vhost("v", VhostLabels::default()).is_ok());
-        // A deletion needs the users for the rights that end with the vhost.
-        let users = read(&test.api.broker.users);
-        let deleting = tokio::spawn(async move { broker.remove_vhost("v").await.is_ok() });
-        while test.api.broker.vhost("v").is_some() {
-            std::thread::yield_now();
-        }
-        let refused = put(&test.api, &ada, "v", VhostLabels::default());
-        let status = refused.map_err(|refused| refused.into_response().status());
-        assert_eq!(status.err(), Some(StatusCode::CONFLICT));
-        drop(users);
+        let vhost = broker.vhost("v").expect("it was made");
+        // A deletion needs the tables of the vhost.
+        let deleting = vhost.with_exchange("amq.fanout", |_| {
+            let everybody = |_: &Users| Ok::<_, ApiError>(());
+            let removing = async move { broker.remove_vhost("v", everybody).await.is_ok() };
+            let deleting = tokio::spawn(removing);
+            while test.api.broker.vhost("v").is_some() {
+                std::thread::yield_now();
+            }
+            let refused = put(&test.api, &ada, "v", VhostLabels::default());
+            let status = refused.map_err(|refused| refused.into_response().status());
+            assert_eq!(status.err(), Some(StatusCode::CONFLICT));
+            deleting
+        });
+        let deleting = deleting.expect("every vhost has this exchange");
         assert!(deleting.await.is_ok_and(|is_gone| is_gone));
         test.stop().await;
     }

@@ -86,13 +86,13 @@ impl ImportPlan<'_> {
         for (user, limits) in std::mem::take(&mut self.user_limits) {
             self.check_caller_if_changed()?;
             let place = (QuotaScope::User, user.as_str());
-            last = last.max(limits::merge(api, place, &limits)?);
+            last = last.max(limits::merge(api, caller, place, &limits)?);
         }
         for (vhost, limits) in std::mem::take(&mut self.vhost_limits) {
             self.check_caller_if_changed()?;
+            let place = (QuotaScope::Vhost, vhost.as_str());
             let all = |quota: &mut Quota| *quota = limits;
-            let changed = api.broker.change_quota(QuotaScope::Vhost, &vhost, all);
-            last = last.max(changed?);
+            last = last.max(limits::change(api, caller, place, all)?);
         }
         for user in own {
             last = last.max(users::put(api, caller, user)?.1);
