@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::lock::lock;
 use crate::memory::{self, ALLOCATION_BYTES, Charge};
 use crate::wire::content::MessageContent;
+use crate::wire::properties::Properties;
 
 /// The maximum number of lines kept.
 pub const KEPT: usize = 10_000;
@@ -103,7 +104,8 @@ pub struct Tap {
 /// The most recent lines, which every listener reads.
 #[derive(Debug, Default)]
 struct TapBuffer {
-    lines: VecDeque<Arc<TapEvent>>,
+    /// `None` for a line that was forgotten: the others keep their numbers.
+    lines: VecDeque<Option<Arc<TapEvent>>>,
     /// The memory that the lines use, in bytes.
     charge: Charge,
 }
@@ -139,6 +141,15 @@ impl TapEvent {
         let routed = routed.map(|queue| size_of::<TapQueue>() + queue.name.len());
         let parts = names + queue + routed.sum::<usize>() + self.properties.len();
         size_of::<Self>() + parts + self.excerpt.len() + 4 * ALLOCATION_BYTES
+    }
+
+    /// Whether this user's name alone lets it see more of the line than others do.
+    fn is_own_of(&self, user: &str) -> bool {
+        let reader = TapReaders::Connection(user.into());
+        let is_reader = |queue: &TapQueue| queue.readers == reader;
+        let properties = Properties::scan(&self.properties).ok();
+        let publisher = properties.and_then(|found| found.user_id);
+        self.queue.iter().chain(&*self.routed).any(is_reader) || publisher == Some(user.as_bytes())
     }
 }
 
@@ -182,7 +193,7 @@ pub struct TapListener {
 pub enum Batch {
     /// Lines in order; empty if there is nothing new.
     Lines(Vec<Arc<TapEvent>>),
-    /// This many lines were dropped before this listener read them.
+    /// This many lines were dropped or forgotten before this listener read them.
     Missed(u64),
 }
 
@@ -206,8 +217,14 @@ impl TapListener {
             room = room.saturating_sub(seen.excerpt.len() + seen.properties.len());
             had_room
         };
-        let unread = buffer.lines.iter().skip(read).take(limit);
-        let lines: Vec<_> = unread.take_while(has_room).cloned().collect();
+        let unread = buffer.lines.iter().skip(read);
+        let forgotten = unread.clone().take_while(|line| line.is_none()).count() as u64;
+        if forgotten > 0 {
+            self.position += forgotten;
+            return Batch::Missed(forgotten);
+        }
+        let lines = unread.take(limit).map_while(Option::as_ref);
+        let lines: Vec<_> = lines.take_while(has_room).cloned().collect();
         self.position += lines.len() as u64;
         Batch::Lines(lines)
     }
@@ -264,14 +281,35 @@ impl Tap {
     pub(crate) fn note(&self, seen: TapEvent) {
         let mut buffer = lock(&self.buffer);
         let mut bytes = buffer.charge.bytes() + seen.footprint();
-        buffer.lines.push_back(Arc::new(seen));
+        buffer.lines.push_back(Some(Arc::new(seen)));
         while buffer.lines.len() > KEPT || (bytes > memory::tap_bytes() && buffer.lines.len() > 1) {
-            let oldest = buffer.lines.pop_front();
+            let oldest = buffer.lines.pop_front().flatten();
             bytes -= oldest.map_or(0, |seen| seen.footprint());
         }
         buffer.charge.set(bytes);
         // Under the lock, so that the number always agrees with the lines.
         self.next.send_modify(|next| *next += 1);
+    }
+
+    /// Forgets the lines of a deleted vhost: the users of the next one of its name may not see
+    /// them.
+    pub(crate) fn forget_vhost(&self, vhost: &str) {
+        self.forget(|seen| *seen.vhost == *vhost);
+    }
+
+    /// Forgets the lines that a deleted user sees by its name: the next user of that name may not.
+    pub(crate) fn forget_user(&self, user: &str) {
+        self.forget(|seen| seen.is_own_of(user));
+    }
+
+    fn forget(&self, is_gone: impl Fn(&TapEvent) -> bool) {
+        let mut buffer = lock(&self.buffer);
+        let mut bytes = buffer.charge.bytes();
+        for line in &mut buffer.lines {
+            let gone = line.take_if(|seen| is_gone(seen));
+            bytes -= gone.map_or(0, |seen| seen.footprint());
+        }
+        buffer.charge.set(bytes);
     }
 }
 
@@ -368,6 +406,31 @@ mod tests {
         assert_eq!(listener.take(1), Batch::Missed(3));
         assert_eq!(numbers(listener.take(1)), [3]);
         assert_eq!(numbers(tap.keep_open().take(1)), [3]);
+    }
+
+    #[test]
+    fn forgotten_lines_count_as_missed_and_give_back_their_memory() {
+        let tap = Arc::new(Tap::default());
+        let mut listener = tap.keep_open();
+        let of = |number: u64| TapEvent {
+            vhost: if number % 4 < 2 { "v" } else { "/" }.into(),
+            ..seen(number)
+        };
+        (0..8).for_each(|number| tap.note(of(number)));
+        let all = lock(&tap.buffer).charge.bytes();
+        assert_eq!(numbers(listener.take(1)), [0]);
+        tap.forget_vhost("v");
+        tap.forget_vhost("v");
+        assert!(lock(&tap.buffer).charge.bytes() <= all / 2);
+        assert_eq!(listener.take(9), Batch::Missed(1));
+        assert_eq!(numbers(listener.take(9)), [2, 3]);
+        assert_eq!(listener.take(9), Batch::Missed(2));
+        assert_eq!(numbers(listener.take(1)), [6]);
+        assert_eq!(numbers(listener.take(1)), [7]);
+        assert!(numbers(listener.take(1)).is_empty());
+        (8..KEPT as u64 + 9).for_each(|number| tap.note(seen(number)));
+        tap.forget_vhost("/");
+        assert_eq!(lock(&tap.buffer).charge.bytes(), 0);
     }
 
     #[test]

@@ -132,6 +132,7 @@ impl VhostRemoval {
     fn finish(self) -> Result<Ticket, Fault> {
         let name = self.vhost.name();
         let gone = self.broker.definitions.forget(&deleted(name))?;
+        self.broker.tap.forget_vhost(name);
         lock(&self.broker.vhosts_being_deleted).remove(name);
         Ok(gone)
     }

@@ -351,6 +351,8 @@ async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> 
             let permissions = known.permissions().map(|(vhost, _)| permission(vhost));
             let gone: Vec<_> = permissions.chain([user]).collect();
             users.remove(name);
+            // No next user of the name is there yet.
+            api.broker.tap.forget_user(name);
             forget(api, &gone)
         };
         let unlimited = api.broker.forget_quota(QuotaScope::User, name);
@@ -397,6 +399,7 @@ mod tests {
 
     use super::*;
     use crate::management::tests::TestApi;
+    use crate::tap::{Batch, TapEvent, TapEventKind, TapQueue, TapReaders};
 
     #[tokio::test]
     async fn a_deleted_administrator_deletes_no_user() {
@@ -406,6 +409,61 @@ mod tests {
         let state = State(SharedApi::clone(&test.api));
         assert!(delete(state, Path("bee".to_owned()), ada).await.is_err());
         assert!(read(&test.api.broker.users).get("bee").is_some());
+        test.stop().await;
+    }
+
+    /// They were shown to the next user of the name.
+    #[tokio::test]
+    async fn what_the_tap_shows_to_a_user_goes_with_it() {
+        let test = TestApi::start().await;
+        let mut listener = test.api.broker.tap.keep_open();
+        write(&test.api.broker.users).put("bee", None, Vec::new());
+        let queue = |readers| TapQueue {
+            name: "q".into(),
+            readers,
+        };
+        let line = |number| TapEvent {
+            what: TapEventKind::Published,
+            at_ms: number,
+            vhost: "/".into(),
+            exchange: Box::default(),
+            routing_key: Box::default(),
+            queue: None,
+            routed: Box::default(),
+            properties: [0, 0].into(),
+            excerpt: Box::default(),
+            body_bytes: 0,
+        };
+        let of_bee = || TapReaders::Connection("bee".into());
+        let tap = &test.api.broker.tap;
+        tap.note(line(0));
+        tap.note(TapEvent {
+            routed: [queue(TapReaders::Permitted), queue(of_bee())].into(),
+            ..line(1)
+        });
+        tap.note(TapEvent {
+            queue: Some(queue(of_bee())),
+            ..line(2)
+        });
+        tap.note(TapEvent {
+            // The property `user-id` alone.
+            properties: b"\0\x10\x03bee".as_slice().into(),
+            ..line(3)
+        });
+        tap.note(TapEvent {
+            properties: b"\0\x10\x03ada".as_slice().into(),
+            ..line(4)
+        });
+        remove(&test.api, &test.ada(), "bee").await.unwrap();
+        let mut seen = Vec::new();
+        loop {
+            match listener.take(10) {
+                Batch::Missed(count) => seen.push(Err(count)),
+                Batch::Lines(lines) if lines.is_empty() => break,
+                Batch::Lines(lines) => seen.extend(lines.iter().map(|line| Ok(line.at_ms))),
+            }
+        }
+        assert_eq!(seen, [Ok(0), Err(3), Ok(4)]);
         test.stop().await;
     }
 
