@@ -205,6 +205,7 @@ mod tests {
         let config = BrokerConfig {
             port: 0,
             data_dir: folder.join("data"),
+            management_port: None,
             unix_socket: Some(folder.join("broker.sock")),
             first_user: Some(FirstUser {
                 name: "ada".into(),
