@@ -4,6 +4,7 @@
 //! changed, and neither are its permissions. A folder that cbroker uses contains [`MARK`] from then
 //! on.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -25,6 +26,8 @@ pub(super) struct FolderKind {
     common: &'static [&'static str],
     /// A folder with files that begin in a way that no others do.
     marked: Option<(&'static str, &'static [u8])>,
+    /// The folder's own usual name, if that alone tells what it is.
+    usual_name: Option<&'static str>,
 }
 
 /// `~/.cbroker`.
@@ -40,6 +43,8 @@ pub(super) const HOME: FolderKind = FolderKind {
         "start.lock",
     ],
     marked: None,
+    // Its user may have put profiles of agents there before the first start.
+    usual_name: Some(".cbroker"),
 };
 
 /// The store of the embedded broker, in its format of today and in the first one, which is refused
@@ -63,6 +68,7 @@ const STORE: FolderKind = FolderKind {
     ],
     // Every segment of the log begins so (docs/storage.md).
     marked: Some(("log", b"cbrklog")),
+    usual_name: None,
 };
 
 /// Why a folder is not ours.
@@ -180,6 +186,12 @@ impl NotOurs {
 }
 
 impl FolderKind {
+    fn is_usual(self, folder: &Path) -> bool {
+        let name = folder.file_name();
+        self.usual_name
+            .is_some_and(|usual| name == Some(OsStr::new(usual)))
+    }
+
     fn knows(self, name: &str) -> bool {
         is_one_of(name, self.telling) || is_one_of(name, self.common)
     }

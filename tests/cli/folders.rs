@@ -167,3 +167,16 @@ fn profiles_in_a_home_that_everybody_may_write_to_are_not_read() {
     let ran = ended(place.command().env("CBROKER_HOME", &home).arg("--help"));
     assert_eq!(ran.code, 0, "{ran:?}");
 }
+
+/// Every command refused it: it could have been another program's folder.
+#[test]
+fn a_usual_home_may_hold_profiles_before_the_first_start() {
+    let place = Place::new();
+    let agents = place.path().join(".cbroker/agents");
+    std::fs::create_dir_all(&agents).unwrap();
+    std::fs::write(agents.join("duckling.toml"), "programs = [\"duckling\"]\n").unwrap();
+    let mut config = place.command();
+    config.env_remove("CBROKER_HOME").env("HOME", place.path());
+    let ran = ended(config.arg("config"));
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
