@@ -66,7 +66,7 @@ fn a_commit_of_large_messages_to_many_durable_queues() {
 /// All copies were made at once, while publishers over AMQP waited for the store.
 #[test]
 fn large_publishes_by_http_to_many_durable_queues() {
-    const QUEUES: usize = 60;
+    const QUEUES: usize = 30;
     let loaded = Loaded::with_limit(32);
     fanout(&mut loaded.client(), QUEUES, b"\x02");
     let body = format!(
