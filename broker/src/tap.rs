@@ -328,22 +328,33 @@ impl Drop for TapListener {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
-    use super::*;
-
-    fn seen(number: u64) -> TapEvent {
-        TapEvent {
+impl TapEvent {
+    /// A publish in this vhost of an empty message without names.
+    pub(crate) fn published_in(vhost: &str) -> Self {
+        Self {
             what: TapEventKind::Published,
             at_ms: 0,
-            vhost: "/".into(),
+            vhost: vhost.into(),
             exchange: Box::default(),
             routing_key: Box::default(),
             queue: None,
             routed: Box::default(),
             properties: Box::default(),
             excerpt: Box::default(),
+            body_bytes: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+    use super::*;
+
+    fn seen(number: u64) -> TapEvent {
+        TapEvent {
             body_bytes: number,
+            ..TapEvent::published_in("/")
         }
     }
 

@@ -11,7 +11,7 @@ use crate::delivery::budget::FULL_STEPS;
 use crate::exchange::{Declaration, ExchangeType};
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::read;
-use crate::tap::{Batch, TapEvent, TapEventKind};
+use crate::tap::{Batch, TapEvent};
 use crate::tests::{opened, restart};
 use crate::users::Users;
 use crate::vhost::{BindRequest, Declare, Destination, Published, VhostLabels};
@@ -84,28 +84,22 @@ async fn the_tap_keeps_nothing_of_a_deleted_vhost() {
     let (broker, _kept) = opened().await;
     broker.put_vhost("v", VhostLabels::default()).unwrap();
     let mut listener = broker.tap.keep_open();
-    let line = |vhost: &str| TapEvent {
-        what: TapEventKind::Published,
-        at_ms: 0,
-        vhost: vhost.into(),
-        exchange: Box::default(),
-        routing_key: Box::default(),
-        queue: None,
-        routed: Box::default(),
-        properties: Box::default(),
-        excerpt: Box::default(),
-        body_bytes: 0,
-    };
     for vhost in ["v", "/", "v", "v"] {
-        broker.tap.note(line(vhost));
+        broker.tap.note(TapEvent::published_in(vhost));
     }
     broker.remove_vhost("v", ANYBODY).await.unwrap();
     broker.put_vhost("v", VhostLabels::default()).unwrap();
-    broker.tap.note(line("v"));
+    broker.tap.note(TapEvent::published_in("v"));
     assert_eq!(listener.take(9), Batch::Missed(1));
-    assert_eq!(listener.take(9), Batch::Lines(vec![Arc::new(line("/"))]));
+    assert_eq!(
+        listener.take(9),
+        Batch::Lines(vec![Arc::new(TapEvent::published_in("/"))])
+    );
     assert_eq!(listener.take(9), Batch::Missed(2));
-    assert_eq!(listener.take(9), Batch::Lines(vec![Arc::new(line("v"))]));
+    assert_eq!(
+        listener.take(9),
+        Batch::Lines(vec![Arc::new(TapEvent::published_in("v"))])
+    );
     assert_eq!(listener.take(9), Batch::Lines(Vec::new()));
     broker.store.clone().close().unwrap();
 }
