@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import pty
+import signal
 import socket
 import statistics
 import subprocess
@@ -35,7 +36,7 @@ class Machine:
         os.makedirs(self.home, mode=0o700, exist_ok=True)
         self.env = {"HOME": root, "PATH": os.environ["PATH"], "TERM": "xterm-256color",
                     "LANG": "C.UTF-8", "CBROKER_HOME": self.home}
-        self.sessions, self.terminals = [], []
+        self.sessions = []
 
     def run(self, *words):
         return subprocess.run([self.cbroker, *words], env=self.env, stdout=subprocess.PIPE,
@@ -54,7 +55,6 @@ class Machine:
             command, env=self.env, stdin=its, stdout=its, stderr=its, start_new_session=True,
             preexec_fn=lambda: os.close(ours)))
         os.close(its)
-        self.terminals.append(ours)
         threading.Thread(target=drain, args=(ours,), daemon=True).start()
 
     def attached(self):
@@ -72,8 +72,9 @@ class Machine:
             time.sleep(0.1)
 
     def close(self):
-        for terminal in self.terminals:
-            os.close(terminal)
+        for session in self.sessions:
+            # Closing the terminal alone would tell it nothing: `drain` still reads from there.
+            session.send_signal(signal.SIGHUP)
         for session in self.sessions:
             try:
                 session.wait(timeout=LIMIT)
