@@ -7,9 +7,10 @@
 //! wait. A persistent letter is routed when the store keeps up, and one whose copies exceed a
 //! commit of the store waits for it in between too.
 //!
-//! Where letters of a queue stay in memory, because no store has their new queue, its messages are
-//! not read while memory is short. It may be that nobody ever frees it. So such a read holds
-//! nothing that others need, and a `basic.get` does not wait for it.
+//! A queue that is not durable keeps its letters in memory. While memory is short, the messages
+//! that would become such letters are not read from the store. Nothing but a consumer of the
+//! letters may ever free that memory, so a read that waits for it holds nothing that others need,
+//! and a `basic.get` fails instead of waiting.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use crate::time::now_ms;
 const ALLOWANCE: u32 = FULL_STEPS / 2;
 /// How often a read of the store looks whether letters have arrived.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How often a read that is held back looks whether it is still wanted.
+/// How often a read that waits for memory checks that it is still wanted.
 const LOOK_IF_WANTED: Duration = Duration::from_secs(1);
 /// How often it is logged that a queue is not read.
 const LOG_EVERY_MS: u64 = 60_000;

@@ -32,10 +32,10 @@ pub(crate) struct LetterRoute {
     queues: Vec<Arc<Queue>>,
     /// The first queue that has not been offered the letter.
     next: usize,
-    /// Whether it waits in memory alone in one of those before.
+    /// Whether a queue that got the letter keeps it in memory alone.
     stays: bool,
-    /// A letter that is in the store enters its queues and leaves its own in one commit, unless its
-    /// copies are too many for one. Another letter does not delay commits.
+    /// For a letter that is in the store: delays commits, so that the letter enters its queues and
+    /// leaves its own in one. Yields if its copies are too many for one commit.
     whole: Option<CommitPause>,
     /// For `queues`.
     _charge: Charge,

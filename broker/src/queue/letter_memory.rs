@@ -10,7 +10,7 @@ use crate::memory::{self, MemoryLevel};
 
 #[derive(Debug, Default)]
 pub(super) struct LetterMemory {
-    /// The last letter stays, or one of those since memory was last plentiful.
+    /// Whether the last letter stayed in memory, or any since memory was last plentiful.
     stay: AtomicBool,
     /// Reads of the store that wait because of that.
     held_back: AtomicU32,
@@ -39,7 +39,7 @@ impl Drop for HeldBackRead {
 impl Queue {
     /// Notes whether a letter of this queue waits in memory alone, in any of its new queues.
     pub(crate) fn note_letter(&self, stays: bool) {
-        // While memory is not plentiful, one that left it says nothing about the others.
+        // While memory is short, one letter that left it does not mean that others will.
         if stays || memory::level() == MemoryLevel::Calm {
             self.letters.stay.store(stays, Relaxed);
         }
